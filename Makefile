@@ -1,0 +1,45 @@
+# Needs only python3 (3.11-3.13), make and a package registry; everything else lands in .venv.
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup demo test test-plain check format lock clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(READY) ## create .venv from requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11-3.13 needed, {v.major}.{v.minor} found; try: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup ## the main job on drawn images: classifier, proposals, their evaluation and a report
+	$(BIN)/weaksam demo
+
+test: setup ## every test that this machine can run (plain, ray, gpu where there is one)
+	$(BIN)/python -m pytest
+
+test-plain: setup ## the tests that start no Ray, under two minutes
+	$(BIN)/python -m pytest -m "not ray and not gpu"
+
+check: setup ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## rewrite the sources in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup ## resolve requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra dev --quiet --upgrade -o requirements.lock pyproject.toml
+
+clean: ## remove what setup and the tests made
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Shipped recipes: YAML files, found by name through ``pipelines.recipe``."""

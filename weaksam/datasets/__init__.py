@@ -1,0 +1,1 @@
+"""Data sets: where images, their labels and their true objects come from."""

@@ -1,0 +1,47 @@
+"""Every error that weaksam raises on purpose.
+
+    WeaksamError
+    ├── ConfigError        a recipe, an option or a combination of options is wrong
+    ├── DataError          a data set, an annotation file or a table is malformed
+    ├── CheckpointError    weights are missing, of another model, or not what their checksum says
+    ├── RunError           a run folder is in use, incomplete or contradicts itself
+    └── ImageError         one image cannot be used; stages turn it into a row of ``_dropped``
+
+The first three are also ``ValueError``: the caller passed something wrong. A message says what was expected, what came,
+where (file, image id, recipe path) and what to do about it.
+"""
+
+
+class WeaksamError(Exception):
+    """Root of all errors raised on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(WeaksamError, ValueError):
+    """A recipe, an option or a combination of options is wrong."""
+
+
+class DataError(WeaksamError, ValueError):
+    """A data set, an annotation file or a table is malformed."""
+
+
+class CheckpointError(WeaksamError, ValueError):
+    """Weights are missing, belong to another model, or do not match their checksum."""
+
+
+class RunError(WeaksamError, RuntimeError):
+    """A run folder is in use by another process, incomplete, or its proof does not hold."""
+
+
+class ImageError(WeaksamError):
+    """One image cannot be used.
+
+    ``reason`` is a short stable phrase that reports count by (``"truncated"``); ``str(error)`` adds the particulars.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return ImageError, (self.reason, self.detail)

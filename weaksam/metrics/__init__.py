@@ -1,0 +1,1 @@
+"""Measures: proposal recall and classification mean average precision."""

@@ -1,0 +1,100 @@
+"""What flows through the method: images with labels, activation maps, prompts, proposals.
+
+Letters used in every docstring of this package:
+
+    B images    N boxes or masks    C classes    P prompts    M maps    H, W pixels of the upright original image
+
+Boxes are float32 ``[N, 4]`` XYXY in absolute pixels of the upright (EXIF-transposed) image, right and bottom *exclusive*,
+so that width is ``x2 - x1`` and the plain IoU is the published "legacy" one with its +1. Points are ``(x, y)`` pixels.
+``class_index`` runs over 0..C-1 without a background class; -1 stands for "of no class".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+# The order in which proposals of one image are concatenated (method: grid, fine, coarse, cross = Table 4's rows).
+SOURCES = ("grid", "fine", "coarse", "cross")
+CLUE_SOURCES = ("fine", "coarse", "cross")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """One image of a data set and what is known of it without looking at boxes.
+
+    ``labels`` are the classes with at least one object not marked difficult, ``labels_difficult`` the classes with any
+    object; both sorted. ``None`` means unknown, an empty tuple means that none of the classes is present.
+    """
+
+    image_id: str
+    uri: str
+    split: str
+    labels: tuple[int, ...] | None
+    labels_difficult: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundTruth:
+    """The true objects of one image. Read by evaluation, analysis, report and export only, never by training."""
+
+    boxes_xyxy: NDArray[np.float32]  # [N, 4]
+    class_index: NDArray[np.int64]  # [N]
+    difficult: NDArray[np.bool_]  # [N] VOC's difficult flag; never set by COCO
+    crowd: NDArray[np.bool_]  # [N] COCO's iscrowd; never set by VOC
+    clipped: int = 0  # boxes that reached outside their image and were cut to it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMaps:
+    """Activation maps of one present class over one image, each min-max normalised to [0, 1]; float32 ``[M, H, W]``.
+
+    Keys of ``maps`` are clue sources: "coarse" and "fine" hold one map, "cross" one per (head, layer), head-major.
+    A clue source that has no such map leaves the key out.
+    """
+
+    class_index: int
+    maps: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """The prompts of one source for one image: each prompt is one or more positive points, prompted together.
+
+    ``points_xy`` holds one float32 ``[n_p, 2]`` array per prompt. ``kind`` is "grid", "semantic" (one CAM peak),
+    "class-joint" (all peaks of one class together) or "instance" (one cluster of cross-attention peaks).
+    """
+
+    source: str
+    points_xy: Sequence[NDArray[np.float32]]
+    kind: Sequence[str]
+    class_index: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.points_xy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    """Class-agnostic object proposals of one image, all sources concatenated in the order of ``SOURCES``.
+
+    Row n of the boxes came from prompt ``prompt_index[n]`` of the prompts below (-1: from no prompt) as SAM's mask
+    number ``mask_index[n]`` (0 sub-part, 1 part, 2 whole; -1: from no mask).
+    """
+
+    size_hw: tuple[int, int]
+    boxes_xyxy: NDArray[np.float32]  # [N, 4]
+    source: Sequence[str]  # [N]
+    prompt_index: NDArray[np.int32]  # [N]
+    mask_index: NDArray[np.int8]  # [N]
+    predicted_iou: NDArray[np.float32]  # [N], NaN where no SAM was asked
+    discarded: dict[tuple[str, str], int] = field(default_factory=dict)  # (source, reason) -> boxes
+    prompts: Sequence[Prompts] = ()  # prompt_index counts through these in order
+    mask_rle: Sequence[dict[str, object]] | None = None  # COCO RLE per box, only when asked for
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
