@@ -4,7 +4,7 @@ Letters used in every docstring of this package:
 
     B images    N boxes or masks    C classes    P prompts    M maps    H, W pixels of the upright original image
 
-Boxes are float32 ``[N, 4]`` XYXY in absolute pixels of the upright (EXIF-transposed) image, right and bottom *exclusive*,
+Boxes are float32 ``[N, 4]`` XYXY, absolute pixels of the upright (EXIF-transposed) image, right and bottom *exclusive*,
 so that width is ``x2 - x1`` and the plain IoU is the published "legacy" one with its +1. Points are ``(x, y)`` pixels.
 ``class_index`` runs over 0..C-1 without a background class; -1 stands for "of no class".
 """
