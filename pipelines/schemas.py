@@ -1,0 +1,153 @@
+"""The tables: one Arrow schema each, and the way between a row and the method's structures.
+
+One row is one image. Ragged things are list columns with explicit types, so that every file of a table has the same schema
+whatever its rows hold: inferred types differ between a block of empty lists and a full one, and the folder then no longer
+reads as one table. Class names travel in the schema's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from weaksam.errors import DataError
+from weaksam.structures import Prompts, Proposals
+
+SCHEMA_VERSION = 1  # raise it when a column changes its meaning: instance keys contain it
+
+POINT = pa.list_(pa.float32(), 2)
+BOX = pa.list_(pa.float32(), 4)
+RLE = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())])
+
+IMAGES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(pa.int32())),  # null = unknown or not granted to this split
+        pa.field("labels_difficult", pa.list_(pa.int32())),
+    ]
+)
+
+PROMPT_COLUMNS = [
+    pa.field("prompt_points_xy", pa.list_(pa.list_(POINT))),
+    pa.field("prompt_source", pa.list_(pa.string())),
+    pa.field("prompt_kind", pa.list_(pa.string())),
+    pa.field("prompt_class_index", pa.list_(pa.int32())),
+]
+
+PROPOSALS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("size_hw", pa.list_(pa.int32(), 2)),
+        pa.field("boxes_xyxy", pa.list_(BOX)),
+        pa.field("source", pa.list_(pa.string())),
+        pa.field("prompt_index", pa.list_(pa.int32())),
+        pa.field("mask_index", pa.list_(pa.int8())),
+        pa.field("predicted_iou", pa.list_(pa.float32())),
+        pa.field(
+            "discarded",
+            pa.list_(pa.struct([("source", pa.string()), ("reason", pa.string()), ("count", pa.int32())])),
+        ),
+        *PROMPT_COLUMNS,
+        pa.field("mask_rle", pa.list_(RLE)),  # null unless masks were asked for
+    ]
+)
+
+DROPPED = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),  # short and stable: reports count by it
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+
+
+def with_class_names(schema: pa.Schema, class_names: Sequence[str]) -> pa.Schema:
+    """Return ``schema`` with the class list, in index order, in its metadata."""
+    return schema.with_metadata({b"class_names": json.dumps(list(class_names)).encode()})
+
+
+def class_names_of(schema: pa.Schema) -> tuple[str, ...]:
+    """Return the class list of a schema's metadata; empty when it has none."""
+    return tuple(json.loads((schema.metadata or {}).get(b"class_names", b"[]")))
+
+
+def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """Return ``table`` unchanged if it has exactly the columns of ``schema``; raise DataError naming the difference."""
+    if table.schema.equals(schema, check_metadata=False):
+        return table
+    expected = {f.name: str(f.type) for f in schema}
+    got = {f.name: str(f.type) for f in table.schema}
+    missing = [f"{n}: {t}" for n, t in expected.items() if got.get(n) != t]
+    surplus = [f"{n}: {t}" for n, t in got.items() if expected.get(n) != t]
+    raise DataError(f"{where}: expected columns {missing or list(expected)}, got {surplus or list(got)}")
+
+
+def prompts_to_columns(prompts: Sequence[Prompts]) -> dict[str, list[Any]]:
+    """Flatten the prompts of one image, all sources in order, into the values of ``PROMPT_COLUMNS``."""
+    return {
+        "prompt_points_xy": [points.tolist() for p in prompts for points in p.points_xy],
+        "prompt_source": [p.source for p in prompts for _ in range(len(p))],
+        "prompt_kind": [kind for p in prompts for kind in p.kind],
+        "prompt_class_index": [int(c) for p in prompts for c in p.class_index],
+    }
+
+
+def prompts_from_columns(row: dict[str, Any]) -> list[Prompts]:
+    """Rebuild the prompts of one image, grouped by source in order of first appearance."""
+    by_source: dict[str, list[int]] = {}
+    for index, source in enumerate(row["prompt_source"]):
+        by_source.setdefault(source, []).append(index)
+    return [
+        Prompts(
+            source=source,
+            points_xy=[np.asarray(row["prompt_points_xy"][i], np.float32).reshape(-1, 2) for i in indices],
+            kind=[row["prompt_kind"][i] for i in indices],
+            class_index=[row["prompt_class_index"][i] for i in indices],
+        )
+        for source, indices in by_source.items()
+    ]
+
+
+def proposals_to_row(image_id: str, split: str, proposals: Proposals) -> dict[str, Any]:
+    """Return the row of ``PROPOSALS`` that holds one image's proposals."""
+    return {
+        "image_id": image_id,
+        "split": split,
+        "size_hw": list(proposals.size_hw),
+        "boxes_xyxy": proposals.boxes_xyxy.tolist(),
+        "source": list(proposals.source),
+        "prompt_index": proposals.prompt_index.tolist(),
+        "mask_index": proposals.mask_index.tolist(),
+        "predicted_iou": proposals.predicted_iou.tolist(),
+        "discarded": [
+            {"source": source, "reason": reason, "count": count}
+            for (source, reason), count in sorted(proposals.discarded.items())
+        ],
+        **prompts_to_columns(proposals.prompts),
+        "mask_rle": None if proposals.mask_rle is None else [dict(rle) for rle in proposals.mask_rle],
+    }
+
+
+def proposals_from_row(row: dict[str, Any]) -> Proposals:
+    """Rebuild one image's proposals from its row, the inverse of ``proposals_to_row``."""
+    return Proposals(
+        size_hw=(row["size_hw"][0], row["size_hw"][1]),
+        boxes_xyxy=np.asarray(row["boxes_xyxy"], np.float32).reshape(-1, 4),
+        source=row["source"],
+        prompt_index=np.asarray(row["prompt_index"], np.int32),
+        mask_index=np.asarray(row["mask_index"], np.int8),
+        predicted_iou=np.asarray(row["predicted_iou"], np.float32),
+        discarded={(d["source"], d["reason"]): d["count"] for d in row["discarded"]},
+        prompts=prompts_from_columns(row),
+        mask_rle=row["mask_rle"],
+    )
