@@ -1,0 +1,96 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from segment_anything.build_sam import build_sam_vit_b
+from torch import Tensor, nn
+
+from weaksam.config import SamConfig
+from weaksam.errors import CheckpointError
+from weaksam.sam.model import load_sam, load_strictly, read_state_dict
+from weaksam.sam.small import build_small_sam
+from weaksam.weights import BUILTIN_SAM
+
+
+@pytest.fixture(scope="module")
+def small_state() -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return build_small_sam().state_dict()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_load_from_either_format(tmp_path: Path, small_state: dict[str, Tensor], suffix: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(small_state, path)
+    sam = load_sam(SamConfig(name="builtin", weights=str(path)))
+    assert all(torch.equal(tensor, small_state[key]) for key, tensor in sam.state_dict().items())
+    assert not sam.training
+    assert not any(parameter.requires_grad for parameter in sam.parameters())
+
+
+def test_the_official_layout_loads_and_is_recognised_under_a_wrong_name(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "sam_vit_b.pth"
+    state = build_sam_vit_b().state_dict()
+    torch.save(state, path)
+    sam = load_sam(SamConfig(name="vit_b", weights=str(path)))
+    for key in ("image_encoder.pos_embed", "mask_decoder.iou_token.weight", "image_encoder.blocks.11.mlp.lin2.bias"):
+        assert torch.equal(sam.state_dict()[key], state[key])
+    with pytest.raises(CheckpointError, match=r"they look like vit_b weights: set sam.name=vit_b\).*missing.*surplus"):
+        load_sam(SamConfig(name="builtin", weights=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"a": None}, r"1 missing: a$", id="missing"),
+        pytest.param({"c": torch.zeros(1)}, r"1 surplus: c$", id="surplus"),
+        pytest.param({"b": torch.zeros(3)}, r"1 of another shape: b \(3,\) instead of \(2,\)", id="shape"),
+        pytest.param({"a": None, "b": None, "c": torch.zeros(1)}, "2 missing: a, b; 1 surplus: c", id="all at once"),
+    ],
+)
+def test_every_kind_of_difference_is_named(change: dict[str, Tensor | None], message: str) -> None:
+    module = nn.Module()
+    module.a, module.b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(2))
+    state = {"a": torch.ones(1), "b": torch.ones(2)} | change
+    with pytest.raises(CheckpointError, match=message):
+        load_strictly(module, {k: v for k, v in state.items() if v is not None}, where="here")
+    assert module.a.item() == 0
+
+
+class _Run:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch ran",)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 torn"], ids=["empty", "text", "torn"])
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"w\{suffix}: expected a file of plain tensors"):
+        read_state_dict(path)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": _Run()}, "w.pth")
+    with pytest.raises(CheckpointError, match="plain tensors"):
+        read_state_dict(Path("w.pth"))
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    "held", [{"model": {"a": torch.zeros(1)}}, [torch.zeros(1)], {}], ids=["nested", "list", "empty"]
+)
+def test_anything_but_tensors_by_name_is_refused(tmp_path: Path, held: object) -> None:
+    torch.save(held, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError):
+        load_sam(SamConfig(name="builtin", weights=str(tmp_path / "w.pth")))
+
+
+def test_the_shipped_weights_are_the_built_in_sam() -> None:
+    sam, shipped = load_sam(SamConfig(name="builtin")), read_state_dict(BUILTIN_SAM)
+    assert all(torch.equal(tensor, shipped[key]) for key, tensor in sam.state_dict().items())

@@ -1,0 +1,158 @@
+import hashlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from tests.s3_server import s3_server
+from weaksam import weights
+from weaksam.config import SamConfig
+from weaksam.errors import CheckpointError
+from weaksam.weights import PUBLISHED, Published, cached_path, default_cache_dir, fetch_weights, sam_weights
+
+CONTENT = bytes(range(256)) * 5000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+OTHER = "0" * 64
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[str]:
+    """The address of a web server that serves ``tmp_path/site``, which holds ``w.pth``."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "w.pth").write_bytes(CONTENT)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_local_file_stays_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(CONTENT)
+    for uri in (str(path), f"file://{path}"):
+        found = fetch_weights(uri, cache_dir=tmp_path / "cache")
+        assert (found.path, found.sha256, found.known) == (path, SHA256, False)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_checksum_that_matches_makes_a_file_known(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(CONTENT)
+    assert fetch_weights(str(path), sha256=SHA256.upper()).known
+
+
+def test_an_empty_file_has_the_checksum_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").touch()
+    assert fetch_weights(str(tmp_path / "w.pth")).sha256 == hashlib.sha256(b"").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("uri", "sha256", "message"),
+    [
+        pytest.param("{tmp}/none.pth", "", "found nothing", id="missing"),
+        pytest.param("{tmp}", "", "found a folder", id="folder"),
+        pytest.param("{tmp}/w.pth", OTHER, f"expected SHA-256 {OTHER}, got {SHA256}", id="another file"),
+        pytest.param("{tmp}/w.pth", "abc", "64 hex digits", id="not a checksum"),
+        pytest.param("{tmp}/w.pth", "z" * 64, "64 hex digits", id="not hexadecimal"),
+        pytest.param("nosuch://host/w.pth", "", "cannot fetch", id="unknown protocol"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, uri: str, sha256: str, message: str) -> None:
+    (tmp_path / "w.pth").write_bytes(CONTENT)
+    with pytest.raises(CheckpointError, match=message):
+        fetch_weights(uri.format(tmp=tmp_path), sha256=sha256, cache_dir=tmp_path / "cache")
+    assert (tmp_path / "w.pth").read_bytes() == CONTENT
+
+
+def test_an_address_is_fetched_once_and_reported(site: str, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    cache = tmp_path / "cache"
+    found = fetch_weights(f"{site}/w.pth", cache_dir=cache, progress=lambda done, total: seen.append((done, total)))
+    assert found.path == cached_path(f"{site}/w.pth", cache)
+    assert found.path.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    (tmp_path / "site" / "w.pth").unlink()
+    assert fetch_weights(f"{site}/w.pth", cache_dir=cache) == found
+
+
+def test_a_download_with_the_wrong_checksum_is_not_kept(site: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"w.pth: expected SHA-256 {OTHER}, got {SHA256}"):
+        fetch_weights(f"{site}/w.pth", sha256=OTHER, cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_missing_address_names_itself_and_leaves_nothing(site: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"{site}/none.pth: cannot fetch"):
+        fetch_weights(f"{site}/none.pth", cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_file_damaged_in_the_cache_is_fetched_anew(site: str, tmp_path: Path) -> None:
+    path = fetch_weights(f"{site}/w.pth", sha256=SHA256, cache_dir=tmp_path).path
+    path.write_bytes(b"damaged")
+    assert fetch_weights(f"{site}/w.pth", sha256=SHA256, cache_dir=tmp_path).path.read_bytes() == CONTENT
+
+
+def test_the_same_name_at_two_addresses_is_kept_apart(tmp_path: Path) -> None:
+    first, second = cached_path("https://a/w.pth?download=1", tmp_path), cached_path("https://b/w.pth", tmp_path)
+    assert first != second
+    assert first.name.endswith("-w.pth")
+
+
+def test_many_at_once_each_get_the_whole_file(site: str, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: fetch_weights(f"{site}/w.pth", cache_dir=tmp_path / "c"), range(16)))
+    assert {f.sha256 for f in found} == {SHA256}
+    assert [p.name for p in (tmp_path / "c").iterdir()] == [found[0].path.name]
+
+
+def test_the_published_checksum_is_expected_of_its_address(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish(sha256: str) -> None:
+        published = Published(uri=f"{site}/w.pth", size_bytes=len(CONTENT), sha256=sha256, note="")
+        monkeypatch.setitem(weights.PUBLISHED, "vit_b", published)
+
+    publish(SHA256[:8])
+    assert sam_weights(SamConfig(name="vit_b"), cache_dir=tmp_path / "good").known
+    publish(OTHER[:8])
+    with pytest.raises(CheckpointError, match="expected SHA-256 00000000"):
+        sam_weights(SamConfig(name="vit_b"), cache_dir=tmp_path / "bad")
+    assert sam_weights(SamConfig(name="vit_b", sha256=SHA256), cache_dir=tmp_path / "own").known
+
+
+def test_published_checksums_are_hexadecimal_and_addresses_are_distinct() -> None:
+    assert all(len(p.sha256) in (8, 64) and int(p.sha256, 16) for p in PUBLISHED.values())
+    assert len({p.uri for p in PUBLISHED.values()}) == len(PUBLISHED)
+
+
+def test_the_cache_moves_with_its_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "weights"
+    monkeypatch.delenv("WEAKSAM_CACHE")
+    assert default_cache_dir() == Path.home() / ".cache" / "weaksam" / "weights"
+
+
+def test_a_bucket_is_fetched_from_and_its_mistakes_are_named(tmp_path: Path) -> None:
+    with s3_server() as bucket:
+        with fsspec.open(f"{bucket}/weights/w.pth", "wb") as file:
+            file.write(CONTENT)
+        found = fetch_weights(f"{bucket}/weights/w.pth", sha256=SHA256, cache_dir=tmp_path)
+        assert found.path.read_bytes() == CONTENT
+        with pytest.raises(CheckpointError, match=f"{bucket}/none.pth: cannot fetch"):
+            fetch_weights(f"{bucket}/none.pth", cache_dir=tmp_path)
+        with pytest.raises(CheckpointError, match="not kept"):
+            fetch_weights(f"{bucket}/weights/w.pth", sha256=OTHER, cache_dir=tmp_path / "other")
