@@ -1,0 +1,75 @@
+"""Arithmetic on boxes: area, clipping, IoU, suppression without scores.
+
+Boxes are float32 XYXY with exclusive right and bottom (``structures.py``), so the plain IoU computed here equals the
+published "legacy" one, which adds 1 to the sides of inclusive boxes. Suppression *with* scores is
+``torchvision.ops.nms``; nothing here repeats it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+
+def area(boxes_xyxy: Tensor) -> Tensor:
+    """Area of each box in square pixels.
+
+    Args:
+        boxes_xyxy: ``[N, 4]``; a box whose right is left of its left counts as empty.
+
+    Returns:
+        ``[N]``, 0 or more.
+    """
+    sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clamp(min=0)
+    return sides[:, 0] * sides[:, 1]
+
+
+def clip_boxes(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Boxes cut to an image of ``size_hw``; one that lies outside becomes empty on the border.
+
+    Args:
+        boxes_xyxy: ``[N, 4]``, any coordinates.
+        size_hw: height and width of the image in pixels.
+
+    Returns:
+        ``[N, 4]`` within ``[0, W] x [0, H]``.
+    """
+    height, width = size_hw
+    limit = boxes_xyxy.new_tensor([width, height, width, height])
+    return boxes_xyxy.clamp(min=0).minimum(limit)
+
+
+def iou_matrix(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Intersection over union of every box of one set with every box of another.
+
+    Args:
+        a_xyxy: ``[N, 4]``.
+        b_xyxy: ``[M, 4]``.
+
+    Returns:
+        ``[N, M]`` in [0, 1]. Two empty boxes have IoU 0, not NaN. No boxes give ``[0, M]`` or ``[N, 0]``.
+    """
+    top_left = torch.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
+    bottom_right = torch.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+    union = area(a_xyxy)[:, None] + area(b_xyxy)[None, :] - intersection
+    return torch.where(union > 0, intersection / union, 0.0)
+
+
+def nms_in_order(boxes_xyxy: Tensor, iou_threshold: float) -> Tensor:
+    """Suppression without scores: the first box stays and removes every later one that overlaps it too much.
+
+    The published pipeline thins the boxes of cross-attention prompts in this way.
+
+    Args:
+        boxes_xyxy: ``[N, 4]``, the better known first.
+        iou_threshold: in [0, 1]; a box goes when its IoU with a kept one is strictly above it. Lower is stricter; 1
+            keeps even duplicates.
+
+    Returns:
+        Ascending int64 indices of the boxes kept, ``[K]``; of no boxes, none.
+    """
+    falling_scores = torch.arange(len(boxes_xyxy), 0, -1, dtype=torch.float32, device=boxes_xyxy.device)
+    kept: Tensor = nms(boxes_xyxy, falling_scores, iou_threshold)
+    return kept
