@@ -1,0 +1,114 @@
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from weaksam.config import PeaksConfig
+from weaksam.peaks import find_peaks
+
+
+def one_map(*pixels, height=40, width=50):
+    """A map of zeros with the given (x, y, value) pixels."""
+    drawn = torch.zeros(height, width)
+    for x, y, value in pixels:
+        drawn[y, x] = value
+    return drawn
+
+
+def peaks_of(drawn, *, kernel=17, **options):
+    (found,) = find_peaks(drawn[None], PeaksConfig(**options), kernel=kernel)
+    return [tuple(point) for point in found.points_xy.tolist()]
+
+
+def test_gaussian_bumps_are_found_where_they_are_and_best_first():
+    y, x = torch.meshgrid(torch.arange(60.0), torch.arange(80.0), indexing="ij")
+    bumps = [(10, 20, 0.95), (50, 40, 1.0), (70, 5, 0.92), (30, 50, 0.5)]
+    drawn = torch.stack([v * torch.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 20) for cx, cy, v in bumps]).amax(0)
+    (found,) = find_peaks(drawn[None], PeaksConfig(), kernel=17)
+    assert found.points_xy.tolist() == [[50, 40], [10, 20], [70, 5]]
+    assert found.values.tolist() == pytest.approx([1.0, 0.95, 0.92])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "expected"),
+    [
+        pytest.param([], {}, [], id="all-zero"),
+        pytest.param([], {"threshold": 0.0}, [], id="all-zero-without-a-threshold"),
+        pytest.param([(5, 6, 0.9)], {}, [(5, 6)], id="value-equal-to-the-threshold-stays"),
+        pytest.param([(5, 6, 0.89)], {}, [], id="below-the-threshold"),
+        pytest.param([(20, 20, 1.0), (20, 28, 0.95)], {}, [(20, 20)], id="two-in-one-window-leave-the-higher"),
+        pytest.param([(20, 20, 1.0), (20, 29, 0.95)], {}, [(20, 20), (20, 29)], id="next-window"),
+        pytest.param([(20, 20, 1.0), (24, 24, 1.0)], {}, [(20, 20), (24, 24)], id="tie-at-the-radius-stays"),
+        pytest.param([(20, 20, 1.0), (24, 23, 1.0)], {}, [(20, 20)], id="tie-nearer-than-the-radius-goes"),
+        pytest.param([(24, 21, 1.0), (20, 22, 1.0)], {}, [(24, 21)], id="of-a-tie-the-upper-row-wins"),
+        pytest.param([(20, 20, 1.0), (26, 26, 1.0)], {"distance": "l2"}, [(20, 20), (26, 26)], id="l2-beyond"),
+        pytest.param([(20, 20, 1.0), (25, 26, 1.0)], {"distance": "l2"}, [(20, 20)], id="l2-within"),
+        pytest.param([(0, 0, 1.0), (49, 39, 0.95)], {}, [(0, 0), (49, 39)], id="corners"),
+        pytest.param([(5, 5, 0.9), (30, 5, 1.0)], {"max_candidates": 1}, [(30, 5)], id="only-the-best-candidate"),
+    ],
+)
+def test_peaks_of_one_map_with_kernel_17_and_radius_8(pixels, options, expected):
+    assert peaks_of(one_map(*pixels), **options) == expected
+
+
+def test_at_most_25_candidates_enter_the_distance_filter_by_default():
+    drawn = torch.ones(10, 10)  # everything ties; the first 25 in reading order are rows 0, 1 and half of row 2
+    assert peaks_of(drawn, kernel=5) == [(0, 0), (2, 0), (4, 0), (6, 0), (8, 0), (1, 1), (3, 1), (5, 1), (7, 1), (9, 1),
+                                         (0, 2), (2, 2), (4, 2)]  # fmt: skip
+    assert len(peaks_of(drawn, kernel=5, max_candidates=0)) == 50
+
+
+def test_an_even_kernel_is_rounded_up():
+    drawn = one_map((20, 20, 1.0), (20, 28, 0.95))
+    assert peaks_of(drawn, kernel=16) == peaks_of(drawn, kernel=17) == [(20, 20)]
+    assert peaks_of(drawn, kernel=15) == [(20, 20), (20, 28)]
+
+
+def test_a_map_smaller_than_the_kernel_and_than_25_pixels():
+    assert peaks_of(torch.tensor([[0.9, 0.2], [0.95, 1.0]]), kernel=129) == [(1, 1)]
+    assert peaks_of(torch.ones(1, 1), kernel=129) == [(0, 0)]
+
+
+def test_no_maps_have_no_peaks():
+    assert find_peaks(torch.zeros(0, 5, 5), PeaksConfig(), kernel=17) == []
+
+
+def reference(drawn, config, kernel):
+    """Algorithm 1 pixel by pixel."""
+    radius = kernel // 2
+    height, width = drawn.shape
+    candidates = []
+    for y in range(height):
+        for x in range(width):
+            window = drawn[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
+            if drawn[y, x] == window.max():
+                candidates.append((-drawn[y, x], y, x))
+    kept = []
+    for negative, y, x in sorted(candidates)[: config.max_candidates or None]:
+        apart = [(abs(x - kx), abs(y - ky)) for _, ky, kx in kept]
+        far = [(dx + dy >= radius) if config.distance == "l1" else (dx * dx + dy * dy >= radius**2) for dx, dy in apart]
+        if all(far):
+            kept.append((negative, y, x))
+    return [(x, y) for negative, y, x in kept if -negative >= config.threshold and negative < 0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    levels=st.sampled_from([1, 2, 4, 1000]),  # few levels make plateaus and ties
+    kernel=st.sampled_from([1, 3, 5, 9, 31]),
+    max_candidates=st.sampled_from([0, 1, 5, 25]),
+    distance=st.sampled_from(["l1", "l2"]),
+    threshold=st.sampled_from([0.0, 0.5, 0.9]),
+)
+def test_batched_peaks_equal_the_pixel_by_pixel_algorithm(
+    seed, size, levels, kernel, max_candidates, distance, threshold
+):
+    maps = (np.random.default_rng(seed).integers(0, levels + 1, (3, *size)) / levels).astype(np.float32)
+    config = PeaksConfig(max_candidates=max_candidates, distance=distance, threshold=threshold)
+    found = find_peaks(torch.from_numpy(maps), config, kernel=kernel)
+    for drawn, peaks in zip(maps, found, strict=True):
+        assert [tuple(point) for point in peaks.points_xy.tolist()] == reference(drawn, config, kernel)
+        np.testing.assert_array_equal(peaks.values, drawn[peaks.points_xy[:, 1], peaks.points_xy[:, 0]])
