@@ -12,7 +12,8 @@ from typing import Literal
 
 from weaksam.errors import ConfigError
 
-ClueKind = Literal["fine", "coarse", "cross"]
+# Longest side, in pixels, to which each SAM scales an image before it pads it to a square.
+SAM_INPUT_SIDE = {"builtin": 128, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,10 @@ class ShapesConfig:
     seed: int = 0  # another seed draws another data set of the same kind
 
     def __post_init__(self) -> None:
-        _require(32 <= self.size <= 4096, "data.shapes.size", "32..4096 pixels", self.size)
+        require(32 <= self.size <= 4096, "data.shapes.size", "32..4096 pixels", self.size)
         for name in ("train", "val", "test"):
-            _require(0 <= getattr(self, name) <= 1_000_000, f"data.shapes.{name}", "0..1,000,000", getattr(self, name))
-        _require(0 <= self.seed < 1000, "data.shapes.seed", "0..999", self.seed)
+            require(0 <= getattr(self, name) <= 1_000_000, f"data.shapes.{name}", "0..1,000,000", getattr(self, name))
+        require(0 <= self.seed < 1000, "data.shapes.seed", "0..999", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,11 @@ class DataConfig:
     train_split: str = "auto"  # image-level labels are granted to this split only; "auto" asks the data set
     splits: tuple[str, ...] = ()  # splits to index; empty = all that the data set has
     include_difficult: bool = False  # labels for training count objects marked difficult (method 0.2)
+    limit: int = 0  # first images of each split in hash order, for previews (--limit); 0 = all
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
+
+    def __post_init__(self) -> None:
+        require(self.limit >= 0, "data.limit", "0 or more", self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +60,10 @@ class CamConfig:
     autocast_fp16: bool = False  # the published runs' half precision; inflates peak counts by exact ties
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             bool(self.scales) and all(0 < s <= 4 for s in self.scales), "cam.scales", "numbers in (0, 4]", self.scales
         )
-        _require(
-            all(layer >= 1 for layer in self.cross_layers), "cam.cross_layers", "1-based layers", self.cross_layers
-        )
+        require(all(layer >= 1 for layer in self.cross_layers), "cam.cross_layers", "1-based layers", self.cross_layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ class WeakTrConfig:
     drop_path: float = 0.1  # stochastic depth of the last block, linear from 0
 
     def __post_init__(self) -> None:
-        _require(self.dim % self.heads == 0, "weaktr.dim", f"a multiple of heads = {self.heads}", self.dim)
+        require(self.dim % self.heads == 0, "weaktr.dim", f"a multiple of heads = {self.heads}", self.dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +129,9 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "crop_size"):
-            _require(getattr(self, name) >= 1, f"classifier.{name}", "1 or more", getattr(self, name))
-        _require(self.base_lr > 0, "classifier.base_lr", "a positive number", self.base_lr)
-        _require(0 < self.min_crop_scale <= 1, "classifier.min_crop_scale", "(0, 1]", self.min_crop_scale)
+            require(getattr(self, name) >= 1, f"classifier.{name}", "1 or more", getattr(self, name))
+        require(self.base_lr > 0, "classifier.base_lr", "a positive number", self.base_lr)
+        require(0 < self.min_crop_scale <= 1, "classifier.min_crop_scale", "(0, 1]", self.min_crop_scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +146,9 @@ class PeaksConfig:
 
     def __post_init__(self) -> None:
         for name in ("kernel_cam", "kernel_cross"):
-            _require(getattr(self, name) >= 1, f"peaks.{name}", "a positive number of pixels", getattr(self, name))
-        _require(0 <= self.threshold <= 1, "peaks.threshold", "0..1", self.threshold)
-        _require(self.max_candidates >= 0, "peaks.max_candidates", "0 or more", self.max_candidates)
+            require(getattr(self, name) >= 1, f"peaks.{name}", "a positive number of pixels", getattr(self, name))
+        require(0 <= self.threshold <= 1, "peaks.threshold", "0..1", self.threshold)
+        require(self.max_candidates >= 0, "peaks.max_candidates", "0 or more", self.max_candidates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +163,10 @@ class PromptsConfig:
     peaks: PeaksConfig = field(default_factory=PeaksConfig)
 
     def __post_init__(self) -> None:
-        _require(bool(self.sources), "prompts.sources", "at least one source", self.sources)
-        _require(len(set(self.sources)) == len(self.sources), "prompts.sources", "each source once", self.sources)
-        _require(1 <= self.points_per_side <= 512, "prompts.points_per_side", "1..512", self.points_per_side)
-        _require(self.points_per_cluster >= 1, "prompts.points_per_cluster", "1 or more", self.points_per_cluster)
+        require(bool(self.sources), "prompts.sources", "at least one source", self.sources)
+        require(len(set(self.sources)) == len(self.sources), "prompts.sources", "each source once", self.sources)
+        require(1 <= self.points_per_side <= 512, "prompts.points_per_side", "1..512", self.points_per_side)
+        require(self.points_per_cluster >= 1, "prompts.points_per_cluster", "1 or more", self.points_per_cluster)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +194,9 @@ class ProposalsConfig:
 
     def __post_init__(self) -> None:
         for name in ("min_predicted_iou", "min_stability", "grid_nms_iou", "cross_nms_iou"):
-            _require(0 <= getattr(self, name) <= 1, f"proposals.{name}", "0..1", getattr(self, name))
+            require(0 <= getattr(self, name) <= 1, f"proposals.{name}", "0..1", getattr(self, name))
         ok = bool(self.clue_mask_indices) and set(self.clue_mask_indices) <= {0, 1, 2}
-        _require(ok, "proposals.clue_mask_indices", "some of 0, 1, 2", self.clue_mask_indices)
+        require(ok, "proposals.clue_mask_indices", "some of 0, 1, 2", self.clue_mask_indices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,14 +205,15 @@ class SelectiveSearchConfig:
 
     mode: Literal["fast", "quality"] = "fast"
     max_boxes: int = 2000  # first boxes kept; the published VOC07 files hold 2,001 a picture
-    min_side: int = 20  # pixels; smaller boxes are discarded
+    min_side: int = 20  # pixels of the scaled image; boxes with a shorter side are discarded
     resize_width: int = 500  # pixels; images are scaled to it before the search, 0 = as they are
 
     def __post_init__(self) -> None:
-        _require(self.max_boxes >= 1, "selective_search.max_boxes", "1 or more", self.max_boxes)
-        _require(self.min_side >= 1, "selective_search.min_side", "1 or more pixels", self.min_side)
+        require(self.max_boxes >= 1, "selective_search.max_boxes", "1 or more", self.max_boxes)
+        require(self.min_side >= 1, "selective_search.min_side", "1 or more pixels", self.min_side)
 
 
-def _require(holds: bool, where: str, expected: str, got: object) -> None:
+def require(holds: bool, where: str, expected: str, got: object) -> None:
+    """Raise ConfigError, naming the option, what it takes and what came, unless ``holds``."""
     if not holds:
         raise ConfigError(f"{where}: expected {expected}, got {got!r}")

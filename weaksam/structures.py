@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # tables are read without torch
+    from torch import Tensor
 
 # The order in which proposals of one image are concatenated (method: grid, fine, coarse, cross = Table 4's rows).
 SOURCES = ("grid", "fine", "coarse", "cross")

@@ -1,0 +1,298 @@
+"""The front door: `weaksam`. Verbs are thin; nothing heavy is imported before a verb needs it, so `--help` is instant."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table as RichTable
+
+from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes
+from pipelines.stage import Options
+from weaksam.errors import ConfigError, WeaksamError
+from weaksam.files import join, open_fs
+
+app = typer.Typer(
+    name="weaksam",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Weakly-supervised recognition on Ray: image-level labels in, object proposals out.\n\n"
+    "Start with `weaksam demo`, or look at your own pictures: `weaksam propose grid --data photos/ --out runs/photos`.",
+)
+console = Console(soft_wrap=True)
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="A recipe file, a shipped recipe's name (`weaksam recipes`), or the folder of an earlier run."),
+]
+DataOption = Annotated[
+    str, typer.Option("--data", help="Where the images are: a folder, s3://…, or shapes: for drawings.")
+]
+OutOption = Annotated[str, typer.Option("--out", help="The run folder, local or s3://…; default runs/RECIPE.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one value of the recipe; may be repeated.")
+]
+LimitOption = Annotated[
+    int, typer.Option("--limit", min=0, help="Only the first N images per split in hash order, under OUT/preview-N.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what is done and what would run, and do nothing.")]
+RetryOption = Annotated[bool, typer.Option("--retry-dropped", help="Try the images again that were dropped before.")]
+MaxDroppedOption = Annotated[
+    str, typer.Option("--max-dropped", help="More dropped images than this (a share or a count) end with exit code 3.")
+]
+AddressOption = Annotated[
+    str, typer.Option("--address", help="Ray cluster to run on; default RAY_ADDRESS, else this machine.")
+]
+WaitOption = Annotated[
+    float, typer.Option("--wait", metavar="SECONDS", help="Wait this long for a run that another process holds.")
+]
+PrintRecipeOption = Annotated[
+    bool, typer.Option("--print-recipe", help="Print the merged recipe with its sources, and stop.")
+]
+VerboseOption = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="-v: what each stage does; -vv: everything.")
+]
+
+_RUN_EXAMPLES = """
+
+Examples:
+
+    weaksam {verb} shapes --limit 16
+
+    weaksam {verb} voc07 --data /data/VOCdevkit/VOC2007 --out runs/voc07
+
+    weaksam {verb} coco14 --data s3://bucket/coco --out s3://bucket/runs/coco14 --address auto
+
+    weaksam {verb} voc07 --data /data/VOC2007 --set prompts.points_per_side=16 --dry-run
+"""
+
+
+@app.command(
+    help="Run a recipe's stages in order; whatever is finished already is recognised and skipped."
+    + _RUN_EXAMPLES.format(verb="run")
+)
+def run(
+    recipe: RecipeArgument,
+    data: DataOption = "",
+    out: OutOption = "",
+    overrides: SetOption = None,
+    first: Annotated[str, typer.Option("--from", metavar="INSTANCE", help="Start at this stage instance.")] = "",
+    last: Annotated[str, typer.Option("--until", metavar="INSTANCE", help="Stop after this stage instance.")] = "",
+    limit: LimitOption = 0,
+    dry_run: DryRunOption = False,
+    retry_dropped: RetryOption = False,
+    max_dropped: MaxDroppedOption = "1%",
+    address: AddressOption = "",
+    wait: WaitOption = 0.0,
+    print_recipe: PrintRecipeOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Run a recipe from first to last stage."""
+    options = Options(
+        dry_run=dry_run, retry_dropped=retry_dropped, max_dropped=max_dropped, address=address, wait_s=wait
+    )
+    _run(recipe, data, out, overrides, limit, options, print_recipe, verbose, lambda r: _between(r.stages, first, last))
+
+
+def _stage_command(instance: str, help_text: str) -> Callable[..., None]:
+    """Return the command of one stage verb; all of them take the same options."""
+
+    def command(
+        recipe: RecipeArgument,
+        data: DataOption = "",
+        out: OutOption = "",
+        overrides: SetOption = None,
+        limit: LimitOption = 0,
+        dry_run: DryRunOption = False,
+        retry_dropped: RetryOption = False,
+        max_dropped: MaxDroppedOption = "1%",
+        address: AddressOption = "",
+        wait: WaitOption = 0.0,
+        print_recipe: PrintRecipeOption = False,
+        verbose: VerboseOption = 0,
+    ) -> None:
+        options = Options(
+            dry_run=dry_run, retry_dropped=retry_dropped, max_dropped=max_dropped, address=address, wait_s=wait
+        )
+        _run(recipe, data, out, overrides, limit, options, print_recipe, verbose, lambda _: [instance])
+
+    verb = instance.partition(".")[0]
+    command.__doc__ = f"{help_text} What it reads is brought up to date first.{_RUN_EXAMPLES.format(verb=verb)}"
+    return command
+
+
+for _instance, _help in {
+    "index": "List a data set's images and the labels that the recipe grants.",
+    "train-classifier": "Train the classifier whose activation maps are the clues.",
+    "propose": "Prompt SAM with grids and clues, and write object proposals.",
+    "evaluate.proposals": "Measure the proposals against the true boxes, source by source.",
+    "analyse.prompts": "Table 4: each clue source beside random points and a denser grid.",
+    "report": "Write the page to look at: tables, curves, dropped images and a gallery.",
+}.items():
+    app.command(_instance.partition(".")[0])(_stage_command(_instance, _help))
+
+
+@app.command()
+def demo(out: OutOption = "runs/demo", verbose: VerboseOption = 0) -> None:
+    """The main job on drawn images: train a classifier, propose, evaluate, compare, report; minutes on a laptop."""
+    _run("shapes", "", out, None, 0, Options(), False, verbose, lambda r: list(r.stages))
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    table = RichTable("recipe", "what it is")
+    for name in shipped_recipes():
+        if "/" not in name:
+            table.add_row(name, load_recipe(name)[0].description)
+    console.print(table)
+
+
+@app.command()
+def status(run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Show what a run has done, what is running and what was interrupted. Reads files only."""
+    from pipelines.status import run_status
+
+    colours = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
+    table = RichTable("instance", "key", "state", "seconds", "detail")
+    for line in run_status(run_folder):
+        seconds = "" if line.seconds is None else f"{line.seconds:,.1f}"
+        table.add_row(line.name, line.key, f"[{colours[line.state]}]{line.state}[/]", seconds, line.detail)
+    console.print(table)
+
+
+@app.command()
+def clean(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
+    previews: Annotated[bool, typer.Option("--previews", help="Also remove the previews made with --limit.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove what no current instance of a run needs: the folders of earlier settings."""
+    from pipelines.status import leftovers, remove
+
+    found = leftovers(run_folder, previews=previews)
+    for leftover in found:
+        console.print(f"{leftover.uri}  {leftover.what}, {leftover.size_bytes / 1e6:,.1f} MB", markup=False)
+    if not found:
+        console.print("nothing to remove")
+    elif yes or typer.confirm(f"Remove these {len(found)}?"):
+        for leftover in found:
+            remove(leftover)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's ends in one line of text, exit code 1 (3: too many images dropped)."""
+    from pipelines.stages import TooManyDroppedError
+
+    for entry_point in _extensions():
+        entry_point.load()(app)
+    try:
+        app(prog_name="weaksam")
+    except TooManyDroppedError as error:
+        _fail(str(error), 3)
+    except WeaksamError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where this one stopped", 130)
+
+
+def _run(
+    recipe_name: str,
+    data: str,
+    out: str,
+    overrides: list[str] | None,
+    limit: int,
+    options: Options,
+    print_recipe: bool,
+    verbose: int,
+    choose: Callable[[Recipe], list[str]],
+) -> None:
+    from pipelines.stages import run_instances
+    from pipelines.store import write_bytes
+
+    _set_up_logging(verbose)
+    if _is_run_folder(recipe_name):
+        out = out or recipe_name
+        recipe_name = join(recipe_name, "recipe.yaml")
+    values = [*(overrides or []), *([f"data.limit={limit}"] if limit else [])]
+    recipe, origins = load_recipe(recipe_name, values, data)
+    if print_recipe:
+        console.print(render(recipe, origins), markup=False, highlight=False)
+        return
+    if not recipe.data.uri:
+        raise ConfigError(f"recipe {recipe.name} names no data; add --data FOLDER, s3://… or shapes:")
+    out = out or join("runs", recipe.name)
+    run_uri = join(out, f"preview-{limit}") if limit else out
+    names = choose(recipe)
+    if not options.dry_run:
+        write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
+    manifests = run_instances(recipe, run_uri, names, options, console)
+    if limit and manifests:
+        _print_estimate(recipe, run_uri, manifests)
+
+
+def _is_run_folder(name: str) -> bool:
+    if name in shipped_recipes() or name.endswith((".yaml", ".yml")):
+        return False
+    fs, path = open_fs(join(name, "recipe.yaml"))
+    return bool(fs.exists(path))
+
+
+def _between(stages: tuple[str, ...], first: str, last: str) -> list[str]:
+    for name in (first, last):
+        if name and name not in stages:
+            raise ConfigError(f"--from/--until: expected one of {', '.join(stages)}, got {name!r}")
+    begin = stages.index(first) if first else 0
+    end = stages.index(last) + 1 if last else len(stages)
+    if begin >= end:
+        raise ConfigError(f"--from {first} comes after --until {last}; the order is {', '.join(stages)}")
+    return list(stages[begin:end])
+
+
+def _print_estimate(recipe: Recipe, run_uri: str, manifests: dict[str, dict[str, Any]]) -> None:
+    """Say what the whole run would take, from what the preview took: time, disk, and cost if a price is set."""
+    index, proposed = manifests.get("index", {}), manifests.get("propose", {})
+    rate = proposed.get("throughput", {}).get("images_per_s", 0.0)
+    done = proposed.get("images", {}).get("done", 0)
+    if not rate or not done:
+        return
+    wanted = recipe.propose.splits or tuple(index["available"])
+    total = sum(index["available"][split] for split in wanted)
+    fs, path = open_fs(run_uri)
+    gigabytes = fs.du(path) / done * total / 1e9
+    hours = total / rate / 3600
+    cost = f", about {hours * recipe.resources.price_per_hour:,.2f} at {recipe.resources.price_per_hour:g} an hour"
+    console.print(
+        f"preview: {done:,} images at {rate:.2f} img/s. All {total:,} would take about {hours:,.1f} h on this machine and "
+        f"{gigabytes:,.2f} GB{cost if recipe.resources.price_per_hour else ''}."
+    )
+
+
+def _set_up_logging(verbose: int) -> None:
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    for name in ("weaksam", "pipelines"):
+        logging.getLogger(name).setLevel(level)
+    if not verbose:
+        warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _extensions() -> list[Any]:
+    """Return what registers more verbs: entry points of the group ``weaksam.commands``, each a function of the app."""
+    from importlib.metadata import entry_points
+
+    return list(entry_points(group="weaksam.commands"))
+
+
+def _fail(message: str, code: int) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"error: {message}", markup=False, highlight=False)
+    sys.exit(code)

@@ -1,0 +1,126 @@
+"""The only place that starts or joins Ray, and the sizes that are chosen for a machine when a recipe leaves them open."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+from pipelines.config import ResourcesConfig
+from weaksam.errors import RunError
+
+logger = logging.getLogger(__name__)
+
+# glibc hands every freed block of more than 32 MB back to the kernel and faults it in again; SAM's decoder makes such
+# blocks all the time. Keeping the heap more than doubles its speed on CPU. Read only when a process starts.
+KEEP_HEAP_ENV = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "1000000000",
+}
+_OBJECT_STORE_BYTES = 512 * 2**20  # encoded images and boxes are small; pixels never enter the store
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSizes:
+    """How the actors of ``propose`` share a machine or cluster."""
+
+    prompt_actors: int
+    segment_actors: int
+    threads: int  # torch threads of each actor, on CPU
+    gpu_share: float  # of a GPU, reserved by each actor; 0 on CPU
+    cpu_share: float  # logical CPUs reserved by each actor
+    rows_per_task: int
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        where = f"{self.gpu_share:g} GPU each" if self.gpu_share else f"{self.threads} thread(s) each"
+        return (
+            f"{self.prompt_actors} prompt + {self.segment_actors} segment actor(s), {where}, "
+            f"{self.rows_per_task} images per task"
+        )
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity mask and its cgroup's quota, not what the board has."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return count
+
+
+def connect(resources: ResourcesConfig, address: str = "") -> None:
+    """Join the cluster at ``address`` or RAY_ADDRESS, else start Ray on this machine with its CPUs named; idempotent.
+
+    Raises:
+        RunError: no cluster answers at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            raise RunError(
+                f"no Ray cluster answers at {address!r} ({error}); check --address or unset RAY_ADDRESS"
+            ) from error
+    else:
+        ray.init(
+            num_cpus=resources.cpus or usable_cpus(),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=True,
+            logging_level=logging.WARNING,
+        )
+    _quieten_ray_data()
+
+
+def pool_sizes(resources: ResourcesConfig, images: int, with_clues: bool, cpus: int, gpus: float) -> PoolSizes:
+    """Choose the sizes that the recipe leaves open (0) for a cluster of ``cpus`` and ``gpus``.
+
+    On GPUs each carries one actor of each kind, half a GPU each. On CPU there is one single-threaded SAM actor per CPU and
+    half as many clue actors: SAM is the slower half, and the operating system shares the cores between them. Actors then
+    reserve fractions of a logical CPU, so that reading and writing tasks always find room.
+    """
+    if gpus >= 1:
+        share = resources.gpus_per_actor or (0.5 if with_clues else 1.0)
+        segment = resources.segment_actors or int(gpus)
+        prompt = resources.prompt_actors or int(gpus)
+        threads = resources.threads_per_actor or 1
+        cpu_share = 0.0
+    else:
+        share = 0.0
+        segment = resources.segment_actors or max(1, cpus)
+        prompt = resources.prompt_actors or max(1, cpus // 2)
+        threads = resources.threads_per_actor or max(1, cpus // segment)
+        actors = segment + (prompt if with_clues else 0)
+        cpu_share = round(min(1.0, 0.5 * cpus / actors), 2)
+    prompt = prompt if with_clues else 0
+    rows = resources.rows_per_task or max(1, min(64, -(-images // (4 * segment))))
+    return PoolSizes(
+        prompt_actors=prompt,
+        segment_actors=segment,
+        threads=threads,
+        gpu_share=share,
+        cpu_share=cpu_share,
+        rows_per_task=rows,
+    )
+
+
+def _quieten_ray_data() -> None:
+    """Show our own progress instead of Ray's, which draws one bar per operator."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -1,0 +1,70 @@
+"""The options of the stages, beside those of the method in ``weaksam.config``.
+
+Resources and report settings never enter an instance's key: they change how fast a result comes and how it looks, not what
+it is. Zero stands for "choose for this machine".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weaksam.config import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesConfig:
+    """How much of the machine or cluster a run takes; every 0 is chosen automatically."""
+
+    cpus: int = 0  # logical CPUs of a local Ray; 0 = those this process may use
+    prompt_actors: int = 0  # processes that run the clue network and find peaks
+    segment_actors: int = 0  # processes that run SAM
+    threads_per_actor: int = 0  # torch threads of each of them, on CPU
+    gpus_per_actor: float = 0.0  # share of a GPU each actor reserves: 1, 0.5, 0.33 or 0.25
+    rows_per_task: int = 0  # images per Ray task, and per Parquet file: the unit that a kill loses
+    train_workers: int = 0  # data-parallel training processes
+    loader_workers: int = 0  # image loading processes of each training process
+    price_per_hour: float = 0.0  # of the machine or cluster, in your currency, for the estimate that a preview makes
+    cache_mib: int = 1024  # encoded training images kept in memory by each training process
+
+    def __post_init__(self) -> None:
+        shares = (0.0, 0.25, 0.33, 0.5, 1.0)  # other fractions can stay unschedulable for ever (ray#52133)
+        require(self.gpus_per_actor in shares, "resources.gpus_per_actor", f"one of {shares}", self.gpus_per_actor)
+        for name in ("cpus", "prompt_actors", "segment_actors", "threads_per_actor", "rows_per_task", "train_workers"):
+            require(getattr(self, name) >= 0, f"resources.{name}", "0 or more", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposeConfig:
+    """What the propose stage works on."""
+
+    splits: tuple[str, ...] = ()  # empty = every indexed split
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How proposals are measured (method 9.4)."""
+
+    iou_thresholds: tuple[float, ...] = (0.5, 0.75, 0.9)  # of the table; curves run from .50 to .95
+    include_difficult: bool = True  # objects marked difficult count as objects to find (published code)
+
+    def __post_init__(self) -> None:
+        ok = bool(self.iou_thresholds) and all(0 < t <= 1 for t in self.iou_thresholds)
+        require(ok, "evaluate.iou_thresholds", "numbers in (0, 1]", self.iou_thresholds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyseConfig:
+    """The prompt ablation of Table 4 with its controls."""
+
+    split: str = "auto"  # whose images; "auto" = the training split
+    max_images: int = 150  # first images in hash order; 0 = all
+    random_seeds: tuple[int, ...] = (0, 1, 2)  # of the uniform random control
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What the report shows."""
+
+    title: str = ""  # empty = the recipe's name
+    gallery_images: int = 12  # pictures with heat maps, prompts and proposals
+    gallery_side: int = 320  # pixels, longest side of a gallery picture

@@ -1,0 +1,229 @@
+"""Recipes: YAML files that say everything about a run except where it reads and writes.
+
+A recipe is the tree of the component dataclasses of ``weaksam.config`` and ``pipelines.config``; unknown names, wrong types
+and impossible combinations are errors that name the file and the nearest valid name, before anything starts. ``base`` lists
+recipes that are merged first, left to right; then come the file's own values, then ``--set a.b=c``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines.config import AnalyseConfig, EvaluateConfig, ProposeConfig, ReportConfig, ResourcesConfig
+from weaksam.config import (
+    ClassifierConfig,
+    CluesConfig,
+    DataConfig,
+    PromptsConfig,
+    ProposalsConfig,
+    SamConfig,
+    SelectiveSearchConfig,
+)
+from weaksam.errors import ConfigError
+
+# Which maps each clue source can make (a recipe that prompts with others would find its source silently empty).
+CLUE_KINDS = {"none": (), "weaktr": ("fine", "coarse", "cross"), "resnet_cam": ("coarse",)}
+
+
+class Recipe(BaseModel):
+    """Everything that a run is told, validated; see each part's dataclass for units and sources."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    description: str = ""
+    stages: tuple[str, ...]  # stage instances ``verb[.label]`` in order
+    data: DataConfig = Field(default_factory=DataConfig)
+    clues: CluesConfig = Field(default_factory=CluesConfig)
+    classifier: ClassifierConfig = Field(default_factory=ClassifierConfig)
+    prompts: PromptsConfig = Field(default_factory=PromptsConfig)
+    sam: SamConfig = Field(default_factory=SamConfig)
+    proposals: ProposalsConfig = Field(default_factory=ProposalsConfig)
+    propose: ProposeConfig = Field(default_factory=ProposeConfig)
+    selective_search: SelectiveSearchConfig = Field(default_factory=SelectiveSearchConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    analyse: AnalyseConfig = Field(default_factory=AnalyseConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+
+    @model_validator(mode="after")
+    def _sources_can_be_made(self) -> Recipe:
+        kinds = ("grid", *CLUE_KINDS[self.clues.name])
+        empty = [source for source in self.prompts.sources if source not in kinds]
+        if empty:
+            raise ValueError(
+                f"prompts.sources: {', '.join(empty)} cannot come from clues.name: {self.clues.name}, which makes "
+                f"{', '.join(kinds[1:]) or 'no maps'}; choose another clues.name or drop the source"
+            )
+        return self
+
+
+def load_recipe(path_or_name: str, overrides: Sequence[str] = (), data_uri: str = "") -> tuple[Recipe, dict[str, str]]:
+    """Load, merge and validate a recipe.
+
+    Args:
+        path_or_name: a YAML file, or the name of a shipped recipe ("shapes", "presets/official").
+        overrides: ``a.b=c`` items, the value read as YAML.
+        data_uri: where the images are; replaces ``data.uri``.
+
+    Returns:
+        the recipe, and for each value given (``a.b``) the file or ``--set`` that it came from.
+
+    Raises:
+        ConfigError: no such recipe, malformed YAML, a cycle of bases, an unknown name or a value of the wrong type or range.
+    """
+    values, origins = _load(_find(path_or_name, None), ())
+    items = [_parse_override(item) for item in overrides]
+    if data_uri:
+        items.append((["data", "uri"], data_uri, "--data"))
+    for path, value, origin in items:
+        nested: Any = value
+        for part in reversed(path):
+            nested = {part: nested}
+        values = _merge(values, nested, origins, origin)
+    try:
+        return Recipe.model_validate_json(json.dumps(values), strict=True), origins
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path_or_name, origins)) from error
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    root = _shipped_root()
+    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+
+
+def to_plain(value: Any) -> Any:
+    """Return a config as plain JSON values, as they enter keys, manifests and ``recipe.yaml``."""
+    if isinstance(value, BaseModel):
+        return {name: to_plain(getattr(value, name)) for name in type(value).model_fields}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v) for v in value]
+    return value
+
+
+def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
+    """Return the whole recipe as YAML, each value that some file set followed by that file's name."""
+    text: str = yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True)
+    if not origins:
+        return text
+    lines, path = [], list[str]()
+    for line in text.splitlines():
+        name, colon, _rest = line.strip().partition(":")
+        if colon and not line.strip().startswith("- "):
+            path = [*path[: (len(line) - len(line.lstrip())) // 2], name]
+            origin = origins.get(".".join(path))
+            lines.append(f"{line}  # {origin}" if origin else line)
+        else:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a name given twice in one mapping instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _load(path: Path, ancestors: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    if path in ancestors:
+        chain = " -> ".join(p.name for p in (*ancestors, path))
+        raise ConfigError(f"{path}: its bases form a cycle: {chain}")
+    try:
+        own = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(own, dict):
+        raise ConfigError(f"{path}: expected a mapping of recipe fields, got {type(own).__name__}")
+    bases = own.pop("base", [])
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        base_values, base_origins = _load(_find(base, path), (*ancestors, path))
+        values = _merge(values, base_values, {}, "")
+        origins.update(base_origins)
+    return _merge(values, own, origins, path.name), origins
+
+
+def _find(name: str, asked_by: Path | None) -> Path:
+    candidates = [Path(name), _shipped_root() / name, _shipped_root() / f"{name}.yaml"]
+    if asked_by is not None:
+        candidates.insert(0, asked_by.parent / name)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    close = difflib.get_close_matches(name, shipped_recipes(), n=1)
+    hint = f"did you mean {close[0]}?" if close else f"shipped recipes: {', '.join(shipped_recipes())}"
+    raise ConfigError(
+        f"no recipe {name!r}{f', a base of {asked_by},' if asked_by else ''} as a file or by name; {hint}"
+    )
+
+
+def _shipped_root() -> Path:
+    return Path(str(resources.files("recipes")))
+
+
+def _merge(old: Any, new: Any, origins: dict[str, str], origin: str, path: str = "") -> Any:
+    """Return ``old`` overlaid with ``new``: mappings merge, everything else replaces."""
+    if not isinstance(new, dict):
+        origins[path] = origin
+        return new
+    merged = dict(old) if isinstance(old, dict) else {}
+    for name, value in new.items():
+        merged[name] = _merge(merged.get(name), value, origins, origin, f"{path}.{name}" if path else str(name))
+    return merged
+
+
+def _parse_override(item: str) -> tuple[list[str], Any, str]:
+    name, equals, text = item.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {item}: expected a.b=value, for instance --set prompts.points_per_side=16")
+    try:
+        return name.strip().split("."), yaml.load(text, Loader=_StrictLoader), "--set"
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {item}: the value is not valid YAML: {error}") from error
+
+
+def _explain(error: ValidationError, recipe: str, origins: Mapping[str, str]) -> str:
+    """Turn pydantic's findings into one line each: field, origin, what was expected, what came."""
+    lines = []
+    for finding in error.errors(include_url=False):
+        path = [str(part) for part in finding["loc"]]
+        dotted = ".".join(path)
+        origin = next((o for name, o in origins.items() if name == dotted or name.startswith(f"{dotted}.")), None)
+        message = finding["msg"].removeprefix("Value error, ")
+        if finding["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            close = difflib.get_close_matches(path[-1], _names_at(path[:-1]), n=1)
+            message = f"no such option{f'; did you mean {close[0]}?' if close else ''}"
+        elif finding["type"] not in ("missing", "value_error"):
+            message = f"{message}, got {finding['input']!r}"
+        lines.append(f"  {dotted or 'recipe'}{f' (from {origin})' if origin else ''}: {message}")
+    return f"recipe {recipe}:\n" + "\n".join(lines)
+
+
+def _names_at(path: Sequence[str]) -> list[str]:
+    """Return the option names of the part of a recipe at ``path``."""
+    value: Any = Recipe(name="", stages=(), sam=SamConfig())
+    for part in path:
+        value = getattr(value, part, None)
+    if isinstance(value, BaseModel):
+        return list(type(value).model_fields)
+    return [f.name for f in fields(value)] if is_dataclass(value) else []

@@ -1,0 +1,56 @@
+"""What a stage is: what it reads, which part of the recipe can change its result, and how to do the work.
+
+Everything else (keys, plans, locks, what is finished already) is the same for all stages and stands in ``stages``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from pipelines.recipe import Recipe
+from pipelines.runs import Instance, Lock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line adds to a recipe; none of it can change a result."""
+
+    dry_run: bool = False
+    retry_dropped: bool = False
+    max_dropped: str = "1%"  # a share of the images or a count
+    address: str = ""  # of a Ray cluster; empty = RAY_ADDRESS, else this machine
+    wait_s: float = 0.0  # how long to wait for a lock that another process holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One instance at work: what a stage's ``execute`` gets."""
+
+    recipe: Recipe
+    instance: Instance
+    upstream: Mapping[str, Instance]  # by instance name
+    options: Options
+    console: Console
+    lock: Lock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A verb of the pipeline."""
+
+    verb: str
+    help: str
+    # instance names that an instance of this name reads
+    reads: Callable[[Recipe, str], tuple[str, ...]]
+    # the part of the recipe that can change the result
+    method: Callable[[Recipe, str], Mapping[str, Any]]
+    # does the work and returns what its manifest should say; "images" holds a proof where the stage writes a table
+    execute: Callable[[Job], dict[str, Any]]
+    # content of data and weights that the result depends on, name -> fingerprint
+    fingerprints: Callable[[Recipe], Mapping[str, str]] = field(default=lambda _recipe: {})
+    # one line per instance for --dry-run, given what is done so far
+    describe: Callable[[Recipe], str] = field(default=lambda _recipe: "")

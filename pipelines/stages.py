@@ -1,0 +1,191 @@
+"""The stages by verb, and how a list of their instances is brought up to date.
+
+Keys, plans, locks, proofs and the question what is finished already are handled here, the same way for all. A finished
+instance is recognised from its manifest alone, without importing torch or starting Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from pipelines import index, propose
+from pipelines.recipe import Recipe, to_plain
+from pipelines.runs import Instance, Lock, differences, instance_key
+from pipelines.schemas import SCHEMA_VERSION
+from pipelines.stage import Job, Options, Stage
+from weaksam.errors import ConfigError, RunError
+
+logger = logging.getLogger(__name__)
+
+STAGES: dict[str, Stage] = {
+    "index": index.STAGE,
+    "propose": propose.STAGE,
+}
+
+
+class TooManyDroppedError(RunError):
+    """The work is done and good rows are kept, but more images were dropped than ``--max-dropped`` allows."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An instance of this recipe with the parts that its key was made of."""
+
+    instance: Instance
+    stage: Stage
+    parts: Mapping[str, Any]
+    upstream: Mapping[str, Instance]
+
+
+def resolve(recipe: Recipe, run_uri: str, name: str, known: dict[str, Resolved] | None = None) -> Resolved:
+    """Compute the key, and so the folder, of an instance and of everything that it reads."""
+    known = {} if known is None else known
+    if name not in known:
+        verb = name.partition(".")[0]
+        if verb not in STAGES:
+            raise ConfigError(f"stages: expected one of {', '.join(STAGES)} (with .label), got {name!r}")
+        stage = STAGES[verb]
+        upstream = {n: resolve(recipe, run_uri, n, known).instance for n in stage.reads(recipe, name)}
+        parts = {
+            "verb": verb,
+            "schema": SCHEMA_VERSION,
+            "method": to_plain_mapping(stage.method(recipe, name)),
+            "fingerprints": dict(stage.fingerprints(recipe)),
+            "reads": {n: instance.key for n, instance in upstream.items()},
+        }
+        known[name] = Resolved(Instance(run_uri, name, instance_key(parts)), stage, parts, upstream)
+    return known[name]
+
+
+def needed_for(recipe: Recipe, name: str) -> list[str]:
+    """Return ``name`` and everything upstream of it, in the order in which they must run."""
+    order: list[str] = []
+
+    def visit(n: str) -> None:
+        for read in STAGES[n.partition(".")[0]].reads(recipe, n):
+            visit(read)
+        if n not in order:
+            order.append(n)
+
+    visit(name)
+    return order
+
+
+def run_instances(
+    recipe: Recipe, run_uri: str, names: Sequence[str], options: Options, console: Console
+) -> dict[str, dict[str, Any]]:
+    """Bring instances up to date in the order given; what they read but the list leaves out comes first.
+
+    Returns:
+        the manifest of each instance by name; empty for a dry run.
+
+    Raises:
+        TooManyDroppedError: after an instance that dropped more images than allowed; its rows are kept.
+        RunError: another process holds an instance's lock, or a proof does not hold.
+    """
+    ordered: list[str] = []
+    for name in names:
+        ordered += [n for n in needed_for(recipe, name) if n not in ordered]
+    known: dict[str, Resolved] = {}
+    manifests: dict[str, dict[str, Any]] = {}
+    for name in ordered:
+        resolved = resolve(recipe, run_uri, name, known)
+        if options.dry_run:
+            _print_dry_run(recipe, resolved, console)
+            continue
+        manifest = _bring_up_to_date(recipe, resolved, options, console)
+        manifests[name] = manifest
+        _judge_dropped(name, manifest, options.max_dropped)
+    return manifests
+
+
+def to_plain_mapping(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping of configs as plain JSON values."""
+    return {name: to_plain(part) for name, part in value.items()}
+
+
+def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, console: Console) -> dict[str, Any]:
+    instance, stage = resolved.instance, resolved.stage
+    manifest = instance.manifest()
+    retry = options.retry_dropped and manifest is not None and manifest.get("images", {}).get("dropped", 0) > 0
+    if manifest is not None and not retry:
+        console.print(f"[bold]{instance.name}[/] {instance.key} is finished: {manifest.get('text', '')}")
+        return manifest
+    with Lock(instance.folder, f"weaksam {instance.name}", options.wait_s) as lock:
+        manifest = instance.manifest()
+        if manifest is not None and not retry:  # somebody finished it while this process waited for the lock
+            return manifest
+        _print_differences(resolved, console)
+        console.print(f"[bold]{instance.name}[/] {instance.key} in {instance.folder}")
+        instance.begin(resolved.parts)
+        if retry:
+            instance.reopen()
+        started = time.time()
+        job = Job(
+            recipe=recipe, instance=instance, upstream=resolved.upstream, options=options, console=console, lock=lock
+        )
+        summary = stage.execute(job)
+        lock.check()
+        manifest = {
+            **summary,
+            "seconds": round(time.time() - started, 2),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "reads": {name: upstream.key for name, upstream in resolved.upstream.items()},
+            "recipe": recipe.name,
+        }
+        instance.finish(manifest)
+        if manifest.get("text"):
+            console.print(f"  {manifest['text']}  [dim]({manifest['seconds']:.1f} s)[/]")
+        return manifest
+
+
+def _print_differences(resolved: Resolved, console: Console) -> None:
+    previous = resolved.instance.previous()
+    plan = previous.plan() if previous is not None else None
+    if previous is None or plan is None:
+        return
+    console.print(f"[yellow]{resolved.instance.name}[/]: not the {previous.key} of before, which stays; what differs:")
+    for line in differences(plan["parts"], dict(resolved.parts)):
+        console.print(f"  {line}", markup=False)
+
+
+def _print_dry_run(recipe: Recipe, resolved: Resolved, console: Console) -> None:
+    instance = resolved.instance
+    manifest = instance.manifest()
+    if manifest is not None:
+        state = f"finished: {manifest.get('text', '')}"
+    elif instance.plan() is not None:
+        state = f"started, would go on. {resolved.stage.describe(recipe)}"
+    else:
+        state = f"would run. {resolved.stage.describe(recipe)}"
+    console.print(f"[bold]{instance.name}[/] {instance.key}: {state}")
+
+
+def _judge_dropped(name: str, manifest: Mapping[str, Any], max_dropped: str) -> None:
+    proof = manifest.get("images", {})
+    dropped, total = proof.get("dropped", 0), proof.get("images", 0)
+    allowed = dropped_allowed(max_dropped, total)
+    if dropped > allowed:
+        raise TooManyDroppedError(
+            f"{name}: {dropped:,} of {total:,} images were dropped, {allowed:,} are allowed (--max-dropped {max_dropped}). "
+            f"Reasons stand in _dropped/ and in the report; mend the images and add --retry-dropped, or allow more."
+        )
+
+
+def dropped_allowed(max_dropped: str, total: int) -> int:
+    """Return how many of ``total`` images may be dropped: ``"1%"`` rounds down, ``"25"`` is a count."""
+    text = max_dropped.strip()
+    try:
+        number = float(text.removesuffix("%"))
+        if number < 0 or (text.endswith("%") and number > 100):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"--max-dropped: expected a share like 1% or a count like 25, got {max_dropped!r}") from None
+    return int(total * number / 100) if text.endswith("%") else int(number)
