@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.s3_server import s3_server
+from weaksam import files
+from weaksam.errors import DataError, ImageError
+
+NAMES = [
+    "a b.jpg",
+    "100%.jpg",
+    "%41.jpg",
+    "#1.jpg",
+    "ü 漢.jpg",
+    "a..b.jpg",
+    "x::y.jpg",
+    "[*?].jpg",
+    "q?v=1.jpg",
+]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server() as uri:
+        yield uri
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder on disk and one in a bucket."""
+    if request.param == "local":
+        return str(tmp_path)
+    return files.join(request.getfixturevalue("bucket"), tmp_path.name)
+
+
+@contextmanager
+def without_root() -> Iterator[None]:
+    """Root may read everything: take the test's process down to a user who may not."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def write(uri: str, data: bytes) -> str:
+    fs, path = files.open_fs(uri)
+    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+    fs.pipe_file(path, data)
+    return uri
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_written_listed_and_read_as_it_is(root: str, name: str) -> None:
+    uri = write(files.join(root, "in", name), b"content")
+    assert files.list_files(root) == [(f"in/{name}", 7)]
+    assert files.read_bytes(uri) == b"content"
+    assert list(files.read_annotations([uri])) == [b"content"]
+
+
+def test_listing_is_recursive_sorted_fresh_and_without_hidden_files(root: str) -> None:
+    for name in ("b.jpg", "a/z.jpg", "a.jpg", ".DS_Store", "a/.thumbs/t.jpg", "a/._z.jpg"):
+        write(files.join(root, name), b"x" * len(name))
+    assert files.list_files(root) == [("a.jpg", 5), ("a/z.jpg", 7), ("b.jpg", 5)]
+    write(files.join(root, "c.jpg"), b"")
+    assert files.list_files(root)[-1] == ("c.jpg", 0)
+    assert files.list_folders(root) == ["a"]
+
+
+def test_missing_folder_lists_nothing(root: str) -> None:
+    nowhere = files.join(root, "nowhere")
+    assert files.list_files(nowhere) == []
+    assert files.list_folders(nowhere) == []
+    assert not files.is_folder(nowhere)
+
+
+def test_folder_markers_of_s3_are_no_files(bucket: str) -> None:
+    fs, path = files.open_fs(f"{bucket}/marked")
+    fs.call_s3("put_object", Bucket=path.split("/")[0], Key="marked/", Body=b"")
+    fs.call_s3("put_object", Bucket=path.split("/")[0], Key="marked/deep/", Body=b"")
+    write(f"{bucket}/marked/deep/a.jpg", b"abc")
+    assert files.list_files(f"{bucket}/marked") == [("deep/a.jpg", 3)]
+    assert files.list_files(f"{bucket}/marked/") == [("deep/a.jpg", 3)]
+    assert files.is_folder(f"{bucket}/marked")
+
+
+def test_missing_image_says_so(root: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        files.read_bytes(files.join(root, "no.jpg"))
+    assert caught.value.reason == "missing"
+    assert "no.jpg" in str(caught.value)
+
+
+def test_folder_in_place_of_an_image_is_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        files.read_bytes(str(tmp_path))
+    assert caught.value.reason == "unreadable"
+
+
+def test_forbidden_image_says_so(tmp_path: Path) -> None:
+    image = tmp_path / "image.jpg"
+    image.write_bytes(b"secret")
+    image.chmod(0)
+    with without_root(), pytest.raises(ImageError) as caught:
+        files.read_bytes(str(image))
+    assert caught.value.reason == "permission denied"
+
+
+def test_forbidden_folder_is_an_error_and_not_an_empty_list(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub").chmod(0)
+    with without_root(), pytest.raises(DataError, match="check the address, its permissions"):
+        files.list_files(str(tmp_path / "sub"))
+
+
+def test_dangling_link_is_listed_and_missing(tmp_path: Path) -> None:
+    (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
+    assert files.list_files(str(tmp_path)) == [("link.jpg", 0)]
+    with pytest.raises(ImageError, match="missing"):
+        files.read_bytes(str(tmp_path / "link.jpg"))
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.jpg").write_bytes(b"abc")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "round").symlink_to(tmp_path / "set")
+    assert files.list_files(str(tmp_path / "set")) == [("images/a.jpg", 3)]
+
+
+def test_pipes_are_not_listed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert files.list_files(str(tmp_path)) == []
+
+
+def test_name_that_is_no_unicode_is_named_in_the_error(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb"):
+        pass
+    with pytest.raises(DataError, match=r"'\\udcff\.jpg'; rename"):
+        files.list_files(str(tmp_path))
+
+
+def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.jpg").write_bytes(b"here")
+    assert files.open_fs("a.jpg")[1] == f"{tmp_path}/a.jpg"
+    assert files.open_fs(f"file://{tmp_path}/a.jpg")[1] == f"{tmp_path}/a.jpg"
+    assert files.read_bytes("sub/../a.jpg") == b"here"
+    assert files.read_bytes(f"file://{tmp_path}/a.jpg") == b"here"
+
+
+def test_drawn_images_are_drawn() -> None:
+    assert files.read_bytes("shapes:train/17?size=64&seed=0").startswith(b"\x89PNG")
+    with pytest.raises(ImageError, match="missing"):
+        files.read_bytes("shapes:nonsense")
+
+
+@pytest.mark.parametrize(
+    ("uri", "remote"),
+    [
+        ("/data/a.jpg", False),
+        ("data", False),
+        ("file:///data", False),
+        ("shapes:train/1?size=64&seed=0", False),
+        ("/odd/s3://name", False),
+        ("s3://bucket/key", True),
+        ("gs://bucket/key", True),
+        ("https://host/a.jpg", True),
+    ],
+)
+def test_remote_is_what_goes_over_a_network(uri: str, remote: bool) -> None:
+    assert files.is_remote(uri) is remote
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts", "joined"),
+    [
+        ("/data", ("a", "b.jpg"), "/data/a/b.jpg"),
+        ("/data/", ("a#b 100%.jpg",), "/data/a#b 100%.jpg"),
+        ("s3://bucket", ("key",), "s3://bucket/key"),
+        ("s3://bucket/x/", ("/key",), "s3://bucket/x/key"),
+        ("data", (), "data"),
+    ],
+)
+def test_join(uri: str, parts: tuple[str, ...], joined: str) -> None:
+    assert files.join(uri, *parts) == joined
+
+
+def test_annotations_come_in_order(root: str) -> None:
+    uris = [write(files.join(root, f"{i}.txt"), str(i).encode()) for i in range(40)]
+    assert list(files.read_annotations(uris)) == [str(i).encode() for i in range(40)]
+    assert list(files.read_annotations([])) == []
+
+
+def test_missing_annotation_is_an_error_of_the_data(root: str) -> None:
+    with pytest.raises(DataError, match=r"missing: .*no\.xml; check the path"):
+        list(files.read_annotations([files.join(root, "no.xml")]))
+
+
+def test_text_may_begin_with_a_byte_order_mark_but_must_be_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "bom.csv").write_bytes("\ufeffpath,ü\n".encode())
+    assert files.read_text(str(tmp_path / "bom.csv")) == "path,ü\n"
+    (tmp_path / "latin.csv").write_bytes("path\nü\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.csv:2: expected UTF-8 text, got byte 0xfc"):
+        files.read_text(str(tmp_path / "latin.csv"))
+
+
+def test_unknown_scheme_is_an_error_of_the_data() -> None:
+    with pytest.raises(DataError, match="nonsense://x"):
+        files.list_files("nonsense://x")
+
+
+def test_bucket_that_does_not_exist_lists_nothing_or_says_why(bucket: str) -> None:
+    with pytest.raises(DataError, match="check the address"):
+        files.list_files("s3://no-such-bucket-here/x")

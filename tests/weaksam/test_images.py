@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from tests.broken_files import Expected, broken_files, encode, picture, png, unusual_files, write_broken_files
+from weaksam.errors import ImageError
+from weaksam.files import read_bytes
+from weaksam.images import check_resized, decode_image
+
+UNUSUAL, BROKEN = unusual_files(), broken_files()
+UPRIGHT = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
+# How a file of each EXIF orientation stores the image above: where the visual top row and left column lie (TIFF 6.0).
+STORED = {
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.transpose(1, 0, 2),
+    6: np.rot90(UPRIGHT, 1),
+    7: UPRIGHT[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(UPRIGHT, -1),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_file_is_kept_upright_and_in_rgb(name: str) -> None:
+    data, size_hw = UNUSUAL[name]
+    image = decode_image(data)
+    assert image.shape == (*size_hw, 3)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    assert image.flags.writeable
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_file_is_dropped_with_its_reason(name: str) -> None:
+    data, reason = BROKEN[name]
+    with pytest.raises(ImageError) as caught:
+        check_resized(decode_image(data).shape[:2], 1024)
+    assert caught.value.reason == reason
+
+
+def test_every_file_of_the_folder_meets_its_expectation_when_read_back(tmp_path: Path) -> None:
+    expected = write_broken_files(tmp_path)
+    assert {name: outcome(tmp_path / name) for name in expected} == expected
+
+
+def outcome(path: Path) -> Expected:
+    try:
+        size_hw = decode_image(read_bytes(str(path))).shape[:2]
+        check_resized(size_hw, 1024)
+    except ImageError as error:
+        return "dropped", error.reason
+    return "kept", size_hw
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain.jpg",
+        "progressive.jpg",
+        "cmyk.jpg",
+        "lzw.tiff",
+        "animated.png",
+        "animated.webp",
+        "plain.bmp",
+        "a jpeg.png",
+    ],
+)
+def test_colours_survive(name: str) -> None:
+    difference = decode_image(UNUSUAL[name][0]).astype(int) - np.asarray(picture(), dtype=int)
+    assert np.abs(difference).mean() < 12  # JPEG's loss on noise; an inverted or shifted image is beyond 60
+
+
+RED, WHITE, HALF = (255, 0, 0), (255, 255, 255), (255, 127, 127)
+
+
+@pytest.mark.parametrize(
+    ("data", "colour"),
+    [
+        pytest.param(encode(Image.new("RGBA", (1, 1), (255, 0, 0, 128)), "PNG"), HALF, id="half transparent red"),
+        pytest.param(encode(Image.new("RGBA", (1, 1), (0, 0, 0, 0)), "PNG"), WHITE, id="transparent"),
+        pytest.param(encode(Image.new("LA", (1, 1), (0, 0)), "PNG"), WHITE, id="transparent grey"),
+        pytest.param(encode(Image.new("RGB", (1, 1), RED), "PNG", transparency=RED), WHITE, id="colour key"),
+        pytest.param(encode(Image.new("P", (1, 1)), "PNG", transparency=0), WHITE, id="transparent palette entry"),
+        pytest.param(encode(Image.new("1", (1, 1), 1), "PNG"), WHITE, id="bilevel"),
+        pytest.param(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100), RED, id="CMYK JPEG"),
+        pytest.param(encode(Image.new("CMYK", (1, 1), (0, 255, 255, 0)), "TIFF"), RED, id="CMYK TIFF"),
+        pytest.param(encode(Image.fromarray(np.array([[0xABCD]], np.uint16)), "PNG"), (0xAB,) * 3, id="16-bit grey"),
+        pytest.param(png(np.array([[[0xAB00, 0x12FF, 0]]], np.uint16)), (0xAB, 0x12, 0), id="16-bit RGB"),
+        pytest.param(png(np.array([[[0xFFFF, 0, 0, 0x8080]]], np.uint16)), HALF, id="16-bit RGBA"),
+        pytest.param(b"P5 1 1 65535\n\xab\xcd", (0xAB,) * 3, id="16-bit PGM"),
+        pytest.param(b"P5 1 1 65535\n\x00\xcd", (1,) * 3, id="dark 16-bit PGM"),
+        pytest.param(encode(Image.fromarray(np.array([[0.5]], np.float32)), "TIFF"), (128,) * 3, id="float of 0..1"),
+        pytest.param(encode(Image.fromarray(np.array([[99.6]], np.float32)), "TIFF"), (100,) * 3, id="float of 0..255"),
+        pytest.param(encode(Image.fromarray(np.array([[7]], np.int32)), "TIFF"), (7,) * 3, id="integers of 0..255"),
+        pytest.param(encode(Image.fromarray(np.array([[65535]], np.int32)), "TIFF"), WHITE, id="integers of 0..65535"),
+        pytest.param(encode(Image.fromarray(np.array([[np.nan]], np.float32)), "TIFF"), (0,) * 3, id="not a number"),
+    ],
+)
+def test_first_pixel_is(data: bytes, colour: tuple[int, int, int]) -> None:
+    np.testing.assert_allclose(decode_image(data)[0, 0], colour, atol=1)
+
+
+def test_values_of_no_customary_scale_are_stretched() -> None:
+    values = np.array([[-100.0, 0.0, 200.0]], np.float32)
+    assert decode_image(encode(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 85, 255]
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_exif_orientation_is_undone(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+    for format_name in ("PNG", "TIFF"):  # Pillow turns TIFF by itself; it must not be turned twice
+        np.testing.assert_array_equal(decode_image(encode(stored, format_name, exif=exif)), UPRIGHT)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_orientation_that_does_not_exist_is_ignored(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(decode_image(encode(Image.fromarray(UPRIGHT), "PNG", exif=exif)), UPRIGHT)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
+)
+def test_damaged_exif_does_not_cost_the_image(exif: bytes) -> None:
+    jpeg = encode(picture(), "JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    np.testing.assert_array_equal(decode_image(jpeg[:2] + segment + jpeg[2:]), decode_image(jpeg))
+
+
+@pytest.mark.parametrize("name", ["animated.gif", "animated.webp", "animated.png"])
+def test_animation_gives_its_first_frame(name: str) -> None:
+    first = decode_image(UNUSUAL[name][0]).astype(int)
+    assert np.abs(first - np.asarray(picture(), dtype=int)).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("format_name", "options", "tail"),
+    [("JPEG", {}, 0), ("JPEG", {"progressive": True}, 0), ("PNG", {}, 4), ("WEBP", {}, 0)],  # 4: checksum of nothing
+)
+def test_file_cut_anywhere_is_truncated(format_name: str, options: dict[str, bool], tail: int) -> None:
+    data = encode(picture((9, 12)), format_name, **options)
+    for length in range(16, len(data) - tail):
+        with pytest.raises(ImageError) as caught:
+            decode_image(data[:length])
+        assert (length, caught.value.reason) == (length, "truncated")
+
+
+def test_end_of_an_embedded_thumbnail_is_not_taken_for_the_end_of_the_image() -> None:
+    jpeg, thumbnail = encode(picture(), "JPEG"), encode(picture((8, 8)), "JPEG")
+    segment = b"\xff\xed" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    data = jpeg[:2] + segment + jpeg[2:]
+    np.testing.assert_array_equal(decode_image(data), decode_image(jpeg))
+    with pytest.raises(ImageError, match="truncated"):
+        decode_image(data[: -len(jpeg) // 2] + bytes(len(jpeg) // 2))
+
+
+def test_truncation_is_noticed_where_a_library_told_pillow_to_ignore_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    for name in ("cut in half.jpg", "cut in half.png", "cut in its last block.jpg"):
+        with pytest.raises(ImageError, match="truncated"):
+            decode_image(BROKEN[name][0])
+
+
+def test_bomb_is_refused_before_anything_is_decoded() -> None:
+    data = encode(Image.new("1", (100, 101)), "PNG")
+    assert decode_image(data, max_pixels=10_100).shape == (101, 100, 3)
+    with pytest.raises(ImageError, match="decompression bomb: 100 x 101 pixels, more than 10,099"):
+        decode_image(data, max_pixels=10_099)
+
+
+@pytest.mark.parametrize("format_name", ["JPEG2000", "ICO", "TGA", "PCX", "SGI"])
+def test_format_off_the_list_is_not_an_image(format_name: str) -> None:
+    with pytest.raises(ImageError, match="not an image"):
+        decode_image(encode(picture(), format_name))
+
+
+def test_warnings_of_pillow_are_swallowed_and_the_filters_put_back() -> None:
+    large = io.BytesIO(png(np.zeros((1, 1, 1), np.uint8), claimed_hw=(10_000, 10_000)))
+    with pytest.warns(Image.DecompressionBombWarning):
+        Image.open(large)
+    before = list(warnings.filters)
+    with pytest.raises(ImageError, match="truncated"):
+        decode_image(large.getvalue())
+    assert warnings.filters == before
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_raise_nothing_but_image_errors(data: bytes) -> None:
+    assert_decodes_or_says_why(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_files_raise_nothing_but_image_errors(data: st.DataObject) -> None:
+    damaged = bytearray(data.draw(st.sampled_from([file for file, _ in UNUSUAL.values()])))
+    for position in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=6)):
+        damaged[position] = data.draw(st.integers(0, 255))
+    assert_decodes_or_says_why(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
+
+
+def assert_decodes_or_says_why(data: bytes) -> None:
+    with contextlib.suppress(ImageError):
+        assert decode_image(data, max_pixels=100_000).shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "longest_side", "fits"),
+    [
+        ((1, 1), 1024, True),
+        ((1, 2048), 1024, True),  # int(0.5 + 0.5) = 1
+        ((1, 2049), 1024, False),
+        ((2049, 1), 1024, False),
+        ((2, 4098), 1024, False),
+        ((375, 500), 1024, True),
+    ],
+)
+def test_short_side_must_keep_a_pixel(size_hw: tuple[int, int], longest_side: int, fits: bool) -> None:
+    if fits:
+        check_resized(size_hw, longest_side)
+    else:
+        with pytest.raises(ImageError) as caught:
+            check_resized(size_hw, longest_side)
+        assert caught.value.reason == "too thin"
+
+
+def test_images_files_and_datasets_import_without_torch() -> None:
+    code = "import sys, weaksam.images, weaksam.files, weaksam.datasets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

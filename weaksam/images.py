@@ -1,0 +1,190 @@
+"""Encoded bytes in, upright 8-bit RGB out, or an ``ImageError`` that says why not.
+
+The content decides what a file is: there is no extension here. Animations give their first frame, EXIF orientation is
+applied, transparency is laid over white (what a browser's empty page shows), samples of more than 8 bits are scaled
+where Pillow's own ``convert`` would clip them. What a damaged file lacks is never filled in.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import struct
+import threading
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from weaksam.errors import ImageError
+
+# Pixels, height x width, read from the header before anything is decoded; more is a "decompression bomb". 128 Mi pixels
+# are 400 MB as RGB and more than any common camera takes. Pillow's own limit (twice ``Image.MAX_IMAGE_PIXELS``) also
+# holds, so that raising ours above it has no effect.
+MAX_PIXELS = 2**27
+
+# Decoders that only compute. EPS, WMF and their like start other programs; formats of games and desktops are left out.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+# First bytes that leave no doubt about what the file set out to be.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {  # EXIF orientation -> what undoes it (TIFF 6.0, tag 274)
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_QUIET = threading.Lock()
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode the first frame of an image file of any common format.
+
+    Args:
+        data: The file's content: AVIF, BMP, GIF, JPEG, PNG, PNM, TIFF or WebP.
+        max_pixels: Largest height x width to decode; lower is stricter.
+
+    Returns:
+        uint8 ``[H, W, 3]`` RGB, upright, contiguous and writable.
+
+    Raises:
+        ImageError: With the reason "empty file", "not an image", "truncated", "decompression bomb" or "unreadable".
+            Nothing else is raised, whatever the bytes.
+    """
+    if not data:
+        raise ImageError("empty file")
+    # Pillow warns about damaged metadata and large headers. Here these are either harmless or judged below, and must
+    # not become exceptions under -W error. The filter list is the process's, hence the lock.
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _decode(data, max_pixels)
+        except ImageError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise ImageError("decompression bomb", str(error)) from error
+        except UnidentifiedImageError as error:
+            raise _unidentified(data) from error
+        except Exception as error:  # decoders raise whatever their parsing stumbles over, MemoryError included
+            cut = _is_cut_short(data) or "truncated" in str(error).lower()
+            raise ImageError("truncated" if cut else "unreadable", f"{type(error).__name__}: {error}") from error
+
+
+def check_resized(size_hw: tuple[int, int], longest_side: int) -> None:
+    """Refuse an image whose short side vanishes when its long side is resized to ``longest_side`` pixels.
+
+    The resized side is ``int(side * longest_side / longest + 0.5)``, segment-anything's rule.
+
+    Raises:
+        ImageError: With the reason "too thin".
+    """
+    height, width = size_hw
+    scale = longest_side / max(height, width)
+    if int(min(height, width) * scale + 0.5) < 1:
+        raise ImageError("too thin", f"{width} x {height} pixels leave no pixel at a longest side of {longest_side}")
+
+
+def _decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=_available_formats()) as image:
+        width, height = image.size
+        if width * height == 0:
+            raise ImageError("unreadable", f"{width} x {height} pixels")
+        if width * height > max_pixels:
+            raise ImageError("decompression bomb", f"{width} x {height} pixels, more than {max_pixels:,}")
+        image.load()
+        # Zeros in place of a lost tail decode without complaint, and a lost last chunk is not missed.
+        if _is_cut_short(data):
+            raise ImageError("truncated", f"the file's {len(data):,} bytes hold no end of the image")
+        upright = _UPRIGHT.get(_orientation(image))
+        rgb = _to_rgb(image)
+        return np.array(rgb if upright is None else rgb.transpose(upright))
+
+
+@functools.cache
+def _available_formats() -> tuple[str, ...]:
+    """Those of ``_FORMATS`` that the installed Pillow knows."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # damaged metadata does not make the pixels unusable; Pillow raises a dozen types on it
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _grey_to_rgb(np.asarray(image) >> 8)
+    if image.mode in ("I", "F"):
+        return _grey_to_rgb(_wide_to_8_bit(np.asarray(image, dtype=np.float64), image))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _wide_to_8_bit(values: NDArray[np.float64], image: Image.Image) -> NDArray[np.float64]:
+    """Scale 32-bit samples, whose full scale no file states, to 0..255.
+
+    The first customary full scale that holds them all counts: 1 (floats only), 255, 65535. Other values, negative ones
+    for instance, are stretched between their extremes. What is not finite becomes 0.
+    """
+    values = np.where(np.isfinite(values), values, 0.0)
+    low, high = values.min(), values.max()
+    if image.format == "PPM" and image.mode == "I":
+        full_scales = [65535.0]  # Pillow has scaled these by the header's maxval
+    else:
+        full_scales = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
+    full_scale = next((scale for scale in full_scales if low >= 0 and high <= scale), None)
+    if full_scale is None:
+        values, full_scale = values - low, high - low
+    return values * (255.0 / full_scale) + 0.5
+
+
+def _grey_to_rgb(grey: NDArray[np.generic]) -> Image.Image:
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def _unidentified(data: bytes) -> ImageError:
+    """Tell a text file from an image whose header is damaged."""
+    if not (data.startswith(_SIGNATURES) or _is_webp(data)):
+        return ImageError("not an image", f"starts with {data[:8]!r}")
+    return ImageError("truncated" if _is_cut_short(data) else "unreadable", "its header cannot be parsed")
+
+
+def _is_webp(data: bytes) -> bool:
+    return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+
+
+def _is_cut_short(data: bytes) -> bool:
+    """Whether a JPEG, PNG or WebP file lacks the end that its format prescribes; False for other formats."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return data.find(b"\xff\xd9", _first_scan_of_jpeg(data)) < 0
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data
+    return _is_webp(data) and len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0])
+
+
+def _first_scan_of_jpeg(data: bytes) -> int:
+    """Offset of the first scan of pixels, behind the metadata, which may hold a whole thumbnail JPEG with its own end.
+
+    Where the chain of segments breaks off, the offset reached until then.
+    """
+    offset = 2
+    while data[offset : offset + 1] == b"\xff" and offset + 4 <= len(data):
+        if data[offset + 1] == 0xDA:
+            return offset
+        if data[offset + 1] == 0xFF:  # fill byte
+            offset += 1
+        else:
+            offset += 2 + int(struct.unpack_from(">H", data, offset + 2)[0])
+    return offset
