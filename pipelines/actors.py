@@ -90,16 +90,14 @@ class PromptActor:
         from weaksam.clues import load_clues
         from weaksam.proposer import Proposer
 
-        _use_threads(spec)
+        use_threads(spec.threads, spec.device)
         clues = load_clues(spec.clues, weights=spec.clue_weights, class_names=spec.class_names, device=spec.device)
         self._spec = spec
         self._proposer = Proposer(clues, None, prompts=spec.prompts, proposals=spec.proposals)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Find the prompts of each image of a batch."""
-        return pa.Table.from_pylist(
-            [_guarded(self._prompt, row, PROMPT_COLUMNS) for row in batch.to_pylist()], PROMPTED
-        )
+        return pa.Table.from_pylist([guarded(self._prompt, row, PROMPT_COLUMNS) for row in batch.to_pylist()], PROMPTED)
 
     def _prompt(self, row: dict[str, Any]) -> dict[str, Any]:
         keep = _heat_map_writer(self._spec.instance, row["image_id"]) if row["image_id"] in self._spec.gallery else None
@@ -114,14 +112,14 @@ class SegmentActor:
         from weaksam.proposer import Proposer
         from weaksam.sam.model import load_sam
 
-        _use_threads(spec)
+        use_threads(spec.threads, spec.device)
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
         self._proposer = Proposer(None, load_sam(spec.sam, spec.device), prompts=spec.prompts, proposals=spec.proposals)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        rows = [_guarded(self._segment, row, ()) for row in batch.to_pylist()]
+        rows = [guarded(self._segment, row, ()) for row in batch.to_pylist()]
         write_dropped(self._spec.instance, [row for row in rows if row.get("reason")])
         return pa.Table.from_pylist([row for row in rows if not row.get("reason")], schema=self._schema)
 
@@ -142,7 +140,7 @@ def write_dropped(instance: Instance, rows: list[Mapping[str, Any]]) -> None:
     )
 
 
-def _guarded(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any], missing: Any) -> dict[str, Any]:
+def guarded(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any], missing: Any) -> dict[str, Any]:
     """Run ``work`` on a row that is fine so far; a failure becomes its reason. A broken GPU ends the process instead."""
     blank = {f.name: None for f in missing}
     if row["reason"]:
@@ -172,11 +170,12 @@ def _decode(row: Mapping[str, Any]) -> NDArray[np.uint8]:
     return decode_image(row["bytes"])
 
 
-def _use_threads(spec: ActorSpec) -> None:
+def use_threads(threads: int, device: str) -> None:
+    """Give torch this many threads in this process when it computes on the CPU."""
     import torch
 
-    if spec.device == "cpu":
-        torch.set_num_threads(spec.threads)
+    if device == "cpu":
+        torch.set_num_threads(threads)
 
 
 def _heat_map_writer(instance: Instance, image_id: str) -> Callable[[ClassMaps], None]:

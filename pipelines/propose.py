@@ -2,78 +2,53 @@
 
     index ─► fetch and validate (CPU tasks) ─► PromptActor pool ─► SegmentActor pool ─► Parquet
 
-Resume is subtraction: what the index asks for, minus what the table holds, minus what was dropped. A first pass goes over all
-that is left; images that are neither done nor dropped afterwards (a process died over their task) are tried again one per
-task, and one that kills its process again is dropped as "process died".
+What is planned, resumed and retried is ``passes``' business; this file says what happens to one image.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines import cluster
-from pipelines.actors import TODO, ActorSpec, PromptActor, SegmentActor, fetch, write_dropped
+from pipelines.actors import TODO, ActorSpec, PromptActor, SegmentActor, fetch
 from pipelines.index import in_hash_order
-from pipelines.progress import rows_progress
+from pipelines.passes import ActorPools, work_off
 from pipelines.recipe import Recipe
-from pipelines.runs import Instance, prove
+from pipelines.runs import Instance
 from pipelines.schemas import IMAGES, PROPOSALS, with_class_names
 from pipelines.stage import Job, Stage
-from pipelines.store import Table
 from weaksam.config import SAM_INPUT_SIDE
 from weaksam.errors import DataError
-
-logger = logging.getLogger(__name__)
-
-_DEATHS_PER_TASK = 2  # restarts granted to a task whose process dies before its images are tried one by one
 
 
 def execute(job: Job) -> dict[str, Any]:
     """Propose for every indexed image of the chosen splits; return the proof and what the actors were."""
-    recipe, instance = job.recipe, job.instance
+    recipe = job.recipe
     index = job.upstream["index"].table(IMAGES)
     images = _planned(index.read(), recipe)
     schema = with_class_names(PROPOSALS, index.class_names())
-    table = instance.table(schema)
-    table.remove_torn()
-    instance.dropped.remove_torn()
-    if job.options.retry_dropped:
-        _forget_dropped(instance)
-
     cluster.connect(recipe.resources, job.options.address)
-    sizes = _sizes(recipe, images.num_rows)
+    sizes = cluster.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=recipe.clues.name != "none")
     spec = _actor_spec(job, images, index.class_names(), sizes)
-    started, before = time.time(), table.count()
-    todo = _todo(images, table, instance.dropped)
-    with rows_progress(job.console, table, total=images.num_rows, label="propose"):
-        if todo.num_rows:
-            job.console.print(f"  {todo.num_rows:,} of {images.num_rows:,} images to do; {sizes.describe()}")
-            _run_ray(todo, spec, schema, sizes)
-        todo = _todo(images, table, instance.dropped)
-        if todo.num_rows:
-            job.console.print(f"  {todo.num_rows:,} image(s) left over by tasks whose process died: one per task now")
-            _run_ray(todo, spec, schema, replace(sizes, rows_per_task=1), deaths=0)
-            dead = _todo(images, table, instance.dropped).to_pylist()
-            write_dropped(
-                instance, [{**row, "reason": "process died", "detail": "twice, the second time alone"} for row in dead]
-            )
-    seconds = time.time() - started
-    proof = prove(images["image_id"].to_pylist(), table, instance.dropped)
-    new = table.count() - before
-    return {
-        "text": proof.pop("text"),
-        "images": proof,
-        "throughput": {"images": new, "seconds": round(seconds, 2), "images_per_s": round(new / max(seconds, 1e-9), 2)},
-        "actors": sizes.describe(),
-        "gallery": sorted(spec.gallery),
-    }
+
+    def operators(dataset: Any, pools: ActorPools) -> Any:
+        dataset = dataset.map_batches(
+            fetch,
+            batch_format="pyarrow",
+            batch_size=pools.sizes.rows_per_task,
+            num_cpus=0.25,
+            fn_kwargs={"longest_side": SAM_INPUT_SIDE[recipe.sam.name]},
+        )
+        if sizes.prompt_actors:
+            prompted = pools.arguments(sizes.prompt_actors)
+            dataset = dataset.map_batches(PromptActor, fn_constructor_kwargs={"spec": spec}, **prompted)
+        segmented = pools.arguments(sizes.segment_actors)
+        return dataset.map_batches(SegmentActor, fn_constructor_kwargs={"spec": spec, "schema": schema}, **segmented)
+
+    return {**work_off(job, images, schema, sizes, operators), "gallery": sorted(spec.gallery)}
 
 
 def _planned(images: pa.Table, recipe: Recipe) -> pa.Table:
@@ -92,29 +67,6 @@ def _planned(images: pa.Table, recipe: Recipe) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TODO)
 
 
-def _todo(images: pa.Table, table: Table, dropped: Table) -> pa.Table:
-    finished = set(table.ids()) | set(dropped.ids())
-    return images.filter(pa.array([i not in finished for i in images["image_id"].to_pylist()], pa.bool_()))
-
-
-def _forget_dropped(instance: Instance) -> None:
-    from weaksam.files import open_fs
-
-    fs, _ = open_fs(instance.folder)
-    for path in instance.dropped.parts():
-        fs.rm_file(path)
-
-
-def _sizes(recipe: Recipe, images: int) -> cluster.PoolSizes:
-    import ray
-
-    resources = ray.cluster_resources()
-    with_clues = recipe.clues.name != "none"
-    return cluster.pool_sizes(
-        recipe.resources, images, with_clues, int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
-    )
-
-
 def _actor_spec(job: Job, images: pa.Table, class_names: tuple[str, ...], sizes: cluster.PoolSizes) -> ActorSpec:
     recipe = job.recipe
     gallery = in_hash_order(images["image_id"].to_pylist())[: recipe.report.gallery_images]
@@ -129,58 +81,6 @@ def _actor_spec(job: Job, images: pa.Table, class_names: tuple[str, ...], sizes:
         gallery=frozenset(gallery),
         threads=sizes.threads,
         device="cuda" if sizes.gpu_share else "cpu",
-    )
-
-
-def _run_ray(
-    todo: pa.Table, spec: ActorSpec, schema: pa.Schema, sizes: cluster.PoolSizes, deaths: int = _DEATHS_PER_TASK
-) -> None:
-    """Run the four operators over ``todo``. A task whose process dies more often than ``deaths`` leaves its rows undone."""
-    import ray
-    from ray.data.datasource import FilenameProvider
-
-    class PartNames(FilenameProvider):  # type: ignore[misc]
-        def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
-            return f"part-{write_uuid}-{task_index:06}.parquet"
-
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = None  # one block per task: a replayed task of several can lose or double rows
-    context.max_errored_blocks = -1  # lost blocks are found by subtraction and tried again one image per task
-    context.execution_options.preserve_order = False
-
-    def actors(count: int) -> dict[str, Any]:
-        return {
-            "batch_format": "pyarrow",
-            "batch_size": sizes.rows_per_task,
-            "compute": ray.data.ActorPoolStrategy(size=count),
-            "num_cpus": sizes.cpu_share,
-            "num_gpus": sizes.gpu_share or None,
-            "runtime_env": {"env_vars": cluster.KEEP_HEAP_ENV},
-            "max_restarts": -1,
-            "max_task_retries": deaths,
-        }
-
-    # max_restarts and max_task_retries have no named place yet; this is the only deprecation silenced.
-    warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated.*")
-    dataset = ray.data.from_arrow(todo).repartition(target_num_rows_per_block=sizes.rows_per_task)
-    dataset = dataset.map_batches(
-        fetch,
-        batch_format="pyarrow",
-        batch_size=sizes.rows_per_task,
-        num_cpus=0.25,
-        fn_kwargs={"longest_side": SAM_INPUT_SIDE[spec.sam.name]},
-    )
-    if sizes.prompt_actors:
-        dataset = dataset.map_batches(PromptActor, fn_constructor_kwargs={"spec": spec}, **actors(sizes.prompt_actors))
-    dataset = dataset.map_batches(
-        SegmentActor, fn_constructor_kwargs={"spec": spec, "schema": schema}, **actors(sizes.segment_actors)
-    )
-    dataset.write_parquet(
-        spec.instance.folder,
-        filename_provider=PartNames(),
-        mode="append",
-        compression="zstd",
-        ray_remote_args={"num_cpus": 0.25},
     )
 
 

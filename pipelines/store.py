@@ -124,6 +124,12 @@ class Table:
             logger.warning("removed %d torn file(s) of an interrupted write in %s", len(torn), self.folder)
         return torn
 
+    def remove_all(self) -> None:
+        """Delete all files of the table. Only for the holder of the lock."""
+        fs, _ = open_fs(self.folder)
+        for path in self.parts():
+            fs.rm_file(path)
+
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a small file, all or nothing, making its folder."""

@@ -1,0 +1,134 @@
+"""Working a table stage off on Ray Data until every planned image is done or dropped.
+
+Resume is subtraction: what is planned, minus what the table holds, minus what was dropped. A first pass goes over all that is
+left; images that are neither done nor dropped afterwards (a process died over their task) are tried again one per task,
+and one that kills its process again is dropped as "process died".
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import cluster
+from pipelines.actors import write_dropped
+from pipelines.progress import rows_progress
+from pipelines.runs import prove
+from pipelines.stage import Job
+from pipelines.store import Table
+
+Operators = Callable[[Any, "ActorPools"], Any]  # from a Ray Dataset of planned rows to one of the table's rows
+
+# Restarts granted to a task whose process dies before its images are tried one by one.
+_DEATHS_PER_TASK = 2
+
+
+class ActorPools:
+    """What ``map_batches`` needs to know of a stage's actor pools; one for each pass."""
+
+    def __init__(self, sizes: cluster.PoolSizes, deaths: int) -> None:
+        self.sizes = sizes
+        self._deaths = deaths  # restarts granted to a task; then its rows are left undone
+
+    def arguments(self, count: int) -> dict[str, Any]:
+        """Return the keyword arguments of ``map_batches`` for a pool of ``count`` actors on Arrow tables."""
+        import ray
+
+        return {
+            "batch_format": "pyarrow",
+            "batch_size": self.sizes.rows_per_task,
+            "compute": ray.data.ActorPoolStrategy(size=count),
+            "num_cpus": self.sizes.cpu_share,
+            "num_gpus": self.sizes.gpu_share or None,
+            "runtime_env": {"env_vars": cluster.KEEP_HEAP_ENV},
+            "max_restarts": -1,
+            "max_task_retries": self._deaths,
+        }
+
+
+def work_off(
+    job: Job,
+    planned: pa.Table,
+    schema: pa.Schema,
+    sizes: cluster.PoolSizes,
+    operators: Operators,
+) -> dict[str, Any]:
+    """Bring the table of the job's instance up to date.
+
+    Args:
+        job: its instance holds the table; ``retry_dropped`` forgets what was dropped.
+        planned: one row per image: ``image_id``, ``split``, ``uri`` and what the operators need.
+        schema: of the table.
+        sizes: of the actor pools; Ray is connected already.
+        operators: the stage's graph from planned rows to rows of the table. Its last actor writes images that cannot be
+            used into ``_dropped``.
+
+    Returns:
+        What the manifest says: the proof, the throughput of this run and the actors.
+
+    Raises:
+        RunError: the proof does not hold.
+    """
+    instance = job.instance
+    table = instance.table(schema)
+    table.remove_torn()
+    instance.dropped.remove_torn()
+    if job.options.retry_dropped:
+        instance.dropped.remove_all()
+
+    started, before = time.time(), table.count()
+    with rows_progress(job.console, table, total=planned.num_rows, label=instance.name):
+        left = _left(planned, table, instance.dropped)
+        if left.num_rows:
+            job.console.print(f"  {left.num_rows:,} of {planned.num_rows:,} images to do; {sizes.describe()}")
+            _run(left, instance.folder, ActorPools(sizes, _DEATHS_PER_TASK), operators)
+        left = _left(planned, table, instance.dropped)
+        if left.num_rows:
+            job.console.print(f"  {left.num_rows:,} image(s) left over by tasks whose process died: one per task now")
+            _run(left, instance.folder, ActorPools(replace(sizes, rows_per_task=1), 0), operators)
+            reason = {"reason": "process died", "detail": "twice, the second time alone"}
+            write_dropped(instance, [row | reason for row in _left(planned, table, instance.dropped).to_pylist()])
+    seconds = time.time() - started
+    proof = prove(planned["image_id"].to_pylist(), table, instance.dropped)
+    new = table.count() - before
+    return {
+        "text": proof.pop("text"),
+        "images": proof,
+        "throughput": {"images": new, "seconds": round(seconds, 2), "images_per_s": round(new / max(seconds, 1e-9), 2)},
+        "actors": sizes.describe(),
+    }
+
+
+def _left(planned: pa.Table, table: Table, dropped: Table) -> pa.Table:
+    finished = set(table.ids()) | set(dropped.ids())
+    return planned.filter(pa.array([i not in finished for i in planned["image_id"].to_pylist()], pa.bool_()))
+
+
+def _run(rows: pa.Table, folder: str, pools: ActorPools, operators: Operators) -> None:
+    import ray
+    from ray.data.datasource import FilenameProvider
+
+    class PartNames(FilenameProvider):
+        def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
+            return f"part-{write_uuid}-{task_index:06}.parquet"
+
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = None  # one block per task: a replayed task of several can lose or double rows
+    context.max_errored_blocks = -1  # lost blocks are found by subtraction and tried again one image per task
+    context.execution_options.preserve_order = False
+    # max_restarts and max_task_retries have no named place yet; this is the only deprecation silenced.
+    warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated.*")
+
+    dataset: Any = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=pools.sizes.rows_per_task)
+    operators(dataset, pools).write_parquet(
+        folder,
+        filename_provider=PartNames(),
+        mode="append",
+        compression="zstd",
+        ray_remote_args={"num_cpus": 0.25},
+    )
