@@ -1,0 +1,124 @@
+"""Activation maps of one image at several scales and mirrored, as WeakTr infers them (method 1.6).
+
+The same for every network: the low-resolution maps of all passes are summed at full resolution and each map is then
+stretched to [0, 1]. Only asked classes are computed, and one class at a time is brought to full resolution, since 48
+cross-attention maps of one 500 x 375 image are 36 MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from weaksam.clues.network import ClueNetwork
+from weaksam.config import CamConfig
+from weaksam.errors import ConfigError
+from weaksam.structures import ClassMaps
+from weaksam.transforms import normalise
+
+
+class MultiScaleCam:
+    """The clue source around a network: logits and full-resolution maps of one image, in evaluation mode, no gradient.
+
+    One image at a time and one pass after the other, so that an image's maps do not depend on its neighbours.
+
+    Args:
+        network: with its weights, on its device; put into evaluation mode.
+        class_names: one per class of the data set; ``class_index`` counts through these.
+        class_slots: for each of them the network's own class number.
+        kinds: kinds of maps to give, a subset of the network's.
+        config: scales, layers and precision.
+
+    Raises:
+        ConfigError: a kind or a layer that the network does not have.
+    """
+
+    def __init__(
+        self,
+        network: ClueNetwork,
+        *,
+        class_names: Sequence[str],
+        class_slots: Sequence[int],
+        kinds: Sequence[str],
+        config: CamConfig,
+    ) -> None:
+        if unknown := sorted(set(kinds) - set(network.kinds)):
+            raise ConfigError(
+                f"prompts.sources: {', '.join(unknown)} asked for, but {type(network).__name__} gives "
+                f"{', '.join(network.kinds)} only; drop it, or choose another clues.name"
+            )
+        if "cross" in kinds and (deep := [layer for layer in config.cross_layers if layer > network.depth]):
+            raise ConfigError(
+                f"cam.cross_layers: expected layers of 1..{network.depth}, the depth of this network, got {deep}; set "
+                "clues.cam.cross_layers to some of these, or to [] for all"
+            )
+        self.network = network.eval()
+        self.class_names = tuple(class_names)
+        self.kinds = tuple(kinds)
+        self._slots = tuple(class_slots)
+        self._config = config
+        self._device = next(network.parameters()).device
+
+    @torch.no_grad()
+    def logits(self, image: NDArray[np.uint8]) -> Tensor:
+        """Return class logits float32 ``[C]``, in the order of ``class_names``, of the image ``[H, W, 3]`` at its own size."""
+        with self._precision():
+            logits = self.network.classify(self._resized(image, 1.0)[None])[0]
+        return logits.float()[list(self._slots)]
+
+    def class_maps(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Iterator[ClassMaps]:
+        """Yield the maps of each asked class over the image ``[H, W, 3]``, in that order; nothing for no class.
+
+        The network runs when the first item is asked for; each class is enlarged when its turn comes. A map without any
+        contrast comes out as zeros.
+        """
+        if not class_index:
+            return
+        passes = self._low_resolution(image, [self._slots[index] for index in class_index])
+        for nth, index in enumerate(class_index):
+            maps = {kind: self._enlarged([one[kind][nth] for one in passes], image.shape[:2]) for kind in self.kinds}
+            yield ClassMaps(class_index=index, maps=maps)
+
+    @torch.no_grad()
+    def _low_resolution(self, image: NDArray[np.uint8], slots: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Per scale and kind, the map of the image plus the map of its mirror image, mirrored back: ``[K, M, h, w]``.
+
+        Enlarging is linear and symmetric, so that the two may be added before it, at half the price.
+        """
+        passes = []
+        for scale in self._config.scales:
+            resized = self._resized(image, scale)
+            with self._precision():
+                upright = self.network.activation_maps(resized[None], slots, self.kinds, self._config.cross_layers)
+                mirrored = self.network.activation_maps(
+                    resized.flip(-1)[None], slots, self.kinds, self._config.cross_layers
+                )
+            passes.append({kind: upright[kind][0] + mirrored[kind][0].flip(-1) for kind in self.kinds})
+        return passes
+
+    @torch.no_grad()
+    def _enlarged(self, passes: Sequence[Tensor], size_hw: tuple[int, ...]) -> Tensor:
+        """Sum of maps ``[M, h, w]`` of differing h, w, enlarged to ``[M, H, W]`` and each stretched to [0, 1]."""
+        total = torch.zeros(len(passes[0]), *size_hw, device=passes[0].device)
+        for maps in passes:  # in half precision enlarged as such: plateaus of equal values are part of that option
+            total += F.interpolate(maps[None], size=size_hw, mode="bilinear", align_corners=False)[0]
+        low = total.amin(dim=(1, 2), keepdim=True)
+        high = total.amax(dim=(1, 2), keepdim=True)
+        return total.sub_(low).div_(high - low + 1e-8)
+
+    def _resized(self, image: NDArray[np.uint8], scale: float) -> Tensor:
+        """Normalised float32 ``[3, h, w]`` at ``scale``; a side is never below the network's stride (one token)."""
+        height, width = image.shape[:2]
+        scale *= min(1.0, self._config.max_side / max(height, width))
+        size_wh = (max(round(width * scale), self.network.stride), max(round(height * scale), self.network.stride))
+        pixels = np.array(Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC))
+        return normalise(torch.from_numpy(pixels).to(self._device).permute(2, 0, 1))
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=torch.float16, enabled=self._config.autocast_fp16)

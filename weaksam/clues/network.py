@@ -1,0 +1,49 @@
+"""What a classifier must offer to be trained on image-level labels and to give clues: one family, both uses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+class ClueNetwork(nn.Module, ABC):
+    """A multi-label classifier with activation maps. Its constructor takes a ``config_type`` and the number of classes.
+
+    Images are float ``[B, 3, H, W]``, normalised by ImageNet's statistics, with sides of at least ``stride`` pixels.
+    """
+
+    config_type: ClassVar[type[Any]]
+    kinds: ClassVar[tuple[str, ...]]  # of "fine", "coarse", "cross"
+    config: Any
+    num_classes: int
+    stride: int  # pixels that a cell of the maps stands for
+    depth: int  # attention layers; 0 without
+
+    @abstractmethod
+    def classify(self, images: Tensor) -> Tensor:
+        """Return class logits ``[B, C]``."""
+
+    @abstractmethod
+    def training_loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss against float ``targets [B, C]`` (1 present, 0 absent), and the class logits ``[B, C]``."""
+
+    @abstractmethod
+    def activation_maps(
+        self, images: Tensor, class_index: Sequence[int], kinds: Sequence[str], cross_layers: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Return maps of the asked classes, ``[B, len(class_index), M, h, w]`` per kind, not negative, not normalised.
+
+        M is 1 for "coarse" and "fine"; for "cross" it runs over (head, layer), head-major, of the 1-based
+        ``cross_layers`` in ascending order (all layers if empty).
+        """
+
+    @abstractmethod
+    def init_from(self, state: Mapping[str, Tensor]) -> None:
+        """Start from the state dict of an ImageNet classifier of the same architecture, whose class head is dropped.
+
+        Raises:
+            CheckpointError: keys or shapes do not fit, naming them.
+        """

@@ -1,0 +1,124 @@
+"""Class activation maps of a plain convolutional classifier (Zhou et al., CVPR 2016), any of torchvision's or timm's.
+
+The backbone keeps everything before its global pooling; its classifier becomes a 1x1 convolution to the C classes. Average
+pooling and a linear layer commute, so the class logits are the spatial mean of the class scores and the *coarse* map is
+their ReLU. There is no fine or cross map.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from weaksam.clues.network import ClueNetwork
+from weaksam.config import ResNetCamConfig
+from weaksam.errors import CheckpointError, ConfigError
+
+# Children of torchvision's classifiers at which the feature maps end.
+POOL_OR_CLASSIFIER = ("avgpool", "fc", "classifier", "head", "heads")
+
+
+class ResNetCam(ClueNetwork):
+    """A convolutional backbone by name with a 1x1 class head, randomly initialised.
+
+    Raises:
+        ConfigError: the name is unknown, or its last features are not a ``[B, channels, h, w]`` map (transformers).
+    """
+
+    config_type = ResNetCamConfig
+    kinds = ("coarse",)
+    depth = 0
+
+    def __init__(self, config: ResNetCamConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.backbone = _build_backbone(config.backbone)
+        channels, self.stride = _probe(self.backbone, config.backbone)
+        self.head = nn.Conv2d(channels, num_classes, kernel_size=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """ImageNet-normalised images ``[B, 3, H, W]`` -> class scores ``[B, C, h, w]``, not rectified."""
+        scores: Tensor = self.head(self.backbone(images))
+        return scores
+
+    def training_loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the multi-label soft margin loss and the class logits ``[B, C]``."""
+        logits = self.classify(images)
+        return F.multilabel_soft_margin_loss(logits.float(), targets), logits
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Return class logits ``[B, C]``: the spatial mean of the scores."""
+        scores: Tensor = self(images)
+        return scores.mean(dim=(2, 3))
+
+    def activation_maps(
+        self,
+        images: Tensor,
+        class_index: Sequence[int],
+        kinds: Sequence[str],
+        cross_layers: Sequence[int],  # noqa: ARG002  (no attention here)
+    ) -> dict[str, Tensor]:
+        """See ``ClueNetwork``; "coarse" is the only kind."""
+        return {kind: self(images)[:, list(class_index), None].relu() for kind in kinds}
+
+    def init_from(self, state: Mapping[str, Tensor]) -> None:
+        """Start from a state dict of the same torchvision or timm model; its classifier is dropped.
+
+        Raises:
+            CheckpointError: a key of the backbone is missing or of another shape, or a key is neither the backbone's
+                nor a classifier's, naming them.
+        """
+        own = self.backbone.state_dict()
+        missing = sorted(set(own) - set(state))
+        unexpected = sorted(key for key in set(state) - set(own) if not key.startswith(POOL_OR_CLASSIFIER))
+        wrong = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
+        if missing or unexpected or wrong:
+            raise CheckpointError(
+                f"initial weights: expected those of {self.config.backbone}; missing {missing or 'nothing'}, "
+                f"unexpected {unexpected or 'nothing'}, of another shape {wrong or 'nothing'}"
+            )
+        self.backbone.load_state_dict({key: state[key] for key in own})
+
+
+def _build_backbone(name: str) -> nn.Module:
+    if name.startswith("timm:"):
+        import timm  # slow to import, and needed for its own models only
+
+        if not timm.is_model(name.removeprefix("timm:")):
+            raise ConfigError(f"resnet_cam.backbone: timm has no model {name.removeprefix('timm:')!r}")
+        model: nn.Module = timm.create_model(name.removeprefix("timm:"), num_classes=0, global_pool="")
+        return model
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ConfigError(
+            f"resnet_cam.backbone: torchvision has no classifier {name!r}; timm's are written timm:<name>"
+        )
+    children: OrderedDict[str, nn.Module] = OrderedDict()
+    for child_name, child in torchvision.models.get_model(name, weights=None).named_children():
+        if child_name in POOL_OR_CLASSIFIER:
+            break
+        children[child_name] = child
+    return nn.Sequential(children)
+
+
+@torch.no_grad()
+def _probe(backbone: nn.Module, name: str) -> tuple[int, int]:
+    """Channels and stride of the features, measured on one blank image."""
+    backbone.eval()
+    try:
+        features = backbone(torch.zeros(1, 3, 224, 448))
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ConfigError(f"resnet_cam.backbone: {name} takes no 224 x 448 image ({error})") from error
+    finally:
+        backbone.train()
+    if features.ndim != 4 or features.shape[3] != 2 * features.shape[2]:
+        raise ConfigError(
+            f"resnet_cam.backbone: expected features [B, channels, h, w] of {name}, got {list(features.shape)} for a "
+            "224 x 448 image; choose a convolutional network"
+        )
+    return features.shape[1], 448 // features.shape[3]
