@@ -99,7 +99,7 @@ def run(
     options = Options(
         dry_run=dry_run, retry_dropped=retry_dropped, max_dropped=max_dropped, address=address, wait_s=wait
     )
-    _run(recipe, data, out, overrides, limit, options, print_recipe, verbose, lambda r: _between(r.stages, first, last))
+    _run(recipe, data, out, overrides, limit, options, print_recipe, verbose, lambda r: _between(r.instances, first, last))
 
 
 def _stage_command(instance: str, help_text: str) -> Callable[..., None]:
@@ -143,7 +143,7 @@ for _instance, _help in {
 @app.command()
 def demo(out: OutOption = "runs/demo", verbose: VerboseOption = 0) -> None:
     """The main job on drawn images: train a classifier, propose, evaluate, compare, report; minutes on a laptop."""
-    _run("shapes", "", out, None, 0, Options(), False, verbose, lambda r: list(r.stages))
+    _run("shapes", "", out, None, 0, Options(), False, verbose, lambda r: list(r.instances))
 
 
 @app.command()

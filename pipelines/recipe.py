@@ -55,6 +55,12 @@ class Recipe(BaseModel):
     report: ReportConfig = Field(default_factory=ReportConfig)
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
 
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """The stage instances to run: training the classifier is left out where its weights are given or not wanted."""
+        trains = self.clues.name != "none" and not self.clues.weights
+        return tuple(s for s in self.stages if trains or s != "train-classifier")
+
     @model_validator(mode="after")
     def _sources_can_be_made(self) -> Recipe:
         kinds = ("grid", *CLUE_KINDS[self.clues.name])
