@@ -24,7 +24,7 @@ from pipelines.runs import Instance
 from pipelines.schemas import PROMPT_COLUMNS, PROPOSALS, prompts_from_columns, prompts_to_columns, proposals_to_row
 from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.errors import ImageError
-from weaksam.structures import ClassMaps
+from weaksam.structures import CLUE_SOURCES, ClassMaps
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,13 @@ class PromptActor:
         from weaksam.proposer import Proposer
 
         use_threads(spec.threads, spec.device)
-        clues = load_clues(spec.clues, weights=spec.clue_weights, class_names=spec.class_names, device=spec.device)
+        clues = load_clues(
+            spec.clues,
+            weights=spec.clue_weights,
+            class_names=spec.class_names,
+            kinds=[source for source in spec.prompts.sources if source in CLUE_SOURCES],
+            device=spec.device,
+        )
         self._spec = spec
         self._proposer = Proposer(clues, None, prompts=spec.prompts, proposals=spec.proposals)
 

@@ -8,6 +8,7 @@ What is planned, resumed and retried is ``passes``' business; this file says wha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from pipelines.actors import TODO, ActorSpec, PromptActor, SegmentActor, fetch
 from pipelines.index import in_hash_order
 from pipelines.passes import ActorPools, work_off
 from pipelines.recipe import Recipe
-from pipelines.runs import Instance
+from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS, with_class_names
 from pipelines.stage import Job, Stage
 from weaksam.config import SAM_INPUT_SIDE
@@ -28,11 +29,12 @@ def execute(job: Job) -> dict[str, Any]:
     """Propose for every indexed image of the chosen splits; return the proof and what the actors were."""
     recipe = job.recipe
     index = job.upstream["index"].table(IMAGES)
-    images = _planned(index.read(), recipe)
-    schema = with_class_names(PROPOSALS, index.class_names())
+    images = planned_images(index.read(), recipe)
+    class_names = index.class_names() or _clue_class_names(recipe, job.upstream)
+    schema = with_class_names(PROPOSALS, class_names)
     cluster.connect(recipe.resources, job.options.address)
     sizes = cluster.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=recipe.clues.name != "none")
-    spec = _actor_spec(job, images, index.class_names(), sizes)
+    spec = _actor_spec(job, images, class_names, sizes)
 
     def operators(dataset: Any, pools: ActorPools) -> Any:
         dataset = dataset.map_batches(
@@ -51,7 +53,7 @@ def execute(job: Job) -> dict[str, Any]:
     return {**work_off(job, images, schema, sizes, operators), "gallery": sorted(spec.gallery)}
 
 
-def _planned(images: pa.Table, recipe: Recipe) -> pa.Table:
+def planned_images(images: pa.Table, recipe: Recipe) -> pa.Table:
     """Return the indexed images to work on as TODO rows, their labels being those that gating may use."""
     wanted = recipe.propose.splits
     splits = set(images["split"].to_pylist())
@@ -93,10 +95,18 @@ def _clue_weights(recipe: Recipe, upstream: Mapping[str, Instance]) -> str:
     return upstream["train-classifier"].file("classifier.safetensors")
 
 
+def _clue_class_names(recipe: Recipe, upstream: Mapping[str, Instance]) -> tuple[str, ...]:
+    """Return the classes of the clue network, for data that has none of its own."""
+    if recipe.clues.name == "none":
+        return ()
+    from weaksam.clues import load_classifier
+    from weaksam.weights import fetch_weights
+
+    return load_classifier(fetch_weights(_clue_weights(recipe, upstream)).path).class_names
+
+
 def resolve_weights(uri: str) -> str:
     """Return the weights file that ``clues.weights`` means: a file as it is, of a run folder the classifier trained there."""
-    from pipelines.runs import current_instance
-
     trained = current_instance(uri, "train-classifier")
     return uri if trained is None else trained.file("classifier.safetensors")
 
@@ -107,11 +117,12 @@ def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
 
 
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
+    # What weights hold is in the key through their checksums; where they lie is not.
     return {
         "propose": recipe.propose,
-        "clues": recipe.clues,
+        "clues": replace(recipe.clues, weights="", sha256=""),
         "prompts": recipe.prompts,
-        "sam": recipe.sam,
+        "sam": replace(recipe.sam, weights="", sha256=""),
         "proposals": recipe.proposals,
     }
 

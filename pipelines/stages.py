@@ -124,6 +124,8 @@ def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, cons
             return manifest
         _print_differences(resolved, console)
         console.print(f"[bold]{instance.name}[/] {instance.key} in {instance.folder}")
+        for name, fingerprint in resolved.parts["fingerprints"].items():
+            console.print(f"  {name} {fingerprint}", style="dim", highlight=False)
         instance.begin(resolved.parts)
         if retry:
             instance.reopen()
@@ -137,6 +139,7 @@ def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, cons
             **summary,
             "seconds": round(time.time() - started, 2),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "fingerprints": resolved.parts["fingerprints"],
             "reads": {name: upstream.key for name, upstream in resolved.upstream.items()},
             "recipe": recipe.name,
         }

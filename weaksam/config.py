@@ -54,7 +54,6 @@ class CamConfig:
     """Multi-scale class activation maps (WeakTr's inference)."""
 
     scales: tuple[float, ...] = (1.0, 0.8, 1.2)  # of the image's own size; each also mirrored
-    longest_side: int = 0  # pixels; larger images are scaled down to it before the scales; 0 = as they are (published)
     max_side: int = 640  # pixels; a longer image is first brought to it, memory grows as its 4th power (VOC, COCO: never)
     cross_layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10, 11, 12)  # 1-based; () = every layer of the network
     gate_logit: float = -0.5  # a class counts as present above it where labels are unknown (published code)
@@ -66,7 +65,6 @@ class CamConfig:
             bool(self.scales) and all(0 < s <= 4 for s in self.scales), "cam.scales", "numbers in (0, 4]", self.scales
         )
         require(self.max_side >= 1, "cam.max_side", "1 or more pixels", self.max_side)
-        require(self.longest_side >= 0, "cam.longest_side", "0 or more pixels", self.longest_side)
         require(all(layer >= 1 for layer in self.cross_layers), "cam.cross_layers", "1-based layers", self.cross_layers)
 
 
