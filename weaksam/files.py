@@ -35,6 +35,13 @@ def join(uri: str, *parts: str) -> str:
     return posixpath.join(uri, *(part.lstrip("/") for part in parts))
 
 
+def absolute(uri: str) -> str:
+    """Make a local path or ``file://`` address an absolute path; other URIs stay as they are."""
+    if is_remote(uri) or uri.startswith("shapes:"):
+        return uri
+    return posixpath.join(os.getcwd(), uri.removeprefix("file://").removeprefix("local://"))
+
+
 def open_fs(uri: str) -> tuple[AbstractFileSystem, str]:
     """Return the file system behind ``uri`` and the path there (absolute if local).
 
@@ -43,7 +50,7 @@ def open_fs(uri: str) -> tuple[AbstractFileSystem, str]:
     import fsspec
 
     if not is_remote(uri):
-        return fsspec.filesystem("file"), _local_path(uri)
+        return fsspec.filesystem("file"), absolute(uri)
     options: dict[str, Any] = {}
     if uri.startswith(("s3://", "s3a://")):
         # botocore would find the endpoint by itself; naming it keeps clients of different endpoints apart in fsspec's cache.
@@ -80,7 +87,7 @@ def read_annotations(uris: Sequence[str]) -> Iterator[bytes]:
     fs = open_fs(uris[0])[0]  # made once: fsspec would connect anew in every thread
 
     def read(uri: str) -> bytes:
-        path = fs._strip_protocol(uri) if is_remote(uri) else _local_path(uri)
+        path = fs._strip_protocol(uri) if is_remote(uri) else absolute(uri)
         try:
             return _fetch(fs, path, uri)
         except ImageError as error:
@@ -92,16 +99,20 @@ def read_annotations(uris: Sequence[str]) -> Iterator[bytes]:
         yield from threads.map(read, uris)
 
 
+def read_texts(uris: Sequence[str]) -> Iterator[str]:
+    """Read annotation files as UTF-8, with or without a byte-order mark, in the order of ``uris``. Raises ``DataError``."""
+    for uri, data in zip(uris, read_annotations(uris), strict=True):
+        try:
+            yield data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            got = f"{data[error.start]:#04x}"
+            raise DataError(f"{uri}:{line}: expected UTF-8 text, got byte {got}; save the file as UTF-8") from error
+
+
 def read_text(uri: str) -> str:
-    """Read one annotation file as UTF-8, with or without a byte-order mark. Raises ``DataError``."""
-    (data,) = read_annotations([uri])
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{uri}:{line}: expected UTF-8 text, got byte {data[error.start]:#04x}; save it as UTF-8"
-        ) from error
+    """Read one annotation file, see ``read_texts``."""
+    return next(read_texts([uri]))
 
 
 def is_folder(uri: str) -> bool:
@@ -117,8 +128,12 @@ def list_folders(uri: str) -> list[str]:
     with _listing(uri):
         if not fs.isdir(path):
             return []
-        names = [posixpath.basename(name.rstrip("/")) for name in fs.ls(path, detail=False)]
-        return sorted(name for name in names if name and not name.startswith(".") and fs.isdir(f"{path}/{name}"))
+        if is_remote(uri):
+            items = fs.ls(path, detail=True)
+            names = [posixpath.basename(item["name"].rstrip("/")) for item in items if item["type"] == "directory"]
+        else:  # follows links, which fsspec does not
+            names = [entry.name for entry in os.scandir(path) if entry.is_dir()]
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def list_files(uri: str) -> list[tuple[str, int]]:
@@ -139,11 +154,6 @@ def list_files(uri: str) -> list[tuple[str, int]]:
         except UnicodeEncodeError:
             raise DataError(f"{uri}: expected file names in UTF-8, got {name!a}; rename the file") from None
     return found
-
-
-def _local_path(uri: str) -> str:
-    path = uri.removeprefix("file://").removeprefix("local://")
-    return path if path.startswith("/") else posixpath.join(os.getcwd(), path)
 
 
 def _fetch(fs: AbstractFileSystem, path: str, uri: str) -> bytes:

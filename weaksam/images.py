@@ -27,6 +27,11 @@ MAX_PIXELS = 2**27
 # Decoders that only compute. EPS, WMF and their like start other programs; formats of games and desktops are left out.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
+# What data sets take for an image by its name, in lower case; whether it is one, the content decides.
+IMAGE_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+
 # First bytes that leave no doubt about what the file set out to be.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 

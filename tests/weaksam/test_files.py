@@ -26,7 +26,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    with s3_server() as uri:
+    with s3_server("weaksam-files") as uri:
         yield uri
 
 

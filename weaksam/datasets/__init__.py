@@ -1,1 +1,100 @@
-"""Data sets: where images, their labels and their true objects come from."""
+"""Data sets: images with image-level labels and, for evaluation, their true boxes.
+
+To add one: a class like ``Dataset`` in a file of its own, a line in ``DATASETS``; the contract tests run on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from weaksam.config import DataConfig
+from weaksam.datasets import coco, voc
+from weaksam.datasets.coco import CocoDataset
+from weaksam.datasets.folder import FolderDataset
+from weaksam.datasets.shapes import Shapes
+from weaksam.datasets.voc import VocDataset
+from weaksam.errors import ConfigError
+from weaksam.files import absolute
+from weaksam.structures import GroundTruth, ImageRecord
+
+
+class Dataset(Protocol):
+    """What every kind of data set offers. Malformed input raises ``DataError`` with file, place and remedy."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in ``DATASETS``."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The C classes in the order of ``class_index``; empty if nothing is labelled."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits in use: those asked for, else all that do not overlap."""
+
+    def records(self, split: str) -> list[ImageRecord]:
+        """The images of a split in a fixed order. Reads class names and difficult flags; never looks at a coordinate."""
+
+    def ground_truth(self, split: str) -> dict[str, GroundTruth]:
+        """The true objects by image id, of every image that is annotated; empty for a split that is not."""
+
+    def fingerprint(self) -> str:
+        """Changes when the annotations or the list of images do. Cheap: lists and sizes, no content of images."""
+
+
+DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
+    "voc": lambda config: VocDataset(absolute(config.uri), splits=config.splits),
+    "coco": lambda config: CocoDataset(absolute(config.uri), splits=config.splits),
+    "folder": lambda config: FolderDataset(absolute(config.uri), splits=config.splits),
+    "shapes": lambda config: Shapes(config.shapes),
+}
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """Open the data set at ``config.uri``, of ``config.kind`` or the kind that its layout shows.
+
+    Raises:
+        ConfigError: No address is given.
+        DataError: The data set is malformed, or lacks one of ``config.splits``.
+    """
+    if not config.uri and config.kind != "shapes":
+        raise ConfigError("data.uri: expected a folder, s3://… or shapes:, got nothing; give --data URI")
+    return DATASETS[detect_kind(config.uri) if config.kind == "auto" else config.kind](config)
+
+
+def detect_kind(uri: str) -> str:
+    """Tell the kind of the data set at ``uri`` from its layout.
+
+    ``shapes:`` is drawn; ``ImageSets/Main`` there or in ``VOC…`` below is VOC; ``annotations/instances_*.json`` is COCO;
+    everything else is a folder.
+    """
+    if uri.startswith("shapes:"):
+        return "shapes"
+    root = absolute(uri)
+    if voc.find_roots(root):
+        return "voc"
+    return "coco" if coco.find_splits(root) else "folder"
+
+
+def train_split(dataset: Dataset, config: DataConfig) -> str:
+    """The split to which image-level labels are granted; "none" grants none.
+
+    "auto" takes the split called trainval, train or all, else the only one whose name begins with train.
+
+    Raises:
+        ConfigError: The data set has no such split, or several that "auto" could mean.
+    """
+    splits = dataset.splits
+    if config.train_split == "none" or config.train_split in splits:
+        return config.train_split
+    if config.train_split == "auto":
+        named = [split for split in splits if split in ("trainval", "train", "all")]
+        candidates = named or [split for split in splits if split.startswith("train")]
+        if len(candidates) == 1:
+            return candidates[0]
+    raise ConfigError(
+        f"data.train_split: expected one of {', '.join(splits)}, or none to grant no labels, got {config.train_split!r}, "
+        f"which {'does not single one out' if config.train_split == 'auto' else 'is not among data.splits'}"
+    )

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.s3_server import s3_server
+from tests.weaksam.datasets.trees import build_coco_tree, build_folder_tree, build_voc_tree
+from weaksam.config import DataConfig, ShapesConfig
+from weaksam.datasets import DATASETS, Dataset, detect_kind, open_dataset, train_split
+from weaksam.errors import ConfigError, DataError
+from weaksam.files import join, open_fs, read_bytes
+from weaksam.images import decode_image
+
+TREES: dict[str, Callable[[Path], Path]] = {"voc": build_voc_tree, "coco": build_coco_tree, "folder": build_folder_tree}
+SHAPES = ShapesConfig(size=64, train=4, val=2, test=3)
+
+
+def test_every_kind_is_under_contract() -> None:
+    assert set(DATASETS) == {*TREES, "shapes"}
+
+
+@pytest.fixture(params=DATASETS)
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> DataConfig:
+    if request.param == "shapes":
+        return DataConfig(uri="shapes:", shapes=SHAPES)
+    return DataConfig(uri=str(TREES[request.param](tmp_path / request.param)))
+
+
+@pytest.fixture
+def dataset(config: DataConfig) -> Dataset:
+    return open_dataset(config)
+
+
+def test_layout_tells_the_kind(config: DataConfig, dataset: Dataset) -> None:
+    assert dataset.kind == detect_kind(config.uri)
+    assert DATASETS[dataset.kind](config).splits == dataset.splits
+
+
+def test_ids_are_unique_over_all_splits(dataset: Dataset) -> None:
+    ids = [record.image_id for split in dataset.splits for record in dataset.records(split)]
+    assert len(ids) == len(set(ids)) > 0
+
+
+def test_records_are_of_their_split_and_the_same_each_time(config: DataConfig, dataset: Dataset) -> None:
+    for split in dataset.splits:
+        records = dataset.records(split)
+        assert {record.split for record in records} == {split}
+        assert records == open_dataset(config).records(split)
+
+
+def test_every_image_can_be_read(dataset: Dataset) -> None:
+    for split in dataset.splits:
+        for record in dataset.records(split):
+            assert decode_image(read_bytes(record.uri)).shape == (64, 64, 3)
+
+
+def test_labels_are_sorted_known_classes_and_part_of_those_with_difficult_ones(dataset: Dataset) -> None:
+    labelled = [record for split in dataset.splits for record in dataset.records(split) if record.labels is not None]
+    assert labelled
+    for record in labelled:
+        assert record.labels_difficult is not None
+        assert set(record.labels or ()) <= set(record.labels_difficult) <= set(range(len(dataset.class_names)))
+        for labels in (record.labels or (), record.labels_difficult):
+            assert all(a < b for a, b in pairwise(labels))
+
+
+def test_true_boxes_lie_inside_their_images_and_explain_the_labels(dataset: Dataset) -> None:
+    for split in dataset.splits:
+        truth = dataset.ground_truth(split)
+        records = {record.image_id: record for record in dataset.records(split)}
+        assert set(truth) <= set(records)
+        for image_id, objects in truth.items():
+            boxes = objects.boxes_xyxy
+            assert boxes.dtype == np.float32
+            assert boxes.shape == (len(objects.class_index), 4)
+            assert len(objects.difficult) == len(objects.crowd) == len(boxes)
+            assert (boxes[:, :2] >= 0).all()
+            assert (boxes[:, 2:] <= 64).all()
+            assert (boxes[:, :2] < boxes[:, 2:]).all()
+            assert records[image_id].labels_difficult == tuple(sorted(set(objects.class_index.tolist())))
+            easy = objects.class_index[~(objects.difficult | objects.crowd)]
+            assert records[image_id].labels == tuple(sorted(set(easy.tolist())))
+
+
+def test_fingerprint_is_the_same_for_the_same_data(config: DataConfig, dataset: Dataset) -> None:
+    assert dataset.fingerprint() == open_dataset(config).fingerprint()
+
+
+def test_one_split_can_be_chosen(config: DataConfig, dataset: Dataset) -> None:
+    chosen = DataConfig(uri=config.uri, shapes=config.shapes, splits=dataset.splits[-1:])
+    assert set(dataset.splits[-1:]) <= set(open_dataset(chosen).splits)
+
+
+def test_unknown_split_is_named_beside_the_known_ones(dataset: Dataset) -> None:
+    with pytest.raises(DataError, match=dataset.splits[0]):
+        dataset.records("nonsense")
+
+
+def test_training_split_is_found(config: DataConfig, dataset: Dataset) -> None:
+    expected = {"voc": "trainval", "coco": "train2017", "folder": "all", "shapes": "train"}
+    assert train_split(dataset, config) == expected[dataset.kind]
+
+
+class Splits:
+    """The part of a data set that ``train_split`` looks at."""
+
+    def __init__(self, *splits: str) -> None:
+        self.splits = splits
+
+
+@pytest.mark.parametrize(
+    ("splits", "asked", "granted"),
+    [
+        (("trainval", "test"), "auto", "trainval"),
+        (("train", "train_extra", "val"), "auto", "train"),
+        (("train2014", "val2014"), "auto", "train2014"),
+        (("a", "b"), "b", "b"),
+        (("a", "b"), "none", "none"),
+    ],
+)
+def test_training_split_by_name(splits: tuple[str, ...], asked: str, granted: str) -> None:
+    assert train_split(Splits(*splits), DataConfig(train_split=asked)) == granted  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("splits", "asked"), [(("val",), "auto"), (("train2014", "train2017"), "auto"), (("a",), "b")])
+def test_training_split_that_cannot_be_told_is_an_error(splits: tuple[str, ...], asked: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected one of .* or none"):
+        train_split(Splits(*splits), DataConfig(train_split=asked))  # type: ignore[arg-type]
+
+
+def test_no_address_is_an_error_that_says_how_to_give_one() -> None:
+    with pytest.raises(ConfigError, match="--data URI"):
+        open_dataset(DataConfig())
+
+
+def test_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    for kind in ("auto", "voc", "coco", "folder"):
+        with pytest.raises(DataError, match="nowhere"):
+            open_dataset(DataConfig(uri=str(tmp_path / "nowhere"), kind=kind))  # type: ignore[arg-type]
+
+
+def test_data_sets_on_s3_equal_those_on_disk(tmp_path: Path) -> None:
+    with s3_server("weaksam-datasets") as bucket:
+        for kind, build in TREES.items():
+            local, remote = build(tmp_path / kind), join(bucket, kind)
+            fs, path = open_fs(remote)
+            fs.put(f"{local}/", f"{path}/", recursive=True)
+            there, here = (open_dataset(DataConfig(uri=uri)) for uri in (remote, str(local)))
+            assert (there.kind, there.class_names, there.splits) == (kind, here.class_names, here.splits)
+            assert there.fingerprint() == here.fingerprint()
+            for split in here.splits:
+                for a, b in zip(there.records(split), here.records(split), strict=True):
+                    assert (a.image_id, a.labels, a.labels_difficult) == (b.image_id, b.labels, b.labels_difficult)
+                    assert read_bytes(a.uri) == read_bytes(b.uri)
+                truth = here.ground_truth(split)
+                for image_id, objects in there.ground_truth(split).items():
+                    np.testing.assert_array_equal(objects.boxes_xyxy, truth[image_id].boxes_xyxy)
