@@ -1,7 +1,8 @@
 """Boxes, points and heat maps on an image, for reports and notebooks. Takes and gives PIL images, changes none in place.
 
 Everything is drawn at the size at which it is looked at: ``fit`` first, then pass the scale that it returned. Colours
-are Okabe and Ito's, which stay apart for colour-blind readers; every line has a dark rim, so it shows on any picture.
+are Okabe and Ito's, which stay apart for colour-blind readers; every sign and every line wider than a pixel has a
+dark rim, so it shows on any picture.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def draw_boxes(
     corners[:, 2:] = np.maximum(corners[:, 2:] - 1, corners[:, :2])
     for box, colour in zip(corners.tolist(), colours, strict=True):
         x1, y1, x2, y2 = box
-        pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_RIM, width=1)
+        if width > 1:
+            pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_RIM, width=1)
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=width)
     return drawn
 
@@ -60,8 +62,7 @@ def draw_points(
     drawn = picture.convert("RGB")
     pen = ImageDraw.Draw(drawn)
     colour = KIND_COLOURS.get(kind, OTHER_COLOUR)
-    # A point names a pixel: its sign belongs at that pixel's centre.
-    centres = (np.asarray(points_xy, dtype=np.float64).reshape(-1, 2) + 0.5) * scale
+    centres = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2) * scale
     if kind == "class-joint" and len(centres) > 1:
         middle = tuple(centres.mean(axis=0).tolist())
         for x, y in centres.tolist():

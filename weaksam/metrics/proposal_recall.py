@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from weaksam.boxes import iou_matrix
 from weaksam.structures import SOURCES, GroundTruth
 
-THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))  # IoU .50:.05:.95, .5, .75 and .9 among them
+CURVE_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))  # IoU .50:.05:.95, .5, .75, .9 among them
 
 
 def match_one_to_one(iou: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -72,7 +72,8 @@ class RecallRow:
     images: int
     boxes: int
     objects: int
-    hits_one_to_one: tuple[int, ...]  # objects matched at each of THRESHOLDS
+    thresholds: tuple[float, ...]  # IoU
+    hits_one_to_one: tuple[int, ...]  # objects matched at each threshold
     hits_many_to_one: tuple[int, ...]
 
     @property
@@ -81,9 +82,9 @@ class RecallRow:
         return self.boxes / self.images if self.images else float("nan")
 
     def recall(self, threshold: float, *, many_to_one: bool = False) -> float:
-        """Share of objects with a match of at least ``threshold``, one of THRESHOLDS; NaN without objects."""
+        """Share of objects with a match of at least ``threshold``, one of ``thresholds``; NaN without objects."""
         hits = self.hits_many_to_one if many_to_one else self.hits_one_to_one
-        return hits[THRESHOLDS.index(threshold)] / self.objects if self.objects else float("nan")
+        return hits[self.thresholds.index(threshold)] / self.objects if self.objects else float("nan")
 
 
 class ProposalRecall:
@@ -92,17 +93,25 @@ class ProposalRecall:
     Args:
         rows: row name -> the sources that it counts together, as ``cumulative`` gives them. Proposals of a source that
             no row names are ignored.
+        thresholds: IoU in (0, 1] at which matches are counted; an object matched at exactly that IoU is found.
         include_difficult: count objects marked difficult (published). Crowds are never counted.
     """
 
-    def __init__(self, rows: Mapping[str, Sequence[str]], *, include_difficult: bool = True) -> None:
+    def __init__(
+        self,
+        rows: Mapping[str, Sequence[str]],
+        *,
+        thresholds: Sequence[float] = CURVE_THRESHOLDS,
+        include_difficult: bool = True,
+    ) -> None:
         self._rows = {name: tuple(sources) for name, sources in rows.items()}
+        self._thresholds = tuple(thresholds)
         self._include_difficult = include_difficult
         self._images = 0
         self._objects = 0
         self._boxes = dict.fromkeys(self._rows, 0)
-        self._one_to_one = {name: np.zeros(len(THRESHOLDS), np.int64) for name in self._rows}
-        self._many_to_one = {name: np.zeros(len(THRESHOLDS), np.int64) for name in self._rows}
+        self._one_to_one = {name: np.zeros(len(self._thresholds), np.int64) for name in self._rows}
+        self._many_to_one = {name: np.zeros(len(self._thresholds), np.int64) for name in self._rows}
 
     def add(self, boxes_xyxy: NDArray[np.float32], source: Sequence[str], truth: GroundTruth) -> None:
         """Count one image: its proposals [N, 4] with the source of each, in any order, against its true objects."""
@@ -116,8 +125,8 @@ class ProposalRecall:
         for name, sources in self._rows.items():
             inside = np.isin(of_box, sources)
             self._boxes[name] += int(inside.sum())
-            self._one_to_one[name] += _hits(match_one_to_one(iou[:, inside]))
-            self._many_to_one[name] += _hits(match_many_to_one(iou[:, inside]))
+            self._one_to_one[name] += self._hits(match_one_to_one(iou[:, inside]))
+            self._many_to_one[name] += self._hits(match_many_to_one(iou[:, inside]))
 
     def rows(self) -> list[RecallRow]:
         """The counts so far, in the order in which the rows were named."""
@@ -128,18 +137,17 @@ class ProposalRecall:
                 images=self._images,
                 boxes=self._boxes[name],
                 objects=self._objects,
+                thresholds=self._thresholds,
                 hits_one_to_one=tuple(self._one_to_one[name].tolist()),
                 hits_many_to_one=tuple(self._many_to_one[name].tolist()),
             )
             for name, sources in self._rows.items()
         ]
 
+    def _hits(self, matched: NDArray[np.float64]) -> NDArray[np.int64]:
+        hits: NDArray[np.int64] = (matched[:, None] >= np.array(self._thresholds)).sum(axis=0)
+        return hits
+
 
 def _float64(boxes_xyxy: NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(boxes_xyxy.reshape(-1, 4).astype(np.float64))
-
-
-def _hits(matched: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Objects that reach each of THRESHOLDS: [G] -> [len(THRESHOLDS)]."""
-    hits: NDArray[np.int64] = (matched[:, None] >= np.array(THRESHOLDS)).sum(axis=0)
-    return hits

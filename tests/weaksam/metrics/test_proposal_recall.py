@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weaksam.metrics.proposal_recall import (
-    THRESHOLDS,
+    CURVE_THRESHOLDS,
     ProposalRecall,
     RecallRow,
     cumulative,
@@ -75,7 +75,7 @@ def pairs_at_threshold(iou, threshold):
 )
 def test_one_matching_answers_every_threshold(iou):
     matched = match_one_to_one(np.array(iou, dtype=np.float64).reshape(len(iou), len(iou[0]) if iou else 3))
-    for threshold in THRESHOLDS:
+    for threshold in CURVE_THRESHOLDS:
         assert (matched >= threshold).sum() == pairs_at_threshold(iou, threshold)
 
 
@@ -151,3 +151,10 @@ def test_proposals_of_an_unnamed_source_are_ignored():
     recall = ProposalRecall(cumulative(["grid"]))
     recall.add(boxes((0, 0, 10, 10)), ["whole-image"], truth([(0, 0, 10, 10)]))
     assert (one_row(recall).boxes, one_row(recall).recall(0.5)) == (0, 0.0)
+
+
+def test_other_thresholds_can_be_asked_for():
+    recall = ProposalRecall(cumulative(["grid"]), thresholds=(0.25, 1.0))
+    recall.add(boxes((0, 0, 10, 3)), ["grid"], truth([(0, 0, 10, 10)]))
+    row = one_row(recall)
+    assert (row.thresholds, row.hits_one_to_one, row.recall(0.25), row.recall(1.0)) == ((0.25, 1.0), (1, 0), 1.0, 0.0)
