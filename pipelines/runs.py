@@ -103,7 +103,7 @@ def current_instance(run_uri: str, name: str) -> Instance | None:
     fs.invalidate_cache()
     try:
         return Instance(run_uri, name, fs.cat_file(path).decode().strip())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # no such instance; a file of the run folder, such as recipe.yaml
         return None
 
 
