@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
@@ -27,6 +28,9 @@ def s3_server(bucket: str = "weaksam-test") -> Iterator[str]:
         environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         environment.setenv("AWS_EC2_METADATA_DISABLED", "true")  # never ask a cloud's address for credentials
+        urlopen(
+            Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        ).close()  # servers of a process share buckets
         fsspec.filesystem("s3").clear_instance_cache()  # clients made earlier point elsewhere
         fsspec.filesystem("s3").mkdir(bucket)
         try:

@@ -14,11 +14,15 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError
+from weaksam.files import is_remote, open_fs
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all (None: the server does not say)
 
@@ -94,7 +98,7 @@ def fetch_weights(
             kept in the cache; one that was damaged there is fetched anew.
     """
     expected = _expected_sha256(uri, sha256)
-    if not _is_remote(uri):
+    if not is_remote(uri):
         path = Path(uri.removeprefix("file://")).expanduser()
         if not path.is_file():
             raise CheckpointError(f"{uri}: expected a weights file, found {'a folder' if path.is_dir() else 'nothing'}")
@@ -168,12 +172,18 @@ def _require_match(uri: str, digest: str, expected: str, *, kept: bool) -> None:
         )
 
 
-def _is_remote(uri: str) -> bool:
-    return "://" in uri and not uri.startswith("file://")
+def _open_for_download(uri: str) -> tuple[AbstractFileSystem, str]:
+    if not uri.startswith(("http://", "https://")):
+        return open_fs(uri)
+    import aiohttp
+    import fsspec
+
+    # aiohttp's own limit is five minutes for the whole file, and it ignores proxies unless told otherwise.
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
+    return fsspec.filesystem("https", client_kwargs={"timeout": timeout, "trust_env": True}), uri
 
 
 def _download(uri: str, target: Path, progress: Progress | None) -> None:
-    import fsspec
     from fsspec.callbacks import Callback
 
     class Report(Callback):  # type: ignore[misc]
@@ -181,15 +191,8 @@ def _download(uri: str, target: Path, progress: Progress | None) -> None:
             if progress is not None:
                 progress(self.value, self.size)
 
-    options: dict[str, Any] = {}
-    if uri.startswith(("http://", "https://")):
-        import aiohttp
-
-        # aiohttp's own limit is five minutes for the whole file, and it ignores proxies unless told otherwise.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
-        options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
     try:
-        fs, path = fsspec.core.url_to_fs(uri, **options)
+        fs, path = _open_for_download(uri)
         fs.get_file(path, str(target), callback=Report())
     except Exception as error:
         # Every protocol has errors of its own (aiohttp, botocore, OSError, ValueError for an unknown one): all mean this.

@@ -1,0 +1,325 @@
+"""``weaksam doctor``: whether this machine can do the work, and what to change where it cannot.
+
+Every check looks at one thing and says "ok", "warn" (works, but worse than it could) or "fail". Nothing is started and
+nothing secret is shown. torch is imported only where there is a GPU for it to see.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pipelines.cluster import KEEP_HEAP_ENV, usable_cpus
+from weaksam.errors import WeaksamError
+from weaksam.files import is_folder, is_remote, open_fs
+from weaksam.weights import BUILTIN_SAM, file_sha256
+
+State = Literal["ok", "warn", "fail"]
+
+_LOCK_FILE = Path(__file__).resolve().parents[1] / "requirements.lock"  # in a checkout; an installed package has none
+_CGROUP = Path("/sys/fs/cgroup")
+_MAIN_PACKAGES = (
+    "torch",
+    "torchvision",
+    "ray",
+    "pyarrow",
+    "numpy",
+    "segment-anything",
+    "safetensors",
+    "fsspec",
+    "s3fs",
+)
+_MEMORY_BYTES = 4 * 2**30  # one SAM actor with ViT-B, one clue actor and Ray itself
+_SHM_BYTES = 2**30  # Ray's object store with room to spare; Ray falls back to the disk below
+_DISK_BYTES = 5 * 2**30
+_DISK_SHARE_FULL = 0.95  # Ray refuses to spill above it (RAY_local_fs_capacity_threshold)
+_CONNECT_S = 3.0
+_CPU_FLAGS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX bf16", "bf16": "bf16"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line: what was looked at, how it is, what was found and what to do about it."""
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+def run_doctor(uri: str = "") -> list[Check]:
+    """Examine this machine, and access to ``uri`` (a data or run folder) if given. Exit code 1 belongs to any "fail"."""
+    checks: list[Callable[[], Check]] = [
+        python_version,
+        package_versions,
+        opencv_packages,
+        cpus,
+        cpu_instructions,
+        heap_settings,
+        gpus,
+        memory,
+        shared_memory,
+        temporary_disk,
+        ray_cluster,
+        s3_settings,
+        builtin_weights,
+    ]
+    done = [check() for check in checks]
+    return [*done, access(uri)] if uri else done
+
+
+def python_version() -> Check:
+    """Python 3.11 to 3.13, for which the lock file is resolved."""
+    found = platform.python_version()
+    if (3, 11) <= sys.version_info[:2] < (3, 14):
+        return Check(name="Python", state="ok", detail=f"{found} on {platform.platform(terse=True)}")
+    return Check(name="Python", state="fail", detail=found, remedy="use Python 3.11, 3.12 or 3.13")
+
+
+def package_versions(lock_file: Path = _LOCK_FILE) -> Check:
+    """The main packages are there, in the versions of the lock file where there is one."""
+    found: dict[str, str] = {}
+    for name in _MAIN_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            return Check(name="packages", state="fail", detail=f"{name} is not installed", remedy="run `make setup`")
+    locked = locked_versions(lock_file.read_text(encoding="utf-8")) if lock_file.is_file() else {}
+    # the local label says which build it is ("2.15.0+cu130"), not which version
+    differing = {n: v for n, v in found.items() if n in locked and v.partition("+")[0] not in locked[n]}
+    if differing:
+        text = ", ".join(f"{name} {v} instead of {' or '.join(sorted(locked[name]))}" for name, v in differing.items())
+        return Check(name="packages", state="warn", detail=text, remedy="run `make setup` for the tested versions")
+    text = ", ".join(f"{name} {v}" for name, v in found.items())
+    return Check(name="packages", state="ok", detail=f"{text}{' as locked' if locked else ''}")
+
+
+def locked_versions(text: str) -> dict[str, set[str]]:
+    """Return the versions that a requirements file pins, by package: one, or one for each Python."""
+    pinned: dict[str, set[str]] = {}
+    for name, found in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", text, re.MULTILINE):
+        pinned.setdefault(name, set()).add(found)
+    return pinned
+
+
+def opencv_packages() -> Check:
+    """Exactly one OpenCV package: they overwrite each other's files; only contrib ones have Selective Search."""
+    found = sorted({d.name.lower() for d in distributions() if d.name and d.name.lower().startswith("opencv-")})
+    remedy = "uninstall every opencv-* package, then install opencv-contrib-python-headless alone"
+    if len(found) > 1:
+        return Check(name="OpenCV", state="fail", detail=f"{' and '.join(found)} overwrite each other", remedy=remedy)
+    if not found or "contrib" not in found[0]:
+        detail = f"{found[0] if found else 'no OpenCV'}: Selective Search is not available"
+        return Check(name="OpenCV", state="warn", detail=detail, remedy=remedy)
+    return Check(name="OpenCV", state="ok", detail=f"{found[0]} {version(found[0])}")
+
+
+def cpus() -> Check:
+    """How many CPUs this process may use, by affinity and by its cgroup's quota."""
+    usable, present = usable_cpus(), os.cpu_count() or 1
+    detail = f"{usable} usable" + (f" of {present} present (affinity or cgroup quota)" if usable < present else "")
+    if usable < 2:
+        return Check(name="CPUs", state="warn", detail=detail, remedy="give the process two or more CPUs")
+    return Check(name="CPUs", state="ok", detail=detail)
+
+
+def cpu_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> Check:
+    """Vector instructions that torch uses on CPU."""
+    try:
+        words = set(re.findall(r"\w+", cpuinfo.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return Check(name="CPU instructions", state="ok", detail=f"not known on {platform.system()}")
+    names = list(dict.fromkeys(name for flag, name in _CPU_FLAGS.items() if flag in words))
+    detail = ", ".join(names) if names else f"{platform.machine()} without AVX2 or bf16"
+    return Check(name="CPU instructions", state="ok", detail=detail)
+
+
+def heap_settings() -> Check:
+    """The allocator settings that more than double SAM's speed on CPU, read by glibc when a process starts."""
+    if platform.libc_ver()[0] != "glibc":
+        return Check(name="heap", state="ok", detail="not glibc: the settings of KEEP_HEAP_ENV do nothing here")
+    if all(os.environ.get(name) == value for name, value in KEEP_HEAP_ENV.items()):
+        return Check(name="heap", state="ok", detail="freed memory is kept, in this process and in all actors")
+    exports = " ".join(f"{name}={value}" for name, value in KEEP_HEAP_ENV.items())
+    return Check(name="heap", state="ok", detail=f"kept in actors; in scripts of your own: export {exports}")
+
+
+def gpus() -> Check:
+    """GPUs with their memory, if torch can use those that are there."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and shutil.which("nvidia-smi") is None:
+        return Check(name="GPUs", state="ok", detail="none: everything runs on CPU")
+    import torch
+
+    if not torch.cuda.is_available():
+        remedy = "install a CUDA build of torch, check the driver with `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+        return Check(
+            name="GPUs", state="warn", detail=f"present, but torch {torch.__version__} sees none", remedy=remedy
+        )
+    found = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+    return Check(name="GPUs", state="ok", detail=", ".join(f"{g.name} {_gib(g.total_memory)}" for g in found))
+
+
+def memory() -> Check:
+    """Memory that is free for this process, by the machine and by its cgroup."""
+    import psutil
+
+    available, total = psutil.virtual_memory().available, psutil.virtual_memory().total
+    limit = _number(_CGROUP / "memory.max")
+    if limit is not None and limit < total:
+        total, available = limit, min(available, limit - _cgroup_used_bytes())
+    detail = f"{_gib(available)} free of {_gib(total)}"
+    if available < _MEMORY_BYTES:
+        remedy = f"free {_gib(_MEMORY_BYTES)} or more, or run fewer actors (resources.segment_actors)"
+        return Check(name="memory", state="warn", detail=detail, remedy=remedy)
+    return Check(name="memory", state="ok", detail=detail)
+
+
+def shared_memory(folder: Path = Path("/dev/shm")) -> Check:
+    """Room for Ray's object store."""
+    if not folder.is_dir():
+        return Check(
+            name="shared memory", state="ok", detail=f"no {folder} on {platform.system()}: Ray uses its temp folder"
+        )
+    free = shutil.disk_usage(folder).free
+    if free < _SHM_BYTES:
+        remedy = "enlarge it (docker run --shm-size=2g); Ray falls back to the disk, which is slower"
+        return Check(name="shared memory", state="warn", detail=f"{folder}: {_gib(free)} free", remedy=remedy)
+    return Check(name="shared memory", state="ok", detail=f"{folder}: {_gib(free)} free")
+
+
+def temporary_disk() -> Check:
+    """Room in Ray's temp folder, where it logs and spills."""
+    folder = Path(os.environ.get("RAY_TMPDIR") or "/tmp")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        remedy = "set RAY_TMPDIR to a folder that this user can write to"
+        return Check(name="temp folder", state="fail", detail=f"{folder} cannot be written to", remedy=remedy)
+    usage = shutil.disk_usage(folder)
+    detail = f"{folder}: {_gib(usage.free)} free of {_gib(usage.total)}"
+    remedy = "free some room, or set RAY_TMPDIR to a folder on another disk"
+    if 1 - usage.free / usage.total > _DISK_SHARE_FULL:
+        detail += f"; Ray stops spilling when it is over {_DISK_SHARE_FULL:.0%} full"
+        return Check(name="temp folder", state="fail", detail=detail, remedy=remedy)
+    state: State = "warn" if usage.free < _DISK_BYTES else "ok"
+    return Check(name="temp folder", state=state, detail=detail, remedy=remedy if state == "warn" else "")
+
+
+def ray_cluster() -> Check:
+    """The cluster of RAY_ADDRESS answers, if one is named; it is not joined."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        return Check(name="Ray", state="ok", detail="RAY_ADDRESS is not set: Ray starts on this machine")
+    remedy = "start the cluster or its tunnel, or unset RAY_ADDRESS to run on this machine"
+    if address in ("auto", "local"):
+        known = address == "local" or Path("/tmp/ray/ray_current_cluster").is_file()
+        detail = f"RAY_ADDRESS={address}" + ("" if known else ", and no cluster was started on this machine")
+        return Check(name="Ray", state="ok" if known else "fail", detail=detail, remedy="" if known else remedy)
+    try:
+        place = urlsplit(address if "://" in address else f"//{address}")
+        where = (place.hostname or "", place.port or 10001)  # ray:// without a port means its client server
+        with socket.create_connection(where, timeout=_CONNECT_S):
+            return Check(name="Ray", state="ok", detail=f"RAY_ADDRESS={address} answers")
+    except (OSError, ValueError) as error:
+        return Check(name="Ray", state="fail", detail=f"RAY_ADDRESS={address}: {error}", remedy=remedy)
+
+
+def s3_settings(environment: Mapping[str, str] = os.environ) -> Check:
+    """Whether S3 would find an endpoint, a region and credentials; their values are not shown."""
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or "AWS"
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "no region set"
+    found = list(_credentials(environment))
+    detail = (
+        f"endpoint {_without_user(endpoint)}, {region}, credentials from {found[0] if found else 'nowhere visible'}"
+    )
+    if environment.get("AWS_ACCESS_KEY_ID") and not environment.get("AWS_SECRET_ACCESS_KEY"):
+        return Check(
+            name="S3", state="fail", detail=detail, remedy="AWS_ACCESS_KEY_ID needs AWS_SECRET_ACCESS_KEY beside it"
+        )
+    return Check(
+        name="S3", state="ok", detail=detail + ("" if found else " (needed for s3:// only; a role may give them)")
+    )
+
+
+def builtin_weights(paths: tuple[Path, ...] = (BUILTIN_SAM,)) -> Check:
+    """The shipped weights are there and whole."""
+    from safetensors import SafetensorError, safe_open
+
+    found = []
+    for path in paths:
+        remedy = f"restore it: `git checkout -- {path.name}` in its folder, or reinstall the package"
+        if not path.is_file():
+            return Check(name="built-in weights", state="fail", detail=f"{path} is missing", remedy=remedy)
+        try:
+            with safe_open(path, framework="np") as file:  # checks that header and size agree
+                tensors = len(file.keys())
+        except SafetensorError as error:
+            return Check(name="built-in weights", state="fail", detail=f"{path}: {error}", remedy=remedy)
+        found.append(f"{path.name}: {tensors} tensors, sha256 {file_sha256(path)[:12]}…")
+    return Check(name="built-in weights", state="ok", detail=", ".join(found))
+
+
+def access(uri: str) -> Check:
+    """``uri`` is a folder or bucket prefix that this process can list."""
+    name = "access"
+    try:
+        if is_remote(uri):
+            fs, path = open_fs(uri)
+            entries = len(fs.ls(path))
+            return Check(name=name, state="ok", detail=f"{uri}: {entries:,} entries")
+        found = is_folder(uri)
+    except WeaksamError as error:
+        return Check(name=name, state="fail", detail=str(error), remedy="check the address")
+    except Exception as error:  # botocore's and aiohttp's families besides OSError
+        remedy = "check the address, AWS_ENDPOINT_URL, the region and the credentials"
+        return Check(name=name, state="fail", detail=f"{uri}: {type(error).__name__}: {error}", remedy=remedy)
+    if not found:
+        return Check(name=name, state="fail", detail=f"{uri}: no such folder", remedy="check the path")
+    return Check(name=name, state="ok", detail=f"{uri}: a folder")
+
+
+def _credentials(environment: Mapping[str, str]) -> Iterator[str]:
+    if environment.get("AWS_ACCESS_KEY_ID"):
+        yield "the environment"
+    if environment.get("AWS_WEB_IDENTITY_TOKEN_FILE") or environment.get("AWS_ROLE_ARN"):
+        yield "a role's token"
+    if environment.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") or environment.get(
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+    ):
+        yield "the container"
+    file = Path(environment.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    if file.is_file():
+        yield str(file)
+
+
+def _without_user(address: str) -> str:
+    """Return an address without the name and password that it may carry."""
+    return re.sub(r"//[^/@]*@", "//", address)
+
+
+def _cgroup_used_bytes() -> int:
+    """Return what the cgroup uses without the cached files that the kernel would give up."""
+    try:
+        cached = re.search(r"^inactive_file (\d+)", (_CGROUP / "memory.stat").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        cached = None
+    return (_number(_CGROUP / "memory.current") or 0) - (int(cached[1]) if cached else 0)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # not Linux, no cgroup v2, or "max"
+        return None
+
+
+def _gib(size_bytes: float) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,132 @@
+import os
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from pipelines import doctor
+from pipelines.cluster import KEEP_HEAP_ENV
+from tests.s3_server import s3_server
+
+LOCK = """\
+numpy==2.4.6 ; python_full_version < '3.12' \\
+    --hash=sha256:00
+numpy==2.5.5 ; python_full_version >= '3.12' \\
+    --hash=sha256:00
+    # via torch==1.0
+ray==2.60.0
+"""
+
+
+def test_every_line_has_a_detail_and_every_complaint_a_remedy(tmp_path: Path) -> None:
+    checks = doctor.run_doctor(str(tmp_path))
+    assert len({check.name for check in checks}) == len(checks) == 14
+    assert all(check.detail and (check.state == "ok" or check.remedy) for check in checks)
+    assert [check.state for check in checks if check.name in ("Python", "packages", "OpenCV", "access")] == ["ok"] * 4
+
+
+def test_a_lock_file_may_pin_one_version_for_each_python() -> None:
+    assert doctor.locked_versions(LOCK) == {"numpy": {"2.4.6", "2.5.5"}, "ray": {"2.60.0"}}
+    assert doctor.locked_versions("") == {}
+
+
+def test_versions_other_than_the_locked_ones_are_named(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("ray==1.0\n")
+    check = doctor.package_versions(lock)
+    assert check.state == "warn"
+    assert "instead of 1.0" in check.detail
+    assert doctor.package_versions(tmp_path / "none").state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("flags : fpu avx2 avx512f avx512_bf16 amx_bf16", "AVX2, AVX-512, bf16, AMX bf16", id="server"),
+        pytest.param("Features : fp asimd bf16", "bf16", id="ARM"),
+        pytest.param("flags : fpu sse4_2", "without AVX2 or bf16", id="old"),
+        pytest.param("", "without AVX2 or bf16", id="empty"),
+    ],
+)
+def test_vector_instructions_are_named(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert doctor.cpu_instructions(tmp_path / "cpuinfo").detail.endswith(expected)
+
+
+def test_what_keeps_the_heap_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "export" in doctor.heap_settings().detail
+    for name, value in KEEP_HEAP_ENV.items():
+        monkeypatch.setenv(name, value)
+    assert "in this process" in doctor.heap_settings().detail
+
+
+def test_a_temp_folder_that_cannot_be_used_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "none"))
+    assert doctor.temporary_disk().state == "fail"
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert str(tmp_path) in doctor.temporary_disk().detail
+
+
+def test_a_cluster_that_answers_is_told_from_one_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert doctor.ray_cluster().state == "ok"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        for name in (address, f"ray://{address}"):
+            monkeypatch.setenv("RAY_ADDRESS", name)
+            assert doctor.ray_cluster().detail == f"RAY_ADDRESS={name} answers"
+    for name in (address, "127.0.0.1:99999", "ray://"):
+        monkeypatch.setenv("RAY_ADDRESS", name)
+        check = doctor.ray_cluster()
+        assert (check.state, "unset RAY_ADDRESS" in check.remedy) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "state", "expected"),
+    [
+        pytest.param({}, "ok", "endpoint AWS, no region set, credentials from nowhere visible", id="none"),
+        pytest.param(
+            {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "hush"}, "ok", "the environment", id="keys"
+        ),
+        pytest.param({"AWS_ACCESS_KEY_ID": "AKIA"}, "fail", "the environment", id="half"),
+        pytest.param({"AWS_ROLE_ARN": "arn"}, "ok", "a role's token", id="role"),
+        pytest.param(
+            {"AWS_ENDPOINT_URL": "http://me:hush@host:9000"}, "ok", "endpoint http://host:9000", id="endpoint"
+        ),
+    ],
+)
+def test_s3_settings_are_described_without_their_secrets(
+    environment: dict[str, str], state: str, expected: str
+) -> None:
+    check = doctor.s3_settings({"AWS_SHARED_CREDENTIALS_FILE": "/none", **environment})
+    assert check.state == state
+    assert expected in check.detail
+    assert not any(secret in f"{check.detail}{check.remedy}" for secret in ("hush", "AKIA", "arn"))
+
+
+def test_weights_that_are_missing_or_torn_are_failures(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    assert "is missing" in doctor.builtin_weights((path,)).detail
+    save_file({"a": np.ones(100, np.float32)}, path)
+    assert doctor.builtin_weights((path,)).detail.startswith("w.safetensors: 1 tensors, sha256 ")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert doctor.builtin_weights((path,)).state == "fail"
+
+
+def test_access_to_folders_and_buckets_is_tried(tmp_path: Path) -> None:
+    assert doctor.access(str(tmp_path)).state == "ok"
+    assert doctor.access(str(tmp_path / "none")).state == "fail"
+    assert "nosuch" in doctor.access("nosuch://x").detail
+    with s3_server() as bucket:
+        assert doctor.access(bucket).detail == f"{bucket}: 0 entries"
+        assert doctor.access("s3://another-bucket/x").state == "fail"
+
+
+def test_no_torch_without_a_gpu() -> None:
+    code = "import sys; from pipelines.doctor import run_doctor; run_doctor(); sys.exit('torch' in sys.modules)"
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        pytest.skip("torch is asked about the GPUs of this machine")
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0

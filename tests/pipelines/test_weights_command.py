@@ -1,0 +1,36 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from pipelines.weights_command import list_weights, pull_weights
+from tests.s3_server import s3_server
+from weaksam import weights
+from weaksam.errors import CheckpointError
+from weaksam.files import open_fs
+from weaksam.weights import Published
+
+
+def test_published_weights_are_listed_and_show_up_once_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path))
+    assert [row.name for row in list_weights()] == ["builtin", "vit_h", "vit_l", "vit_b", "deit_small"]
+    assert all(row.path is None for row in list_weights()[1:])
+    with s3_server() as bucket:
+        fs, path = open_fs(f"{bucket}/w.pth")
+        fs.pipe_file(path, b"weights")
+        published = Published(
+            uri=f"{bucket}/w.pth", size_bytes=7, sha256=hashlib.sha256(b"weights").hexdigest(), note="here"
+        )
+        monkeypatch.setitem(weights.PUBLISHED, "vit_b", published)
+        pulled = pull_weights("vit_b")
+        assert pulled.known
+        assert {row.name: row.path for row in list_weights()}["vit_b"] == pulled.path
+        fs.copy(path, path.replace("w.pth", "own.pth"))
+        assert not pull_weights(f"{bucket}/own.pth").known
+        with pytest.raises(CheckpointError, match="expected SHA-256 0000"):
+            pull_weights("vit_b", sha256="0" * 64)
+
+
+def test_an_unknown_name_is_a_missing_file() -> None:
+    with pytest.raises(CheckpointError, match="vit_x: expected a weights file, found nothing"):
+        pull_weights("vit_x")
