@@ -75,8 +75,8 @@ class MultiScaleCam:
     def class_maps(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Iterator[ClassMaps]:
         """Yield the maps of each asked class over the image ``[H, W, 3]``, in that order; nothing for no class.
 
-        The network runs when the first item is asked for; each class is enlarged when its turn comes. A map without any
-        contrast comes out as zeros.
+        The network runs when the first item is asked for; each class is enlarged when its turn comes. A map of
+        zeros stays one.
         """
         if not class_index:
             return
@@ -113,10 +113,13 @@ class MultiScaleCam:
         return total.sub_(low).div_(high - low + 1e-8)
 
     def _resized(self, image: NDArray[np.uint8], scale: float) -> Tensor:
-        """Normalised float32 ``[3, h, w]`` at ``scale``; a side is never below the network's stride (one token)."""
+        """Normalised float32 ``[3, h, w]`` at ``scale``; a side is never below the network's smallest."""
         height, width = image.shape[:2]
         scale *= min(1.0, self._config.max_side / max(height, width))
-        size_wh = (max(round(width * scale), self.network.stride), max(round(height * scale), self.network.stride))
+        size_wh = (
+            max(round(width * scale), self.network.smallest_side),
+            max(round(height * scale), self.network.smallest_side),
+        )
         pixels = np.array(Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC))
         return normalise(torch.from_numpy(pixels).to(self._device).permute(2, 0, 1))
 

@@ -61,10 +61,11 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"{path}: expected a safetensors file or a PyTorch file of tensors and numbers; it is damaged, another format, "
-            f"or holds objects whose loading could run code: {str(error).splitlines()[0]}"
+            f"or holds objects whose loading could run code: {reason}"
         ) from error
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

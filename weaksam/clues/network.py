@@ -12,14 +12,14 @@ from torch import Tensor, nn
 class ClueNetwork(nn.Module, ABC):
     """A multi-label classifier with activation maps. Its constructor takes a ``config_type`` and the number of classes.
 
-    Images are float ``[B, 3, H, W]``, normalised by ImageNet's statistics, with sides of at least ``stride`` pixels.
+    Images are float ``[B, 3, H, W]``, normalised by ImageNet's statistics, with sides of at least ``smallest_side`` pixels.
     """
 
     config_type: ClassVar[type[Any]]
     kinds: ClassVar[tuple[str, ...]]  # of "fine", "coarse", "cross"
     config: Any
     num_classes: int
-    stride: int  # pixels that a cell of the maps stands for
+    smallest_side: int  # pixels; below it there would be no cell of a map
     depth: int  # attention layers; 0 without
 
     @abstractmethod

@@ -33,14 +33,14 @@ class ResNetCam(ClueNetwork):
     config_type = ResNetCamConfig
     kinds = ("coarse",)
     depth = 0
+    smallest_side = 64  # enough for every backbone, also for those that do not pad
 
     def __init__(self, config: ResNetCamConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
         self.backbone = _build_backbone(config.backbone)
-        channels, self.stride = _probe(self.backbone, config.backbone)
-        self.head = nn.Conv2d(channels, num_classes, kernel_size=1)
+        self.head = nn.Conv2d(_channels(self.backbone, config.backbone), num_classes, kernel_size=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """ImageNet-normalised images ``[B, 3, H, W]`` -> class scores ``[B, C, h, w]``, not rectified."""
@@ -107,8 +107,8 @@ def _build_backbone(name: str) -> nn.Module:
 
 
 @torch.no_grad()
-def _probe(backbone: nn.Module, name: str) -> tuple[int, int]:
-    """Channels and stride of the features, measured on one blank image."""
+def _channels(backbone: nn.Module, name: str) -> int:
+    """Number of channels of the features, counted on one blank image."""
     backbone.eval()
     try:
         features = backbone(torch.zeros(1, 3, 224, 448))
@@ -116,9 +116,9 @@ def _probe(backbone: nn.Module, name: str) -> tuple[int, int]:
         raise ConfigError(f"resnet_cam.backbone: {name} takes no 224 x 448 image ({error})") from error
     finally:
         backbone.train()
-    if features.ndim != 4 or features.shape[3] != 2 * features.shape[2]:
+    if features.ndim != 4 or features.shape[3] // features.shape[2] != 2:
         raise ConfigError(
             f"resnet_cam.backbone: expected features [B, channels, h, w] of {name}, got {list(features.shape)} for a "
             "224 x 448 image; choose a convolutional network"
         )
-    return features.shape[1], 448 // features.shape[3]
+    return int(features.shape[1])

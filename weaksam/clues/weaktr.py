@@ -60,7 +60,7 @@ class WeakTr(ClueNetwork):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.stride = config.patch_size
+        self.smallest_side = config.patch_size
         self.depth = config.depth
         self.patch_embed: nn.Module
         if config.stem == "cnn":

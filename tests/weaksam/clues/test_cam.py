@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from weaksam.clues import MultiScaleCam
+from weaksam.clues.resnet_cam import ResNetCam
+from weaksam.clues.weaktr import WeakTr
+from weaksam.config import CamConfig, ResNetCamConfig, WeakTrConfig
+from weaksam.errors import ConfigError
+
+KINDS = ("fine", "coarse", "cross")
+CLASSES = 5
+
+
+class Watched(WeakTr):
+    """Remembers for which classes and sizes maps were computed."""
+
+    asked: list[tuple[int, ...]]
+    sizes_hw: list[tuple[int, ...]]
+
+    def activation_maps(
+        self, images: Tensor, class_index: Sequence[int], kinds: Sequence[str], cross_layers: Sequence[int]
+    ) -> dict[str, Tensor]:
+        self.asked = [*getattr(self, "asked", []), tuple(class_index)]
+        self.sizes_hw = [*getattr(self, "sizes_hw", []), tuple(images.shape[2:])]
+        return super().activation_maps(images, class_index, kinds, cross_layers)
+
+
+def network() -> Watched:
+    torch.manual_seed(0)
+    built = Watched(
+        WeakTrConfig(patch_size=8, dim=32, depth=3, heads=2, position_grid=4, fusion="feat", fusion_reduction=2),
+        CLASSES,
+    )
+    with torch.no_grad():  # attention and fine maps with a contrast that 1e-8 does not blur
+        for name, parameter in built.named_parameters():
+            if "qkv.weight" in name:
+                parameter.normal_(std=0.4)
+            elif name in ("patch_embed.proj.weight", "head.weight"):
+                parameter.normal_(std=0.2)
+    return built
+
+
+def source(built: WeakTr | ResNetCam, kinds: Sequence[str] = KINDS, **cam: object) -> MultiScaleCam:
+    return MultiScaleCam(
+        built,
+        class_names=[f"c{i}" for i in range(CLASSES)],
+        class_slots=range(CLASSES),
+        kinds=kinds,
+        config=CamConfig(**{"cross_layers": (), **cam}),  # type: ignore[arg-type]
+    )
+
+
+def picture(height: int, width: int) -> NDArray[np.uint8]:
+    coarse = np.random.default_rng(0).integers(0, 256, (max(height // 6, 1), max(width // 6, 1), 3), dtype=np.uint8)
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@torch.no_grad()
+def test_maps_are_the_sum_over_scales_and_mirrors_stretched_to_one() -> None:
+    built, image = network(), picture(45, 62)
+    clues = source(built, scales=(1.0, 0.8, 1.3))
+    (got,) = clues.class_maps(image, [3])
+
+    totals = {kind: torch.zeros(6 if kind == "cross" else 1, 45, 62) for kind in KINDS}
+    for width, height in ((62, 45), (50, 36), (81, 58)):  # 58.5 rounds to even
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        for mirrored in (False, True):
+            pixels = np.array(resized, dtype=np.float32)[:, :: -1 if mirrored else 1].copy() / 255
+            pixels = (pixels - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+            inputs = torch.from_numpy(pixels.transpose(2, 0, 1)[None]).float()
+            for kind, maps in built.activation_maps(inputs, [3], KINDS, ()).items():
+                full = F.interpolate(maps[0], size=(45, 62), mode="bilinear", align_corners=False)[0]
+                totals[kind] += full.flip(-1) if mirrored else full
+    for kind, total in totals.items():
+        for m, one in enumerate(total):
+            expected = (one - one.min()) / (one.max() - one.min() + 1e-8)
+            torch.testing.assert_close(got.maps[kind][m], expected, rtol=0, atol=1e-4)
+            assert got.maps[kind][m].min() == 0
+            assert got.maps[kind][m].max() == pytest.approx(1, abs=1e-4)
+
+
+def test_maps_of_a_mirrored_image_are_mirrored() -> None:
+    image = picture(61, 83)
+    clues = source(network(), scales=(1.0,))
+    (upright,) = clues.class_maps(image, [1])
+    (mirrored,) = clues.class_maps(np.ascontiguousarray(image[:, ::-1]), [1])
+    for kind in KINDS:
+        torch.testing.assert_close(mirrored.maps[kind].flip(-1), upright.maps[kind], rtol=0, atol=1e-4)
+
+
+def test_absent_classes_are_never_computed_and_classes_come_in_the_asked_order() -> None:
+    built = network()
+    maps = source(built).class_maps(picture(40, 48), [4, 0])
+    assert not hasattr(built, "asked")  # nothing runs before the first map is wanted
+    assert [one.class_index for one in maps] == [4, 0]
+    assert built.asked == [(4, 0)] * 6
+
+
+def test_no_class_costs_no_pass() -> None:
+    built = network()
+    assert list(source(built).class_maps(picture(40, 48), [])) == []
+    assert not hasattr(built, "asked")
+
+
+def test_a_class_has_the_same_maps_with_and_without_company() -> None:
+    image = picture(40, 48)
+    clues = source(network())
+    (alone,) = clues.class_maps(image, [2])
+    *_, together = clues.class_maps(image, [0, 1, 2])
+    for kind in KINDS:
+        torch.testing.assert_close(alone.maps[kind], together.maps[kind], rtol=0, atol=1e-4)
+    (again,) = clues.class_maps(image, [2])
+    assert all(torch.equal(alone.maps[kind], again.maps[kind]) for kind in KINDS)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (5, 3), (1, 90), (7, 8), (8, 8)], ids=str)
+def test_images_smaller_than_a_token_still_have_maps(size_hw: tuple[int, int]) -> None:
+    clues = source(network())
+    image = picture(*size_hw)
+    (maps,) = clues.class_maps(image, [0])
+    assert maps.maps["coarse"].shape == (1, *size_hw)
+    assert maps.maps["cross"].shape == (6, *size_hw)
+    assert all(torch.isfinite(m).all() and m.min() >= 0 and m.max() <= 1 for m in maps.maps.values())
+    assert torch.isfinite(clues.logits(image)).all()
+
+
+def test_a_map_of_zeros_stays_one() -> None:
+    built = network()
+    with torch.no_grad():
+        built.head.bias.fill_(-1e3)
+    (maps,) = source(built).class_maps(picture(40, 48), [0])
+    assert not maps.maps["coarse"].any()
+    assert not maps.maps["fine"].any()
+    assert maps.maps["cross"].any()
+
+
+def test_images_beyond_max_side_are_seen_at_it() -> None:
+    built = network()
+    (maps,) = source(built, scales=(1.0, 0.5), max_side=64).class_maps(picture(100, 200), [0])
+    assert built.sizes_hw == [(32, 64), (32, 64), (16, 32), (16, 32)]
+    assert maps.maps["coarse"].shape == (1, 100, 200)
+
+
+def test_half_precision_gives_nearly_the_same_maps() -> None:
+    built, image = network(), picture(48, 64)
+    (full,) = source(built).class_maps(image, [0])
+    (half,) = source(built, autocast_fp16=True).class_maps(image, [0])
+    for kind in KINDS:
+        assert half.maps[kind].dtype == torch.float32
+        assert (full.maps[kind] - half.maps[kind]).abs().max() < 0.05
+
+
+def test_slots_say_which_output_a_class_is() -> None:
+    built, image = network(), picture(40, 48)
+    plain = source(built)
+    mapped = MultiScaleCam(
+        built, class_names=("b", "a"), class_slots=(4, 1), kinds=("coarse",), config=CamConfig(scales=(1.0,))
+    )
+    assert torch.equal(mapped.logits(image), plain.logits(image)[[4, 1]])
+    list(mapped.class_maps(image, [1]))
+    assert built.asked[-1] == (1,)
+
+
+def test_layers_beyond_the_network_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"cam\.cross_layers: expected layers of 1\.\.3.*got \[5, 6, 7, 8, 9, 10, 11, 12\]"
+    ):
+        source(network(), cross_layers=CamConfig().cross_layers)
+    source(network(), kinds=("fine",), cross_layers=CamConfig().cross_layers)  # not asked for
+
+
+def test_kinds_that_a_network_lacks_are_refused() -> None:
+    with pytest.raises(ConfigError, match="fine asked for, but ResNetCam gives coarse only"):
+        source(ResNetCam(ResNetCamConfig(backbone="shufflenet_v2_x0_5"), CLASSES), kinds=("coarse", "fine"))
