@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +150,9 @@ class Lock:
         deadline = time.monotonic() + self._wait_s
         while not self._try_acquire():
             if time.monotonic() >= deadline:
-                raise RunError(f"{self.uri} is held by {_describe(read_json(self.uri))}; wait for it or stop it first")
+                raise RunError(
+                    f"{self.uri} is held by {_describe(_read_holder(self.uri))}; wait for it or stop it first"
+                )
             time.sleep(min(2.0, max(0.1, deadline - time.monotonic())))
         self._thread = threading.Thread(target=self._beat, name="lock-heartbeat", daemon=True)
         self._thread.start()
@@ -166,23 +169,30 @@ class Lock:
     def check(self) -> None:
         """Raise RunError when another process has taken the lock over."""
         if self._lost.is_set():
-            raise RunError(f"{self.uri} was taken over by {_describe(read_json(self.uri))}; this process stops writing")
+            raise RunError(
+                f"{self.uri} was taken over by {_describe(_read_holder(self.uri))}; this process stops writing"
+            )
 
     def _try_acquire(self) -> bool:
-        if not create_exclusively(self.uri, self._content()):
+        taken_over = False
+        while not create_exclusively(self.uri, self._content()):
             holder = _read_holder(self.uri)
-            if holder is not None and not _is_abandoned(holder):
+            if holder is None:
+                continue  # released between the two calls
+            if not _is_abandoned(holder):
                 return False
             logger.warning("taking over %s from %s", self.uri, _describe(holder))
-            fs, path = open_fs(self.uri)
-            try:
-                fs.rm_file(path)
-            except FileNotFoundError:
-                return False
-            if not create_exclusively(self.uri, self._content()):
-                return False
+            self._remove(holder)
+            taken_over = True
+        if taken_over:
             time.sleep(0.2)  # another claimant may have deleted a stale lock a moment after us: the later one wins
         return self._is_mine()
+
+    def _remove(self, abandoned: Mapping[str, Any]) -> None:
+        fs, path = open_fs(self.uri)
+        if _read_holder(self.uri) == abandoned:  # and not the lock of another claimant already
+            with suppress(FileNotFoundError):
+                fs.rm_file(path)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
@@ -214,17 +224,26 @@ def lock_holder(folder: str) -> str | None:
 
 
 def _read_holder(uri: str) -> dict[str, Any] | None:
-    """Return the lock's content; a lock that is just being created (still empty) counts as one with a fresh heartbeat."""
+    """Return the lock's content, None if there is no lock; one still without content has the heartbeat of its creation."""
     try:
         holder: dict[str, Any] | None = read_json(uri)
     except RunError:
-        return {"heartbeat": time.time()}
+        fs, path = open_fs(uri)
+        try:
+            return {"heartbeat": fs.modified(path).timestamp()}
+        except FileNotFoundError:
+            return None
     return holder
 
 
 def _is_abandoned(holder: Mapping[str, Any]) -> bool:
     if holder.get("host") == socket.gethostname() and "pid" in holder:
-        return _process_start(holder["pid"]) != holder.get("started")
+        start = _process_start(holder["pid"])
+        if start is None:
+            return True
+        if start == holder.get("started"):
+            return False
+        # Either the pid was reused, or the clock was set, which moves the start of a process: the heartbeat tells.
     return bool(time.time() - holder.get("heartbeat", 0.0) > SILENCE_S)
 
 
@@ -233,7 +252,8 @@ def _process_start(pid: int) -> float | None:
     import psutil
 
     try:
-        return float(psutil.Process(pid).create_time())
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except psutil.NoSuchProcess:
         return None
 

@@ -85,8 +85,9 @@ def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """Return ``table`` unchanged if it has exactly the columns of ``schema``; raise DataError naming the difference."""
     if table.schema.equals(schema, check_metadata=False):
         return table
-    expected = {f.name: str(f.type) for f in schema}
-    got = {f.name: str(f.type) for f in table.schema}
+    expected, got = (
+        {f.name: f"{f.type}{'' if f.nullable else ' not null'}" for f in s} for s in (schema, table.schema)
+    )
     missing = [f"{n}: {t}" for n, t in expected.items() if got.get(n) != t]
     surplus = [f"{n}: {t}" for n, t in got.items() if expected.get(n) != t]
     raise DataError(f"{where}: expected columns {missing or list(expected)}, got {surplus or list(got)}")

@@ -47,14 +47,15 @@ class Table:
     def count(self) -> int:
         """Return the number of rows in readable files; a file that is being written counts as none."""
         fs, _ = open_fs(self.folder)
-        for path in self.parts():
+        parts = self.parts()
+        for path in parts:
             if path not in self._rows:
                 try:
                     with fs.open(path, "rb") as file:
                         self._rows[path] = pq.ParquetFile(file).metadata.num_rows
                 except (pa.ArrowInvalid, OSError):
                     continue
-        return sum(self._rows.values())
+        return sum(self._rows.get(path, 0) for path in parts)
 
     def ids(self) -> list[str]:
         """Return the image ids of all rows, one each, so that duplicates show."""

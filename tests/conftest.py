@@ -1,0 +1,48 @@
+"""What all tests share: quiet single-threaded libraries, one Ray cluster, and the two markers' rules."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+# Read when ray, matplotlib and torch are imported, and inherited by the processes that tests start.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["OMP_NUM_THREADS"] = "1"  # results must not depend on the machine, and its cores are shared
+os.environ.pop("RAY_ADDRESS", None)  # tests never run on somebody's cluster
+
+import pytest
+
+RAY_TIMEOUT_S = 300  # of a test on Ray: actors import torch, and two cores may be shared with others
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_missing: bool | None = None
+    for item in items:
+        if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
+        if item.get_closest_marker("gpu"):
+            if gpu_missing is None:
+                gpu_missing = not _has_cuda()
+            if gpu_missing:
+                item.add_marker(pytest.mark.skip(reason="NO CUDA DEVICE HERE: the gpu tests did not run"))
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """The one local Ray of the session, with four logical CPUs whatever the machine has."""
+    import ray
+
+    from pipelines import cluster
+    from pipelines.config import ResourcesConfig
+
+    cluster.connect(ResourcesConfig(cpus=4))
+    yield
+    ray.shutdown()

@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipelines import runs
+from pipelines.runs import Instance, Lock, current_instances, differences, instance_key, lock_holder, prove
+from pipelines.schemas import DROPPED, IMAGES
+from pipelines.store import Table, create_exclusively, read_json, write_bytes, write_json
+from tests.s3_server import s3_server
+from weaksam.errors import RunError
+from weaksam.files import join, open_fs
+
+# --- keys and plans
+
+
+def test_a_key_is_the_head_of_a_hash_that_anybody_can_compute() -> None:
+    # printf '%s' '{"a":1,"b":["ü",0.5,null]}' | sha256sum
+    assert instance_key({"b": ["ü", 0.5, None], "a": 1}) == "d3c85f79e3d8"
+
+
+PARTS: dict[str, Any] = {"verb": "propose", "method": {"t": 0.3, "on": True, "name": ""}, "reads": {"index": "0f"}}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**PARTS, "verb": "detect"},
+        {**PARTS, "method": {**PARTS["method"], "t": 0.30000001}},
+        {**PARTS, "method": {**PARTS["method"], "on": False}},
+        {**PARTS, "method": {**PARTS["method"], "name": "0"}},
+        {**PARTS, "method": {"t": 0.3, "on": True}},
+        {**PARTS, "reads": {"index": "0e"}},
+        {},
+    ],
+)
+def test_a_key_changes_with_every_part(other: dict[str, Any]) -> None:
+    assert instance_key(other) != instance_key(PARTS)
+
+
+DIFFERENCES: dict[str, tuple[Any, Any, list[str]]] = {
+    "nothing": (PARTS, json.loads(json.dumps(PARTS)), []),
+    "a value": ({"a": {"b": 1, "c": "x"}}, {"a": {"b": 2, "c": "x"}}, ["a.b: 1 -> 2"]),
+    "added and removed": ({"a": 1}, {"b": False}, ["a: 1 -> null", "b: null -> false"]),
+    "a list": ({"a": [1, 2]}, {"a": [1]}, ["a: [1, 2] -> [1]"]),
+    "a mapping for a value": ({"a": {"b": 1}}, {"a": "x"}, ['a: {"b": 1} -> "x"']),
+    "in field order": ({"z": 1, "a": 1}, {"z": 2, "a": 2}, ["z: 1 -> 2", "a: 1 -> 2"]),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "lines"), DIFFERENCES.values(), ids=DIFFERENCES.keys())
+def test_differences_are_named_by_field(old: Any, new: Any, lines: list[str]) -> None:
+    assert differences(old, new) == lines
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server("runs") as uri:
+        yield uri
+
+
+@pytest.fixture(params=["disk", "s3"])
+def run_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A run folder that does not exist yet."""
+    return join(
+        str(tmp_path) if request.param == "disk" else join(request.getfixturevalue("bucket"), tmp_path.name), "run"
+    )
+
+
+def test_an_instance_is_planned_then_current_then_finished(run_uri: str) -> None:
+    instance = Instance(run_uri, "propose", "aaa")
+    assert (instance.plan(), instance.manifest(), instance.previous(), current_instances(run_uri)) == (
+        None,
+        None,
+        None,
+        [],
+    )
+    instance.begin({"verb": "propose"})
+    assert instance.plan() == {"instance": "propose", "key": "aaa", "parts": {"verb": "propose"}}
+    assert current_instances(run_uri) == [instance]
+    assert instance.manifest() is None
+    instance.finish({"text": "images 1"})
+    assert instance.manifest() == {"instance": "propose", "key": "aaa", "text": "images 1"}
+    instance.reopen()
+    instance.reopen()
+    assert instance.manifest() is None
+
+
+def test_another_key_makes_the_old_one_the_previous(run_uri: str) -> None:
+    old, new = Instance(run_uri, "propose", "aaa"), Instance(run_uri, "propose", "bbb")
+    old.begin({})
+    assert (old.previous(), new.previous()) == (None, old)
+    new.begin({})
+    assert (old.previous(), new.previous()) == (new, None)
+
+
+def test_previews_and_hidden_folders_are_no_instances(run_uri: str) -> None:
+    for name in ("propose", "index", "_x", ".y", "preview-8"):
+        write_bytes(join(run_uri, name, "current"), b"aaa\n")
+    write_bytes(join(run_uri, "notes", "todo.txt"), b"")
+    assert [instance.name for instance in current_instances(run_uri)] == ["index", "propose"]
+
+
+# --- locks
+
+
+def owner(silent_s: float = 0.0, **changes: Any) -> dict[str, Any]:
+    """What a process of another host wrote ``silent_s`` ago; ``None`` leaves a field out."""
+    heartbeat = time.time() - silent_s
+    holder = {"host": "elsewhere", "pid": 1, "started": 1.0, "job": "other", "heartbeat": heartbeat, "token": "t"}
+    return {name: value for name, value in {**holder, **changes}.items() if value is not None}
+
+
+def ended_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def own_start() -> float:
+    return psutil.Process().create_time()
+
+
+def test_a_lock_leaves_nothing_behind(run_uri: str) -> None:
+    with Lock(run_uri, "job") as lock:
+        lock.check()
+        holder = lock_holder(run_uri)
+        assert holder is not None
+        assert holder.startswith(f"job (host {socket.gethostname()}, pid {os.getpid()}, seen ")
+    assert lock_holder(run_uri) is None
+    assert read_json(lock.uri) is None
+
+
+def test_a_second_holder_is_refused_and_told_who_holds_it(run_uri: str) -> None:
+    with Lock(run_uri, "weaksam propose"):
+        with pytest.raises(
+            RunError, match=rf"_lock is held by weaksam propose \(host .*, pid {os.getpid()}, seen \d+ s"
+        ):
+            Lock(run_uri, "second").__enter__()
+        assert lock_holder(run_uri) is not None  # the refused one has removed nothing
+    with Lock(run_uri, "third"):
+        pass
+
+
+def test_a_lock_is_released_when_the_work_fails(run_uri: str) -> None:
+    with pytest.raises(ZeroDivisionError), Lock(run_uri, "job"):
+        raise ZeroDivisionError
+    assert lock_holder(run_uri) is None
+
+
+ABANDONED: dict[str, tuple[Mapping[str, Any], bool]] = {
+    "an ended process of this host": ({"host": socket.gethostname(), "pid": ended_process()}, True),
+    "a live process of this host": ({"host": socket.gethostname(), "pid": os.getpid(), "started": own_start()}, False),
+    "a live one of this host that hangs": (
+        {"host": socket.gethostname(), "pid": os.getpid(), "started": own_start(), "silent_s": 1e6},
+        False,
+    ),
+    "a reused pid of this host": (
+        {"host": socket.gethostname(), "pid": os.getpid(), "silent_s": runs.SILENCE_S + 1},
+        True,
+    ),
+    "a live one of this host whose clock was set": ({"host": socket.gethostname(), "pid": os.getpid()}, False),
+    "a live one of another host": ({}, False),
+    "one of another host, a little late": ({"silent_s": runs.SILENCE_S / 2}, False),
+    "one of another host, silent for long": ({"silent_s": runs.SILENCE_S + 1}, True),
+    "one without particulars": ({"host": None, "pid": None, "started": None, "token": None}, False),
+    "one without anything": (dict.fromkeys(owner()), True),
+}
+
+
+@pytest.mark.parametrize(("changes", "abandoned"), ABANDONED.values(), ids=ABANDONED.keys())
+def test_a_lock_is_taken_over_only_from_the_dead_and_the_silent(
+    tmp_path: Path, changes: Mapping[str, Any], abandoned: bool
+) -> None:
+    folder = str(tmp_path)
+    write_json(join(folder, "_lock"), owner(**changes))
+    assert (lock_holder(folder) is None) == abandoned
+    if abandoned:
+        with Lock(folder, "mine") as lock:
+            lock.check()
+    else:
+        with pytest.raises(RunError, match="is held by"):
+            Lock(folder, "mine").__enter__()
+
+
+def test_a_killed_process_that_nobody_has_reaped_is_dead(tmp_path: Path) -> None:
+    zombie = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = psutil.Process(zombie.pid).create_time()
+    write_json(str(tmp_path / "_lock"), owner(host=socket.gethostname(), pid=zombie.pid, started=started))
+    assert lock_holder(str(tmp_path)) is not None
+    zombie.kill()
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # wait for its end without reaping it
+    assert lock_holder(str(tmp_path)) is None
+    zombie.communicate()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"host": "els'], ids=["empty", "cut"])
+def test_a_lock_without_content_is_held_while_it_is_young(tmp_path: Path, content: bytes) -> None:
+    lock = tmp_path / "_lock"
+    lock.write_bytes(content)
+    assert lock_holder(str(tmp_path)) is not None
+    with pytest.raises(RunError, match="is held by"):
+        Lock(str(tmp_path), "mine").__enter__()
+    long_ago = time.time() - runs.SILENCE_S - 1
+    os.utime(lock, (long_ago, long_ago))
+    with Lock(str(tmp_path), "mine"):
+        pass
+
+
+def test_a_holder_that_lost_its_lock_stops_and_leaves_the_other_ones(
+    run_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "HEARTBEAT_S", 0.05)
+    with Lock(run_uri, "first") as lock:
+        write_json(lock.uri, owner(job="second"))
+        with pytest.raises(RunError, match=r"taken over by second \(host elsewhere"):
+            check_for(lock, seconds=10)
+    assert read_json(lock.uri)["job"] == "second"
+
+
+def test_a_working_owner_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "HEARTBEAT_S", 0.02)
+    with Lock(str(tmp_path), "job") as lock:
+        first = read_json(lock.uri)
+        deadline = time.monotonic() + 10
+        while read_json(lock.uri)["heartbeat"] == first["heartbeat"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert {**read_json(lock.uri), "heartbeat": 0} == {**first, "heartbeat": 0}
+
+
+def test_a_patient_one_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
+    holder = hold_lock(tmp_path, "time.sleep(0.5)")
+    with Lock(str(tmp_path), "patient", wait_s=30):
+        assert holder.wait() == 0
+
+
+def test_a_killed_owner_leaves_a_lock_that_the_next_one_takes_over(tmp_path: Path) -> None:
+    holder = hold_lock(tmp_path, "time.sleep(60)")
+    assert lock_holder(str(tmp_path)) is not None
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "_lock").exists()
+    with Lock(str(tmp_path), "next") as lock:
+        assert read_json(lock.uri)["pid"] == os.getpid()
+
+
+def check_for(lock: Lock, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        lock.check()
+        time.sleep(0.02)
+
+
+def hold_lock(folder: Path, work: str) -> subprocess.Popen[str]:
+    """Start a process that holds the lock of ``folder`` while it works; returns once it holds it."""
+    code = f"""
+import time
+from pipelines.runs import Lock
+with Lock({str(folder)!r}, "child"):
+    print("held", flush=True)
+    {work}
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    process.stdout.close()
+    return process
+
+
+CLAIMANTS = """
+import os, sys, time
+from pathlib import Path
+from pipelines.runs import Lock
+from weaksam.errors import RunError
+
+folder = Path(sys.argv[1])
+start = time.monotonic() + 0.5
+for number in range(8):
+    if os.fork() == 0:
+        time.sleep(max(0, start - time.monotonic()))
+        try:
+            with Lock(str(folder), "claimant"):
+                (folder / f"won-{number}").touch()
+                while len(list(folder.glob("refused-*"))) < 7 and time.monotonic() < start + 60:
+                    time.sleep(0.01)
+        except RunError:
+            (folder / f"refused-{number}").touch()
+        os._exit(0)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+"""
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["no lock before", "a dead one's lock before"])
+def test_of_eight_processes_at_once_exactly_one_gets_the_lock(tmp_path: Path, stale: bool) -> None:
+    if stale:
+        write_json(str(tmp_path / "_lock"), owner(host=socket.gethostname(), pid=ended_process()))
+    subprocess.run([sys.executable, "-c", CLAIMANTS, str(tmp_path)], check=True, capture_output=True)
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == ["refused"] * 7 + ["won"]
+
+
+def test_a_lock_released_between_two_looks_is_not_taken_from_the_next_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The claimant's first attempt fails on a lock that is gone when it looks; a third one holds it by then.
+    uri = str(tmp_path / "_lock")
+    attempts: list[str] = []
+
+    def create(target: str, data: bytes) -> bool:
+        attempts.append(target)
+        if len(attempts) == 1:
+            return False  # was held, and released right afterwards
+        write_json(uri, owner(job="third"))
+        return create_exclusively(target, data)
+
+    monkeypatch.setattr(runs, "create_exclusively", create)
+    with pytest.raises(RunError, match="is held by third"):
+        Lock(str(tmp_path), "mine").__enter__()
+    assert len(attempts) == 2
+
+
+# --- proofs
+
+
+def tables(run_uri: str, done: list[str], dropped: list[str]) -> tuple[Table, Table]:
+    table, drops = Table(run_uri, IMAGES), Table(join(run_uri, "_dropped"), DROPPED)
+    common = {"split": "train", "uri": ""}
+    table.write_rows([{"image_id": i, **common, "labels": None, "labels_difficult": None} for i in done], "part-0")
+    drops.write_rows([{"image_id": i, **common, "stage": "s", "reason": "r", "detail": ""} for i in dropped], "part-0")
+    return table, drops
+
+
+PROVED: dict[str, tuple[list[str], list[str], list[str], str]] = {
+    "nothing asked for": ([], [], [], "images 0 = done 0 + dropped 0 · duplicates 0"),
+    "all done": (["a", "b"], ["b", "a"], [], "images 2 = done 2 + dropped 0 · duplicates 0"),
+    "some dropped": (["a", "b"], ["b"], ["a"], "images 2 = done 1 + dropped 1 · duplicates 0"),
+    "dropped twice": (["a"], [], ["a", "a"], "images 1 = done 0 + dropped 1 · duplicates 0"),
+    "dropped first, done later": (["a"], ["a"], ["a"], "images 1 = done 1 + dropped 0 · duplicates 0"),
+}
+
+
+@pytest.mark.parametrize(("planned", "done", "dropped", "text"), PROVED.values(), ids=PROVED.keys())
+def test_a_proof_counts_from_the_files(
+    tmp_path: Path, planned: list[str], done: list[str], dropped: list[str], text: str
+) -> None:
+    proof = prove(planned, *tables(str(tmp_path), done, dropped))
+    assert proof["text"] == text
+    assert proof["images"] == proof["done"] + proof["dropped"] == len(planned)
+
+
+def test_a_proof_writes_thousands_with_commas(tmp_path: Path) -> None:
+    ids = [str(n) for n in range(1234)]
+    assert prove(ids, *tables(str(tmp_path), ids, []))["text"] == "images 1,234 = done 1,234 + dropped 0 · duplicates 0"
+
+
+FAILED: dict[str, tuple[list[str], list[str], list[str], str]] = {
+    "one is missing": (["a", "b"], ["a"], [], r"done 1 .*missing 1, not asked for 0 \(b\)"),
+    "one is done twice": (["a"], ["a", "a"], [], "duplicates 1, missing 0"),
+    "one was not asked for": (["a"], ["a", "x"], [], r"missing 0, not asked for 1 \(x\)"),
+    "one was dropped unasked": (["a"], ["a"], ["x"], r"not asked for 1 \(x\)"),
+    "nothing is there": (["b", "a"], [], [], r"missing 2, not asked for 0 \(a, b\)"),
+}
+
+
+@pytest.mark.parametrize(("planned", "done", "dropped", "message"), FAILED.values(), ids=FAILED.keys())
+def test_a_proof_that_does_not_hold_says_what_is_wrong(
+    tmp_path: Path, planned: list[str], done: list[str], dropped: list[str], message: str
+) -> None:
+    with pytest.raises(RunError, match=message):
+        prove(planned, *tables(str(tmp_path), done, dropped))
+
+
+def test_a_deleted_part_shows_in_the_proof(tmp_path: Path) -> None:
+    table, dropped = tables(str(tmp_path), ["a"], [])
+    fs, path = open_fs(join(str(tmp_path), "part-0.parquet"))
+    fs.rm_file(path)
+    with pytest.raises(RunError, match="missing 1"):
+        prove(["a"], table, dropped)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.schemas import (
+    DROPPED,
+    IMAGES,
+    PROPOSALS,
+    check,
+    class_names_of,
+    proposals_from_row,
+    proposals_to_row,
+    with_class_names,
+)
+from weaksam.errors import DataError
+from weaksam.structures import Prompts, Proposals
+
+
+def proposals(boxes: list[list[float]], prompts: list[Prompts], **others: Any) -> Proposals:
+    count = len(boxes)
+    return Proposals(
+        size_hw=(30, 40),
+        boxes_xyxy=np.asarray(boxes, np.float32).reshape(-1, 4),
+        source=others.get("source", ["grid"] * count),
+        prompt_index=np.asarray(others.get("prompt_index", [0] * count), np.int32),
+        mask_index=np.asarray(others.get("mask_index", [2] * count), np.int8),
+        predicted_iou=np.asarray(others.get("predicted_iou", [0.5] * count), np.float32),
+        discarded=others.get("discarded", {}),
+        prompts=prompts,
+        mask_rle=others.get("mask_rle"),
+    )
+
+
+def points(*xy: list[tuple[float, float]]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    return [np.asarray(one, np.float32) for one in xy]
+
+
+GRID = Prompts(source="grid", points_xy=points([(10, 15)], [(30, 15)]), kind=["grid"] * 2, class_index=[-1, -1])
+FINE = Prompts(
+    source="fine",
+    points_xy=points([(1.5, 2.25)], [(1.5, 2.25), (7, 8), (9, 3)]),
+    kind=["semantic", "class-joint"],
+    class_index=[3, 3],
+)
+
+CASES = {
+    "no box and no prompt": proposals([], []),
+    "no box from two sources": proposals([], [GRID, FINE], discarded={("grid", "low iou"): 6, ("fine", "empty"): 1}),
+    "a joint prompt of three points": proposals(
+        [[0, 0, 40, 30], [1.5, 2, 3.25, 4]],
+        [GRID, FINE],
+        source=["grid", "fine"],
+        prompt_index=[1, 3],
+        mask_index=[0, 2],
+        predicted_iou=[0.1, 0.9],
+    ),
+    "a box of no prompt": proposals(
+        [[0, 0, 40, 30]],
+        [],
+        source=["whole-image"],
+        prompt_index=[-1],
+        mask_index=[-1],
+        predicted_iou=[np.nan],
+    ),
+    "masks": proposals([[0, 0, 2, 1]], [GRID], mask_rle=[{"size": [30, 40], "counts": b"01\xff\x00"}]),
+    "masks asked for but none made": proposals([], [GRID], mask_rle=[]),
+}
+
+
+@pytest.mark.parametrize("before", CASES.values(), ids=CASES.keys())
+def test_proposals_survive_a_parquet_file(before: Proposals) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([proposals_to_row("a/b.jpg", "train", before)], schema=PROPOSALS), buffer)
+    (row,) = check(pq.read_table(buffer), PROPOSALS, "here").to_pylist()
+    after = proposals_from_row(row)
+
+    assert (row["image_id"], row["split"]) == ("a/b.jpg", "train")
+    assert after.size_hw == (30, 40)
+    for name, dtype in (("boxes_xyxy", "f4"), ("prompt_index", "i4"), ("mask_index", "i1"), ("predicted_iou", "f4")):
+        was, now = getattr(before, name), getattr(after, name)
+        assert now.dtype == dtype
+        np.testing.assert_array_equal(now, was, strict=True)
+    assert list(after.source) == list(before.source)
+    assert after.discarded == before.discarded
+    assert after.mask_rle == before.mask_rle
+    assert [p.source for p in after.prompts] == [p.source for p in before.prompts]
+    for now_p, was_p in zip(after.prompts, before.prompts, strict=True):
+        assert (now_p.kind, now_p.class_index) == (list(was_p.kind), list(was_p.class_index))
+        for now_xy, was_xy in zip(now_p.points_xy, was_p.points_xy, strict=True):
+            np.testing.assert_array_equal(now_xy, was_xy, strict=True)
+
+
+def test_no_masks_are_null_and_no_boxes_are_an_empty_list() -> None:
+    row = proposals_to_row("a", "train", CASES["no box and no prompt"])
+    assert row["mask_rle"] is None
+    assert row["boxes_xyxy"] == []
+    assert row["prompt_points_xy"] == []
+
+
+def test_unknown_labels_differ_from_no_labels() -> None:
+    rows = [
+        {"image_id": "a", "uri": "a", "split": "train", "labels": None, "labels_difficult": None},
+        {"image_id": "b", "uri": "b", "split": "train", "labels": [], "labels_difficult": [0]},
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=IMAGES), buffer)
+    assert pq.read_table(buffer).to_pylist() == rows
+
+
+def test_class_names_travel_in_order_and_in_any_script() -> None:
+    names = ("zebra", "a;b", "Äpfel", "猫")
+    assert class_names_of(with_class_names(IMAGES, names)) == names
+    assert class_names_of(with_class_names(IMAGES, ())) == ()
+    assert class_names_of(IMAGES) == ()
+
+
+def test_class_names_do_not_make_a_schema_another_one() -> None:
+    table = with_class_names(DROPPED, ["cat"]).empty_table()
+    assert check(table, DROPPED, "here") is table
+
+
+OTHER = [pa.field("image_id", pa.string(), nullable=False), pa.field("labels", pa.list_(pa.int32()))]
+WRONG = {
+    "a missing column": (OTHER[:1], ["labels: list<item: int32>"], []),
+    "a column too many": ([*OTHER, pa.field("score", pa.float32())], [], ["score: float"]),
+    "another type": (
+        [OTHER[0], pa.field("labels", pa.list_(pa.null()))],
+        ["labels: list<item: int32>"],
+        ["labels: list<item: null>"],
+    ),
+    "another order": (OTHER[::-1], ["image_id", "labels"], ["labels", "image_id"]),
+    "another nullability": (
+        [pa.field("image_id", pa.string()), OTHER[1]],
+        ["image_id: string not null"],
+        ["image_id: string"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "expected", "got"), WRONG.values(), ids=WRONG.keys())
+def test_a_table_of_another_schema_is_refused_by_what_differs(
+    columns: list[pa.Field], expected: list[str], got: list[str]
+) -> None:
+    with pytest.raises(DataError) as caught:
+        check(pa.schema(columns).empty_table(), pa.schema(OTHER), "runs/x/part-0.parquet")
+    message = str(caught.value)
+    assert message.startswith("runs/x/part-0.parquet: ")
+    expected_text, got_text = message.split(", got ")
+    for part in expected:
+        assert part in expected_text
+    for part in got:
+        assert part in got_text
