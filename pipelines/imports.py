@@ -235,7 +235,7 @@ def _write(
             written = []
             for row, size in zip(part, threads.map(_read_size, (row["uri"] for row in part)), strict=True):
                 if isinstance(size, ImageError):
-                    because = {"stage": instance.name, "reason": size.reason, "detail": size.detail}
+                    because = {"stage": "import", "reason": size.reason, "detail": size.detail}
                     dropped.append({**row, **because})
                     continue
                 boxes = found.get(row["image_id"], np.zeros((0, 4), np.float32))

@@ -1,17 +1,20 @@
 """Weights from a file, an address or a bucket: fetched once, verified every time.
 
-Whatever is remote is streamed into a cache folder under a temporary name and appears there whole or not at all, so that
-several processes may fetch the same file at once. The SHA-256 of the file is computed on every use and compared with what
-the caller expects or what is known of the published file; where neither is, the caller gets it to print and to pin.
+Whatever is remote is streamed into a cache folder under a temporary name and appears there whole or not at all; of several
+processes that want it at once, one fetches and the others wait. The SHA-256 of the file is computed on every use and
+compared with what the caller expects or what is known of the published file; where neither is, the caller gets it to print
+and to pin.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import posixpath
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,21 +110,22 @@ def fetch_weights(
         return WeightsFile(path=path, sha256=digest, known=bool(expected))
 
     path = cached_path(uri, cache_dir)
-    if path.is_file():
-        digest = file_sha256(path)
-        if digest.startswith(expected):
-            return WeightsFile(path=path, sha256=digest, known=bool(expected))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        _download(uri, temporary, progress)
-        digest = file_sha256(temporary)
-        _require_match(uri, digest, expected, kept=False)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _one_at_a_time(path.parent):  # the actors of a machine want the same gigabytes at the same moment
+        if path.is_file():
+            digest = file_sha256(path)
+            if digest.startswith(expected):
+                return WeightsFile(path=path, sha256=digest, known=bool(expected))
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            _download(uri, temporary, progress)
+            digest = file_sha256(temporary)
+            _require_match(uri, digest, expected, kept=False)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return WeightsFile(path=path, sha256=digest, known=bool(expected))
 
 
@@ -170,6 +174,17 @@ def _require_match(uri: str, digest: str, expected: str, *, kept: bool) -> None:
             f"{uri}: expected SHA-256 {expected}, got {digest}: another or a damaged file; {remedy}, or give the checksum "
             f"of the file that you mean"
         )
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process of this machine at a time into the body; the lock goes with the process that holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _open_for_download(uri: str) -> tuple[AbstractFileSystem, str]:

@@ -142,7 +142,7 @@ def test_images_that_cannot_be_read_are_dropped_with_their_reasons(run: str, tmp
     instance = current_instance(run, "import.x")
     assert instance is not None
     reasons = {row["image_id"]: (row["stage"], row["reason"]) for row in instance.dropped.iter_rows()}
-    assert reasons == {"000005": ("import.x", "missing"), "000007": ("import.x", "not an image")}
+    assert reasons == {"000005": ("import", "missing"), "000007": ("import", "not an image")}
 
 
 def test_a_name_becomes_a_folder_so_it_is_checked(run: str) -> None:

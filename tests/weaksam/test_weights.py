@@ -13,7 +13,15 @@ from tests.s3_server import s3_server
 from weaksam import weights
 from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError
-from weaksam.weights import PUBLISHED, Published, cached_path, default_cache_dir, fetch_weights, sam_weights
+from weaksam.weights import (
+    PUBLISHED,
+    Published,
+    WeightsFile,
+    cached_path,
+    default_cache_dir,
+    fetch_weights,
+    sam_weights,
+)
 
 CONTENT = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -112,9 +120,15 @@ def test_the_same_name_at_two_addresses_is_kept_apart(tmp_path: Path) -> None:
     assert first.name.endswith("-w.pth")
 
 
-def test_many_at_once_each_get_the_whole_file(site: str, tmp_path: Path) -> None:
+def test_of_many_at_once_one_fetches_and_all_get_the_whole_file(site: str, tmp_path: Path) -> None:
+    reports: list[int] = []
+
+    def fetch(n: int) -> WeightsFile:
+        return fetch_weights(f"{site}/w.pth", cache_dir=tmp_path / "c", progress=lambda *_: reports.append(n))
+
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: fetch_weights(f"{site}/w.pth", cache_dir=tmp_path / "c"), range(16)))
+        found = list(pool.map(fetch, range(16)))
+    assert len(set(reports)) == 1
     assert {f.sha256 for f in found} == {SHA256}
     assert [p.name for p in (tmp_path / "c").iterdir()] == [found[0].path.name]
 
