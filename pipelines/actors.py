@@ -99,7 +99,7 @@ class PromptActor:
             device=spec.device,
         )
         self._spec = spec
-        self._proposer = Proposer(clues, None, prompts=spec.prompts, proposals=spec.proposals)
+        self._proposer = Proposer(clues, None, prompts=spec.prompts, gating=spec.clues)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Find the prompts of each image of a batch."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import resources
@@ -97,7 +99,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), data_uri: str 
             nested = {part: nested}
         values = _merge(values, nested, origins, origin)
     try:
-        return Recipe.model_validate_json(json.dumps(values), strict=True), origins
+        return Recipe.model_validate_json(json.dumps(values, default=str), strict=True), origins
     except ValidationError as error:
         raise ConfigError(_explain(error, path_or_name, origins)) from error
 
@@ -121,7 +123,14 @@ def to_plain(value: Any) -> Any:
 
 def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
     """Return the whole recipe as YAML, each value that some file set followed by that file's name."""
-    text: str = yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(
+        to_plain(recipe),
+        Dumper=_LineDumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=math.inf,
+    )
     if not origins:
         return text
     lines, path = [], list[str]()
@@ -137,16 +146,37 @@ def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a name given twice in one mapping instead of keeping the last."""
+    """Safe YAML that refuses a name given twice in one mapping, reads 6e-4 as a number and leaves dates as they are."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="expected a name before the colon", problem_mark=key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key!r} is given twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+class _LineDumper(yaml.SafeDumper):
+    """Safe YAML with every value on one line, so that a remark can follow it."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if "\n" in data else None)
+
+
+_LineDumper.add_representer(str, _LineDumper.represent_str)
 
 
 def _load(path: Path, ancestors: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -160,9 +190,12 @@ def _load(path: Path, ancestors: tuple[Path, ...]) -> tuple[dict[str, Any], dict
     if not isinstance(own, dict):
         raise ConfigError(f"{path}: expected a mapping of recipe fields, got {type(own).__name__}")
     bases = own.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: base: expected a recipe's name or a list of them, got {bases!r}")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         base_values, base_origins = _load(_find(base, path), (*ancestors, path))
         values = _merge(values, base_values, {}, "")
         origins.update(base_origins)
@@ -214,7 +247,8 @@ def _explain(error: ValidationError, recipe: str, origins: Mapping[str, str]) ->
     for finding in error.errors(include_url=False):
         path = [str(part) for part in finding["loc"]]
         dotted = ".".join(path)
-        origin = next((o for name, o in origins.items() if name == dotted or name.startswith(f"{dotted}.")), None)
+        within = (origin for name, origin in origins.items() if name.startswith(f"{dotted}."))
+        origin = origins.get(dotted) or next(within, None)
         message = finding["msg"].removeprefix("Value error, ")
         if finding["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             close = difflib.get_close_matches(path[-1], _names_at(path[:-1]), n=1)

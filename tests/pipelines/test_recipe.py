@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import yaml
+
+from pipelines.recipe import Recipe, load_recipe, render, to_plain
+from weaksam.errors import ConfigError
+
+SMALLEST = "{name: x, stages: [index], sam: {name: builtin}, clues: {name: none}, prompts: {sources: [grid]}}"
+
+
+def write(folder: Path, **files: str) -> str:
+    """Write ``name.yaml`` files; returns the path of the last one."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(dedent(text))
+    return str(folder / f"{name}.yaml")
+
+
+def message_of(path: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value)
+
+
+# --- merging
+
+
+def test_bases_merge_left_to_right_then_the_file_then_set(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        one=SMALLEST,
+        two="proposals: {min_predicted_iou: 0.2, min_stability: 0.2, grid_nms_iou: 0.2, cross_nms_iou: 0.2}",
+        three="proposals: {min_stability: 0.3, grid_nms_iou: 0.3, cross_nms_iou: 0.3}",
+        mine="""
+            base: [one.yaml, two.yaml, three.yaml]
+            proposals: {grid_nms_iou: 0.4, cross_nms_iou: 0.4}
+        """,
+    )
+    recipe, origins = load_recipe(path, ["proposals.cross_nms_iou=0.5"])
+    got = recipe.proposals
+    assert (got.min_predicted_iou, got.min_stability, got.grid_nms_iou, got.cross_nms_iou) == (0.2, 0.3, 0.4, 0.5)
+    names = ("min_predicted_iou", "min_stability", "grid_nms_iou", "cross_nms_iou")
+    assert [origins[f"proposals.{n}"] for n in names] == ["two.yaml", "three.yaml", "mine.yaml", "--set"]
+    assert origins["name"] == "one.yaml"
+    assert "proposals.keep_masks" not in origins
+
+
+def test_a_base_may_be_one_name_and_have_bases_itself(tmp_path: Path) -> None:
+    path = write(tmp_path, one=SMALLEST, two="{base: one.yaml, name: y}", three="{base: two.yaml, description: d}")
+    recipe, origins = load_recipe(path)
+    assert (recipe.name, recipe.description) == ("y", "d")
+    assert (origins["name"], origins["description"], origins["stages"]) == ("two.yaml", "three.yaml", "one.yaml")
+
+
+def test_a_base_shared_by_two_bases_is_no_cycle(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, one=SMALLEST, left="base: one.yaml", right="base: one.yaml", mine="base: [left.yaml, right.yaml]"
+    )
+    assert load_recipe(path)[0].name == "x"
+
+
+def test_bases_stand_beside_the_file_or_among_the_shipped_ones(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    write(tmp_path, beside=SMALLEST)
+    assert load_recipe(write(tmp_path / "sub", mine="base: ../beside.yaml"))[0].name == "x"
+    assert load_recipe(write(tmp_path / "sub", mine="{base: grid, name: y}"))[0].sam.name == "builtin"
+
+
+def test_lists_replace_and_mappings_merge(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, one=SMALLEST, mine="{base: one.yaml, stages: [propose], proposals: {clue_mask_indices: [0]}}"
+    )
+    recipe, _ = load_recipe(path, ["proposals.clue_mask_indices=[2, 1]"])
+    assert recipe.stages == ("propose",)
+    assert recipe.proposals.clue_mask_indices == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("item", "part", "field", "value"),
+    [
+        ("prompts.points_per_side=16", "prompts", "points_per_side", 16),
+        ("prompts.class_joint=false", "prompts", "class_joint", False),
+        ("report.title=a: b", None, None, None),
+        ("report.title='a: b'", "report", "title", "a: b"),
+        ("report.title=x=y", "report", "title", "x=y"),
+        ("report.title=", None, None, None),
+        ("report.title=''", "report", "title", ""),
+        ("report.title=2024-01-02", "report", "title", "2024-01-02"),
+        ("report.title=!!timestamp 2024-01-02", "report", "title", "2024-01-02"),
+        ("report.title=1e", "report", "title", "1e"),
+        ("propose.splits=[a, b]", "propose", "splits", ("a", "b")),
+        ("classifier.base_lr=6e-4", "classifier", "base_lr", 6e-4),
+        ("classifier.base_lr=1", "classifier", "base_lr", 1.0),
+        ("analyse.random_seeds=[]", "analyse", "random_seeds", ()),
+    ],
+)
+def test_set_reads_values_as_yaml(tmp_path: Path, item: str, part: str | None, field: str, value: object) -> None:
+    path = write(tmp_path, mine=SMALLEST)
+    if part is None:
+        assert "--set" in message_of(path, item)
+    else:
+        got = getattr(getattr(load_recipe(path, [item])[0], part), field)
+        assert got == value
+        assert type(got) is type(value)
+
+
+def test_the_last_set_wins_and_data_comes_after(tmp_path: Path) -> None:
+    path = write(tmp_path, mine=SMALLEST)
+    recipe, origins = load_recipe(path, ["data.uri=a", "data.limit=3", "data.limit=4"], data_uri="b: c#d")
+    assert (recipe.data.uri, recipe.data.limit) == ("b: c#d", 4)
+    assert (origins["data.uri"], origins["data.limit"]) == ("--data", "--set")
+
+
+# --- mistakes
+
+
+def test_a_cycle_of_bases_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, one="base: two.yaml", two="base: one.yaml")
+    assert "its bases form a cycle: two.yaml -> one.yaml -> two.yaml" in message_of(path)
+
+
+MISTAKES: dict[str, tuple[str, list[str]]] = {
+    "an unknown option": ("prompts: {point_per_side: 4}", ["side (from mine.yaml): no such option; did you mean points_per_side?"]),
+    "an unknown nested option": ("prompts: {peaks: {treshold: 1}}", ["prompts.peaks.treshold", "did you mean threshold?"]),
+    "an unknown part": ("promts: {}", ["promts", "did you mean prompts?"]),
+    "an option like no other": ("qqqq: 1", ["qqqq (from mine.yaml): no such option\n"]),
+    "text for a boolean": ('prompts: {class_joint: "False"}', ["class_joint (from mine.yaml)", "boolean, got 'False'"]),
+    "a number for a boolean": ("prompts: {class_joint: 1}", ["prompts.class_joint", "boolean, got 1"]),
+    "a fraction for an integer": ("prompts: {points_per_side: 1.5}", ["prompts.points_per_side", "integer, got 1.5"]),
+    "a whole fraction for an integer": ("prompts: {points_per_side: 2.0}", ["prompts.points_per_side", "integer, got 2.0"]),
+    "text for a number": ('proposals: {min_stability: "0.3"}', ["proposals.min_stability", "number, got '0.3'"]),
+    "not a number": ("proposals: {min_stability: .nan}", ["proposals.min_stability", "nan"]),
+    "a scalar for a list": ("stages: index", ["stages (from mine.yaml)", "got 'index'"]),
+    "a scalar for a part": ("prompts: 3", ["prompts (from mine.yaml)", "got 3"]),
+    "nothing for a part": ("prompts:", ["prompts (from mine.yaml)", "got None"]),
+    "a name that is none of the choices": ("sam: {name: vit_x}", ["sam.name (from mine.yaml)", "'vit_h'", "got 'vit_x'"]),
+    "a value out of range": ("prompts: {points_per_side: 0}", ["prompts.points_per_side: expected 1..512, got 0"]),
+    "a number for text": ("report: {title: 7}", ["report.title (from mine.yaml)", "string, got 7"]),
+    "a source that the clues cannot make": ("prompts: {sources: [grid, fine]}", ["fine cannot come from clues.name: none"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "parts"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_named_with_its_file_and_remedy(tmp_path: Path, text: str, parts: list[str]) -> None:
+    path = write(tmp_path, one=SMALLEST, mine=f"base: one.yaml\n{text}")
+    message = message_of(path) + "\n"
+    for part in (f"recipe {path}:\n", *parts):
+        assert part in message
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    message = message_of(write(tmp_path, mine="{sam: {name: vit_x}, prompts: {a: 1, b: 2}}"))
+    for field in ("name: Field required", "stages: Field required", "sam.name", "prompts.a", "prompts.b"):
+        assert f"  {field}" in message
+
+
+BROKEN: dict[str, tuple[str, list[str]]] = {
+    "a name given twice": ("name: x\nsam: {name: builtin}\nname: y\n", ["'name' is given twice", "line 3"]),
+    "a nested name given twice": ("sam:\n  name: a\n  name: b\n", ["'name' is given twice", "line 3"]),
+    "no valid YAML": ("name: x\nstages: [index\nsam: {}\n", ["not valid YAML", "line 3"]),
+    "a tab": ("name:\n\t- x\n", ["not valid YAML", "line 2"]),
+    "a list": ("- name: x\n", ["expected a mapping of recipe fields, got list"]),
+    "nothing": ("", ["expected a mapping of recipe fields, got NoneType"]),
+    "code": ("name: !!python/object/apply:os.getcwd []\n", ["not valid YAML", "line 1"]),
+    "a list as a name": ("? [a, b]\n: 1\n", ["not valid YAML", "line 1"]),
+    "a number as a name": ("1: x\n", ["1"]),
+    "a base that is no name": ("base: 3\n", ["base: expected", "3"]),
+    "a base that is a mapping": ("base: {a: b}\n", ["base: expected"]),
+}
+
+
+@pytest.mark.parametrize(("text", "parts"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_file_is_named_with_its_line(tmp_path: Path, text: str, parts: list[str]) -> None:
+    path = write(tmp_path, mine=text)
+    message = message_of(path)
+    for part in (path, *parts):
+        assert part in message
+
+
+def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("name: Füße".encode("latin-1"))
+    assert "not valid YAML" in message_of(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("voc7", "did you mean voc07?"), ("no/such.yaml", "shipped recipes: coco14, grid")]
+)
+def test_an_unknown_recipe_gets_a_hint(name: str, hint: str) -> None:
+    assert hint in message_of(name)
+
+
+def test_an_unknown_base_names_who_asked_for_it(tmp_path: Path) -> None:
+    path = write(tmp_path, mine="base: [nowhere.yaml]")
+    assert f"no recipe 'nowhere.yaml', a base of {path}," in message_of(path)
+
+
+@pytest.mark.parametrize("item", ["prompts.points_per_side", "=3", "prompts.points_per_side=[1", "report.title=!!x y"])
+def test_a_malformed_set_is_named(tmp_path: Path, item: str) -> None:
+    assert f"--set {item}: " in message_of(write(tmp_path, mine=SMALLEST), item)
+
+
+def test_a_set_of_an_unknown_option_is_named_as_such(tmp_path: Path) -> None:
+    message = message_of(write(tmp_path, mine=SMALLEST), "prompts.pionts_per_side=3")
+    assert "prompts.pionts_per_side (from --set): no such option; did you mean points_per_side?" in message
+
+
+# --- what comes out
+
+
+def test_a_recipe_is_plain_json_values_in_declared_order(tmp_path: Path) -> None:
+    plain = to_plain(load_recipe(write(tmp_path, mine=SMALLEST))[0])
+    assert list(plain) == list(Recipe.model_fields)
+    assert plain["prompts"]["sources"] == ["grid"]
+    assert plain["prompts"]["peaks"]["kernel_cam"] == 17
+
+
+def test_the_printed_recipe_says_where_each_value_came_from_and_loads_again(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, one=SMALLEST, mine="{base: one.yaml, report: {title: 'a # b: c'}, prompts: {peaks: {threshold: 0.8}}}"
+    )
+    recipe, origins = load_recipe(path, ["propose.splits=[train]"])
+    text = render(recipe, origins)
+    lines = [line.strip() for line in text.splitlines()]
+    for line in (
+        "name: x  # one.yaml",
+        "threshold: 0.8  # mine.yaml",
+        "splits:  # --set",
+        "kernel_cam: 17",
+        "sources:  # one.yaml",
+    ):
+        assert line in lines
+    assert yaml.safe_load(text) == to_plain(recipe)
+    (tmp_path / "again.yaml").write_text(text)
+    assert load_recipe(str(tmp_path / "again.yaml"))[0] == recipe
+
+
+def test_long_and_multi_line_texts_survive_printing(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        mine=SMALLEST.replace("name: x,", 'name: x, description: "name: one\\n\\nsplits: two ' + "long " * 40 + '",'),
+    )
+    recipe, origins = load_recipe(path)
+    assert yaml.safe_load(render(recipe, origins)) == to_plain(recipe)

@@ -1,0 +1,69 @@
+"""Every recipe that ships, loaded and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import recipes
+from pipelines.recipe import load_recipe, render, shipped_recipes, to_plain
+from pipelines.stages import STAGES, needed_for
+
+FOLDER = Path(recipes.__file__).parent
+WHOLE = [name for name in shipped_recipes() if not name.startswith("presets/")]
+PRESETS = [name for name in shipped_recipes() if name.startswith("presets/")]
+
+
+def test_the_recipes_that_are_promised_are_there() -> None:
+    assert {"shapes", "voc07", "voc12", "coco14"} <= set(WHOLE)
+    assert {"presets/paper", "presets/official"} <= set(PRESETS)
+    assert {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.y*ml")} == {
+        *WHOLE,
+        *PRESETS,
+    }
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_recipe_loads_and_survives_printing(name: str, tmp_path: Path) -> None:
+    recipe, origins = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    (tmp_path / "again.yaml").write_text(render(recipe, origins))
+    assert load_recipe(str(tmp_path / "again.yaml"))[0] == recipe
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_stages_of_a_recipe_exist_and_stand_in_an_order_that_works(name: str) -> None:
+    recipe, _ = load_recipe(name)
+    assert len(set(recipe.stages)) == len(recipe.stages)
+    for position, instance in enumerate(recipe.stages):
+        assert instance.partition(".")[0] in STAGES
+        assert set(needed_for(recipe, instance)) <= set(recipe.stages[: position + 1])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_merges_into_every_recipe_and_all_of_it_arrives(name: str, preset: str, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump({"base": [f"{name}.yaml", f"{preset}.yaml"]}))
+    recipe, origins = load_recipe(str(mine))
+
+    def leaves(value: object, path: str = "") -> dict[str, object]:
+        if not isinstance(value, dict):
+            return {path: value}
+        return {k: v for n, part in value.items() for k, v in leaves(part, f"{path}.{n}" if path else n).items()}
+
+    merged = leaves(to_plain(recipe))
+    wanted = leaves(yaml.safe_load((FOLDER / f"{preset}.yaml").read_text()))
+    assert wanted
+    assert {path: merged[path] for path in wanted} == wanted
+    assert {origins[path] for path in wanted} == {f"{preset.partition('/')[2]}.yaml"}
+
+
+def test_the_demo_downloads_nothing() -> None:
+    recipe, _ = load_recipe("shapes")
+    assert recipe.data.kind == "shapes"
+    assert (recipe.sam.name, recipe.sam.weights, recipe.clues.weights) == ("builtin", "", "")
+    assert recipe.classifier.init in ("", "builtin")
