@@ -119,10 +119,15 @@ def pool_sizes(resources: ResourcesConfig, images: int, with_clues: bool, cpus: 
 
 def connected_pool_sizes(resources: ResourcesConfig, images: int, *, with_clues: bool) -> PoolSizes:
     """Choose the sizes for the cluster that this process is connected to."""
+    return pool_sizes(resources, images, with_clues, *connected_size())
+
+
+def connected_size() -> tuple[int, int]:
+    """Return how many logical CPUs and GPUs the cluster has that this process is connected to."""
     import ray
 
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return pool_sizes(resources, images, with_clues, int(total.get("CPU", 1)), total.get("GPU", 0.0))
+    return int(total.get("CPU", 1)), int(total.get("GPU", 0))
 
 
 def _quieten_ray_data() -> None:

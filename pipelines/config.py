@@ -22,6 +22,7 @@ class ResourcesConfig:
     gpus_per_actor: float = 0.0  # share of a GPU each actor reserves: 1, 0.5, 0.33 or 0.25
     rows_per_task: int = 0  # images per Ray task, and per Parquet file: the unit that a kill loses
     train_workers: int = 0  # data-parallel training processes
+    images_per_pass: int = 0  # of each training process; fewer than its share of the batch = accumulated gradients
     loader_workers: int = 0  # image loading processes of each training process
     price_per_hour: float = 0.0  # of the machine or cluster, in your currency, for the estimate that a preview makes
     cache_mib: int = 1024  # encoded training images kept in memory by each training process

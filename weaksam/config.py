@@ -54,7 +54,9 @@ class CamConfig:
     """Multi-scale class activation maps (WeakTr's inference)."""
 
     scales: tuple[float, ...] = (1.0, 0.8, 1.2)  # of the image's own size; each also mirrored
-    max_side: int = 640  # pixels; a longer image is first brought to it, memory grows as its 4th power (VOC, COCO: never)
+    max_side: int = (
+        640  # pixels; a longer image is first brought to it, memory grows as its 4th power (VOC, COCO: never)
+    )
     cross_layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10, 11, 12)  # 1-based; () = every layer of the network
     gate_logit: float = -0.5  # a class counts as present above it where labels are unknown (published code)
     include_difficult: bool = True  # gate by labels that count difficult objects (published code)
@@ -125,7 +127,7 @@ class ClassifierConfig:
     augmentation: Literal["none", "flip", "deit"] = (
         "deit"  # "flip": resized crop + mirror; "deit": + RandAugment, erasing
     )
-    select: Literal["last", "best-map"] = "last"  # checkpoint handed on; best-map needs labels on the validation split
+    select: Literal["last", "best-map"] = "last"  # weights handed on; best-map judges by a held-out tenth of the images
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast
     seed: int = 504  # published
 

@@ -74,6 +74,7 @@ PUBLISHED: dict[str, Published] = {
 }
 
 BUILTIN_SAM = Path(__file__).parent / "sam" / "weights" / "small.safetensors"
+BUILTIN_STEM = Path(__file__).parent / "clues" / "weights" / "small_stem.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from weaksam.weights import BUILTIN_STEM
+
 # (output channels, stride) of the 3x3 convolutions before the last one; their product of strides is the stem's.
 LAYERS = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1))
-
-BUILTIN_WEIGHTS = Path(__file__).with_name("weights") / "small_stem.safetensors"
 
 
 class SmallCnnStem(nn.Module):
@@ -70,7 +70,7 @@ class SmallCnnClassifier(nn.Module):
         return F.multilabel_soft_margin_loss(logits.float(), targets), logits
 
 
-def load_builtin_classifier(path: Path = BUILTIN_WEIGHTS) -> SmallCnnClassifier:
+def load_builtin_classifier(path: Path = BUILTIN_STEM) -> SmallCnnClassifier:
     """Return the shipped classifier of drawn shapes, float32, in evaluation mode; ``.stem`` is what WeakTr starts from."""
     with safe_open(path, framework="pt") as file:
         dim, names = int(file.metadata()["dim"]), file.metadata()["class_names"].split(",")

@@ -1,0 +1,169 @@
+"""What a training is: its plan, the contract between the one training loop and the stages that use it, and its result.
+
+A stage that trains (``train-classifier`` and later ones) supplies a ``TrainingTask``; ``worker_loop.run_training`` does the
+rest. Everything that a step does follows from (plan, step number), so that a checkpoint needs no generator state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from weaksam.errors import ConfigError, RunError
+from weaksam.transforms import derive_seed
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class NonFiniteLossError(RunError):
+    """The loss became NaN or infinite; training again from the last checkpoint would do so again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """How much is trained and in which order: the part of a training that its result depends on."""
+
+    images: int  # in the data set
+    epochs: int
+    batch_size: int  # images per step over all workers and passes
+    seed: int
+    precision: Precision = "fp32"  # of autocast; weights, gradients and optimiser stay in float32
+    max_grad_norm: float = 0.0  # clip the gradient's L2 norm to it; lower is stricter, 0 = never
+
+    def __post_init__(self) -> None:
+        for name in ("images", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training plan: expected {name} of 1 or more, got {getattr(self, name)}")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps: every image is seen ``epochs`` times, some once more to fill the last batch."""
+        return math.ceil(self.images * self.epochs / self.batch_size)
+
+    def position(self, step: int) -> Position:
+        """Where step number ``step`` (from 0) stands."""
+        return Position(step, self.steps, step * self.batch_size / self.images)
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """The (epoch, image index) pairs of one step, over all workers.
+
+        A step is a window of ``batch_size`` over the concatenated permutations of all epochs. It may span two epochs, and
+        holds an image several times when the data set is smaller than the batch.
+        """
+        first = step * self.batch_size
+        places = [divmod(n, self.images) for n in range(first, first + self.batch_size)]
+        return [(epoch, int(_permutation(self.seed, epoch, self.images)[n])) for epoch, n in places]
+
+
+class Position(NamedTuple):
+    """A point of the schedule: ``step`` of ``steps``, both in optimiser steps, and the epoch with its fraction."""
+
+    step: int
+    steps: int
+    epoch: float
+
+
+class TrainingDataset(Protocol):
+    """Training images by index. Loading must depend on its arguments alone."""
+
+    @property
+    def image_ids(self) -> Sequence[str]:
+        """One id per image; their number is the plan's."""
+
+    def load(self, index: int, epoch: int) -> Any:
+        """Return one sample; raise ImageError for an image that cannot be used."""
+
+    def collate(self, samples: list[Any]) -> Any:
+        """Return the batch of one pass: tensors in any nesting of dicts, lists and tuples."""
+
+
+class TrainingTask(Protocol):
+    """What a stage trains. Small and picklable: it travels to the workers, which build the rest from it."""
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """How much, in which order."""
+
+    def build_model(self) -> nn.Module:
+        """Return the network on the CPU with its initial weights; called under a fixed seed."""
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimiser; each group's ``lr`` is what the factor below multiplies."""
+
+    def lr_factor(self, at: Position) -> float:
+        """Return what the learning rates are multiplied with at one step."""
+
+    def build_dataset(self) -> TrainingDataset:
+        """Return the training images."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the scalar loss of one pass, a *mean* over its images (passes and workers are weighted by images)."""
+
+    def evaluate(self, model: nn.Module) -> float | None:
+        """Return a score (higher is better) by which weights are selected, or None to keep the last ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResources:
+    """Where and how a training runs. Changes speed and memory; weights only by the order of floating-point sums."""
+
+    workers: int = 0  # processes under Ray Train; 0 = this process, without Ray
+    use_gpu: bool = False  # one GPU per worker
+    threads: int = 1  # torch threads, and CPUs reserved, per worker
+    images_per_pass: int = 0  # images per forward and backward pass of a worker; 0 = its whole share of the batch
+    loader_processes: int = 0  # per worker; 0 = the worker itself loads
+    checkpoint_every: int = 0  # steps; 0 = a twentieth of the training
+    max_failures: int = 3  # restarts of the worker group per run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One row of the scalars: means since the row before. ``eta_s`` and ``images_per_s`` count this process's work alone."""
+
+    step: int  # steps done
+    steps: int
+    epoch: float
+    loss: float
+    lr: float  # of the first parameter group
+    images_per_s: float
+    eta_s: float
+
+
+class Skipped(NamedTuple):
+    """An image that could not be used; another one took its place in the batch."""
+
+    image_id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a finished training proves: the planned steps were done and the last checkpoint reads back."""
+
+    steps_planned: int
+    steps_done: int
+    resumed_at: int  # steps that earlier runs had done
+    seconds: float  # of this run
+    model: dict[str, Tensor]  # weights after the last step
+    best: dict[str, Any] | None  # {"score", "step", "model"} of the best evaluation, if the task evaluates
+    skipped: list[Skipped]
+    scalars: list[Progress]
+
+    @property
+    def text(self) -> str:
+        """The line that a training stage ends with."""
+        return f"steps planned {self.steps_planned:,} = done {self.steps_done:,} · checkpoint read back"
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
+    return np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(images)

@@ -1,0 +1,111 @@
+"""The training loop on several processes: Ray Train supplies the group of workers, its process group and its restarts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.checkpoints import read_scalars
+from pipelines.training import NonFiniteLossError, Progress, TrainingResources, TrainingTask
+from pipelines.worker_loop import Worker
+from weaksam.errors import RunError, WeaksamError
+from weaksam.files import join
+
+_POLL_S = 1.0
+
+
+def run_on_ray(
+    task: TrainingTask,
+    resources: TrainingResources,
+    storage_uri: str,
+    run_name: str,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Run the loop on a worker group of Ray Train, which restarts it after a death; connected by the caller."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    folder = join(storage_uri, run_name)
+
+    def work() -> NonFiniteLossError | None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        worker = Worker(
+            task,
+            resources,
+            folder,
+            rank=context.get_world_rank(),
+            world=context.get_world_size(),
+            device=ray.train.torch.get_device(),
+        )
+        try:
+            worker.run()
+        except NonFiniteLossError as error:  # all workers stop together, and starting again would not help
+            return error
+        return None
+
+    trainer = TorchTrainer(
+        work,  # type: ignore[arg-type]  # the declared type knows no return value
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.use_gpu,
+            resources_per_worker={"CPU": resources.threads, "GPU": int(resources.use_gpu)},
+        ),
+        run_config=RunConfig(
+            name=run_name,
+            storage_path=storage_uri,
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+        ),
+    )
+    with _Follower(folder, progress):
+        try:
+            result: Any = trainer.fit()
+        except TrainingFailedError as failure:
+            raise RunError(
+                f"{folder}: training failed {resources.max_failures + 1} times: {_cause(failure)}"
+            ) from failure
+    if result.return_value is not None:
+        raise result.return_value
+
+
+def _cause(failure: Exception) -> str:
+    """Return what the first failing worker said, or the whole story when no worker can be blamed."""
+    causes = list(getattr(failure, "worker_failures", {}).values())
+    for cause in causes:
+        original = getattr(cause, "_base_exc", cause)
+        if isinstance(original, WeaksamError):
+            return str(original)
+    return str(causes[0] if causes else failure)
+
+
+class _Follower:
+    """Calls ``progress`` in this process for the rows that a worker elsewhere writes; does nothing without ``progress``."""
+
+    def __init__(self, folder: str, progress: Callable[[Progress], None] | None) -> None:
+        self._folder = folder
+        self._progress = progress
+        self._seen = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="training-progress", daemon=True)
+
+    def __enter__(self) -> None:
+        if self._progress is not None:
+            self._seen = max((row.step for row in read_scalars(self._folder)), default=0)
+            self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._progress is not None:
+            self._stop.set()
+            self._thread.join()
+
+    def _follow(self) -> None:
+        stopped = False
+        while not stopped:
+            stopped = self._stop.wait(_POLL_S)
+            for row in read_scalars(self._folder):
+                if row.step > self._seen and self._progress is not None:
+                    self._seen = row.step
+                    self._progress(row)

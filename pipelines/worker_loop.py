@@ -1,0 +1,387 @@
+"""The one training loop: steps over 1..N workers, checkpoints, restart, resume, proof. A stage adds network, loss and loader.
+
+The global batch of a step is a window of one endless stream of seeded permutations, a sample is seeded by (seed, epoch, image
+id), the learning rate is a function of the position, and dropout is re-seeded at every step. A training that was killed
+therefore continues with the samples that it would have seen, also with another number of workers; with the same number of
+workers and threads on CPU its weights are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipelines.checkpoints import Checkpoints, read_scalars, write_scalars
+from pipelines.training import (
+    NonFiniteLossError,
+    Progress,
+    Skipped,
+    TrainingDataset,
+    TrainingPlan,
+    TrainingResources,
+    TrainingResult,
+    TrainingTask,
+)
+from weaksam.errors import ConfigError, DataError, ImageError, RunError
+from weaksam.files import join
+from weaksam.transforms import derive_seed
+
+_EVALUATIONS = 20  # looks at the validation score per training
+_CHECKPOINTS = 20  # per training, so that a kill costs at most a twentieth of it
+_SCALAR_ROWS = 1000  # per training: enough for a curve, few enough to rewrite the file each time
+_REPLACEMENTS = 20  # unreadable images in a row after which the data set is at fault
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def run_training(
+    task: TrainingTask,
+    *,
+    storage_uri: str,
+    run_name: str,
+    resources: TrainingResources,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainingResult:
+    """Train until every planned step is done, continuing from the newest checkpoint under ``storage_uri/run_name``.
+
+    Args:
+        task: what to train.
+        storage_uri: absolute folder or ``s3://…`` that every worker can reach.
+        run_name: the resume key; another name starts afresh.
+        resources: where to run; may differ from those of the run that is continued.
+        progress: called in this process for every row of the scalars.
+
+    Raises:
+        ConfigError: if the batch cannot be shared out evenly or the folder is relative.
+        NonFiniteLossError: naming the images of the pass.
+        RunError: if the workers failed more often than allowed or the proof does not hold.
+    """
+    plan = task.plan
+    if plan.batch_size % max(1, resources.workers):
+        raise ConfigError(
+            f"expected a batch size that divides evenly among {resources.workers} workers, got {plan.batch_size}; "
+            "change the number of workers or the batch size"
+        )
+    folder = join(storage_uri, run_name)
+    if "://" not in folder and not folder.startswith("/"):
+        raise ConfigError(
+            f"expected an absolute storage folder (workers run in other directories), got {storage_uri!r}"
+        )
+    started = time.monotonic()
+    checkpoints = Checkpoints(folder)
+    newest = checkpoints.newest()
+    resumed_at = 0 if newest is None else int(newest["step"])
+    if resources.workers == 0:
+        with torch.random.fork_rng():
+            Worker(task, resources, folder, progress=progress).run()
+    else:
+        from pipelines.worker_group import run_on_ray
+
+        run_on_ray(task, resources, storage_uri, run_name, progress)
+
+    state = checkpoints.newest()
+    if state is None or state["step"] != plan.steps:
+        done = 0 if state is None else state["step"]
+        raise RunError(f"{folder}: the proof does not hold: steps planned {plan.steps:,}, done {done:,}. Run it again.")
+    return TrainingResult(
+        steps_planned=plan.steps,
+        steps_done=state["step"],
+        resumed_at=resumed_at,
+        seconds=time.monotonic() - started,
+        model=state["model"],
+        best=state["best"],
+        skipped=[Skipped(*row) for row in state["skipped"]],
+        scalars=read_scalars(folder),
+    )
+
+
+class GlobalBatches(Sampler[list[tuple[int, int]]]):
+    """One worker's passes from step ``start`` to the end, as lists of (epoch, image index).
+
+    Worker ``rank`` of ``world`` takes every ``world``-th image of a step, so the images of a step are the same for every number
+    of workers. Its share is cut into passes of at most ``images_per_pass`` images whose sizes differ by one at most.
+    """
+
+    def __init__(self, plan: TrainingPlan, *, rank: int, world: int, images_per_pass: int, start: int) -> None:
+        self.plan = plan
+        self.rank = rank
+        self.world = world
+        self.start = start
+        self.share = plan.batch_size // world
+        self.passes = math.ceil(self.share / images_per_pass) if images_per_pass else 1
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        cuts = [self.share * n // self.passes for n in range(self.passes + 1)]
+        for step in range(self.start, self.plan.steps):
+            mine = self.plan.batch(step)[self.rank :: self.world]
+            for first, last in itertools.pairwise(cuts):
+                yield mine[first:last]
+
+    def __len__(self) -> int:
+        return (self.plan.steps - self.start) * self.passes
+
+
+class _Batch(NamedTuple):
+    inputs: Any
+    image_ids: list[str]
+    skipped: list[Skipped]
+
+
+class _Samples(Dataset[tuple[Any, str, list[Skipped]]]):
+    """A task's images by (epoch, index), with the next readable image in the place of one that cannot be used."""
+
+    def __init__(self, dataset: TrainingDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, str, list[Skipped]]:
+        epoch, index = key
+        ids = self._dataset.image_ids
+        skipped: list[Skipped] = []
+        for n in range(_REPLACEMENTS):
+            place = (index + n) % len(ids)
+            try:
+                return self._dataset.load(place, epoch), ids[place], skipped
+            except ImageError as error:
+                skipped.append(Skipped(ids[place], error.reason, error.detail))
+        raise DataError(
+            f"{_REPLACEMENTS} training images in a row cannot be used, {ids[index]!r} ({skipped[0].reason}: "
+            f"{skipped[0].detail}) and those after it; check that the data are where the images table says"
+        )
+
+    def collate(self, samples: list[tuple[Any, str, list[Skipped]]]) -> _Batch:
+        inputs, ids, skipped = zip(*samples, strict=True)
+        return _Batch(self._dataset.collate(list(inputs)), list(ids), [row for rows in skipped for row in rows])
+
+
+class _Loss(nn.Module):
+    """The task's loss as a module, since DistributedDataParallel watches nothing but ``forward``."""
+
+    def __init__(self, task: TrainingTask, model: nn.Module) -> None:
+        super().__init__()
+        self.task = task
+        self.model = model
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.task.loss(self.model, batch)
+
+
+@dataclass
+class Worker:
+    """One worker's training: everything between two points at which a process may die."""
+
+    task: TrainingTask
+    resources: TrainingResources
+    folder: str
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: Callable[[Progress], None] | None = None
+
+    def run(self) -> None:
+        """Continue from the newest checkpoint and train to the end; a finished training returns at once."""
+        torch.set_num_threads(self.resources.threads)
+        self.plan = self.task.plan
+        torch.manual_seed(derive_seed(self.plan.seed, "weights"))
+        self.model = self.task.build_model().to(self.device)
+        self.optimizer = self.task.build_optimizer(self.model)
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
+        self.checkpoints = Checkpoints(self.folder)
+        self.best: dict[str, Any] | None = None
+        self.skipped: set[Skipped] = set()
+        start = self._restore()
+        self.rows = [row for row in read_scalars(self.folder) if row.step <= start] if self.rank == 0 else []
+        self._train(start)
+
+    def _restore(self) -> int:
+        """Load the newest checkpoint and return the number of steps it has done."""
+        state = self.checkpoints.newest()
+        start = 0
+        if state is not None:
+            if state["plan"] != asdict(self.plan):
+                raise RunError(
+                    f"{self.folder}: expected a checkpoint of {asdict(self.plan)}, got one of {state['plan']}"
+                )
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.best = state["best"]
+            self.skipped = {Skipped(*row) for row in state["skipped"]}
+            start = int(state["step"])
+        starts = self._gather(start)
+        if len(set(starts)) > 1:
+            raise RunError(
+                f"{self.folder}: the workers found checkpoints of different steps ({starts}); the folder must be one "
+                "that all of them share"
+            )
+        return start
+
+    def _train(self, start: int) -> None:
+        plan, steps = self.plan, self.plan.steps
+        module: nn.Module = _Loss(self.task, self.model)
+        if self.world > 1:
+            # A network may hold parameters that a step does not reach: WeakTr's last norm, a head without positives.
+            module = nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+        dataset = self.task.build_dataset()
+        if len(dataset.image_ids) != plan.images:
+            raise DataError(f"expected the plan's {plan.images} training images, got {len(dataset.image_ids)}")
+        batches = GlobalBatches(
+            plan, rank=self.rank, world=self.world, images_per_pass=self.resources.images_per_pass, start=start
+        )
+        checkpoint_every = self.resources.checkpoint_every or math.ceil(steps / _CHECKPOINTS)
+        loader = iter(_loader(dataset, batches, self.resources.loader_processes, self.device))
+        window = _Window(start)
+        for step in range(start, steps):
+            at = plan.position(step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self.task.lr_factor(at)
+            torch.manual_seed(derive_seed(plan.seed, "step", step, self.rank))  # dropout, on every device
+            module.train()
+            window.add(self._step(module, loader, batches), plan.batch_size)
+            done = step + 1
+            if done % math.ceil(steps / _EVALUATIONS) == 0 or done == steps:
+                self._evaluate(done)
+            if done % checkpoint_every == 0 or done == steps:
+                self._save(done)
+            if self.rank == 0 and (done % math.ceil(steps / _SCALAR_ROWS) == 0 or done == steps):
+                self._log(window.close(done, plan, float(self.optimizer.param_groups[0]["lr"])))
+
+    def _step(self, module: nn.Module, loader: Iterator[_Batch], batches: GlobalBatches) -> float:
+        """Do one optimiser step; return the mean loss over the images of all workers."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        failed: list[str] = []
+        for number in range(batches.passes):
+            batch = next(loader)
+            self.skipped.update(batch.skipped)
+            last = number == batches.passes - 1
+            with nullcontext() if last or self.world == 1 else module.no_sync():  # type: ignore[operator]
+                with self._autocast():
+                    loss = module(_to_device(batch.inputs, self.device)) * (len(batch.image_ids) / batches.share)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+            if not failed and not math.isfinite(total.item()):
+                failed = batch.image_ids
+        if self.world > 1:
+            torch.distributed.all_reduce(total)
+        mean = total.item() / self.world
+        if not math.isfinite(mean):  # on every worker alike, because the sum spreads a NaN
+            images = ", ".join(itertools.chain.from_iterable(self._gather(failed)))
+            raise NonFiniteLossError(
+                f"expected a finite loss, got {mean} with images {images}; lower the learning rate, use precision fp32 or "
+                "bf16, or look at these images"
+            )
+        self.scaler.unscale_(self.optimizer)
+        if self.plan.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return mean
+
+    def _evaluate(self, done: int) -> None:
+        if self.rank != 0:
+            return
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            score = self.task.evaluate(self.model)
+        if score is not None and (self.best is None or score > self.best["score"]):
+            weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.best = {"score": score, "step": done, "model": weights}
+
+    def _save(self, done: int) -> None:
+        self.skipped = set().union(*self._gather(self.skipped))
+        if self.rank == 0:
+            self.checkpoints.save(
+                {
+                    "step": done,
+                    "plan": asdict(self.plan),
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    "best": self.best,
+                    "skipped": [list(row) for row in sorted(self.skipped)],
+                }
+            )
+
+    def _log(self, row: Progress) -> None:
+        self.rows.append(row)
+        write_scalars(self.folder, self.rows)
+        if self.progress is not None:
+            self.progress(row)
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.plan.precision
+        return torch.autocast(self.device.type, _AUTOCAST.get(precision), enabled=precision != "fp32")
+
+    def _gather(self, value: Any) -> list[Any]:
+        """Return the value of every worker, in rank order."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+class _Window:
+    """Means between two rows of the scalars."""
+
+    def __init__(self, start: int) -> None:
+        self._start = start
+        self._began = time.monotonic()
+        self._reset()
+
+    def add(self, loss: float, images: int) -> None:
+        self._losses.append(loss)
+        self._images += images
+
+    def close(self, done: int, plan: TrainingPlan, lr: float) -> Progress:
+        now = time.monotonic()
+        row = Progress(
+            step=done,
+            steps=plan.steps,
+            epoch=done * plan.batch_size / plan.images,
+            loss=sum(self._losses) / len(self._losses),
+            lr=lr,
+            images_per_s=self._images / max(now - self._since, 1e-9),
+            eta_s=(now - self._began) / (done - self._start) * (plan.steps - done),
+        )
+        self._reset()
+        return row
+
+    def _reset(self) -> None:
+        self._losses: list[float] = []
+        self._images = 0
+        self._since = time.monotonic()
+
+
+def _loader(
+    dataset: TrainingDataset, batches: GlobalBatches, processes: int, device: torch.device
+) -> DataLoader[tuple[Any, str, list[Skipped]]]:
+    samples = _Samples(dataset)
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        collate_fn=samples.collate,
+        num_workers=processes,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: _to_device(entry, device) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_to_device(entry, device) for entry in value)
+    return value

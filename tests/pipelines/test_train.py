@@ -1,0 +1,275 @@
+import json
+from dataclasses import replace
+from io import StringIO
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from pipelines import train
+from pipelines.byte_cache import ByteCache
+from pipelines.classifier_task import ClassifierTask, LabelledImage, learning_rate, peak_lr, score_classifier
+from pipelines.config import ResourcesConfig
+from pipelines.recipe import load_recipe
+from pipelines.schemas import DROPPED, IMAGES
+from pipelines.stage import Options
+from pipelines.stages import run_instances
+from pipelines.store import Table
+from pipelines.training import Position, Progress, TrainingResources
+from pipelines.worker_loop import run_training
+from weaksam.clues import classifier_to_bytes, load_classifier
+from weaksam.config import ClassifierConfig, ResNetCamConfig, ShapesConfig, WeakTrConfig
+from weaksam.datasets.shapes import shape_uri
+from weaksam.errors import ConfigError, DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's own, when ray.train is imported
+
+TINY = WeakTrConfig(
+    stem="patch", patch_size=8, dim=16, depth=2, heads=2, position_grid=4, fusion="uniform", fusion_reduction=1
+)
+SHAPES = ShapesConfig(size=32)
+
+
+def images(count=6):
+    return tuple(
+        LabelledImage(f"train-{n:06}", shape_uri("train", n, SHAPES), (n % 3,) if n % 4 else ()) for n in range(count)
+    )
+
+
+def tiny_task(name="weaktr", pictures=None, **options):
+    options = {"epochs": 2, "batch_size": 4, "crop_size": 32, "augmentation": "flip", "base_lr": 0.1, **options}
+    config = ClassifierConfig(weaktr=TINY, resnet_cam=ResNetCamConfig(backbone="resnet18"), **options)
+    return ClassifierTask(name=name, config=config, num_classes=3, images=pictures or images(), cache_mib=16)
+
+
+def run(task, folder, **resources):
+    return run_training(task, storage_uri=str(folder), run_name="run", resources=TrainingResources(**resources))
+
+
+# ------------------------------------------------------------------------------------------------------- the published rate
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [
+        pytest.param(0, 1e-6, id="first"),
+        pytest.param(1, 1e-6, id="second runs like the first"),
+        pytest.param(2, 1e-6 + (7.5e-5 - 1e-6) / 5, id="warm-up"),
+        pytest.param(5, 1e-6 + (7.5e-5 - 1e-6) * 4 / 5, id="end of the warm-up"),
+        pytest.param(6, 1e-5 + 6.5e-5 * (1 + 0.9659258262890683) / 2, id="cosine at 5 of 60: 15 degrees"),
+        pytest.param(31, 1e-5 + 6.5e-5 / 2, id="half of the cosine"),
+        pytest.param(59, 1e-5 + 6.5e-5 * (1 - 0.9945218953682733) / 2, id="last: 174 degrees"),
+    ],
+)
+def test_the_published_learning_rates(epoch, rate):
+    assert learning_rate(ClassifierConfig(), epoch) == pytest.approx(rate, rel=1e-9)
+
+
+def test_the_rate_scales_with_the_batch_and_holds_for_a_whole_epoch():
+    config = ClassifierConfig(batch_size=32, base_lr=1e-3, warmup_epochs=0, epochs=10)
+    assert peak_lr(config) == pytest.approx(6.25e-5)
+    task = replace(tiny_task(), config=config)
+    assert task.lr_factor(Position(0, 100, 0.0)) == 1
+    assert task.lr_factor(Position(7, 100, 6.0)) == task.lr_factor(Position(8, 100, 6.99))
+    assert task.lr_factor(Position(7, 100, 6.0)) == pytest.approx((1e-5 + 5.25e-5 / 2) / 6.25e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------------ images
+
+
+def recipe(*overrides):
+    return load_recipe("shapes", overrides)[0]
+
+
+def row(image_id, labels, split="train", difficult=None):
+    return {
+        "image_id": image_id, "uri": f"/{image_id}.png", "split": split,
+        "labels": labels, "labels_difficult": labels if difficult is None else difficult,
+    }  # fmt: skip
+
+
+def test_only_labelled_images_of_the_training_split_are_learned_from():
+    rows = [row("a", [0]), row("b", None), row("c", []), row("d", None, "val")]
+    training, held_out, unknown = train.choose_images(rows, recipe(), "train")
+    assert training == (LabelledImage("a", "/a.png", (0,)), LabelledImage("c", "/c.png", ()))
+    assert (held_out, unknown) == ((), 1)
+
+
+def test_difficult_objects_count_as_the_recipe_says():
+    rows = [row("a", [0], difficult=[0, 1])]
+    assert train.choose_images(rows, recipe(), "train")[0][0].labels == (0,)
+    assert train.choose_images(rows, recipe("data.include_difficult=true"), "train")[0][0].labels == (0, 1)
+
+
+def test_best_map_holds_one_image_in_ten_out_whatever_their_order():
+    rows = [row(f"image-{n}", [0]) for n in range(25)]
+    best = recipe("classifier.select=best-map")
+    training, held_out, _ = train.choose_images(rows, best, "train")
+    assert (len(training), len(held_out)) == (23, 2)
+    assert not set(training) & set(held_out)
+    assert set(train.choose_images(rows[::-1], best, "train")[1]) == set(held_out)
+
+
+@pytest.mark.parametrize(
+    ("rows", "override", "message"),
+    [
+        pytest.param([], "name=x", "no image has labels", id="no image"),
+        pytest.param([row("a", None)], "name=x", "no image has labels", id="no label"),
+        pytest.param([row("a", [0], "val")], "name=x", "granted to split 'train'", id="another split"),
+        pytest.param([row("a", [0])], "classifier.select=best-map", "only 1 have labels", id="too few to hold out"),
+    ],
+)
+def test_nothing_to_learn_from_is_an_error(rows, override, message):
+    with pytest.raises(DataError, match=message):
+        train.choose_images(rows, recipe(override), "train")
+
+
+def test_a_sample_depends_on_epoch_and_index_alone():
+    first, second = tiny_task().build_dataset(), tiny_task(pictures=images()[::-1]).build_dataset()
+    view, target = first.load(2, 5)
+    assert torch.equal(view, second.load(3, 5)[0])  # the same image elsewhere in the list
+    assert torch.equal(view, first.load(2, 5)[0])
+    assert not torch.equal(view, first.load(2, 6)[0])
+    assert (view.shape, target.tolist()) == ((3, 32, 32), [0, 0, 1])
+    views, targets = first.collate([first.load(0, 0), first.load(1, 0)])
+    assert (views.shape, targets.tolist()) == ((2, 3, 32, 32), [[0, 0, 0], [0, 1, 0]])
+
+
+def test_the_cache_reads_once_until_it_is_full(tmp_path):
+    for name, size in (("a", 700_000), ("b", 700_000), ("c", 100_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    cache = ByteCache(1)
+    for name in "abc":
+        cache.read(str(tmp_path / name))
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"changed")
+    assert [len(cache.read(str(tmp_path / name))) for name in "abc"] == [700_000, 7, 100_000]
+    assert len(ByteCache(0).read(str(tmp_path / "a"))) == 7
+
+
+# --------------------------------------------------------------------------------------------------------------- resources
+
+
+@pytest.mark.parametrize(
+    ("batch", "cpus", "gpus", "expected"),
+    [
+        pytest.param(32, 2, 0, (1, False, 2, 0), id="two cores"),
+        pytest.param(32, 64, 0, (1, False, 16, 0), id="more cores than threads are good for"),
+        pytest.param(64, 32, 4, (4, True, 8, 7), id="a worker per GPU"),
+        pytest.param(64, 32, 3, (2, True, 16, 15), id="as many GPUs as share the batch evenly"),
+        pytest.param(64, 0, 1, (1, True, 1, 0), id="a head node without CPUs"),
+    ],
+)
+def test_workers_are_chosen_for_the_machine(batch, cpus, gpus, expected):
+    chosen = train.choose_resources(ResourcesConfig(), batch, cpus, gpus)
+    assert (chosen.workers, chosen.use_gpu, chosen.threads, chosen.loader_processes) == expected
+
+
+def test_workers_named_in_the_recipe_are_taken():
+    named = ResourcesConfig(train_workers=2, loader_workers=3, images_per_pass=5)
+    chosen = train.choose_resources(named, 64, 8, 1)
+    assert (chosen.workers, chosen.use_gpu, chosen.threads) == (2, False, 4)
+    assert (chosen.loader_processes, chosen.images_per_pass) == (3, 5)
+
+
+# ---------------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("name", ["weaktr", "resnet_cam"])
+def test_every_clue_network_trains_and_comes_back_from_its_file(name, tmp_path):
+    task = tiny_task(name)
+    result = run(task, tmp_path)
+    assert result.steps_done == 3
+    network = task.build_model()
+    network.load_state_dict(result.model)
+    (tmp_path / "c.safetensors").write_bytes(classifier_to_bytes(network, ["a", "b", "c"]))
+    again = load_classifier(tmp_path / "c.safetensors")
+    assert again.class_names == ("a", "b", "c")
+    scores = [score_classifier(n, images(), 32) for n in (network, again.network)]
+    assert scores[0].images == 6
+    assert np.array_equal(scores[0].per_class, scores[1].per_class)
+
+
+def test_the_held_out_images_judge_the_weights(tmp_path):
+    task = replace(tiny_task(), validation=images(8)[6:])
+    result = run(task, tmp_path)
+    assert result.best is not None
+    assert 0 <= result.best["score"] <= 1
+    assert run(tiny_task(), tmp_path / "last").best is None
+
+
+def test_scoring_leaves_unreadable_images_out(tmp_path):
+    (tmp_path / "empty.png").touch()
+    network = tiny_task().build_model()
+    broken = (LabelledImage("empty", str(tmp_path / "empty.png"), (0,)), LabelledImage("no", "/nowhere.png", (1,)))
+    assert score_classifier(network, images() + broken, 32).images == 6
+    assert score_classifier(network, broken, 32).images == 0
+
+
+def test_progress_on_a_plain_console_is_a_line_now_and_then():
+    out = StringIO()
+    now = Progress(step=3, steps=9, epoch=1.0, loss=0.5, lr=1e-3, images_per_s=40.0, eta_s=61.0)
+    with train.training_progress(Console(file=out), "train-classifier") as progress:
+        progress(now)
+    assert out.getvalue() == ""
+    with train.training_progress(Console(file=out, force_terminal=True, width=120), "train-classifier") as progress:
+        progress(now)
+    assert "loss 0.500 40 img/s, 1:01 left" in out.getvalue()
+
+
+# ---------------------------------------------------------------------------------------------------------------- the stage
+
+
+STAGE_OVERRIDES = (
+    "data.shapes.train=14", "data.shapes.val=2", "data.shapes.size=32",
+    "classifier.weaktr={stem: patch, patch_size: 8, dim: 16, depth: 1, heads: 2, position_grid: 4, fusion_reduction: 1}",
+    "classifier.init=", "classifier.crop_size=32", "classifier.epochs=2", "classifier.batch_size=4",
+    "resources.train_workers=2", "classifier.select=best-map",
+)  # fmt: skip
+
+
+@pytest.mark.ray
+def test_the_stage_trains_writes_a_classifier_and_is_finished(tmp_path, ray_cluster):
+    out = StringIO()
+    console = Console(file=out, width=200)
+    shapes, _ = load_recipe("shapes", STAGE_OVERRIDES, data_uri="shapes:")
+    manifest = run_instances(shapes, str(tmp_path), ["train-classifier"], Options(), console)["train-classifier"]
+    assert manifest["steps"] == {"planned": 7, "done": 7, "resumed_at": 0}
+    assert manifest["images"] == {"images": 13, "done": 13, "dropped": 0, "duplicates": 0}
+    assert "steps planned 7 = done 7 · checkpoint read back" in out.getvalue()
+    assert "2 worker(s)" in out.getvalue()
+    folder = next(p for p in (tmp_path / "train-classifier").iterdir() if p.is_dir())
+    classifier = load_classifier(folder / "classifier.safetensors")
+    assert classifier.network.num_classes == len(classifier.class_names) == 6
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["training_map_images"] == 13
+    assert metrics["best"]["step"] in range(1, 8)
+    again = run_instances(shapes, str(tmp_path), ["train-classifier"], Options(), console)["train-classifier"]
+    assert again == manifest
+
+
+@pytest.mark.ray
+def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path, ray_cluster):
+    shapes, _ = load_recipe("shapes", STAGE_OVERRIDES, data_uri="shapes:")
+    index = run_instances(shapes, str(tmp_path), ["index"], Options(), Console(file=StringIO()))["index"]
+    folder = next(p for p in (tmp_path / "index").iterdir() if p.is_dir())
+    table = Table(str(folder), IMAGES)
+    rows = table.read().to_pylist()
+    bad = next(r for r in rows if r["image_id"] == train.in_hash_order([r["image_id"] for r in rows[:14]])[5])
+    bad["uri"] = str(tmp_path / "nowhere.png")
+    whole = table.read()
+    table.remove_all()
+    table.write_part(whole.from_pylist(rows, schema=whole.schema), "part-0")
+    assert index["labels_granted_to"] == "train"
+    options = Options(max_dropped="10%")
+    done = run_instances(shapes, str(tmp_path), ["train-classifier"], options, Console(file=StringIO()))
+    assert done["train-classifier"]["images"] == {"images": 13, "done": 12, "dropped": 1, "duplicates": 0}
+    trained = next(p for p in (tmp_path / "train-classifier").iterdir() if p.is_dir())
+    dropped = Table(str(trained / "_dropped"), DROPPED).read().to_pylist()
+    assert [(d["image_id"], d["reason"], d["split"]) for d in dropped] == [(bad["image_id"], "missing", "train")]
+
+
+def test_a_recipe_that_cannot_train_says_so():
+    with pytest.raises(ConfigError, match="classifier"):
+        load_recipe("shapes", ["classifier.epochs=0"])

@@ -1,0 +1,386 @@
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.checkpoints import Checkpoints, read_scalars
+from pipelines.training import NonFiniteLossError, Skipped, TrainingPlan
+from pipelines.worker_loop import GlobalBatches
+from tests.pipelines import toy_training
+from tests.pipelines.toy_training import ToyTask, train
+from weaksam.errors import ConfigError, DataError, RunError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's own, when ray.train is imported
+
+
+def plan(images=10, epochs=3, batch_size=4, seed=0):
+    return TrainingPlan(images=images, epochs=epochs, batch_size=batch_size, seed=seed)
+
+
+def equal_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def close(a, b, tolerance):
+    return all(torch.allclose(a[name].float(), b[name].float(), atol=tolerance, rtol=0) for name in a)
+
+
+class Died(BaseException):
+    """Stands for the end of a process: nothing below catches it."""
+
+
+def die_at(step):
+    def progress(row):
+        if row.step >= step:
+            raise Died
+
+    return progress
+
+
+# ---------------------------------------------------------------------------------------------------- the order of work
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch_size", "steps"),
+    [
+        pytest.param(10, 3, 5, 6, id="batches fill the epochs"),
+        pytest.param(10, 3, 4, 8, id="the last batch is filled from one epoch more"),
+        pytest.param(3, 2, 8, 1, id="fewer images than a batch"),
+        pytest.param(1, 1, 1, 1, id="one image"),
+    ],
+)
+def test_steps_are_counted(images, epochs, batch_size, steps):
+    assert plan(images, epochs, batch_size).steps == steps
+
+
+@pytest.mark.parametrize("field", ["images", "epochs", "batch_size"])
+def test_an_empty_plan_is_refused(field):
+    with pytest.raises(ConfigError, match=f"{field} of 1 or more, got 0"):
+        replace(plan(), **{field: 0})
+
+
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own():
+    p = plan(images=10, epochs=4, batch_size=4)
+    stream = [pair for step in range(p.steps) for pair in p.batch(step)]
+    orders = [[index for e, index in stream if e == epoch] for epoch in range(4)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    assert plan(seed=0).batch(0) != plan(seed=1).batch(0)
+
+
+@pytest.mark.parametrize("world", [2, 3, 6])
+@pytest.mark.parametrize("images_per_pass", [0, 1, 2, 4])
+def test_any_number_of_workers_and_passes_shows_the_same_images_per_step(world, images_per_pass):
+    p = plan(images=7, epochs=2, batch_size=12)
+    workers = [
+        list(GlobalBatches(p, rank=rank, world=world, images_per_pass=images_per_pass, start=0))
+        for rank in range(world)
+    ]
+    passes = len(workers[0]) // p.steps
+    assert {len(w) for w in workers} == {passes * p.steps}
+    for step in range(p.steps):
+        seen = [pair for w in workers for one in w[step * passes : (step + 1) * passes] for pair in one]
+        assert Counter(seen) == Counter(p.batch(step))
+    largest = max(len(one) for w in workers for one in w)
+    assert largest <= (images_per_pass or 12)
+
+
+def test_passes_of_a_resumed_training_are_the_rest_of_an_uninterrupted_one():
+    p = plan(images=9, epochs=3, batch_size=4)
+    whole = GlobalBatches(p, rank=1, world=2, images_per_pass=1, start=0)
+    rest = GlobalBatches(p, rank=1, world=2, images_per_pass=1, start=5)
+    assert list(whole)[-len(rest) :] == list(rest)
+    assert len(list(whole)) == len(whole)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="divides evenly among 2 workers, got 5"):
+        train(tmp_path, workers=2)
+
+
+def test_a_relative_folder_is_refused():
+    with pytest.raises(ConfigError, match="absolute"):
+        train("runs/here")
+
+
+# ------------------------------------------------------------------------------------------------- training and resuming
+
+
+def test_a_training_proves_its_steps_and_lowers_the_loss(tmp_path):
+    rows = []
+    result = train(tmp_path, ToyTask(epochs=60), progress=rows.append)
+    assert result.text == "steps planned 120 = done 120 · checkpoint read back"
+    assert result.resumed_at == 0
+    assert [row.step for row in rows] == list(range(1, 121))
+    assert rows == result.scalars == read_scalars(str(tmp_path / "run"))
+    first, last = (sum(row.loss for row in part) for part in (rows[:20], rows[-20:]))
+    assert last < 0.7 * first
+    assert rows[-1].epoch == 60
+    assert rows[-1].eta_s == 0
+    assert rows[-1].lr == pytest.approx(1e-2 * (1 - 119 / 240))
+    assert all(row.images_per_s > 0 for row in rows)
+    lines = (tmp_path / "run" / "_scalars.jsonl").read_text().splitlines()
+    assert json.loads(lines[3])["step"] == 4
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path):
+    assert equal_bits(train(tmp_path, name="a").model, train(tmp_path, name="b").model)
+
+
+@pytest.mark.parametrize("dies_after", [1, 3, 5])
+@pytest.mark.parametrize("images_per_pass", [0, 3])
+def test_a_resumed_training_gives_the_same_bits_as_an_uninterrupted_one(tmp_path, dies_after, images_per_pass):
+    settings = {"checkpoint_every": 1, "images_per_pass": images_per_pass}
+    straight = train(tmp_path, name="straight", **settings)
+    with pytest.raises(Died):
+        train(tmp_path, name="broken", progress=die_at(dies_after), **settings)
+    torch.rand(17)  # another process has another generator state
+    resumed = train(tmp_path, name="broken", **settings)
+    assert resumed.resumed_at == dies_after
+    assert equal_bits(straight.model, resumed.model)
+    assert [(row.step, row.loss, row.lr) for row in resumed.scalars] == [
+        (row.step, row.loss, row.lr) for row in straight.scalars
+    ]
+
+
+def test_work_after_the_last_checkpoint_is_done_again(tmp_path):
+    straight = train(tmp_path, name="straight")
+    with pytest.raises(Died):
+        train(tmp_path, name="broken", progress=die_at(5), checkpoint_every=2)
+    resumed = train(tmp_path, name="broken", checkpoint_every=2)
+    assert resumed.resumed_at == 4
+    assert equal_bits(straight.model, resumed.model)
+    assert [row.step for row in resumed.scalars] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_training_returns_at_once(tmp_path):
+    first = train(tmp_path)
+    again = train(tmp_path, ToyTask(kill_at_epoch=0, marker=str(tmp_path / "never")))  # a step would kill this process
+    assert again.resumed_at == again.steps_planned == 6
+    assert equal_bits(first.model, again.model)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
+    with pytest.raises(Died):
+        train(tmp_path, progress=die_at(4), checkpoint_every=1)
+    newest = tmp_path / "run" / "step-00000004.pt"
+    newest.write_bytes(newest.read_bytes()[:200])
+    assert train(tmp_path, checkpoint_every=1).resumed_at == 3
+
+
+def test_two_checkpoints_are_kept_and_hold_no_objects(tmp_path):
+    train(tmp_path, checkpoint_every=1)
+    files = sorted(p.name for p in (tmp_path / "run").iterdir())
+    assert files == ["_scalars.jsonl", "step-00000005.pt", "step-00000006.pt"]
+    state = torch.load(tmp_path / "run" / "step-00000006.pt", weights_only=True)
+    assert state["step"] == 6
+    assert state["plan"] == {
+        "images": 10, "epochs": 3, "batch_size": 5, "seed": 7, "precision": "fp32", "max_grad_norm": 0.0,
+    }  # fmt: skip
+
+
+def test_a_checkpoint_of_another_plan_is_refused(tmp_path):
+    train(tmp_path)
+    with pytest.raises(RunError, match="'epochs': 4"):
+        train(tmp_path, ToyTask(epochs=4))
+
+
+def test_there_is_no_checkpoint_in_an_empty_or_missing_folder(tmp_path):
+    assert Checkpoints(str(tmp_path)).newest() is None
+    assert Checkpoints(str(tmp_path / "missing")).newest() is None
+    assert read_scalars(str(tmp_path / "missing")) == []
+
+
+@pytest.mark.parametrize("images_per_pass", [1, 2, 3])
+def test_accumulated_passes_equal_one_big_batch(tmp_path, images_per_pass):
+    task = ToyTask(batch_norm=False, dropout=0.0)
+    big = train(tmp_path, task, name="big")
+    small = train(tmp_path, task, name="small", images_per_pass=images_per_pass)
+    assert close(big.model, small.model, 1e-6)
+
+
+def test_loader_processes_change_nothing(tmp_path):
+    task = ToyTask(broken=(2,))
+    alone = train(tmp_path, task, name="alone")
+    loaded = train(tmp_path, task, name="loaded", loader_processes=2)
+    assert equal_bits(alone.model, loaded.model)
+    assert alone.skipped == loaded.skipped
+
+
+def test_the_random_state_of_the_caller_is_left_alone(tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    train(tmp_path)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_bf16_autocast_trains_float32_weights(tmp_path):
+    result = train(tmp_path, ToyTask(precision="bf16"))
+    assert {v.dtype for v in result.model.values()} == {torch.float32, torch.int64}
+    assert all(math.isfinite(row.loss) for row in result.scalars)
+
+
+def test_a_small_gradient_limit_slows_learning(tmp_path):
+    # AdamW is indifferent to the gradient's scale but for its epsilon: a limit below that keeps the weights in place.
+    free = train(tmp_path, ToyTask(), name="free")
+    held = train(tmp_path, ToyTask(max_grad_norm=1e-12), name="held")
+    start = toy_start()
+    moved = [(r.model["0.weight"] - start["0.weight"]).abs().max().item() for r in (free, held)]
+    assert moved[1] < 0.1 * moved[0]
+
+
+def toy_start():
+    from weaksam.transforms import derive_seed
+
+    torch.manual_seed(derive_seed(7, "weights"))
+    return ToyTask().build_model().state_dict()
+
+
+class Judged(ToyTask):
+    """Likes the weights of early steps best."""
+
+    def evaluate(self, model):
+        assert not model.training
+        return -float(model[1].num_batches_tracked)
+
+
+def test_the_best_weights_are_kept_by_score(tmp_path):
+    result = train(tmp_path, Judged())
+    assert result.best is not None
+    assert (result.best["step"], result.best["score"]) == (1, -1.0)
+    assert result.best["model"]["1.num_batches_tracked"] == 1
+    assert result.model["1.num_batches_tracked"] == 6
+    assert train(tmp_path, name="plain").best is None
+
+
+# --------------------------------------------------------------------------------------------------------- bad images
+
+
+def test_unreadable_images_are_replaced_and_named(tmp_path):
+    result = train(tmp_path, ToyTask(broken=(2, 3)))
+    assert result.skipped == [
+        Skipped("image-2", "truncated", "at byte 2"),
+        Skipped("image-3", "truncated", "at byte 3"),
+    ]
+    assert result.steps_done == 6
+
+
+def test_skipped_images_survive_a_restart(tmp_path):
+    task = ToyTask(broken=(2,), epochs=1)
+    with pytest.raises(Died):
+        train(tmp_path, task, progress=die_at(1), checkpoint_every=1)
+    assert train(tmp_path, task, checkpoint_every=1).skipped == [Skipped("image-2", "truncated", "at byte 2")]
+
+
+def test_a_data_set_of_unreadable_images_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"20 training images in a row cannot be used.*truncated"):
+        train(tmp_path, ToyTask(broken=tuple(range(10))))
+
+
+def test_a_loss_that_is_not_finite_names_the_images_of_its_pass(tmp_path):
+    task = ToyTask(poison=3)
+    step = next(s for s in range(6) if 3 in [index for _, index in task.plan.batch(s)])
+    ids = [f"image-{index}" for _, index in task.plan.batch(step)]
+    with pytest.raises(NonFiniteLossError, match=rf"got nan with images {', '.join(ids)};"):
+        train(tmp_path, task)
+
+
+# ---------------------------------------------------------------------------------------------------------- killed for real
+
+
+def start(folder, workers, step_s=0.0):
+    command = [sys.executable, "-m", toy_training.__name__, str(folder), str(workers), str(step_s)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    return subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def kill_once_it_has_a_checkpoint(process, folder):
+    deadline = time.monotonic() + 120
+    while not list(Path(folder).glob("run/step-*.pt")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    found = re.search(r"resumed at (\d+) steps planned 6 = done 6", output)
+    assert found, output
+    return int(found[1])
+
+
+@pytest.mark.ray
+def test_two_workers_see_the_images_of_one_and_agree_with_it(tmp_path, ray_cluster):
+    log = tmp_path / "seen"
+    log.mkdir()
+    rows = []
+    task = ToyTask(batch_norm=False, dropout=0.0, batch_size=4, images=8, epochs=2)
+    alone = train(tmp_path, task, name="alone")
+    pair = train(tmp_path, replace(task, log=str(log)), name="pair", workers=2, images_per_pass=1, progress=rows.append)
+    assert pair.text == "steps planned 4 = done 4 · checkpoint read back"
+    assert close(alone.model, pair.model, 1e-5)
+    assert [row.step for row in rows] == [1, 2, 3, 4]
+    assert [row.loss for row in rows] == pytest.approx([row.loss for row in alone.scalars], abs=1e-5)
+    seen = [tuple(int(part) for part in path.name.split("-")) for path in log.iterdir()]
+    assert sorted((epoch, index) for epoch, index, _ in seen) == [(e, i) for e in range(2) for i in range(8)]
+    assert sorted(Counter(pid for _, _, pid in seen).values()) == [8, 8]
+
+
+@pytest.mark.ray
+def test_a_killed_worker_is_replaced_and_all_steps_are_done(tmp_path, ray_cluster):
+    task = ToyTask(batch_norm=False, dropout=0.0, batch_size=4, images=8)
+    expected = train(tmp_path, task, name="calm")
+    marker = tmp_path / "died"
+    result = train(
+        tmp_path, replace(task, kill_at_epoch=1, marker=str(marker)), name="killed", workers=2, checkpoint_every=1
+    )
+    assert marker.exists()
+    assert result.text == "steps planned 6 = done 6 · checkpoint read back"
+    assert close(expected.model, result.model, 1e-5)
+
+
+@pytest.mark.ray
+def test_a_loss_that_is_not_finite_stops_all_workers_without_a_retry(tmp_path, ray_cluster):
+    log = tmp_path / "seen"
+    log.mkdir()
+    task = ToyTask(poison=3, epochs=1, batch_size=10, batch_norm=False, log=str(log))
+    with pytest.raises(NonFiniteLossError, match="image-3") as caught:
+        train(tmp_path, task, workers=2)
+    ids = re.search(r"images (.*);", str(caught.value))[1].split(";")[0].split(", ")
+    mine = [f"image-{i}" for rank in (0, 1) for _, i in task.plan.batch(0)[rank::2] if 3 in
+            [index for _, index in task.plan.batch(0)[rank::2]]]  # fmt: skip
+    assert ids == mine
+    assert len(list(log.iterdir())) == 10
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_killed_driver_is_continued_to_the_same_bits(tmp_path, workers):
+    straight = train(tmp_path, name="straight")
+    victim = start(tmp_path, workers, step_s=0.3)
+    kill_once_it_has_a_checkpoint(victim, tmp_path)
+    resumed_at = finish(start(tmp_path, workers))
+    assert 1 <= resumed_at < 6
+    state = Checkpoints(str(tmp_path / "run")).newest()
+    assert state["step"] == 6
+    assert equal_bits(straight.model, state["model"])
