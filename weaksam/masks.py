@@ -6,19 +6,12 @@ A mask's box ends one past its last pixel; this is the only place where that one
 from __future__ import annotations
 
 import warnings
-from typing import TypedDict
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-
-class Rle(TypedDict):
-    """COCO's compressed run-length encoding of one mask; ``counts`` as bytes, which is what pycocotools reads."""
-
-    size: list[int]  # height, width
-    counts: bytes
 
 
 def masks_to_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,22 +41,22 @@ def _first_and_end(occupied: Tensor) -> tuple[Tensor, Tensor]:
     return first, end
 
 
-def encode_rle(mask: NDArray[np.bool_]) -> Rle:
+def encode_rle(mask: NDArray[np.bool_]) -> dict[str, object]:
     """COCO's compressed run-length encoding of one mask.
 
     Args:
         mask: bool ``[H, W]``; an empty mask is fine.
 
     Returns:
-        ``size`` as [H, W] and ``counts`` as bytes.
+        ``size`` as [H, W] and ``counts`` as bytes, which is what pycocotools reads.
     """
     from pycocotools import mask as coco_mask
 
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return Rle(size=[int(side) for side in encoded["size"]], counts=bytes(encoded["counts"]))
+    return {"size": [int(side) for side in encoded["size"]], "counts": bytes(encoded["counts"])}
 
 
-def decode_rle(rle: Rle) -> NDArray[np.bool_]:
+def decode_rle(rle: Mapping[str, object]) -> NDArray[np.bool_]:
     """The mask behind COCO's compressed run-length encoding; the inverse of ``encode_rle``.
 
     Returns:
