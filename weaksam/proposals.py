@@ -1,0 +1,156 @@
+"""From prompts to object proposals: masks to boxes, the filters of each source, one list (sections 3.2, 3.3).
+
+The grid asks everywhere, so its masks are filtered by SAM's predicted IoU and by stability and then suppressed by box,
+best predicted IoU first. Clue prompts ask where the classifier looked, so nothing of theirs is filtered; only the
+boxes of cross-attention prompts, which come in swarms, are thinned in order. There is no suppression across sources.
+
+The published grid suppression runs a plain IoU on inclusive corners, a pixel short on each side. Ours is the one IoU of
+this package, so a few decisions near the threshold differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import Sam
+from torch import Tensor
+from torchvision.ops import nms
+
+from weaksam.boxes import nms_in_order
+from weaksam.config import ProposalsConfig
+from weaksam.masks import encode_rle
+from weaksam.sam.prompting import Decoded, EncodedImage, decode_prompts, encode_image, full_masks
+from weaksam.structures import SOURCES, Prompts, Proposals
+
+WHOLE_IMAGE = "whole-image"  # source of the one box of an image that has no other
+_ALL_MASKS = (0, 1, 2)
+
+
+def propose(
+    sam: Sam, image: NDArray[np.uint8] | EncodedImage, prompts: Sequence[Prompts], config: ProposalsConfig
+) -> Proposals:
+    """Object proposals of one image from all its prompts; the image is encoded once.
+
+    Args:
+        sam: a model of segment-anything in evaluation mode, on any device.
+        image: ``[H, W, 3]`` RGB, or what ``encode_image`` made of it, to prompt the same image several times.
+        prompts: at most one per source, in any order; empty ones are fine.
+        config: filters and suppression.
+
+    Returns:
+        The boxes of all sources in the order of ``structures.SOURCES``: those of the grid best predicted IoU first, the
+        others prompt by prompt. ``discarded`` counts, where there are any, "predicted IoU", "stability", "empty mask"
+        and "suppressed", in this order of filtering. An image left without a box gets one of its own size from no
+        prompt and no mask, unless ``whole_image_if_empty`` is off.
+    """
+    ordered = sorted(prompts, key=lambda of_source: SOURCES.index(of_source.source))
+    encoded = image if isinstance(image, EncodedImage) else encode_image(sam, image)
+    parts: list[_Part] = []
+    first_prompt = 0
+    for of_source in ordered:
+        parts.append(_part(sam, encoded, of_source, first_prompt, config))
+        first_prompt += len(of_source)
+    if config.whole_image_if_empty and not any(len(part.boxes_xyxy) for part in parts):
+        parts.append(_whole_image(encoded.size_hw))
+    return Proposals(
+        size_hw=encoded.size_hw,
+        boxes_xyxy=np.concatenate([np.empty((0, 4), np.float32), *(part.boxes_xyxy for part in parts)]),
+        source=[part.source for part in parts for _ in part.boxes_xyxy],
+        prompt_index=np.concatenate([np.empty(0, np.int32), *(part.prompt_index for part in parts)]),
+        mask_index=np.concatenate([np.empty(0, np.int8), *(part.mask_index for part in parts)]),
+        predicted_iou=np.concatenate([np.empty(0, np.float32), *(part.predicted_iou for part in parts)]),
+        discarded={(part.source, reason): n for part in parts for reason, n in part.discarded.items() if n},
+        prompts=ordered,
+        mask_rle=[encode_rle(mask) for part in parts for mask in part.masks] if config.keep_masks else None,
+    )
+
+
+def select_masks(decoded: Decoded, source: str, config: ProposalsConfig) -> tuple[Tensor, dict[str, int]]:
+    """Which masks of one source become proposals (its filters are told at the top of this file).
+
+    Args:
+        decoded: the answers to the source's prompts; stability is read for "grid" only.
+        source: of ``structures.SOURCES``.
+        config: predicted IoU must exceed its threshold, stability must reach its own (NaN never does), an overlap must
+            exceed its own to suppress.
+
+    Returns:
+        Row numbers of ``decoded`` in the order of the proposals, and how many others fell to which reason, each
+        counted at the first filter it fails.
+    """
+    filters = [("empty mask", ~decoded.empty | config.keep_empty)]
+    if source == "grid":
+        filters = [
+            ("predicted IoU", decoded.predicted_iou > config.min_predicted_iou),
+            ("stability", decoded.stability >= config.min_stability),
+            *filters,
+        ]
+    passed = torch.ones_like(decoded.empty)
+    discarded: dict[str, int] = {}
+    for reason, passes in filters:
+        discarded[reason] = int((passed & ~passes).sum())
+        passed &= passes
+    candidates = passed.nonzero().squeeze(1)
+    boxes_xyxy = decoded.boxes_xyxy[candidates]
+    rows = candidates
+    if source == "grid":
+        rows = candidates[nms(boxes_xyxy, decoded.predicted_iou[candidates], config.grid_nms_iou)]
+    elif source == "cross":
+        rows = candidates[nms_in_order(boxes_xyxy, config.cross_nms_iou)]
+    discarded["suppressed"] = len(candidates) - len(rows)
+    return rows, discarded
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The proposals of one source; fields as in ``Proposals``."""
+
+    source: str
+    boxes_xyxy: NDArray[np.float32]
+    prompt_index: NDArray[np.int32]
+    mask_index: NDArray[np.int8]
+    predicted_iou: NDArray[np.float32]
+    discarded: dict[str, int]  # reason -> boxes
+    masks: Iterable[NDArray[np.bool_]]  # lazily, one at a time
+
+
+def _part(sam: Sam, encoded: EncodedImage, prompts: Prompts, first_prompt: int, config: ProposalsConfig) -> _Part:
+    """Decode the prompts of one source and keep what passes."""
+    is_grid = prompts.source == "grid"
+    decoded = decode_prompts(
+        sam,
+        encoded,
+        prompts.points_xy,
+        mask_indices=_ALL_MASKS if is_grid else config.clue_mask_indices,
+        stability_offset=config.stability_offset if is_grid else None,
+        keep_logits=config.keep_masks,
+    )
+    rows, discarded = select_masks(decoded, prompts.source, config)
+    logits = decoded.low_res_logits
+    return _Part(
+        source=prompts.source,
+        boxes_xyxy=decoded.boxes_xyxy[rows].numpy(),
+        prompt_index=(first_prompt + decoded.prompt_index[rows]).numpy().astype(np.int32),
+        mask_index=decoded.mask_index[rows].numpy().astype(np.int8),
+        predicted_iou=decoded.predicted_iou[rows].numpy(),
+        discarded=discarded,
+        masks=() if logits is None else full_masks(sam, encoded, logits[rows.to(logits.device)]),
+    )
+
+
+def _whole_image(size_hw: tuple[int, int]) -> _Part:
+    """One box around everything."""
+    height, width = size_hw
+    return _Part(
+        source=WHOLE_IMAGE,
+        boxes_xyxy=np.array([[0, 0, width, height]], dtype=np.float32),
+        prompt_index=np.array([-1], dtype=np.int32),
+        mask_index=np.array([-1], dtype=np.int8),
+        predicted_iou=np.array([np.nan], dtype=np.float32),
+        discarded={},
+        masks=[np.ones(size_hw, dtype=np.bool_)],
+    )
