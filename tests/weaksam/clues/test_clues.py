@@ -248,3 +248,17 @@ def test_initial_weights_come_from_a_file(tmp_path: Path) -> None:
     torch.save({"model": deit | {"head.weight": torch.zeros(1000, 128)}}, tmp_path / "deit.pth")
     network = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init=str(tmp_path / "deit.pth")), 3)
     assert torch.equal(network.state_dict()["cls_token"][0, 2], deit["cls_token"][0, 0])
+
+
+@pytest.mark.parametrize("weaktr", [TINY.weaktr, WeakTrConfig()], ids=["another width", "no CNN stem"])
+def test_builtin_stem_needs_a_network_that_takes_it(weaktr: WeakTrConfig) -> None:
+    with pytest.raises(ConfigError, match=r"classifier\.init: 'builtin' is a CNN stem of 128 channels"):
+        build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init="builtin"), 3)
+
+
+def test_builtin_stem_is_taken_over() -> None:
+    weaktr = WeakTrConfig(stem="cnn", patch_size=8, dim=128, depth=1, heads=2, position_grid=4, fusion_reduction=2)
+    started = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init="builtin"), 3)
+    again = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init="builtin"), 3)
+    stem = {k: v for k, v in started.state_dict().items() if k.startswith("patch_embed.")}
+    assert all(torch.equal(again.state_dict()[k], v) for k, v in stem.items())
