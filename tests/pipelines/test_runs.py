@@ -103,6 +103,8 @@ def test_another_key_makes_the_old_one_the_previous(run_uri: str) -> None:
     assert (old.previous(), new.previous()) == (None, old)
     new.begin({})
     assert (old.previous(), new.previous()) == (new, None)
+    old.make_current()
+    assert (old.previous(), new.previous()) == (None, old)
 
 
 def test_previews_and_hidden_folders_are_no_instances(run_uri: str) -> None:

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipelines import stages
+from pipelines.recipe import Recipe, load_recipe
+from pipelines.runs import Instance, Lock, current_instance, prove
+from pipelines.schemas import IMAGES
+from pipelines.stage import Job, Options, Stage
+from pipelines.stages import TooManyDroppedError, dropped_allowed, needed_for, resolve, run_instances
+from weaksam.errors import ConfigError, RunError
+
+SHAPES = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
+
+
+def grid(*overrides: str) -> Recipe:
+    return load_recipe("grid", [*SHAPES, *overrides], "shapes:")[0]
+
+
+def shapes(*overrides: str) -> Recipe:
+    return load_recipe("shapes", [*SHAPES, *overrides])[0]
+
+
+def bring(recipe: Recipe, run: Path, *names: str, **options: Any) -> tuple[dict[str, dict[str, Any]], str]:
+    """Bring instances up to date; returns their manifests and what was printed."""
+    printed = io.StringIO()
+    console = Console(file=printed, width=1000)
+    return run_instances(recipe, str(run), names, Options(**options), console), printed.getvalue()
+
+
+def files_in(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+# --- order and keys
+
+
+def test_what_an_instance_reads_comes_before_it_and_once() -> None:
+    assert needed_for(grid(), "index") == ["index"]
+    assert needed_for(grid(), "propose") == ["index", "propose"]
+    assert needed_for(shapes(), "propose") == ["index", "train-classifier", "propose"]
+    assert needed_for(shapes("clues.weights=x.pth"), "propose") == ["index", "propose"]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "nonsense.x", ""])
+def test_an_unknown_verb_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected one of index, .*propose"):
+        bring(grid(), tmp_path, name)
+
+
+KEYS: dict[str, tuple[str, bool, bool]] = {
+    # what is set: does the key of index change, does the key of propose
+    "a threshold": ("proposals.min_predicted_iou=0.4", False, True),
+    "a grid": ("prompts.points_per_side=4", False, True),
+    "chosen splits": ("propose.splits=[train]", False, True),
+    "the data": ("data.shapes.seed=7", True, True),
+    "the labels": ("data.include_difficult=true", True, True),
+    "a limit": ("data.limit=1", True, True),
+    "actors": ("resources.segment_actors=7", False, False),
+    "threads": ("resources.threads_per_actor=7", False, False),
+    "rows per task": ("resources.rows_per_task=7", False, False),
+    "the report": ("report.title=other", False, False),
+    "the name": ("name=other", False, False),
+    "the list of stages": ("stages=[index]", False, False),
+}
+
+
+@pytest.mark.parametrize(("setting", "index", "propose"), KEYS.values(), ids=KEYS.keys())
+def test_keys_change_with_the_method_and_not_with_resources_or_looks(
+    tmp_path: Path, setting: str, index: bool, propose: bool
+) -> None:
+    def keys(recipe: Recipe) -> tuple[str, str]:
+        known: dict[str, Any] = {}
+        resolve(recipe, str(tmp_path), "propose", known)
+        return known["index"].instance.key, known["propose"].instance.key
+
+    before, after = keys(grid()), keys(grid(setting))
+    assert (before[0] != after[0], before[1] != after[1]) == (index, propose)
+
+
+def test_a_key_does_not_depend_on_where_the_run_is(tmp_path: Path) -> None:
+    keys = {resolve(grid(), str(tmp_path / run), "propose").instance.key for run in ("a", "b")}
+    assert len(keys) == 1
+
+
+# --- the index, a stage without Ray
+
+
+def test_a_finished_instance_is_recognised_and_not_touched(tmp_path: Path) -> None:
+    first, printed = bring(grid(), tmp_path, "index")
+    assert "images 5 (train 3, val 2) · classes 6 · labels granted to train" in printed
+    before = files_in(tmp_path)
+    second, printed = bring(grid(), tmp_path, "index")
+    assert second == first
+    assert "is finished: images 5" in printed
+    assert files_in(tmp_path) == before
+
+
+def test_a_changed_setting_gets_a_new_folder_and_is_printed(tmp_path: Path) -> None:
+    bring(grid(), tmp_path, "index")
+    old = current_instance(str(tmp_path), "index")
+    _, printed = bring(grid("data.limit=1", "data.include_difficult=true"), tmp_path, "index")
+    new = current_instance(str(tmp_path), "index")
+    assert old is not None
+    assert new is not None
+    assert old.key != new.key
+    assert f"not the {old.key} of before, which stays" in printed
+    assert "method.data.include_difficult: false -> true\n  method.data.limit: 0 -> 1\n" in printed
+    assert old.manifest() is not None
+    assert len(old.table(IMAGES).ids()) == 5
+    assert len(new.table(IMAGES).ids()) == 2
+
+
+def test_going_back_to_earlier_settings_finds_the_earlier_results_and_shows_them(tmp_path: Path) -> None:
+    bring(grid(), tmp_path, "index")
+    old = current_instance(str(tmp_path), "index")
+    bring(grid("data.limit=1"), tmp_path, "index")
+    _, printed = bring(grid(), tmp_path, "index")
+    assert "is finished" in printed
+    assert current_instance(str(tmp_path), "index") == old
+
+
+def test_an_interrupted_instance_is_done_again(tmp_path: Path) -> None:
+    first, _ = bring(grid(), tmp_path, "index")
+    instance = current_instance(str(tmp_path), "index")
+    assert instance is not None
+    Path(instance.file("_manifest.json")).unlink()
+    second, printed = bring(grid(), tmp_path, "index")
+    assert "is finished" not in printed
+    assert second["index"]["text"] == first["index"]["text"]
+    assert instance.table(IMAGES).count() == 5
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path: Path) -> None:
+    manifests, printed = bring(grid(), tmp_path / "run", "propose", dry_run=True)
+    assert manifests == {}
+    assert "index" in printed
+    assert printed.count("would run") == 2
+    assert not (tmp_path / "run").exists()
+
+    bring(grid(), tmp_path / "run", "index")
+    before = files_in(tmp_path)
+    _, printed = bring(grid(), tmp_path / "run", "propose", dry_run=True)
+    assert "finished: images 5" in printed
+    assert printed.count("would run") == 1
+    assert files_in(tmp_path) == before
+
+
+def test_an_instance_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
+    folder = resolve(grid(), str(tmp_path), "index").instance.folder
+    with Lock(folder, "weaksam index"), pytest.raises(RunError, match="is held by weaksam index"):
+        bring(grid(), tmp_path, "index")
+    assert current_instance(str(tmp_path), "index") is None
+    bring(grid(), tmp_path, "index")
+
+
+def test_who_waited_for_a_lock_finds_the_work_done(tmp_path: Path) -> None:
+    recipe = grid()
+    code = (
+        "import io, sys, time; from tests.pipelines.test_stages import *\n"
+        "with Lock(resolve(grid(), sys.argv[1], 'index').instance.folder, 'first') as lock:\n"
+        "    print('held', flush=True); time.sleep(0.5)\n"
+        "    resolve(grid(), sys.argv[1], 'index').instance.finish({'text': 'by the first', 'reads': {}})\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    manifests, _ = bring(recipe, tmp_path, "index", wait_s=60.0)
+    first.communicate()
+    assert manifests["index"]["text"] == "by the first"
+
+
+def test_a_finished_run_is_recognised_without_torch_and_ray(tmp_path: Path) -> None:
+    """Both instances finished; the drawn data set's fingerprint and the built-in weights' checksum are computed anew."""
+    recipe = grid()
+    bring(recipe, tmp_path, "index")
+    finish(resolve(recipe, str(tmp_path), "propose"), images=5, dropped=0)
+    code = (
+        "import sys; from pathlib import Path; from tests.pipelines.test_stages import bring, grid\n"
+        "manifests, printed = bring(grid(), Path(sys.argv[1]), 'propose')\n"
+        "print(sorted(manifests), printed.count('is finished'), sorted({'torch', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "['index', 'propose'] 2 []\n", done.stderr
+
+
+def finish(resolved: stages.Resolved, **proof: int) -> Instance:
+    """Write what a finished instance leaves behind, as if its work had been done."""
+    reads = {n: {"key": i.key, "text": (i.manifest() or {})["text"]} for n, i in resolved.upstream.items()}
+    resolved.instance.begin(resolved.parts)
+    resolved.instance.finish({"text": "done", "reads": reads, "images": proof})
+    return resolved.instance
+
+
+# --- dropped images: a small table stage between the index and one that reads it
+
+
+class Counting:
+    """Two stages: "toy" keeps the indexed images but those in ``broken``, "sum" counts what toy kept."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()
+        self.executed: list[str] = []
+
+    def toy(self, job: Job) -> dict[str, Any]:
+        self.executed.append("toy")
+        rows = job.upstream["index"].table(IMAGES).read().to_pylist()
+        if job.options.retry_dropped:
+            job.instance.dropped.remove_all()
+        table = job.instance.table(IMAGES)
+        done = set(table.ids())
+        for row in rows:
+            bad = row["image_id"] in self.broken
+            if row["image_id"] not in done and not bad:
+                table.write_rows([row], f"part-{row['image_id']}")
+            elif bad:
+                common = {name: row[name] for name in ("image_id", "split", "uri")}
+                drop = {**common, "stage": "toy", "reason": "broken", "detail": ""}
+                job.instance.dropped.write_rows([drop], f"part-{row['image_id']}")
+        proof = prove([row["image_id"] for row in rows], table, job.instance.dropped)
+        return {"text": proof["text"], "images": proof}
+
+    def sum(self, job: Job) -> dict[str, Any]:
+        self.executed.append("sum")
+        return {"text": f"counted {len(job.upstream['toy'].table(IMAGES).ids())}"}
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Counting:
+    counting = Counting()
+
+    def stage(verb: str, reads: str, execute: Callable[[Job], dict[str, Any]]) -> Stage:
+        return Stage(verb=verb, help=verb, reads=lambda _r, _n: (reads,), method=lambda _r, _n: {}, execute=execute)
+
+    monkeypatch.setitem(stages.STAGES, "toy", stage("toy", "index", counting.toy))
+    monkeypatch.setitem(stages.STAGES, "sum", stage("sum", "toy", counting.sum))
+    return counting
+
+
+def test_too_many_dropped_images_stop_the_run_but_the_good_ones_stay(tmp_path: Path, toy: Counting) -> None:
+    toy.broken = {"train-00001"}
+    for attempt in range(2):  # the second one finds the work done and judges again
+        with pytest.raises(TooManyDroppedError, match=r"toy: 1 of 5 images were dropped, 0 are allowed"):
+            bring(grid(), tmp_path, "sum")
+        assert toy.executed == ["toy"], attempt
+    manifests, _ = bring(grid(), tmp_path, "sum", max_dropped="1")
+    assert manifests["toy"]["images"]["done"] == 4
+    assert manifests["sum"]["text"] == "counted 4"
+    assert toy.executed == ["toy", "sum"]
+
+
+def test_healed_images_come_back_and_what_was_made_of_them_is_made_again(tmp_path: Path, toy: Counting) -> None:
+    toy.broken = {"train-00001", "val-00000"}
+    bring(grid(), tmp_path, "sum", max_dropped="50%")
+    toy.broken = {"val-00000"}
+    manifests, _ = bring(grid(), tmp_path, "sum", max_dropped="50%")
+    assert manifests["sum"]["text"] == "counted 3"  # nobody asked for another try
+    manifests, _ = bring(grid(), tmp_path, "sum", max_dropped="50%", retry_dropped=True)
+    assert manifests["toy"]["text"] == "images 5 = done 4 + dropped 1 · duplicates 0"
+    assert manifests["sum"]["text"] == "counted 4"
+    assert toy.executed == ["toy", "sum", "toy", "sum"]
+
+
+def test_a_retry_that_heals_nothing_makes_nothing_else_again(tmp_path: Path, toy: Counting) -> None:
+    toy.broken = {"train-00001"}
+    bring(grid(), tmp_path, "sum", max_dropped="1")
+    bring(grid(), tmp_path, "sum", max_dropped="1", retry_dropped=True)
+    assert toy.executed == ["toy", "sum", "toy"]
+
+
+def test_without_dropped_images_there_is_nothing_to_retry(tmp_path: Path, toy: Counting) -> None:
+    bring(grid(), tmp_path, "toy")
+    bring(grid(), tmp_path, "toy", retry_dropped=True)
+    assert toy.executed == ["toy"]
+
+
+def test_a_proof_that_fails_leaves_the_instance_unfinished(tmp_path: Path, toy: Counting) -> None:
+    def loses_all(job: Job) -> dict[str, Any]:
+        return prove(["a"], job.instance.table(IMAGES), job.instance.dropped)
+
+    stages.STAGES["toy"] = replace(stages.STAGES["toy"], execute=loses_all)
+    with pytest.raises(RunError, match="the proof does not hold"):
+        bring(grid(), tmp_path, "toy")
+    instance = current_instance(str(tmp_path), "toy")
+    assert instance is not None
+    assert instance.plan() is not None
+    assert instance.manifest() is None
+    assert not Path(instance.file("_lock")).exists()
+
+
+ALLOWED: dict[str, tuple[int, int]] = {
+    "0": (100, 0),
+    "25": (100, 25),
+    "1%": (100, 1),
+    " 1 % ": (100, 1),
+    "0%": (100, 0),
+    "100%": (7, 7),
+    "0.5%": (199, 0),
+    "50%": (1, 0),
+    "2.5%": (40, 1),
+    "4.35%": (10_000, 435),  # in floating point 434.99…
+    "999": (10, 999),
+}
+
+
+@pytest.mark.parametrize(("text", "total", "allowed"), [(t, *v) for t, v in ALLOWED.items()])
+def test_a_share_rounds_down_and_a_count_is_a_count(text: str, total: int, allowed: int) -> None:
+    assert dropped_allowed(text, total) == allowed
+
+
+@pytest.mark.parametrize("text", ["", "%", "-1", "-1%", "101%", "some", "1.5", "nan", "nan%", "inf", "1%%", "1e2", "²"])
+def test_other_limits_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected a share like 1% or a count like 25"):
+        dropped_allowed(text, 100)
