@@ -46,7 +46,7 @@ def draw_boxes(
     for box, colour in zip(corners.tolist(), colours, strict=True):
         x1, y1, x2, y2 = box
         if width > 1:
-            pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_RIM, width=1)
+            pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_RIM, width=width + 2)
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=width)
     return drawn
 
@@ -66,7 +66,7 @@ def draw_points(
     if kind == "class-joint" and len(centres) > 1:
         middle = tuple(centres.mean(axis=0).tolist())
         for x, y in centres.tolist():
-            pen.line((*middle, x, y), fill=colour, width=1)
+            pen.line((*middle, x, y), fill=colour, width=2)
     for x, y in centres.tolist():
         if kind == "grid":
             small = radius * 0.4
@@ -75,7 +75,7 @@ def draw_points(
             corners = [(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)]
             pen.polygon(corners, fill=colour, outline=_RIM)
         elif kind == "class-joint":
-            side = radius * 0.7
+            side = radius * 1.4  # leaves room for the sign of the same peak prompted alone
             pen.rectangle((x - side, y - side, x + side, y + side), outline=colour, width=2)
         else:
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=_RIM)

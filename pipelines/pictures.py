@@ -1,0 +1,125 @@
+"""The pictures of the report's gallery: an image with its true objects, its heat maps, its prompts and its proposals."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from weaksam.drawing import (
+    OTHER_COLOUR,
+    SOURCE_COLOURS,
+    TRUTH_COLOUR,
+    draw_boxes,
+    draw_points,
+    fit,
+    overlay_heat_map,
+)
+from weaksam.structures import GroundTruth, Prompts, Proposals
+
+_QUALITY = 78  # of WebP: sharp enough for lines, about 10 kB for a picture of 320 pixels
+_MOST_CLASSES = 4  # whose heat maps are shown
+_MOST_BOXES = 200  # drawn of one source; more hide the picture
+_THIN_ABOVE = 25  # boxes: more are drawn with thin lines
+_HEAT_SOURCES = ("fine", "coarse", "cross")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One picture of the page; ``data_uri`` holds all of it."""
+
+    data_uri: str
+    width: int
+    height: int
+    alt: str
+    caption: str
+
+
+def true_objects(image: NDArray[np.uint8], truth: GroundTruth | None, class_names: Sequence[str], side: int) -> Picture:
+    """The image, with its true boxes where they are known."""
+    picture, scale = fit(image, side)
+    if truth is None:
+        return _encoded(picture, "The image; its true objects are not known", "image, no true boxes")
+    names = Counter(class_names[c] for c in truth.class_index.tolist())
+    listed = ", ".join(f"{count} {name}" for name, count in sorted(names.items())) or "none"
+    drawn = draw_boxes(picture, truth.boxes_xyxy, [TRUTH_COLOUR] * len(truth.boxes_xyxy), scale=scale, width=3)
+    return _encoded(drawn, f"The image with its true objects outlined: {listed}", f"true objects: {listed}")
+
+
+def prompts(image: NDArray[np.uint8], prompts: Sequence[Prompts], side: int) -> Picture:
+    """The points that SAM was prompted with, by kind; the grid below the clues."""
+    drawn, scale = fit(image, side)
+    counts: Counter[str] = Counter()
+    for of_source in prompts:
+        radius = _grid_radius(len(of_source), side) if of_source.source == "grid" else 5.0
+        for kind, points_xy in _signs(of_source):
+            drawn = draw_points(drawn, points_xy, kind, scale=scale, radius=radius)
+        counts.update(of_source.kind)
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "none"
+    return _encoded(drawn, f"The image with its prompts marked: {listed}", f"prompts: {listed}")
+
+
+def proposals(image: NDArray[np.uint8], proposals: Proposals, side: int) -> list[Picture]:
+    """The proposed boxes, one picture per source, in the order of the table."""
+    of_box = np.array(proposals.source, dtype=np.str_)
+    pictures = []
+    for source in dict.fromkeys(proposals.source):
+        boxes_xyxy = proposals.boxes_xyxy[of_box == source]
+        shown = boxes_xyxy[:_MOST_BOXES]
+        picture, scale = fit(image, side)
+        colours = [SOURCE_COLOURS.get(source, OTHER_COLOUR)] * len(shown)
+        drawn = draw_boxes(picture, shown, colours, scale=scale, width=1 if len(shown) > _THIN_ABOVE else 3)
+        count = f"{len(boxes_xyxy):,} {'box' if len(boxes_xyxy) == 1 else 'boxes'}"
+        if len(shown) < len(boxes_xyxy):
+            count = f"first {len(shown)} of {count}"
+        pictures.append(_encoded(drawn, f"The image with {count} from {source}", f"{source}: {count}"))
+    return pictures
+
+
+def heat_maps(
+    image: NDArray[np.uint8],
+    maps: Mapping[tuple[int, str], NDArray[np.float32]],
+    class_names: Sequence[str],
+    side: int,
+) -> list[Picture]:
+    """The activation maps over the image, class by class, at most four classes."""
+    pictures = []
+    for class_index in sorted({class_index for class_index, _ in maps})[:_MOST_CLASSES]:
+        for source in (s for s in _HEAT_SOURCES if (class_index, s) in maps):
+            picture, _ = fit(image, side)
+            drawn = overlay_heat_map(picture, maps[class_index, source])
+            name = class_names[class_index]
+            pictures.append(_encoded(drawn, f"Heat map of {name}, {source}", f"{name}: {source}"))
+    return pictures
+
+
+def _signs(prompts: Prompts) -> list[tuple[str, NDArray[np.float32]]]:
+    """Group what is drawn at once: the points of each class-joint prompt, and those of all other prompts of a kind."""
+    alone: dict[str, list[NDArray[np.float32]]] = {}
+    joint = []
+    for points_xy, kind in zip(prompts.points_xy, prompts.kind, strict=True):
+        if kind == "class-joint":
+            joint.append((kind, points_xy))
+        else:
+            alone.setdefault(kind, []).append(points_xy)
+    return joint + [(kind, np.concatenate(points)) for kind, points in alone.items()]
+
+
+def _grid_radius(points: int, side: int) -> float:
+    """Dots that leave most of the picture visible, however dense the grid."""
+    spacing = side / math.sqrt(max(points, 1))
+    return min(6.0, max(2.5, 0.4 * spacing))
+
+
+def _encoded(picture: Image.Image, alt: str, caption: str) -> Picture:
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "WEBP", quality=_QUALITY)
+    data_uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Picture(data_uri=data_uri, width=picture.width, height=picture.height, alt=alt, caption=caption)

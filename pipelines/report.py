@@ -1,0 +1,311 @@
+"""The report stage: one HTML page that shows a run, complete in itself: no scripts, no files beside it, no requests.
+
+It reads what the other stages wrote (manifests, ``metrics.json``, ``analysis.json``, the proposals table, ``_dropped``) and,
+for the gallery, the images and their true boxes. Everything that comes from outside (names, ids, paths) is escaped by the
+template. The page is written into the instance's folder and, to be found easily, to ``RUN/report.html``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import mean, median
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import analyse, charts, evaluate, pictures
+from pipelines.cluster import usable_cpus
+from pipelines.gallery import read_heat_maps
+from pipelines.index import in_hash_order
+from pipelines.recipe import Recipe, render
+from pipelines.runs import Instance
+from pipelines.schemas import IMAGES, PROPOSALS, proposals_from_row
+from pipelines.stage import Job, Stage
+from pipelines.store import read_json, write_bytes
+from weaksam.drawing import KIND_COLOURS, SOURCE_COLOURS, TRUTH_COLOUR
+from weaksam.errors import ImageError
+from weaksam.files import join
+
+PAGE_FILE = "report.html"
+_GALLERY_BYTES = 6 * 2**20  # of encoded pictures; keeps the page below 8 MiB
+_IDS_LISTED = 50  # dropped images named per reason
+_DONE_ELSEWHERE = ("report", "export")  # verbs that a report does not read
+
+
+def execute(job: Job) -> dict[str, Any]:
+    """Gather, render and write the page."""
+    page = render_page(gather(job)).encode()
+    for uri in (job.instance.file(PAGE_FILE), join(job.instance.run_uri, PAGE_FILE)):
+        write_bytes(uri, page)
+    return {"text": f"{join(job.instance.run_uri, PAGE_FILE)} ({len(page) / 2**20:.1f} MiB)"}
+
+
+def render_page(view: Mapping[str, Any]) -> str:
+    """Fill the template; every string that is not markup already is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipelines"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = evaluate.percent
+    return environment.get_template("report.html.j2").render(view)
+
+
+def gather(job: Job) -> dict[str, Any]:
+    """Collect everything that the template shows."""
+    recipe, propose = job.recipe, job.upstream["propose"]
+    table = propose.table(PROPOSALS)
+    scan = Scan()
+    for part in table.iter_parts([f.name for f in PROPOSALS if f.name != "mask_rle"]):
+        scan.add(part)
+    manifests = {name: instance.manifest() or {} for name, instance in job.upstream.items()}
+    metrics = _read_all(job.upstream, "evaluate", evaluate.METRICS_FILE)
+    return {
+        "title": recipe.report.title or recipe.name,
+        "description": recipe.description,
+        "facts": _facts(job, manifests),
+        "tiles": _tiles(scan, manifests["propose"], metrics),
+        "iou_thresholds": recipe.evaluate.iou_thresholds,
+        "evaluations": [_evaluation(split, m) for _, content in metrics for split, m in content["splits"].items()],
+        "analyses": [
+            {"name": name, **content, "table": analyse.table_rows(content), "verdict": analyse.verdict(content)}
+            for name, content in _read_all(job.upstream, "analyse", analyse.ANALYSIS_FILE)
+        ],
+        "counts": [_count_chart(split, counts) for split, counts in sorted(scan.box_counts.items())],
+        "stages": [_stage(job.upstream[name], manifest) for name, manifest in manifests.items()],
+        "whole": _whole(recipe, manifests["propose"]),
+        "dropped": _dropped(job.upstream.values()),
+        "discarded": [
+            {"source": source, "reason": reason, "count": count, "per_image": count / max(scan.images, 1)}
+            for (source, reason), count in sorted(scan.discarded.items())
+        ],
+        "gallery": _gallery(job, scan, table.class_names()),
+        "colours": {"source": SOURCE_COLOURS, "kind": KIND_COLOURS, "truth": TRUTH_COLOUR},
+        "recipe": render(recipe),
+    }
+
+
+@dataclass
+class Scan:
+    """What one pass over the proposals table collects, file by file."""
+
+    images: int = 0
+    box_counts: dict[str, list[int]] = field(default_factory=dict)  # split -> boxes of each image
+    discarded: Counter[tuple[str, str]] = field(default_factory=Counter)  # (source, reason) -> boxes
+    ids: list[str] = field(default_factory=list)
+
+    def add(self, part: pa.Table) -> None:
+        """Count one file of the table."""
+        self.images += part.num_rows
+        self.ids += part["image_id"].to_pylist()
+        counts = pc.list_value_length(part["boxes_xyxy"]).to_pylist()
+        for split, count in zip(part["split"].to_pylist(), counts, strict=True):
+            self.box_counts.setdefault(split, []).append(count)
+        for row in part["discarded"].combine_chunks().flatten().to_pylist():
+            self.discarded[row["source"], row["reason"]] += row["count"]
+
+
+def _read_all(upstream: Mapping[str, Instance], verb: str, file_name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return (instance name, content) of a result file of every upstream instance of a verb."""
+    found = ((n, read_json(i.file(file_name))) for n, i in upstream.items() if n.partition(".")[0] == verb)
+    return [(name, content) for name, content in found if content is not None]
+
+
+def _facts(job: Job, manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return (name, value) of what was run on what."""
+    recipe, index = job.recipe, manifests.get("index", {})
+    plan = job.upstream["propose"].plan() or {}
+    weights = plan.get("parts", {}).get("fingerprints", {})
+    sam = f"{recipe.sam.name}, SHA-256 {weights['sam'][:12]}…" if "sam" in weights else recipe.sam.name
+    clues = recipe.clues.name + (f", {recipe.clues.weights}" if recipe.clues.weights else "")
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "ray"))
+    return [
+        ("data", f"{recipe.data.uri} ({index.get('kind', recipe.data.kind)}, {index.get('classes', 0)} classes)"),
+        ("labels granted to", str(index.get("labels_granted_to") or "no split")),
+        ("run", job.instance.run_uri),
+        ("proposals", f"propose {job.upstream['propose'].key}"),
+        ("SAM", sam),
+        ("clues", clues),
+        ("actors", str(manifests["propose"].get("actors", "not recorded"))),
+        ("this machine", f"{platform.machine()}, {usable_cpus()} CPUs, {platform.system()}"),
+        ("software", ", ".join((f"Python {platform.python_version()}", *versions))),
+        ("made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+    ]
+
+
+def _tiles(
+    scan: Scan, propose: Mapping[str, Any], metrics: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[tuple[str, str, str]]:
+    """Return the page's first figures: (name, figure, remark)."""
+    proof = propose.get("images", {})
+    counts = [count for of_split in scan.box_counts.values() for count in of_split]
+    tiles = [
+        ("images", f"{scan.images:,}", f"{proof.get('dropped', 0):,} dropped"),
+        ("boxes an image", f"{mean(counts):.1f}" if counts else "–", f"median {median(counts):g}" if counts else ""),
+    ]
+    for _, content in metrics:
+        for split, measured in content["splits"].items():
+            last = evaluate.full_row(measured)
+            if last["one_to_one"]["0.5"] is not None:
+                others = " · ".join(f"{evaluate.percent(last['one_to_one'][t])} at {t}" for t in ("0.75", "0.9"))
+                tiles.append((f"recall at IoU .5, {split}", f"{evaluate.percent(last['one_to_one']['0.5'])} %", others))
+    rate = propose.get("throughput", {})
+    if rate.get("images"):
+        tiles.append(
+            ("images a second", f"{rate['images_per_s']:.1f}", f"{rate['images']:,} in {_time(rate['seconds'])}")
+        )
+    return tiles
+
+
+def _evaluation(split: str, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one split's rows with their labels, and the curves of those whose recall is known."""
+    rows = [{"label": evaluate.row_label(row), **row} for row in measured["rows"]]
+    curves = [
+        charts.Curve(
+            label=row["label"],
+            css_class=_css_class(row["name"]),
+            recall={float(t): r for t, r in row["one_to_one"].items()},
+        )
+        for row in rows
+        if None not in row["one_to_one"].values()
+    ]
+    legend = [(curve.label, curve.css_class, charts.legend_sign(n)) for n, curve in enumerate(curves)]
+    chart = charts.recall_chart(curves, label=f"Recall by IoU threshold on {split}; the table has the figures")
+    return {"split": split, **measured, "rows": rows, "chart": chart if curves else None, "legend": legend}
+
+
+def _css_class(source: str) -> str:
+    return f"source-{source}" if source in SOURCE_COLOURS else "source-other"
+
+
+def _count_chart(split: str, counts: Sequence[int]) -> dict[str, Any]:
+    what = f"{min(counts):,} to {max(counts):,} boxes, median {median(counts):g}"
+    chart = charts.histogram(counts, label=f"Histogram of boxes per image on {split}: {what}", x_name="boxes an image")
+    return {"split": split, "what": what, "chart": chart}
+
+
+def _stage(instance: Instance, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one line of the stages table; a resumed stage shows the rate of its last run."""
+    rate = manifest.get("throughput", {})
+    return {
+        "name": instance.name,
+        "key": instance.key,
+        "seconds": _time(manifest.get("seconds", 0.0)),
+        "images": f"{rate['images']:,}" if rate.get("images") else "–",
+        "rate": f"{rate['images_per_s']:.1f}" if rate.get("images") else "–",
+        "text": manifest.get("text", ""),
+    }
+
+
+def _time(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return (
+        f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    )
+
+
+def _whole(recipe: Recipe, propose: Mapping[str, Any]) -> dict[str, str] | None:
+    """Estimate from a preview what the whole data set would take; None when this is the whole or nothing was timed."""
+    rate = propose.get("throughput", {}).get("images_per_s", 0.0)
+    if not recipe.data.limit or not rate:
+        return None
+    from weaksam.datasets import open_dataset
+
+    dataset = open_dataset(recipe.data)
+    splits = recipe.propose.splits or recipe.data.splits or dataset.splits
+    images = sum(len(dataset.records(split)) for split in splits)
+    return {"images": f"{images:,}", "time": _time(images / rate)}
+
+
+def _dropped(instances: Iterable[Instance]) -> list[dict[str, Any]]:
+    """Return the images that could not be used, by stage and reason, each reason with its first images."""
+    reasons: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for instance in instances:
+        for row in instance.dropped.iter_rows():
+            reasons.setdefault((instance.name, row["reason"]), []).append(row)
+    return [
+        {"stage": stage, "reason": reason, "count": len(rows), "images": rows[:_IDS_LISTED]}
+        for (stage, reason), rows in sorted(reasons.items())
+    ]
+
+
+def _gallery(job: Job, scan: Scan, class_names: Sequence[str]) -> dict[str, Any]:
+    """Draw the first images in hash order, as many as fit into the page's size; those with heat maps come first."""
+    from weaksam.datasets import open_dataset
+    from weaksam.files import read_bytes
+    from weaksam.images import decode_image
+
+    config, propose = job.recipe.report, job.upstream["propose"]
+    with_maps = set((propose.manifest() or {}).get("gallery", ()))
+    wanted = sorted(in_hash_order(scan.ids), key=lambda image_id: image_id not in with_maps)[: config.gallery_images]
+    rows = _rows_of(propose, wanted)
+    uris = {r["image_id"]: r["uri"] for r in job.upstream["index"].table(IMAGES).iter_rows(["image_id", "uri"])}
+    dataset = open_dataset(job.recipe.data)
+    truth = {split: dataset.ground_truth(split) for split in {row["split"] for row in rows}}
+
+    entries: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        entry: dict[str, Any] = {"image_id": row["image_id"], "split": row["split"], "pictures": [], "heat_maps": []}
+        try:
+            image = decode_image(read_bytes(uris[row["image_id"]]))
+        except ImageError as error:
+            entries.append({**entry, "trouble": str(error)})
+            continue
+        proposals = proposals_from_row(row)
+        side = config.gallery_side
+        known = truth[row["split"]].get(row["image_id"])
+        maps = read_heat_maps(propose, row["image_id"])
+        entry["pictures"] = [
+            pictures.true_objects(image, known, class_names, side),
+            pictures.prompts(image, proposals.prompts, side),
+            *pictures.proposals(image, proposals, side),
+        ]
+        entry["heat_maps"] = pictures.heat_maps(image, maps, class_names, side)
+        size += sum(len(picture.data_uri) for picture in entry["pictures"] + entry["heat_maps"])
+        if size > _GALLERY_BYTES:
+            break
+        entries.append({**entry, "trouble": ""})
+    return {"entries": entries, "left_out": len(rows) - len(entries)}
+
+
+def _rows_of(instance: Instance, image_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the table's rows of a few images, in their order."""
+    wanted = pa.array(image_ids, pa.string())
+    found = {}
+    for part in instance.table(PROPOSALS).iter_parts():
+        for row in part.filter(pc.is_in(part["image_id"], wanted)).to_pylist():
+            found[row["image_id"]] = row
+    return [found[image_id] for image_id in image_ids]
+
+
+def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
+    before = [name for name in recipe.stages if name.partition(".")[0] not in _DONE_ELSEWHERE]
+    return tuple(dict.fromkeys(("index", "propose", *before)))
+
+
+def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
+    # How often the page is made follows from what it shows, the recipe's own words among it.
+    return {"report": recipe.report, "name": recipe.name, "description": recipe.description, "data": recipe.data}
+
+
+STAGE = Stage(
+    verb="report",
+    help="make one HTML page that shows the run",
+    reads=_reads,
+    method=_method,
+    execute=execute,
+)

@@ -1,0 +1,127 @@
+"""A small finished run on drawn images without SAM or Ray: proposals are the true boxes, jittered by a fixed seed."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+
+from pipelines.config import ReportConfig
+from pipelines.gallery import write_heat_map
+from pipelines.recipe import Recipe
+from pipelines.runs import Instance, Lock
+from pipelines.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
+from pipelines.stage import Job, Options
+from weaksam.config import DataConfig, PromptsConfig, ShapesConfig
+from weaksam.datasets.shapes import Shapes
+from weaksam.structures import Prompts, Proposals
+
+SHAPES = ShapesConfig(size=64, train=6, val=4, test=0)
+GRID = 3
+
+
+def drawn_recipe(**changes) -> Recipe:
+    recipe = Recipe(
+        name="drawn",
+        description="Drawn images, boxes by hand",
+        stages=("index", "propose", "evaluate.proposals", "analyse.prompts", "report"),
+        data=DataConfig(uri="shapes:", kind="shapes", shapes=SHAPES),
+        prompts=PromptsConfig(points_per_side=GRID),
+        report=ReportConfig(gallery_images=3, gallery_side=96),
+    )
+    return recipe.model_copy(update=changes)
+
+
+def job_for(recipe: Recipe, run_uri: str, name: str, upstream: tuple[str, ...], console: Console | None = None) -> Job:
+    """The job that the stage machinery would hand to ``execute``, with every instance under the key "k"."""
+    instance = Instance(run_uri, name, "k")
+    return Job(
+        recipe=recipe,
+        instance=instance,
+        upstream={n: Instance(run_uri, n, "k") for n in upstream},
+        options=Options(),
+        console=console or Console(quiet=True),
+        lock=Lock(instance.folder, name),
+    )
+
+
+def write_run(run_uri: str, *, dropped: int = 1) -> Shapes:
+    """Write a finished ``index`` and ``propose``; the first ``dropped`` training images have no row but a reason."""
+    dataset = Shapes(SHAPES)
+    records = [r for split in dataset.splits for r in dataset.records(split)]
+    index = Instance(run_uri, "index", "k")
+    rows = [
+        {"image_id": r.image_id, "uri": r.uri, "split": r.split, "labels": None, "labels_difficult": None}
+        for r in records
+    ]
+    index.begin({})
+    index.table(with_class_names(IMAGES, dataset.class_names)).write_rows(rows, "part-0")
+    index.finish({"kind": "shapes", "classes": 6, "labels_granted_to": "train", "text": "images 10"})
+
+    propose = Instance(run_uri, "propose", "k")
+    propose.begin({"fingerprints": {"sam": "0123456789abcdef"}})
+    table = propose.table(with_class_names(PROPOSALS, dataset.class_names))
+    truth = {split: dataset.ground_truth(split) for split in dataset.splits}
+    done = [r for r in records if r not in records[:dropped]]
+    for n, record in enumerate(done):
+        proposals = drawn_proposals(truth[record.split][record.image_id].boxes_xyxy, seed=n)
+        table.write_rows([proposals_to_row(record.image_id, record.split, proposals)], f"part-{n}")
+    maps = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(64, axis=0)
+    for source in ("fine", "coarse", "cross"):
+        write_heat_map(propose, records[-1].image_id, 2, source, maps)
+    propose.dropped.write_rows(
+        [
+            {
+                "image_id": r.image_id,
+                "split": r.split,
+                "stage": "propose",
+                "uri": r.uri,
+                "reason": "truncated",
+                "detail": "x",
+            }
+            for r in records[:dropped]
+        ],
+        "part-0",
+    )
+    propose.finish(
+        {
+            "text": "images 10 = done 9 + dropped 1 · duplicates 0",
+            "images": {"images": len(records), "done": len(done), "dropped": dropped},
+            "throughput": {"images": len(done), "seconds": 3.0, "images_per_s": 3.0},
+            "seconds": 3.0,
+            "gallery": [records[-1].image_id],
+            "actors": "1 prompt + 1 segment actor(s)",
+        }
+    )
+    return dataset
+
+
+def drawn_proposals(objects_xyxy: np.ndarray, seed: int) -> Proposals:
+    """Grid boxes that fit loosely, fine ones that fit well, prompts to match; nothing from coarse, one box from cross."""
+    rng = np.random.default_rng(seed)
+    loose = (objects_xyxy + rng.normal(0, 6, objects_xyxy.shape)).clip(0, 64)
+    tight = (objects_xyxy + rng.normal(0, 1, objects_xyxy.shape)).clip(0, 64)
+    boxes_xyxy = np.concatenate([loose, tight, [(0, 0, 64, 64)]]).astype(np.float32)
+    boxes_xyxy[:, 2:] = np.maximum(boxes_xyxy[:, 2:], boxes_xyxy[:, :2] + 1)
+    count = len(objects_xyxy)
+    centres = (objects_xyxy[:, :2] + objects_xyxy[:, 2:]) / 2
+    spots = [np.float32([point]) for point in centres.tolist()]
+    cells = [np.float32([(x, y)]) for y in (10, 32, 53) for x in (10, 32, 53)]
+    return Proposals(
+        size_hw=(64, 64),
+        boxes_xyxy=boxes_xyxy,
+        source=["grid"] * count + ["fine"] * count + ["cross"],
+        prompt_index=np.zeros(len(boxes_xyxy), np.int32),
+        mask_index=np.ones(len(boxes_xyxy), np.int8),
+        predicted_iou=np.full(len(boxes_xyxy), 0.5, np.float32),
+        discarded={("grid", "low predicted IoU"): 5, ("grid", "suppressed"): 2},
+        prompts=[
+            Prompts(source="grid", points_xy=cells, kind=["grid"] * 9, class_index=[-1] * 9),
+            Prompts(
+                source="fine",
+                points_xy=[*spots, centres.astype(np.float32)],
+                kind=["semantic"] * count + ["class-joint"],
+                class_index=[2] * (count + 1),
+            ),
+            Prompts(source="cross", points_xy=[np.float32([(30, 30)])], kind=["instance"], class_index=[-1]),
+        ],
+    )

@@ -1,0 +1,124 @@
+import io
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from pipelines import evaluate
+from pipelines.config import EvaluateConfig
+from pipelines.evaluate import ImageBoxes, count_points, iter_boxes, measure, met_sources, percent, row_label
+from pipelines.runs import Instance
+from pipelines.schemas import PROPOSALS
+from tests.pipelines.drawn_run import drawn_recipe, job_for, write_run
+from weaksam.structures import GroundTruth
+
+
+def truth(*boxes, clipped=0):
+    return GroundTruth(
+        boxes_xyxy=np.float32(boxes).reshape(-1, 4),
+        class_index=np.zeros(len(boxes), np.int64),
+        difficult=np.zeros(len(boxes), bool),
+        crowd=np.zeros(len(boxes), bool),
+        clipped=clipped,
+    )
+
+
+def image(image_id, split, boxes, source, **points):
+    return ImageBoxes(
+        image_id=image_id,
+        split=split,
+        boxes_xyxy=np.float32(boxes).reshape(-1, 4),
+        source=list(source),
+        points=Counter(points),
+    )
+
+
+def test_each_split_is_measured_by_its_own_truth():
+    images = [
+        image("a", "train", [(0, 0, 10, 10), (0, 0, 10, 5)], ["fine", "grid"], grid=4, fine=1),
+        image("b", "test", [(0, 0, 4, 4)], ["grid"], grid=4),
+        image("c", "train", [], [], grid=4),
+    ]
+    known = {"train": {"a": truth((0, 0, 10, 10), clipped=2), "c": truth((0, 0, 1, 1))}, "test": {}}
+    measured = measure(images, {"grid", "fine"}, known.__getitem__, EvaluateConfig())
+    assert list(measured) == ["test", "train"]
+
+    train = measured["train"]
+    assert (train["images"], train["objects"], train["clipped"]) == (2, 2, 2)
+    grid, fine = train["rows"]
+    assert (grid["name"], grid["points"], grid["boxes"], grid["one_to_one"]["0.5"]) == ("grid", 4.0, 0.5, 0.5)
+    assert (fine["sources"], fine["points"], fine["boxes"], fine["one_to_one"]["0.9"]) == (
+        ["grid", "fine"],
+        4.5,
+        1.0,
+        0.5,
+    )
+
+    test = measured["test"]
+    assert (test["images"], test["objects"], test["clipped"]) == (1, None, None)
+    assert test["rows"][0]["boxes"] == 1.0
+    assert set(test["rows"][0]["one_to_one"].values()) == {None}
+
+
+def test_thresholds_of_the_recipe_join_those_of_the_curves():
+    measured = measure(
+        [image("a", "train", [], [])], {"grid"}, lambda _: {}, EvaluateConfig(iou_thresholds=(0.25, 0.5))
+    )
+    assert list(measured["train"]["rows"][0]["one_to_one"]) == [
+        "0.25", "0.5", "0.55", "0.6", "0.65", "0.7", "0.75", "0.8", "0.85", "0.9", "0.95",
+    ]  # fmt: skip
+
+
+def test_no_images_measure_nothing():
+    assert measure([], {"grid"}, lambda _: {}, EvaluateConfig()) == {}
+
+
+def test_class_joint_prompts_add_no_points():
+    row = {
+        "prompt_source": ["grid", "fine", "fine", "fine"],
+        "prompt_kind": ["grid", "semantic", "semantic", "class-joint"],
+        "prompt_points_xy": [[[0, 0]], [[1, 1]], [[2, 2]], [[1, 1], [2, 2]]],
+    }
+    assert count_points(row) == {"grid": 1, "fine": 2}
+
+
+def test_rows_of_a_table_come_back_with_their_own_boxes(tmp_path):
+    write_run(str(tmp_path))
+    table = Instance(str(tmp_path), "propose", "k").table(PROPOSALS)
+    expected = {row["image_id"]: row["boxes_xyxy"] for row in table.iter_rows()}
+    images = list(iter_boxes(table))
+    assert len(images) == 9
+    for found in images:
+        assert found.boxes_xyxy.tolist() == expected[found.image_id]
+        assert found.points["grid"] == 9
+    assert met_sources(table) == {"grid", "fine", "cross"}
+
+
+@pytest.mark.parametrize(("share", "text"), [(None, "–"), (0.0, "0.0"), (0.98765, "98.8"), (1.0, "100.0")])
+def test_shares_are_written_in_per_cent(share, text):
+    assert percent(share) == text
+
+
+def test_rows_that_add_say_so():
+    assert row_label({"name": "fine", "sources": ["grid", "fine"]}) == "+ fine"
+    assert row_label({"name": "selective-search", "sources": ["selective-search"]}) == "selective-search"
+
+
+def test_the_stage_writes_metrics_and_prints_a_row_for_every_source_of_the_recipe(tmp_path):
+    run = str(tmp_path)
+    write_run(run)
+    console = Console(file=io.StringIO(), width=200)
+    manifest = evaluate.execute(job_for(drawn_recipe(), run, "evaluate.proposals", ("index", "propose"), console))
+    metrics = json.loads((tmp_path / "evaluate.proposals" / "k" / "metrics.json").read_text())
+    assert metrics["iou_thresholds"] == [0.5, 0.75, 0.9]
+    # coarse brought no box, yet its row stands there.
+    assert [row["name"] for row in metrics["splits"]["val"]["rows"]] == ["grid", "fine", "coarse", "cross"]
+    fine = metrics["splits"]["val"]["rows"][1]
+    assert fine["one_to_one"]["0.5"] == 1.0
+    printed = console.file.getvalue()
+    assert "+ coarse" in printed
+    assert "val: 4 images" in printed
+    assert "val: " in manifest["text"]
+    assert "R@0.5 100.0" in manifest["text"]

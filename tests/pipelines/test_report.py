@@ -1,0 +1,273 @@
+import html.parser
+import re
+
+import numpy as np
+import pytest
+
+from pipelines import evaluate, pictures, report
+from pipelines.charts import Curve, bins, histogram, recall_chart
+from pipelines.runs import Instance
+from pipelines.schemas import PROPOSALS, proposals_to_row, with_class_names
+from pipelines.store import write_json
+from tests.pipelines.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
+from weaksam.structures import Prompts, Proposals
+
+NASTY = '<script>alert("x")</script>'
+UPSTREAM = ("index", "propose", "evaluate.proposals", "analyse.prompts")
+ANALYSIS = {
+    "split": "train",
+    "images": 5,
+    "seeds": [0, 1, 2],
+    "rows": [
+        {
+            "name": "grid",
+            "sources": ["grid"],
+            "points": 9.0,
+            "boxes": 2.0,
+            "recall": {"0.5": 0.5, "0.75": 0.2, "0.9": 0.0},
+        },
+        {
+            "name": "fine",
+            "sources": ["grid", "fine"],
+            "points": 11.0,
+            "boxes": 4.0,
+            "recall": {"0.5": 0.9, "0.75": 0.8, "0.9": 0.7},
+            "random": {
+                "points": 11.0,
+                "boxes": 4.5,
+                "recall": {"0.5": 0.6, "0.75": 0.3, "0.9": 0.1},
+                "spread": {"0.5": 0.04, "0.75": 0.02, "0.9": 0.01},
+            },
+            "dense_grid": {"points": 16.0, "boxes": 5.0, "recall": {"0.5": 0.95, "0.75": 0.5, "0.9": 0.2}},
+        },
+    ],
+}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a reader of the page meets."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.open, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br", "line", "path", "circle", "rect", "polyline"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        self.text += data
+
+    def of(self, tag):
+        return [attrs for name, attrs in self.attributes if name == tag]
+
+
+def make_page(run, recipe=None, upstream=UPSTREAM):
+    recipe = recipe or drawn_recipe()
+    if "evaluate.proposals" in upstream:
+        job = job_for(recipe, run, "evaluate.proposals", ("index", "propose"))
+        job.instance.finish(evaluate.execute(job))
+    if "analyse.prompts" in upstream:
+        instance = Instance(run, "analyse.prompts", "k")
+        write_json(instance.file("analysis.json"), ANALYSIS)
+        instance.finish({"text": "compared", "seconds": 61.0})
+    job = job_for(recipe, run, "report", upstream)
+    summary = report.execute(job)
+    with open(f"{run}/report.html", encoding="utf-8") as file:
+        text = file.read()
+    return text, Page(text), summary
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    run = str(tmp_path_factory.mktemp("run"))
+    write_run(run)
+    return make_page(run)
+
+
+def test_the_page_is_complete_in_itself(page):
+    text, parsed, summary = page
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", text)
+    assert "script" not in parsed.tags
+    assert "link" not in parsed.tags
+    assert all(image["src"].startswith("data:image/") for image in parsed.of("img"))
+    assert "report.html" in summary["text"]
+
+
+def test_the_page_is_well_formed_and_accessible(page):
+    _, parsed, _ = page
+    assert parsed.open == []
+    assert parsed.of("html")[0]["lang"] == "en"
+    assert all(image["alt"] for image in parsed.of("img"))
+    assert all("scope" in header for header in parsed.of("th"))
+    assert parsed.tags.count("caption") == parsed.tags.count("table")
+    assert all("aria-label" in chart for chart in parsed.of("svg") if chart.get("role") == "img")
+    ids = [attrs["id"] for _, attrs in parsed.attributes if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for link in parsed.of("a"):
+        assert link["href"].removeprefix("#") in ids
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "Recall by source",
+        "+ coarse",
+        "random × 3",
+        "±4.0",
+        "denser grid",
+        "truncated",
+        "low predicted IoU",
+        "points_per_side: 3",
+        "9 grid",
+        "1 min 1 s",
+        "triangle: fine",
+    ],
+)
+def test_the_page_shows(page, shown):
+    assert shown in page[1].text
+
+
+def test_gallery_pictures_of_an_image_with_heat_maps_come_first(page):
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page[0])
+    first = captions.index(next(c for c in captions if c.startswith("true objects")))
+    assert [c.split(":")[0] for c in captions[first : first + 8]] == [
+        "true objects", "prompts", "grid", "fine", "cross", "triangle", "triangle", "triangle",
+    ]  # fmt: skip
+    assert sum(c.startswith("true objects") for c in captions) == 3
+
+
+def test_a_run_without_figures_still_makes_a_page(tmp_path):
+    write_run(str(tmp_path), dropped=0)
+    text, parsed, _ = make_page(str(tmp_path), upstream=("index", "propose"))
+    assert "Recall by source" not in text
+    assert "None: every image has proposals." in text
+    assert parsed.open == []
+
+
+def test_a_table_without_rows_still_makes_a_page(tmp_path):
+    write_run(str(tmp_path), dropped=10)
+    text, _, _ = make_page(str(tmp_path), upstream=("index", "propose"))
+    assert "No image has proposals." in text
+
+
+def test_names_from_outside_are_escaped(tmp_path):
+    run = str(tmp_path)
+    write_run(run)
+    propose = Instance(run, "propose", "k")
+    row = {"image_id": NASTY, "split": NASTY, "stage": "propose", "uri": NASTY, "reason": NASTY, "detail": NASTY}
+    propose.dropped.write_rows([row], "part-1")
+    recipe = drawn_recipe(name=NASTY, description=NASTY, report=drawn_recipe().report)
+    text, parsed, _ = make_page(run, recipe)
+    assert NASTY not in text
+    assert "script" not in parsed.tags
+    assert parsed.text.count(NASTY) >= 6  # shown as written
+
+
+def test_names_in_charts_and_pictures_are_escaped():
+    chart = recall_chart([Curve(label=NASTY, css_class='"><b>', recall={0.5: 1.0})], label=f'"{NASTY}')
+    assert "script" not in Page(chart).tags
+    assert "b" not in Page(chart).tags
+
+
+def test_an_image_that_is_gone_is_named_instead_of_shown(tmp_path):
+    run = str(tmp_path)
+    write_run(run)
+    index = tmp_path / "index" / "k" / "part-0.parquet"
+    from pipelines.schemas import IMAGES
+
+    table = Instance(run, "index", "k").table(IMAGES)
+    rows = [{**row, "uri": f"/nowhere/{row['image_id']}.png"} for row in table.iter_rows()]
+    index.unlink()
+    table.write_rows(rows, "part-0")
+    text, _, _ = make_page(run, upstream=("index", "propose"))
+    assert "cannot be read again: missing" in text
+
+
+def test_the_gallery_stops_before_the_page_grows_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_GALLERY_BYTES", 30_000)
+    write_run(str(tmp_path))
+    text, parsed, _ = make_page(str(tmp_path), upstream=("index", "propose"))
+    assert 0 < parsed.tags.count("article") < 3
+    assert "more would make this page too large" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param([], (0, 1, []), id="empty"),
+        pytest.param([7], (7, 1, [1]), id="one"),
+        pytest.param([3, 3, 5], (3, 1, [2, 0, 1]), id="gap"),
+        pytest.param([0, 59], (0, 2, [1] + [0] * 28 + [1]), id="width-two"),
+        pytest.param([7, 104], (5, 5, [1] + [0] * 18 + [1]), id="width-five"),
+    ],
+)
+def test_bins_are_round_and_at_most_thirty(values, expected):
+    assert bins(values) == expected
+
+
+def test_every_value_falls_into_a_bin():
+    values = np.random.default_rng(0).integers(0, 5000, 400).tolist()
+    start, width, counts = bins(values)
+    assert sum(counts) == 400
+    assert len(counts) <= 30
+    assert start <= min(values)
+    assert start + width * len(counts) > max(values)
+
+
+def test_charts_without_data_draw_their_axes():
+    assert "recall, %" in recall_chart([], label="none")
+    assert "images" in histogram([], label="none", x_name="boxes")
+
+
+def test_many_boxes_of_a_source_are_drawn_in_part_and_say_so():
+    count = 205
+    boxes = np.tile(np.float32([(1, 1, 9, 9)]), (count, 1))
+    many = Proposals(
+        size_hw=(10, 10),
+        boxes_xyxy=boxes,
+        source=["selective-search"] * count,
+        prompt_index=np.full(count, -1, np.int32),
+        mask_index=np.full(count, -1, np.int8),
+        predicted_iou=np.full(count, np.nan, np.float32),
+    )
+    (picture,) = pictures.proposals(np.zeros((10, 10, 3), np.uint8), many, 64)
+    assert picture.caption == "selective-search: first 200 of 205 boxes"
+    assert (picture.width, picture.height) == (64, 64)
+
+
+def test_pictures_of_nothing_are_the_image_itself():
+    image = np.zeros((1, 1, 3), np.uint8)
+    assert pictures.true_objects(image, None, (), 32).caption == "image, no true boxes"
+    assert pictures.prompts(image, [], 32).caption == "prompts: none"
+    assert pictures.prompts(image, [Prompts(source="fine", points_xy=[], kind=[], class_index=[])], 32).width == 32
+    assert pictures.heat_maps(image, {}, (), 32) == []
+
+
+def test_boxes_and_discards_are_counted_in_one_pass():
+    scan = report.Scan()
+    from pyarrow import Table
+
+    rows = [proposals_to_row(str(n), "train", drawn_proposals(np.zeros((n, 4)), seed=n)) for n in range(3)]
+    scan.add(Table.from_pylist(rows, schema=with_class_names(PROPOSALS, ())))
+    assert scan.box_counts == {"train": [1, 3, 5]}
+    assert scan.discarded == {("grid", "low predicted IoU"): 15, ("grid", "suppressed"): 6}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (59.94, "59.9 s"), (61, "1 min 1 s"), (3599, "1 h 00 min"), (9000, "2 h 30 min")],
+)
+def test_durations_read_well(seconds, text):
+    assert report._time(seconds) == text
