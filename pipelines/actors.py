@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipelines.runs import Instance
 from pipelines.schemas import PROMPT_COLUMNS, PROPOSALS, prompts_from_columns, prompts_to_columns, proposals_to_row
-from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig
+from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig, SelectiveSearchConfig
 from weaksam.errors import ImageError
 from weaksam.structures import CLUE_SOURCES, ClassMaps
 
@@ -125,13 +125,37 @@ class SegmentActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        rows = [guarded(self._segment, row, ()) for row in batch.to_pylist()]
-        write_dropped(self._spec.instance, [row for row in rows if row.get("reason")])
-        return pa.Table.from_pylist([row for row in rows if not row.get("reason")], schema=self._schema)
+        return _finish(
+            self._spec.instance, [guarded(self._segment, row, ()) for row in batch.to_pylist()], self._schema
+        )
 
     def _segment(self, row: dict[str, Any]) -> dict[str, Any]:
         prompts = prompts_from_columns(row) if "prompt_source" in row else []
         return proposals_to_row(row["image_id"], row["split"], self._proposer.segment(_decode(row), prompts))
+
+
+class SearchActor:
+    """Selective Search in the place of SAM. Columns FETCHED -> PROPOSALS, bad rows set aside."""
+
+    def __init__(self, instance: Instance, config: SelectiveSearchConfig, schema: pa.Schema) -> None:
+        self._instance = instance
+        self._config = config
+        self._schema = schema
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Search each image of a batch; rows with a reason go to ``_dropped`` and not on."""
+        return _finish(self._instance, [guarded(self._search, row, ()) for row in batch.to_pylist()], self._schema)
+
+    def _search(self, row: dict[str, Any]) -> dict[str, Any]:
+        from weaksam.selective_search import selective_search
+
+        return proposals_to_row(row["image_id"], row["split"], selective_search(_decode(row), self._config))
+
+
+def _finish(instance: Instance, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Set rows with a reason aside into ``_dropped``; return the others as the table that is written."""
+    write_dropped(instance, [row for row in rows if row.get("reason")])
+    return pa.Table.from_pylist([row for row in rows if not row.get("reason")], schema=schema)
 
 
 def write_dropped(instance: Instance, rows: list[Mapping[str, Any]]) -> None:

@@ -99,7 +99,17 @@ def run(
     options = Options(
         dry_run=dry_run, retry_dropped=retry_dropped, max_dropped=max_dropped, address=address, wait_s=wait
     )
-    _run(recipe, data, out, overrides, limit, options, print_recipe, verbose, lambda r: _between(r.instances, first, last))
+    _run(
+        recipe,
+        data,
+        out,
+        overrides,
+        limit,
+        options,
+        print_recipe,
+        verbose,
+        lambda r: _between(r.instances, first, last),
+    )
 
 
 def _stage_command(instance: str, help_text: str) -> Callable[..., None]:
@@ -188,6 +198,106 @@ def clean(
             remove(leftover)
 
 
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, local or s3://….")]
+
+
+@app.command("export")
+def export_(
+    run_folder: RunArgument,
+    to: Annotated[str, typer.Option("--as", help="wetectron or mmdet (pickles), or coco (results JSON).")],
+    split: Annotated[str, typer.Option("--split", help="Whose images.")],
+    out: Annotated[str, typer.Option("--out", help="The file to write, local or s3://….")],
+    instance: Annotated[str, typer.Option("--of", metavar="INSTANCE", help="Which proposals.")] = "propose",
+    missing: Annotated[str, typer.Option("--missing", help="Images without proposals: error, or empty.")] = "error",
+) -> None:
+    """Write proposals in another project's format.
+
+    Example:
+
+        weaksam export runs/voc07 --as wetectron --split trainval --out voc07_trainval.pkl
+    """
+    from pipelines.export import run_export
+
+    _one_of("--as", to, ("wetectron", "mmdet", "coco"))
+    _one_of("--missing", missing, ("error", "empty"))
+    done = run_export(run_folder, to=to, split=split, out=out, instance=instance, missing=missing)  # type: ignore[arg-type]
+    console.print(done["text"], markup=False)
+
+
+@app.command("import")
+def import_(
+    run_folder: RunArgument,
+    file: Annotated[
+        str, typer.Argument(help="wetectron or mmdet pickle, COCO results JSON, or Selective Search .mat.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="The instance becomes import.NAME.")],
+    split: Annotated[str, typer.Option("--split", help="Whose images; lists in split order (mmdet) need it.")] = "",
+    source: Annotated[str, typer.Option("--source", help="What the column `source` says of every box.")] = "imported",
+    missing: Annotated[
+        str, typer.Option("--missing", help="Images that the file does not know: error, or empty.")
+    ] = "error",
+) -> None:
+    """Read proposals of another project into a run; pickles go through a reader that refuses code.
+
+    Example:
+
+        weaksam import runs/voc07 ss_voc_2007_trainval.mat --name ss --split trainval --source selective-search
+    """
+    from pipelines.imports import run_import
+
+    _one_of("--missing", missing, ("error", "empty"))
+    done = run_import(run_folder, file, name=name, split=split, source=source, missing=missing)  # type: ignore[arg-type]
+    console.print(f"import.{name}: {done['text']}", markup=False)
+
+
+@app.command()
+def doctor(uri: Annotated[str, typer.Argument(help="Also check access to this data or run folder.")] = "") -> None:
+    """Look at this machine: versions, cores, memory, GPUs, disks, S3, Ray. Exit code 1 if something will not work."""
+    from pipelines.doctor import run_doctor
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    checks = run_doctor(uri)
+    table = RichTable("check", "state", "found", "what to do")
+    for check in checks:
+        table.add_row(check.name, f"[{colours[check.state]}]{check.state}[/]", check.detail, check.remedy)
+    console.print(table)
+    if any(check.state == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+weights_app = typer.Typer(
+    no_args_is_help=True, help="The weights that recipes name: what there is, and fetching it ahead."
+)
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """List built-in and published weights, and which of them are on this machine."""
+    from pipelines.weights_command import list_weights
+
+    table = RichTable("name", "what", "MB", "SHA-256", "here")
+    for row in list_weights():
+        size = "" if row.size_bytes is None else f"{row.size_bytes / 1e6:,.1f}"
+        table.add_row(row.name, f"{row.note}\n[dim]{row.uri}[/]", size, row.sha256[:12], "yes" if row.path else "no")
+    console.print(table)
+
+
+@weights_app.command("pull")
+def weights_pull(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|URI", help="A name of the list, or any path, https:// or s3:// address.")
+    ],
+    sha256: Annotated[str, typer.Option("--sha256", help="The checksum that the file must have.")] = "",
+) -> None:
+    """Fetch weights into the cache ($WEAKSAM_CACHE or ~/.cache/weaksam), where runs find them."""
+    from pipelines.weights_command import pull_weights
+
+    with console.status(f"fetching {name}"):
+        file = pull_weights(name, sha256=sha256)
+    console.print(f"{file.path}\nsha256 {file.sha256} ({'as expected' if file.known else 'nothing to compare with'})")
+
+
 def main() -> None:
     """Run the command line; a mistake of the user's ends in one line of text, exit code 1 (3: too many images dropped)."""
     from pipelines.stages import TooManyDroppedError
@@ -237,6 +347,11 @@ def _run(
     manifests = run_instances(recipe, run_uri, names, options, console)
     if limit and manifests:
         _print_estimate(recipe, run_uri, manifests)
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{option}: expected one of {', '.join(allowed)}, got {value!r}")
 
 
 def _is_run_folder(name: str) -> bool:

@@ -7,6 +7,7 @@ it is. Zero stands for "choose for this machine".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from weaksam.config import require
 
@@ -39,6 +40,7 @@ class ProposeConfig:
     """What the propose stage works on."""
 
     splits: tuple[str, ...] = ()  # empty = every indexed split
+    method: Literal["sam", "selective-search"] = "sam"  # the second is the classical source of proposals to compare with
 
 
 @dataclass(frozen=True, kw_only=True)

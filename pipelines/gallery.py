@@ -34,11 +34,11 @@ def write_heat_map(
 def read_heat_maps(instance: Instance, image_id: str) -> dict[tuple[int, str], NDArray[np.float32]]:
     """Return the kept maps of one image by (class index, source); empty when none were kept."""
     fs, folder = open_fs(instance.file("_gallery"))
-    maps = {}
+    maps: dict[tuple[int, str], NDArray[np.float32]] = {}
     for path in sorted(fs.glob(posixpath.join(folder, f"{_stem(image_id)}.*.png"))):
         _, class_index, source, _ = posixpath.basename(path).split(".")
         with fs.open(path, "rb") as file:
-            maps[int(class_index), source] = np.asarray(Image.open(file).convert("L"), np.float32) / 255
+            maps[int(class_index), source] = np.asarray(Image.open(file).convert("L"), np.float32) / np.float32(255)
     return maps
 
 

@@ -26,29 +26,41 @@ Operators = Callable[[Any, "ActorPools"], Any]  # from a Ray Dataset of planned 
 
 # Restarts granted to a task whose process dies before its images are tried one by one.
 _DEATHS_PER_TASK = 2
+_TASK_CPUS = 0.25  # of a logical CPU
 
 
 class ActorPools:
-    """What ``map_batches`` needs to know of a stage's actor pools; one for each pass."""
+    """Adds operators to a dataset with what all of them have in common; one for each pass."""
 
     def __init__(self, sizes: cluster.PoolSizes, deaths: int) -> None:
         self.sizes = sizes
         self._deaths = deaths  # restarts granted to a task; then its rows are left undone
 
-    def arguments(self, count: int) -> dict[str, Any]:
-        """Return the keyword arguments of ``map_batches`` for a pool of ``count`` actors on Arrow tables."""
+    def tasks(self, dataset: Any, function: Callable[..., pa.Table], **arguments: Any) -> Any:
+        """Add a function of an Arrow table, run as tasks that mostly wait for disks and networks."""
+        return dataset.map_batches(function, fn_kwargs=arguments, num_cpus=_TASK_CPUS, **self._batches())
+
+    def actors(self, dataset: Any, actor: type, count: int, **arguments: Any) -> Any:
+        """Add a class that is called with Arrow tables, run as a pool of ``count`` actors built with ``arguments``."""
         import ray
 
-        return {
-            "batch_format": "pyarrow",
-            "batch_size": self.sizes.rows_per_task,
-            "compute": ray.data.ActorPoolStrategy(size=count),
-            "num_cpus": self.sizes.cpu_share,
-            "num_gpus": self.sizes.gpu_share or None,
-            "runtime_env": {"env_vars": cluster.KEEP_HEAP_ENV},
-            "max_restarts": -1,
-            "max_task_retries": self._deaths,
-        }
+        with warnings.catch_warnings():
+            # max_restarts and max_task_retries have no named place yet; this is the only deprecation silenced.
+            warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated.*")
+            return dataset.map_batches(
+                actor,
+                fn_constructor_kwargs=arguments,
+                compute=ray.data.ActorPoolStrategy(size=count),
+                num_cpus=self.sizes.cpu_share,
+                num_gpus=self.sizes.gpu_share or None,
+                runtime_env={"env_vars": cluster.KEEP_HEAP_ENV},
+                max_restarts=-1,
+                max_task_retries=self._deaths,
+                **self._batches(),
+            )
+
+    def _batches(self) -> dict[str, Any]:
+        return {"batch_format": "pyarrow", "batch_size": self.sizes.rows_per_task}
 
 
 def work_off(
@@ -121,14 +133,11 @@ def _run(rows: pa.Table, folder: str, pools: ActorPools, operators: Operators) -
     context.target_max_block_size = None  # one block per task: a replayed task of several can lose or double rows
     context.max_errored_blocks = -1  # lost blocks are found by subtraction and tried again one image per task
     context.execution_options.preserve_order = False
-    # max_restarts and max_task_retries have no named place yet; this is the only deprecation silenced.
-    warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated.*")
-
     dataset: Any = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=pools.sizes.rows_per_task)
     operators(dataset, pools).write_parquet(
         folder,
         filename_provider=PartNames(),
         mode="append",
         compression="zstd",
-        ray_remote_args={"num_cpus": 0.25},
+        ray_remote_args={"num_cpus": _TASK_CPUS},
     )

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines import cluster
-from pipelines.actors import TODO, ActorSpec, PromptActor, SegmentActor, fetch
+from pipelines.actors import TODO, ActorSpec, PromptActor, SearchActor, SegmentActor, fetch
 from pipelines.index import in_hash_order
 from pipelines.passes import ActorPools, work_off
 from pipelines.recipe import Recipe
@@ -33,22 +33,17 @@ def execute(job: Job) -> dict[str, Any]:
     class_names = index.class_names() or _clue_class_names(recipe, job.upstream)
     schema = with_class_names(PROPOSALS, class_names)
     cluster.connect(recipe.resources, job.options.address)
-    sizes = cluster.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=recipe.clues.name != "none")
+    sizes = cluster.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=recipe.uses_clues)
     spec = _actor_spec(job, images, class_names, sizes)
 
     def operators(dataset: Any, pools: ActorPools) -> Any:
-        dataset = dataset.map_batches(
-            fetch,
-            batch_format="pyarrow",
-            batch_size=pools.sizes.rows_per_task,
-            num_cpus=0.25,
-            fn_kwargs={"longest_side": SAM_INPUT_SIDE[recipe.sam.name]},
-        )
-        if sizes.prompt_actors:
-            prompted = pools.arguments(sizes.prompt_actors)
-            dataset = dataset.map_batches(PromptActor, fn_constructor_kwargs={"spec": spec}, **prompted)
-        segmented = pools.arguments(sizes.segment_actors)
-        return dataset.map_batches(SegmentActor, fn_constructor_kwargs={"spec": spec, "schema": schema}, **segmented)
+        dataset = pools.tasks(dataset, fetch, longest_side=SAM_INPUT_SIDE[recipe.sam.name])
+        if recipe.propose.method == "selective-search":
+            search = {"instance": job.instance, "config": recipe.selective_search, "schema": schema}
+            return pools.actors(dataset, SearchActor, sizes.segment_actors, **search)
+        if recipe.uses_clues:
+            dataset = pools.actors(dataset, PromptActor, sizes.prompt_actors, spec=spec)
+        return pools.actors(dataset, SegmentActor, sizes.segment_actors, spec=spec, schema=schema)
 
     return {**work_off(job, images, schema, sizes, operators), "gallery": sorted(spec.gallery)}
 
@@ -88,7 +83,7 @@ def _actor_spec(job: Job, images: pa.Table, class_names: tuple[str, ...], sizes:
 
 def _clue_weights(recipe: Recipe, upstream: Mapping[str, Instance]) -> str:
     """Return where the clue network's weights are: of this run's training, or those that the recipe names."""
-    if recipe.clues.name == "none":
+    if not recipe.uses_clues:
         return ""
     if recipe.clues.weights:
         return resolve_weights(recipe.clues.weights)
@@ -97,7 +92,7 @@ def _clue_weights(recipe: Recipe, upstream: Mapping[str, Instance]) -> str:
 
 def _clue_class_names(recipe: Recipe, upstream: Mapping[str, Instance]) -> tuple[str, ...]:
     """Return the classes of the clue network, for data that has none of its own."""
-    if recipe.clues.name == "none":
+    if not recipe.uses_clues:
         return ()
     from weaksam.clues import load_classifier
     from weaksam.weights import fetch_weights
@@ -112,11 +107,12 @@ def resolve_weights(uri: str) -> str:
 
 
 def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
-    trains = recipe.clues.name != "none" and not recipe.clues.weights
-    return ("index", "train-classifier") if trains else ("index",)
+    return ("index", "train-classifier") if recipe.trains_classifier else ("index",)
 
 
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
+    if recipe.propose.method == "selective-search":
+        return {"propose": recipe.propose, "selective_search": recipe.selective_search}
     # What weights hold is in the key through their checksums; where they lie is not.
     return {
         "propose": recipe.propose,
@@ -131,10 +127,12 @@ def _fingerprints(recipe: Recipe) -> Mapping[str, str]:
     """Return the checksums of the weights that come from outside the run."""
     from weaksam.weights import PUBLISHED, fetch_weights, sam_weights
 
+    if recipe.propose.method != "sam":
+        return {}
     published = PUBLISHED.get(recipe.sam.name)
     known = recipe.sam.sha256 or ("" if recipe.sam.weights or published is None else published.sha256)
     prints = {"sam": known or sam_weights(recipe.sam).sha256}
-    if recipe.clues.name != "none" and recipe.clues.weights:
+    if recipe.uses_clues and recipe.clues.weights:
         uri = resolve_weights(recipe.clues.weights)
         prints["clues"] = recipe.clues.sha256 or fetch_weights(uri).sha256
     return prints

@@ -58,10 +58,19 @@ class Recipe(BaseModel):
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
 
     @property
+    def uses_clues(self) -> bool:
+        """Whether proposals ask a classifier where to look."""
+        return self.propose.method == "sam" and self.clues.name != "none"
+
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether that classifier is trained by this run; its weights are given otherwise."""
+        return self.uses_clues and not self.clues.weights
+
+    @property
     def instances(self) -> tuple[str, ...]:
-        """The stage instances to run: training the classifier is left out where its weights are given or not wanted."""
-        trains = self.clues.name != "none" and not self.clues.weights
-        return tuple(s for s in self.stages if trains or s != "train-classifier")
+        """The stage instances to run: the recipe's, without training a classifier that is given or not wanted."""
+        return tuple(s for s in self.stages if s != "train-classifier" or self.trains_classifier)
 
     @model_validator(mode="after")
     def _sources_can_be_made(self) -> Recipe:

@@ -1,0 +1,148 @@
+"""What Ray Data costs and brings: the propose stage against a bare loop over the same actors, and the driver's memory.
+
+    python -m benchmarks.pipeline            three tables; minutes on two cores
+
+Throughput is taken once warm: images after the first finished task, over the time since then, so that neither side pays
+for starting processes and loading models. Every row is the median of ``--repeats`` runs, sides alternated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Run every measurement in a process of its own and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=160, help="drawn images per throughput run")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory-images", type=int, nargs=2, default=(200, 2000))
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # one measurement, as JSON, for the parent's tables
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(_measure(**json.loads(args.measure))))
+        return
+
+    cases = [
+        ("one process, 1 thread: bare loop", {"mode": "loop", "actors": 1, "threads": 1}),
+        ("one actor, 1 thread: Ray Data", {"mode": "ray", "actors": 1, "threads": 1}),
+        ("one process, 2 threads: bare loop", {"mode": "loop", "actors": 1, "threads": 2}),
+        ("two actors, 1 thread each: Ray Data", {"mode": "ray", "actors": 2, "threads": 1}),
+    ]
+    rates: dict[str, list[float]] = {name: [] for name, _ in cases}
+    for repeat in range(args.repeats):
+        for name, case in cases if repeat % 2 == 0 else reversed(cases):
+            rates[name].append(_in_fresh_process(images=args.images, side=8, **case)["images_per_s"])
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    print(
+        f"\npropose, built-in SAM, 8x8 grid, {args.images} drawn images, {args.repeats} runs, median images/s once warm"
+    )
+    for name, value in median.items():
+        print(f"  {name:38} {value:7.2f}   ({min(rates[name]):.2f} to {max(rates[name]):.2f})")
+    loop1, ray1, loop2, ray2 = (median[name] for name, _ in cases)
+    print(f"  Ray Data / bare loop, 1 thread in all    {ray1 / loop1:.2f}")
+    print(f"  Ray Data / bare loop, 2 threads in all   {ray2 / loop2:.2f}")
+    print(f"  two actors / one actor                   {ray2 / ray1:.2f}")
+
+    print("\npeak memory of the driver, MiB, 2x2 grid")
+    for images in args.memory_images:
+        peak = _in_fresh_process(images=images, side=2, mode="ray", actors=2, threads=1)["driver_peak_mib"]
+        print(f"  {images:6,} images  {peak:8.0f}")
+
+
+def _in_fresh_process(**case: object) -> dict[str, float]:
+    from pipelines.cluster import KEEP_HEAP_ENV
+
+    command = [sys.executable, "-m", "benchmarks.pipeline", "--measure", json.dumps(case)]
+    environment = {**os.environ, **KEEP_HEAP_ENV, "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command} failed:\n{done.stderr}")
+    measured: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return measured
+
+
+def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> dict[str, float]:
+    import resource
+
+    from rich.console import Console
+
+    from pipelines.recipe import load_recipe
+    from pipelines.runs import current_instance
+    from pipelines.stage import Options
+    from pipelines.stages import run_instances
+
+    settings = [
+        f"data.shapes.train={images}",
+        "data.splits=[train]",
+        f"prompts.points_per_side={side}",
+        f"resources.segment_actors={actors}",
+        f"resources.threads_per_actor={threads}",
+        "resources.rows_per_task=8",
+        "report.gallery_images=0",
+    ]
+    recipe, _ = load_recipe("grid", settings, "shapes:")
+    quiet = Console(file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, lives as long as the process
+    with tempfile.TemporaryDirectory() as out:
+        if mode == "loop":
+            run_instances(recipe, out, ["index"], Options(), quiet)
+            return {"images_per_s": _loop(recipe, out, threads)}
+        run_instances(recipe, out, ["propose"], Options(), quiet)
+        instance = current_instance(out, "propose")
+        assert instance is not None
+        finished = sorted((p.stat().st_mtime, p) for p in Path(instance.folder).glob("part-*.parquet"))
+        import pyarrow.parquet as pq
+
+        rows = [pq.ParquetFile(p).metadata.num_rows for _, p in finished]
+        rate = sum(rows[1:]) / (finished[-1][0] - finished[0][0])
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"images_per_s": rate, "driver_peak_mib": peak_mib}
+
+
+def _loop(recipe: object, out: str, threads: int) -> float:
+    """Run the stage's own operators one after another in this process, without Ray."""
+    from pipelines.actors import ActorSpec, SegmentActor, fetch
+    from pipelines.propose import planned_images
+    from pipelines.recipe import Recipe
+    from pipelines.runs import Instance, current_instance
+    from pipelines.schemas import IMAGES, PROPOSALS
+
+    assert isinstance(recipe, Recipe)
+    index = current_instance(out, "index")
+    assert index is not None
+    planned = planned_images(index.table(IMAGES).read(), recipe)
+    instance = Instance(out, "propose", "loop")
+    spec = ActorSpec(
+        instance=instance,
+        clues=recipe.clues,
+        clue_weights="",
+        prompts=recipe.prompts,
+        sam=recipe.sam,
+        proposals=recipe.proposals,
+        class_names=(),
+        gallery=frozenset(),
+        threads=threads,
+        device="cpu",
+    )
+    actor, table, rows = SegmentActor(spec), instance.table(PROPOSALS), recipe.resources.rows_per_task
+    started, done = 0.0, 0
+    for start in range(0, planned.num_rows, rows):
+        part = actor(fetch(planned.slice(start, rows), longest_side=128))
+        table.write_part(part, f"part-{start}")
+        if start:
+            done += part.num_rows
+        else:
+            started = time.perf_counter()
+    return done / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
