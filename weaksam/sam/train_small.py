@@ -43,8 +43,9 @@ MALLOC_SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "1000000000",
 }
-TEST_IMAGES = 300
-VAL_IMAGES = 60
+SAVE_EVERY = 500  # steps
+VAL_IMAGES = 60  # measured at every save
+TEST_IMAGES = 300  # measured at the end and by --evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +273,7 @@ def training_loss(sam: Sam, batch: Batch, recipe: Recipe) -> tuple[Tensor, dict[
 
 
 def train(recipe: Recipe, out: Path, *, workers: int = 1, resume: bool = False) -> Sam:
-    """Train from scratch, or with ``resume`` from the checkpoint beside ``out``; writes ``out`` every 500 steps."""
+    """Train from scratch, or with ``resume`` from the checkpoint beside ``out``; writes ``out`` every ``SAVE_EVERY`` steps."""
     checkpoint = out.with_suffix(".checkpoint")
     torch.manual_seed(recipe.seed)
     sam = build_small_sam().train()
@@ -301,7 +302,7 @@ def train(recipe: Recipe, out: Path, *, workers: int = 1, resume: bool = False) 
         if done % 50 == 0:
             per_step = (time.monotonic() - started) / (done - first)
             logger.info("step %d: %s, %.2f s a step", done, {k: round(v, 4) for k, v in parts.items()}, per_step)
-        if done % 500 == 0 or done == recipe.steps:
+        if done % SAVE_EVERY == 0 or done == recipe.steps:
             save_weights(sam, out, {"step": str(done), "recipe": json.dumps(asdict(recipe))})
             torch.save({"model": sam.state_dict(), "optimizer": optimizer.state_dict(), "step": done}, checkpoint)
             logger.info("step %d: %s", done, evaluate(load_weights(out), "sam-val", VAL_IMAGES))
