@@ -246,7 +246,7 @@ class _PromptedDecoder:
         prompt_tokens = self._prompt_tokens(points_xy)
         output_tokens = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))
         tokens = torch.cat((output_tokens.expand(len(prompt_tokens), -1, -1), prompt_tokens), dim=1)
-        tokens, image = _two_way(decoder.transformer, tokens, self._image, self._image_pe)
+        tokens, image = two_way_transformer(decoder.transformer, tokens, self._image, self._image_pe)
         # Token 0 predicts the IoUs, token 1 is the mask for unambiguous prompts, 2..4 are the three masks wanted here.
         predicted_iou = decoder.iou_prediction_head(tokens[:, 0])[:, [1 + m for m in mask_indices]]
         kernels = torch.stack(
@@ -278,7 +278,9 @@ class _PromptedDecoder:
         return upscaled.permute(0, 2, 3, 1)
 
 
-def _two_way(transformer: TwoWayTransformer, tokens: Tensor, image: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+def two_way_transformer(
+    transformer: TwoWayTransformer, tokens: Tensor, image: Tensor, image_pe: Tensor
+) -> tuple[Tensor, Tensor]:
     """SAM's two-way transformer, reordered so that the image has a batch dimension only once prompts have marked it.
 
     Args:
