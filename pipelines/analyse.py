@@ -69,6 +69,8 @@ def execute(job: Job) -> dict[str, Any]:
     from weaksam.datasets import open_dataset
 
     recipe = job.recipe
+    if not recipe.uses_clues or not set(CLUE_SOURCES) & set(recipe.prompts.sources):
+        return {"text": "nothing to compare: the recipe prompts with no clues"}
     propose, index = job.upstream["propose"], job.upstream["index"]
     split = _split(recipe, index)
     planned = _planned(propose, index, split, recipe.analyse.max_images)
@@ -330,7 +332,7 @@ def text_table(analysis: Mapping[str, Any], iou_thresholds: Sequence[float]) -> 
     """Lay out the rows for the console, each clue source followed by its two controls."""
     title = f"{analysis['split']}: {analysis['images']:,} images, clues against controls"
     text = TextTable(title=title, title_justify="left")
-    text.add_column("source")
+    text.add_column("source", no_wrap=True)
     for name in ("points", "boxes", *(f"R@{t:g}" for t in iou_thresholds)):
         text.add_column(name, justify="right")
     for label, row in table_rows(analysis):
@@ -363,7 +365,7 @@ def verdict(analysis: Mapping[str, Any]) -> str:
         for t in row["recall"]
     ]
     if not cells or None in cells[0]:
-        return "nothing to compare: no clue source or no true boxes"
+        return "nothing to compare: the true boxes of this split are not known"
     random = sum(recall - mean > spread for recall, mean, spread, _ in cells)
     dense = sum(recall > denser for recall, _, _, denser in cells)
     return (

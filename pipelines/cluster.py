@@ -69,7 +69,7 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
     address = address or os.environ.get("RAY_ADDRESS", "")
     if address:
         try:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+            ray.init(address=address, log_to_driver=True, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise RunError(
                 f"no Ray cluster answers at {address!r} ({error}); check --address or unset RAY_ADDRESS"
@@ -80,7 +80,7 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=True,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
     _quieten_ray_data()
 
@@ -131,9 +131,8 @@ def connected_size() -> tuple[int, int]:
 
 
 def _quieten_ray_data() -> None:
-    """Show our own progress instead of Ray's, which draws one bar per operator."""
+    """Show our own progress instead of Ray's, which draws one bar per operator and warns that it does not."""
     import ray
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False

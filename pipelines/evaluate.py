@@ -49,7 +49,7 @@ def execute(job: Job) -> dict[str, Any]:
 
     config = job.recipe.evaluate
     table = job.upstream["propose"].table(PROPOSALS)
-    sources = met_sources(table) | set(job.recipe.prompts.sources)
+    sources = met_sources(table) | set(_named_sources(job.recipe))
     splits = measure(iter_boxes(table), sources, open_dataset(job.recipe.data).ground_truth, config)
     write_json(job.instance.file(METRICS_FILE), {"iou_thresholds": list(config.iou_thresholds), "splits": splits})
     for name, measured in splits.items():
@@ -124,7 +124,7 @@ def text_table(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence
     """Lay out one split's rows for the console: recall one-to-one, then many-to-one."""
     objects = "no true boxes" if measured["objects"] is None else f"{measured['objects']:,} objects"
     text = TextTable(title=f"{split}: {measured['images']:,} images, {objects}", title_justify="left")
-    text.add_column("source")
+    text.add_column("source", no_wrap=True)
     for name in ("points", "boxes", *(f"R@{t:g}" for t in iou_thresholds), *(f"R@{t:g} m:1" for t in iou_thresholds)):
         text.add_column(name, justify="right")
     for row in measured["rows"]:
@@ -205,8 +205,13 @@ def _summary(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[f
     return f"{split}: {last['boxes']:.1f} boxes an image, {recalls}"
 
 
+def _named_sources(recipe: Recipe) -> tuple[str, ...]:
+    """Return the sources that the recipe asks for: each gets a row, so that one without a box does not go unnoticed."""
+    return recipe.prompts.sources if recipe.propose.method == "sam" else (recipe.propose.method,)
+
+
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    return {"evaluate": recipe.evaluate, "sources": recipe.prompts.sources}
+    return {"evaluate": recipe.evaluate, "sources": _named_sources(recipe)}
 
 
 STAGE = Stage(

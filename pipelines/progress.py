@@ -50,9 +50,12 @@ def _watch_bar(console: Console, table: Table, total: int, label: str, stop: thr
 
 def _watch_lines(console: Console, table: Table, total: int, label: str, stop: threading.Event) -> None:
     start, first = time.monotonic(), table.count()
+    shown = first
     while not stop.wait(_LINE_S):
         done = table.count()
-        console.print(f"  {label} {done:,}/{total:,} {_rate(done - first, start)}")
+        if done != shown:
+            console.print(f"  {label} {done:,}/{total:,} {_rate(done - first, start)}")
+        shown = done
 
 
 def _rate(rows: int, start: float) -> str:

@@ -1,0 +1,83 @@
+"""README is executed: what stands under ``<!-- tested -->`` runs, verbs and recipes that it names exist, its files too."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TESTED = re.findall(r"<!-- tested -->\n```(\w+)\n(.*?)```", README, re.DOTALL)
+FENCED = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [code for name, code in TESTED if name == language]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that looks like the repository, in which runs may be written."""
+    for entry in ROOT.iterdir():
+        if entry.name not in ("runs", ".git"):
+            (tmp_path / entry.name).symlink_to(entry)
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_example_runs_and_prints_boxes(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"\[\[ *\d", done.stdout)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("code", blocks("sh"))
+def test_first_commands_run_and_leave_a_page(code: str, checkout: Path) -> None:
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(
+        ["sh", "-ec", code], capture_output=True, text=True, timeout=280, cwd=checkout, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = list(checkout.glob("runs/**/report.html"))
+    assert len(pages) == 1
+    assert str(pages[0].relative_to(checkout)) in README
+
+
+def test_every_verb_and_recipe_named_in_commands_exists() -> None:
+    from typer.main import get_command
+
+    from pipelines.cli import app
+    from pipelines.recipe import shipped_recipes
+
+    verbs = get_command(app).commands  # type: ignore[attr-defined]
+    named = re.findall(r"weaksam ([a-z-]+)(?: ([a-z0-9]+))?", "\n".join(FENCED))
+    assert len(named) >= 8
+    for verb, recipe in named:
+        assert verb in verbs
+        if verb in ("run", "propose"):
+            assert recipe in shipped_recipes()
+
+
+def test_tested_blocks_are_there() -> None:
+    assert len(blocks("sh")) == 1
+    assert len(blocks("python")) == 1
+
+
+def test_linked_and_named_files_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    named = re.findall(r"`((?:weaksam|pipelines|recipes|benchmarks)/[\w./]+\.(?:py|yaml))`", README)
+    assert named
+    for name in {*links, *named} - {
+        "weaksam/clues/NAME.py",
+        "weaksam/datasets/NAME.py",
+        "pipelines/NAME.py",
+        "recipes/NAME.yaml",
+    }:
+        assert (ROOT / name).exists(), name
