@@ -152,13 +152,23 @@ for _instance, _help in {
 
 @app.command()
 def demo(out: OutOption = "runs/demo", verbose: VerboseOption = 0) -> None:
-    """The main job on drawn images: train a classifier, propose, evaluate, compare, report; minutes on a laptop."""
+    """The main job on drawn images: train a classifier, propose, evaluate, compare, report; minutes on a laptop.
+
+    Example:
+
+        weaksam demo --out runs/demo
+    """
     _run("shapes", "", out, None, 0, Options(), False, verbose, lambda r: list(r.instances))
 
 
 @app.command()
 def recipes() -> None:
-    """List the shipped recipes."""
+    """List the shipped recipes.
+
+    Example:
+
+        weaksam recipes
+    """
     table = RichTable("recipe", "what it is")
     for name in shipped_recipes():
         if "/" not in name:
@@ -168,7 +178,12 @@ def recipes() -> None:
 
 @app.command()
 def status(run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
-    """Show what a run has done, what is running and what was interrupted. Reads files only."""
+    """Show what a run has done, what is running and what was interrupted. Reads files only.
+
+    Example:
+
+        weaksam status runs/voc07
+    """
     from pipelines.status import run_status
 
     colours = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
@@ -185,7 +200,12 @@ def clean(
     previews: Annotated[bool, typer.Option("--previews", help="Also remove the previews made with --limit.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove what no current instance of a run needs: the folders of earlier settings."""
+    """Remove what no current instance of a run needs: the folders of earlier settings.
+
+    Example:
+
+        weaksam clean runs/voc07 --previews
+    """
     from pipelines.status import leftovers, remove
 
     found = leftovers(run_folder, previews=previews)
@@ -252,7 +272,12 @@ def import_(
 
 @app.command()
 def doctor(uri: Annotated[str, typer.Argument(help="Also check access to this data or run folder.")] = "") -> None:
-    """Look at this machine: versions, cores, memory, GPUs, disks, S3, Ray. Exit code 1 if something will not work."""
+    """Look at this machine: versions, cores, memory, GPUs, disks, S3, Ray. Exit code 1 if something will not work.
+
+    Example:
+
+        weaksam doctor s3://bucket/coco
+    """
     from pipelines.doctor import run_doctor
 
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -273,7 +298,12 @@ app.add_typer(weights_app, name="weights")
 
 @weights_app.command("list")
 def weights_list() -> None:
-    """List built-in and published weights, and which of them are on this machine."""
+    """List built-in and published weights, and which of them are on this machine.
+
+    Example:
+
+        weaksam weights list
+    """
     from pipelines.weights_command import list_weights
 
     table = RichTable("name", "what", "MB", "SHA-256", "here")
@@ -290,7 +320,12 @@ def weights_pull(
     ],
     sha256: Annotated[str, typer.Option("--sha256", help="The checksum that the file must have.")] = "",
 ) -> None:
-    """Fetch weights into the cache ($WEAKSAM_CACHE or ~/.cache/weaksam), where runs find them."""
+    """Fetch weights into the cache ($WEAKSAM_CACHE or ~/.cache/weaksam), where runs find them.
+
+    Example:
+
+        weaksam weights pull vit_b
+    """
     from pipelines.weights_command import pull_weights
 
     with console.status(f"fetching {name}"):
@@ -310,8 +345,6 @@ def main() -> None:
         _fail(str(error), 3)
     except WeaksamError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where this one stopped", 130)
 
 
 def _run(
@@ -344,7 +377,10 @@ def _run(
     names = choose(recipe)
     if not options.dry_run:
         write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
-    manifests = run_instances(recipe, run_uri, names, options, console)
+    try:
+        manifests = run_instances(recipe, run_uri, names, options, console)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where this one stopped", 130)
     if limit and manifests:
         _print_estimate(recipe, run_uri, manifests)
 

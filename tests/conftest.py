@@ -17,6 +17,11 @@ import pytest
 RAY_TIMEOUT_S = 300  # of a test on Ray: actors import torch, and two cores may be shared with others
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Ray warns of its own deprecated options when it makes its default context; nothing here sets them.
+    config.addinivalue_line("filterwarnings", r"ignore::DeprecationWarning:ray\.")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu_missing: bool | None = None
     for item in items:

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import io
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipelines import progress
+from pipelines.progress import rows_progress
+from pipelines.schemas import IMAGES
+from pipelines.store import Table
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    return Table(str(tmp_path), IMAGES)
+
+
+def write(table: Table, *ids: str) -> None:
+    rows = [{"image_id": i, "uri": "", "split": "train", "labels": None, "labels_difficult": None} for i in ids]
+    table.write_rows(rows, f"part-{'-'.join(ids)}")
+
+
+def until(printed: io.StringIO, text: str) -> None:
+    deadline = time.monotonic() + 20
+    while text not in printed.getvalue():
+        assert time.monotonic() < deadline, printed.getvalue()
+        time.sleep(0.01)
+
+
+def test_plain_lines_count_the_rows_that_are_in_the_files(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LINE_S", 0.02)
+    printed = io.StringIO()
+    write(table, "a")
+    with rows_progress(Console(file=printed, width=100), table, total=3, label="propose"):
+        until(printed, "  propose 1/3 \n")  # no rate: nothing is new
+        write(table, "b", "c")
+        until(printed, "  propose 3/3 ")
+        until(printed, "img/s\n")
+
+
+def test_a_bar_ends_at_what_was_done(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_POLL_S", 0.02)
+    printed = io.StringIO()
+    with rows_progress(Console(file=printed, width=100, force_terminal=True), table, total=2, label="propose"):
+        write(table, "a")
+    assert "propose" in printed.getvalue()
+    assert "1/2" in printed.getvalue()
+
+
+def test_short_work_prints_no_lines_and_leaves_no_thread(table: Table) -> None:
+    printed = io.StringIO()
+    before = threading.active_count()
+    with rows_progress(Console(file=printed), table, total=0, label="propose"):
+        pass
+    assert printed.getvalue() == ""
+    assert threading.active_count() == before
+
+
+def test_work_that_fails_ends_the_progress_too(table: Table) -> None:
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), rows_progress(Console(file=io.StringIO()), table, total=1, label="x"):
+        raise ZeroDivisionError
+    assert threading.active_count() == before
