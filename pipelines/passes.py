@@ -7,6 +7,7 @@ and one that kills its process again is dropped as "process died".
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -32,8 +33,9 @@ _TASK_CPUS = 0.25  # of a logical CPU
 class ActorPools:
     """Adds operators to a dataset with what all of them have in common; one for each pass."""
 
-    def __init__(self, sizes: cluster.PoolSizes, deaths: int) -> None:
+    def __init__(self, sizes: cluster.PoolSizes, rows: int, deaths: int) -> None:
         self.sizes = sizes
+        self._most_actors = math.ceil(rows / sizes.rows_per_task)  # one more would have nothing to do
         self._deaths = deaths  # restarts granted to a task; then its rows are left undone
 
     def tasks(self, dataset: Any, function: Callable[..., pa.Table], **arguments: Any) -> Any:
@@ -41,7 +43,7 @@ class ActorPools:
         return dataset.map_batches(function, fn_kwargs=arguments, num_cpus=_TASK_CPUS, **self._batches())
 
     def actors(self, dataset: Any, actor: type, count: int, **arguments: Any) -> Any:
-        """Add a class that is called with Arrow tables, run as a pool of ``count`` actors built with ``arguments``."""
+        """Add a class that is called with Arrow tables, run as a pool of at most ``count`` actors built with ``arguments``."""
         import ray
 
         with warnings.catch_warnings():
@@ -50,7 +52,7 @@ class ActorPools:
             return dataset.map_batches(
                 actor,
                 fn_constructor_kwargs=arguments,
-                compute=ray.data.ActorPoolStrategy(size=count),
+                compute=ray.data.ActorPoolStrategy(size=min(count, self._most_actors)),
                 num_cpus=self.sizes.cpu_share,
                 num_gpus=self.sizes.gpu_share or None,
                 runtime_env={"env_vars": cluster.KEEP_HEAP_ENV},
@@ -98,11 +100,11 @@ def work_off(
         left = _left(planned, table, instance.dropped)
         if left.num_rows:
             job.console.print(f"  {left.num_rows:,} of {planned.num_rows:,} images to do; {sizes.describe()}")
-            _run(left, instance.folder, ActorPools(sizes, _DEATHS_PER_TASK), operators)
+            _run(left, instance.folder, ActorPools(sizes, left.num_rows, _DEATHS_PER_TASK), operators)
         left = _left(planned, table, instance.dropped)
         if left.num_rows:
             job.console.print(f"  {left.num_rows:,} image(s) left over by tasks whose process died: one per task now")
-            _run(left, instance.folder, ActorPools(replace(sizes, rows_per_task=1), 0), operators)
+            _run(left, instance.folder, ActorPools(replace(sizes, rows_per_task=1), left.num_rows, 0), operators)
             reason = {"reason": "process died", "detail": "twice, the second time alone"}
             write_dropped(instance, [row | reason for row in _left(planned, table, instance.dropped).to_pylist()])
     seconds = time.time() - started

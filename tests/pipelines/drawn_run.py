@@ -11,7 +11,7 @@ from pipelines.recipe import Recipe
 from pipelines.runs import Instance, Lock
 from pipelines.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
 from pipelines.stage import Job, Options
-from weaksam.config import DataConfig, PromptsConfig, ShapesConfig
+from weaksam.config import CluesConfig, DataConfig, PromptsConfig, ShapesConfig
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import Prompts, Proposals
 
@@ -25,6 +25,7 @@ def drawn_recipe(**changes) -> Recipe:
         description="Drawn images, boxes by hand",
         stages=("index", "propose", "evaluate.proposals", "analyse.prompts", "report"),
         data=DataConfig(uri="shapes:", kind="shapes", shapes=SHAPES),
+        clues=CluesConfig(name="weaktr"),
         prompts=PromptsConfig(points_per_side=GRID),
         report=ReportConfig(gallery_images=3, gallery_side=96),
     )

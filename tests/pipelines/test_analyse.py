@@ -9,12 +9,12 @@ from rich.console import Console
 
 from pipelines import analyse
 from pipelines.analyse import Control, ControlActor, compare, control_prompts, segment_controls, table_rows, verdict
-from pipelines.config import AnalyseConfig
+from pipelines.config import AnalyseConfig, ProposeConfig, ResourcesConfig
 from pipelines.evaluate import ImageBoxes
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
 from tests.pipelines.drawn_run import SHAPES, drawn_recipe, job_for, write_run
-from weaksam.config import ProposalsConfig, SamConfig
+from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.datasets.shapes import Shapes
 from weaksam.errors import DataError
 from weaksam.prompts import grid_prompts
@@ -208,11 +208,26 @@ def test_controls_follow_their_source_in_the_table():
     assert [label for label, _ in table_rows(analysis)] == labels
 
 
+def test_a_recipe_without_clues_has_nothing_to_compare(tmp_path):
+    run = str(tmp_path)
+    write_run(run)
+    for recipe in (
+        drawn_recipe(prompts=PromptsConfig(sources=("grid",))),
+        drawn_recipe(propose=ProposeConfig(method="selective-search")),
+    ):
+        manifest = analyse.execute(job_for(recipe, run, "analyse.prompts", ("index", "propose")))
+        assert manifest["text"].startswith("nothing to compare")
+
+
 @pytest.mark.ray
 def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path, ray_cluster):
     run = str(tmp_path)
     write_run(run)
-    recipe = drawn_recipe(sam=SamConfig(name="builtin"), analyse=AnalyseConfig(max_images=3, random_seeds=(0, 1)))
+    recipe = drawn_recipe(
+        sam=SamConfig(name="builtin"),
+        analyse=AnalyseConfig(max_images=3, random_seeds=(0, 1)),
+        resources=ResourcesConfig(segment_actors=1, rows_per_task=2),
+    )
     console = Console(file=io.StringIO(), width=160)
     job = job_for(recipe, run, "analyse.prompts", ("index", "propose"), console)
     manifest = analyse.execute(job)

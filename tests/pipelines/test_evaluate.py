@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from pipelines import evaluate
-from pipelines.config import EvaluateConfig
+from pipelines.config import EvaluateConfig, ProposeConfig
 from pipelines.evaluate import ImageBoxes, count_points, iter_boxes, measure, met_sources, percent, row_label
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
@@ -122,3 +122,13 @@ def test_the_stage_writes_metrics_and_prints_a_row_for_every_source_of_the_recip
     assert "val: 4 images" in printed
     assert "val: " in manifest["text"]
     assert "R@0.5 100.0" in manifest["text"]
+
+
+def test_selective_search_gets_a_row_of_its_own(tmp_path):
+    run = str(tmp_path)
+    write_run(run)
+    recipe = drawn_recipe(propose=ProposeConfig(method="selective-search"))
+    evaluate.execute(job_for(recipe, run, "evaluate.proposals", ("index", "propose")))
+    metrics = json.loads((tmp_path / "evaluate.proposals" / "k" / "metrics.json").read_text())
+    names = [row["name"] for row in metrics["splits"]["val"]["rows"]]
+    assert names == ["grid", "fine", "cross", "selective-search"]  # those of the table, and the one asked for
