@@ -8,6 +8,7 @@ measures the file instead: mAP, and how often the peak of a present class's acti
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -26,6 +26,8 @@ from weaksam.datasets.shapes import CLASS_NAMES, Drawing, draw, reserved_seed
 from weaksam.metrics.classification import classification_scores
 from weaksam.transforms import derive_seed, normalise
 from weaksam.weights import BUILTIN_STEM
+
+logger = logging.getLogger(__name__)
 
 DIM = 128  # channels that the stem hands on; the width of the transformer put on top
 SIZE = 128  # pixels
@@ -52,7 +54,7 @@ class Drawings(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
         return drawing.image, _labels(drawing)
 
 
-def train(seed: int, images: int, console: Console) -> SmallCnnClassifier:
+def train(seed: int, images: int) -> SmallCnnClassifier:
     """Train on ``images`` drawings, each seen once, under one cosine of the learning rate."""
     torch.set_num_threads(1)  # the loader's process draws on the other core, and the result repeats bit for bit
     torch.manual_seed(derive_seed(seed, "small stem"))
@@ -75,7 +77,7 @@ def train(seed: int, images: int, console: Console) -> SmallCnnClassifier:
         losses.append(loss.item())
         if step % 100 == 0 or step == len(loader):
             speed = step * BATCH_SIZE / (time.monotonic() - began)
-            console.print(f"step {step:,} of {len(loader):,}  loss {np.mean(losses[-100:]):.4f}  {speed:.0f} img/s")
+            logger.info("step %d of %d: loss %.4f, %.0f img/s", step, len(loader), np.mean(losses[-100:]), speed)
     return model.eval()
 
 
@@ -124,11 +126,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=BUILTIN_STEM)
     parser.add_argument("--evaluate", action="store_true", help="measure the file at --output instead of training")
     options = parser.parse_args()
-    console = Console()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if not options.evaluate:
-        save(train(options.seed, options.images, console), options.output, options.seed, options.images)
+        save(train(options.seed, options.images), options.output, options.seed, options.images)
     figures = evaluate(load_builtin_classifier(options.output))
-    console.print("  ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    for name, value in figures.items():
+        logger.info("%-8s %.3f", name, value)
 
 
 def _test_drawings(images: int) -> Iterator[Drawing]:
