@@ -34,12 +34,18 @@ def until(printed: io.StringIO, text: str) -> None:
 def test_plain_lines_count_the_rows_that_are_in_the_files(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_LINE_S", 0.02)
     printed = io.StringIO()
-    write(table, "a")
-    with rows_progress(Console(file=printed, width=100), table, total=3, label="propose"):
-        until(printed, "  propose 1/3 \n")  # no rate: nothing is new
-        write(table, "b", "c")
-        until(printed, "  propose 3/3 ")
+    write(table, "first")
+    with rows_progress(Console(file=printed, width=100), table, total=1000, label="propose"):
+        written = 1
+        while not printed.getvalue():  # the watching thread may have counted the first ones as done before
+            write(table, str(written))
+            written += 1
+            time.sleep(0.05)
+        until(printed, f"  propose {written}/1,000 ")
         until(printed, "img/s\n")
+        lines = len(printed.getvalue().splitlines())
+        time.sleep(0.2)
+        assert len(printed.getvalue().splitlines()) == lines  # nothing new, nothing to say
 
 
 def test_a_bar_ends_at_what_was_done(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
