@@ -112,14 +112,26 @@ def run(
     )
 
 
+LabelOption = Annotated[
+    str,
+    typer.Option(
+        "--label",
+        metavar="NAME",
+        help="Which instance of this verb: VERB.NAME. `evaluate --label ss` measures import.ss.",
+    ),
+]
+
+
 def _stage_command(instance: str, help_text: str) -> Callable[..., None]:
     """Return the command of one stage verb; all of them take the same options."""
+    verb = instance.partition(".")[0]
 
     def command(
         recipe: RecipeArgument,
         data: DataOption = "",
         out: OutOption = "",
         overrides: SetOption = None,
+        label: LabelOption = "",
         limit: LimitOption = 0,
         dry_run: DryRunOption = False,
         retry_dropped: RetryOption = False,
@@ -132,9 +144,18 @@ def _stage_command(instance: str, help_text: str) -> Callable[..., None]:
         options = Options(
             dry_run=dry_run, retry_dropped=retry_dropped, max_dropped=max_dropped, address=address, wait_s=wait
         )
-        _run(recipe, data, out, overrides, limit, options, print_recipe, verbose, lambda _: [instance])
+        _run(
+            recipe,
+            data,
+            out,
+            overrides,
+            limit,
+            options,
+            print_recipe,
+            verbose,
+            lambda _: [f"{verb}.{label}" if label else instance],
+        )
 
-    verb = instance.partition(".")[0]
     command.__doc__ = f"{help_text} What it reads is brought up to date first.{_RUN_EXAMPLES.format(verb=verb)}"
     return command
 

@@ -210,6 +210,12 @@ def _named_sources(recipe: Recipe) -> tuple[str, ...]:
     return recipe.prompts.sources if recipe.propose.method == "sam" else (recipe.propose.method,)
 
 
+def _reads(_recipe: Recipe, name: str) -> tuple[str, ...]:
+    """``evaluate.proposals`` measures what ``propose`` made, ``evaluate.NAME`` what was imported as NAME."""
+    label = name.partition(".")[2]
+    return ("propose",) if label in ("", "proposals") else (f"import.{label}",)
+
+
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     return {"evaluate": recipe.evaluate, "sources": _named_sources(recipe)}
 
@@ -217,7 +223,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
 STAGE = Stage(
     verb="evaluate",
     help="measure how many true objects the proposals cover, per source",
-    reads=lambda _recipe, _name: ("propose",),
+    reads=_reads,
     method=_method,
     execute=execute,
 )

@@ -293,7 +293,7 @@ def _rows_of(instance: Instance, image_ids: Sequence[str]) -> list[dict[str, Any
 
 
 def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
-    before = [name for name in recipe.stages if name.partition(".")[0] not in _DONE_ELSEWHERE]
+    before = [name for name in recipe.instances if name.partition(".")[0] not in _DONE_ELSEWHERE]
     return tuple(dict.fromkeys(("index", "propose", *before)))
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pipelines import analyse, evaluate, index, propose, report, train
 from pipelines.recipe import Recipe, to_plain
-from pipelines.runs import Instance, Lock, differences, instance_key
+from pipelines.runs import Instance, Lock, current_instance, differences, instance_key
 from pipelines.schemas import SCHEMA_VERSION
 from pipelines.stage import Job, Options, Stage
 from weaksam.errors import ConfigError, RunError
@@ -63,7 +63,10 @@ def resolve(recipe: Recipe, run_uri: str, name: str, known: dict[str, Resolved] 
     known = {} if known is None else known
     if name not in known:
         stage = stage_of(name)
-        upstream = {n: resolve(recipe, run_uri, n, known).instance for n in stage.reads(recipe, name)}
+        upstream = {
+            n: _imported(run_uri, n) if _is_import(n) else resolve(recipe, run_uri, n, known).instance
+            for n in stage.reads(recipe, name)
+        }
         parts = {
             "verb": stage.verb,
             "schema": SCHEMA_VERSION,
@@ -81,7 +84,8 @@ def needed_for(recipe: Recipe, name: str) -> list[str]:
 
     def visit(n: str) -> None:
         for read in stage_of(n).reads(recipe, n):
-            visit(read)
+            if not _is_import(read):
+                visit(read)
         if n not in order:
             order.append(n)
 
@@ -120,6 +124,19 @@ def run_instances(
 def to_plain_mapping(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a mapping of configs as plain JSON values."""
     return {name: to_plain(part) for name, part in value.items()}
+
+
+def _is_import(name: str) -> bool:
+    """Whether an instance was read from another project's file: it is there, or it is not; no recipe can make it."""
+    return name.startswith("import.")
+
+
+def _imported(run_uri: str, name: str) -> Instance:
+    instance = current_instance(run_uri, name)
+    if instance is None or instance.manifest() is None:
+        label = name.removeprefix("import.")
+        raise RunError(f"{run_uri}: no finished {name}; read it first: weaksam import {run_uri} FILE --name {label}")
+    return instance
 
 
 def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, console: Console) -> dict[str, Any]:
