@@ -48,8 +48,10 @@ def execute(job: Job) -> dict[str, Any]:
     from weaksam.datasets import open_dataset
 
     config = job.recipe.evaluate
-    table = job.upstream["propose"].table(PROPOSALS)
-    sources = met_sources(table) | set(_named_sources(job.recipe))
+    ((name, instance),) = job.upstream.items()
+    table = instance.table(PROPOSALS)
+    # A source that the recipe names gets its row even if it never made a box: nothing is silently empty.
+    sources = met_sources(table) | set(_named_sources(job.recipe) if name == "propose" else ())
     splits = measure(iter_boxes(table), sources, open_dataset(job.recipe.data).ground_truth, config)
     write_json(job.instance.file(METRICS_FILE), {"iou_thresholds": list(config.iou_thresholds), "splits": splits})
     for name, measured in splits.items():
