@@ -48,15 +48,15 @@ def execute(job: Job) -> dict[str, Any]:
     from weaksam.datasets import open_dataset
 
     config = job.recipe.evaluate
-    ((name, instance),) = job.upstream.items()
+    ((read, instance),) = job.upstream.items()
     table = instance.table(PROPOSALS)
     # A source that the recipe names gets its row even if it never made a box: nothing is silently empty.
-    sources = met_sources(table) | set(_named_sources(job.recipe) if name == "propose" else ())
+    sources = met_sources(table) | set(_named_sources(job.recipe) if read == "propose" else ())
     splits = measure(iter_boxes(table), sources, open_dataset(job.recipe.data).ground_truth, config)
     write_json(job.instance.file(METRICS_FILE), {"iou_thresholds": list(config.iou_thresholds), "splits": splits})
-    for name, measured in splits.items():
-        job.console.print(text_table(name, measured, config.iou_thresholds))
-    return {"text": " · ".join(_summary(name, measured, config.iou_thresholds) for name, measured in splits.items())}
+    for split, measured in splits.items():
+        job.console.print(text_table(split, measured, config.iou_thresholds))
+    return {"text": " · ".join(_summary(split, measured, config.iou_thresholds) for split, measured in splits.items())}
 
 
 def measure(
@@ -135,9 +135,9 @@ def text_table(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence
     return text
 
 
-def full_row(measured: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the row that counts all of the method's sources; the first row where there are none."""
-    return max(measured["rows"], key=lambda row: len(row["sources"]))
+def full_row(measured: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the row that counts all of the method's sources, or else the first; None where nobody made a box."""
+    return max(measured["rows"], key=lambda row: len(row["sources"]), default=None)
 
 
 def row_label(row: Mapping[str, Any]) -> str:
@@ -161,18 +161,20 @@ class _SplitCounts:
         self._recall = recall
         self._points: Counter[str] = Counter()
         self._clipped = 0
+        self._images = 0
 
     def add(self, image: ImageBoxes) -> None:
         truth = self._truth.get(image.image_id) or no_objects()
         self._recall.add(image.boxes_xyxy, image.source, truth)
         self._points += image.points
         self._clipped += truth.clipped
+        self._images += 1
 
     def to_plain(self) -> dict[str, Any]:
         rows = self._recall.rows()
         has_truth = bool(self._truth)
         return {
-            "images": rows[0].images if rows else 0,
+            "images": self._images,
             "objects": rows[0].objects if has_truth and rows else None,
             "clipped": self._clipped if has_truth else None,
             "rows": [
@@ -201,6 +203,8 @@ def no_objects() -> GroundTruth:
 
 def _summary(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[float]) -> str:
     last = full_row(measured)
+    if last is None:
+        return f"{split}: no boxes"
     if measured["objects"] is None:
         return f"{split}: {last['boxes']:.1f} boxes an image, no true boxes to measure recall"
     recalls = " ".join(f"R@{t:g} {percent(last['one_to_one'][f'{t:g}'])}" for t in iou_thresholds)

@@ -96,7 +96,7 @@ def heat_maps(
             picture, _ = fit(image, side)
             drawn = overlay_heat_map(picture, maps[class_index, source])
             name = class_names[class_index]
-            pictures.append(_encoded(drawn, f"Heat map of {name}, {source}", f"{name}: {source}"))
+            pictures.append(_encoded(drawn, f"Heat map of {name}, {source}", f"{name}, {source} map"))
     return pictures
 
 

@@ -31,6 +31,7 @@ from pipelines.store import read_json, write_bytes
 from weaksam.drawing import KIND_COLOURS, SOURCE_COLOURS, TRUTH_COLOUR
 from weaksam.errors import ImageError
 from weaksam.files import join
+from weaksam.structures import SOURCES
 
 PAGE_FILE = "report.html"
 _GALLERY_BYTES = 6 * 2**20  # of encoded pictures; keeps the page below 8 MiB
@@ -76,7 +77,9 @@ def gather(job: Job) -> dict[str, Any]:
         "facts": _facts(job, manifests),
         "tiles": _tiles(scan, manifests["propose"], metrics),
         "iou_thresholds": recipe.evaluate.iou_thresholds,
-        "evaluations": [_evaluation(split, m) for _, content in metrics for split, m in content["splits"].items()],
+        "evaluations": [
+            _evaluation(name, split, m) for name, content in metrics for split, m in content["splits"].items()
+        ],
         "analyses": [
             {"name": name, **content, "table": analyse.table_rows(content), "verdict": analyse.verdict(content)}
             for name, content in _read_all(job.upstream, "analyse", analyse.ANALYSIS_FILE)
@@ -87,7 +90,7 @@ def gather(job: Job) -> dict[str, Any]:
         "dropped": _dropped(job.upstream.values()),
         "discarded": [
             {"source": source, "reason": reason, "count": count, "per_image": count / max(scan.images, 1)}
-            for (source, reason), count in sorted(scan.discarded.items())
+            for (source, reason), count in sorted(scan.discarded.items(), key=_table_order)
         ],
         "gallery": _gallery(job, scan, table.class_names()),
         "colours": {"source": SOURCE_COLOURS, "kind": KIND_COLOURS, "truth": TRUTH_COLOUR},
@@ -156,7 +159,7 @@ def _tiles(
     for _, content in metrics:
         for split, measured in content["splits"].items():
             last = evaluate.full_row(measured)
-            if last["one_to_one"]["0.5"] is not None:
+            if last is not None and last["one_to_one"]["0.5"] is not None:
                 others = " · ".join(f"{evaluate.percent(last['one_to_one'][t])} at {t}" for t in ("0.75", "0.9"))
                 tiles.append((f"recall at IoU .5, {split}", f"{evaluate.percent(last['one_to_one']['0.5'])} %", others))
     rate = propose.get("throughput", {})
@@ -167,8 +170,10 @@ def _tiles(
     return tiles
 
 
-def _evaluation(split: str, measured: Mapping[str, Any]) -> dict[str, Any]:
+def _evaluation(name: str, split: str, measured: Mapping[str, Any]) -> dict[str, Any]:
     """Return one split's rows with their labels, and the curves of those whose recall is known."""
+    label = name.partition(".")[2]
+    heading = split if label in ("", "proposals") else f"{split}, {label}"
     rows = [{"label": evaluate.row_label(row), **row} for row in measured["rows"]]
     curves = [
         charts.Curve(
@@ -180,8 +185,14 @@ def _evaluation(split: str, measured: Mapping[str, Any]) -> dict[str, Any]:
         if None not in row["one_to_one"].values()
     ]
     legend = [(curve.label, curve.css_class, charts.legend_sign(n)) for n, curve in enumerate(curves)]
-    chart = charts.recall_chart(curves, label=f"Recall by IoU threshold on {split}; the table has the figures")
-    return {"split": split, **measured, "rows": rows, "chart": chart if curves else None, "legend": legend}
+    chart = charts.recall_chart(curves, label=f"Recall by IoU threshold on {heading}; the table has the figures")
+    return {"heading": heading, **measured, "rows": rows, "chart": chart if curves else None, "legend": legend}
+
+
+def _table_order(item: tuple[tuple[str, str], int]) -> tuple[int, str, str]:
+    """Sort discarded boxes like the table of recall: the method's sources in their order, then others."""
+    (source, reason), _ = item
+    return (SOURCES.index(source) if source in SOURCES else len(SOURCES), source, reason)
 
 
 def _css_class(source: str) -> str:

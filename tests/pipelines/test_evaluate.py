@@ -10,8 +10,8 @@ from pipelines import evaluate
 from pipelines.config import EvaluateConfig, ProposeConfig
 from pipelines.evaluate import ImageBoxes, count_points, iter_boxes, measure, met_sources, percent, row_label
 from pipelines.runs import Instance
-from pipelines.schemas import PROPOSALS
-from tests.pipelines.drawn_run import drawn_recipe, job_for, write_run
+from pipelines.schemas import PROPOSALS, proposals_to_row
+from tests.pipelines.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
 from weaksam.structures import GroundTruth
 
 
@@ -110,7 +110,7 @@ def test_the_stage_writes_metrics_and_prints_a_row_for_every_source_of_the_recip
     run = str(tmp_path)
     write_run(run)
     console = Console(file=io.StringIO(), width=200)
-    manifest = evaluate.execute(job_for(drawn_recipe(), run, "evaluate.proposals", ("index", "propose"), console))
+    manifest = evaluate.execute(job_for(drawn_recipe(), run, "evaluate.proposals", ("propose",), console))
     metrics = json.loads((tmp_path / "evaluate.proposals" / "k" / "metrics.json").read_text())
     assert metrics["iou_thresholds"] == [0.5, 0.75, 0.9]
     # coarse brought no box, yet its row stands there.
@@ -128,7 +128,19 @@ def test_selective_search_gets_a_row_of_its_own(tmp_path):
     run = str(tmp_path)
     write_run(run)
     recipe = drawn_recipe(propose=ProposeConfig(method="selective-search"))
-    evaluate.execute(job_for(recipe, run, "evaluate.proposals", ("index", "propose")))
+    evaluate.execute(job_for(recipe, run, "evaluate.proposals", ("propose",)))
     metrics = json.loads((tmp_path / "evaluate.proposals" / "k" / "metrics.json").read_text())
     names = [row["name"] for row in metrics["splits"]["val"]["rows"]]
     assert names == ["grid", "fine", "cross", "selective-search"]  # those of the table, and the one asked for
+
+
+def test_an_import_is_measured_by_the_sources_it_has(tmp_path):
+    run = str(tmp_path)
+    dataset = write_run(run)
+    imported = Instance(run, "import.mine", "k")
+    (record, *_) = dataset.records("val")
+    no_boxes = proposals_to_row(record.image_id, "val", drawn_proposals(np.zeros((0, 4)), seed=0))
+    row = {**no_boxes, "boxes_xyxy": [], "source": [], "prompt_index": [], "mask_index": [], "predicted_iou": []}
+    imported.table(PROPOSALS).write_rows([row], "part-0")
+    manifest = evaluate.execute(job_for(drawn_recipe(), run, "evaluate.mine", ("import.mine",)))
+    assert manifest["text"] == "val: no boxes"
