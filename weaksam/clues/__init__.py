@@ -204,4 +204,4 @@ def _init_stem(network: ClueNetwork) -> None:
             f"classifier.init: 'builtin' is a CNN stem of {stem.dim} channels; it needs clues.name=weaktr, "
             f"classifier.weaktr.stem=cnn and classifier.weaktr.dim={stem.dim}"
         )
-    network.patch_embed.load_state_dict(stem.state_dict())
+    network.init_from_stem(stem)

@@ -156,6 +156,24 @@ class WeakTr(ClueNetwork):
             raise CheckpointError(f"initial weights: of another size than weaktr's config: {', '.join(wrong)}")
         self.load_state_dict(state, strict=False)
 
+    def init_from_stem(self, stem: SmallCnnStem) -> None:
+        """Start from a trained CNN stem of the same width, with blocks that already attend to like patches.
+
+        Queries and keys start as the same random rotation of the tokens, so that patch-to-patch attention is an affinity
+        from the first step on, as it is in a pretrained transformer (mimetic initialization, Trockman and Kolter, ICML
+        2023); output projections start at zero, so that the blocks begin by changing nothing. A few hundred images do not
+        teach this: with the usual random start the fine CAM's peaks avoid the objects.
+        """
+        self.patch_embed.load_state_dict(stem.state_dict())
+        d = self.config.dim
+        for block in self.blocks:
+            assert isinstance(block, _Block)
+            rotation = nn.init.orthogonal_(torch.empty(d, d))
+            with torch.no_grad():
+                block.attn.qkv.weight[: 2 * d] = rotation.repeat(2, 1)
+            nn.init.zeros_(block.attn.proj.weight)
+            nn.init.zeros_(block.mlp.fc2.weight)
+
     def _encode(self, images: Tensor) -> _Encoded:
         patches = self.patch_embed(images)  # [B, D, h, w]
         h, w = patches.shape[2:]

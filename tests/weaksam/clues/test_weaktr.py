@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tests.weaksam.clues.weaktr_by_hand import Fusion, published_state, weaktr_by_hand
 from weaksam.clues.checkpoint import weaktr_from_published
+from weaksam.clues.small_stem import SmallCnnStem
 from weaksam.clues.weaktr import WeakTr, weaktr_loss
 from weaksam.config import WeakTrConfig
 from weaksam.errors import CheckpointError, ConfigError
@@ -205,6 +206,19 @@ def test_deit_initialisation_repeats_the_class_token() -> None:
     assert torch.equal(network.head.weight, head)
     network.cls_token.data[0, 0] += 1  # the copies are independent
     assert not torch.equal(network.cls_token[0, 0], network.cls_token[0, 1])
+
+
+def test_blocks_on_a_trained_stem_start_out_looking_at_like_patches_and_changing_nothing() -> None:
+    torch.manual_seed(0)
+    stem = SmallCnnStem(32)
+    network = WeakTr(WeakTrConfig(stem="cnn", patch_size=8, dim=32, depth=2, heads=2, fusion_reduction=1), 3)
+    network.init_from_stem(stem)
+    assert torch.equal(network.patch_embed.layers[0].weight, stem.layers[0].weight)
+    tokens = torch.randn(1, 40, 32)
+    for block in network.blocks:
+        after, seen = block(tokens)
+        assert torch.equal(after, tokens)
+        assert torch.equal(seen.attention.mean(1)[0].argmax(1), torch.arange(40))
 
 
 def test_deit_of_another_size_is_refused_by_name() -> None:
