@@ -29,12 +29,11 @@ from torch import Tensor
 
 from weaksam.masks import masks_to_boxes
 
-# Image tokens of one chunk of prompts. On a CPU they should stay near the cache (and below the 32 MB from which glibc
-# asks the kernel for every tensor anew); a GPU needs hundreds of prompts at once to be busy.
-_CHUNK_BYTES_CPU = 16 * 2**20
-_CHUNK_BYTES_GPU = 2**30
+# What one step works on at a time. On a CPU tensors should stay near the cache, and below the 32 MB from which glibc asks
+# the kernel for every one anew; a GPU needs hundreds of prompts at once to be busy.
+_STEP_BYTES_CPU = 16 * 2**20
+_STEP_BYTES_GPU = 2**30
 _LOGITS_PER_TOKEN = 4  # along each side: the decoder doubles the grid of tokens twice
-_MASKS_MEASURED_AT_ONCE = 48  # at the model's full resolution: 200 MB of logits, reused by the allocator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,15 +151,23 @@ def measure_masks(
     boxes_xyxy = low_res_logits.new_zeros((len(low_res_logits), 4))
     empty = low_res_logits.new_zeros(len(low_res_logits), dtype=torch.bool)
     stability = low_res_logits.new_full((len(low_res_logits),), torch.nan)
-    for start in range(0, len(low_res_logits), _MASKS_MEASURED_AT_ONCE):
-        rows = slice(start, start + _MASKS_MEASURED_AT_ONCE)
+    pixels = max(sam.image_encoder.img_size**2, encoded.size_hw[0] * encoded.size_hw[1])
+    masks_at_once = _at_once(pixels * low_res_logits.itemsize, low_res_logits.device)
+    for start in range(0, len(low_res_logits), masks_at_once):
+        rows = slice(start, start + masks_at_once)
         logits = _full_logits(sam, encoded, low_res_logits[rows])
         boxes_xyxy[rows], empty[rows] = masks_to_boxes(logits > sam.mask_threshold)
         if stability_offset is not None:
-            inner = (logits > sam.mask_threshold + stability_offset).sum(dim=(-2, -1))
-            outer = (logits > sam.mask_threshold - stability_offset).sum(dim=(-2, -1))
+            inner = _area(logits > sam.mask_threshold + stability_offset)
+            outer = _area(logits > sam.mask_threshold - stability_offset)
             stability[rows] = inner / outer
     return boxes_xyxy, empty, stability
+
+
+def _area(masks: Tensor) -> Tensor:
+    """Pixels of each mask; summing rows into the shortest integer that holds them is several times faster on a CPU."""
+    row_type = torch.int16 if masks.shape[-1] < 2**15 else torch.int32
+    return masks.sum(dim=-1, dtype=row_type).sum(dim=-1, dtype=torch.int32)
 
 
 @torch.inference_mode()
@@ -200,6 +207,11 @@ def _chunks(points_xy: Sequence[NDArray[np.float32]], prompts_at_once: int) -> I
             yield indices[start : start + prompts_at_once]
 
 
+def _at_once(bytes_each: int, device: torch.device) -> int:
+    """How many things of this size to work on together."""
+    return max(1, (_STEP_BYTES_CPU if device.type == "cpu" else _STEP_BYTES_GPU) // bytes_each)
+
+
 class _PromptedDecoder:
     """SAM's prompt encoder and mask decoder on one image.
 
@@ -218,8 +230,7 @@ class _PromptedDecoder:
         self._kept_hw = tuple(
             self._tokens_in_use(pixels, tokens) for pixels, tokens in zip(encoded.input_hw, self._grid_hw, strict=True)
         )
-        budget = _CHUNK_BYTES_CPU if self._image.device.type == "cpu" else _CHUNK_BYTES_GPU
-        self.prompts_at_once = max(1, budget // self._image.nbytes)
+        self.prompts_at_once = _at_once(self._image.nbytes, self._image.device)
 
     @property
     def logits_hw(self) -> tuple[int, int]:
