@@ -40,29 +40,34 @@ class ActorPools:
 
     def tasks(self, dataset: Any, function: Callable[..., pa.Table], **arguments: Any) -> Any:
         """Add a function of an Arrow table, run as tasks that mostly wait for disks and networks."""
-        return dataset.map_batches(function, fn_kwargs=arguments, num_cpus=_TASK_CPUS, **self._batches())
+        return self._add(dataset, function, fn_kwargs=arguments, num_cpus=_TASK_CPUS, max_retries=self._deaths)
 
     def actors(self, dataset: Any, actor: type, count: int, **arguments: Any) -> Any:
         """Add a class that is called with Arrow tables, run as a pool of at most ``count`` actors built with ``arguments``."""
         import ray
 
-        with warnings.catch_warnings():
-            # max_restarts and max_task_retries have no named place yet; this is the only deprecation silenced.
-            warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated.*")
-            return dataset.map_batches(
-                actor,
-                fn_constructor_kwargs=arguments,
-                compute=ray.data.ActorPoolStrategy(size=min(count, self._most_actors)),
-                num_cpus=self.sizes.cpu_share,
-                num_gpus=self.sizes.gpu_share or None,
-                runtime_env={"env_vars": cluster.KEEP_HEAP_ENV},
-                max_restarts=-1,
-                max_task_retries=self._deaths,
-                **self._batches(),
-            )
+        return self._add(
+            dataset,
+            actor,
+            fn_constructor_kwargs=arguments,
+            compute=ray.data.ActorPoolStrategy(
+                size=min(count, self._most_actors),
+                max_tasks_in_flight_per_actor=2
+                if self._deaths
+                else 1,  # a dying one takes those that wait for it along
+            ),
+            num_cpus=self.sizes.cpu_share,
+            num_gpus=self.sizes.gpu_share or None,
+            runtime_env={"env_vars": cluster.KEEP_HEAP_ENV},
+            max_restarts=-1,
+            max_task_retries=self._deaths,
+        )
 
-    def _batches(self) -> dict[str, Any]:
-        return {"batch_format": "pyarrow", "batch_size": self.sizes.rows_per_task}
+    def _add(self, dataset: Any, work: Any, **options: Any) -> Any:
+        with warnings.catch_warnings():
+            # How often a task or actor is tried again has no named place yet; this is the only deprecation silenced.
+            warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated.*")
+            return dataset.map_batches(work, batch_format="pyarrow", batch_size=self.sizes.rows_per_task, **options)
 
 
 def work_off(

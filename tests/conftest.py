@@ -25,7 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu_missing: bool | None = None
     for item in items:
-        if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
+        patience_given = item.get_closest_marker("timeout") or item.config.getoption("timeout") is not None
+        if item.get_closest_marker("ray") and not patience_given:
             item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
         if item.get_closest_marker("gpu"):
             if gpu_missing is None:
