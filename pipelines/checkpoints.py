@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from pipelines.store import write_bytes
-from pipelines.training import Progress
+from pipelines.training import Progress, TrainingPlan
+from weaksam.errors import RunError
 from weaksam.files import join, open_fs
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,16 @@ _KEPT = 2
 class Checkpoints:
     """The checkpoints of one training: files ``step-00000120.pt``, of which the newest two are kept."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, plan: TrainingPlan) -> None:
         self.folder = folder
+        self._plan = asdict(plan)
 
     def newest(self) -> dict[str, Any] | None:
-        """Return the state of the newest checkpoint that reads back, on the CPU, or None."""
+        """Return the state of the newest checkpoint that reads back, on the CPU, or None.
+
+        Raises:
+            RunError: it belongs to a training of another plan.
+        """
         fs, _ = open_fs(self.folder)
         for path in reversed(self._paths()):
             try:
@@ -45,13 +51,15 @@ class Checkpoints:
             except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
                 logger.warning("%s does not read back (%s); taking the one before", path, error)
                 continue
+            if state["plan"] != self._plan:
+                raise RunError(f"{path}: expected a checkpoint of the plan {self._plan}, got one of {state['plan']}")
             return state
         return None
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint of ``state["step"]``, all or nothing, and delete old ones."""
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save({**state, "plan": self._plan}, buffer)
         write_bytes(join(self.folder, f"step-{state['step']:08d}.pt"), buffer.getvalue())
         fs, _ = open_fs(self.folder)
         for path in self._paths()[:-_KEPT]:

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -77,13 +77,13 @@ def run_training(
             f"expected an absolute storage folder (workers run in other directories), got {storage_uri!r}"
         )
     started = time.monotonic()
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, plan)
     newest = checkpoints.newest()
     resumed_at = 0 if newest is None else int(newest["step"])
-    if resources.workers == 0:
+    if resumed_at < plan.steps and resources.workers == 0:
         with torch.random.fork_rng():
             Worker(task, resources, folder, progress=progress).run()
-    else:
+    elif resumed_at < plan.steps:
         from pipelines.worker_group import run_on_ray
 
         run_on_ray(task, resources, storage_uri, run_name, progress)
@@ -196,7 +196,7 @@ class Worker:
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
-        self.checkpoints = Checkpoints(self.folder)
+        self.checkpoints = Checkpoints(self.folder, self.plan)
         self.best: dict[str, Any] | None = None
         self.skipped: set[Skipped] = set()
         start = self._restore()
@@ -208,10 +208,6 @@ class Worker:
         state = self.checkpoints.newest()
         start = 0
         if state is not None:
-            if state["plan"] != asdict(self.plan):
-                raise RunError(
-                    f"{self.folder}: expected a checkpoint of {asdict(self.plan)}, got one of {state['plan']}"
-                )
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
@@ -304,7 +300,6 @@ class Worker:
             self.checkpoints.save(
                 {
                     "step": done,
-                    "plan": asdict(self.plan),
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
