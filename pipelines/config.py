@@ -40,7 +40,7 @@ class ProposeConfig:
     """What the propose stage works on."""
 
     splits: tuple[str, ...] = ()  # empty = every indexed split
-    method: Literal["sam", "selective-search"] = "sam"  # the second is the classical source of proposals to compare with
+    method: Literal["sam", "selective-search"] = "sam"  # the second is the classical source
 
 
 @dataclass(frozen=True, kw_only=True)
