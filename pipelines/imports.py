@@ -111,8 +111,7 @@ def run_import(
             "text": f"{proof['text']} · boxes {counts['boxes']:,} (clipped {counts['clipped']:,}, "
             f"without area {counts['discarded']:,}) · images not in the run {unknown:,}",
         }
-        instance.finish(summary)
-    return {"instance": instance.name, "key": instance.key, **summary}
+        return instance.finish(summary)
 
 
 def read_boxes(data: bytes, where: str, ids: Sequence[str], kind: str, *, in_split_order: bool) -> dict[str, Boxes]:
