@@ -76,6 +76,7 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
             ) from error
     else:
         ray.init(
+            address="local",  # never a cluster that somebody else started on this machine
             num_cpus=resources.cpus or usable_cpus(),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipelines.checkpoints import read_scalars
-from pipelines.training import NonFiniteLossError, Progress, TrainingResources, TrainingTask
-from pipelines.worker_loop import Worker
+from pipelines.training import NonFiniteLossError, Progress, TrainingResources
 from weaksam.errors import RunError, WeaksamError
 from weaksam.files import join
 
@@ -16,13 +15,16 @@ _POLL_S = 1.0
 
 
 def run_on_ray(
-    task: TrainingTask,
+    run_worker: Callable[..., None],
     resources: TrainingResources,
     storage_uri: str,
     run_name: str,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    """Run the loop on a worker group of Ray Train, which restarts it after a death; connected by the caller."""
+    """Call ``run_worker(rank=…, world=…, device=…)`` in each worker of a group of Ray Train, which restarts it after a death.
+
+    Ray is connected by the caller.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
@@ -33,16 +35,9 @@ def run_on_ray(
         import ray.train.torch
 
         context = ray.train.get_context()
-        worker = Worker(
-            task,
-            resources,
-            folder,
-            rank=context.get_world_rank(),
-            world=context.get_world_size(),
-            device=ray.train.torch.get_device(),
-        )
+        place = {"rank": context.get_world_rank(), "world": context.get_world_size()}
         try:
-            worker.run()
+            run_worker(**place, device=ray.train.torch.get_device())
         except NonFiniteLossError as error:  # all workers stop together, and starting again would not help
             return error
         return None

@@ -86,7 +86,10 @@ def run_training(
     elif resumed_at < plan.steps:
         from pipelines.worker_group import run_on_ray
 
-        run_on_ray(task, resources, storage_uri, run_name, progress)
+        def run_worker(**place: Any) -> None:
+            Worker(task, resources, folder, **place).run()
+
+        run_on_ray(run_worker, resources, storage_uri, run_name, progress)
 
     state = checkpoints.newest()
     if state is None or state["step"] != plan.steps:

@@ -1,0 +1,200 @@
+"""The floors and doors of the house: who may import whom, who may see true boxes, what may load files."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import pipelines.config
+import weaksam
+import weaksam.config
+
+ROOT = Path(weaksam.__file__).parents[1]
+FOREIGN_TO_THE_METHOD = {
+    "ray", "pyarrow", "yaml", "pydantic", "typer", "rich", "jinja2", "matplotlib", "psutil", "pipelines", "tune",
+}  # fmt: skip
+READERS_OF_GROUND_TRUTH = {"pipelines." + name for name in ("evaluate", "analyse", "report", "export")}
+
+
+@cache
+def module_trees() -> dict[str, ast.Module]:
+    """Every module of ours by dotted name."""
+    trees = {}
+    for path in sorted(p for package in ("weaksam", "pipelines") for p in (ROOT / package).rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        trees[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return trees
+
+
+def imported_by(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted names that a module imports, anywhere in it except for the type checker alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        else:
+            yield from imported_by(node)
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Yield each call in a module with what is called, as written (``torch.load``)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_method_imports_nothing_of_the_floors_above() -> None:
+    found = [
+        f"{name} imports {imported}"
+        for name, tree in module_trees().items()
+        for imported in imported_by(tree)
+        if name.startswith("weaksam") and imported.split(".")[0] in FOREIGN_TO_THE_METHOD
+    ]
+    assert found == []
+
+
+def test_the_pipelines_do_not_import_the_sweeps() -> None:
+    assert [
+        name for name, tree in module_trees().items() if any(i.split(".")[0] == "tune" for i in imported_by(tree))
+    ] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    trees = module_trees()
+    edges = {name: {i for i in imported_by(tree) if i in trees and i != name} for name, tree in trees.items()}
+    finished: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in finished:
+            for other in sorted(edges[name]):
+                visit(other, (*trail, name))
+            finished.add(name)
+
+    for name in sorted(edges):
+        visit(name, ())
+
+
+def test_every_module_of_the_method_imports_where_the_floors_above_are_not_installed() -> None:
+    names = [module.name for module in pkgutil.walk_packages(weaksam.__path__, "weaksam.")]
+    assert "weaksam.structures" in names
+    run_python(f"""
+import importlib, sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {FOREIGN_TO_THE_METHOD!r}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NotInstalled())
+for name in {names!r}:
+    importlib.import_module(name)
+""")
+
+
+@pytest.mark.parametrize("statement", ["import pipelines.cli, pipelines.stages", "import pipelines.status"])
+def test_the_command_line_loads_neither_torch_nor_ray(statement: str) -> None:
+    loaded = run_python(f"import sys\n{statement}\nprint(sorted({{'torch', 'ray', 'timm', 'cv2'}} & set(sys.modules)))")
+    assert loaded.strip() == "[]"
+
+
+def test_true_boxes_are_read_by_evaluation_analysis_report_and_export_only() -> None:
+    readers = {
+        name
+        for name, tree in module_trees().items()
+        if any(called.endswith(".ground_truth") for called, _ in calls(tree))
+    }
+    assert {name for name in readers if not name.startswith("weaksam.datasets")} <= READERS_OF_GROUND_TRUTH
+
+
+def config_fields() -> list[tuple[str, str, str]]:
+    return [
+        (module.__name__, name, field.name)
+        for module in (weaksam.config, pipelines.config)
+        for name, value in vars(module).items()
+        if is_dataclass(value) and value.__module__ == module.__name__
+        for field in fields(value)
+    ]
+
+
+def test_every_option_is_read_outside_the_file_that_declares_it() -> None:
+    used: dict[str, set[str]] = {}
+    for module, tree in module_trees().items():
+        by_name = any(called == "getattr" for called, _ in calls(tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                used.setdefault(node.attr, set()).add(module)
+            elif by_name and isinstance(node, ast.Constant) and isinstance(node.value, str):
+                used.setdefault(node.value, set()).add(module)
+    unread = [f"{owner}.{field}" for module, owner, field in config_fields() if not used.get(field, set()) - {module}]
+    assert unread == []
+
+
+def test_torch_loads_weights_only() -> None:
+    careless = [
+        f"{name}:{call.lineno}"
+        for name, tree in module_trees().items()
+        for called, call in calls(tree)
+        if called == "torch.load"
+        and not any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in call.keywords)
+    ]
+    assert careless == []
+
+
+def test_nothing_unpickles_except_the_unpickler_that_refuses_code() -> None:
+    found = [
+        f"{name}:{call.lineno} {called}"
+        for name, tree in module_trees().items()
+        for called, call in calls(tree)
+        if (
+            called.split(".")[0] in ("pickle", "cloudpickle", "dill", "joblib", "marshal")
+            and called.rpartition(".")[2] in ("load", "loads", "Unpickler")
+        )
+        or called in ("pandas.read_pickle", "pd.read_pickle", "eval", "exec")
+    ]
+    assert found == []
+
+
+def test_no_file_is_read_by_numpy_with_pickles_allowed() -> None:
+    found = [
+        f"{name}:{call.lineno}"
+        for name, tree in module_trees().items()
+        for _, call in calls(tree)
+        if any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in call.keywords)
+    ]
+    assert found == []
+
+
+def test_every_package_is_installed_with_the_project() -> None:
+    import tomllib
+
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(p.parent.relative_to(ROOT).parts)
+        for package in ("weaksam", "pipelines", "recipes")
+        for p in (ROOT / package).rglob("__init__.py")
+    }
+    assert found == set(listed)
+    for name in listed:
+        importlib.import_module(name)
