@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes
 from pipelines.stage import Options
 from weaksam.errors import ConfigError, WeaksamError
-from weaksam.files import join, open_fs
+from weaksam.files import absolute, join, open_fs
 
 app = typer.Typer(
     name="weaksam",
@@ -394,6 +394,7 @@ def _run(
     if not recipe.data.uri:
         raise ConfigError(f"recipe {recipe.name} names no data; add --data FOLDER, s3://… or shapes:")
     out = out or join("runs", recipe.name)
+    out = absolute(out)  # actors and training workers run in folders of their own
     run_uri = join(out, f"preview-{limit}") if limit else out
     names = choose(recipe)
     if not options.dry_run:
