@@ -67,9 +67,11 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS", "")
+    # What Ray's processes log is in its log files; on the terminal (-v) it buries our own lines.
+    to_terminal = logger.isEnabledFor(logging.INFO)
     if address:
         try:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.ERROR)
+            ray.init(address=address, log_to_driver=to_terminal, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise RunError(
                 f"no Ray cluster answers at {address!r} ({error}); check --address or unset RAY_ADDRESS"
@@ -80,7 +82,7 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
             num_cpus=resources.cpus or usable_cpus(),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
-            log_to_driver=True,
+            log_to_driver=to_terminal,
             logging_level=logging.ERROR,
         )
     _quieten_ray_data()
