@@ -25,8 +25,9 @@ def masks_to_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
         pixel. The box of an empty mask is ``0 0 0 0``, which no other mask has: a single pixel at the origin has
         ``0 0 1 1``.
     """
-    left, right = _first_and_end(masks.any(dim=-2))
-    top, bottom = _first_and_end(masks.any(dim=-1))
+    as_bytes = masks.view(torch.uint8)  # whose maximum, on a CPU, is several times faster than any()
+    left, right = _first_and_end(as_bytes.amax(dim=-2).bool())
+    top, bottom = _first_and_end(as_bytes.amax(dim=-1).bool())
     empty = right == 0
     boxes_xyxy = torch.stack((left, top, right, bottom), dim=-1)
     return boxes_xyxy.masked_fill(empty[:, None], 0).float(), empty

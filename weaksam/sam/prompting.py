@@ -152,7 +152,8 @@ def measure_masks(
     empty = low_res_logits.new_zeros(len(low_res_logits), dtype=torch.bool)
     stability = low_res_logits.new_full((len(low_res_logits),), torch.nan)
     pixels = max(sam.image_encoder.img_size**2, encoded.size_hw[0] * encoded.size_hw[1])
-    masks_at_once = _at_once(pixels * low_res_logits.itemsize, low_res_logits.device)
+    bytes_each = 4 * pixels * low_res_logits.itemsize  # both resizes, and the masks at three thresholds
+    masks_at_once = _at_once(bytes_each, low_res_logits.device)
     for start in range(0, len(low_res_logits), masks_at_once):
         rows = slice(start, start + masks_at_once)
         logits = _full_logits(sam, encoded, low_res_logits[rows])
