@@ -137,5 +137,5 @@ def _quieten_ray_data() -> None:
     """Show our own progress instead of Ray's, which draws one bar per operator and warns that it does not."""
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # after the import of ray.data, which sets it too
