@@ -39,7 +39,7 @@ def images(count=6):
 
 def tiny_task(name="weaktr", pictures=None, **options):
     options = {"epochs": 2, "batch_size": 4, "crop_size": 32, "augmentation": "flip", "base_lr": 0.1, **options}
-    config = ClassifierConfig(weaktr=TINY, resnet_cam=ResNetCamConfig(backbone="resnet18"), **options)
+    config = ClassifierConfig(weaktr=TINY, resnet_cam=ResNetCamConfig(backbone="mobilenet_v3_small"), **options)
     return ClassifierTask(name=name, config=config, num_classes=3, images=pictures or images(), cache_mib=16)
 
 
@@ -224,7 +224,7 @@ def test_progress_on_a_plain_console_is_a_line_now_and_then():
 STAGE_OVERRIDES = (
     "data.shapes.train=14", "data.shapes.val=2", "data.shapes.size=32",
     "classifier.weaktr={stem: patch, patch_size: 8, dim: 16, depth: 1, heads: 2, position_grid: 4, fusion_reduction: 1}",
-    "classifier.init=", "classifier.crop_size=32", "classifier.epochs=2", "classifier.batch_size=4",
+    "classifier.init=''", "classifier.crop_size=32", "classifier.epochs=2", "classifier.batch_size=4",
     "resources.train_workers=2", "classifier.select=best-map",
 )  # fmt: skip
 

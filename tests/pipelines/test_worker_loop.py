@@ -315,7 +315,7 @@ def start(folder, workers, step_s=0.0):
 
 
 def kill_once_it_has_a_checkpoint(process, folder):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while not list(Path(folder).glob("run/step-*.pt")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
