@@ -1,0 +1,270 @@
+"""The propose stage end to end on the session's Ray: every image done or dropped, exactly once, whatever the files are."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from pipelines import cli, propose
+from pipelines.actors import SegmentActor, fetch
+from pipelines.recipe import Recipe, load_recipe
+from pipelines.runs import Instance, current_instance
+from pipelines.schemas import IMAGES, PROPOSALS, proposals_from_row
+from pipelines.stage import Options
+from pipelines.stages import TooManyDroppedError, run_instances
+from tests.broken_files import encode, picture, write_broken_files
+from weaksam.structures import Proposals
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+SETTINGS = [
+    "data.shapes.train=8",
+    "data.shapes.val=4",
+    "data.shapes.test=0",
+    "data.shapes.size=64",
+    "prompts.points_per_side=3",
+    "resources.segment_actors=2",
+    "resources.threads_per_actor=1",
+    "resources.rows_per_task=3",
+]
+
+
+def recipe(data: str, *overrides: str) -> Recipe:
+    return load_recipe("grid", [*SETTINGS, *overrides], data)[0]
+
+
+def bring(recipe: Recipe, run: Path, **options: Any) -> tuple[dict[str, Any], str]:
+    """Bring ``propose`` up to date; returns its manifest and what was printed."""
+    printed = io.StringIO()
+    manifests = run_instances(recipe, str(run), ["propose"], Options(**options), Console(file=printed, width=1000))
+    return manifests["propose"], printed.getvalue()
+
+
+def proposed(run: Path) -> Instance:
+    instance = current_instance(str(run), "propose")
+    assert instance is not None
+    return instance
+
+
+def rows(run: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the table by image id; each id once."""
+    found = proposed(run).table(PROPOSALS).read().to_pylist()
+    by_id = {row["image_id"]: row for row in found}
+    assert len(by_id) == len(found)
+    return by_id
+
+
+def to_the_bit(run: Path) -> dict[str, str]:
+    """The rows as texts, which hold every digit and, unlike numbers, compare NaN as equal to NaN."""
+    return {image_id: repr(row) for image_id, row in rows(run).items()}
+
+
+def dropped(run: Path) -> dict[str, str]:
+    """Reasons by image id; each id once."""
+    found = list(proposed(run).dropped.iter_rows())
+    assert len({row["image_id"] for row in found}) == len(found)
+    return {row["image_id"]: row["reason"] for row in found}
+
+
+def parts(run: Path) -> dict[str, int]:
+    return {path: os.stat(path).st_mtime_ns for path in proposed(run).table(PROPOSALS).parts()}
+
+
+# --- drawn images
+
+
+@pytest.fixture(scope="module")
+def finished_run(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grid proposals of twelve drawn images."""
+    run = tmp_path_factory.mktemp("propose") / "run"
+    bring(recipe("shapes:"), run)
+    return run
+
+
+def test_every_drawn_image_gets_its_row(finished_run: Path) -> None:
+    manifest = proposed(finished_run).manifest()
+    assert manifest is not None
+    assert manifest["text"] == "images 12 = done 12 + dropped 0 · duplicates 0"
+    assert manifest["images"] == {"images": 12, "done": 12, "dropped": 0, "duplicates": 0}
+    assert manifest["throughput"]["images"] == 12
+    assert manifest["actors"] == "0 prompt + 2 segment actor(s), 1 thread(s) each, 3 images per task"
+    by_id = rows(finished_run)
+    assert sorted(by_id) == [f"train-{n:05}" for n in range(8)] + [f"val-{n:05}" for n in range(4)]
+    assert {i: row["split"] for i, row in by_id.items()} == {i: i.partition("-")[0] for i in by_id}
+    assert len(proposed(finished_run).table(PROPOSALS).class_names()) == 6
+    for row in by_id.values():
+        check_grid_proposals(proposals_from_row(row))
+
+
+def check_grid_proposals(of_image: Proposals) -> None:
+    """Boxes inside their image, each from a prompt of the grid or, where there was none, the whole image."""
+    height, width = of_image.size_hw
+    x1, y1, x2, y2 = of_image.boxes_xyxy.T
+    assert len(of_image) > 0
+    assert np.all((x1 >= 0) & (y1 >= 0) & (x1 < x2) & (y1 < y2) & (x2 <= width) & (y2 <= height))
+    assert len(of_image.source) == len(of_image.prompt_index) == len(of_image.mask_index) == len(of_image)
+    assert [prompts.source for prompts in of_image.prompts] == ["grid"]
+    assert len(of_image.prompts[0]) == 9
+    if list(of_image.source) == ["whole-image"]:
+        assert of_image.boxes_xyxy.tolist() == [[0, 0, width, height]]
+    else:
+        assert set(of_image.source) == {"grid"}
+        assert set(of_image.prompt_index) <= set(range(9))
+
+
+def test_a_second_run_does_nothing(finished_run: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*")}
+    _, printed = bring(recipe("shapes:"), finished_run)
+    assert "propose" in printed
+    assert printed.count("is finished") == 2
+    assert {p: p.stat().st_mtime_ns for p in finished_run.rglob("*")} == before
+
+
+def test_a_run_resumed_from_half_of_its_files_is_the_same_to_the_bit(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    kept = proposed(run).table(PROPOSALS).parts()
+    Path(proposed(run).file("_manifest.json")).unlink()
+    Path(kept.pop()).unlink()
+    torn = Path(kept.pop())
+    torn.write_bytes(torn.read_bytes()[:-100])
+    before = {path: os.stat(path).st_mtime_ns for path in kept}
+
+    manifest, printed = bring(recipe("shapes:"), run)
+    assert "6 of 12 images to do" in printed
+    assert manifest["throughput"]["images"] == 6
+    assert to_the_bit(run) == to_the_bit(finished_run)
+    assert before.items() <= parts(run).items()
+
+
+def test_a_preview_is_a_run_of_its_own(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = parts(finished_run)
+    printed = io.StringIO()
+    monkeypatch.setattr(cli, "console", Console(file=printed, width=1000))
+    chosen = [argument for setting in SETTINGS for argument in ("--set", setting)]
+    cli.app(
+        ["propose", "grid", "--data", "shapes:", "--out", str(finished_run), "--limit", "1", *chosen],
+        standalone_mode=False,
+    )
+    preview = finished_run / "preview-1"
+    assert parts(finished_run) == before
+    assert proposed(preview).key != proposed(finished_run).key
+    ids = sorted(rows(preview))
+    assert [i.partition("-")[0] for i in ids] == ["train", "val"]
+    assert {i: rows(finished_run)[i]["boxes_xyxy"] for i in ids} == {i: rows(preview)[i]["boxes_xyxy"] for i in ids}
+    assert "preview: 2 images at" in printed.getvalue()
+    assert "All 12 would take about" in printed.getvalue()
+
+
+# --- unusual, broken and deadly files
+
+HEALING = "tail of zeros.jpg"  # as long as the whole file
+DEADLY_TO_READ, DEADLY_TO_SEGMENT = "kills its reader.png", "kills its segmenter.png"
+
+
+class DyingSegmentActor(SegmentActor):
+    """Dies of one image, as a process does that runs out of memory."""
+
+    def _segment(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["image_id"] == DEADLY_TO_SEGMENT:
+            os._exit(1)
+        return super()._segment(row)
+
+
+def dying_fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
+    """Die of one image, as a decoder does that breaks."""
+    if DEADLY_TO_READ in batch["image_id"].to_pylist():
+        os._exit(1)
+    return fetch(batch, longest_side=longest_side)
+
+
+@pytest.fixture(scope="module")
+def broken(
+    ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Path, dict[str, tuple[str, Any]]]]:
+    """A folder of good, unusual, broken and deadly files, proposals of it, and what is expected of each file."""
+    import ray
+
+    folder = tmp_path_factory.mktemp("broken") / "images"
+    folder.mkdir()
+    expected = write_broken_files(folder)
+    for name in (DEADLY_TO_READ, DEADLY_TO_SEGMENT):
+        (folder / name).write_bytes(encode(picture(), "PNG"))
+        expected[name] = ("dropped", "process died")
+    (folder / "labels.csv").write_text("path,labels\nplain.jpg,cat\n")
+    run = folder.parent / "run"
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(propose, "SegmentActor", DyingSegmentActor)
+        patch.setattr(propose, "fetch", dying_fetch)
+        with pytest.raises(TooManyDroppedError, match=r"propose: \d+ of \d+ images were dropped, 0 are allowed"):
+            bring(recipe(str(folder), "resources.rows_per_task=8"), run, max_dropped="1%")
+    yield folder, run, expected
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_each_unusual_or_broken_file_meets_its_fate(broken: tuple[Path, Path, dict[str, tuple[str, Any]]]) -> None:
+    _, run, expected = broken
+    index = current_instance(str(run), "index")
+    assert index is not None
+    assert sorted(index.table(IMAGES).ids()) == sorted(expected)
+    kept = {name: ("kept", tuple(row["size_hw"])) for name, row in rows(run).items()}
+    fates = kept | {name: ("dropped", reason) for name, reason in dropped(run).items()}
+    assert len(fates) == len(kept) + len(dropped(run))
+    assert fates == expected
+
+
+def test_good_rows_stay_and_the_manifest_counts_the_others(
+    broken: tuple[Path, Path, dict[str, tuple[str, Any]]],
+) -> None:
+    _, run, expected = broken
+    manifest = proposed(run).manifest()
+    assert manifest is not None
+    lost = sum(fate == "dropped" for fate, _ in expected.values())
+    assert manifest["images"] == {
+        "images": len(expected),
+        "done": len(expected) - lost,
+        "dropped": lost,
+        "duplicates": 0,
+    }
+    for row in rows(run).values():
+        check_grid_proposals(proposals_from_row(row))
+    for row in proposed(run).dropped.iter_rows():
+        assert row["stage"] == "propose"
+        assert row["uri"].endswith(row["image_id"])
+
+
+def test_a_retry_brings_healed_images_back_and_only_those(
+    broken: tuple[Path, Path, dict[str, tuple[str, Any]]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, run, _ = broken
+    before_rows, before_dropped, before_parts = to_the_bit(run), dropped(run), parts(run)
+    whole = encode(picture(), "JPEG")
+    assert (folder / HEALING).stat().st_size == len(whole)
+    (folder / HEALING).write_bytes(whole)
+
+    command = ["weaksam", "propose", "grid", "--data", str(folder), "--out", str(run), "--retry-dropped"]
+    settings = [argument for setting in SETTINGS for argument in ("--set", setting)]
+    monkeypatch.setattr(sys, "argv", [*command, *settings, "--set", "resources.rows_per_task=8"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    assert "images were dropped, 0 are allowed (--max-dropped 1%)" in capfd.readouterr().err
+
+    healed = {HEALING, DEADLY_TO_READ, DEADLY_TO_SEGMENT}
+    assert rows(run).keys() == before_rows.keys() | healed
+    assert {i: row for i, row in to_the_bit(run).items() if i not in healed} == before_rows
+    assert dropped(run) == {name: reason for name, reason in before_dropped.items() if name not in healed}
+    assert before_parts.items() <= parts(run).items()
