@@ -1,0 +1,190 @@
+"""Processes killed without a warning, at moments that hurt, and what the next run makes of what they left.
+
+Each driver here is a process of its own with a Ray of its own. The result is compared with the stage's own operators called
+one after another in this process, without Ray: to the bit, because on a CPU no image's result depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from pipelines.actors import ActorSpec, SegmentActor, fetch
+from pipelines.propose import planned_images
+from pipelines.recipe import Recipe, load_recipe
+from pipelines.runs import Instance, current_instance
+from pipelines.schemas import IMAGES, PROPOSALS
+from pipelines.stages import resolve
+from weaksam.config import SAM_INPUT_SIDE
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # five drivers, one after another
+
+IMAGES_IN_ALL = 60
+SETTINGS = [
+    f"data.shapes.train={IMAGES_IN_ALL}",
+    "data.shapes.val=0",
+    "data.shapes.test=0",
+    "data.shapes.size=96",
+    "prompts.points_per_side=8",
+    "resources.cpus=2",
+    "resources.segment_actors=1",
+    "resources.threads_per_actor=1",
+    "resources.rows_per_task=1",  # many files: many moments to be killed at
+]
+OTHER_THRESHOLD = "proposals.grid_nms_iou=0.9"
+PATIENCE_S = 280  # of one step; the machine may be busy
+
+
+class Driver(subprocess.Popen[bytes]):
+    """``weaksam propose`` at work in a process of its own; killed when the block ends if it is still there.
+
+    It prints into a file: Ray's helpers inherit a pipe and may hold it open for a while after the driver's end.
+    """
+
+    def __init__(self, run: Path, *settings: str) -> None:
+        arguments = [argument for setting in (*SETTINGS, *settings) for argument in ("--set", setting)]
+        command = ["propose", "grid", "--data", "shapes:", "--out", str(run), *arguments]
+        self.log = run.parent / "driver.log"
+        with self.log.open("w") as log:
+            super().__init__(
+                [sys.executable, "-c", "from pipelines.cli import main; main()", *command],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __exit__(self, *exc: Any) -> None:
+        self.kill()
+        super().__exit__(*exc)
+
+    def wait_until(self, happened: Callable[[], Any], every_s: float = 0.05) -> None:
+        """Wait for something that this driver will bring about."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened():
+            assert self.poll() is None, f"ended too early: {self.log.read_text()}"
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(every_s)
+
+    def process(self, name: str) -> psutil.Process | None:
+        """The descendant whose command line begins with or, for binaries, whose program is ``name``."""
+        for child in psutil.Process(self.pid).children(recursive=True):
+            try:
+                command = child.cmdline()
+            except psutil.Error:
+                continue
+            if command and (command[0].startswith(name) or command[0].endswith(f"/{name}")):
+                return child
+        return None
+
+
+def finish(run: Path, *settings: str) -> str:
+    """Run to the end and return what was printed."""
+    with Driver(run, *settings) as driver:
+        driver.wait(PATIENCE_S)
+        assert driver.returncode == 0, driver.log.read_text()
+    return driver.log.read_text()
+
+
+def instance(run: Path, *settings: str) -> Instance:
+    return resolve(recipe(*settings), str(run), "propose").instance
+
+
+def recipe(*settings: str) -> Recipe:
+    return load_recipe("grid", [*SETTINGS, *settings], "shapes:")[0]
+
+
+def files_of(of: Instance) -> set[str]:
+    """Whatever stands in the folder under a part's name, finished or not."""
+    return {path.name for path in Path(of.folder).glob("part-*.parquet")}
+
+
+def rows_in(of: Instance) -> int:
+    """Rows in finished files."""
+    return of.table(PROPOSALS).count()
+
+
+def to_the_bit(table: pa.Table) -> dict[str, str]:
+    """Rows as texts by image id, each id once; texts hold every digit and compare NaN as equal to NaN."""
+    rows = table.to_pylist()
+    assert len({row["image_id"] for row in rows}) == len(rows), "an id stands there twice"
+    return {row["image_id"]: repr(row) for row in rows}
+
+
+def by_hand(recipe: Recipe, run: Path) -> pa.Table:
+    """The rows that the stage's operators make of the index when they are called one after another."""
+    index = current_instance(str(run), "index")
+    assert index is not None
+    images = planned_images(index.table(IMAGES).read(), recipe)
+    spec = ActorSpec(
+        instance=Instance(str(run), "nowhere", "000"),
+        clues=recipe.clues,
+        clue_weights="",
+        prompts=recipe.prompts,
+        sam=recipe.sam,
+        proposals=recipe.proposals,
+        class_names=(),
+        gallery=frozenset(),
+        threads=1,
+        device="cpu",
+    )
+    return SegmentActor(spec)(fetch(images, longest_side=SAM_INPUT_SIDE[recipe.sam.name]))
+
+
+def test_no_kill_loses_doubles_or_changes_a_row(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    mine, other = instance(run), instance(run, OTHER_THRESHOLD)
+
+    # The driver, in the middle.
+    with Driver(run) as driver:
+        driver.wait_until(lambda: rows_in(mine) >= 3)
+        driver.kill()
+    assert Path(mine.file("_lock")).exists()
+    assert mine.manifest() is None
+    survived = files_of(mine)
+    assert 0 < rows_in(mine) < IMAGES_IN_ALL
+
+    # Another threshold now: a folder of its own, and the interrupted one stays as it is.
+    printed = finish(run, OTHER_THRESHOLD)
+    assert f"not the {mine.key} of before, which stays; what differs:" in printed
+    assert "method.proposals.grid_nms_iou: 0.3 -> 0.9" in printed
+    assert f"{IMAGES_IN_ALL} of {IMAGES_IN_ALL} images to do" in printed
+    assert f"images {IMAGES_IN_ALL} = done {IMAGES_IN_ALL} + dropped 0 · duplicates 0" in printed
+    assert rows_in(other) == IMAGES_IN_ALL
+    assert files_of(mine) >= survived
+
+    # The driver again, the moment a file appears: while it is being written, if luck wills.
+    with Driver(run) as driver:
+        driver.wait_until(lambda: len(files_of(mine)) >= len(survived) + 3, every_s=0.0)
+        driver.kill()
+    assert rows_in(mine) < IMAGES_IN_ALL
+
+    # An actor, which the run must bear; then the raylet, which it cannot.
+    with Driver(run) as driver:
+        start = rows_in(mine)
+        driver.wait_until(lambda: rows_in(mine) >= start + 3)
+        actor = driver.process("ray::MapWorker")
+        assert actor is not None
+        actor.kill()
+        driver.wait_until(lambda: not actor.is_running() and driver.process("ray::MapWorker"))
+        start = rows_in(mine)
+        driver.wait_until(lambda: rows_in(mine) >= start + 6)
+        raylet = driver.process("raylet")
+        assert raylet is not None
+        raylet.kill()
+        driver.wait(PATIENCE_S)
+    assert driver.returncode != 0
+    assert mine.manifest() is None
+    assert rows_in(mine) < IMAGES_IN_ALL
+
+    printed = finish(run)
+    assert f"images {IMAGES_IN_ALL} = done {IMAGES_IN_ALL} + dropped 0 · duplicates 0" in printed
+    assert current_instance(str(run), "propose") == mine
+    assert to_the_bit(mine.table(PROPOSALS).read()) == to_the_bit(by_hand(recipe(), run))
+    assert to_the_bit(mine.table(PROPOSALS).read()) != to_the_bit(other.table(PROPOSALS).read())
