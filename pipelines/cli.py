@@ -356,16 +356,14 @@ def weights_pull(
 
 def main() -> None:
     """Run the command line; a mistake of the user's ends in one line of text, exit code 1 (3: too many images dropped)."""
-    from pipelines.stages import TooManyDroppedError
-
-    for entry_point in _extensions():
-        entry_point.load()(app)
     try:
+        for entry_point in _extensions():
+            entry_point.load()(app)
         app(prog_name="weaksam")
-    except TooManyDroppedError as error:
-        _fail(str(error), 3)
     except WeaksamError as error:
-        _fail(str(error), 1)
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where this one stopped", 130)
 
 
 def _run(

@@ -39,6 +39,8 @@ STAGES: dict[str, Stage] = {
 class TooManyDroppedError(RunError):
     """The work is done and good rows are kept, but more images were dropped than ``--max-dropped`` allows."""
 
+    exit_code = 3
+
 
 @dataclass(frozen=True)
 class Resolved:

@@ -13,7 +13,9 @@ where (file, image id, recipe path) and what to do about it.
 
 
 class WeaksamError(Exception):
-    """Root of all errors raised on purpose; the command line prints it without a traceback."""
+    """Root of all errors raised on purpose; the command line prints it without a traceback and ends with ``exit_code``."""
+
+    exit_code = 1
 
 
 class ConfigError(WeaksamError, ValueError):
