@@ -27,7 +27,7 @@ from weaksam.config import SAM_INPUT_SIDE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # five drivers, one after another
 
-IMAGES_IN_ALL = 60
+IMAGES_IN_ALL = 40
 SETTINGS = [
     f"data.shapes.train={IMAGES_IN_ALL}",
     "data.shapes.val=0",
@@ -82,14 +82,6 @@ class Driver(subprocess.Popen[bytes]):
             if command and (command[0].startswith(name) or command[0].endswith(f"/{name}")):
                 return child
         return None
-
-
-def finish(run: Path, *settings: str) -> str:
-    """Run to the end and return what was printed."""
-    with Driver(run, *settings) as driver:
-        driver.wait(PATIENCE_S)
-        assert driver.returncode == 0, driver.log.read_text()
-    return driver.log.read_text()
 
 
 def instance(run: Path, *settings: str) -> Instance:
@@ -151,12 +143,13 @@ def test_no_kill_loses_doubles_or_changes_a_row(tmp_path: Path) -> None:
     assert 0 < rows_in(mine) < IMAGES_IN_ALL
 
     # Another threshold now: a folder of its own, and the interrupted one stays as it is.
-    printed = finish(run, OTHER_THRESHOLD)
+    with Driver(run, OTHER_THRESHOLD) as driver:
+        driver.wait_until(lambda: rows_in(other) >= 1)
+        driver.kill()
+    printed = driver.log.read_text()
     assert f"not the {mine.key} of before, which stays; what differs:" in printed
     assert "method.proposals.grid_nms_iou: 0.3 -> 0.9" in printed
     assert f"{IMAGES_IN_ALL} of {IMAGES_IN_ALL} images to do" in printed
-    assert f"images {IMAGES_IN_ALL} = done {IMAGES_IN_ALL} + dropped 0 · duplicates 0" in printed
-    assert rows_in(other) == IMAGES_IN_ALL
     assert files_of(mine) >= survived
 
     # The driver again, the moment a file appears: while it is being written, if luck wills.
@@ -183,8 +176,12 @@ def test_no_kill_loses_doubles_or_changes_a_row(tmp_path: Path) -> None:
     assert mine.manifest() is None
     assert rows_in(mine) < IMAGES_IN_ALL
 
-    printed = finish(run)
+    with Driver(run) as driver:
+        driver.wait(PATIENCE_S)
+        printed = driver.log.read_text()
+    assert driver.returncode == 0, printed
     assert f"images {IMAGES_IN_ALL} = done {IMAGES_IN_ALL} + dropped 0 · duplicates 0" in printed
     assert current_instance(str(run), "propose") == mine
-    assert to_the_bit(mine.table(PROPOSALS).read()) == to_the_bit(by_hand(recipe(), run))
-    assert to_the_bit(mine.table(PROPOSALS).read()) != to_the_bit(other.table(PROPOSALS).read())
+    rows = to_the_bit(mine.table(PROPOSALS).read())
+    assert rows == to_the_bit(by_hand(recipe(), run))
+    assert all(rows[image_id] != row for image_id, row in to_the_bit(other.table(PROPOSALS).read()).items())
