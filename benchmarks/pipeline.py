@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from weaksam.heap import KEEP_HEAP_ENV
+
 
 def main() -> None:
     """Run every measurement in a process of its own and print the tables."""
@@ -59,8 +61,6 @@ def main() -> None:
 
 
 def _in_fresh_process(**case: object) -> dict[str, float]:
-    from pipelines.cluster import KEEP_HEAP_ENV
-
     command = [sys.executable, "-m", "benchmarks.pipeline", "--measure", json.dumps(case)]
     environment = {**os.environ, **KEEP_HEAP_ENV, "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -11,13 +11,6 @@ from weaksam.errors import RunError
 
 logger = logging.getLogger(__name__)
 
-# glibc hands every freed block of more than 32 MB back to the kernel and faults it in again; SAM's decoder makes such
-# blocks all the time. Keeping the heap more than doubles its speed on CPU. Read only when a process starts.
-KEEP_HEAP_ENV = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "1000000000",
-}
 _OBJECT_STORE_BYTES = 512 * 2**20  # encoded images and boxes are small; pixels never enter the store
 
 

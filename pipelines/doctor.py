@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pipelines.cluster import KEEP_HEAP_ENV, usable_cpus
+from pipelines.cluster import usable_cpus
 from weaksam.errors import WeaksamError
 from weaksam.files import is_folder, is_remote, open_fs
+from weaksam.heap import KEEP_HEAP_ENV
 from weaksam.weights import BUILTIN_SAM, file_sha256
 
 State = Literal["ok", "warn", "fail"]

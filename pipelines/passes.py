@@ -22,6 +22,7 @@ from pipelines.progress import rows_progress
 from pipelines.runs import prove
 from pipelines.stage import Job
 from pipelines.store import Table
+from weaksam.heap import KEEP_HEAP_ENV
 
 Operators = Callable[[Any, "ActorPools"], Any]  # from a Ray Dataset of planned rows to one of the table's rows
 
@@ -58,7 +59,7 @@ class ActorPools:
             ),
             num_cpus=self.sizes.cpu_share,
             num_gpus=self.sizes.gpu_share or None,
-            runtime_env={"env_vars": cluster.KEEP_HEAP_ENV},
+            runtime_env={"env_vars": KEEP_HEAP_ENV},
             max_restarts=-1,
             max_task_retries=self._deaths,
         )

@@ -39,7 +39,7 @@ class DataConfig:
 
     uri: str = ""  # folder, s3://… or "shapes:"; usually given on the command line as --data
     kind: Literal["auto", "voc", "coco", "folder", "shapes"] = "auto"
-    train_split: str = "auto"  # image-level labels are granted to this split only; "auto" asks the data set
+    train_split: str = "auto"  # labels are granted to this split only; "auto" asks the data set, "none" grants none
     splits: tuple[str, ...] = ()  # splits to index; empty = all that the data set has
     include_difficult: bool = False  # labels for training count objects marked difficult (method 0.2)
     limit: int = 0  # first images of each split in hash order, for previews (--limit); 0 = all

@@ -49,7 +49,7 @@ class GroundTruth:
     class_index: NDArray[np.int64]  # [N]
     difficult: NDArray[np.bool_]  # [N] VOC's difficult flag; never set by COCO
     crowd: NDArray[np.bool_]  # [N] COCO's iscrowd; never set by VOC
-    clipped: int = 0  # boxes that reached outside their image and were cut to it
+    clipped: int = 0  # boxes cut to their image, those left without area and so left out included
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipelines import doctor
-from pipelines.cluster import KEEP_HEAP_ENV
 from tests.s3_server import s3_server
+from weaksam.heap import KEEP_HEAP_ENV
 
 LOCK = """\
 numpy==2.4.6 ; python_full_version < '3.12' \\

@@ -11,13 +11,14 @@ from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 from weaksam.datasets.shapes import draw, reserved_seed
 from weaksam.sam import small, train_small
 from weaksam.sam.train_small import Recipe, decode, learning_rate, load_weights, mask_losses, training_loss
+from weaksam.weights import BUILTIN_SAM
 
 TINY = Recipe(steps=4, images=4, batch_size=2, warmup_steps=2)
 
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_weights(small.WEIGHTS)
+    return load_weights(BUILTIN_SAM)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +35,8 @@ def corpus(drawings):
 
 
 def test_the_shipped_file_is_small_and_half_precision():
-    assert small.WEIGHTS.stat().st_size < 10_000_000
-    state = train_small.load_file(small.WEIGHTS)
+    assert BUILTIN_SAM.stat().st_size < 10_000_000
+    state = train_small.load_file(BUILTIN_SAM)
     assert {value.dtype for value in state.values()} == {torch.float16}
 
 

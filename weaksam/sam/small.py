@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
-
-WEIGHTS = Path(__file__).with_name("weights") / "small.safetensors"
 
 IMAGE_SIZE = 128  # pixels, the longer side after resizing
 PATCH_SIZE = 8  # pixels per token
@@ -52,7 +49,7 @@ class ConvStem(nn.Module):
 
 
 def build_small_sam() -> Sam:
-    """The network with random weights, in evaluation mode; ``WEIGHTS`` holds the trained ones."""
+    """The network with random weights, in evaluation mode; ``weaksam.weights.BUILTIN_SAM`` holds the trained ones."""
     encoder = ImageEncoderViT(
         img_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,

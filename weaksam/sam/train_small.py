@@ -33,16 +33,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weaksam.datasets.shapes import draw, reserved_seed
-from weaksam.sam.small import IMAGE_SIZE, WEIGHTS, build_small_sam
+from weaksam.heap import KEEP_HEAP_ENV
+from weaksam.sam.small import IMAGE_SIZE, build_small_sam
+from weaksam.weights import BUILTIN_SAM
 
 logger = logging.getLogger(__name__)
 
-# glibc returns large blocks to the system after every step and faults them in again; keeping them is much faster.
-MALLOC_SETTINGS = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "1000000000",
-}
 SAVE_EVERY = 500  # steps
 VAL_IMAGES = 60  # measured at every save
 TEST_IMAGES = 300  # measured at the end and by --evaluate
@@ -409,7 +405,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--images", type=int, default=Recipe.images)
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="safetensors file to write, or to evaluate")
+    parser.add_argument("--out", type=Path, default=BUILTIN_SAM, help="safetensors file to write, or to evaluate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside --out")
     parser.add_argument("--evaluate", action="store_true", help=f"only measure --out on {TEST_IMAGES} fresh images")
@@ -426,6 +422,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if not MALLOC_SETTINGS.items() <= os.environ.items():
-        os.execve(sys.executable, [*sys.orig_argv], os.environ | MALLOC_SETTINGS)  # they act at process start only
+    if not KEEP_HEAP_ENV.items() <= os.environ.items():
+        os.execve(sys.executable, [*sys.orig_argv], os.environ | KEEP_HEAP_ENV)  # they act at process start only
     main()
