@@ -16,13 +16,12 @@ def area(boxes_xyxy: Tensor) -> Tensor:
     """Area of each box in square pixels.
 
     Args:
-        boxes_xyxy: ``[N, 4]``; a box whose right is left of its left counts as empty.
+        boxes_xyxy: ``[..., 4]``; a box whose right is left of its left counts as empty.
 
     Returns:
-        ``[N]``, 0 or more.
+        ``[...]``, 0 or more.
     """
-    sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clamp(min=0)
-    return sides[:, 0] * sides[:, 1]
+    return (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0).prod(dim=-1)
 
 
 def clip_boxes(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -44,16 +43,17 @@ def iou_matrix(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """Intersection over union of every box of one set with every box of another.
 
     Args:
-        a_xyxy: ``[N, 4]``.
-        b_xyxy: ``[M, 4]``.
+        a_xyxy: ``[..., N, 4]``.
+        b_xyxy: ``[..., M, 4]``; leading dimensions are pairs of sets.
 
     Returns:
-        ``[N, M]`` in [0, 1]. Two empty boxes have IoU 0, not NaN. No boxes give ``[0, M]`` or ``[N, 0]``.
+        ``[..., N, M]`` in [0, 1]. Two empty boxes have IoU 0, not NaN. No boxes give ``[..., 0, M]`` or ``[..., N, 0]``.
     """
-    top_left = torch.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
-    bottom_right = torch.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
+    a, b = a_xyxy[..., :, None, :], b_xyxy[..., None, :, :]
+    top_left = torch.maximum(a[..., :2], b[..., :2])
+    bottom_right = torch.minimum(a[..., 2:], b[..., 2:])
     intersection = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
-    union = area(a_xyxy)[:, None] + area(b_xyxy)[None, :] - intersection
+    union = area(a) + area(b) - intersection
     return torch.where(union > 0, intersection / union, 0.0)
 
 

@@ -1,0 +1,295 @@
+"""Multiple-instance learning on proposals: scores, pseudo labels and losses of WSDDN, OICR and MIST (method 4.2-4.4).
+
+Pure functions over a padded batch, without a loop over proposals:
+
+    B images    R proposals (of the image that has most)    C classes    M classes present (in the image that has most)
+
+``real [B, R]`` says which proposals are there; the rest of a row is padding and changes nothing. An image without
+proposals or without a class present is allowed and costs nothing. Every function computes in float32, whatever autocast
+says: probabilities here are products of two softmaxes over thousands of proposals, far below what bf16 resolves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import nms
+
+from weaksam.boxes import iou_matrix
+
+BACKGROUND = -1  # the class index of a proposal that shows none of the classes
+MIN_PROPOSALS_FOR_SHARE = 10  # MIST ranks a share of the proposals, but of fewer than this the best one alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabels:
+    """What a refinement branch is to learn about each proposal; without gradient."""
+
+    class_index: Tensor  # int64 [B, R], BACKGROUND or 0..C-1
+    weight: Tensor  # float32 [B, R], 0 where nothing is to be learnt
+    target_boxes_xyxy: Tensor  # float32 [B, R, 4], of the pseudo ground truth that overlaps most
+
+
+def pad(values: Tensor, counts: list[int]) -> Tensor:
+    """Lay the proposals of a batch, one image after the other, out as one row per image.
+
+    Args:
+        values: ``[N, ...]``.
+        counts: proposals of each image, N in all.
+
+    Returns:
+        ``[B, R, ...]``, padded with zeros.
+    """
+    return torch.nn.utils.rnn.pad_sequence(list(values.split(counts)), batch_first=True)
+
+
+def real_proposals(counts: list[int], device: torch.device | None = None) -> Tensor:
+    """Return the bool mask ``[B, R]`` that goes with ``pad``."""
+    most = max(counts, default=0)
+    return torch.arange(most, device=device)[None] < torch.tensor(counts, device=device)[:, None]
+
+
+def wsddn_scores(class_logits: Tensor, detection_logits: Tensor, real: Tensor) -> Tensor:
+    """Score every proposal for every class: softmax over classes times softmax over the image's proposals (WSDDN, eq. 2-4).
+
+    Args:
+        class_logits: ``[B, R, C]``; a background column, if there is one, counts as a class.
+        detection_logits: ``[B, R, C]``.
+        real: ``[B, R]``.
+
+    Returns:
+        float32 ``[B, R, C]`` in [0, 1], summing to at most 1 over an image's proposals; 0 for padding.
+    """
+    of_class = class_logits.float().softmax(dim=2)
+    # A row without any proposal would be NaN, also in its gradient, had it nothing finite to normalise by.
+    lowest = torch.finfo(torch.float32).min
+    among_proposals = detection_logits.float().masked_fill(~real[..., None], lowest).softmax(dim=1)
+    return of_class * among_proposals * real[..., None]
+
+
+def image_loss(scores: Tensor, labels: Tensor, real: Tensor, *, epsilon: float, mean: bool) -> Tensor:
+    """Binary cross-entropy of the image scores against the image's labels (WSDDN, eq. 5).
+
+    Args:
+        scores: ``[B, R, C]`` of ``wsddn_scores``; their sum over the proposals is the image's score.
+        labels: bool ``[B, C]``.
+        real: ``[B, R]``.
+        epsilon: image scores are kept this far from 0 and 1; 0 in OICR, 1e-8 in MIST. Logarithms end at -100 anyway.
+        mean: over classes (MIST) or their sum (OICR).
+
+    Returns:
+        float32 ``[B]``; 0 for an image without proposals.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        of_image = scores.sum(dim=1).clamp(epsilon, 1 - epsilon)
+        losses = F.binary_cross_entropy(of_image, labels.to(of_image.dtype), reduction="none")
+    return (losses.mean(dim=1) if mean else losses.sum(dim=1)) * real.any(dim=1)
+
+
+@torch.no_grad()
+def mine_mist(
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    real: Tensor,
+    labels: Tensor,
+    *,
+    share: float = 0.15,
+    max_overlap: float = 0.2,
+    min_iou: float = 0.5,
+) -> PseudoLabels:
+    """Take the best proposals of each present class that overlap no better one as pseudo ground truth (MIST, algorithm 1).
+
+    Of an image's R proposals the ``int(share * R)`` best of a class are looked at, and at least one. One of them is pseudo
+    ground truth if its IoU with *every* better one, kept or not, is below ``max_overlap``, which is stricter than NMS.
+
+    Args:
+        boxes_xyxy: ``[B, R, 4]``.
+        scores: ``[B, R, C]`` of the branch before; equal ones rank by index.
+        real: ``[B, R]``.
+        labels: bool ``[B, C]``.
+        share: in [0, 1]; 0 = the best one alone, which is OICR's rule.
+        max_overlap: IoU in [0, 1]; lower is stricter.
+        min_iou: a proposal gets the class of the pseudo ground truth that overlaps it most if their IoU reaches this.
+    """
+    classes, present = _present_classes(labels)
+    scores = scores.float()
+    slots = scores.masked_fill(~real[..., None], -1).transpose(1, 2).gather(1, _expand(classes, scores.shape[1]))
+    looked_at = _looked_at(real.sum(dim=1), share)  # [B]
+    most = int(looked_at.max()) if len(looked_at) else 0
+    ranked_scores, ranked = slots.sort(dim=2, descending=True, stable=True)  # [B, M, R]
+    ranked_scores, ranked = ranked_scores[..., :most], ranked[..., :most]
+    rows = torch.arange(len(boxes_xyxy), device=ranked.device)[:, None, None]
+    candidates = boxes_xyxy[rows, ranked]  # [B, M, K, 4]
+    with_better = iou_matrix(candidates, candidates).tril(diagonal=-1)
+    apart = (with_better < max_overlap).all(dim=3)
+    in_time = torch.arange(most, device=ranked.device) < looked_at[:, None, None]
+    chosen = apart & in_time & present[..., None]
+    of_class = classes[..., None].expand_as(ranked)
+    return _assign(
+        boxes_xyxy,
+        real,
+        *_compact(candidates.flatten(1, 2), of_class.flatten(1), ranked_scores.flatten(1), chosen.flatten(1)),
+        min_iou=min_iou,
+    )
+
+
+@torch.no_grad()
+def mine_oicr(
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    real: Tensor,
+    labels: Tensor,
+    *,
+    near_top: float = 0.9,
+    nms_iou: float = 0.5,
+    min_iou: float = 0.5,
+    ignore_below: float = 0.0,
+) -> PseudoLabels:
+    """Take every proposal that scores nearly as well as the best of a present class as pseudo ground truth (OICR's code).
+
+    Those of all classes then suppress each other by one NMS. The paper's own rule, the single best proposal of a class, is
+    ``mine_mist`` with a ``share`` of 0.
+
+    Args:
+        boxes_xyxy: ``[B, R, 4]``.
+        scores: ``[B, R, C]`` of the branch before.
+        real: ``[B, R]``.
+        labels: bool ``[B, C]``.
+        near_top: in [0, 1]; a proposal needs this share of the best score of its class. Higher is stricter.
+        nms_iou: suppression over all classes together, the higher score stays.
+        min_iou: as in ``mine_mist``.
+        ignore_below: a proposal whose best IoU is below it gets weight 0 (PCL's ignored band); 0 ignores none.
+    """
+    classes, present = _present_classes(labels)
+    scores = scores.float()
+    slots = scores.masked_fill(~real[..., None], -1).transpose(1, 2).gather(1, _expand(classes, scores.shape[1]))
+    if slots.numel():
+        near = slots >= near_top * slots.amax(dim=2, keepdim=True)
+    else:
+        near = slots > 0
+    chosen = (near & present[..., None] & real[:, None]).flatten(1)  # [B, M * R]
+    candidates = boxes_xyxy[:, None].expand(*slots.shape, 4).flatten(1, 2)
+    of_class, score = classes[..., None].expand_as(slots).flatten(1), slots.flatten(1)
+    kept = torch.zeros_like(chosen)
+    for row in range(len(chosen)):
+        (places,) = chosen[row].nonzero(as_tuple=True)
+        kept[row, places[nms(candidates[row, places].float(), score[row, places], nms_iou)]] = True
+    return _assign(
+        boxes_xyxy,
+        real,
+        *_compact(candidates, of_class, score, kept),
+        min_iou=min_iou,
+        ignore_below=ignore_below,
+    )
+
+
+def refinement_loss(logits: Tensor, pseudo: PseudoLabels, real: Tensor, *, epsilon: float = 0.0) -> Tensor:
+    """Weighted cross-entropy of a refinement branch, averaged over an image's proposals (OICR, eq. 4).
+
+    Args:
+        logits: ``[B, R, 1 + C]``, the background first.
+        pseudo: what to learn.
+        real: ``[B, R]``.
+        epsilon: added to the probability under the logarithm: 1e-6 in OICR's code, 0 in MIST's.
+
+    Returns:
+        float32 ``[B]``; 0 for an image without proposals.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        if epsilon:
+            log_p = (logits.float().softmax(dim=2) + epsilon).log()
+        else:
+            log_p = logits.float().log_softmax(dim=2)
+        picked = log_p.gather(2, (pseudo.class_index + 1)[..., None])[..., 0]
+        return _mean_over_proposals(-pseudo.weight * picked, real)
+
+
+def box_loss(deltas: Tensor, target_deltas: Tensor, pseudo: PseudoLabels, real: Tensor) -> Tensor:
+    """Weighted Smooth-L1 (beta 1, summed over the four coordinates) of foreground proposals (MIST, eq. 6).
+
+    Args:
+        deltas: ``[B, R, 1 + C, 4]``, one set per class, the background's first; or ``[B, R, 1, 4]`` for all classes alike.
+        target_deltas: ``[B, R, 4]``, what takes each proposal to its pseudo ground truth.
+        pseudo: which proposals are foreground, and their weights.
+        real: ``[B, R]``.
+
+    Returns:
+        float32 ``[B]``: the sum over foreground proposals divided by the number of all of the image's proposals.
+    """
+    with torch.autocast(deltas.device.type, enabled=False):
+        foreground = pseudo.class_index != BACKGROUND
+        column = (pseudo.class_index + 1) * foreground if deltas.shape[2] > 1 else torch.zeros_like(pseudo.class_index)
+        own = deltas.float().gather(2, column[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
+        # A background proposal has no target: whatever stands there must not reach the gradient, not even as 0 * inf.
+        target = torch.where(foreground[..., None], target_deltas.float(), own.detach())
+        distance = F.smooth_l1_loss(own, target, reduction="none", beta=1.0).sum(dim=2)
+        return _mean_over_proposals(pseudo.weight * distance, real)
+
+
+def _present_classes(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices of the classes present, ascending, as ``[B, M]``, and which of these places are filled."""
+    most = int(labels.sum(dim=1).max()) if len(labels) else 0
+    order = labels.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return order, labels.gather(1, order)
+
+
+def _expand(classes: Tensor, proposals: int) -> Tensor:
+    return classes[..., None].expand(-1, -1, proposals)
+
+
+def _looked_at(proposals: Tensor, share: float) -> Tensor:
+    """Return how many of an image's best proposals of a class are looked at, int64 ``[B]``."""
+    ranked = (proposals.double() * share).floor().long().clamp(min=1)
+    return torch.where(proposals < MIN_PROPOSALS_FOR_SHARE, torch.ones_like(ranked), ranked) * (proposals > 0)
+
+
+def _compact(boxes: Tensor, classes: Tensor, scores: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Move the chosen of ``[B, S, ...]`` to the front, in their order, and cut the rest off."""
+    most = int(chosen.sum(dim=1).max()) if len(chosen) else 0
+    order = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return (
+        boxes.gather(1, order[..., None].expand(-1, -1, 4)),
+        classes.gather(1, order),
+        scores.gather(1, order),
+        chosen.gather(1, order),
+    )
+
+
+def _assign(
+    boxes_xyxy: Tensor,
+    real: Tensor,
+    truth_xyxy: Tensor,
+    truth_class: Tensor,
+    truth_score: Tensor,
+    is_truth: Tensor,
+    *,
+    min_iou: float,
+    ignore_below: float = 0.0,
+) -> PseudoLabels:
+    """Give every proposal the pseudo ground truth that overlaps it most, the first one of equals.
+
+    Its score is the proposal's weight also where the overlap is too small and the proposal is background: confidence in
+    what is there is confidence in what is not.
+    """
+    if truth_xyxy.shape[1] == 0:
+        return PseudoLabels(
+            class_index=torch.full(real.shape, BACKGROUND, device=real.device),
+            weight=torch.zeros(real.shape, device=real.device),
+            target_boxes_xyxy=boxes_xyxy.float(),
+        )
+    overlap = iou_matrix(boxes_xyxy, truth_xyxy).masked_fill(~is_truth[:, None], -1)
+    best, nearest = overlap.max(dim=2)  # the first of equals
+    learnt = real & (best >= max(ignore_below, 0))
+    foreground = learnt & (best >= min_iou)
+    return PseudoLabels(
+        class_index=torch.where(foreground, truth_class.gather(1, nearest), BACKGROUND),
+        weight=torch.where(learnt, truth_score.gather(1, nearest), 0.0),
+        target_boxes_xyxy=truth_xyxy.gather(1, nearest[..., None].expand(-1, -1, 4)).float(),
+    )
+
+
+def _mean_over_proposals(values: Tensor, real: Tensor) -> Tensor:
+    return (values * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
