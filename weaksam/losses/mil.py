@@ -43,7 +43,7 @@ def pad(values: Tensor, counts: list[int]) -> Tensor:
     Returns:
         ``[B, R, ...]``, padded with zeros.
     """
-    return torch.nn.utils.rnn.pad_sequence(list(values.split(counts)), batch_first=True)
+    return torch.nn.utils.rnn.pad_sequence(list(torch.split(values, counts)), batch_first=True)
 
 
 def real_proposals(counts: list[int], device: torch.device | None = None) -> Tensor:
@@ -166,10 +166,8 @@ def mine_oicr(
     classes, present = _present_classes(labels)
     scores = scores.float()
     slots = scores.masked_fill(~real[..., None], -1).transpose(1, 2).gather(1, _expand(classes, scores.shape[1]))
-    if slots.numel():
-        near = slots >= near_top * slots.amax(dim=2, keepdim=True)
-    else:
-        near = slots > 0
+    best = slots.amax(dim=2, keepdim=True) if slots.numel() else slots
+    near = slots >= near_top * best
     chosen = (near & present[..., None] & real[:, None]).flatten(1)  # [B, M * R]
     candidates = boxes_xyxy[:, None].expand(*slots.shape, 4).flatten(1, 2)
     of_class, score = classes[..., None].expand_as(slots).flatten(1), slots.flatten(1)
@@ -199,10 +197,8 @@ def refinement_loss(logits: Tensor, pseudo: PseudoLabels, real: Tensor, *, epsil
         float32 ``[B]``; 0 for an image without proposals.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        if epsilon:
-            log_p = (logits.float().softmax(dim=2) + epsilon).log()
-        else:
-            log_p = logits.float().log_softmax(dim=2)
+        p = logits.float().softmax(dim=2)
+        log_p = (p + epsilon).log() if epsilon else logits.float().log_softmax(dim=2)
         picked = log_p.gather(2, (pseudo.class_index + 1)[..., None])[..., 0]
         return _mean_over_proposals(-pseudo.weight * picked, real)
 
