@@ -126,6 +126,7 @@ def _part(sam: Sam, encoded: EncodedImage, prompts: Prompts, first_prompt: int, 
         encoded,
         prompts.points_xy,
         mask_indices=_ALL_MASKS if is_grid else config.clue_mask_indices,
+        min_predicted_iou=config.min_predicted_iou if is_grid else None,
         stability_offset=config.stability_offset if is_grid else None,
         keep_logits=config.keep_masks,
     )

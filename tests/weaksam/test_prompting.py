@@ -126,6 +126,22 @@ def test_stability_is_nan_without_a_pixel_at_the_lower_threshold_and_where_it_is
     assert decode_prompts(sam, encoded, points_on(image, 1)).stability.isnan().all()
 
 
+def test_masks_of_too_small_a_predicted_iou_are_not_looked_at_and_the_others_are_the_same():
+    sam, image = trained_sam(), drawn_image(75, 100)
+    encoded, points_xy = encode_image(sam, image), points_on(image, *[1] * 12)
+    every = decode_prompts(sam, encoded, points_xy, stability_offset=OFFSET)
+    threshold = every.predicted_iou.median().item()  # which is one of them, and does not exceed itself
+    some = decode_prompts(sam, encoded, points_xy, min_predicted_iou=threshold, stability_offset=OFFSET)
+    looked_at = every.predicted_iou > threshold
+    assert 0 < looked_at.sum() < len(looked_at)
+    assert torch.equal(some.predicted_iou, every.predicted_iou)
+    for column in ("boxes_xyxy", "empty", "stability"):
+        assert torch.equal(getattr(some, column)[looked_at], getattr(every, column)[looked_at]), column
+    assert not some.boxes_xyxy[~looked_at].any()
+    assert some.empty[~looked_at].all()
+    assert some.stability[~looked_at].isnan().all()
+
+
 def test_no_prompts_get_no_answers():
     sam = lively_sam()
     decoded = decode_prompts(sam, encode_image(sam, noise(60, 80)), [], stability_offset=OFFSET, keep_logits=True)

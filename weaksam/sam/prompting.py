@@ -53,9 +53,9 @@ class Decoded:
     """
 
     boxes_xyxy: Tensor  # [N, 4], right and bottom exclusive; zeros where the mask is empty
-    empty: Tensor  # bool [N], the mask has no pixel
+    empty: Tensor  # bool [N], the mask has no pixel, or was not looked at
     predicted_iou: Tensor  # [N], SAM's own estimate; near [0, 1] but not bound to it
-    stability: Tensor  # [N] in [0, 1], NaN for a mask with no pixel even at the lower threshold, or if not asked for
+    stability: Tensor  # [N] in [0, 1], NaN for a mask with no pixel even at the lower threshold, or not looked at
     prompt_index: Tensor  # int64 [N]
     mask_index: Tensor  # int64 [N], of SAM's three masks: 0 sub-part, 1 part, 2 whole
     low_res_logits: Tensor | None  # [N, h', w'] on the model's device, only if asked for
@@ -88,6 +88,7 @@ def decode_prompts(
     points_xy: Sequence[NDArray[np.float32]],
     *,
     mask_indices: Sequence[int] = (0, 1, 2),
+    min_predicted_iou: float | None = None,
     stability_offset: float | None = None,
     keep_logits: bool = False,
 ) -> Decoded:
@@ -99,6 +100,9 @@ def decode_prompts(
         points_xy: one ``[n, 2]`` array per prompt, n at least 1, pixels of the image itself; all points are positive and
             those of one prompt are prompted together. Prompts with the same n share batches.
         mask_indices: which of the three masks per prompt, each of 0..2.
+        min_predicted_iou: a mask whose predicted IoU does not exceed it is not looked at: its row has no box, no stability
+            and counts as empty. Most of a grid's points lie on background, and looking is half of the work. ``None``
+            looks at all.
         stability_offset: logits; stability compares the masks at this far above and below the threshold. ``None``
             leaves it unmeasured.
         keep_logits: also keep the low-resolution logits, from which ``full_masks`` makes masks; about 200 kB a mask.
@@ -109,15 +113,20 @@ def decode_prompts(
     decoder = _PromptedDecoder(sam, encoded)
     shape = (len(points_xy), len(mask_indices))
     boxes_xyxy = torch.zeros(*shape, 4, device=sam.device)
-    empty = torch.zeros(shape, dtype=torch.bool, device=sam.device)
-    stability, predicted_iou = torch.zeros(2, *shape, device=sam.device)
+    empty = torch.ones(shape, dtype=torch.bool, device=sam.device)
+    predicted_iou = torch.zeros(shape, device=sam.device)
+    stability = torch.full(shape, torch.nan, device=sam.device)
     low_res_logits = torch.zeros(*shape, *decoder.logits_hw, device=sam.device) if keep_logits else None
     for prompt_index in _chunks(points_xy, decoder.prompts_at_once):
         points = torch.from_numpy(np.stack([points_xy[i] for i in prompt_index]))
         logits, predicted_iou[prompt_index] = decoder.logits(points, mask_indices)
-        boxes_xyxy[prompt_index], empty[prompt_index], stability[prompt_index] = (
-            column.view(*logits.shape[:2], *column.shape[1:])
-            for column in measure_masks(sam, encoded, logits.flatten(0, 1), stability_offset)
+        looked_at = torch.ones_like(predicted_iou[prompt_index], dtype=torch.bool)
+        if min_predicted_iou is not None:
+            looked_at = predicted_iou[prompt_index] > min_predicted_iou
+        prompt, mask = looked_at.nonzero(as_tuple=True)
+        rows = torch.tensor(prompt_index, device=sam.device)[prompt], mask
+        boxes_xyxy[rows], empty[rows], stability[rows] = measure_masks(
+            sam, encoded, logits[prompt, mask], stability_offset
         )
         if low_res_logits is not None:
             low_res_logits[prompt_index] = logits
