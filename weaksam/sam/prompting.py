@@ -101,8 +101,8 @@ def decode_prompts(
             those of one prompt are prompted together. Prompts with the same n share batches.
         mask_indices: which of the three masks per prompt, each of 0..2.
         min_predicted_iou: a mask whose predicted IoU does not exceed it is not looked at: its row has no box, no stability
-            and counts as empty. Most of a grid's points lie on background, and looking is half of the work. ``None``
-            looks at all.
+            and counts as empty. Most of a grid's points lie on background, and looking is most of the work. ``None``
+            looks at all. With ``keep_logits`` those of a prompt without any other mask are zero.
         stability_offset: logits; stability compares the masks at this far above and below the threshold. ``None``
             leaves it unmeasured.
         keep_logits: also keep the low-resolution logits, from which ``full_masks`` makes masks; about 200 kB a mask.
@@ -119,17 +119,19 @@ def decode_prompts(
     low_res_logits = torch.zeros(*shape, *decoder.logits_hw, device=sam.device) if keep_logits else None
     for prompt_index in _chunks(points_xy, decoder.prompts_at_once):
         points = torch.from_numpy(np.stack([points_xy[i] for i in prompt_index]))
-        logits, predicted_iou[prompt_index] = decoder.logits(points, mask_indices)
-        looked_at = torch.ones_like(predicted_iou[prompt_index], dtype=torch.bool)
-        if min_predicted_iou is not None:
-            looked_at = predicted_iou[prompt_index] > min_predicted_iou
-        prompt, mask = looked_at.nonzero(as_tuple=True)
-        rows = torch.tensor(prompt_index, device=sam.device)[prompt], mask
-        boxes_xyxy[rows], empty[rows], stability[rows] = measure_masks(
-            sam, encoded, logits[prompt, mask], stability_offset
+        tokens, image, estimates = decoder.attend(points, mask_indices)
+        predicted_iou[prompt_index] = estimates
+        looked_at = estimates > (-torch.inf if min_predicted_iou is None else min_predicted_iou)
+        (prompt,) = looked_at.any(dim=1).nonzero(as_tuple=True)
+        rows, looked_at = torch.tensor(prompt_index, device=sam.device)[prompt], looked_at[prompt]
+        logits = decoder.logits(tokens[prompt], image[prompt], mask_indices)
+        row, mask = looked_at.nonzero(as_tuple=True)
+        measured = rows[row], mask
+        boxes_xyxy[measured], empty[measured], stability[measured] = measure_masks(
+            sam, encoded, logits[row, mask], stability_offset
         )
         if low_res_logits is not None:
-            low_res_logits[prompt_index] = logits
+            low_res_logits[rows] = logits
     return Decoded(
         boxes_xyxy=boxes_xyxy.flatten(0, 1).cpu(),
         empty=empty.flatten().cpu(),
@@ -253,15 +255,15 @@ class _PromptedDecoder:
         logits = math.floor((input_pixels - 0.5) * tokens * _LOGITS_PER_TOKEN / input_side - 0.5) + 2
         return min(tokens, math.ceil(logits / _LOGITS_PER_TOKEN))
 
-    def logits(self, points_xy: Tensor, mask_indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Logits and predicted IoU of a chunk of prompts.
+    def attend(self, points_xy: Tensor, mask_indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Let a chunk of prompts and the image attend to each other, which is enough to estimate the masks' IoU.
 
         Args:
             points_xy: ``[P, n, 2]`` on the CPU, pixels of the image.
             mask_indices: which K of SAM's masks.
 
         Returns:
-            ``[P, K, h', w']`` with ``logits_hw``, and ``[P, K]``.
+            Tokens ``[P, T, C]`` and image tokens ``[P, N, C]`` for ``logits``, and predicted IoU ``[P, K]``.
         """
         decoder = self._decoder
         prompt_tokens = self._prompt_tokens(points_xy)
@@ -269,12 +271,14 @@ class _PromptedDecoder:
         tokens = torch.cat((output_tokens.expand(len(prompt_tokens), -1, -1), prompt_tokens), dim=1)
         tokens, image = two_way_transformer(decoder.transformer, tokens, self._image, self._image_pe)
         # Token 0 predicts the IoUs, token 1 is the mask for unambiguous prompts, 2..4 are the three masks wanted here.
-        predicted_iou = decoder.iou_prediction_head(tokens[:, 0])[:, [1 + m for m in mask_indices]]
-        kernels = torch.stack(
-            [decoder.output_hypernetworks_mlps[1 + m](tokens[:, 2 + m]) for m in mask_indices], dim=1
-        )  # [P, K, c]
+        return tokens, image, decoder.iou_prediction_head(tokens[:, 0])[:, [1 + m for m in mask_indices]]
+
+    def logits(self, tokens: Tensor, image: Tensor, mask_indices: Sequence[int]) -> Tensor:
+        """Logits ``[P, K, h', w']`` with ``logits_hw`` of the K masks asked for, from what ``attend`` returned."""
+        mlps = self._decoder.output_hypernetworks_mlps
+        kernels = torch.stack([mlps[1 + m](tokens[:, 2 + m]) for m in mask_indices], dim=1)  # [P, K, c]
         logits = kernels @ self._upscale(image).flatten(1, 2).transpose(1, 2)
-        return logits.view(*kernels.shape[:2], *self.logits_hw), predicted_iou
+        return logits.view(*kernels.shape[:2], *self.logits_hw)
 
     def _prompt_tokens(self, points_xy: Tensor) -> Tensor:
         """``[P, n + 1, C]``: the points at the scale of the encoder's input, all positive, and SAM's padding token."""
