@@ -107,7 +107,7 @@ class PromptActor:
 
     def _prompt(self, row: dict[str, Any]) -> dict[str, Any]:
         keep = _heat_map_writer(self._spec.instance, row["image_id"]) if row["image_id"] in self._spec.gallery else None
-        prompts = self._proposer.prompt(_decode(row), row["labels"], on_maps=keep)
+        prompts = self._proposer.prompt(decode_row(row), row["labels"], on_maps=keep)
         return {**row, **prompts_to_columns(prompts)}
 
 
@@ -125,13 +125,13 @@ class SegmentActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        return _finish(
+        return finish_batch(
             self._spec.instance, [guarded(self._segment, row, ()) for row in batch.to_pylist()], self._schema
         )
 
     def _segment(self, row: dict[str, Any]) -> dict[str, Any]:
         prompts = prompts_from_columns(row) if "prompt_source" in row else []
-        return proposals_to_row(row["image_id"], row["split"], self._proposer.segment(_decode(row), prompts))
+        return proposals_to_row(row["image_id"], row["split"], self._proposer.segment(decode_row(row), prompts))
 
 
 class SearchActor:
@@ -144,15 +144,15 @@ class SearchActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Search each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        return _finish(self._instance, [guarded(self._search, row, ()) for row in batch.to_pylist()], self._schema)
+        return finish_batch(self._instance, [guarded(self._search, row, ()) for row in batch.to_pylist()], self._schema)
 
     def _search(self, row: dict[str, Any]) -> dict[str, Any]:
         from weaksam.selective_search import selective_search
 
-        return proposals_to_row(row["image_id"], row["split"], selective_search(_decode(row), self._config))
+        return proposals_to_row(row["image_id"], row["split"], selective_search(decode_row(row), self._config))
 
 
-def _finish(instance: Instance, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+def finish_batch(instance: Instance, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """Set rows with a reason aside into ``_dropped``; return the others as the table that is written."""
     write_dropped(instance, [row for row in rows if row.get("reason")])
     return pa.Table.from_pylist([row for row in rows if not row.get("reason")], schema=schema)
@@ -194,7 +194,8 @@ def _failure_reason(error: Exception) -> str:
     return "out of GPU memory" if isinstance(error, torch.cuda.OutOfMemoryError) else "internal error"
 
 
-def _decode(row: Mapping[str, Any]) -> NDArray[np.uint8]:
+def decode_row(row: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Return the pixels of a fetched row."""
     from weaksam.images import decode_image
 
     return decode_image(row["bytes"])

@@ -26,9 +26,11 @@ from rich.table import Table as TextTable
 
 from pipelines import cluster
 from pipelines.actors import guarded, use_threads, write_dropped
-from pipelines.evaluate import ImageBoxes, count_points, iter_boxes, known, no_objects, percent, row_label
+from pipelines.evaluate_proposals import row_label
+from pipelines.figures import known, percent
 from pipelines.index import in_hash_order
 from pipelines.passes import ActorPools, work_off
+from pipelines.proposal_boxes import ImageBoxes, count_points, iter_boxes
 from pipelines.recipe import Recipe
 from pipelines.runs import Instance
 from pipelines.schemas import (
@@ -42,7 +44,7 @@ from pipelines.schemas import (
 from pipelines.stage import Job, Stage
 from pipelines.store import write_json
 from weaksam.errors import DataError
-from weaksam.structures import CLUE_SOURCES, SOURCES, GroundTruth, Prompts, Proposals
+from weaksam.structures import CLUE_SOURCES, SOURCES, GroundTruth, Prompts, Proposals, no_objects
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam

@@ -45,10 +45,12 @@ class ProposeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """How proposals are measured (method 9.4)."""
+    """How proposals and detections are measured (method 9.1-9.4)."""
 
     iou_thresholds: tuple[float, ...] = (0.5, 0.75, 0.9)  # of the table; curves run from .50 to .95
-    include_difficult: bool = True  # objects marked difficult count as objects to find (published code)
+    include_difficult: bool = True  # objects marked difficult count as objects to propose for (published code)
+    # "devkit": an IoU must exceed .5; "chainer", as published MIST measures: .5 is enough, boxes a pixel larger
+    voc_style: Literal["devkit", "chainer"] = "devkit"
 
     def __post_init__(self) -> None:
         ok = bool(self.iou_thresholds) and all(0 < t <= 1 for t in self.iou_thresholds)

@@ -1,229 +1,45 @@
-"""The evaluate stage: what the proposals cover, per source as it is added to those before it (method 9.4, Table 4).
+"""The evaluate stage: proposals or detections against the true boxes of the data set.
 
-Reads the proposals table file by file and the data set's true boxes, on the driver; memory does not grow with the table.
-A split without true boxes gets its counts and no recall. Images that ``propose`` dropped are in neither; the report says
-how many they are.
+``evaluate.proposals`` measures what ``propose`` made, ``evaluate.mil`` what ``detect.mil`` found in it, any other
+``evaluate.NAME`` the proposals imported as NAME. Every instance leaves a ``metrics.json``.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
-from numpy.typing import NDArray
-from rich.table import Table as TextTable
-
-from pipelines.config import EvaluateConfig
+from pipelines import evaluate_detections, evaluate_proposals
+from pipelines.evaluate_proposals import named_sources
 from pipelines.recipe import Recipe
-from pipelines.schemas import PROPOSALS
 from pipelines.stage import Job, Stage
-from pipelines.store import Table, write_json
 
-if TYPE_CHECKING:
-    from weaksam.metrics.proposal_recall import ProposalRecall
-    from weaksam.structures import GroundTruth
-
-METRICS_FILE = "metrics.json"
-_COLUMNS = ("image_id", "split", "boxes_xyxy", "source", "prompt_points_xy", "prompt_source", "prompt_kind")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageBoxes:
-    """What measuring needs of one image's row."""
-
-    image_id: str
-    split: str
-    boxes_xyxy: NDArray[np.float32]  # [N, 4]
-    source: list[str]  # [N]
-    points: Counter[str]  # source -> points prompted; a class-joint prompt repeats points and adds none
+DETECTED = ("mil",)  # labels of detect instances
 
 
 def execute(job: Job) -> dict[str, Any]:
-    """Measure every split that has proposals; write ``metrics.json`` and print its tables."""
-    from weaksam.datasets import open_dataset
-
-    config = job.recipe.evaluate
-    ((read, instance),) = job.upstream.items()
-    table = instance.table(PROPOSALS)
-    # A source that the recipe names gets its row even if it never made a box: nothing is silently empty.
-    sources = met_sources(table) | set(_named_sources(job.recipe) if read == "propose" else ())
-    splits = measure(iter_boxes(table), sources, open_dataset(job.recipe.data).ground_truth, config)
-    write_json(job.instance.file(METRICS_FILE), {"iou_thresholds": list(config.iou_thresholds), "splits": splits})
-    for split, measured in splits.items():
-        job.console.print(text_table(split, measured, config.iou_thresholds))
-    return {"text": " · ".join(_summary(split, measured, config.iou_thresholds) for split, measured in splits.items())}
-
-
-def measure(
-    images: Iterable[ImageBoxes],
-    sources: Iterable[str],
-    ground_truth: Callable[[str], Mapping[str, GroundTruth]],
-    config: EvaluateConfig,
-) -> dict[str, dict[str, Any]]:
-    """Count boxes, points and matches per split and row.
-
-    Args:
-        images: in any order.
-        sources: which get a row, see ``proposal_recall.cumulative``.
-        ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
-
-    Returns:
-        split -> ``images``; ``objects`` and ``clipped`` (true boxes that were cut to their image), null without true boxes;
-        and ``rows`` of ``name``, ``sources``, ``points`` and ``boxes`` per image, ``one_to_one`` and ``many_to_one``: recall
-        by IoU threshold, null without a true object.
-    """
-    from weaksam.metrics.proposal_recall import CURVE_THRESHOLDS, ProposalRecall, cumulative
-
-    rows = cumulative(set(sources))
-    thresholds = sorted({*CURVE_THRESHOLDS, *config.iou_thresholds})
-    counts: dict[str, _SplitCounts] = {}
-    for image in images:
-        if image.split not in counts:
-            recall = ProposalRecall(rows, thresholds=thresholds, include_difficult=config.include_difficult)
-            counts[image.split] = _SplitCounts(ground_truth(image.split), recall)
-        counts[image.split].add(image)
-    return {split: counts[split].to_plain() for split in sorted(counts)}
-
-
-def met_sources(table: Table) -> set[str]:
-    """Return every source that has a box somewhere in a proposals table."""
-    met: set[str] = set()
-    for part in table.iter_parts(["source"]):
-        met.update(pc.unique(part["source"].combine_chunks().flatten()).to_pylist())
-    return met
-
-
-def iter_boxes(table: Table) -> Iterator[ImageBoxes]:
-    """Yield what measuring needs of each row of a proposals table, holding one file in memory."""
-    for part in table.iter_parts(_COLUMNS):
-        boxes = part["boxes_xyxy"].combine_chunks()
-        corners = boxes.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
-        ends = boxes.offsets.to_numpy()
-        for n, row in enumerate(part.drop_columns("boxes_xyxy").to_pylist()):
-            yield ImageBoxes(
-                image_id=row["image_id"],
-                split=row["split"],
-                boxes_xyxy=corners[ends[n] : ends[n + 1]],
-                source=row["source"],
-                points=count_points(row),
-            )
-
-
-def count_points(row: Mapping[str, Any]) -> Counter[str]:
-    """Return how many points each source of a row prompted; a class-joint prompt repeats points and adds none."""
-    points: Counter[str] = Counter()
-    for source, kind, points_xy in zip(row["prompt_source"], row["prompt_kind"], row["prompt_points_xy"], strict=True):
-        points[source] += 0 if kind == "class-joint" else len(points_xy)
-    return points
-
-
-def text_table(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[float]) -> TextTable:
-    """Lay out one split's rows for the console: recall one-to-one, then many-to-one."""
-    objects = "no true boxes" if measured["objects"] is None else f"{measured['objects']:,} objects"
-    text = TextTable(title=f"{split}: {measured['images']:,} images, {objects}", title_justify="left")
-    text.add_column("source", no_wrap=True)
-    for name in ("points", "boxes", *(f"R@{t:g}" for t in iou_thresholds), *(f"R@{t:g} m:1" for t in iou_thresholds)):
-        text.add_column(name, justify="right")
-    for row in measured["rows"]:
-        recalls = [row[way][f"{t:g}"] for way in ("one_to_one", "many_to_one") for t in iou_thresholds]
-        text.add_row(row_label(row), f"{row['points']:.1f}", f"{row['boxes']:.1f}", *(percent(r) for r in recalls))
-    return text
-
-
-def full_row(measured: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the row that counts all of the method's sources, or else the first; None where nobody made a box."""
-    return max(measured["rows"], key=lambda row: len(row["sources"]), default=None)
-
-
-def row_label(row: Mapping[str, Any]) -> str:
-    """Return a row's name for people: "+ fine" where it adds to the rows above it."""
-    return f"+ {row['name']}" if len(row["sources"]) > 1 else str(row["name"])
-
-
-def percent(share: float | None) -> str:
-    """Return a share in [0, 1] as per cent with one decimal; a dash for null."""
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def known(value: float) -> float | None:
-    """Return a number as JSON holds it: null for NaN."""
-    return None if math.isnan(value) else value
-
-
-class _SplitCounts:
-    def __init__(self, truth: Mapping[str, GroundTruth], recall: ProposalRecall) -> None:
-        self._truth = truth
-        self._recall = recall
-        self._points: Counter[str] = Counter()
-        self._clipped = 0
-        self._images = 0
-
-    def add(self, image: ImageBoxes) -> None:
-        truth = self._truth.get(image.image_id) or no_objects()
-        self._recall.add(image.boxes_xyxy, image.source, truth)
-        self._points += image.points
-        self._clipped += truth.clipped
-        self._images += 1
-
-    def to_plain(self) -> dict[str, Any]:
-        rows = self._recall.rows()
-        has_truth = bool(self._truth)
-        return {
-            "images": self._images,
-            "objects": rows[0].objects if has_truth and rows else None,
-            "clipped": self._clipped if has_truth else None,
-            "rows": [
-                {
-                    "name": row.name,
-                    "sources": list(row.sources),
-                    "points": sum(self._points[source] for source in row.sources) / row.images,
-                    "boxes": row.mean_boxes,
-                    "one_to_one": {f"{t:g}": known(row.recall(t)) for t in row.thresholds},
-                    "many_to_one": {f"{t:g}": known(row.recall(t, many_to_one=True)) for t in row.thresholds},
-                }
-                for row in rows
-            ],
-        }
-
-
-def no_objects() -> GroundTruth:
-    """Return the ground truth of an image that holds nothing."""
-    from weaksam.structures import GroundTruth
-
-    nothing = np.zeros(0, bool)
-    return GroundTruth(
-        boxes_xyxy=np.zeros((0, 4), np.float32), class_index=np.zeros(0, np.int64), difficult=nothing, crowd=nothing
-    )
-
-
-def _summary(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[float]) -> str:
-    last = full_row(measured)
-    if last is None:
-        return f"{split}: no boxes"
-    if measured["objects"] is None:
-        return f"{split}: {last['boxes']:.1f} boxes an image, no true boxes to measure recall"
-    recalls = " ".join(f"R@{t:g} {percent(last['one_to_one'][f'{t:g}'])}" for t in iou_thresholds)
-    return f"{split}: {last['boxes']:.1f} boxes an image, {recalls}"
-
-
-def _named_sources(recipe: Recipe) -> tuple[str, ...]:
-    """Return the sources that the recipe asks for: each gets a row, so that one without a box does not go unnoticed."""
-    return recipe.prompts.sources if recipe.propose.method == "sam" else (recipe.propose.method,)
+    """Measure what the instance reads."""
+    read = next(iter(job.upstream))
+    if read.startswith("detect."):
+        return evaluate_detections.execute(job, read)
+    return evaluate_proposals.execute(job, read)
 
 
 def _reads(_recipe: Recipe, name: str) -> tuple[str, ...]:
-    """``evaluate.proposals`` measures what ``propose`` made, ``evaluate.NAME`` what was imported as NAME."""
+    """``evaluate.proposals`` measures what ``propose`` made, ``evaluate.mil`` what ``detect.mil`` found in it.
+
+    Any other ``evaluate.NAME`` measures the proposals imported as NAME.
+    """
     label = name.partition(".")[2]
+    if label in DETECTED:
+        return (f"detect.{label}", "propose")
     return ("propose",) if label in ("", "proposals") else (f"import.{label}",)
 
 
-def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    return {"evaluate": recipe.evaluate, "sources": _named_sources(recipe)}
+def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
+    if name.partition(".")[2] in DETECTED:
+        return {"evaluate": recipe.evaluate, "proposal_sources": recipe.mil.proposal_sources}
+    return {"evaluate": recipe.evaluate, "sources": named_sources(recipe)}
 
 
 STAGE = Stage(

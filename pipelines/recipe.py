@@ -25,6 +25,8 @@ from weaksam.config import (
     ClassifierConfig,
     CluesConfig,
     DataConfig,
+    DetectConfig,
+    MilConfig,
     PromptsConfig,
     ProposalsConfig,
     SamConfig,
@@ -52,6 +54,8 @@ class Recipe(BaseModel):
     proposals: ProposalsConfig = Field(default_factory=ProposalsConfig)
     propose: ProposeConfig = Field(default_factory=ProposeConfig)
     selective_search: SelectiveSearchConfig = Field(default_factory=SelectiveSearchConfig)
+    mil: MilConfig = Field(default_factory=MilConfig)
+    detect: DetectConfig = Field(default_factory=DetectConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     analyse: AnalyseConfig = Field(default_factory=AnalyseConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
@@ -69,8 +73,9 @@ class Recipe(BaseModel):
 
     @property
     def instances(self) -> tuple[str, ...]:
-        """The stage instances to run: the recipe's, without training a classifier that is given or not wanted."""
-        return tuple(s for s in self.stages if s != "train-classifier" or self.trains_classifier)
+        """The stage instances to run: the recipe's, without training what is given or not wanted."""
+        idle = set() if self.trains_classifier else {"train-classifier"}
+        return tuple(s for s in self.stages if s not in (idle | {"train-mil"} if self.mil.weights else idle))
 
     @model_validator(mode="after")
     def _sources_can_be_made(self) -> Recipe:

@@ -19,8 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import analyse, charts, evaluate, pictures
+from pipelines import analyse, charts, evaluate_proposals, pictures
 from pipelines.cluster import usable_cpus
+from pipelines.figures import percent
 from pipelines.gallery import read_heat_maps
 from pipelines.index import in_hash_order
 from pipelines.recipe import Recipe, render
@@ -58,7 +59,7 @@ def render_page(view: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = evaluate.percent
+    environment.filters["percent"] = percent
     return environment.get_template("report.html.j2").render(view)
 
 
@@ -70,7 +71,7 @@ def gather(job: Job) -> dict[str, Any]:
     for part in table.iter_parts([f.name for f in PROPOSALS if f.name != "mask_rle"]):
         scan.add(part)
     manifests = {name: instance.manifest() or {} for name, instance in job.upstream.items()}
-    metrics = _read_all(job.upstream, "evaluate", evaluate.METRICS_FILE)
+    metrics = _read_all(job.upstream, "evaluate", evaluate_proposals.METRICS_FILE)
     return {
         "title": recipe.report.title or recipe.name,
         "description": recipe.description,
@@ -158,10 +159,10 @@ def _tiles(
     ]
     for _, content in metrics:
         for split, measured in content["splits"].items():
-            last = evaluate.full_row(measured)
+            last = evaluate_proposals.full_row(measured)
             if last is not None and last["one_to_one"]["0.5"] is not None:
-                others = " · ".join(f"{evaluate.percent(last['one_to_one'][t])} at {t}" for t in ("0.75", "0.9"))
-                tiles.append((f"recall at IoU .5, {split}", f"{evaluate.percent(last['one_to_one']['0.5'])} %", others))
+                others = " · ".join(f"{percent(last['one_to_one'][t])} at {t}" for t in ("0.75", "0.9"))
+                tiles.append((f"recall at IoU .5, {split}", f"{percent(last['one_to_one']['0.5'])} %", others))
     rate = propose.get("throughput", {})
     if rate.get("images"):
         tiles.append(
@@ -174,7 +175,7 @@ def _evaluation(name: str, split: str, measured: Mapping[str, Any]) -> dict[str,
     """Return one split's rows with their labels, and the curves of those whose recall is known."""
     label = name.partition(".")[2]
     heading = split if label in ("", "proposals") else f"{split}, {label}"
-    rows = [{"label": evaluate.row_label(row), **row} for row in measured["rows"]]
+    rows = [{"label": evaluate_proposals.row_label(row), **row} for row in measured["rows"]]
     curves = [
         charts.Curve(
             label=row["label"],

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from weaksam.errors import DataError
-from weaksam.structures import Prompts, Proposals
+from weaksam.structures import Detections, Prompts, Proposals
 
 SCHEMA_VERSION = 1  # raise it when a column changes its meaning: instance keys contain it
 
@@ -56,6 +56,18 @@ PROPOSALS = pa.schema(
         ),
         *PROMPT_COLUMNS,
         pa.field("mask_rle", pa.list_(RLE)),  # null unless masks were asked for
+    ]
+)
+
+DETECTIONS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("size_hw", pa.list_(pa.int32(), 2)),
+        pa.field("boxes_xyxy", pa.list_(BOX)),
+        pa.field("class_index", pa.list_(pa.int32())),
+        pa.field("score", pa.list_(pa.float32())),
+        pa.field("image_scores", pa.list_(pa.float32())),  # per class: is one of it in the image?
     ]
 )
 
@@ -151,4 +163,27 @@ def proposals_from_row(row: dict[str, Any]) -> Proposals:
         discarded={(d["source"], d["reason"]): d["count"] for d in row["discarded"]},
         prompts=prompts_from_columns(row),
         mask_rle=row["mask_rle"],
+    )
+
+
+def detections_to_row(image_id: str, split: str, size_hw: tuple[int, int], detections: Detections) -> dict[str, Any]:
+    """Return the row of ``DETECTIONS`` that holds one image's detections."""
+    return {
+        "image_id": image_id,
+        "split": split,
+        "size_hw": list(size_hw),
+        "boxes_xyxy": detections.boxes_xyxy.tolist(),
+        "class_index": detections.class_index.tolist(),
+        "score": detections.score.tolist(),
+        "image_scores": detections.image_scores.tolist(),
+    }
+
+
+def detections_from_row(row: dict[str, Any]) -> Detections:
+    """Rebuild one image's detections from its row, the inverse of ``detections_to_row``."""
+    return Detections(
+        boxes_xyxy=np.asarray(row["boxes_xyxy"], np.float32).reshape(-1, 4),
+        class_index=np.asarray(row["class_index"], np.int64),
+        score=np.asarray(row["score"], np.float32),
+        image_scores=np.asarray(row["image_scores"], np.float32),
     )

@@ -52,6 +52,14 @@ class GroundTruth:
     clipped: int = 0  # boxes cut to their image, those left without area and so left out included
 
 
+def no_objects() -> GroundTruth:
+    """The ground truth of an image that holds nothing."""
+    nothing = np.zeros(0, np.bool_)
+    return GroundTruth(
+        boxes_xyxy=np.zeros((0, 4), np.float32), class_index=np.zeros(0, np.int64), difficult=nothing, crowd=nothing
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassMaps:
     """Activation maps of one present class over one image, each min-max normalised to [0, 1]; float32 ``[M, H, W]``.
@@ -98,6 +106,19 @@ class Proposals:
     discarded: dict[tuple[str, str], int] = field(default_factory=dict)  # (source, reason) -> boxes
     prompts: Sequence[Prompts] = ()  # prompt_index counts through these in order
     mask_rle: Sequence[dict[str, object]] | None = None  # COCO RLE per box, only when asked for
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """Classified and scored boxes of one image, in any order."""
+
+    boxes_xyxy: NDArray[np.float32]  # [N, 4]
+    class_index: NDArray[np.int64]  # [N]
+    score: NDArray[np.float32]  # [N]
+    image_scores: NDArray[np.float32]  # [C] of the whole image for each class, NaN where unknown
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)

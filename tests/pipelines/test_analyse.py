@@ -10,7 +10,7 @@ from rich.console import Console
 from pipelines import analyse
 from pipelines.analyse import Control, ControlActor, compare, control_prompts, segment_controls, table_rows, verdict
 from pipelines.config import AnalyseConfig, ProposeConfig, ResourcesConfig
-from pipelines.evaluate import ImageBoxes
+from pipelines.proposal_boxes import ImageBoxes
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
 from tests.pipelines.drawn_run import SHAPES, drawn_recipe, job_for, write_run

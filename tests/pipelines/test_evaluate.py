@@ -8,7 +8,9 @@ from rich.console import Console
 
 from pipelines import evaluate
 from pipelines.config import EvaluateConfig, ProposeConfig
-from pipelines.evaluate import ImageBoxes, count_points, iter_boxes, measure, met_sources, percent, row_label
+from pipelines.evaluate_proposals import measure, row_label
+from pipelines.figures import percent
+from pipelines.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS, proposals_to_row
 from tests.pipelines.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run

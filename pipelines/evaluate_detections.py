@@ -1,0 +1,236 @@
+"""How the evaluate stage measures detections (method 9.1-9.3), beside detectors that need no training.
+
+Reads the detections and the proposals table file by file and the data set's true boxes and labels, on the driver. Three
+rows are measured alike on every split: the detector; the whole image as the only box, with the detector's image scores;
+and one random proposal with these scores. What the last two earn is owed to the labels, not to localisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table as TextTable
+
+from pipelines.config import EvaluateConfig
+from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.figures import known, percent
+from pipelines.proposal_boxes import ProposalBoxes
+from pipelines.schemas import DETECTIONS, PROPOSALS, detections_from_row
+from pipelines.stage import Job
+from pipelines.store import write_json
+from weaksam.structures import Detections, GroundTruth, no_objects
+
+if TYPE_CHECKING:
+    from weaksam.metrics.coco import CocoAveragePrecision
+    from weaksam.metrics.detection import VocAveragePrecision
+    from weaksam.metrics.localisation import CorLoc, PartDomination
+
+DETECTOR, WHOLE_IMAGE, RANDOM_PROPOSAL = "detector", "whole image", "random proposal"
+_COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "image_scores")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectedImage:
+    """What measuring needs of one image."""
+
+    image_id: str
+    split: str
+    size_hw: tuple[int, int]
+    detections: Detections
+    proposals_xyxy: NDArray[np.float32]  # [R, 4]
+
+
+def execute(job: Job, detect: str) -> dict[str, Any]:
+    """Measure every split of the detections of the instance ``detect``; write ``metrics.json`` and print its tables."""
+    from weaksam.datasets import open_dataset
+
+    dataset = open_dataset(job.recipe.data)
+    table = job.upstream[detect].table(DETECTIONS)
+    proposals = ProposalBoxes(job.upstream["propose"].table(PROPOSALS), job.recipe.mil.proposal_sources)
+
+    def images() -> Iterator[DetectedImage]:
+        for row in table.iter_rows(_COLUMNS):
+            yield DetectedImage(
+                image_id=row["image_id"],
+                split=row["split"],
+                size_hw=(row["size_hw"][0], row["size_hw"][1]),
+                detections=detections_from_row(row),
+                proposals_xyxy=proposals[row["image_id"]],
+            )
+
+    class_names = table.class_names()
+    splits = measure(images(), class_names, dataset.ground_truth, job.recipe.evaluate)
+    write_json(job.instance.file(METRICS_FILE), {"class_names": list(class_names), "detections": splits})
+    for split, measured in splits.items():
+        job.console.print(text_table(split, measured))
+    return {"text": " · ".join(_summary(split, measured) for split, measured in splits.items())}
+
+
+def measure(
+    images: Iterable[DetectedImage],
+    class_names: Sequence[str],
+    ground_truth: Callable[[str], Mapping[str, GroundTruth]],
+    config: EvaluateConfig,
+) -> dict[str, dict[str, Any]]:
+    """Measure detections per split.
+
+    Args:
+        images: in any order, each once.
+        class_names: C.
+        ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
+        config: which way VOC's devkit rule is read.
+
+    Returns:
+        split -> ``images``, ``detections`` per image; with true boxes also ``objects``, ``classification_map``, ``rows``
+        (mean measures of the three detectors, null where there is nothing to measure) and ``classes`` (the detector's,
+        one by one). All shares in [0, 1].
+    """
+    splits: dict[str, _Split] = {}
+    for image in images:
+        if image.split not in splits:
+            splits[image.split] = _Split(class_names, ground_truth(image.split), config)
+        splits[image.split].add(image)
+    return {split: splits[split].to_plain() for split in sorted(splits)}
+
+
+def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
+    """Lay out one split's rows for the console, in per cent."""
+    if measured["objects"] is None:
+        return TextTable(title=f"{split}: {measured['images']:,} images, no true boxes", title_justify="left")
+    title = (
+        f"{split}: {measured['images']:,} images, {measured['objects']:,} objects; "
+        f"classification mAP {percent(measured['classification_map'])}"
+    )
+    text = TextTable(title=title, title_justify="left")
+    text.add_column("", no_wrap=True)
+    names = {
+        "AP50": "ap50_eleven_point",
+        "AP50 area": "ap50_area",
+        "COCO AP": "coco_ap",
+        "AP75": "coco_ap75",
+        "CorLoc": "corloc",
+        "part": "part",
+    }
+    for name in names:
+        text.add_column(name, justify="right")
+    for row in measured["rows"]:
+        text.add_row(row["name"], *(percent(row[key]) for key in names.values()))
+    return text
+
+
+@dataclass
+class _Detector:
+    """The measures of one row."""
+
+    voc: VocAveragePrecision
+    corloc: CorLoc
+    corloc_without_difficult: CorLoc
+    parts: PartDomination
+    coco: CocoAveragePrecision
+
+    def add(self, image_id: str, detections: Detections, truth: GroundTruth) -> None:
+        for measure in (self.voc, self.corloc, self.corloc_without_difficult, self.parts, self.coco):
+            measure.add(image_id, detections, truth)
+
+    def to_plain(self, name: str) -> dict[str, Any]:
+        voc, coco = self.voc.scores(), self.coco.scores().summary()
+        measures = {
+            "ap50_eleven_point": voc.mean_eleven_point,
+            "ap50_area": voc.mean_area,
+            "corloc": self.corloc.scores().mean,
+            "corloc_without_difficult": self.corloc_without_difficult.scores().mean,
+            **self.parts.scores().shares,  # "correct", "part", "elsewhere"
+            "coco_ap": coco["AP"],
+            "coco_ap50": coco["AP50"],
+            "coco_ap75": coco["AP75"],
+        }
+        return {"name": name, **{measure: known(value) for measure, value in measures.items()}}
+
+
+@dataclass
+class _Split:
+    class_names: Sequence[str]
+    truth: Mapping[str, GroundTruth]
+    config: EvaluateConfig
+    images: int = 0
+    boxes: int = 0
+    scores: list[NDArray[np.float32]] = field(default_factory=list)
+    labels: list[tuple[int, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        from weaksam.metrics.coco import CocoAveragePrecision
+        from weaksam.metrics.detection import VocAveragePrecision
+        from weaksam.metrics.localisation import CorLoc, PartDomination
+
+        classes = len(self.class_names)
+        self.rows = {
+            name: _Detector(
+                voc=VocAveragePrecision(classes, style=self.config.voc_style),
+                corloc=CorLoc(classes),
+                corloc_without_difficult=CorLoc(classes, difficult="exclude"),
+                parts=PartDomination(classes),
+                coco=CocoAveragePrecision(classes),
+            )
+            for name in (DETECTOR, WHOLE_IMAGE, RANDOM_PROPOSAL)
+        }
+
+    def add(self, image: DetectedImage) -> None:
+        from weaksam.metrics.trivial import random_proposal_detections, whole_image_detections
+
+        self.images += 1
+        self.boxes += len(image.detections)
+        if not self.truth:
+            return
+        truth = self.truth.get(image.image_id) or no_objects()
+        scores = image.detections.image_scores
+        detections = {
+            DETECTOR: image.detections,
+            WHOLE_IMAGE: whole_image_detections(image.size_hw, scores),
+            RANDOM_PROPOSAL: random_proposal_detections(image.proposals_xyxy, scores, image_id=image.image_id),
+        }
+        for name, of_row in detections.items():
+            self.rows[name].add(image.image_id, of_row, truth)
+        self.scores.append(scores)
+        self.labels.append(tuple(sorted({int(c) for c in truth.class_index})))
+
+    def to_plain(self) -> dict[str, Any]:
+        from weaksam.metrics.classification import classification_scores
+
+        counts = {"images": self.images, "detections": self.boxes / self.images}
+        if not self.truth:
+            return {**counts, "objects": None, "classification_map": None, "rows": [], "classes": []}
+        detector = self.rows[DETECTOR]
+        voc, corloc, parts = detector.voc.scores(), detector.corloc.scores(), detector.parts.scores()
+        classification = classification_scores(np.nan_to_num(np.stack(self.scores), nan=0.0), self.labels)
+        return {
+            **counts,
+            "objects": int(voc.objects.sum()),
+            "classification_map": known(classification.mean_ap),
+            "rows": [row.to_plain(name) for name, row in self.rows.items()],
+            "classes": [
+                {
+                    "name": name,
+                    "objects": int(voc.objects[n]),
+                    "ap50_eleven_point": known(voc.eleven_point[n]),
+                    "ap50_area": known(voc.area[n]),
+                    "corloc": known(corloc.per_class[n]),
+                    "part": known(parts.part_per_class[n]),
+                    "classification_ap": known(classification.per_class[n]),
+                }
+                for n, name in enumerate(self.class_names)
+            ],
+        }
+
+
+def _summary(split: str, measured: Mapping[str, Any]) -> str:
+    if not measured["rows"]:
+        return f"{split}: {measured['detections']:.1f} detections an image, no true boxes to measure them"
+    row, whole = measured["rows"][0], measured["rows"][1]
+    return (
+        f"{split}: AP50 {percent(row['ap50_eleven_point'])} (whole image {percent(whole['ap50_eleven_point'])}), "
+        f"CorLoc {percent(row['corloc'])} ({percent(whole['corloc'])})"
+    )

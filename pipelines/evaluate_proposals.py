@@ -1,0 +1,149 @@
+"""How the evaluate stage measures proposals: what they cover, per source as it is added to those before it (method 9.4).
+
+Reads the proposals table file by file and the data set's true boxes, on the driver; memory does not grow with the table.
+A split without true boxes gets its counts and no recall. Images that ``propose`` dropped are in neither; the report says
+how many they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table as TextTable
+
+from pipelines.config import EvaluateConfig
+from pipelines.figures import known, percent
+from pipelines.proposal_boxes import ImageBoxes, iter_boxes, met_sources
+from pipelines.recipe import Recipe
+from pipelines.schemas import PROPOSALS
+from pipelines.stage import Job
+from pipelines.store import write_json
+from weaksam.structures import no_objects
+
+if TYPE_CHECKING:
+    from weaksam.metrics.proposal_recall import ProposalRecall
+    from weaksam.structures import GroundTruth
+
+METRICS_FILE = "metrics.json"
+
+
+def execute(job: Job, read: str) -> dict[str, Any]:
+    """Measure every split of the instance ``read``; write ``metrics.json`` and print its tables."""
+    from weaksam.datasets import open_dataset
+
+    config, instance = job.recipe.evaluate, job.upstream[read]
+    table = instance.table(PROPOSALS)
+    # A source that the recipe names gets its row even if it never made a box: nothing is silently empty.
+    sources = met_sources(table) | set(named_sources(job.recipe) if read == "propose" else ())
+    splits = measure(iter_boxes(table), sources, open_dataset(job.recipe.data).ground_truth, config)
+    write_json(job.instance.file(METRICS_FILE), {"iou_thresholds": list(config.iou_thresholds), "splits": splits})
+    for split, measured in splits.items():
+        job.console.print(text_table(split, measured, config.iou_thresholds))
+    return {"text": " · ".join(_summary(split, measured, config.iou_thresholds) for split, measured in splits.items())}
+
+
+def measure(
+    images: Iterable[ImageBoxes],
+    sources: Iterable[str],
+    ground_truth: Callable[[str], Mapping[str, GroundTruth]],
+    config: EvaluateConfig,
+) -> dict[str, dict[str, Any]]:
+    """Count boxes, points and matches per split and row.
+
+    Args:
+        images: in any order.
+        sources: which get a row, see ``proposal_recall.cumulative``.
+        ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
+
+    Returns:
+        split -> ``images``; ``objects`` and ``clipped`` (true boxes that were cut to their image), null without true boxes;
+        and ``rows`` of ``name``, ``sources``, ``points`` and ``boxes`` per image, ``one_to_one`` and ``many_to_one``: recall
+        by IoU threshold, null without a true object.
+    """
+    from weaksam.metrics.proposal_recall import CURVE_THRESHOLDS, ProposalRecall, cumulative
+
+    rows = cumulative(set(sources))
+    thresholds = sorted({*CURVE_THRESHOLDS, *config.iou_thresholds})
+    counts: dict[str, _SplitCounts] = {}
+    for image in images:
+        if image.split not in counts:
+            recall = ProposalRecall(rows, thresholds=thresholds, include_difficult=config.include_difficult)
+            counts[image.split] = _SplitCounts(ground_truth(image.split), recall)
+        counts[image.split].add(image)
+    return {split: counts[split].to_plain() for split in sorted(counts)}
+
+
+def text_table(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[float]) -> TextTable:
+    """Lay out one split's rows for the console: recall one-to-one, then many-to-one."""
+    objects = "no true boxes" if measured["objects"] is None else f"{measured['objects']:,} objects"
+    text = TextTable(title=f"{split}: {measured['images']:,} images, {objects}", title_justify="left")
+    text.add_column("source", no_wrap=True)
+    for name in ("points", "boxes", *(f"R@{t:g}" for t in iou_thresholds), *(f"R@{t:g} m:1" for t in iou_thresholds)):
+        text.add_column(name, justify="right")
+    for row in measured["rows"]:
+        recalls = [row[way][f"{t:g}"] for way in ("one_to_one", "many_to_one") for t in iou_thresholds]
+        text.add_row(row_label(row), f"{row['points']:.1f}", f"{row['boxes']:.1f}", *(percent(r) for r in recalls))
+    return text
+
+
+def full_row(measured: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the row that counts all of the method's sources, or else the first; None where nobody made a box."""
+    return max(measured["rows"], key=lambda row: len(row["sources"]), default=None)
+
+
+def row_label(row: Mapping[str, Any]) -> str:
+    """Return a row's name for people: "+ fine" where it adds to the rows above it."""
+    return f"+ {row['name']}" if len(row["sources"]) > 1 else str(row["name"])
+
+
+class _SplitCounts:
+    def __init__(self, truth: Mapping[str, GroundTruth], recall: ProposalRecall) -> None:
+        self._truth = truth
+        self._recall = recall
+        self._points: Counter[str] = Counter()
+        self._clipped = 0
+        self._images = 0
+
+    def add(self, image: ImageBoxes) -> None:
+        truth = self._truth.get(image.image_id) or no_objects()
+        self._recall.add(image.boxes_xyxy, image.source, truth)
+        self._points += image.points
+        self._clipped += truth.clipped
+        self._images += 1
+
+    def to_plain(self) -> dict[str, Any]:
+        rows = self._recall.rows()
+        has_truth = bool(self._truth)
+        return {
+            "images": self._images,
+            "objects": rows[0].objects if has_truth and rows else None,
+            "clipped": self._clipped if has_truth else None,
+            "rows": [
+                {
+                    "name": row.name,
+                    "sources": list(row.sources),
+                    "points": sum(self._points[source] for source in row.sources) / row.images,
+                    "boxes": row.mean_boxes,
+                    "one_to_one": {f"{t:g}": known(row.recall(t)) for t in row.thresholds},
+                    "many_to_one": {f"{t:g}": known(row.recall(t, many_to_one=True)) for t in row.thresholds},
+                }
+                for row in rows
+            ],
+        }
+
+
+def _summary(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[float]) -> str:
+    last = full_row(measured)
+    if last is None:
+        return f"{split}: no boxes"
+    if measured["objects"] is None:
+        return f"{split}: {last['boxes']:.1f} boxes an image, no true boxes to measure recall"
+    recalls = " ".join(f"R@{t:g} {percent(last['one_to_one'][f'{t:g}'])}" for t in iou_thresholds)
+    return f"{split}: {last['boxes']:.1f} boxes an image, {recalls}"
+
+
+def named_sources(recipe: Recipe) -> tuple[str, ...]:
+    """Return the sources that the recipe asks for: each gets a row, so that one without a box does not go unnoticed."""
+    return recipe.prompts.sources if recipe.propose.method == "sam" else (recipe.propose.method,)

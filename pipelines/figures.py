@@ -1,0 +1,15 @@
+"""Numbers as people read them and as JSON holds them."""
+
+from __future__ import annotations
+
+import math
+
+
+def percent(share: float | None) -> str:
+    """Return a share in [0, 1] as per cent with one decimal; a dash for null."""
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def known(value: float) -> float | None:
+    """Return a number as JSON holds it: null for NaN."""
+    return None if math.isnan(value) else value

@@ -1,0 +1,137 @@
+"""What ``train-mil`` trains: a weakly-supervised detector on proposals and image-level labels (method 4.6, 4.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.byte_cache import ByteCache
+from pipelines.proposal_boxes import ProposalBoxes
+from pipelines.store import Table
+from pipelines.training import Position, TrainingPlan, steps_of
+from weaksam.config import MilConfig
+from weaksam.detectors import WeakDetector, build_detector, pixel_format
+from weaksam.detectors.views import collate, prepare_proposals, training_sample
+from weaksam.images import decode_image
+from weaksam.transforms import derive_seed
+
+MOMENTUM = 0.9  # of SGD
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # images [B, 3, H, W], boxes_xyxy [B, R, 4], real [B, R], labels [B, C]
+
+
+class WeakImage(NamedTuple):
+    """One image to learn from."""
+
+    image_id: str
+    uri: str
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MilTask:
+    """A ``TrainingTask`` of two phases: the detector's, and its adversary's where there is one."""
+
+    config: MilConfig
+    num_classes: int
+    images: tuple[WeakImage, ...]
+    proposals: Table
+    cache_mib: int = 0
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """How much, in which order."""
+        config = self.config
+        return TrainingPlan(
+            images=len(self.images),
+            steps=config.steps or steps_of(len(self.images), config.epochs, config.batch_size),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            precision=config.precision,
+            max_grad_norm=config.max_grad_norm,
+        )
+
+    def build_model(self) -> WeakDetector:
+        """Return the detector with its initial weights."""
+        return build_detector(self.config, self.num_classes)
+
+    def build_optimizers(self, model: nn.Module) -> Sequence[torch.optim.Optimizer]:
+        """Return the detector's optimiser and, if there is an adversary, the adversary's."""
+        assert isinstance(model, WeakDetector)
+        config = self.config
+        if config.optimizer == "sgd":
+            detector: torch.optim.Optimizer = torch.optim.SGD(
+                model.parameter_groups(config), lr=config.lr, momentum=MOMENTUM
+            )
+        else:
+            detector = torch.optim.Adam(model.parameter_groups(config), lr=config.lr)
+        adversary = model.adversary_parameters()
+        if not adversary:
+            return (detector,)
+        rate = config.mist.dropblock.lr
+        return (detector, torch.optim.Adam(adversary, lr=rate, weight_decay=config.weight_decay))
+
+    def lr_factors(self, at: Position) -> Sequence[float]:
+        """Return the learning rates of ``at`` as shares of the peak: falling for the detector, growing for the adversary."""
+        config, dropblock = self.config, self.config.mist.dropblock
+        passed = sum(at.step >= milestone * at.steps for milestone in config.milestones)
+        return (
+            warmed_up(at.step, config.warmup_steps, config.warmup_factor) * 0.1**passed,
+            warmed_up(at.step, dropblock.warmup_steps, config.warmup_factor) * dropblock.lr_growth**passed,
+        )
+
+    def build_dataset(self) -> WeakImages:
+        """Return the training images."""
+        return WeakImages(self)
+
+    def losses(self, model: nn.Module, batch: Batch, phase: int) -> Mapping[str, Tensor]:
+        """Return the detector's losses; the adversary descends on a small share of their negative."""
+        assert isinstance(model, WeakDetector)
+        losses = model.training_losses(*batch)
+        if phase == 0:
+            return losses
+        return {"adversary": -self.config.mist.dropblock.loss_weight * sum(losses.values(), torch.zeros(()))}
+
+    def evaluate(self, _model: nn.Module) -> float | None:
+        """Return None: the last weights are kept, for there are no boxes to judge by."""
+        return None
+
+
+class WeakImages:
+    """The training views of a task, a ``TrainingDataset``."""
+
+    def __init__(self, task: MilTask) -> None:
+        self._task = task
+        self._bytes = ByteCache(task.cache_mib)
+        self._pixels = pixel_format(task.config)
+        self.image_ids: Sequence[str] = [image.image_id for image in task.images]
+
+    @cached_property
+    def _proposals(self) -> ProposalBoxes:
+        return ProposalBoxes(self._task.proposals, self._task.config.proposal_sources)
+
+    def load(self, index: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a view ``[3, h, w]``, its proposals ``[R, 4]`` in its pixels, and its labels bool ``[C]``."""
+        config, image = self._task.config, self._task.images[index]
+        pixels = decode_image(self._bytes.read(image.uri))
+        size_hw = (pixels.shape[0], pixels.shape[1])
+        boxes = prepare_proposals(self._proposals[image.image_id], size_hw, config.min_box_side)
+        seed = derive_seed(config.seed, "mil view", epoch, image.image_id)
+        view, boxes_xyxy = training_sample(pixels, boxes, config, self._pixels, seed)
+        labels = torch.zeros(self._task.num_classes, dtype=torch.bool)
+        labels[list(image.labels)] = True
+        return view, boxes_xyxy, labels
+
+    def collate(self, samples: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:
+        """Return the padded batch of one pass."""
+        views, boxes_xyxy, labels = zip(*samples, strict=True)
+        return *collate(list(zip(views, boxes_xyxy, strict=True))), torch.stack(labels)
+
+
+def warmed_up(step: int, warmup_steps: int, first: float) -> float:
+    """Return the factor of a linear warm-up from ``first`` at step 0 to 1 at ``warmup_steps``."""
+    return min(1.0, first + (1 - first) * step / warmup_steps) if warmup_steps else 1.0
