@@ -32,6 +32,13 @@ def test_area(box, expected):
 
 def test_area_of_no_boxes_is_empty():
     assert area(boxes()).shape == (0,)
+    assert area(boxes().reshape(2, 0, 4)).shape == (2, 0)
+
+
+def test_area_keeps_leading_dimensions():
+    grid = boxes(UNIT, HALF, POINT, FAR, UNIT, HALF).reshape(3, 1, 2, 4)
+    assert area(grid).tolist() == [[[100, 50]], [[0, 100]], [[100, 50]]]
+    assert area(boxes(HALF)[0]).item() == 50  # a box alone
 
 
 @pytest.mark.parametrize(
@@ -70,6 +77,36 @@ def test_exclusive_boxes_have_the_legacy_iou_of_inclusive_ones():
 def test_iou_with_no_boxes_keeps_the_other_side():
     assert iou_matrix(boxes(), boxes(UNIT, HALF)).shape == (0, 2)
     assert iou_matrix(boxes(UNIT, HALF), boxes()).shape == (2, 0)
+    assert iou_matrix(boxes().reshape(3, 0, 4), torch.zeros(3, 5, 4)).shape == (3, 0, 5)
+
+
+def test_iou_of_pairs_of_sets_never_mixes_them():
+    # Set 0: UNIT and FAR against HALF; set 1: the other way round.
+    a = torch.stack([boxes(UNIT, FAR), boxes(HALF, POINT)])
+    b = torch.stack([boxes(HALF), boxes(FAR)])
+    assert iou_matrix(a, b).tolist() == [[[0.5], [0.0]], [[0.0], [0.0]]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 3), max_size=2), st.integers(0, 5), st.integers(0, 5))
+def test_iou_with_leading_dimensions_is_that_of_each_pair_of_sets(seed, leading, n, m):
+    rng = np.random.default_rng(seed)
+
+    def drawn(count):
+        corners = np.sort(rng.integers(0, 6, (*leading, count, 2, 2)), axis=-2).astype(np.float32)
+        return torch.from_numpy(corners).flatten(-2)
+
+    a, b = drawn(n), drawn(m)
+    together = iou_matrix(a, b)
+    assert together.shape == (*leading, n, m)
+    for place in np.ndindex(*leading):
+        for i in range(n):
+            for j in range(m):
+                x, y = a[place][i], b[place][j]
+                inside = [max(0.0, (min(x[k + 2], y[k + 2]) - max(x[k], y[k])).item()) for k in (0, 1)]
+                intersection = inside[0] * inside[1]
+                union = area(x).item() + area(y).item() - intersection
+                assert together[place][i, j].item() == pytest.approx(intersection / union if union else 0.0)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ Pure functions over a padded batch, without a loop over proposals:
 
     B images    R proposals (of the image that has most)    C classes    M classes present (in the image that has most)
 
-``real [B, R]`` says which proposals are there; the rest of a row is padding and changes nothing. An image without
-proposals or without a class present is allowed and costs nothing. Every function computes in float32, whatever autocast
-says: probabilities here are products of two softmaxes over thousands of proposals, far below what bf16 resolves.
+``real [B, R]`` says which proposals are there; the rest of a row is padding and, being finite, changes nothing. An image
+without proposals costs nothing. One without a class present costs no refinement and no boxes, but ``image_loss`` still
+learns from it that no class is there. Every function computes in float32, whatever autocast says: probabilities here are
+products of two softmaxes over thousands of proposals, far below what bf16 resolves.
 """
 
 from __future__ import annotations
@@ -123,8 +124,8 @@ def mine_mist(
     ranked_scores, ranked = ranked_scores[..., :most], ranked[..., :most]
     rows = torch.arange(len(boxes_xyxy), device=ranked.device)[:, None, None]
     candidates = boxes_xyxy[rows, ranked]  # [B, M, K, 4]
-    with_better = iou_matrix(candidates, candidates).tril(diagonal=-1)
-    apart = (with_better < max_overlap).all(dim=3)
+    close = (iou_matrix(candidates, candidates) >= max_overlap).tril(diagonal=-1)  # to those ranked better
+    apart = ~close.any(dim=3)  # none ranks better than the best one, which therefore always stays
     in_time = torch.arange(most, device=ranked.device) < looked_at[:, None, None]
     chosen = apart & in_time & present[..., None]
     of_class = classes[..., None].expand_as(ranked)
@@ -217,7 +218,7 @@ def box_loss(deltas: Tensor, target_deltas: Tensor, pseudo: PseudoLabels, real: 
     """
     with torch.autocast(deltas.device.type, enabled=False):
         foreground = pseudo.class_index != BACKGROUND
-        column = (pseudo.class_index + 1) * foreground if deltas.shape[2] > 1 else torch.zeros_like(pseudo.class_index)
+        column = pseudo.class_index + 1 if deltas.shape[2] > 1 else torch.zeros_like(pseudo.class_index)
         own = deltas.float().gather(2, column[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
         # A background proposal has no target: whatever stands there must not reach the gradient, not even as 0 * inf.
         target = torch.where(foreground[..., None], target_deltas.float(), own.detach())
