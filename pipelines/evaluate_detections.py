@@ -99,12 +99,13 @@ def measure(
 
 def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
     """Lay out one split's rows for the console, in per cent."""
-    if measured["objects"] is None:
-        return TextTable(title=f"{split}: {measured['images']:,} images, no true boxes", title_justify="left")
-    title = (
-        f"{split}: {measured['images']:,} images, {measured['objects']:,} objects; "
-        f"classification mAP {percent(measured['classification_map'])}"
-    )
+    truth = "no true boxes"
+    if measured["objects"] is not None:
+        truth = (
+            f"{measured['objects']:,} objects; classification mAP {percent(measured['classification_map'])}, "
+            f"{measured['detections']:.1f} detections an image"
+        )
+    title = f"{split}: {measured['images']:,} images, {truth}"
     text = TextTable(title=title, title_justify="left")
     text.add_column("", no_wrap=True)
     names = {
