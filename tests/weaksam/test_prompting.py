@@ -142,6 +142,13 @@ def test_masks_of_too_small_a_predicted_iou_are_not_looked_at_and_the_others_are
     assert some.stability[~looked_at].isnan().all()
 
 
+def test_where_no_mask_is_looked_at_every_row_is_empty():
+    sam, image = trained_sam(), drawn_image(75, 100)
+    decoded = decode_prompts(sam, encode_image(sam, image), points_on(image, 1, 1, 2), min_predicted_iou=2.0)
+    assert decoded.empty.tolist() == [True] * 9
+    assert (decoded.predicted_iou < 2).all()
+
+
 def test_no_prompts_get_no_answers():
     sam = lively_sam()
     decoded = decode_prompts(sam, encode_image(sam, noise(60, 80)), [], stability_offset=OFFSET, keep_logits=True)
