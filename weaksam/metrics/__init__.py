@@ -1,1 +1,1 @@
-"""Measures: proposal recall and classification mean average precision."""
+"""Measures: proposal recall, classification mean average precision, detection (VOC, COCO) and CorLoc."""

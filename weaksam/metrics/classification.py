@@ -73,12 +73,13 @@ def classification_scores(logits: NDArray[np.floating], labels: Sequence[Sequenc
     per_image = np.array([average_precision(*row) for row in zip(scores, positive, strict=True)])
     return ClassificationScores(
         per_class=per_class,
-        mean_ap=_mean_of_known(per_class),
-        mean_ap_per_image=_mean_of_known(per_image),
+        mean_ap=mean_of_known(per_class),
+        mean_ap_per_image=mean_of_known(per_image),
         images=len(known),
     )
 
 
-def _mean_of_known(values: NDArray[np.float64]) -> float:
+def mean_of_known(values: NDArray[np.float64]) -> float:
+    """Mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,215 @@
+"""VOC's average precision of detections (method 9.1), and what every measure of detections checks.
+
+All these measures are fed image by image, in any order: ``add(image_id, detections, truth)``, then ``scores()``. COCO's own
+average precision is in ``coco.py``, CorLoc in ``localisation.py``; what a detector has to beat is in ``trivial.py`` and
+stands beside every number of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from weaksam.boxes import iou_matrix
+from weaksam.errors import DataError
+from weaksam.metrics.classification import mean_of_known
+from weaksam.structures import Detections, GroundTruth
+
+# What is remembered of a detection. It is a hit at the thresholds between ``taken_iou`` and ``iou``: below them a better one
+# has taken the object, above them it does not overlap enough.
+_RANKED = np.dtype(
+    [
+        ("class_index", np.int32),
+        ("score", np.float32),
+        ("iou", np.float64),  # with the object of its class that it overlaps most, 0 without one
+        ("taken_iou", np.float64),  # the largest of better-scoring detections with the same object, 0 without one
+        ("difficult", np.bool_),  # whether that object is difficult or a crowd
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocScores:
+    """Average precisions in [0, 1] at one IoU threshold; NaN for a class without an object that counts."""
+
+    iou_threshold: float
+    images: int
+    objects: NDArray[np.int64]  # [C], without difficult ones and crowds
+    eleven_point: NDArray[np.float64]  # [C], VOC2007's
+    area: NDArray[np.float64]  # [C], VOC2010's and later
+
+    @property
+    def mean_eleven_point(self) -> float:
+        """Mean over the classes that have an object; NaN if none has."""
+        return mean_of_known(self.eleven_point)
+
+    @property
+    def mean_area(self) -> float:
+        """Mean over the classes that have an object; NaN if none has."""
+        return mean_of_known(self.area)
+
+
+class VocAveragePrecision:
+    """VOC average precision, 11-point and area, at any IoU threshold; holds 25 bytes per detection.
+
+    Each detection is compared with the object of its class that it overlaps most (of equals the first). Above the
+    threshold it is a hit the first time and a false positive afterwards, and ignored if the object is difficult or a crowd.
+    Detections are ranked by score; equal scores by image id, then in the order given, so that the order in which images
+    are added cannot matter.
+
+    Args:
+        num_classes: C.
+        style: "devkit" (as detectron2 ports it): the plain IoU must exceed the threshold. "chainer" (published MIST):
+            right and bottom of all boxes lie one pixel further out, and an IoU equal to the threshold is enough.
+    """
+
+    def __init__(self, num_classes: int, *, style: Literal["devkit", "chainer"] = "devkit") -> None:
+        self._style = style
+        self._objects = np.zeros(num_classes, np.int64)
+        self._ranked: dict[str | int, NDArray[np.void]] = {}
+
+    def add(self, image_id: str | int, detections: Detections, truth: GroundTruth) -> None:
+        """Match the detections of one image with its true objects.
+
+        Raises:
+            DataError: an image that was added before, a class out of range or a score that is not finite.
+        """
+        check_new_image(image_id, self._ranked)
+        check_image(image_id, detections, truth, len(self._objects))
+        difficult = truth.difficult | truth.crowd
+        self._objects += np.bincount(truth.class_index[~difficult], minlength=len(self._objects))
+
+        order = np.argsort(-detections.score, kind="stable")
+        ranked = np.zeros(len(detections), _RANKED)
+        ranked["class_index"] = detections.class_index[order]
+        ranked["score"] = detections.score[order]
+        for class_index in np.intersect1d(detections.class_index, truth.class_index):
+            mine = ranked["class_index"] == class_index
+            objects = truth.class_index == class_index
+            iou = self._iou(detections.boxes_xyxy[order][mine], truth.boxes_xyxy[objects])
+            target = iou.argmax(axis=1)
+            ranked["iou"][mine] = iou.max(axis=1)
+            ranked["taken_iou"][mine] = _best_before(target, iou.max(axis=1))
+            ranked["difficult"][mine] = difficult[objects][target]
+        self._ranked[image_id] = ranked
+
+    def scores(self, iou_threshold: float = 0.5) -> VocScores:
+        """Average precision per class of all images so far.
+
+        A class that has objects but no detections has 0.
+
+        Raises:
+            ValueError: the threshold is not in (0, 1].
+        """
+        if not 0 < iou_threshold <= 1:
+            raise ValueError(f"expected an IoU threshold in (0, 1], got {iou_threshold}")
+        by_image = [self._ranked[image_id] for image_id in sorted(self._ranked, key=image_order)]
+        ranked = np.concatenate([np.zeros(0, _RANKED), *by_image])
+        ranked = ranked[np.argsort(-ranked["score"], kind="stable")]
+        if self._style == "devkit":
+            overlaps, taken = ranked["iou"] > iou_threshold, ranked["taken_iou"] > iou_threshold
+        else:
+            overlaps, taken = ranked["iou"] >= iou_threshold, ranked["taken_iou"] >= iou_threshold
+        counts = ~(overlaps & ranked["difficult"])
+        class_index, hit = ranked["class_index"][counts], (overlaps & ~taken)[counts]
+
+        rankings = [(hit[class_index == c], count) for c, count in enumerate(self._objects.tolist())]
+        return VocScores(
+            iou_threshold=iou_threshold,
+            images=len(self._ranked),
+            objects=self._objects.copy(),
+            eleven_point=np.array([eleven_point_average_precision(hits, count) for hits, count in rankings]),
+            area=np.array([area_average_precision(hits, count) for hits, count in rankings]),
+        )
+
+    def _iou(self, boxes_xyxy: NDArray[np.float32], objects_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
+        # Published chainer-style code makes inclusive boxes exclusive and then computes an IoU for inclusive ones.
+        grown = np.array([0, 0, 1, 1] if self._style == "chainer" else [0, 0, 0, 0], np.float32)
+        return iou_float64(boxes_xyxy + grown, objects_xyxy + grown)
+
+
+def _best_before(target: NDArray[np.int64], iou: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest ``iou`` of the earlier items with the same ``target``, 0 for the first: [N], [N] -> [N]."""
+    best: dict[int, float] = {}
+    before = np.zeros(len(iou))
+    for n, (key, value) in enumerate(zip(target.tolist(), iou.tolist(), strict=True)):
+        before[n] = best.get(key, 0.0)
+        best[key] = max(before[n], value)
+    return before
+
+
+def eleven_point_average_precision(hit: NDArray[np.bool_], objects: int) -> float:
+    """VOC2007's: the mean, over recall 0, .1 ... 1, of the best precision at that recall or a higher one.
+
+    Recall and levels are the nearest numbers to their fractions, so 3 of 10 objects do reach .3; the Python ports count
+    levels in steps of .1, whose fourth is a little above .3.
+
+    Args:
+        hit: [N] of one class, the best score first: True for a hit, False for a false positive, without those ignored.
+        objects: how many there are to find.
+
+    Returns:
+        In [0, 1], 0 without detections, NaN without objects.
+    """
+    if objects == 0:
+        return float("nan")
+    precision, recall = _precision_recall(hit, objects)
+    levels = np.arange(11) / 10
+    return float(np.mean([precision[recall >= level].max(initial=0.0) for level in levels]))
+
+
+def area_average_precision(hit: NDArray[np.bool_], objects: int) -> float:
+    """VOC2010's: the area below the curve of the best precision at each recall or a higher one.
+
+    Args and Returns as ``eleven_point_average_precision``.
+    """
+    if objects == 0:
+        return float("nan")
+    precision, recall = _precision_recall(hit, objects)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(recall, prepend=0.0) * envelope).sum())
+
+
+def _precision_recall(hit: NDArray[np.bool_], objects: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision [N] and recall [N] after each detection."""
+    hits = np.cumsum(hit)
+    return hits / np.arange(1, len(hit) + 1), hits / objects
+
+
+def image_order(image_id: str | int) -> tuple[int, str]:
+    """Sort key of image ids, written as numbers or as text: shorter ones first, so that "9" comes before "10"."""
+    return len(str(image_id)), str(image_id)
+
+
+def check_image(image_id: str | int, detections: Detections, truth: GroundTruth, num_classes: int) -> None:
+    """Raise DataError, naming the image, unless classes are in 0..C-1 and scores are finite."""
+    for name, class_index in (("detections", detections.class_index), ("true objects", truth.class_index)):
+        unknown = class_index[(class_index < 0) | (class_index >= num_classes)]
+        if len(unknown):
+            raise DataError(
+                f"image {image_id}: expected {name} of classes 0..{num_classes - 1}, got class {unknown[0]}; "
+                "use the class order of the data set"
+            )
+    if not np.isfinite(detections.score).all():
+        raise DataError(
+            f"image {image_id}: expected finite scores of detections, got NaN or infinity; "
+            "look for a training that diverged"
+        )
+
+
+def check_new_image(image_id: str | int, added: Container[str | int]) -> None:
+    """Raise DataError if the image is among those ``added`` already."""
+    if image_id in added:
+        raise DataError(f"image {image_id}: expected each image once, got it again; look for duplicate rows")
+
+
+def iou_float64(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
+    """IoU [N, M] in float64: of whole pixels it is the nearest number to the true ratio, so 9/10 equals 0.9."""
+    a, b = (torch.from_numpy(boxes.astype(np.float64)) for boxes in (a_xyxy, b_xyxy))
+    iou: NDArray[np.float64] = iou_matrix(a, b).numpy()
+    return iou
