@@ -45,7 +45,8 @@ class Published:
 
 
 # The digits in SAM's file names are the first of their MD5; SHA-256 and sizes are those that downstream projects check
-# the files with (micro-sam among others). DeiT's eight digits are the SHA-256 prefix by which torch.hub checks it.
+# the files with (micro-sam among others). The eight digits of DeiT's and torchvision's are the SHA-256 prefixes by which
+# torch.hub checks them; torchvision's are called as ``MilConfig.backbone`` calls them.
 PUBLISHED: dict[str, Published] = {
     "vit_h": Published(
         uri="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth",
@@ -70,6 +71,18 @@ PUBLISHED: dict[str, Published] = {
         size_bytes=None,
         sha256="cd65a155",
         note="DeiT-S/16 on ImageNet: start of WeakTr's training (classifier.init)",
+    ),
+    "vgg16.torchvision": Published(
+        uri="https://download.pytorch.org/models/vgg16-397923af.pth",
+        size_bytes=553_433_881,
+        sha256="397923af",
+        note="VGG-16 on ImageNet: start of the weakly-supervised detectors (mil.init)",
+    ),
+    "resnet50.torchvision": Published(
+        uri="https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        size_bytes=102_530_333,
+        sha256="0676ba61",
+        note="ResNet-50 on ImageNet: start of the weakly-supervised detectors (mil.init)",
     ),
 }
 

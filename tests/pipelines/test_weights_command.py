@@ -13,7 +13,9 @@ from weaksam.weights import Published
 
 def test_published_weights_are_listed_and_show_up_once_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path))
-    assert [row.name for row in list_weights()] == ["builtin", "vit_h", "vit_l", "vit_b", "deit_small"]
+    assert [row.name for row in list_weights()] == [
+        "builtin", "vit_h", "vit_l", "vit_b", "deit_small", "vgg16.torchvision", "resnet50.torchvision"
+    ]  # fmt: skip
     assert all(row.path is None for row in list_weights()[1:])
     with s3_server() as bucket:
         fs, path = open_fs(f"{bucket}/w.pth")
