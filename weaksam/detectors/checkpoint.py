@@ -150,7 +150,7 @@ def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str,
 
 
 def _background_first(values: Tensor) -> Tensor:
-    """Move the background's row to the front: mmdet counts it after the classes."""
+    """Move the background's row to the front: mmdet counts it after the classes. Not tried on the published file itself."""
     return values.roll(1, dims=0)
 
 
