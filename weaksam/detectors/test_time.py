@@ -20,9 +20,8 @@ def detect(
 ) -> Detections:
     """Find the objects of one image among its proposals.
 
-    Scores and box deltas are averaged over all passes, per proposal and class, before anything is decoded or suppressed.
-    Deltas do not depend on the scale: their mean is the box at the passes' mean centre with their mean log sides, where
-    the published code averages the corners of each pass's boxes.
+    Scores and boxes are averaged over all passes, per proposal and class, before anything is suppressed. A pass's deltas do
+    not depend on its scale, so they are applied to the proposals in the image's own pixels.
 
     Args:
         detector: on any device, in any mode.
@@ -33,42 +32,40 @@ def detect(
     Returns:
         The best score first; boxes are cut to the image. Without proposals: no detections, and image scores of 0.
     """
-    mean = _mean_prediction(detector, image, boxes_xyxy, config)
-    boxes = torch.from_numpy(boxes_xyxy)[:, None].float()  # [R, 1, 4]
-    if mean.deltas is not None:
-        decoded = BOX_CODER.decode_single(mean.deltas.flatten(1), boxes[:, 0])
-        boxes = decoded.view_as(mean.deltas)  # [R, C, 4]
-    height, width = image.shape[:2]
-    boxes = clip_boxes(boxes, (height, width)).expand(*mean.scores.shape, 4)
-    proposal, class_index = (mean.scores > config.score_threshold).nonzero(as_tuple=True)
-    boxes, scores = boxes[proposal, class_index], mean.scores[proposal, class_index]
+    image_scores, all_scores, all_boxes = _mean_of_passes(detector, image, boxes_xyxy, config)
+    proposal, class_index = (all_scores > config.score_threshold).nonzero(as_tuple=True)
+    boxes, scores = all_boxes[proposal, class_index], all_scores[proposal, class_index]
     best = batched_nms(boxes, scores, class_index, config.nms_iou)[: config.max_detections]
     return Detections(
         boxes_xyxy=boxes[best].numpy(),
         class_index=class_index[best].numpy(),
         score=scores[best].numpy(),
-        image_scores=mean.image_scores.numpy(),
+        image_scores=image_scores.numpy(),
     )
 
 
-def _mean_prediction(
+def _mean_of_passes(
     detector: WeakDetector, image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32], config: DetectConfig
-) -> Prediction:
-    """Average the predictions of all passes, on the CPU; the deltas of mirrored ones are mirrored back."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return image scores ``[C]``, scores ``[R, C]`` and boxes ``[R, C, 4]`` cut to the image, on the CPU."""
     device = next(detector.parameters()).device
+    proposals = torch.from_numpy(boxes_xyxy).float()
+    size_hw = (image.shape[0], image.shape[1])
     passes: list[Prediction] = []
-    all_deltas: list[Tensor] = []
+    boxes: list[Tensor] = []
     for scale in config.scales:
         view = scaled(image, boxes_xyxy, scale, config.max_side)
         for mirror in (False, True) if config.flip else (False,):
-            pixels, boxes = mirrored(*view) if mirror else view
-            batch = collate([View(detector.body.normalise(pixels), torch.from_numpy(boxes))])
+            pixels, scaled_boxes = mirrored(*view) if mirror else view
+            batch = collate([View(detector.body.normalise(pixels), torch.from_numpy(scaled_boxes))])
             prediction = detector.predict(*(tensor.to(device) for tensor in batch))
             passes.append(prediction)
             if prediction.deltas is not None:
-                all_deltas.append(prediction.deltas * prediction.deltas.new_tensor([-1 if mirror else 1, 1, 1, 1]))
-    return Prediction(
-        image_scores=torch.stack([p.image_scores for p in passes]).mean(dim=0).cpu(),
-        scores=torch.stack([p.scores for p in passes]).mean(dim=0).cpu(),
-        deltas=torch.stack(all_deltas).mean(dim=0).cpu() if all_deltas else None,
-    )
+                deltas = prediction.deltas.cpu() * torch.tensor([-1.0 if mirror else 1.0, 1.0, 1.0, 1.0])
+                decoded = BOX_CODER.decode_single(deltas.flatten(1), proposals).view_as(deltas)
+                boxes.append(clip_boxes(decoded, size_hw))
+    scores = torch.stack([p.scores for p in passes]).mean(dim=0).cpu()
+    image_scores = torch.stack([p.image_scores for p in passes]).mean(dim=0).cpu()
+    if not boxes:
+        return image_scores, scores, clip_boxes(proposals, size_hw)[:, None].expand(*scores.shape, 4)
+    return image_scores, scores, torch.stack(boxes).mean(dim=0)

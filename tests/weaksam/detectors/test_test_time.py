@@ -37,13 +37,17 @@ def obvious(detector, image, boxes, config):
         rows = []
         for r, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
             score = sum(p.scores[r, c].item() for p, _ in passes) / len(passes)
-            if passes[0][0].deltas is not None:
-                dx = sum(p.deltas[r, c, 0].item() * (-1 if mirror else 1) for p, mirror in passes) / len(passes)
-                dy, dw, dh = (sum(p.deltas[r, c, k].item() for p, _ in passes) / len(passes) for k in (1, 2, 3))
-                x, y = (x1 + x2) / 2 + dx / 10 * (x2 - x1), (y1 + y2) / 2 + dy / 10 * (y2 - y1)
-                w, h = (x2 - x1) * np.exp(dw / 5), (y2 - y1) * np.exp(dh / 5)
-                x1, y1, x2, y2 = x - w / 2, y - h / 2, x + w / 2, y + h / 2
-            box = [min(max(x1, 0), width), min(max(y1, 0), height), min(max(x2, 0), width), min(max(y2, 0), height)]
+            decoded = []
+            for prediction, mirror in passes:
+                box = x1, y1, x2, y2
+                if prediction.deltas is not None:
+                    dx, dy, dw, dh = prediction.deltas[r, c].tolist()
+                    x = (x1 + x2) / 2 + (-dx if mirror else dx) / 10 * (x2 - x1)
+                    y = (y1 + y2) / 2 + dy / 10 * (y2 - y1)
+                    w, h = (x2 - x1) * np.exp(dw / 5), (y2 - y1) * np.exp(dh / 5)
+                    box = x - w / 2, y - h / 2, x + w / 2, y + h / 2
+                decoded.append([min(max(side, 0), (width, height)[n % 2]) for n, side in enumerate(box)])
+            box = np.mean(decoded, axis=0).tolist()
             if score > config.score_threshold:
                 rows.append((box, c, score))
         kept = nms(
