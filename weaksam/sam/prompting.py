@@ -295,7 +295,7 @@ class _PromptedDecoder:
     def _upscale(self, image: Tensor) -> Tensor:
         """Image tokens ``[P, N, C]`` to features ``[P, h', w', c]`` of the part in use."""
         rows, columns = self._kept_hw
-        used = image.unflatten(1, self._grid_hw)[:, :rows, :columns].permute(0, 3, 1, 2)
+        used = image.view(len(image), *self._grid_hw, image.shape[-1])[:, :rows, :columns].permute(0, 3, 1, 2)
         double, norm, activation, double_again, last_activation = self._decoder.output_upscaling
         doubled = double(used).permute(0, 2, 3, 1)
         normed = F.layer_norm(doubled, norm.weight.shape, norm.weight, norm.bias, norm.eps).permute(0, 3, 1, 2)
