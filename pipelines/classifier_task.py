@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.byte_cache import ByteCache
-from pipelines.training import Position, TrainingPlan
+from pipelines.training import Position, TrainingPlan, steps_of
 from weaksam.clues import build_classifier
 from weaksam.clues.network import ClueNetwork
 from weaksam.config import ClassifierConfig
@@ -46,38 +46,36 @@ class ClassifierTask:
     @property
     def plan(self) -> TrainingPlan:
         """How much, in which order."""
+        config, images = self.config, len(self.images)
         return TrainingPlan(
-            images=len(self.images),
-            epochs=self.config.epochs,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            precision=self.config.precision,
+            images=images,
+            steps=steps_of(images, config.epochs, config.batch_size),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            precision=config.precision,
         )
 
     def build_model(self) -> ClueNetwork:
         """Return the network with its initial weights."""
         return build_classifier(self.name, self.config, self.num_classes)
 
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def build_optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """Return AdamW over everything that learns; decay spares nothing, as published."""
-        return torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=peak_lr(self.config),
-            weight_decay=self.config.weight_decay,
-        )
+        learning = [p for p in model.parameters() if p.requires_grad]
+        return [torch.optim.AdamW(learning, lr=peak_lr(self.config), weight_decay=self.config.weight_decay)]
 
-    def lr_factor(self, at: Position) -> float:
+    def lr_factors(self, at: Position) -> list[float]:
         """Return the learning rate of ``at`` as a share of its peak."""
-        return learning_rate(self.config, math.floor(at.epoch)) / peak_lr(self.config)
+        return [learning_rate(self.config, math.floor(at.epoch)) / peak_lr(self.config)]
 
     def build_dataset(self) -> LabelledImages:
         """Return the training images."""
         return LabelledImages(self)
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor], _phase: int) -> dict[str, Tensor]:
         """Return the network's own loss on views ``[B, 3, S, S]`` and multi-hot targets ``[B, C]``."""
         assert isinstance(model, ClueNetwork)
-        return model.training_loss(*batch)[0]
+        return {"labels": model.training_loss(*batch)[0]}
 
     def evaluate(self, model: nn.Module) -> float | None:
         """Return the mean average precision on the validation images, or None without any."""

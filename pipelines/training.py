@@ -7,7 +7,7 @@ rest. Everything that a step does follows from (plan, step number), so that a ch
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol
@@ -32,21 +32,16 @@ class TrainingPlan:
     """How much is trained and in which order: the part of a training that its result depends on."""
 
     images: int  # in the data set
-    epochs: int
+    steps: int  # of every optimiser; ``steps_of`` counts those of whole epochs
     batch_size: int  # images per step over all workers and passes
     seed: int
     precision: Precision = "fp32"  # of autocast; weights, gradients and optimiser stay in float32
     max_grad_norm: float = 0.0  # clip the gradient's L2 norm to it; lower is stricter, 0 = never
 
     def __post_init__(self) -> None:
-        for name in ("images", "epochs", "batch_size"):
+        for name in ("images", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training plan: expected {name} of 1 or more, got {getattr(self, name)}")
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps: every image is seen ``epochs`` times, some once more to fill the last batch."""
-        return math.ceil(self.images * self.epochs / self.batch_size)
 
     def position(self, step: int) -> Position:
         """Where step number ``step`` (from 0) stands."""
@@ -61,6 +56,11 @@ class TrainingPlan:
         first = step * self.batch_size
         places = [divmod(n, self.images) for n in range(first, first + self.batch_size)]
         return [(epoch, int(_permutation(self.seed, epoch, self.images)[n])) for epoch, n in places]
+
+
+def steps_of(images: int, epochs: int, batch_size: int) -> int:
+    """Return the steps in which every image is seen ``epochs`` times, some once more to fill the last batch."""
+    return math.ceil(images * epochs / batch_size)
 
 
 class Position(NamedTuple):
@@ -86,7 +86,11 @@ class TrainingDataset(Protocol):
 
 
 class TrainingTask(Protocol):
-    """What a stage trains. Small and picklable: it travels to the workers, which build the rest from it."""
+    """What a stage trains. Small and picklable: it travels to the workers, which build the rest from it.
+
+    A step has one *phase* per optimiser: the optimisers take turns on the same batch, each time from a forward pass of its
+    own. In a phase only that optimiser's parameters require a gradient. One phase is the usual case; an adversary is a second.
+    """
 
     @property
     def plan(self) -> TrainingPlan:
@@ -95,17 +99,23 @@ class TrainingTask(Protocol):
     def build_model(self) -> nn.Module:
         """Return the network on the CPU with its initial weights; called under a fixed seed."""
 
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimiser; each group's ``lr`` is what the factor below multiplies."""
+    def build_optimizers(self, model: nn.Module) -> Sequence[torch.optim.Optimizer]:
+        """Return one optimiser per phase, without a parameter in common; parameters of none are frozen.
 
-    def lr_factor(self, at: Position) -> float:
-        """Return what the learning rates are multiplied with at one step."""
+        Each group's ``lr`` is what the factors below multiply.
+        """
+
+    def lr_factors(self, at: Position) -> Sequence[float]:
+        """Return what the learning rates of each optimiser are multiplied with at one step."""
 
     def build_dataset(self) -> TrainingDataset:
         """Return the training images."""
 
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the scalar loss of one pass, a *mean* over its images (passes and workers are weighted by images)."""
+    def losses(self, model: nn.Module, batch: Any, phase: int) -> Mapping[str, Tensor]:
+        """Return the parts of one pass's loss, whose sum a phase's optimiser lowers; always the same names in one order.
+
+        Each is a scalar and a *mean* over the images of the pass (passes and workers are weighted by images).
+        """
 
     def evaluate(self, model: nn.Module) -> float | None:
         """Return a score (higher is better) by which weights are selected, or None to keep the last ones."""
@@ -131,8 +141,9 @@ class Progress:
     step: int  # steps done
     steps: int
     epoch: float
-    loss: float
-    lr: float  # of the first parameter group
+    loss: float  # of the first phase: the sum of its parts
+    losses: dict[str, float]  # these parts
+    lr: float  # of the first optimiser's first parameter group
     images_per_s: float
     eta_s: float
 

@@ -1,7 +1,7 @@
 """The one training loop: steps over 1..N workers, checkpoints, restart, resume, proof. A stage adds network, loss and loader.
 
 The global batch of a step is a window of one endless stream of seeded permutations, a sample is seeded by (seed, epoch, image
-id), the learning rate is a function of the position, and dropout is re-seeded at every step. A training that was killed
+id), the learning rates are functions of the position, and dropout is re-seeded at every step. A training that was killed
 therefore continues with the samples that it would have seen, also with another number of workers; with the same number of
 workers and threads on CPU its weights are the same to the last bit.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ _EVALUATIONS = 20  # looks at the validation score per training
 _CHECKPOINTS = 20  # per training, so that a kill costs at most a twentieth of it
 _SCALAR_ROWS = 1000  # per training: enough for a curve, few enough to rewrite the file each time
 _REPLACEMENTS = 20  # unreadable images in a row after which the data set is at fault
+_NAMED = 8  # images that the message of a non-finite loss names
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -139,6 +140,13 @@ class _Batch(NamedTuple):
     skipped: list[Skipped]
 
 
+class _Pass(NamedTuple):
+    inputs: Any
+    image_ids: list[str]
+    share: float  # of the worker's images in this step
+    last: bool  # of the step
+
+
 class _Samples(Dataset[tuple[Any, str, list[Skipped]]]):
     """A task's images by (epoch, index), with the next readable image in the place of one that cannot be used."""
 
@@ -165,16 +173,37 @@ class _Samples(Dataset[tuple[Any, str, list[Skipped]]]):
         return _Batch(self._dataset.collate(list(inputs)), list(ids), [row for rows in skipped for row in rows])
 
 
-class _Loss(nn.Module):
-    """The task's loss as a module, since DistributedDataParallel watches nothing but ``forward``."""
+class _Losses(nn.Module):
+    """The task's losses in one phase as a module, since DistributedDataParallel watches nothing but ``forward``."""
 
-    def __init__(self, task: TrainingTask, model: nn.Module) -> None:
+    def __init__(self, task: TrainingTask, model: nn.Module, phase: int) -> None:
         super().__init__()
         self.task = task
         self.model = model
+        self.phase = phase
 
-    def forward(self, batch: Any) -> Tensor:
-        return self.task.loss(self.model, batch)
+    def forward(self, batch: Any) -> Mapping[str, Tensor]:
+        return self.task.losses(self.model, batch, self.phase)
+
+
+class _Phase:
+    """One optimiser's turn in every step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, losses: _Losses, world: int) -> None:
+        self.optimizer = optimizer
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.module: nn.Module = losses
+        self._model = losses.model
+        if world > 1:
+            self.begin()  # the wrapper looks after the parameters that require a gradient when it is made
+            # A network may hold parameters that a step does not reach: WeakTr's last norm, a head without positives.
+            self.module = nn.parallel.DistributedDataParallel(losses, find_unused_parameters=True)
+
+    def begin(self) -> None:
+        """Let this optimiser's parameters learn and no others, so that another phase's backward pass skips them."""
+        learning = set(self.parameters)
+        for parameter in self._model.parameters():
+            parameter.requires_grad_(parameter in learning)
 
 
 @dataclass
@@ -195,8 +224,8 @@ class Worker:
         self.plan = self.task.plan
         torch.manual_seed(derive_seed(self.plan.seed, "weights"))
         self.model = self.task.build_model().to(self.device)
-        self.optimizer = self.task.build_optimizer(self.model)
-        for group in self.optimizer.param_groups:
+        self.optimizers = self.task.build_optimizers(self.model)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group.setdefault("initial_lr", group["lr"])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
         self.checkpoints = Checkpoints(self.folder, self.plan)
@@ -212,7 +241,8 @@ class Worker:
         start = 0
         if state is not None:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             self.scaler.load_state_dict(state["scaler"])
             self.best = state["best"]
             self.skipped = {Skipped(*row) for row in state["skipped"]}
@@ -227,10 +257,10 @@ class Worker:
 
     def _train(self, start: int) -> None:
         plan, steps = self.plan, self.plan.steps
-        module: nn.Module = _Loss(self.task, self.model)
-        if self.world > 1:
-            # A network may hold parameters that a step does not reach: WeakTr's last norm, a head without positives.
-            module = nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+        phases = [
+            _Phase(optimizer, _Losses(self.task, self.model, number), self.world)
+            for number, optimizer in enumerate(self.optimizers)
+        ]
         dataset = self.task.build_dataset()
         if len(dataset.image_ids) != plan.images:
             raise DataError(f"expected the plan's {plan.images} training images, got {len(dataset.image_ids)}")
@@ -241,51 +271,75 @@ class Worker:
         loader = iter(_loader(dataset, batches, self.resources.loader_processes, self.device))
         window = _Window(start)
         for step in range(start, steps):
-            at = plan.position(step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * self.task.lr_factor(at)
-            torch.manual_seed(derive_seed(plan.seed, "step", step, self.rank))  # dropout, on every device
-            module.train()
-            window.add(self._step(module, loader, batches), plan.batch_size)
+            self._set_rates(self.task.lr_factors(plan.position(step)))
+            torch.manual_seed(derive_seed(plan.seed, "step", step, self.rank))  # dropout of all phases, on every device
+            self.model.train()
+            # A pass is loaded and moved to the device once, and forgotten when the last phase has had it.
+            passes = itertools.tee(self._passes(loader, batches), len(phases))
+            losses = [self._take_turn(phase, own) for phase, own in zip(phases, passes, strict=True)]
+            self.scaler.update()
+            window.add(losses[0], plan.batch_size)
             done = step + 1
             if done % math.ceil(steps / _EVALUATIONS) == 0 or done == steps:
                 self._evaluate(done)
             if done % checkpoint_every == 0 or done == steps:
                 self._save(done)
             if self.rank == 0 and (done % math.ceil(steps / _SCALAR_ROWS) == 0 or done == steps):
-                self._log(window.close(done, plan, float(self.optimizer.param_groups[0]["lr"])))
+                self._log(window.close(done, plan, float(self.optimizers[0].param_groups[0]["lr"])))
 
-    def _step(self, module: nn.Module, loader: Iterator[_Batch], batches: GlobalBatches) -> float:
-        """Do one optimiser step; return the mean loss over the images of all workers."""
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        failed: list[str] = []
+    def _set_rates(self, factors: Sequence[float]) -> None:
+        for optimizer, factor in zip(self.optimizers, factors, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def _passes(self, loader: Iterator[_Batch], batches: GlobalBatches) -> Iterator[_Pass]:
+        """Yield the passes of the next step, on the device."""
         for number in range(batches.passes):
             batch = next(loader)
             self.skipped.update(batch.skipped)
-            last = number == batches.passes - 1
-            with nullcontext() if last or self.world == 1 else module.no_sync():  # type: ignore[operator]
+            inputs, share = _to_device(batch.inputs, self.device), len(batch.image_ids) / batches.share
+            yield _Pass(inputs, batch.image_ids, share, last=number == batches.passes - 1)
+
+    def _take_turn(self, phase: _Phase, passes: Iterable[_Pass]) -> dict[str, float]:
+        """Do one optimiser's step; return the losses, means over the images of all workers."""
+        phase.begin()
+        names: list[str] = []
+        values: list[Tensor] = []  # of each pass [losses]
+        images: list[list[str]] = []
+        for one in passes:
+            with nullcontext() if one.last or self.world == 1 else phase.module.no_sync():  # type: ignore[operator]
                 with self._autocast():
-                    loss = module(_to_device(batch.inputs, self.device)) * (len(batch.image_ids) / batches.share)
-                self.scaler.scale(loss).backward()
-            total += loss.detach()
-            if not failed and not math.isfinite(total.item()):
-                failed = batch.image_ids
+                    losses: Mapping[str, Tensor] = phase.module(one.inputs)
+                    loss = torch.stack([value * one.share for value in losses.values()])
+                self.scaler.scale(loss.sum()).backward()  # type: ignore[no-untyped-call]
+            names = list(losses)
+            values.append(loss.detach())
+            images.append(one.image_ids)
+        means = self._means(names, torch.stack(values), images)
+        self.scaler.unscale_(phase.optimizer)
+        if self.plan.max_grad_norm:
+            nn.utils.clip_grad_norm_(phase.parameters, self.plan.max_grad_norm)
+        self.scaler.step(phase.optimizer)
+        phase.optimizer.zero_grad(set_to_none=True)  # whatever comes next has that memory
+        return means
+
+    def _means(self, names: list[str], values: Tensor, images: list[list[str]]) -> dict[str, float]:
+        """Sum the losses ``[passes, losses]`` of this worker and average them over all; raise if one is not finite."""
+        total = values.sum(dim=0)
         if self.world > 1:
             torch.distributed.all_reduce(total)
-        mean = total.item() / self.world
-        if not math.isfinite(mean):  # on every worker alike, because the sum spreads a NaN
-            images = ", ".join(itertools.chain.from_iterable(self._gather(failed)))
+        means = dict(zip(names, (total / self.world).tolist(), strict=True))
+        failed = [f"{name} = {mean}" for name, mean in means.items() if not math.isfinite(mean)]
+        if failed:  # on every worker alike, because the sum spreads a NaN
+            finite = values.isfinite().all(dim=1).tolist()
+            mine = next((ids for ids, good in zip(images, finite, strict=True) if not good), [])
+            ids = list(itertools.chain.from_iterable(self._gather(mine)))
+            more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
             raise NonFiniteLossError(
-                f"expected a finite loss, got {mean} with images {images}; lower the learning rate, use precision fp32 or "
-                "bf16, or look at these images"
+                f"expected a finite loss, got {', '.join(failed)} with images {', '.join(ids[:_NAMED])}{more}; lower the "
+                "learning rate, use precision fp32 or bf16, or look at these images"
             )
-        self.scaler.unscale_(self.optimizer)
-        if self.plan.max_grad_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return mean
+        return means
 
     def _evaluate(self, done: int) -> None:
         if self.rank != 0:
@@ -304,7 +358,7 @@ class Worker:
                 {
                     "step": done,
                     "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                     "scaler": self.scaler.state_dict(),
                     "best": self.best,
                     "skipped": [list(row) for row in sorted(self.skipped)],
@@ -338,17 +392,19 @@ class _Window:
         self._began = time.monotonic()
         self._reset()
 
-    def add(self, loss: float, images: int) -> None:
-        self._losses.append(loss)
+    def add(self, losses: dict[str, float], images: int) -> None:
+        self._losses.append(losses)
         self._images += images
 
     def close(self, done: int, plan: TrainingPlan, lr: float) -> Progress:
         now = time.monotonic()
+        losses = {name: sum(row[name] for row in self._losses) / len(self._losses) for name in self._losses[0]}
         row = Progress(
             step=done,
             steps=plan.steps,
             epoch=done * plan.batch_size / plan.images,
-            loss=sum(self._losses) / len(self._losses),
+            loss=sum(losses.values()),
+            losses=losses,
             lr=lr,
             images_per_s=self._images / max(now - self._since, 1e-9),
             eta_s=(now - self._began) / (done - self._start) * (plan.steps - done),
@@ -357,7 +413,7 @@ class _Window:
         return row
 
     def _reset(self) -> None:
-        self._losses: list[float] = []
+        self._losses: list[dict[str, float]] = []
         self._images = 0
         self._since = time.monotonic()
 

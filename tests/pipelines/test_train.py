@@ -70,9 +70,9 @@ def test_the_rate_scales_with_the_batch_and_holds_for_a_whole_epoch():
     config = ClassifierConfig(batch_size=32, base_lr=1e-3, warmup_epochs=0, epochs=10)
     assert peak_lr(config) == pytest.approx(6.25e-5)
     task = replace(tiny_task(), config=config)
-    assert task.lr_factor(Position(0, 100, 0.0)) == 1
-    assert task.lr_factor(Position(7, 100, 6.0)) == task.lr_factor(Position(8, 100, 6.99))
-    assert task.lr_factor(Position(7, 100, 6.0)) == pytest.approx((1e-5 + 5.25e-5 / 2) / 6.25e-5)
+    assert task.lr_factors(Position(0, 100, 0.0)) == [1]
+    assert task.lr_factors(Position(7, 100, 6.0)) == task.lr_factors(Position(8, 100, 6.99))
+    assert task.lr_factors(Position(7, 100, 6.0)) == pytest.approx([(1e-5 + 5.25e-5 / 2) / 6.25e-5])
 
 
 # ------------------------------------------------------------------------------------------------------------------ images
@@ -209,7 +209,9 @@ def test_scoring_leaves_unreadable_images_out(tmp_path):
 
 def test_progress_on_a_plain_console_is_a_line_now_and_then():
     out = StringIO()
-    now = Progress(step=3, steps=9, epoch=1.0, loss=0.5, lr=1e-3, images_per_s=40.0, eta_s=61.0)
+    now = Progress(
+        step=3, steps=9, epoch=1.0, loss=0.5, losses={"labels": 0.5}, lr=1e-3, images_per_s=40.0, eta_s=61.0
+    )
     with train.training_progress(Console(file=out), "train-classifier") as progress:
         progress(now)
     assert out.getvalue() == ""

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import os
@@ -13,17 +14,18 @@ import pytest
 import torch
 
 from pipelines.checkpoints import Checkpoints, read_scalars
-from pipelines.training import NonFiniteLossError, Skipped, TrainingPlan
+from pipelines.training import NonFiniteLossError, Skipped, TrainingPlan, steps_of
 from pipelines.worker_loop import GlobalBatches
 from tests.pipelines import toy_training
-from tests.pipelines.toy_training import ToyTask, train
+from tests.pipelines.toy_training import AdversaryTask, ToyTask, train
 from weaksam.errors import ConfigError, DataError, RunError
+from weaksam.transforms import derive_seed
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's own, when ray.train is imported
 
 
 def plan(images=10, epochs=3, batch_size=4, seed=0):
-    return TrainingPlan(images=images, epochs=epochs, batch_size=batch_size, seed=seed)
+    return TrainingPlan(images=images, steps=steps_of(images, epochs, batch_size), batch_size=batch_size, seed=seed)
 
 
 def equal_bits(a, b):
@@ -58,11 +60,16 @@ def die_at(step):
         pytest.param(1, 1, 1, 1, id="one image"),
     ],
 )
-def test_steps_are_counted(images, epochs, batch_size, steps):
-    assert plan(images, epochs, batch_size).steps == steps
+def test_the_steps_of_epochs_are_counted(images, epochs, batch_size, steps):
+    assert steps_of(images, epochs, batch_size) == steps
 
 
-@pytest.mark.parametrize("field", ["images", "epochs", "batch_size"])
+def test_a_position_knows_its_epoch():
+    p = TrainingPlan(images=10, steps=7, batch_size=4, seed=0)  # 2.8 epochs
+    assert [p.position(step) for step in (0, 5)] == [(0, 7, 0.0), (5, 7, 2.0)]
+
+
+@pytest.mark.parametrize("field", ["images", "steps", "batch_size"])
 def test_an_empty_plan_is_refused(field):
     with pytest.raises(ConfigError, match=f"{field} of 1 or more, got 0"):
         replace(plan(), **{field: 0})
@@ -127,6 +134,7 @@ def test_a_training_proves_its_steps_and_lowers_the_loss(tmp_path):
     assert rows[-1].epoch == 60
     assert rows[-1].eta_s == 0
     assert rows[-1].lr == pytest.approx(1e-2 * (1 - 119 / 240))
+    assert all(row.losses == {"fit": row.loss} for row in rows)
     assert all(row.images_per_s > 0 for row in rows)
     lines = (tmp_path / "run" / "_scalars.jsonl").read_text().splitlines()
     assert json.loads(lines[3])["step"] == 4
@@ -138,17 +146,18 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
 
 @pytest.mark.parametrize("dies_after", [1, 3, 5])
 @pytest.mark.parametrize("images_per_pass", [0, 3])
-def test_a_resumed_training_gives_the_same_bits_as_an_uninterrupted_one(tmp_path, dies_after, images_per_pass):
+@pytest.mark.parametrize("task", [ToyTask(max_grad_norm=0.5), AdversaryTask(max_grad_norm=0.5)], ids=["one", "two"])
+def test_a_resumed_training_gives_the_same_bits_as_an_uninterrupted_one(tmp_path, dies_after, images_per_pass, task):
     settings = {"checkpoint_every": 1, "images_per_pass": images_per_pass}
-    straight = train(tmp_path, name="straight", **settings)
+    straight = train(tmp_path, task, name="straight", **settings)
     with pytest.raises(Died):
-        train(tmp_path, name="broken", progress=die_at(dies_after), **settings)
+        train(tmp_path, task, name="broken", progress=die_at(dies_after), **settings)
     torch.rand(17)  # another process has another generator state
-    resumed = train(tmp_path, name="broken", **settings)
+    resumed = train(tmp_path, task, name="broken", **settings)
     assert resumed.resumed_at == dies_after
     assert equal_bits(straight.model, resumed.model)
-    assert [(row.step, row.loss, row.lr) for row in resumed.scalars] == [
-        (row.step, row.loss, row.lr) for row in straight.scalars
+    assert [(row.step, row.losses, row.lr) for row in resumed.scalars] == [
+        (row.step, row.losses, row.lr) for row in straight.scalars
     ]
 
 
@@ -184,7 +193,7 @@ def test_two_checkpoints_are_kept_and_hold_no_objects(tmp_path):
     state = torch.load(tmp_path / "run" / "step-00000006.pt", weights_only=True)
     assert state["step"] == 6
     assert state["plan"] == {
-        "images": 10, "epochs": 3, "batch_size": 5, "seed": 7, "precision": "fp32", "max_grad_norm": 0.0,
+        "images": 10, "steps": 6, "batch_size": 5, "seed": 7, "precision": "fp32", "max_grad_norm": 0.0,
     }  # fmt: skip
 
 
@@ -192,7 +201,7 @@ def test_two_checkpoints_are_kept_and_hold_no_objects(tmp_path):
 def test_a_checkpoint_of_another_plan_is_refused(tmp_path, epochs):
     train(tmp_path)
     with pytest.raises(
-        RunError, match=f"expected a checkpoint of the plan .*'epochs': {epochs}.*got one of .*'epochs': 3"
+        RunError, match=f"expected a checkpoint of the plan .*'steps': {2 * epochs}.*got one of .*'steps': 6"
     ):
         train(tmp_path, ToyTask(epochs=epochs))
 
@@ -204,8 +213,9 @@ def test_there_is_no_checkpoint_in_an_empty_or_missing_folder(tmp_path):
 
 
 @pytest.mark.parametrize("images_per_pass", [1, 2, 3])
-def test_accumulated_passes_equal_one_big_batch(tmp_path, images_per_pass):
-    task = ToyTask(batch_norm=False, dropout=0.0)
+@pytest.mark.parametrize("kind", [ToyTask, AdversaryTask])
+def test_accumulated_passes_equal_one_big_batch(tmp_path, images_per_pass, kind):
+    task = kind(batch_norm=False, dropout=0.0)
     big = train(tmp_path, task, name="big")
     small = train(tmp_path, task, name="small", images_per_pass=images_per_pass)
     assert close(big.model, small.model, 1e-6)
@@ -243,8 +253,6 @@ def test_a_small_gradient_limit_slows_learning(tmp_path):
 
 
 def toy_start():
-    from weaksam.transforms import derive_seed
-
     torch.manual_seed(derive_seed(7, "weights"))
     return ToyTask().build_model().state_dict()
 
@@ -294,8 +302,96 @@ def test_a_loss_that_is_not_finite_names_the_images_of_its_pass(tmp_path):
     task = ToyTask(poison=3)
     step = next(s for s in range(6) if 3 in [index for _, index in task.plan.batch(s)])
     ids = [f"image-{index}" for _, index in task.plan.batch(step)]
-    with pytest.raises(NonFiniteLossError, match=rf"got nan with images {', '.join(ids)};"):
+    with pytest.raises(NonFiniteLossError, match=rf"got fit = nan with images {', '.join(ids)};"):
         train(tmp_path, task)
+
+
+class Exploding(AdversaryTask):
+    """The second part of the first phase, or the second phase alone, is infinite."""
+
+    def losses(self, model, batch, phase):
+        losses = super().losses(model, batch, phase)
+        return {**losses, self.marker: losses[self.marker] + math.inf} if self.marker in losses else losses
+
+
+@pytest.mark.parametrize("part", ["size", "adversary"])
+def test_only_the_part_that_is_not_finite_is_named_and_eight_images(tmp_path, part):
+    with pytest.raises(NonFiniteLossError) as caught:
+        train(tmp_path, Exploding(batch_size=10, marker=part))
+    ids = [f"image-{index}" for _, index in ToyTask(batch_size=10).plan.batch(0)]
+    assert f"got {part} = inf with images {', '.join(ids[:8])} and 2 more; lower" in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------------------ phases
+
+
+def test_in_a_phase_only_its_own_parameters_learn(tmp_path):
+    seen = []
+
+    class Watched(AdversaryTask):
+        def losses(self, model, batch, phase):
+            named = dict(model.named_parameters())
+            learning = {name for name, parameter in named.items() if parameter.requires_grad}
+            gradients = {name for name, parameter in named.items() if parameter.grad is not None}
+            weights = {name: parameter.detach().clone() for name, parameter in named.items()}
+            seen.append((phase, learning, gradients, weights, batch["x"]))
+            return super().losses(model, batch, phase)
+
+    detector = {"0.weight", "0.bias", "1.weight", "1.bias", "4.weight", "4.bias"}
+    train(tmp_path, Watched(epochs=1), images_per_pass=3)  # two steps of two phases of two passes
+    assert [phase for phase, *_ in seen] == [0, 0, 1, 1, 0, 0, 1, 1]
+    for turn, (phase, learning, gradients, _, _) in enumerate(seen):
+        assert learning == ({"hidden"} if phase else {*detector, "never_used"})
+        assert gradients == (set() if turn % 2 == 0 else learning - {"never_used"})  # of the pass before alone
+    weights = [moment for _, _, _, moment, _ in seen]
+    moved = [{name for name in a if not torch.equal(a[name], b[name])} for a, b in itertools.pairwise(weights)]
+    assert moved == [set(), detector, set(), {"hidden"}, set(), detector, set()]
+    inputs = [x for *_, x in seen]
+    assert [len(x) for x in inputs] == [2, 3] * 4
+    assert inputs[0] is inputs[2]  # loaded and moved once
+    assert inputs[1] is inputs[3]
+    assert inputs[4] is not inputs[0]
+
+
+def test_a_parameter_of_no_optimiser_stays_as_it_is(tmp_path):
+    assert train(tmp_path, AdversaryTask()).model["frozen"] == 0.5
+
+
+def test_the_adversary_raises_what_the_first_phase_lowers(tmp_path):
+    with_one = train(tmp_path, AdversaryTask(epochs=30, dropout=0.0, batch_norm=False), name="with")
+    without = train(tmp_path, Peaceful(epochs=30, dropout=0.0, batch_norm=False), name="without")
+    assert torch.equal(without.model["hidden"], torch.zeros(4))
+    assert with_one.model["hidden"].max() > 0
+    assert with_one.scalars[-1].losses["fit"] > without.scalars[-1].losses["fit"]
+
+
+class Peaceful(AdversaryTask):
+    def lr_factors(self, at):
+        return [super().lr_factors(at)[0], 0.0]
+
+
+def test_a_row_holds_the_parts_of_the_first_phase(tmp_path):
+    rows = train(tmp_path, AdversaryTask()).scalars
+    assert all(list(row.losses) == ["fit", "size"] for row in rows)
+    assert all(row.loss == row.losses["fit"] + row.losses["size"] for row in rows)
+    # The first row is measured before anything has moved: half of the mean of the first layer's squared weights.
+    torch.manual_seed(derive_seed(7, "weights"))
+    assert rows[0].losses["size"] == pytest.approx(0.5 * AdversaryTask().build_model()[0].weight.square().mean().item())
+
+
+class Faint(AdversaryTask):
+    """Losses so small that the scaler's first scale does not overflow."""
+
+    def losses(self, model, batch, phase):
+        return {name: 1e-4 * loss for name, loss in super().losses(model, batch, phase).items()}
+
+
+def test_two_phases_share_one_scaler_in_fp16(tmp_path):
+    result = train(tmp_path, Faint(precision="fp16", epochs=10))
+    state = torch.load(tmp_path / "run" / "step-00000020.pt", weights_only=True)
+    assert state["scaler"]["_growth_tracker"] == 20  # one update per step, and no step was skipped
+    assert all(math.isfinite(row.loss) for row in result.scalars)
+    assert result.model["hidden"].abs().max() > 0
 
 
 # ---------------------------------------------------------------------------------------------------------- killed for real
@@ -333,17 +429,19 @@ def finish(process):
 
 
 @pytest.mark.ray
-def test_two_workers_see_the_images_of_one_and_agree_with_it(tmp_path, ray_cluster):
+def test_two_workers_see_the_images_of_one_and_agree_with_it_in_both_phases(tmp_path, ray_cluster):
     log = tmp_path / "seen"
     log.mkdir()
     rows = []
-    task = ToyTask(batch_norm=False, dropout=0.0, batch_size=4, images=8, epochs=2)
+    task = AdversaryTask(batch_norm=False, dropout=0.0, batch_size=4, images=8, epochs=2, max_grad_norm=0.5)
     alone = train(tmp_path, task, name="alone")
     pair = train(tmp_path, replace(task, log=str(log)), name="pair", workers=2, images_per_pass=1, progress=rows.append)
     assert pair.text == "steps planned 4 = done 4 · checkpoint read back"
     assert close(alone.model, pair.model, 1e-5)
     assert [row.step for row in rows] == [1, 2, 3, 4]
-    assert [row.loss for row in rows] == pytest.approx([row.loss for row in alone.scalars], abs=1e-5)
+    for one, two in zip(alone.scalars, rows, strict=True):
+        assert two.losses == pytest.approx(one.losses, rel=1e-4)
+    assert alone.model["hidden"].abs().max() > 1e-3  # the second phase had its turns, too
     seen = [tuple(int(part) for part in path.name.split("-")) for path in log.iterdir()]
     assert sorted((epoch, index) for epoch, index, _ in seen) == [(e, i) for e in range(2) for i in range(8)]
     assert sorted(Counter(pid for _, _, pid in seen).values()) == [8, 8]

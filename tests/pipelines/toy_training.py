@@ -1,5 +1,6 @@
 """A training small enough to do thousands of times, with everything that makes resuming hard: dropout, batch statistics,
-momentum, a schedule, two parameter groups. Runs as a program too, so that a test can kill it: FOLDER WORKERS STEP_S."""
+momentum, a schedule, two parameter groups, an adversary. Runs as a program too, so that a test can kill it:
+FOLDER WORKERS STEP_S."""
 
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipelines.training import Position, TrainingPlan, TrainingResources
+from pipelines.training import Position, TrainingPlan, TrainingResources, steps_of
 from pipelines.worker_loop import run_training
 from weaksam.errors import ImageError
 from weaksam.transforms import derive_seed
@@ -37,7 +38,7 @@ class ToyTask:
     def plan(self):
         return TrainingPlan(
             images=self.images,
-            epochs=self.epochs,
+            steps=steps_of(self.images, self.epochs, self.batch_size),
             batch_size=self.batch_size,
             seed=7,
             precision=self.precision,
@@ -50,21 +51,43 @@ class ToyTask:
         model.register_parameter("never_used", nn.Parameter(torch.ones(3)))
         return model
 
-    def build_optimizer(self, model):
+    def build_optimizers(self, model):
         groups = [{"params": model[0].parameters(), "lr": 1e-2}, {"params": model[4].parameters(), "lr": 3e-2}]
-        return torch.optim.AdamW([*groups, {"params": [*model[1].parameters(), model.never_used]}], lr=1e-2)
+        return [torch.optim.AdamW([*groups, {"params": [*model[1].parameters(), model.never_used]}], lr=1e-2)]
 
-    def lr_factor(self, at: Position):
-        return 1 - at.step / (2 * at.steps)
+    def lr_factors(self, at: Position):
+        return [1 - at.step / (2 * at.steps)]
 
     def build_dataset(self):
         return ToyImages(self)
 
-    def loss(self, model, batch):
-        return nn.functional.mse_loss(model(batch["x"])[:, 0], batch["y"])
+    def losses(self, model, batch, _phase):
+        return {"fit": nn.functional.mse_loss(model(batch["x"])[:, 0], batch["y"])}
 
     def evaluate(self, _model):
         return None
+
+
+class AdversaryTask(ToyTask):
+    """A second phase learns which inputs to hide, so as to raise the first one's loss; one parameter is frozen."""
+
+    def build_model(self):
+        model = super().build_model()
+        model.register_parameter("hidden", nn.Parameter(torch.zeros(4)))
+        model.register_parameter("frozen", nn.Parameter(torch.full((), 0.5)))
+        return model
+
+    def build_optimizers(self, model):
+        return [*super().build_optimizers(model), torch.optim.SGD([model.hidden], lr=0.1, momentum=0.9)]
+
+    def lr_factors(self, at: Position):
+        return [*super().lr_factors(at), 3.0 if at.step > 2 else 1.0]
+
+    def losses(self, model, batch, phase):
+        seen = batch["x"] * torch.sigmoid(2 - model.hidden)
+        fit = nn.functional.mse_loss(model(seen)[:, 0], batch["y"])
+        size = model.frozen * model[0].weight.square().mean()
+        return {"fit": fit, "size": size} if phase == 0 else {"adversary": -0.1 * fit}
 
 
 class ToyImages:
