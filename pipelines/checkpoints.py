@@ -1,4 +1,4 @@
-"""The files that a training leaves behind: checkpoints by step number, and scalars for curves and progress.
+"""The files that a training leaves behind: checkpoints by step number, scalars for curves and progress, TensorBoard events.
 
 The same with and without Ray, on a disk and in a bucket: written all or nothing; the newest checkpoint that reads back
 counts. They hold tensors and plain values, never pickled objects. Ray Train's own manager is not used: it keeps its list of
@@ -13,11 +13,14 @@ import json
 import logging
 import pickle
 import posixpath
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboardX import SummaryWriter
 
 from pipelines.store import write_bytes
 from pipelines.training import Progress, TrainingPlan
@@ -27,6 +30,7 @@ from weaksam.files import join, open_fs
 logger = logging.getLogger(__name__)
 
 SCALARS = "_scalars.jsonl"
+EVENTS = "events.out.tfevents"  # names that TensorBoard looks for; the last step follows
 
 _KEPT = 2
 
@@ -66,12 +70,7 @@ class Checkpoints:
             fs.rm_file(path)
 
     def _paths(self) -> list[str]:
-        fs, root = open_fs(self.folder)
-        fs.invalidate_cache()
-        if not fs.exists(root):
-            return []
-        names = (posixpath.basename(path) for path in fs.ls(root, detail=False))
-        return sorted(posixpath.join(root, name) for name in names if name.startswith("step-") and name.endswith(".pt"))
+        return [path for path in _files(self.folder, "step-") if path.endswith(".pt")]
 
 
 def read_scalars(folder: str) -> list[Progress]:
@@ -89,3 +88,33 @@ def write_scalars(folder: str, rows: Sequence[Progress]) -> None:
     """Write all rows, replacing the file: buckets cannot append."""
     lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
     write_bytes(join(folder, SCALARS), lines.encode())
+
+
+def write_events(folder: str, rows: Sequence[Progress]) -> None:
+    """Write the rows that no event file holds yet into a further one, for ``tensorboard --logdir`` on any folder above.
+
+    TensorBoard follows a growing folder but no file that is replaced, so files are never touched again. Each is named by its
+    last step, which is how a resumed training knows what is there already and draws no step twice.
+    """
+    written = max((int(path.rsplit(".", 1)[1]) for path in _files(folder, EVENTS)), default=0)
+    new = [row for row in rows if row.step > written]
+    if not new:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        with SummaryWriter(scratch) as writer:
+            for row in new:
+                parts = {f"loss/{name}": value for name, value in row.losses.items()}
+                for tag, value in {"loss": row.loss, **parts, "lr": row.lr, "images_per_s": row.images_per_s}.items():
+                    writer.add_scalar(tag, value, row.step)
+        (events,) = Path(scratch).iterdir()
+        write_bytes(join(folder, f"{EVENTS}.{new[-1].step:08d}"), events.read_bytes())
+
+
+def _files(folder: str, prefix: str) -> list[str]:
+    """Return the paths of the folder's files of that prefix, sorted; empty when there is no folder."""
+    fs, root = open_fs(folder)
+    fs.invalidate_cache()
+    if not fs.exists(root):
+        return []
+    names = (posixpath.basename(path) for path in fs.ls(root, detail=False))
+    return sorted(posixpath.join(root, name) for name in names if name.startswith(prefix))

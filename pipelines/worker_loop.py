@@ -21,7 +21,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipelines.checkpoints import Checkpoints, read_scalars, write_scalars
+from pipelines.checkpoints import Checkpoints, read_scalars, write_events, write_scalars
 from pipelines.training import (
     NonFiniteLossError,
     Progress,
@@ -96,6 +96,8 @@ def run_training(
     if state is None or state["step"] != plan.steps:
         done = 0 if state is None else state["step"]
         raise RunError(f"{folder}: the proof does not hold: steps planned {plan.steps:,}, done {done:,}. Run it again.")
+    scalars = read_scalars(folder)
+    write_events(folder, scalars)
     return TrainingResult(
         steps_planned=plan.steps,
         steps_done=state["step"],
@@ -104,7 +106,7 @@ def run_training(
         model=state["model"],
         best=state["best"],
         skipped=[Skipped(*row) for row in state["skipped"]],
-        scalars=read_scalars(folder),
+        scalars=scalars,
     )
 
 
@@ -354,6 +356,7 @@ class Worker:
     def _save(self, done: int) -> None:
         self.skipped = set().union(*self._gather(self.skipped))
         if self.rank == 0:
+            write_events(self.folder, self.rows)
             self.checkpoints.save(
                 {
                     "step": done,

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import re
+import struct
 import subprocess
 import sys
 import time
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event
 
-from pipelines.checkpoints import Checkpoints, read_scalars
-from pipelines.training import NonFiniteLossError, Skipped, TrainingPlan, steps_of
+from pipelines.checkpoints import Checkpoints, read_scalars, write_events
+from pipelines.training import NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
 from pipelines.worker_loop import GlobalBatches
 from tests.pipelines import toy_training
 from tests.pipelines.toy_training import AdversaryTask, ToyTask, train
@@ -189,7 +191,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
 def test_two_checkpoints_are_kept_and_hold_no_objects(tmp_path):
     train(tmp_path, checkpoint_every=1)
     files = sorted(p.name for p in (tmp_path / "run").iterdir())
-    assert files == ["_scalars.jsonl", "step-00000005.pt", "step-00000006.pt"]
+    events = [f"events.out.tfevents.{step:08d}" for step in range(1, 7)]
+    assert files == ["_scalars.jsonl", *events, "step-00000005.pt", "step-00000006.pt"]
     state = torch.load(tmp_path / "run" / "step-00000006.pt", weights_only=True)
     assert state["step"] == 6
     assert state["plan"] == {
@@ -392,6 +395,63 @@ def test_two_phases_share_one_scaler_in_fp16(tmp_path):
     assert state["scaler"]["_growth_tracker"] == 20  # one update per step, and no step was skipped
     assert all(math.isfinite(row.loss) for row in result.scalars)
     assert result.model["hidden"].abs().max() > 0
+
+
+# ------------------------------------------------------------------------------------------------------------- TensorBoard
+
+
+def drawn(folder):
+    """What TensorBoard reads: the events of all files in name order, as (tag, step, value)."""
+    events = []
+    for path in sorted(Path(folder).glob("events.out.tfevents.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            events += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            at += 16 + length
+        assert at == len(data)
+    return events
+
+
+def test_tensorboard_finds_every_row_once(tmp_path):
+    task = AdversaryTask()
+    with pytest.raises(Died):
+        train(tmp_path, task, progress=die_at(5), checkpoint_every=2)
+    assert {step for _, step, _ in drawn(tmp_path / "run")} == {1, 2, 3}  # the row of step 4 followed its checkpoint
+    rows = train(tmp_path, task, checkpoint_every=2).scalars
+    expected = [
+        (tag, row.step, pytest.approx(value, rel=1e-6))
+        for row in rows
+        for tag, value in {
+            "loss": row.loss, "loss/fit": row.losses["fit"], "loss/size": row.losses["size"],
+            "lr": row.lr, "images_per_s": row.images_per_s,
+        }.items()
+    ]  # fmt: skip
+    found = [event for event in drawn(tmp_path / "run") if event[0] != "images_per_s"]
+    assert found == [event for event in expected if event[0] != "images_per_s"]
+    assert [step for tag, step, _ in drawn(tmp_path / "run") if tag == "images_per_s"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_files_that_tensorboard_may_have_open_are_never_touched_again(tmp_path):
+    rows = [
+        Progress(step=n, steps=9, epoch=0.0, loss=1.0, losses={"fit": 1.0}, lr=0.1, images_per_s=2.0, eta_s=0.0)
+        for n in (3, 6, 9)
+    ]
+    folder = str(tmp_path / "run")
+    write_events(folder, [])
+    write_events(folder, rows[:2])
+    before = {path: path.read_bytes() for path in Path(folder).iterdir()}
+    write_events(folder, rows[:2])
+    assert {path: path.read_bytes() for path in Path(folder).iterdir()} == before
+    write_events(folder, rows)
+    assert [path.name for path in sorted(Path(folder).iterdir())] == [
+        "events.out.tfevents.00000006", "events.out.tfevents.00000009",
+    ]  # fmt: skip
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert [(tag, step) for tag, step, _ in drawn(folder)][-4:] == [
+        ("loss", 9), ("loss/fit", 9), ("lr", 9), ("images_per_s", 9),
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- killed for real
