@@ -164,7 +164,9 @@ for _instance, _help in {
     "index": "List a data set's images and the labels that the recipe grants.",
     "train-classifier": "Train the classifier whose activation maps are the clues.",
     "propose": "Prompt SAM with grids and clues, and write object proposals.",
-    "evaluate.proposals": "Measure the proposals against the true boxes, source by source.",
+    "train-mil": "Train a weakly-supervised detector, MIST or OICR, on proposals and image-level labels.",
+    "detect.mil": "Run the trained detector over images and their proposals.",
+    "evaluate.proposals": "Measure the proposals against the true boxes, source by source; --label mil: the detections.",
     "analyse.prompts": "Table 4: each clue source beside random points and a denser grid.",
     "report": "Write the page to look at: tables, curves, dropped images and a gallery.",
 }.items():
@@ -245,22 +247,56 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, l
 @app.command("export")
 def export_(
     run_folder: RunArgument,
-    to: Annotated[str, typer.Option("--as", help="wetectron or mmdet (pickles), or coco (results JSON).")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--as", help="Proposals: wetectron or mmdet (pickles), or coco (results JSON). Detections: voc or coco."
+        ),
+    ],
     split: Annotated[str, typer.Option("--split", help="Whose images.")],
-    out: Annotated[str, typer.Option("--out", help="The file to write, local or s3://….")],
-    instance: Annotated[str, typer.Option("--of", metavar="INSTANCE", help="Which proposals.")] = "propose",
-    missing: Annotated[str, typer.Option("--missing", help="Images without proposals: error, or empty.")] = "error",
+    out: Annotated[str, typer.Option("--out", help="The file to write, local or s3://…; for voc a folder.")],
+    instance: Annotated[
+        str,
+        typer.Option(
+            "--of", metavar="INSTANCE", help="Which proposals or detections: propose, import.NAME, detect.mil."
+        ),
+    ] = "propose",
+    missing: Annotated[str, typer.Option("--missing", help="Images without a row: error, or empty.")] = "error",
+    only: Annotated[
+        str, typer.Option("--only", metavar="FILE", help="Detections of these images alone: ids, or COCO instances.")
+    ] = "",
 ) -> None:
-    """Write proposals in another project's format.
+    """Write proposals or detections in another project's format.
 
-    Example:
+    Examples:
 
         weaksam export runs/voc07 --as wetectron --split trainval --out voc07_trainval.pkl
+
+        weaksam export runs/voc12 --of detect.mil --as voc --split test --out results/VOC2012/Main
+
+        weaksam export runs/coco14 --of detect.mil --as coco --split val2014 --only instances_minival2014.json --out r.json
     """
+    _one_of("--missing", missing, ("error", "empty"))
+    if instance.startswith("detect."):
+        from pipelines.export_detections import run_export_detections
+
+        _one_of("--as", to, ("voc", "coco"))
+        found = run_export_detections(
+            run_folder,
+            to=to,  # type: ignore[arg-type]
+            split=split,
+            out=out,
+            instance=instance,
+            missing=missing,  # type: ignore[arg-type]
+            only=only,
+        )
+        console.print(found["text"], markup=False)
+        return
     from pipelines.export import run_export
 
     _one_of("--as", to, ("wetectron", "mmdet", "coco"))
-    _one_of("--missing", missing, ("error", "empty"))
+    if only:
+        raise ConfigError("--only narrows detections; proposals are exported by whole splits")
     done = run_export(run_folder, to=to, split=split, out=out, instance=instance, missing=missing)  # type: ignore[arg-type]
     console.print(done["text"], markup=False)
 

@@ -76,13 +76,14 @@ class MilTask:
         return (detector, torch.optim.Adam(adversary, lr=rate, weight_decay=config.weight_decay))
 
     def lr_factors(self, at: Position) -> Sequence[float]:
-        """Return the learning rates of ``at`` as shares of the peak: falling for the detector, growing for the adversary."""
+        """Return the learning rates of ``at`` as shares of the peak: falling for the detector, growing for its adversary."""
         config, dropblock = self.config, self.config.mist.dropblock
         passed = sum(at.step >= milestone * at.steps for milestone in config.milestones)
-        return (
-            warmed_up(at.step, config.warmup_steps, config.warmup_factor) * 0.1**passed,
-            warmed_up(at.step, dropblock.warmup_steps, config.warmup_factor) * dropblock.lr_growth**passed,
-        )
+        detector = warmed_up(at.step, config.warmup_steps, config.warmup_factor) * 0.1**passed
+        if config.detector != "mist" or not dropblock.enabled:
+            return (detector,)
+        adversary = warmed_up(at.step, dropblock.warmup_steps, config.warmup_factor) * dropblock.lr_growth**passed
+        return (detector, adversary)
 
     def build_dataset(self) -> WeakImages:
         """Return the training images."""

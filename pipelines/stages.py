@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipelines import analyse, evaluate, index, propose, report, train
+from pipelines import analyse, detect, evaluate, index, propose, report, train_classifier, train_mil
 from pipelines.recipe import Recipe, to_plain
 from pipelines.runs import Instance, Lock, current_instance, differences, instance_key
 from pipelines.schemas import SCHEMA_VERSION
@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 
 STAGES: dict[str, Stage] = {
     "index": index.STAGE,
-    "train-classifier": train.STAGE,
+    "train-classifier": train_classifier.STAGE,
     "propose": propose.STAGE,
+    "train-mil": train_mil.STAGE,
+    "detect": detect.STAGE,
     "evaluate": evaluate.STAGE,
     "analyse": analyse.STAGE,
     "report": report.STAGE,

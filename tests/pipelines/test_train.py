@@ -7,10 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipelines import train
+from pipelines import train, train_classifier
 from pipelines.byte_cache import ByteCache
 from pipelines.classifier_task import ClassifierTask, LabelledImage, learning_rate, peak_lr, score_classifier
 from pipelines.config import ResourcesConfig
+from pipelines.index import in_hash_order
 from pipelines.recipe import load_recipe
 from pipelines.schemas import DROPPED, IMAGES
 from pipelines.stage import Options
@@ -91,24 +92,24 @@ def row(image_id, labels, split="train", difficult=None):
 
 def test_only_labelled_images_of_the_training_split_are_learned_from():
     rows = [row("a", [0]), row("b", None), row("c", []), row("d", None, "val")]
-    training, held_out, unknown = train.choose_images(rows, recipe(), "train")
+    training, held_out, unknown = train_classifier.choose_images(rows, recipe(), "train")
     assert training == (LabelledImage("a", "/a.png", (0,)), LabelledImage("c", "/c.png", ()))
     assert (held_out, unknown) == ((), 1)
 
 
 def test_difficult_objects_count_as_the_recipe_says():
     rows = [row("a", [0], difficult=[0, 1])]
-    assert train.choose_images(rows, recipe(), "train")[0][0].labels == (0,)
-    assert train.choose_images(rows, recipe("data.include_difficult=true"), "train")[0][0].labels == (0, 1)
+    assert train_classifier.choose_images(rows, recipe(), "train")[0][0].labels == (0,)
+    assert train_classifier.choose_images(rows, recipe("data.include_difficult=true"), "train")[0][0].labels == (0, 1)
 
 
 def test_best_map_holds_one_image_in_ten_out_whatever_their_order():
     rows = [row(f"image-{n}", [0]) for n in range(25)]
     best = recipe("classifier.select=best-map")
-    training, held_out, _ = train.choose_images(rows, best, "train")
+    training, held_out, _ = train_classifier.choose_images(rows, best, "train")
     assert (len(training), len(held_out)) == (23, 2)
     assert not set(training) & set(held_out)
-    assert set(train.choose_images(rows[::-1], best, "train")[1]) == set(held_out)
+    assert set(train_classifier.choose_images(rows[::-1], best, "train")[1]) == set(held_out)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_best_map_holds_one_image_in_ten_out_whatever_their_order():
 )
 def test_nothing_to_learn_from_is_an_error(rows, override, message):
     with pytest.raises(DataError, match=message):
-        train.choose_images(rows, recipe(override), "train")
+        train_classifier.choose_images(rows, recipe(override), "train")
 
 
 def test_a_sample_depends_on_epoch_and_index_alone():
@@ -209,9 +210,7 @@ def test_scoring_leaves_unreadable_images_out(tmp_path):
 
 def test_progress_on_a_plain_console_is_a_line_now_and_then():
     out = StringIO()
-    now = Progress(
-        step=3, steps=9, epoch=1.0, loss=0.5, losses={"labels": 0.5}, lr=1e-3, images_per_s=40.0, eta_s=61.0
-    )
+    now = Progress(step=3, steps=9, epoch=1.0, loss=0.5, losses={"labels": 0.5}, lr=1e-3, images_per_s=40.0, eta_s=61.0)
     with train.training_progress(Console(file=out), "train-classifier") as progress:
         progress(now)
     assert out.getvalue() == ""
@@ -258,7 +257,7 @@ def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path, ray_clus
     folder = next(p for p in (tmp_path / "index").iterdir() if p.is_dir())
     table = Table(str(folder), IMAGES)
     rows = table.read().to_pylist()
-    bad = next(r for r in rows if r["image_id"] == train.in_hash_order([r["image_id"] for r in rows[:14]])[5])
+    bad = next(r for r in rows if r["image_id"] == in_hash_order([r["image_id"] for r in rows[:14]])[5])
     bad["uri"] = str(tmp_path / "nowhere.png")
     whole = table.read()
     table.remove_all()

@@ -1,0 +1,146 @@
+"""Weak means weak: no coordinate of an annotation reaches a classifier, a proposal or a detector."""
+
+import json
+import random
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from pipelines.recipe import load_recipe
+from pipelines.runs import current_instance
+from pipelines.schemas import IMAGES, PROPOSALS
+from pipelines.stage import Options
+from pipelines.stages import run_instances
+from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
+from weaksam.files import read_bytes
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+
+TINY = [
+    "data.train_split=train",
+    "classifier.weaktr.depth=1",
+    "classifier.epochs=1",
+    "classifier.batch_size=4",
+    "classifier.crop_size=32",
+    "clues.cam.scales=[1.0]",
+    "prompts.points_per_side=3",
+    "mil.scales=[64]",
+    "mil.min_box_side=4",
+    "mil.epochs=1",
+    "mil.batch_size=4",
+    "resources.train_workers=1",
+    "resources.cpus=4",
+]
+
+
+def drawings(count=8, size=64):
+    return [draw(data_set_seed(0, "train", n), size) for n in range(count)]
+
+
+def random_box(rng, size):
+    x1, y1 = rng.randrange(size - 2), rng.randrange(size - 2)
+    return x1, y1, rng.randrange(x1 + 2, size + 1), rng.randrange(y1 + 2, size + 1)
+
+
+def write_voc(folder: Path, *, coordinates: str) -> str:
+    """Write drawings as VOC; every second object is difficult. ``coordinates``: "true" or "random", names and flags kept."""
+    rng = random.Random(7)
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for n, drawing in enumerate(drawings()):
+        Image.fromarray(drawing.image).save(folder / "JPEGImages" / f"{n:06}.jpg", quality=95)
+        root = ElementTree.Element("annotation")
+        size = ElementTree.SubElement(root, "size")
+        for side, value in zip(("width", "height", "depth"), (64, 64, 3), strict=True):
+            ElementTree.SubElement(size, side).text = str(value)
+        for number, (box, c) in enumerate(zip(drawing.boxes_xyxy.tolist(), drawing.class_index.tolist(), strict=True)):
+            x1, y1, x2, y2 = box if coordinates == "true" else random_box(rng, 64)
+            item = ElementTree.SubElement(root, "object")
+            ElementTree.SubElement(item, "name").text = CLASS_NAMES[c]
+            ElementTree.SubElement(item, "difficult").text = str(number % 2)
+            corners = ElementTree.SubElement(item, "bndbox")
+            values = (x1 + 1, y1 + 1, x2, y2)
+            for corner, value in zip(("xmin", "ymin", "xmax", "ymax"), values, strict=True):
+                ElementTree.SubElement(corners, corner).text = str(int(value))
+        ElementTree.ElementTree(root).write(folder / "Annotations" / f"{n:06}.xml")
+    names = "".join(f"{n:06}\n" for n in range(8))
+    (folder / "ImageSets/Main/train.txt").write_text(names)
+    return str(folder)
+
+
+def write_coco(folder: Path, *, coordinates: str) -> str:
+    """Write drawings as COCO with polygons around the boxes, true or random."""
+    rng = random.Random(7)
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "train").mkdir()
+    images, annotations = [], []
+    for n, drawing in enumerate(drawings()):
+        Image.fromarray(drawing.image).save(folder / "train" / f"{n}.jpg", quality=95)
+        images.append({"id": n, "file_name": f"{n}.jpg", "width": 64, "height": 64})
+        for box, c in zip(drawing.boxes_xyxy.tolist(), drawing.class_index.tolist(), strict=True):
+            x1, y1, x2, y2 = box if coordinates == "true" else random_box(rng, 64)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": n,
+                    "category_id": c + 1,
+                    "iscrowd": 0,
+                    "area": (x2 - x1) * (y2 - y1),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]],
+                }
+            )
+    categories = [{"id": c + 1, "name": name} for c, name in enumerate(CLASS_NAMES)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations" / "instances_train.json").write_text(json.dumps(document))
+    return str(folder)
+
+
+def run(data: str, out: Path, last: str) -> None:
+    recipe, _ = load_recipe("small", TINY, data)
+    run_instances(recipe, str(out), [last], Options(), Console(quiet=True))
+
+
+def table(out: Path, name: str, schema):
+    instance = current_instance(str(out), name)
+    assert instance is not None
+    return instance.table(schema).read().sort_by("image_id")
+
+
+@pytest.mark.parametrize("write", [write_voc, write_coco])
+def test_the_images_table_is_the_same_whatever_the_coordinates(tmp_path, write):
+    tables = []
+    for coordinates in ("true", "random"):
+        data = write(tmp_path / "data", coordinates=coordinates)
+        run(data, tmp_path / coordinates, "index")
+        tables.append(table(tmp_path / coordinates, "index", IMAGES))
+        (tmp_path / "data").rename(tmp_path / f"{coordinates}-data")
+    assert tables[0].equals(tables[1])
+    assert any(labels for labels in tables[0]["labels"].to_pylist())
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_training_and_proposing_give_the_same_bits_whatever_the_coordinates(tmp_path, ray_cluster):
+    found = []
+    for coordinates in ("true", "random"):
+        data = write_voc(tmp_path / "data", coordinates=coordinates)
+        out = tmp_path / coordinates
+        run(data, out, "train-mil")
+        weights = [
+            read_bytes(current_instance(str(out), name).file(file))
+            for name, file in (
+                ("train-classifier", "classifier.safetensors"),
+                ("train-mil", "detector.safetensors"),
+            )
+        ]
+        found.append((weights, table(out, "propose", PROPOSALS)))
+        (tmp_path / "data").rename(tmp_path / f"{coordinates}-data")
+    (weights, proposals), (other_weights, other_proposals) = found
+    assert weights[0] == other_weights[0], "the classifiers differ"
+    assert proposals.equals(other_proposals), "the proposals differ"
+    assert weights[1] == other_weights[1], "the detectors differ"
+    assert sum(map(len, proposals["boxes_xyxy"].to_pylist())) > len(proposals)  # else nothing was compared
