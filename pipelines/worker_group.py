@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.checkpoints import read_scalars
 from pipelines.training import NonFiniteLossError, Progress, TrainingResources
-from weaksam.errors import RunError, WeaksamError
+from weaksam.errors import CheckpointError, ConfigError, RunError, WeaksamError
 from weaksam.files import join
 
 _POLL_S = 1.0
@@ -30,7 +30,7 @@ def run_on_ray(
 
     folder = join(storage_uri, run_name)
 
-    def work() -> NonFiniteLossError | None:
+    def work() -> WeaksamError | None:
         import ray.train
         import ray.train.torch
 
@@ -38,8 +38,8 @@ def run_on_ray(
         place = {"rank": context.get_world_rank(), "world": context.get_world_size()}
         try:
             run_worker(**place, device=ray.train.torch.get_device())
-        except NonFiniteLossError as error:  # all workers stop together, and starting again would not help
-            return error
+        except (NonFiniteLossError, ConfigError, CheckpointError) as error:
+            return error  # all workers stop together, and starting again would not help
         return None
 
     trainer = TorchTrainer(

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 TINY = [
     "data.train_split=train",
     "classifier.weaktr.depth=1",
+    "classifier.weaktr.fusion_reduction=4",
     "classifier.epochs=1",
     "classifier.batch_size=4",
     "classifier.crop_size=32",
