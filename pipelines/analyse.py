@@ -1,6 +1,7 @@
 """The analyse stage: Table 4, with controls. Do the clues say *where*, or would as many points anywhere do?
 
-Beside each clue source of the recipe stand two controls on the same images, with the same SAM and the same filters:
+(That is every label but ``analyse.similarity``: Fig. 6, see ``similarity.py``.) Beside each clue source of the recipe stand
+two controls on the same images, with the same SAM and the same filters:
 
 * random: every place that the clues prompted is replaced by a uniformly random one; which points go together, how many
   there are and which masks are kept stays as it was. Several seeds give a mean and a spread.
@@ -24,14 +25,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from rich.table import Table as TextTable
 
-from pipelines import cluster
+from pipelines import cluster, similarity
 from pipelines.actors import guarded, use_threads, write_dropped
 from pipelines.evaluate_proposals import row_label
 from pipelines.figures import known, percent
 from pipelines.index import in_hash_order
 from pipelines.passes import ActorPools, work_off
 from pipelines.proposal_boxes import ImageBoxes, count_points, iter_boxes
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, to_plain
 from pipelines.runs import Instance
 from pipelines.schemas import (
     IMAGES,
@@ -67,7 +68,17 @@ TODO = pa.schema(
 
 
 def execute(job: Job) -> dict[str, Any]:
-    """Segment the controls of the chosen images, compare, write ``analysis.json`` and print it."""
+    """Analyse what the instance's label says, write ``analysis.json`` and print it."""
+    if not _is_similarity(job.instance.name):
+        return _compare_prompts(job)
+    analysis = similarity.measure(job, _split(job.recipe, job.upstream["index"]))
+    write_json(job.instance.file(ANALYSIS_FILE), analysis)
+    job.console.print(similarity.text_table(analysis))
+    return {"text": similarity.verdict(analysis)}
+
+
+def _compare_prompts(job: Job) -> dict[str, Any]:
+    """Segment the controls of the chosen images and compare."""
     from weaksam.datasets import open_dataset
 
     recipe = job.recipe
@@ -403,14 +414,25 @@ def _planned(propose: Instance, index: Instance, split: str, max_images: int) ->
     return pa.Table.from_pylist(rows, schema=TODO)
 
 
-def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    return {"analyse": recipe.analyse, "evaluate": recipe.evaluate, "sam": recipe.sam, "proposals": recipe.proposals}
+def _is_similarity(name: str) -> bool:
+    return name.partition(".")[2] == similarity.LABEL
+
+
+def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
+    return similarity.reads(recipe) if _is_similarity(name) else ("index", "propose")
+
+
+def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
+    if _is_similarity(name):
+        return similarity.method(recipe)
+    options = {option: value for option, value in to_plain(recipe.analyse).items() if option != "similarity_images"}
+    return {"analyse": options, "evaluate": recipe.evaluate, "sam": recipe.sam, "proposals": recipe.proposals}
 
 
 STAGE = Stage(
     verb="analyse",
     help="compare the clues with as many random points and with a denser grid (Table 4)",
-    reads=lambda _recipe, _name: ("index", "propose"),
+    reads=_reads,
     method=_method,
     execute=execute,
 )

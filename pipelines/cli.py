@@ -117,7 +117,8 @@ LabelOption = Annotated[
     typer.Option(
         "--label",
         metavar="NAME",
-        help="Which instance of this verb: VERB.NAME. `evaluate --label ss` measures import.ss.",
+        help="Which instance of this verb: VERB.NAME. `evaluate --label ss` measures import.ss, `analyse --label similarity` "
+        "is Fig. 6.",
     ),
 ]
 
@@ -167,7 +168,8 @@ for _instance, _help in {
     "train-mil": "Train a weakly-supervised detector, MIST or OICR, on proposals and image-level labels.",
     "detect.mil": "Run the trained detector over images and their proposals.",
     "evaluate.proposals": "Measure the proposals against the true boxes, source by source; --label mil: the detections.",
-    "analyse.prompts": "Table 4: each clue source beside random points and a denser grid.",
+    "analyse.prompts": "Table 4: each clue source beside random points and a denser grid; --label similarity: how alike the "
+    "detector sees an image's proposals.",
     "report": "Write the page to look at: tables, curves, dropped images and a gallery.",
 }.items():
     app.command(_instance.partition(".")[0])(_stage_command(_instance, _help))
