@@ -1,4 +1,4 @@
-"""The report's two drawings as inline SVG: recall curves and a histogram.
+"""The report's drawings as inline SVG: curves of recall and of losses, a histogram, bars for tables.
 
 Colours and fonts are the page's own (CSS classes and ``currentColor``), so they follow its light and dark schemes. The
 drawing area is as wide as a phone; wider screens scale it up.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
 _WIDTH, _HEIGHT = 360, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 10, 28, 38
 _MOST_BARS = 30
+_SIGNS = 6  # on a line of a loss chart, so that signs do not hide it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,87 @@ def histogram(values: Sequence[int], *, label: str, x_name: str) -> Markup:
         if n % max(1, math.ceil(len(counts) / 7)) == 0:
             parts.append(_tick(_LEFT + (n + 0.5) * slot, f"{start:,}"))
     return Markup("").join([*parts, Markup("</svg>")])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a loss chart: a loss at each of the chart's steps."""
+
+    label: str
+    css_class: str  # gives the colour
+    losses: Sequence[float]
+
+
+def loss_chart(steps: Sequence[int], lines: Sequence[Line], *, label: str) -> Markup:
+    """Draw losses by training step, one line each; a tooltip at every step lists all of them.
+
+    Args:
+        steps: rising, 1 or more; none draw the empty axes.
+        lines: with one loss per step each.
+        label: what a screen reader says instead of the drawing.
+    """
+    losses = [loss for line in lines for loss in line.losses]
+    levels = round_numbers(min(losses, default=0.0), max(losses, default=0.0))
+    last = max(steps, default=1)
+    xs = [_x(step, last) for step in steps]
+    parts = [_open(label)]
+    parts += [_horizontal(_y(level - levels[0], levels[-1] - levels[0]), f"{level:g}") for level in levels]
+    parts += [
+        _tick(_x(step, last), f"{step:,.0f}") for step in round_numbers(0, last) if step <= last and step % 1 == 0
+    ]
+    parts.append(_axis_names("step", "loss"))
+    for n, line in enumerate(lines):
+        points = [(x, _y(loss - levels[0], levels[-1] - levels[0])) for x, loss in zip(xs, line.losses, strict=True)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        signs = points[:: -max(1, math.ceil(len(points) / _SIGNS))]
+        parts.append(
+            Markup('<g class="{}"><polyline points="{}"/>{}</g>').format(
+                line.css_class, path, Markup("").join(marker(n, x, y) for x, y in signs)
+            )
+        )
+    middles = [(left + right) / 2 for left, right in pairwise(xs)]
+    spans = pairwise([_LEFT, *middles, _WIDTH - _RIGHT])
+    for n, (step, (left, right)) in enumerate(zip(steps, spans, strict=False)):
+        what = ", ".join(f"{line.label} {line.losses[n]:.3g}" for line in lines)
+        parts.append(
+            Markup(
+                '<rect class="hit" x="{:.1f}" y="{}" width="{:.1f}" height="{}"><title>step {:,}: {}</title></rect>'
+            ).format(left, _TOP, right - left, _HEIGHT - _TOP - _BOTTOM, step, what)
+        )
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def bar(shares: Mapping[str, float], *, tooltip: str) -> Markup:
+    """Draw shares in [0, 1] side by side in one flat bar, each in the colour of its CSS class; the rest stays empty.
+
+    It is hidden from screen readers: its figures stand beside it.
+    """
+    parts = [Markup('<svg class="share" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">')]
+    parts.append(Markup("<title>{}</title>").format(tooltip))
+    start = 0.0
+    for css_class, share in shares.items():
+        parts.append(
+            Markup('<rect class="{}" x="{:.1f}" width="{:.1f}" height="8"/>').format(css_class, start, 100 * share)
+        )
+        start += 100 * share
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Return two to six evenly spaced round numbers (1, 2 or 5 times a power of ten apart) that span ``low`` to ``high``.
+
+    0 is always spanned.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    high = high if high > low else low + 1
+    exponent = math.floor(math.log10(high - low)) - 1
+    step = next(
+        step
+        for power in range(exponent, exponent + 3)
+        for step in (10.0**power, 2 * 10.0**power, 5 * 10.0**power)
+        if math.ceil(high / step) - math.floor(low / step) <= 5
+    )
+    return [n * step for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
 def bins(values: Sequence[int]) -> tuple[int, int, list[int]]:

@@ -74,3 +74,9 @@ class ReportConfig:
     title: str = ""  # empty = the recipe's name
     gallery_images: int = 12  # pictures with heat maps, prompts and proposals
     gallery_side: int = 320  # pixels, longest side of a gallery picture
+    detection_score: float = 0.3  # a detection scores at least this to be drawn; higher is stricter
+    failures: int = 6  # worst ones of a detector, shown per split
+
+    def __post_init__(self) -> None:
+        require(0 <= self.detection_score <= 1, "report.detection_score", "0..1", self.detection_score)
+        require(self.failures >= 0, "report.failures", "0 or more", self.failures)

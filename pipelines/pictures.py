@@ -1,4 +1,4 @@
-"""The pictures of the report's gallery: an image with its true objects, its heat maps, its prompts and its proposals."""
+"""The report's pictures: an image with its true objects, heat maps, prompts, proposals or detections; a detector's failure."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ from weaksam.drawing import (
     fit,
     overlay_heat_map,
 )
-from weaksam.structures import GroundTruth, Prompts, Proposals
+from weaksam.structures import Detections, GroundTruth, Prompts, Proposals
+
+TOP_COLOUR = "#56b4e9"  # of a top detection that failed; tells from the yellow of true objects for every reader
 
 _QUALITY = 78  # of WebP: sharp enough for lines, about 10 kB for a picture of 320 pixels
 _MOST_CLASSES = 4  # whose heat maps are shown
 _MOST_BOXES = 200  # drawn of one source; more hide the picture
 _THIN_ABOVE = 25  # boxes: more are drawn with thin lines
+_MOST_DETECTIONS = 10  # drawn on an image
+_CLASS_COLOURS = ("#56b4e9", "#e69f00", "#2fd1a0", "#f07fc0", "#d55e00", "#ffffff")  # of detections, best class first
 _HEAT_SOURCES = ("fine", "coarse", "cross")
 
 
@@ -40,6 +44,7 @@ class Picture:
     height: int
     alt: str
     caption: str
+    legend: Sequence[tuple[str, str]] = ()  # (colour, what it stands for)
 
 
 def true_objects(image: NDArray[np.uint8], truth: GroundTruth | None, class_names: Sequence[str], side: int) -> Picture:
@@ -83,6 +88,55 @@ def proposals(image: NDArray[np.uint8], proposals: Proposals, side: int) -> list
     return pictures
 
 
+def detections(
+    image: NDArray[np.uint8], found: Detections, class_names: Sequence[str], side: int, *, name: str, min_score: float
+) -> Picture:
+    """The best detections, at most ten, of a score of at least ``min_score``, one colour per class."""
+    picture, scale = fit(image, side)
+    order = np.argsort(-found.score, kind="stable")
+    good = order[found.score[order] >= min_score]
+    shown = good[:_MOST_DETECTIONS]
+    scores: dict[int, list[str]] = {}
+    for n in shown.tolist():
+        scores.setdefault(int(found.class_index[n]), []).append(f"{found.score[n]:.2g}")
+    colours = {c: _CLASS_COLOURS[n % len(_CLASS_COLOURS)] for n, c in enumerate(scores)}
+    of_box = [colours[c] for c in found.class_index[shown].tolist()]
+    drawn = draw_boxes(picture, found.boxes_xyxy[shown[::-1]], of_box[::-1], scale=scale, width=3)  # the best on top
+    legend = [(colours[c], f"{class_names[c]} {', '.join(of_class)}") for c, of_class in scores.items()]
+    listed = "; ".join(text for _, text in legend) or "none"
+    caption = _detections_caption(found, class_names, order, len(good), min_score)
+    return _encoded(
+        drawn, f"The image with its best detections outlined: {listed}", f"{name}: {caption}", legend=legend
+    )
+
+
+def _detections_caption(
+    found: Detections, class_names: Sequence[str], order: NDArray[np.intp], good: int, min_score: float
+) -> str:
+    if not len(found):
+        return "no detections"
+    if not good:
+        best = f"{class_names[found.class_index[order[0]]]} {found.score[order[0]]:.2g}"
+        return f"no detection scores {min_score:g} or more; the best, {best}"
+    count = f"{good:,} {'detection scores' if good == 1 else 'detections score'} {min_score:g} or more"
+    return f"{count}; the best {_MOST_DETECTIONS}" if good > _MOST_DETECTIONS else count
+
+
+def failure(
+    image: NDArray[np.uint8],
+    objects_xyxy: NDArray[np.float32],
+    boxes_xyxy: NDArray[np.float32],
+    side: int,
+    *,
+    caption: str,
+) -> Picture:
+    """The true objects [G, 4] of one class and, over them, the class's top detection [1, 4], or [0, 4] without one."""
+    picture, scale = fit(image, side)
+    colours = [TRUTH_COLOUR] * len(objects_xyxy) + [TOP_COLOUR] * len(boxes_xyxy)
+    drawn = draw_boxes(picture, np.concatenate([objects_xyxy, boxes_xyxy]), colours, scale=scale, width=3)
+    return _encoded(drawn, f"The class's true objects and its top detection outlined: {caption}", caption)
+
+
 def heat_maps(
     image: NDArray[np.uint8],
     maps: Mapping[tuple[int, str], NDArray[np.float32]],
@@ -118,8 +172,10 @@ def _grid_radius(points: int, side: int) -> float:
     return min(6.0, max(2.5, 0.4 * spacing))
 
 
-def _encoded(picture: Image.Image, alt: str, caption: str) -> Picture:
+def _encoded(picture: Image.Image, alt: str, caption: str, legend: Sequence[tuple[str, str]] = ()) -> Picture:
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "WEBP", quality=_QUALITY)
     data_uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Picture(data_uri=data_uri, width=picture.width, height=picture.height, alt=alt, caption=caption)
+    return Picture(
+        data_uri=data_uri, width=picture.width, height=picture.height, alt=alt, caption=caption, legend=legend
+    )

@@ -1,8 +1,9 @@
 """The report stage: one HTML page that shows a run, complete in itself: no scripts, no files beside it, no requests.
 
-It reads what the other stages wrote (manifests, ``metrics.json``, ``analysis.json``, the proposals table, ``_dropped``) and,
-for the gallery, the images and their true boxes. Everything that comes from outside (names, ids, paths) is escaped by the
-template. The page is written into the instance's folder and, to be found easily, to ``RUN/report.html``.
+It reads what the other stages wrote (manifests, ``metrics.json``, ``analysis.json``, scalars, the tables of proposals and
+detections, ``_dropped``) and, for its pictures, the images and their true boxes. What it shows of detectors is in
+``report_detections``. Everything that comes from outside (names, ids, paths) is escaped by the template. The page is written
+into the instance's folder and, to be found easily, to ``RUN/report.html``.
 """
 
 from __future__ import annotations
@@ -10,32 +11,31 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from pipelines import analyse, charts, evaluate_proposals, pictures
+from pipelines import analyse, charts, evaluate_proposals, pictures, report_detections, report_gallery
 from pipelines.cluster import usable_cpus
 from pipelines.figures import percent
-from pipelines.gallery import read_heat_maps
-from pipelines.index import in_hash_order
 from pipelines.recipe import Recipe, render
 from pipelines.runs import Instance
-from pipelines.schemas import IMAGES, PROPOSALS, proposals_from_row
+from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job, Stage
 from pipelines.store import read_json, write_bytes
 from weaksam.drawing import KIND_COLOURS, SOURCE_COLOURS, TRUTH_COLOUR
-from weaksam.errors import ImageError
 from weaksam.files import join
 from weaksam.structures import SOURCES
 
 PAGE_FILE = "report.html"
-_GALLERY_BYTES = 6 * 2**20  # of encoded pictures; keeps the page below 8 MiB
 _IDS_LISTED = 50  # dropped images named per reason
 _DONE_ELSEWHERE = ("report", "export")  # verbs that a report does not read
 
@@ -65,26 +65,35 @@ def render_page(view: Mapping[str, Any]) -> str:
 
 def gather(job: Job) -> dict[str, Any]:
     """Collect everything that the template shows."""
+    from weaksam.datasets import open_dataset
+
     recipe, propose = job.recipe, job.upstream["propose"]
-    table = propose.table(PROPOSALS)
     scan = Scan()
-    for part in table.iter_parts([f.name for f in PROPOSALS if f.name != "mask_rle"]):
+    for part in propose.table(PROPOSALS).iter_parts([f.name for f in PROPOSALS if f.name != "mask_rle"]):
         scan.add(part)
     manifests = {name: instance.manifest() or {} for name, instance in job.upstream.items()}
     metrics = _read_all(job.upstream, "evaluate", evaluate_proposals.METRICS_FILE)
+    recalls = [(name, content) for name, content in metrics if "splits" in content]
+    detected = report_detections.evaluations((name, content) for name, content in metrics if "detections" in content)
+    ground_truth = cache(open_dataset(recipe.data).ground_truth)
+    read_image = _image_reader(job.upstream["index"])
     return {
         "title": recipe.report.title or recipe.name,
         "description": recipe.description,
         "facts": _facts(job, manifests),
-        "tiles": _tiles(scan, manifests["propose"], metrics),
+        "tiles": [*report_detections.tiles(detected), *_tiles(scan, manifests["propose"], recalls)],
         "iou_thresholds": recipe.evaluate.iou_thresholds,
         "evaluations": [
-            _evaluation(name, split, m) for name, content in metrics for split, m in content["splits"].items()
+            _evaluation(name, split, m) for name, content in recalls for split, m in content["splits"].items()
         ],
         "analyses": [
             {"name": name, **content, "table": analyse.table_rows(content), "verdict": analyse.verdict(content)}
             for name, content in _read_all(job.upstream, "analyse", analyse.ANALYSIS_FILE)
         ],
+        "detectors": [name for name in job.upstream if name.partition(".")[0] == "detect"],
+        "trainings": report_detections.trainings(job.upstream),
+        "detections": detected,
+        "failures": report_detections.failures(job.upstream, ground_truth, read_image, recipe.report),
         "counts": [_count_chart(split, counts) for split, counts in sorted(scan.box_counts.items())],
         "stages": [_stage(job.upstream[name], manifest) for name, manifest in manifests.items()],
         "whole": _whole(recipe, manifests["propose"]),
@@ -93,8 +102,14 @@ def gather(job: Job) -> dict[str, Any]:
             {"source": source, "reason": reason, "count": count, "per_image": count / max(scan.images, 1)}
             for (source, reason), count in sorted(scan.discarded.items(), key=_table_order)
         ],
-        "gallery": _gallery(job, scan, table.class_names()),
-        "colours": {"source": SOURCE_COLOURS, "kind": KIND_COLOURS, "truth": TRUTH_COLOUR},
+        "gallery": report_gallery.draw(job, scan.ids, ground_truth, read_image),
+        "detection_score": recipe.report.detection_score,
+        "colours": {
+            "source": SOURCE_COLOURS,
+            "kind": KIND_COLOURS,
+            "truth": TRUTH_COLOUR,
+            "top": pictures.TOP_COLOUR,
+        },
         "recipe": render(recipe),
     }
 
@@ -254,54 +269,13 @@ def _dropped(instances: Iterable[Instance]) -> list[dict[str, Any]]:
     ]
 
 
-def _gallery(job: Job, scan: Scan, class_names: Sequence[str]) -> dict[str, Any]:
-    """Draw the first images in hash order, as many as fit into the page's size; those with heat maps come first."""
-    from weaksam.datasets import open_dataset
+def _image_reader(index: Instance) -> Callable[[str], NDArray[np.uint8]]:
+    """Give a function from image id to upright RGB image [H, W, 3]; it raises ImageError for one that cannot be read."""
     from weaksam.files import read_bytes
     from weaksam.images import decode_image
 
-    config, propose = job.recipe.report, job.upstream["propose"]
-    with_maps = set((propose.manifest() or {}).get("gallery", ()))
-    wanted = sorted(in_hash_order(scan.ids), key=lambda image_id: image_id not in with_maps)[: config.gallery_images]
-    rows = _rows_of(propose, wanted)
-    uris = {r["image_id"]: r["uri"] for r in job.upstream["index"].table(IMAGES).iter_rows(["image_id", "uri"])}
-    dataset = open_dataset(job.recipe.data)
-    truth = {split: dataset.ground_truth(split) for split in {row["split"] for row in rows}}
-
-    entries: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        entry: dict[str, Any] = {"image_id": row["image_id"], "split": row["split"], "pictures": [], "heat_maps": []}
-        try:
-            image = decode_image(read_bytes(uris[row["image_id"]]))
-        except ImageError as error:
-            entries.append({**entry, "trouble": str(error)})
-            continue
-        proposals = proposals_from_row(row)
-        side = config.gallery_side
-        known = truth[row["split"]].get(row["image_id"])
-        maps = read_heat_maps(propose, row["image_id"])
-        entry["pictures"] = [
-            pictures.true_objects(image, known, class_names, side),
-            pictures.prompts(image, proposals.prompts, side),
-            *pictures.proposals(image, proposals, side),
-        ]
-        entry["heat_maps"] = pictures.heat_maps(image, maps, class_names, side)
-        size += sum(len(picture.data_uri) for picture in entry["pictures"] + entry["heat_maps"])
-        if size > _GALLERY_BYTES:
-            break
-        entries.append({**entry, "trouble": ""})
-    return {"entries": entries, "left_out": len(rows) - len(entries)}
-
-
-def _rows_of(instance: Instance, image_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the table's rows of a few images, in their order."""
-    wanted = pa.array(image_ids, pa.string())
-    found = {}
-    for part in instance.table(PROPOSALS).iter_parts():
-        for row in part.filter(pc.is_in(part["image_id"], wanted)).to_pylist():
-            found[row["image_id"]] = row
-    return [found[image_id] for image_id in image_ids]
+    uris = {row["image_id"]: row["uri"] for row in index.table(IMAGES).iter_rows(["image_id", "uri"])}
+    return lambda image_id: decode_image(read_bytes(uris[image_id]))
 
 
 def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:

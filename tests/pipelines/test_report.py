@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from pipelines import evaluate, pictures, report
+from pipelines import evaluate, pictures, report, report_gallery
 from pipelines.charts import Curve, bins, histogram, recall_chart
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS, proposals_to_row, with_class_names
@@ -196,7 +196,7 @@ def test_an_image_that_is_gone_is_named_instead_of_shown(tmp_path):
 
 
 def test_the_gallery_stops_before_the_page_grows_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_GALLERY_BYTES", 30_000)
+    monkeypatch.setattr(report_gallery, "_MOST_BYTES", 30_000)
     write_run(str(tmp_path))
     text, parsed, _ = make_page(str(tmp_path), upstream=("index", "propose"))
     assert 0 < parsed.tags.count("article") < 3
