@@ -25,13 +25,9 @@ def execute(job: Job) -> dict[str, Any]:
 
     config = job.recipe.data
     dataset = open_dataset(config)
-    splits = config.splits or dataset.splits
-    unknown = [split for split in splits if split not in dataset.splits]
-    if unknown:
-        raise DataError(f"data.splits: {', '.join(unknown)} not in {config.uri}, which has {', '.join(dataset.splits)}")
     labelled = train_split(dataset, config)
-    available = {split: dataset.records(split) for split in splits}
-    records = [r for split in splits for r in first_in_hash_order(available[split], config.limit)]
+    available = {split: dataset.records(split) for split in dataset.splits}
+    records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
     _require_unique_ids(records, config.uri)
     rows = [
         {

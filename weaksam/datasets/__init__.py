@@ -48,7 +48,7 @@ DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "voc": lambda config: VocDataset(absolute(config.uri), splits=config.splits),
     "coco": lambda config: CocoDataset(absolute(config.uri), splits=config.splits),
     "folder": lambda config: FolderDataset(absolute(config.uri), splits=config.splits),
-    "shapes": lambda config: Shapes(config.shapes),
+    "shapes": lambda config: Shapes(config.shapes, splits=config.splits),
 }
 
 

@@ -74,14 +74,14 @@ class Shapes:
     kind: ClassVar[str] = "shapes"
     class_names: ClassVar[tuple[str, ...]] = CLASS_NAMES
 
-    def __init__(self, config: ShapesConfig) -> None:
+    def __init__(self, config: ShapesConfig, *, splits: Sequence[str] = ()) -> None:
+        """Choose the splits to use; () = all that hold an image. Raises ``DataError`` for one that does not."""
         self._config = config
         self._counts = {split: int(getattr(config, split)) for split in SPLITS}
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits that hold at least one image."""
-        return tuple(split for split in SPLITS if self._counts[split])
+        available = tuple(split for split in SPLITS if self._counts[split])
+        if unknown := [split for split in splits if split not in available]:
+            raise DataError(f"data.splits: {', '.join(unknown)} not in shapes:, which has {', '.join(available)}")
+        self.splits: tuple[str, ...] = tuple(splits) or available
 
     def records(self, split: str) -> list[ImageRecord]:
         """One record per image of ``split``, in order. Raises ``DataError`` for a split that does not exist."""

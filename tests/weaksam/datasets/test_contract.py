@@ -92,7 +92,12 @@ def test_fingerprint_is_the_same_for_the_same_data(config: DataConfig, dataset: 
 
 def test_one_split_can_be_chosen(config: DataConfig, dataset: Dataset) -> None:
     chosen = DataConfig(uri=config.uri, shapes=config.shapes, splits=dataset.splits[-1:])
-    assert set(dataset.splits[-1:]) <= set(open_dataset(chosen).splits)
+    assert open_dataset(chosen).splits == dataset.splits[-1:]
+
+
+def test_a_split_that_is_not_there_is_refused(config: DataConfig, dataset: Dataset) -> None:
+    with pytest.raises(DataError, match=f"(?s)data.splits.*{dataset.splits[0]}|{dataset.splits[0]}.*data.splits"):
+        open_dataset(DataConfig(uri=config.uri, shapes=config.shapes, splits=("nonsense",)))
 
 
 def test_unknown_split_is_named_beside_the_known_ones(dataset: Dataset) -> None:
