@@ -175,6 +175,60 @@ for _instance, _help in {
     app.command(_instance.partition(".")[0])(_stage_command(_instance, _help))
 
 
+@app.command("table")
+def table_(
+    number: Annotated[int, typer.Argument(metavar="N", help="Of the paper: 1, 4, 6 or 10.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe file or a shipped recipe's name whose detector is MIST.")],
+    data: DataOption = "",
+    out: OutOption = "",
+    overrides: SetOption = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="0,1,2", help="Train with each of these; default: the recipe's one.")
+    ] = "",
+    limit: LimitOption = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the cells and which are done, and do nothing.")
+    ] = False,
+    max_dropped: MaxDroppedOption = "1%",
+    address: AddressOption = "",
+    wait: WaitOption = 0.0,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Measure a table of the paper: detectors on Selective Search and on WeakSAM's proposals, beside what was published.
+
+    1: average precision. 4: source by source. 6: boxes and time. 10: correct localisation.
+
+    Its cells are variants of RECIPE in one run folder, made one after the other; whatever is finished already, by `weaksam run`
+    too, is recognised. The table is printed and written to OUT/tables. A cell that fails is shown as failed, the others go on,
+    and the exit code is 1. Rows that nothing here trains say so.
+
+    The OICR rows come from the recipe RECIPE-oicr, beside RECIPE's file or shipped (voc07-oicr, shapes-oicr). Where there is
+    none, they are RECIPE with mil.detector=oicr and how OICR's learning rates differ (refine_lr_factor, warm-up), all else as
+    for MIST.
+
+    Examples:
+
+        weaksam table 1 voc07 --data /data/VOCdevkit/VOC2007 --out runs/voc07 --seeds 0,1,2
+
+        weaksam table 4 shapes --dry-run
+
+        weaksam table 10 mine.yaml --data cards/ --set mil.epochs=4     # OICR from mine-oicr.yaml if it is there
+    """
+    from pipelines.tables import Recipes, make_table, parse_seeds
+
+    _set_up_logging(verbose)
+    if _is_run_folder(recipe):
+        raise ConfigError(
+            f"table: expected a recipe, got the run folder {recipe}; name its recipe and add --out {recipe}"
+        )
+    values = [*(overrides or []), *([f"data.limit={limit}"] if limit else [])]
+    recipes = Recipes(name=recipe, overrides=tuple(values), data_uri=data)
+    options = Options(dry_run=dry_run, max_dropped=max_dropped, address=address, wait_s=wait)
+    run_uri = _run_uri(recipes.base(), out, limit)
+    if make_table(number, recipes, run_uri, parse_seeds(seeds), options, console).get("errors"):
+        raise typer.Exit(1)
+
+
 @app.command()
 def demo(out: OutOption = "runs/demo", verbose: VerboseOption = 0) -> None:
     """The main job on drawn images: train a classifier, propose, evaluate, compare, report; minutes on a laptop.
@@ -427,11 +481,7 @@ def _run(
     if print_recipe:
         console.print(render(recipe, origins), markup=False, highlight=False)
         return
-    if not recipe.data.uri:
-        raise ConfigError(f"recipe {recipe.name} names no data; add --data FOLDER, s3://… or shapes:")
-    out = out or join("runs", recipe.name)
-    out = absolute(out)  # actors and training workers run in folders of their own
-    run_uri = join(out, f"preview-{limit}") if limit else out
+    run_uri = _run_uri(recipe, out, limit)
     names = choose(recipe)
     if not options.dry_run:
         write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
@@ -441,6 +491,14 @@ def _run(
         _fail("interrupted; the same command goes on where this one stopped", 130)
     if limit and manifests:
         _print_estimate(recipe, run_uri, manifests)
+
+
+def _run_uri(recipe: Recipe, out: str, limit: int) -> str:
+    """Return the run folder, absolute: actors and training workers run in folders of their own."""
+    if not recipe.data.uri:
+        raise ConfigError(f"recipe {recipe.name} names no data; add --data FOLDER, s3://… or shapes:")
+    out = absolute(out or join("runs", recipe.name))
+    return join(out, f"preview-{limit}") if limit else out
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

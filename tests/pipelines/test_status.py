@@ -7,7 +7,7 @@ import pytest
 from pipelines.runs import Instance, Lock
 from pipelines.schemas import DROPPED, IMAGES
 from pipelines.status import leftovers, remove, run_status
-from pipelines.store import Table, write_bytes
+from pipelines.store import Table, write_bytes, write_json
 from weaksam.errors import RunError
 
 
@@ -90,6 +90,14 @@ def test_only_superseded_keys_and_previews_are_left_over(tmp_path: Path) -> None
     assert leftovers(str(tmp_path), previews=True) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "notes", "propose", "recipe.yaml"]
     assert sorted(p.name for p in (tmp_path / "propose").iterdir()) == ["ccc", "current"]
+
+
+def test_what_a_table_was_measured_on_is_not_left_over(tmp_path: Path) -> None:
+    for key in ("aaa", "bbb", "ccc"):
+        instance(tmp_path, "train-mil", key)
+    rows = [{"instances": {"0": {"train-mil": "aaa"}, "1": {"train-mil": "ccc"}}}, {"instances": {}}]
+    write_json(str(tmp_path / "tables" / "table-1.json"), {"rows": rows})
+    assert [Path(left.uri).name for left in leftovers(str(tmp_path), previews=True)] == ["bbb"]
 
 
 def test_an_earlier_key_that_somebody_works_on_is_not_left_over(tmp_path: Path) -> None:
