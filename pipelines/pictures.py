@@ -154,6 +154,12 @@ def heat_maps(
     return pictures
 
 
+def similarity(matrix_png: bytes, alt: str, caption: str) -> Picture:
+    """Show a matrix that is a grey PNG of one pixel per element; not larger than it is, and without lines."""
+    with Image.open(io.BytesIO(matrix_png)) as picture:
+        return _encoded(picture, alt, caption)
+
+
 def _signs(prompts: Prompts) -> list[tuple[str, NDArray[np.float32]]]:
     """Group what is drawn at once: the points of each class-joint prompt, and those of all other prompts of a kind."""
     alone: dict[str, list[NDArray[np.float32]]] = {}

@@ -23,7 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines import analyse, charts, evaluate_proposals, pictures, report_detections, report_gallery
+from pipelines import analyse_prompts, charts, evaluate_proposals, pictures, report_detections, report_gallery
+from pipelines.analyse import is_similarity
+from pipelines.analyse_prompts import ANALYSIS_FILE
+from pipelines.analyse_similarity import matrix_file
 from pipelines.cluster import usable_cpus
 from pipelines.figures import percent
 from pipelines.recipe import Recipe, render
@@ -32,7 +35,7 @@ from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job, Stage
 from pipelines.store import read_json, write_bytes
 from weaksam.drawing import KIND_COLOURS, SOURCE_COLOURS, TRUTH_COLOUR
-from weaksam.files import join
+from weaksam.files import join, read_bytes
 from weaksam.structures import SOURCES
 
 PAGE_FILE = "report.html"
@@ -75,6 +78,7 @@ def gather(job: Job) -> dict[str, Any]:
     metrics = _read_all(job.upstream, "evaluate", evaluate_proposals.METRICS_FILE)
     recalls = [(name, content) for name, content in metrics if "splits" in content]
     detected = report_detections.evaluations((name, content) for name, content in metrics if "detections" in content)
+    analyses = _read_all(job.upstream, "analyse", ANALYSIS_FILE)
     ground_truth = cache(open_dataset(recipe.data).ground_truth)
     read_image = _image_reader(job.upstream["index"])
     return {
@@ -87,9 +91,11 @@ def gather(job: Job) -> dict[str, Any]:
             _evaluation(name, split, m) for name, content in recalls for split, m in content["splits"].items()
         ],
         "analyses": [
-            {"name": name, **content, "table": analyse.table_rows(content), "verdict": analyse.verdict(content)}
-            for name, content in _read_all(job.upstream, "analyse", analyse.ANALYSIS_FILE)
+            {**content, "table": analyse_prompts.table_rows(content), "verdict": analyse_prompts.verdict(content)}
+            for name, content in analyses
+            if not is_similarity(name)
         ],
+        "similarities": [_similarity(job.upstream[name], content) for name, content in analyses if is_similarity(name)],
         "detectors": [name for name in job.upstream if name.partition(".")[0] == "detect"],
         "trainings": report_detections.trainings(job.upstream),
         "detections": detected,
@@ -203,6 +209,21 @@ def _evaluation(name: str, split: str, measured: Mapping[str, Any]) -> dict[str,
     legend = [(curve.label, curve.css_class, charts.legend_sign(n)) for n, curve in enumerate(curves)]
     chart = charts.recall_chart(curves, label=f"Recall by IoU threshold on {heading}; the table has the figures")
     return {"heading": heading, **measured, "rows": rows, "chart": chart if curves else None, "legend": legend}
+
+
+def _similarity(instance: Instance, analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a similarity analysis with the matrices of its first image as pictures."""
+    first = analysis["images"][0]
+    matrices = [
+        pictures.similarity(
+            read_bytes(instance.file(matrix_file(row["name"]))),
+            alt=f"Cosine of every two proposals of {first}, {row['name']}: mean {row['values'][first]:.3f}",
+            caption=f"{row['name']}: {row['values'][first]:.3f}",
+        )
+        for row in analysis["rows"]
+        if row["values"][first] is not None
+    ]
+    return {**analysis, "first": first, "matrices": matrices}
 
 
 def _table_order(item: tuple[tuple[str, str], int]) -> tuple[int, str, str]:

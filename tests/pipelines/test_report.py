@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from pipelines import evaluate, pictures, report, report_gallery
+from pipelines.analyse_similarity import grey_png
 from pipelines.charts import Curve, bins, histogram, recall_chart
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS, proposals_to_row, with_class_names
-from pipelines.store import write_json
+from pipelines.store import write_bytes, write_json
 from tests.pipelines.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
 from weaksam.structures import Prompts, Proposals
 
@@ -160,6 +161,31 @@ def test_a_table_without_rows_still_makes_a_page(tmp_path):
     write_run(str(tmp_path), dropped=10)
     text, _, _ = make_page(str(tmp_path), upstream=("index", "propose"))
     assert "No image has proposals." in text
+
+
+def test_the_similarity_of_proposals_is_shown_with_the_first_images_matrices(tmp_path):
+    run = str(tmp_path)
+    write_run(run)
+    rows = [
+        {"name": "all", "proposals": 2.5, "values": {"a": 0.25, "b": 0.75}, "mean": 0.5, "spread": 0.5},
+        {"name": "grid", "proposals": 1.5, "values": {"a": None, "b": 0.5}, "mean": 0.5, "spread": 0.0},
+        {"name": "fine", "proposals": 0.0, "values": {"a": None, "b": None}, "mean": None, "spread": None},
+    ]
+    instance = Instance(run, "analyse.similarity", "k")
+    write_json(instance.file("analysis.json"), {"split": "train", "images": ["a", "b"], "rows": rows})
+    write_bytes(instance.file("similarity-all.png"), grey_png(np.float32([[1, 0.25], [0.25, 1]])))
+    instance.finish({"text": "compared", "seconds": 1.0})
+    text, parsed, _ = make_page(run, upstream=("index", "propose", "analyse.similarity"))
+    assert "How alike are the proposals?" in parsed.text
+    assert "Do the clues say where?" not in parsed.text
+    cells = [re.sub("<.*?>", " ", row).split() for row in re.findall("<tr>.*?</tr>", text, re.DOTALL)]
+    assert cells[1:4] == [
+        ["all", "2.5", "0.500", "±0.500"], ["grid", "1.5", "0.500", "±0.000"], ["fine", "0.0", "–"],
+    ]  # fmt: skip
+    shown = [image for image in parsed.of("img") if "Cosine" in image["alt"]]
+    assert [(image["alt"], image["width"]) for image in shown] == [
+        ("Cosine of every two proposals of a, all: mean 0.250", "2")
+    ]
 
 
 def test_names_from_outside_are_escaped(tmp_path):

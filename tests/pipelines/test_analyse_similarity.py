@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from pipelines import analyse, similarity
+from pipelines import analyse, analyse_similarity
+from pipelines.analyse_prompts import ANALYSIS_FILE
+from pipelines.analyse_similarity import drawn_boxes, grey_png, mean_and_spread, pooled_features, source_sets, verdict
 from pipelines.config import AnalyseConfig
 from pipelines.index import in_hash_order
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
-from pipelines.similarity import drawn_boxes, grey_png, mean_and_spread, pooled_features, source_sets, verdict
 from pipelines.store import read_json
 from tests.pipelines.drawn_run import drawn_recipe, job_for, write_run
 from weaksam.config import DetectConfig, MilConfig, PromptsConfig
@@ -111,7 +112,7 @@ def recipe(**changes):
 
 def execute(run, recipe, console=None):
     job = job_for(recipe, run, "analyse.similarity", ("index", "propose", "train-mil"), console)
-    return analyse.execute(job), read_json(job.instance.file(analyse.ANALYSIS_FILE))
+    return analyse.execute(job), read_json(job.instance.file(ANALYSIS_FILE))
 
 
 def test_the_stage_compares_the_first_images_of_the_training_split(run, tmp_path):
@@ -169,8 +170,8 @@ def test_keys_follow_what_each_label_reads():
 def test_given_weights_need_no_training(tmp_path, run):
     weights = str(tmp_path / "train-mil" / "k" / "detector.safetensors")
     given = recipe().model_copy(update={"mil": replace(MIL, weights=weights)})
-    assert similarity.reads(given) == ("index", "propose")
-    assert similarity.method(given)["weights"] != similarity.method(recipe())["weights"]
+    assert analyse_similarity.reads(given) == ("index", "propose")
+    assert analyse_similarity.method(given)["weights"] != analyse_similarity.method(recipe())["weights"]
     job = job_for(given, run, "analyse.similarity", ("index", "propose"))
     analyse.execute(job)
-    assert read_json(job.instance.file(analyse.ANALYSIS_FILE)) == execute(run, recipe())[1]
+    assert read_json(job.instance.file(ANALYSIS_FILE)) == execute(run, recipe())[1]

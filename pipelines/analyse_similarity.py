@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table as TextTable
 
+from pipelines.analyse_prompts import ANALYSIS_FILE, analysed_split, first_proposed
 from pipelines.detect import DETECTOR_FILE
 from pipelines.evaluate_proposals import named_sources
 from pipelines.figures import known
-from pipelines.index import in_hash_order
 from pipelines.recipe import Recipe, to_plain
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job
-from pipelines.store import Table, write_bytes
+from pipelines.store import Table, write_bytes, write_json
 from weaksam.config import DetectConfig
-from weaksam.errors import DataError
 from weaksam.structures import SOURCES
 
 if TYPE_CHECKING:
@@ -38,6 +37,14 @@ if TYPE_CHECKING:
 LABEL = "similarity"  # of the analyse instance
 COMPARED = 200  # proposals of an image and set (Fig. 6)
 ALL = "all"  # the set of all sources
+
+
+def execute(job: Job) -> dict[str, Any]:
+    """Compare, write ``analysis.json`` and print it."""
+    analysis = measure(job, analysed_split(job.recipe, job.upstream["index"]))
+    write_json(job.instance.file(ANALYSIS_FILE), analysis)
+    job.console.print(text_table(analysis))
+    return {"text": verdict(analysis)}
 
 
 def measure(job: Job, split: str) -> dict[str, Any]:
@@ -76,7 +83,7 @@ def measure(job: Job, split: str) -> dict[str, Any]:
             values[name][image_id] = known(mean_off_diagonal(matrix))
             compared[name] += len(matrix)
             if number == 0 and len(matrix) > 1:
-                write_bytes(job.instance.file(f"{LABEL}-{name}.png"), grey_png(matrix.cpu().numpy()))
+                write_bytes(job.instance.file(matrix_file(name)), grey_png(matrix.cpu().numpy()))
     return {
         "split": split,
         "images": [row["image_id"] for row in rows],
@@ -85,6 +92,11 @@ def measure(job: Job, split: str) -> dict[str, Any]:
             for name, of_images in values.items()
         ],
     }
+
+
+def matrix_file(set_name: str) -> str:
+    """Return the name of the picture of the first image's matrix; written where it has two proposals of the set."""
+    return f"{LABEL}-{set_name}.png"
 
 
 def method(recipe: Recipe) -> Mapping[str, Any]:
@@ -226,10 +238,7 @@ def _load_detector(job: Job) -> WeakDetector:
 
 def _first_rows(table: Table, split: str, most: int) -> list[dict[str, Any]]:
     """Return the rows of the split's first images in hash order; ``most`` 0 = all."""
-    ids = [row["image_id"] for row in table.iter_rows(["image_id", "split"]) if row["split"] == split]
-    if not ids:
-        raise DataError(f"analyse.split: no image of split {split!r} has proposals; see propose.splits")
-    chosen = in_hash_order(ids)[: most or None]
+    chosen = first_proposed(table, split, most)
     wanted = pa.array(chosen, pa.string())
     rows = {}
     for part in table.iter_parts(["image_id", "boxes_xyxy", "source"]):

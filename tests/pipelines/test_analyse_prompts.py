@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines import analyse
-from pipelines.analyse import Control, ControlActor, compare, control_prompts, segment_controls, table_rows, verdict
+from pipelines import analyse_prompts
+from pipelines.analyse_prompts import (
+    TODO,
+    Control,
+    ControlActor,
+    analysed_split,
+    compare,
+    control_prompts,
+    segment_controls,
+    table_rows,
+    verdict,
+)
 from pipelines.config import AnalyseConfig, ProposeConfig, ResourcesConfig
 from pipelines.proposal_boxes import ImageBoxes
 from pipelines.runs import Instance
@@ -215,7 +225,7 @@ def test_a_recipe_without_clues_has_nothing_to_compare(tmp_path):
         drawn_recipe(prompts=PromptsConfig(sources=("grid",))),
         drawn_recipe(propose=ProposeConfig(method="selective-search")),
     ):
-        manifest = analyse.execute(job_for(recipe, run, "analyse.prompts", ("index", "propose")))
+        manifest = analyse_prompts.execute(job_for(recipe, run, "analyse.prompts", ("index", "propose")))
         assert manifest["text"].startswith("nothing to compare")
 
 
@@ -230,7 +240,7 @@ def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path, ray_c
     )
     console = Console(file=io.StringIO(), width=160)
     job = job_for(recipe, run, "analyse.prompts", ("index", "propose"), console)
-    manifest = analyse.execute(job)
+    manifest = analyse_prompts.execute(job)
     table = job.instance.table(PROPOSALS)
     rows = {row["image_id"]: row for row in table.iter_rows()}
     assert manifest["images"] == {"images": 3, "done": 3, "dropped": 0, "duplicates": 0}
@@ -240,7 +250,7 @@ def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path, ray_c
     assert (written["split"], written["images"]) == ("train", 3)
 
     (tmp_path / "analyse.prompts" / "k" / table.parts()[0].rpartition("/")[2]).unlink()
-    again = analyse.execute(job)
+    again = analyse_prompts.execute(job)
     assert again["images"]["done"] == 3
     assert 0 < again["throughput"]["images"] <= 3
     assert {row["image_id"]: row for row in table.iter_rows()} == rows
@@ -250,12 +260,12 @@ def test_an_actor_alone_turns_prompts_into_controls_and_sets_bad_images_aside(tm
     run = str(tmp_path)
     write_run(run)
     propose, index = Instance(run, "propose", "k"), Instance(run, "index", "k")
-    planned = analyse._planned(propose, index, "train", 2)
+    planned = analyse_prompts._planned(propose, index, "train", 2)
     rows = planned.to_pylist()
     rows[1]["uri"] = "/nowhere.png"
     instance = Instance(run, "analyse.prompts", "k")
     actor = ControlActor(instance, SamConfig(name="builtin"), ProposalsConfig(), SOURCES, (0,), 1, "cpu")
-    done = actor(planned.from_pylist(rows, schema=analyse.TODO)).to_pylist()
+    done = actor(planned.from_pylist(rows, schema=TODO)).to_pylist()
     assert [row["image_id"] for row in done] == [rows[0]["image_id"]]
     assert set(done[0]["source"]) <= {"random-0:fine", "random-0:cross"} | {f"dense-grid:{s}" for s in SOURCES}
     assert [(row["image_id"], row["reason"]) for row in instance.dropped.iter_rows()] == [
@@ -267,21 +277,21 @@ def test_a_split_without_labels_or_proposals_is_refused(tmp_path):
     run = str(tmp_path)
     write_run(run)
     propose, index = Instance(run, "propose", "k"), Instance(run, "index", "k")
-    assert analyse._split(drawn_recipe(), index) == "train"
-    assert analyse._split(drawn_recipe(analyse=AnalyseConfig(split="val")), index) == "val"
+    assert analysed_split(drawn_recipe(), index) == "train"
+    assert analysed_split(drawn_recipe(analyse=AnalyseConfig(split="val")), index) == "val"
     with pytest.raises(DataError, match="no image of split 'test'"):
-        analyse._planned(propose, index, "test", 0)
+        analyse_prompts._planned(propose, index, "test", 0)
     index.finish({"labels_granted_to": None})
     with pytest.raises(DataError, match="name a split"):
-        analyse._split(drawn_recipe(), index)
+        analysed_split(drawn_recipe(), index)
 
 
 def test_the_first_images_in_hash_order_are_analysed(tmp_path):
     run = str(tmp_path)
     write_run(run)
     propose, index = Instance(run, "propose", "k"), Instance(run, "index", "k")
-    few = analyse._planned(propose, index, "train", 2)["image_id"].to_pylist()
-    everything = analyse._planned(propose, index, "train", 0)["image_id"].to_pylist()
+    few = analyse_prompts._planned(propose, index, "train", 2)["image_id"].to_pylist()
+    everything = analyse_prompts._planned(propose, index, "train", 0)["image_id"].to_pylist()
     assert len(few) == 2
     assert set(few) < set(everything)
     assert len(everything) == 5
