@@ -6,14 +6,8 @@ one after another in this process, without Ray: to the bit, because on a CPU no 
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pyarrow as pa
 import pytest
 
@@ -23,6 +17,7 @@ from pipelines.recipe import Recipe, load_recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stages import resolve
+from tests.pipelines.driver import PATIENCE_S, Driver
 from weaksam.config import SAM_INPUT_SIDE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # five drivers, one after another
@@ -40,48 +35,10 @@ SETTINGS = [
     "resources.rows_per_task=1",  # many files: many moments to be killed at
 ]
 OTHER_THRESHOLD = "proposals.grid_nms_iou=0.9"
-PATIENCE_S = 280  # of one step; the machine may be busy
 
 
-class Driver(subprocess.Popen[bytes]):
-    """``weaksam propose`` at work in a process of its own; killed when the block ends if it is still there.
-
-    It prints into a file: Ray's helpers inherit a pipe and may hold it open for a while after the driver's end.
-    """
-
-    def __init__(self, run: Path, *settings: str) -> None:
-        arguments = [argument for setting in (*SETTINGS, *settings) for argument in ("--set", setting)]
-        command = ["propose", "grid", "--data", "shapes:", "--out", str(run), *arguments]
-        self.log = run.parent / "driver.log"
-        with self.log.open("w") as log:
-            super().__init__(
-                [sys.executable, "-c", "from pipelines.cli import main; main()", *command],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def __exit__(self, *exc: Any) -> None:
-        self.kill()
-        super().__exit__(*exc)
-
-    def wait_until(self, happened: Callable[[], Any], every_s: float = 0.05) -> None:
-        """Wait for something that this driver will bring about."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not happened():
-            assert self.poll() is None, f"ended too early: {self.log.read_text()}"
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(every_s)
-
-    def process(self, name: str) -> psutil.Process | None:
-        """The descendant whose command line begins with or, for binaries, whose program is ``name``."""
-        for child in psutil.Process(self.pid).children(recursive=True):
-            try:
-                command = child.cmdline()
-            except psutil.Error:
-                continue
-            if command and (command[0].startswith(name) or command[0].endswith(f"/{name}")):
-                return child
-        return None
+def propose(run: Path, *settings: str) -> Driver:
+    return Driver(run.parent / "driver.log", "propose", "grid", run, [*SETTINGS, *settings])
 
 
 def instance(run: Path, *settings: str) -> Instance:
@@ -134,7 +91,7 @@ def test_no_kill_loses_doubles_or_changes_a_row(tmp_path: Path) -> None:
     mine, other = instance(run), instance(run, OTHER_THRESHOLD)
 
     # The driver, in the middle.
-    with Driver(run) as driver:
+    with propose(run) as driver:
         driver.wait_until(lambda: rows_in(mine) >= 3)
         driver.kill()
     assert Path(mine.file("_lock")).exists()
@@ -143,7 +100,7 @@ def test_no_kill_loses_doubles_or_changes_a_row(tmp_path: Path) -> None:
     assert 0 < rows_in(mine) < IMAGES_IN_ALL
 
     # Another threshold now: a folder of its own, and the interrupted one stays as it is.
-    with Driver(run, OTHER_THRESHOLD) as driver:
+    with propose(run, OTHER_THRESHOLD) as driver:
         driver.wait_until(lambda: rows_in(other) >= 1)
         driver.kill()
     printed = driver.log.read_text()
@@ -153,13 +110,13 @@ def test_no_kill_loses_doubles_or_changes_a_row(tmp_path: Path) -> None:
     assert files_of(mine) >= survived
 
     # The driver again, the moment a file appears: while it is being written, if luck wills.
-    with Driver(run) as driver:
+    with propose(run) as driver:
         driver.wait_until(lambda: len(files_of(mine)) >= len(survived) + 3, every_s=0.0)
         driver.kill()
     assert rows_in(mine) < IMAGES_IN_ALL
 
     # An actor, which the run must bear; then the raylet, which it cannot.
-    with Driver(run) as driver:
+    with propose(run) as driver:
         start = rows_in(mine)
         driver.wait_until(lambda: rows_in(mine) >= start + 3)
         actor = driver.process("ray::MapWorker")
@@ -176,7 +133,7 @@ def test_no_kill_loses_doubles_or_changes_a_row(tmp_path: Path) -> None:
     assert mine.manifest() is None
     assert rows_in(mine) < IMAGES_IN_ALL
 
-    with Driver(run) as driver:
+    with propose(run) as driver:
         driver.wait(PATIENCE_S)
         printed = driver.log.read_text()
     assert driver.returncode == 0, printed

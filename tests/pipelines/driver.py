@@ -1,0 +1,55 @@
+"""A command at work in a process of its own, for tests that kill it or what it started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PATIENCE_S = 280  # of one step; the machine may be busy
+
+
+class Driver(subprocess.Popen[bytes]):
+    """``weaksam`` at work; killed when the block ends if it is still there.
+
+    It prints into the file ``log``: Ray's helpers inherit a pipe and may hold it open for a while after the driver's end.
+    """
+
+    def __init__(self, log: Path, verb: str, recipe: str, run: Path, settings: Sequence[str]) -> None:
+        arguments = [argument for setting in settings for argument in ("--set", setting)]
+        command = [verb, recipe, "--data", "shapes:", "--out", str(run), *arguments]
+        self.log = log
+        with log.open("w") as file:
+            super().__init__(
+                [sys.executable, "-c", "from pipelines.cli import main; main()", *command],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __exit__(self, *exc: Any) -> None:
+        self.kill()
+        super().__exit__(*exc)
+
+    def wait_until(self, happened: Callable[[], Any], every_s: float = 0.05) -> None:
+        """Wait for something that this driver will bring about."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened():
+            assert self.poll() is None, f"ended too early: {self.log.read_text()}"
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(every_s)
+
+    def process(self, name: str) -> psutil.Process | None:
+        """The descendant whose command line begins with or, for binaries, whose program is ``name``."""
+        for child in psutil.Process(self.pid).children(recursive=True):
+            try:
+                command = child.cmdline()
+            except psutil.Error:
+                continue
+            if command and (command[0].startswith(name) or command[0].endswith(f"/{name}")):
+                return child
+        return None
