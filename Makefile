@@ -3,6 +3,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 READY := .venv/.ready
+IN_PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup demo test test-plain check format lock clean
 
@@ -23,10 +24,10 @@ demo: setup ## the main job on drawn images: classifier, proposals, their evalua
 	$(BIN)/weaksam demo
 
 test: setup ## every test that this machine can run (plain, ray, gpu where there is one)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-plain: setup ## the tests that start no Ray, under two minutes
-	$(BIN)/python -m pytest -m "not ray and not gpu"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not ray and not gpu"
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .
