@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 READY := .venv/.ready
-IN_PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-plain check format lock clean
 

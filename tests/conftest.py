@@ -26,8 +26,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu_missing: bool | None = None
     for item in items:
-        if item.config.pluginmanager.hasplugin("xdist"):  # one process has the Ray cluster; a file shares its fixtures
-            item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
         patience_given = item.get_closest_marker("timeout") or item.config.getoption("timeout") is not None
         if item.get_closest_marker("ray") and not patience_given:
             item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
@@ -57,7 +55,7 @@ def logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """The one local Ray of the session, with four logical CPUs whatever the machine has."""
+    """The one local Ray of this process, with four logical CPUs whatever the machine has."""
     import ray
 
     from pipelines import cluster

@@ -251,7 +251,8 @@ def test_the_stage_trains_writes_a_classifier_and_is_finished(tmp_path, ray_clus
 
 
 @pytest.mark.ray
-def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path, ray_cluster):
+def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path, ray_cluster, monkeypatch):
+    monkeypatch.setattr(train, "choose_resources", lambda *_: TrainingResources())  # in this process: workers take long
     shapes, _ = load_recipe("shapes", STAGE_OVERRIDES, data_uri="shapes:")
     index = run_instances(shapes, str(tmp_path), ["index"], Options(), Console(file=StringIO()))["index"]
     folder = next(p for p in (tmp_path / "index").iterdir() if p.is_dir())

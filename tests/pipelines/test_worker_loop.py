@@ -1,7 +1,6 @@
 import itertools
 import json
 import math
-import os
 import re
 import struct
 import subprocess
@@ -20,6 +19,7 @@ from pipelines.training import NonFiniteLossError, Progress, Skipped, TrainingPl
 from pipelines.worker_loop import GlobalBatches
 from tests.pipelines import toy_training
 from tests.pipelines.toy_training import AdversaryTask, ToyTask, train
+from tests.pipelines.two_workers import train_two
 from weaksam.errors import ConfigError, DataError, RunError
 from weaksam.transforms import derive_seed
 
@@ -457,13 +457,10 @@ def test_files_that_tensorboard_may_have_open_are_never_touched_again(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- killed for real
 
 
-def start(folder, workers, step_s=0.0):
-    command = [sys.executable, "-m", toy_training.__name__, str(folder), str(workers), str(step_s)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+def start(folder, step_s=0.0):
     return subprocess.Popen(
-        command,
+        [sys.executable, "-m", toy_training.__name__, str(folder), str(step_s)],
         cwd=Path(__file__).parents[2],
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -488,16 +485,16 @@ def finish(process):
     return int(found[1])
 
 
-@pytest.mark.ray
-def test_two_workers_see_the_images_of_one_and_agree_with_it_in_both_phases(tmp_path, ray_cluster):
+def test_two_workers_see_the_images_of_one_and_agree_with_it_in_both_phases(tmp_path):
     log = tmp_path / "seen"
     log.mkdir()
-    rows = []
     task = AdversaryTask(batch_norm=False, dropout=0.0, batch_size=4, images=8, epochs=2, max_grad_norm=0.5)
     alone = train(tmp_path, task, name="alone")
-    pair = train(tmp_path, replace(task, log=str(log)), name="pair", workers=2, images_per_pass=1, progress=rows.append)
-    assert pair.text == "steps planned 4 = done 4 · checkpoint read back"
-    assert close(alone.model, pair.model, 1e-5)
+    train_two({"pair": replace(task, log=str(log))}, str(tmp_path), images_per_pass=1)
+    state = Checkpoints(str(tmp_path / "pair"), task.plan).newest()
+    assert state["step"] == 4
+    assert close(alone.model, state["model"], 1e-5)
+    rows = read_scalars(str(tmp_path / "pair"))
     assert [row.step for row in rows] == [1, 2, 3, 4]
     for one, two in zip(alone.scalars, rows, strict=True):
         assert two.losses == pytest.approx(one.losses, rel=1e-4)
@@ -512,10 +509,11 @@ def test_a_killed_worker_is_replaced_and_all_steps_are_done(tmp_path, ray_cluste
     task = ToyTask(batch_norm=False, dropout=0.0, batch_size=4, images=8)
     expected = train(tmp_path, task, name="calm")
     marker = tmp_path / "died"
-    result = train(
-        tmp_path, replace(task, kill_at_epoch=1, marker=str(marker)), name="killed", workers=2, checkpoint_every=1
-    )
+    rows = []
+    task = replace(task, kill_at_epoch=1, marker=str(marker))
+    result = train(tmp_path, task, name="killed", workers=2, checkpoint_every=1, progress=rows.append)
     assert marker.exists()
+    assert [row.step for row in rows] == [1, 2, 3, 4, 5, 6]
     assert result.text == "steps planned 6 = done 6 · checkpoint read back"
     assert close(expected.model, result.model, 1e-5)
 
@@ -534,13 +532,11 @@ def test_a_loss_that_is_not_finite_stops_all_workers_without_a_retry(tmp_path, r
     assert len(list(log.iterdir())) == 10
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_killed_driver_is_continued_to_the_same_bits(tmp_path, workers):
+def test_a_killed_training_is_continued_to_the_same_bits(tmp_path):
     straight = train(tmp_path, name="straight")
-    victim = start(tmp_path, workers, step_s=0.3)
+    victim = start(tmp_path, step_s=0.3)
     kill_once_it_has_a_checkpoint(victim, tmp_path)
-    resumed_at = finish(start(tmp_path, workers))
+    resumed_at = finish(start(tmp_path))
     assert 1 <= resumed_at < 6
     state = Checkpoints(str(tmp_path / "run"), ToyTask().plan).newest()
     assert state["step"] == 6

@@ -1,6 +1,5 @@
 """A training small enough to do thousands of times, with everything that makes resuming hard: dropout, batch statistics,
-momentum, a schedule, two parameter groups, an adversary. Runs as a program too, so that a test can kill it:
-FOLDER WORKERS STEP_S."""
+momentum, a schedule, two parameter groups, an adversary. Runs as a program too, so that a test can kill it: FOLDER STEP_S."""
 
 import os
 import signal
@@ -123,10 +122,5 @@ def train(folder, task=None, *, name="run", progress=None, **resources):
 
 
 if __name__ == "__main__":
-    import ray
-
-    folder, workers, step_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    if workers:
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=150_000_000)
-    result = train(folder, ToyTask(step_s=step_s), workers=workers, checkpoint_every=1)
+    result = train(sys.argv[1], ToyTask(step_s=float(sys.argv[2])), checkpoint_every=1)
     print("resumed at", result.resumed_at, result.text)  # noqa: T201

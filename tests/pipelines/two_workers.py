@@ -1,0 +1,22 @@
+"""Two workers of the training loop as plain processes: what Ray Train adds (groups, restarts) is tested elsewhere."""
+
+from pathlib import Path
+
+import torch.distributed
+import torch.multiprocessing
+
+from pipelines.training import TrainingResources, TrainingTask
+from pipelines.worker_loop import Worker
+
+
+def train_two(tasks: dict[str, TrainingTask], folder: str, **resources) -> None:
+    """Train tasks by name into ``FOLDER/NAME``, one after the other."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    torch.multiprocessing.spawn(_work, (tasks, folder, TrainingResources(**resources)), nprocs=2)
+
+
+def _work(rank, tasks, folder, resources):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/_meeting", rank=rank, world_size=2)
+    for name, task in tasks.items():
+        Worker(task, resources, f"{folder}/{name}", rank=rank, world=2).run()
+    torch.distributed.destroy_process_group()
