@@ -73,10 +73,5 @@ def test_linked_and_named_files_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     named = re.findall(r"`((?:weaksam|pipelines|recipes|benchmarks)/[\w./]+\.(?:py|yaml))`", README)
     assert named
-    for name in {*links, *named} - {
-        "weaksam/clues/NAME.py",
-        "weaksam/datasets/NAME.py",
-        "pipelines/NAME.py",
-        "recipes/NAME.yaml",
-    }:
-        assert (ROOT / name).exists(), name
+    for name in {*links, *named}:
+        assert "NAME" in name or (ROOT / name).exists(), name

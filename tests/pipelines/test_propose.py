@@ -33,7 +33,7 @@ SETTINGS = [
     "data.shapes.test=0",
     "data.shapes.size=64",
     "prompts.points_per_side=3",
-    "resources.segment_actors=2",
+    "resources.segment_actors=1",
     "resources.threads_per_actor=1",
     "resources.rows_per_task=3",
 ]
@@ -97,7 +97,7 @@ def test_every_drawn_image_gets_its_row(finished_run: Path) -> None:
     assert manifest["text"] == "images 12 = done 12 + dropped 0 · duplicates 0"
     assert manifest["images"] == {"images": 12, "done": 12, "dropped": 0, "duplicates": 0}
     assert manifest["throughput"]["images"] == 12
-    assert manifest["actors"] == "0 prompt + 2 segment actor(s), 1 thread(s) each, 3 images per task"
+    assert manifest["actors"] == "0 prompt + 1 segment actor(s), 1 thread(s) each, 3 images per task"
     by_id = rows(finished_run)
     assert sorted(by_id) == [f"train-{n:05}" for n in range(8)] + [f"val-{n:05}" for n in range(4)]
     assert {i: row["split"] for i, row in by_id.items()} == {i: i.partition("-")[0] for i in by_id}

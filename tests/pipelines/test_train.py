@@ -226,7 +226,7 @@ STAGE_OVERRIDES = (
     "data.shapes.train=14", "data.shapes.val=2", "data.shapes.size=32",
     "classifier.weaktr={stem: patch, patch_size: 8, dim: 16, depth: 1, heads: 2, position_grid: 4, fusion_reduction: 1}",
     "classifier.init=''", "classifier.crop_size=32", "classifier.epochs=2", "classifier.batch_size=4",
-    "resources.train_workers=2", "classifier.select=best-map",
+    "resources.train_workers=1", "classifier.select=best-map",
 )  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def test_the_stage_trains_writes_a_classifier_and_is_finished(tmp_path, ray_clus
     assert manifest["steps"] == {"planned": 7, "done": 7, "resumed_at": 0}
     assert manifest["images"] == {"images": 13, "done": 13, "dropped": 0, "duplicates": 0}
     assert "steps planned 7 = done 7 · checkpoint read back" in out.getvalue()
-    assert "2 worker(s)" in out.getvalue()
+    assert "1 worker(s)" in out.getvalue()
     folder = next(p for p in (tmp_path / "train-classifier").iterdir() if p.is_dir())
     classifier = load_classifier(folder / "classifier.safetensors")
     assert classifier.network.num_classes == len(classifier.class_names) == 6

@@ -35,6 +35,8 @@ TINY = [
     "mil.epochs=1",
     "mil.batch_size=4",
     "resources.cpus=4",
+    "resources.prompt_actors=1",
+    "resources.segment_actors=1",
 ]
 
 
