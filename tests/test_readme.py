@@ -23,6 +23,9 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder that looks like the repository, in which runs may be written."""
+    ready = (ROOT / ".venv/.ready").stat().st_mtime
+    stale = [name for name in ("requirements.lock", "pyproject.toml") if (ROOT / name).stat().st_mtime > ready]
+    assert not stale, f"{stale} changed since `make setup`, which would now install this folder; run it first"
     for entry in ROOT.iterdir():
         if entry.name not in ("runs", ".git"):
             (tmp_path / entry.name).symlink_to(entry)
