@@ -33,14 +33,16 @@ SCALARS = "_scalars.jsonl"
 EVENTS = "events.out.tfevents"  # names that TensorBoard looks for; the last step follows
 
 _KEPT = 2
+_UNREADABLE = (RuntimeError, EOFError, pickle.UnpicklingError)
 
 
 class Checkpoints:
-    """The checkpoints of one training: files ``step-00000120.pt``, of which the newest two are kept."""
+    """The checkpoints of one training: files ``step-00000120.pt``, of which the newest two and the plan's ``keep`` stay."""
 
     def __init__(self, folder: str, plan: TrainingPlan) -> None:
         self.folder = folder
         self._plan = asdict(plan)
+        self._kept = {_name(step) for step in plan.keep}
 
     def newest(self) -> dict[str, Any] | None:
         """Return the state of the newest checkpoint that reads back, on the CPU, or None.
@@ -51,26 +53,53 @@ class Checkpoints:
         fs, _ = open_fs(self.folder)
         for path in reversed(self._paths()):
             try:
-                state: dict[str, Any] = torch.load(io.BytesIO(fs.cat_file(path)), map_location="cpu", weights_only=True)
-            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                state = _load(fs.cat_file(path))
+            except _UNREADABLE as error:
                 logger.warning("%s does not read back (%s); taking the one before", path, error)
                 continue
-            if state["plan"] != self._plan:
-                raise RunError(f"{path}: expected a checkpoint of the plan {self._plan}, got one of {state['plan']}")
-            return state
+            return self._of_this_plan(state, path)
         return None
+
+    def at(self, step: int) -> dict[str, Any]:
+        """Return the state after ``step`` steps, one of the plan's ``keep``.
+
+        Raises:
+            RunError: there is none that reads back.
+        """
+        fs, folder = open_fs(self.folder)
+        path = posixpath.join(folder, _name(step))
+        try:
+            state = _load(fs.cat_file(path))
+        except (FileNotFoundError, *_UNREADABLE) as error:
+            raise RunError(f"{path}: expected a checkpoint of step {step:,} that reads back: {error}") from error
+        return self._of_this_plan(state, path)
+
+    def _of_this_plan(self, state: dict[str, Any], path: str) -> dict[str, Any]:
+        if state["plan"] != self._plan:
+            raise RunError(f"{path}: expected a checkpoint of the plan {self._plan}, got one of {state['plan']}")
+        return state
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint of ``state["step"]``, all or nothing, and delete old ones."""
         buffer = io.BytesIO()
         torch.save({**state, "plan": self._plan}, buffer)
-        write_bytes(join(self.folder, f"step-{state['step']:08d}.pt"), buffer.getvalue())
+        write_bytes(join(self.folder, _name(state["step"])), buffer.getvalue())
         fs, _ = open_fs(self.folder)
         for path in self._paths()[:-_KEPT]:
-            fs.rm_file(path)
+            if posixpath.basename(path) not in self._kept:
+                fs.rm_file(path)
 
     def _paths(self) -> list[str]:
         return [path for path in _files(self.folder, "step-") if path.endswith(".pt")]
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}.pt"
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state
 
 
 def read_scalars(folder: str) -> list[Progress]:
@@ -104,6 +133,7 @@ def write_events(folder: str, rows: Sequence[Progress]) -> None:
         with SummaryWriter(scratch) as writer:
             for row in new:
                 parts = {f"loss/{name}": value for name, value in row.losses.items()}
+                parts |= {f"count/{name}": value for name, value in row.counts.items()}
                 for tag, value in {"loss": row.loss, **parts, "lr": row.lr, "images_per_s": row.images_per_s}.items():
                     writer.add_scalar(tag, value, row.step)
         (events,) = Path(scratch).iterdir()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.byte_cache import ByteCache
-from pipelines.training import Position, TrainingPlan, steps_of
+from pipelines.training import Losses, Position, TrainingPlan, steps_of
 from weaksam.clues import build_classifier
 from weaksam.clues.network import ClueNetwork
 from weaksam.config import ClassifierConfig
@@ -72,10 +72,10 @@ class ClassifierTask:
         """Return the training images."""
         return LabelledImages(self)
 
-    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor], _phase: int) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor], _at: Position, _phase: int) -> Losses:
         """Return the network's own loss on views ``[B, 3, S, S]`` and multi-hot targets ``[B, C]``."""
         assert isinstance(model, ClueNetwork)
-        return {"labels": model.training_loss(*batch)[0]}
+        return Losses({"labels": model.training_loss(*batch)[0]})
 
     def evaluate(self, model: nn.Module) -> float | None:
         """Return the mean average precision on the validation images, or None without any."""

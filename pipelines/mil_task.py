@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from pipelines.byte_cache import ByteCache
 from pipelines.proposal_boxes import ProposalBoxes
+from pipelines.schedules import MOMENTUM, milestones_passed, warmed_up
 from pipelines.store import Table
-from pipelines.training import Position, TrainingPlan, steps_of
+from pipelines.training import Losses, Position, TrainingPlan, steps_of
 from weaksam.config import MilConfig
 from weaksam.detectors import WeakDetector, build_detector, pixel_format
 from weaksam.detectors.views import collate, prepare_proposals, training_sample
 from weaksam.images import decode_image
 from weaksam.transforms import derive_seed
 
-MOMENTUM = 0.9  # of SGD
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # images [B, 3, H, W], boxes_xyxy [B, R, 4], real [B, R], labels [B, C]
 
 
@@ -78,7 +78,7 @@ class MilTask:
     def lr_factors(self, at: Position) -> Sequence[float]:
         """Return the learning rates of ``at`` as shares of the peak: falling for the detector, growing for its adversary."""
         config, dropblock = self.config, self.config.mist.dropblock
-        passed = sum(at.step >= milestone * at.steps for milestone in config.milestones)
+        passed = milestones_passed(at, config.milestones)
         detector = warmed_up(at.step, config.warmup_steps, config.warmup_factor) * 0.1**passed
         if config.detector != "mist" or not dropblock.enabled:
             return (detector,)
@@ -89,13 +89,13 @@ class MilTask:
         """Return the training images."""
         return WeakImages(self)
 
-    def losses(self, model: nn.Module, batch: Batch, phase: int) -> Mapping[str, Tensor]:
+    def losses(self, model: nn.Module, batch: Batch, _at: Position, phase: int) -> Losses:
         """Return the detector's losses; the adversary descends on a small share of their negative."""
         assert isinstance(model, WeakDetector)
         losses = model.training_losses(*batch)
         if phase == 0:
-            return losses
-        return {"adversary": -self.config.mist.dropblock.loss_weight * sum(losses.values(), torch.zeros(()))}
+            return Losses(losses)
+        return Losses({"adversary": -self.config.mist.dropblock.loss_weight * sum(losses.values(), torch.zeros(()))})
 
     def evaluate(self, _model: nn.Module) -> float | None:
         """Return None: the last weights are kept, for there are no boxes to judge by."""
@@ -131,8 +131,3 @@ class WeakImages:
         """Return the padded batch of one pass."""
         views, boxes_xyxy, labels = zip(*samples, strict=True)
         return *collate(list(zip(views, boxes_xyxy, strict=True))), torch.stack(labels)
-
-
-def warmed_up(step: int, warmup_steps: int, first: float) -> float:
-    """Return the factor of a linear warm-up from ``first`` at step 0 to 1 at ``warmup_steps``."""
-    return min(1.0, first + (1 - first) * step / warmup_steps) if warmup_steps else 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -37,6 +37,7 @@ class TrainingPlan:
     seed: int
     precision: Precision = "fp32"  # of autocast; weights, gradients and optimiser stay in float32
     max_grad_norm: float = 0.0  # clip the gradient's L2 norm to it; lower is stricter, 0 = never
+    keep: tuple[int, ...] = ()  # steps done whose checkpoints are written and stay, beside the newest
 
     def __post_init__(self) -> None:
         for name in ("images", "steps", "batch_size"):
@@ -69,6 +70,16 @@ class Position(NamedTuple):
     step: int
     steps: int
     epoch: float
+
+
+class Losses(NamedTuple):
+    """What one pass says: scalars, always of the same names in one order.
+
+    Each is a *mean* over the images of the pass (passes and workers are weighted by images).
+    """
+
+    losses: Mapping[str, Tensor]  # parts of the loss
+    counts: Mapping[str, Tensor] = {}  # what is counted beside it: logged and not learnt from
 
 
 class TrainingDataset(Protocol):
@@ -111,11 +122,8 @@ class TrainingTask(Protocol):
     def build_dataset(self) -> TrainingDataset:
         """Return the training images."""
 
-    def losses(self, model: nn.Module, batch: Any, phase: int) -> Mapping[str, Tensor]:
-        """Return the parts of one pass's loss, whose sum a phase's optimiser lowers; always the same names in one order.
-
-        Each is a scalar and a *mean* over the images of the pass (passes and workers are weighted by images).
-        """
+    def losses(self, model: nn.Module, batch: Any, at: Position, phase: int) -> Losses:
+        """Return what one pass of the step at ``at`` says; a phase's optimiser lowers the sum of its losses."""
 
     def evaluate(self, model: nn.Module) -> float | None:
         """Return a score (higher is better) by which weights are selected, or None to keep the last ones."""
@@ -143,6 +151,7 @@ class Progress:
     epoch: float
     loss: float  # of the first phase: the sum of its parts
     losses: dict[str, float]  # these parts
+    counts: dict[str, float] = field(default_factory=dict)  # of the first phase, per image
     lr: float  # of the first optimiser's first parameter group
     images_per_s: float
     eta_s: float

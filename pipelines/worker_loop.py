@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,7 +23,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipelines.checkpoints import Checkpoints, read_scalars, write_events, write_scalars
 from pipelines.training import (
+    Losses,
     NonFiniteLossError,
+    Position,
     Progress,
     Skipped,
     TrainingDataset,
@@ -175,6 +177,11 @@ class _Samples(Dataset[tuple[Any, str, list[Skipped]]]):
         return _Batch(self._dataset.collate(list(inputs)), list(ids), [row for rows in skipped for row in rows])
 
 
+class _Means(NamedTuple):
+    losses: dict[str, float]
+    counts: dict[str, float]
+
+
 class _Losses(nn.Module):
     """The task's losses in one phase as a module, since DistributedDataParallel watches nothing but ``forward``."""
 
@@ -184,8 +191,8 @@ class _Losses(nn.Module):
         self.model = model
         self.phase = phase
 
-    def forward(self, batch: Any) -> Mapping[str, Tensor]:
-        return self.task.losses(self.model, batch, self.phase)
+    def forward(self, batch: Any, at: Position) -> Losses:
+        return self.task.losses(self.model, batch, at, self.phase)
 
 
 class _Phase:
@@ -273,18 +280,19 @@ class Worker:
         loader = iter(_loader(dataset, batches, self.resources.loader_processes, self.device))
         window = _Window(start)
         for step in range(start, steps):
-            self._set_rates(self.task.lr_factors(plan.position(step)))
+            at = plan.position(step)
+            self._set_rates(self.task.lr_factors(at))
             torch.manual_seed(derive_seed(plan.seed, "step", step, self.rank))  # dropout of all phases, on every device
             self.model.train()
             # A pass is loaded and moved to the device once, and forgotten when the last phase has had it.
             passes = itertools.tee(self._passes(loader, batches), len(phases))
-            losses = [self._take_turn(phase, own) for phase, own in zip(phases, passes, strict=True)]
+            means = [self._take_turn(phase, own, at) for phase, own in zip(phases, passes, strict=True)]
             self.scaler.update()
-            window.add(losses[0], plan.batch_size)
+            window.add(means[0], plan.batch_size)
             done = step + 1
             if done % math.ceil(steps / _EVALUATIONS) == 0 or done == steps:
                 self._evaluate(done)
-            if done % checkpoint_every == 0 or done == steps:
+            if done % checkpoint_every == 0 or done == steps or done in plan.keep:
                 self._save(done)
             if self.rank == 0 and (done % math.ceil(steps / _SCALAR_ROWS) == 0 or done == steps):
                 self._log(window.close(done, plan, float(self.optimizers[0].param_groups[0]["lr"])))
@@ -302,31 +310,32 @@ class Worker:
             inputs, share = _to_device(batch.inputs, self.device), len(batch.image_ids) / batches.share
             yield _Pass(inputs, batch.image_ids, share, last=number == batches.passes - 1)
 
-    def _take_turn(self, phase: _Phase, passes: Iterable[_Pass]) -> dict[str, float]:
-        """Do one optimiser's step; return the losses, means over the images of all workers."""
+    def _take_turn(self, phase: _Phase, passes: Iterable[_Pass], at: Position) -> _Means:
+        """Do one optimiser's step; return the means of what its passes say over the images of all workers."""
         phase.begin()
-        names: list[str] = []
-        values: list[Tensor] = []  # of each pass [losses]
+        said: list[Losses] = []
+        shares: list[Tensor] = []  # of each pass [losses and counts], its part of the worker's mean
         images: list[list[str]] = []
         for one in passes:
             with nullcontext() if one.last or self.world == 1 else phase.module.no_sync():  # type: ignore[operator]
                 with self._autocast():
-                    losses: Mapping[str, Tensor] = phase.module(one.inputs)
-                    loss = torch.stack([value * one.share for value in losses.values()])
+                    said.append(phase.module(one.inputs, at))
+                    loss = torch.stack([value * one.share for value in said[-1].losses.values()])
                 self.scaler.scale(loss.sum()).backward()  # type: ignore[no-untyped-call]
-            names = list(losses)
-            values.append(loss.detach())
+            counts = [value.detach() * one.share for value in said[-1].counts.values()]
+            shares.append(torch.stack([*loss.detach(), *counts]))
             images.append(one.image_ids)
-        means = self._means(names, torch.stack(values), images)
+        names = [*said[-1].losses, *said[-1].counts]
+        means = self._means(names, torch.stack(shares), images)
         self.scaler.unscale_(phase.optimizer)
         if self.plan.max_grad_norm:
             nn.utils.clip_grad_norm_(phase.parameters, self.plan.max_grad_norm)
         self.scaler.step(phase.optimizer)
         phase.optimizer.zero_grad(set_to_none=True)  # whatever comes next has that memory
-        return means
+        return _Means(*({name: means[name] for name in part} for part in said[-1]))
 
     def _means(self, names: list[str], values: Tensor, images: list[list[str]]) -> dict[str, float]:
-        """Sum the losses ``[passes, losses]`` of this worker and average them over all; raise if one is not finite."""
+        """Sum the values ``[passes, names]`` of this worker and average them over all; raise if one is not finite."""
         total = values.sum(dim=0)
         if self.world > 1:
             torch.distributed.all_reduce(total)
@@ -395,19 +404,20 @@ class _Window:
         self._began = time.monotonic()
         self._reset()
 
-    def add(self, losses: dict[str, float], images: int) -> None:
-        self._losses.append(losses)
+    def add(self, means: _Means, images: int) -> None:
+        self._means.append(means)
         self._images += images
 
     def close(self, done: int, plan: TrainingPlan, lr: float) -> Progress:
         now = time.monotonic()
-        losses = {name: sum(row[name] for row in self._losses) / len(self._losses) for name in self._losses[0]}
+        losses, counts = (_mean(rows) for rows in zip(*self._means, strict=True))
         row = Progress(
             step=done,
             steps=plan.steps,
             epoch=done * plan.batch_size / plan.images,
             loss=sum(losses.values()),
             losses=losses,
+            counts=counts,
             lr=lr,
             images_per_s=self._images / max(now - self._since, 1e-9),
             eta_s=(now - self._began) / (done - self._start) * (plan.steps - done),
@@ -416,9 +426,13 @@ class _Window:
         return row
 
     def _reset(self) -> None:
-        self._losses: list[dict[str, float]] = []
+        self._means: list[_Means] = []
         self._images = 0
         self._since = time.monotonic()
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
 def _loader(
@@ -440,5 +454,6 @@ def _to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {name: _to_device(entry, device) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_to_device(entry, device) for entry in value)
+        moved = [_to_device(entry, device) for entry in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)  # a named tuple, or not
     return value

@@ -15,7 +15,7 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 from pipelines.checkpoints import Checkpoints, read_scalars, write_events
-from pipelines.training import NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
+from pipelines.training import Losses, NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
 from pipelines.worker_loop import GlobalBatches
 from tests.pipelines import toy_training
 from tests.pipelines.toy_training import AdversaryTask, ToyTask, train
@@ -196,8 +196,22 @@ def test_two_checkpoints_are_kept_and_hold_no_objects(tmp_path):
     state = torch.load(tmp_path / "run" / "step-00000006.pt", weights_only=True)
     assert state["step"] == 6
     assert state["plan"] == {
-        "images": 10, "steps": 6, "batch_size": 5, "seed": 7, "precision": "fp32", "max_grad_norm": 0.0,
+        "images": 10, "steps": 6, "batch_size": 5, "seed": 7, "precision": "fp32", "max_grad_norm": 0.0, "keep": (),
     }  # fmt: skip
+
+
+def test_a_step_of_the_plan_leaves_a_checkpoint_that_stays(tmp_path):
+    task = ToyTask(keep=(2,))
+    result = train(tmp_path, task, checkpoint_every=4)
+    files = sorted(path.name for path in (tmp_path / "run").glob("step-*.pt"))
+    assert files == ["step-00000002.pt", "step-00000004.pt", "step-00000006.pt"]
+    checkpoints = Checkpoints(str(tmp_path / "run"), task.plan)
+    assert checkpoints.at(2)["step"] == 2
+    assert not torch.equal(checkpoints.at(2)["model"]["0.weight"], result.model["0.weight"])
+    with pytest.raises(RunError, match=r"step-00000003\.pt: expected a checkpoint of step 3 that reads back"):
+        checkpoints.at(3)
+    with pytest.raises(RunError, match="expected a checkpoint of the plan"):
+        Checkpoints(str(tmp_path / "run"), ToyTask(keep=(2,), images=11).plan).at(2)
 
 
 @pytest.mark.parametrize("epochs", [2, 4])
@@ -312,9 +326,9 @@ def test_a_loss_that_is_not_finite_names_the_images_of_its_pass(tmp_path):
 class Exploding(AdversaryTask):
     """The second part of the first phase, or the second phase alone, is infinite."""
 
-    def losses(self, model, batch, phase):
-        losses = super().losses(model, batch, phase)
-        return {**losses, self.marker: losses[self.marker] + math.inf} if self.marker in losses else losses
+    def losses(self, model, batch, at, phase):
+        losses = super().losses(model, batch, at, phase).losses
+        return Losses({**losses, self.marker: losses[self.marker] + math.inf} if self.marker in losses else losses)
 
 
 @pytest.mark.parametrize("part", ["size", "adversary"])
@@ -332,13 +346,13 @@ def test_in_a_phase_only_its_own_parameters_learn(tmp_path):
     seen = []
 
     class Watched(AdversaryTask):
-        def losses(self, model, batch, phase):
+        def losses(self, model, batch, at, phase):
             named = dict(model.named_parameters())
             learning = {name for name, parameter in named.items() if parameter.requires_grad}
             gradients = {name for name, parameter in named.items() if parameter.grad is not None}
             weights = {name: parameter.detach().clone() for name, parameter in named.items()}
             seen.append((phase, learning, gradients, weights, batch["x"]))
-            return super().losses(model, batch, phase)
+            return super().losses(model, batch, at, phase)
 
     detector = {"0.weight", "0.bias", "1.weight", "1.bias", "4.weight", "4.bias"}
     train(tmp_path, Watched(epochs=1), images_per_pass=3)  # two steps of two phases of two passes
@@ -382,11 +396,21 @@ def test_a_row_holds_the_parts_of_the_first_phase(tmp_path):
     assert rows[0].losses["size"] == pytest.approx(0.5 * AdversaryTask().build_model()[0].weight.square().mean().item())
 
 
+def test_what_is_counted_stands_beside_the_losses_and_is_not_learnt_from(tmp_path):
+    rows = train(tmp_path, ToyTask(), images_per_pass=3).scalars  # passes of 2 and 3 images
+    assert [row.counts["step"] for row in rows] == [pytest.approx(n) for n in range(len(rows))]
+    assert [row.loss for row in rows] == [row.losses["fit"] for row in rows]
+    task = ToyTask()
+    images = task.build_dataset()
+    positive = [(images.load(index, epoch)[1] > 0).item() for epoch, index in task.plan.batch(0)]
+    assert rows[0].counts["positives"] == pytest.approx(sum(positive) / 5)
+
+
 class Faint(AdversaryTask):
     """Losses so small that the scaler's first scale does not overflow."""
 
-    def losses(self, model, batch, phase):
-        return {name: 1e-4 * loss for name, loss in super().losses(model, batch, phase).items()}
+    def losses(self, model, batch, at, phase):
+        return Losses({name: 1e-4 * loss for name, loss in super().losses(model, batch, at, phase).losses.items()})
 
 
 def test_two_phases_share_one_scaler_in_fp16(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipelines.training import Position, TrainingPlan, TrainingResources, steps_of
+from pipelines.training import Losses, Position, TrainingPlan, TrainingResources, steps_of
 from pipelines.worker_loop import run_training
 from weaksam.errors import ImageError
 from weaksam.transforms import derive_seed
@@ -24,6 +24,7 @@ class ToyTask:
     batch_size: int = 5
     precision: str = "fp32"
     max_grad_norm: float = 0.0
+    keep: tuple[int, ...] = ()
     batch_norm: bool = True
     dropout: float = 0.2
     broken: tuple[int, ...] = ()  # indices that cannot be read
@@ -42,6 +43,7 @@ class ToyTask:
             seed=7,
             precision=self.precision,
             max_grad_norm=self.max_grad_norm,
+            keep=self.keep,
         )
 
     def build_model(self):
@@ -60,8 +62,9 @@ class ToyTask:
     def build_dataset(self):
         return ToyImages(self)
 
-    def losses(self, model, batch, _phase):
-        return {"fit": nn.functional.mse_loss(model(batch["x"])[:, 0], batch["y"])}
+    def losses(self, model, batch, at, _phase):
+        fit = nn.functional.mse_loss(model(batch["x"])[:, 0], batch["y"])
+        return Losses({"fit": fit}, {"positives": (batch["y"] > 0).float().mean(), "step": fit.new_tensor(at.step)})
 
     def evaluate(self, _model):
         return None
@@ -82,11 +85,11 @@ class AdversaryTask(ToyTask):
     def lr_factors(self, at: Position):
         return [*super().lr_factors(at), 3.0 if at.step > 2 else 1.0]
 
-    def losses(self, model, batch, phase):
+    def losses(self, model, batch, _at, phase):
         seen = batch["x"] * torch.sigmoid(2 - model.hidden)
         fit = nn.functional.mse_loss(model(seen)[:, 0], batch["y"])
         size = model.frozen * model[0].weight.square().mean()
-        return {"fit": fit, "size": size} if phase == 0 else {"adversary": -0.1 * fit}
+        return Losses({"fit": fit, "size": size} if phase == 0 else {"adversary": -0.1 * fit})
 
 
 class ToyImages:

@@ -1,5 +1,6 @@
 """Two workers of the training loop as plain processes: what Ray Train adds (groups, restarts) is tested elsewhere."""
 
+import multiprocessing
 from pathlib import Path
 
 import torch.distributed
@@ -12,7 +13,10 @@ from pipelines.worker_loop import Worker
 def train_two(tasks: dict[str, TrainingTask], folder: str, **resources) -> None:
     """Train tasks by name into ``FOLDER/NAME``, one after the other."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    torch.multiprocessing.spawn(_work, (tasks, folder, TrainingResources(**resources)), nprocs=2)
+    # Importing torch and the detectors takes seconds: a server does it once, and the workers of all tests are its forks.
+    multiprocessing.set_forkserver_preload(["pipelines.worker_loop", "weaksam.detectors"])
+    arguments = (tasks, folder, TrainingResources(**resources))
+    torch.multiprocessing.start_processes(_work, arguments, nprocs=2, start_method="forkserver")
 
 
 def _work(rank, tasks, folder, resources):
