@@ -116,13 +116,24 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
 
 
 def to_text(document: Mapping[str, Any]) -> TextTable:
-    """Lay a table out for the console."""
-    header, lines = to_lines(document)
-    text = TextTable(title=f"{document['title']} ({document['recipe']})", title_justify="left")
+    """Lay out for the console what this run can measure of a table; the file has the other rows and columns, too.
+
+    Left to the file are rows of other data, and columns that are empty or, of a row's name, the same throughout.
+    """
+    header, every = to_lines(document)
+    states = [row["state"] for row in document["rows"]]
+    lines = [line for line, state in zip(every, states, strict=True) if state != "not measured"] or every
+    named = header.index("split") + 1  # columns before it name a row
+    columns = []
     for n, name in enumerate(header):
-        text.add_column(name, justify="right" if 4 <= n < len(header) - 1 else "left")
+        cells = {line[n] for line in lines}
+        if name in ("detector", "proposals") or (len(cells) > 1 if n < named else cells - {"", "–"}):
+            columns.append(n)
+    text = TextTable(title=f"{document['title']} ({document['recipe']})", title_justify="left")
+    for n in columns:
+        text.add_column(header[n], justify="right" if named <= n < len(header) - 1 else "left")
     for line in lines:
-        text.add_row(*line)
+        text.add_row(*(line[n] for n in columns))
     return text
 
 
