@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # tables are read without torch
 # The order in which proposals of one image are concatenated (method: grid, fine, coarse, cross = Table 4's rows).
 SOURCES = ("grid", "fine", "coarse", "cross")
 CLUE_SOURCES = ("fine", "coarse", "cross")
+# What a table, a detector or a figure owes its boxes to: image-level labels, or true boxes (``export --as pseudo-labels``).
+IMAGE_LABELS, BOXES = "image-labels", "boxes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,19 @@ class Detections:
     class_index: NDArray[np.int64]  # [N]
     score: NDArray[np.float32]  # [N]
     image_scores: NDArray[np.float32]  # [C] of the whole image for each class, NaN where unknown
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoGroundTruth:
+    """What a detector is retrained on for one image: boxes that another detector's scores (or a person) vouch for."""
+
+    boxes_xyxy: NDArray[np.float32]  # [N, 4]
+    class_index: NDArray[np.int64]  # [N]
+    score: NDArray[np.float32]  # [N] of the detection that a box was
+    score_normalised: NDArray[np.float32]  # [N] in [0, 1] among the image's detections of the class
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)

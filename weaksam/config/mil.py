@@ -1,0 +1,138 @@
+"""Options of the weakly-supervised detectors (method 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from weaksam.config.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class OicrConfig:
+    """OICR's refinement (method 4.3)."""
+
+    assign: Literal["near-top", "top1"] = (
+        "near-top"  # pseudo truth: near the best score (code), or the best alone (paper)
+    )
+    near_top: float = 0.9  # share of a class's best score that pseudo truth needs; higher is stricter (published code)
+    nms_iou: float = 0.5  # suppression among pseudo truth of all classes; lower is stricter (published code)
+    min_iou: float = 0.5  # with pseudo truth, to get its class; higher is stricter
+    ignore_below: float = (
+        0.0  # IoU below which a proposal teaches nothing (PCL: .1); 0 = every one does (published code)
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("near_top", "nms_iou", "min_iou", "ignore_below"):
+            require(0 <= getattr(self, name) <= 1, f"mil.oicr.{name}", "0..1", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropBlockConfig:
+    """Concrete DropBlock: a small adversary that hides the cells of a proposal which decide (method 4.5)."""
+
+    enabled: bool = True  # published: on for VOC, off for COCO
+    gamma: float = 0.3  # largest probability that a cell is hidden, times size squared
+    size: int = 3  # cells, side of the hidden block around a drawn cell
+    temperature: float = 0.01  # of the Gumbel-softmax
+    loss_weight: float = 0.01  # the adversary descends on minus this times the detector's loss
+    lr: float = 1e-5
+    lr_growth: float = 3.0  # factor at every milestone of the detector's schedule
+    warmup_steps: int = 500
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1 and self.size % 2 == 1, "mil.mist.dropblock.size", "an odd number of cells", self.size)
+        require(
+            0 <= self.gamma <= self.size**2, "mil.mist.dropblock.gamma", f"0..{self.size**2} (size squared)", self.gamma
+        )
+        require(self.temperature > 0, "mil.mist.dropblock.temperature", "a positive number", self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MistConfig:
+    """MIST's refinement with box regression (method 4.4)."""
+
+    share: float = 0.15  # of an image's proposals that are ranked per class; 0 = the best one alone
+    max_overlap: float = 0.2  # IoU with every better-ranked one below which one is pseudo truth; lower is stricter
+    min_iou: float = 0.5  # with pseudo truth, to get its class; higher is stricter
+    first_branch_weight: float = 3.0  # of the first branch's losses; those of the others weigh 1
+    dropblock: DropBlockConfig = field(default_factory=DropBlockConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("share", "max_overlap", "min_iou"):
+            require(0 <= getattr(self, name) <= 1, f"mil.mist.{name}", "0..1", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MilConfig:
+    """A weakly-supervised detector on proposals and its training; the defaults are MIST's on VOC07 (method 4.6, 4.7)."""
+
+    detector: Literal["mist", "oicr"] = "mist"
+    # Architecture and the way its weights want their input: torchvision's VGG-16 takes normalised RGB, Caffe's BGR in 0..255.
+    backbone: Literal["vgg16.torchvision", "vgg16.caffe", "resnet50.torchvision", "small"] = "vgg16.torchvision"
+    init: str = (
+        ""  # path, URL or s3:// of the backbone's weights; "builtin" = the shipped stem of "small"; empty = random
+    )
+    weights: str = ""  # path, URL or s3:// of a trained detector, ours or published; empty = train-mil of this run
+    oicr: OicrConfig = field(default_factory=OicrConfig)
+    mist: MistConfig = field(default_factory=MistConfig)
+    proposal_sources: tuple[str, ...] = ()  # which sources' boxes are used; empty = all
+    min_box_side: int = (
+        20  # pixels of the image; proposals with a shorter side are left out (published: VOC 20, COCO 2)
+    )
+    scales: tuple[int, ...] = (480, 576, 688, 864, 1000, 1200)  # pixels, shorter side, one drawn per view
+    max_side: int = 2000  # pixels, the longer side is not scaled beyond it
+    flip: bool = True  # mirror half of the views
+    lighting: float = (
+        0.1  # standard deviation of AlexNet's colour jitter along ImageNet's principal components; 0 = none
+    )
+    steps: int = 30_000  # of the optimiser; 0 = ``epochs`` decide
+    epochs: int = 0  # passes over the training images, where ``steps`` is 0
+    batch_size: int = 8  # images per step over all workers
+    optimizer: Literal["adam", "sgd"] = "adam"  # published code: Adam; upstream MIST: SGD with momentum .9
+    lr: float = 1e-5
+    weight_decay: float = 5e-4  # L2, not on biases
+    bias_lr_factor: float = 2.0
+    refine_lr_factor: float = 1.0  # of the refinement heads, biases too, which then decay as well (published OICR: 10)
+    milestones: tuple[float, ...] = (0.667, 0.89)  # shares of the training after which the rate falls to a tenth
+    warmup_steps: int = 200
+    warmup_factor: float = 1 / 3  # of the learning rate at the first step
+    dropout: float = 0.5  # between the fully connected layers
+    freeze_stages: int = 2  # first stages of the backbone that do not learn (published MIST: conv1 and conv2)
+    max_grad_norm: float = 0.0  # clip the gradient's L2 norm; lower is stricter, 0 = never
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(bool(self.scales) and all(s >= 1 for s in self.scales), "mil.scales", "pixels", self.scales)
+        require(self.steps >= 1 or self.epochs >= 1, "mil.steps", "steps or epochs of 1 or more", self.steps)
+        require(self.batch_size >= 1, "mil.batch_size", "1 or more", self.batch_size)
+        require(self.lr > 0, "mil.lr", "a positive number", self.lr)
+        require(all(0 < m < 1 for m in self.milestones), "mil.milestones", "shares in (0, 1)", self.milestones)
+        require(0 <= self.dropout < 1, "mil.dropout", "[0, 1)", self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectConfig:
+    """How a detector is run over images: test-time augmentation, suppression, cap (method 4.7)."""
+
+    splits: tuple[str, ...] = ()  # empty = every split that has proposals
+    scales: tuple[int, ...] = (
+        800,
+        480,
+        576,
+        688,
+        864,
+        1000,
+        1200,
+    )  # pixels, shorter side; scores and boxes are averaged
+    max_side: int = 2000  # pixels, the longer side is not scaled beyond it
+    flip: bool = True  # every scale also mirrored (published: MIST yes, OICR no)
+    score_threshold: float = 0.0  # a detection scores more; higher is stricter
+    nms_iou: float = 0.3  # per class; lower is stricter
+    max_detections: int = 100  # best of an image, over all classes
+
+    def __post_init__(self) -> None:
+        require(bool(self.scales) and all(s >= 1 for s in self.scales), "detect.scales", "pixels", self.scales)
+        require(0 <= self.nms_iou <= 1, "detect.nms_iou", "0..1", self.nms_iou)
+        require(self.max_detections >= 1, "detect.max_detections", "1 or more", self.max_detections)

@@ -1,0 +1,187 @@
+"""Options of pseudo ground truth and of the detectors that are retrained on it (method 5 to 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from weaksam.config.checks import require
+from weaksam.config.mil import DetectConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabelsConfig:
+    """Which detections of a training image become its pseudo ground truth (Algorithm 2; method 5)."""
+
+    mode: Literal["adaptive", "top1"] = "adaptive"  # "top1" is the baseline of Table 5
+    top_k: int = 1  # boxes per class of an image with mode "top1"
+    tau_s: float = 0.3  # normalised score that a box must exceed in [0, 1]; higher is stricter; the best box need not
+    tau_o: float = 0.85  # share of its own area that another box may cover; a box goes from there on; lower is stricter
+    normalise: Literal["min-max", "range"] = "min-max"  # (s - min) / (max - min), or s / (max - min) (published code)
+    covered_by: Literal["larger", "any"] = "larger"  # "any": two boxes may remove each other (paper and published code)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.tau_s <= 1, "pseudo_labels.tau_s", "0..1", self.tau_s)
+        require(0 <= self.tau_o <= 1, "pseudo_labels.tau_o", "0..1", self.tau_o)
+        require(self.top_k >= 1, "pseudo_labels.top_k", "1 or more", self.top_k)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoiDropConfig:
+    """RoI drop: sampled regions whose losses say that their pseudo label is wrong teach nothing (eq. 1, 2; method 6.2).
+
+    ``tau_reg`` is in the unit of a box loss that is the *sum* over the four coordinates of the absolute differences of
+    encoded deltas, multiplied by the coder weights (10, 10, 5, 5). In another unit the same number drops another share:
+    1.0 on the smooth-L1 sum of a small detector was 86% of the positives.
+    """
+
+    enabled: bool = False
+    rule: Literal["any", "all"] = (
+        "any"  # a loss above its threshold is enough (paper), or both must be (published code)
+    )
+    variant: Literal["fixed", "normalised", "percentile"] = "fixed"  # what a threshold is: see ``losses/drop.py``
+    tau_cls: float = 4.0  # classification loss above which a region goes; lower is stricter (Table 7; COCO: 5)
+    tau_reg: float = 1.0  # box loss above which a region goes; lower is stricter (Table 7; COCO: 4)
+    droppable: Literal["all", "foreground"] = (
+        "all"  # background, whose box loss is 0, too (paper), or not (published code)
+    )
+    normaliser: Literal["sampled", "kept"] = (
+        "sampled"  # the losses are divided by all sampled regions, or by those kept
+    )
+    start_step: int = 2000  # first step that drops; published: 2,000 of 9,000 (VOC07)
+
+    def __post_init__(self) -> None:
+        for name in ("tau_cls", "tau_reg"):
+            require(getattr(self, name) >= 0, f"retrain.faster_rcnn.drop.{name}", "0 or more", getattr(self, name))
+            if self.variant == "percentile":
+                expected = "0..100 with variant=percentile"
+                require(getattr(self, name) <= 100, f"retrain.faster_rcnn.drop.{name}", expected, getattr(self, name))
+        require(self.start_step >= 0, "retrain.faster_rcnn.drop.start_step", "0 or more", self.start_step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryDropConfig:
+    """Query drop: of the matched queries those with the highest classification losses teach nothing (eq. 3, 4; method 7.2)."""
+
+    enabled: bool = False
+    percentile: float = 90.0  # of the losses; floor((100 - percentile)% of n) queries go; lower is stricter (Table 9)
+    scope: Literal["foreground", "all"] = "foreground"  # only matched queries, or the background's, too (Table 8)
+    layers: tuple[int, ...] = ()  # decoder layers from 1, 0 = the encoder's output; empty = all of them
+    start_step: int = 0  # first step that drops (published code)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.percentile <= 100, "retrain.dino.drop.percentile", "0..100", self.percentile)
+        require(all(n >= 0 for n in self.layers), "retrain.dino.drop.layers", "0 or more", self.layers)
+        require(self.start_step >= 0, "retrain.dino.drop.start_step", "0 or more", self.start_step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterRcnnConfig:
+    """Faster R-CNN with a feature pyramid (method 6.1)."""
+
+    anchor_sides: tuple[int, ...] = (32, 64, 128, 256, 512)  # pixels of the view, one per pyramid level, finest first
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    pyramid_dim: int = 256  # channels of every pyramid level
+    head_dim: int = 1024  # of the two fully connected layers
+    proposals_before_nms: tuple[int, int] = (2000, 1000)  # per level, in training and at test time
+    proposals: int = 1000  # per image after suppression
+    rois: int = 512  # sampled per image
+    foreground_share: float = 0.25  # of the sampled regions, at most
+    beta: float = 0.0  # of the smooth-L1 box loss; 0 = L1 (published), 1/9 = torchvision's
+    drop: RoiDropConfig = field(default_factory=RoiDropConfig)
+
+    def __post_init__(self) -> None:
+        where = "retrain.faster_rcnn"
+        require(bool(self.anchor_sides), f"{where}.anchor_sides", "pixels for every level", self.anchor_sides)
+        require(0 < self.foreground_share <= 1, f"{where}.foreground_share", "(0, 1]", self.foreground_share)
+        require(self.beta >= 0, f"{where}.beta", "0 or more", self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoConfig:
+    """DINO, 4-scale, two-stage with mixed query selection, denoising, look-forward-twice (method 7.1)."""
+
+    levels: int = 4  # feature maps; those that the backbone lacks are made by convolutions of stride 2
+    finest_stride: int = (
+        8  # pixels per cell; finer maps of the backbone are not used (published: 8, of its stages 3 to 5)
+    )
+    dim: int = 256
+    heads: int = 8
+    points: int = 4  # sampled per head and level
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    feedforward_dim: int = 2048
+    dropout: float = 0.0
+    queries: int = 900
+    denoising_queries: int = 100  # pairs per image, shared out among groups; 0 = no denoising
+    label_noise: float = 0.5  # half of it is the share of denoising queries with another class
+    box_noise: float = 1.0  # corners of the negatives' boxes are moved by up to twice this share of half the side
+    max_detections: int = 300  # best (query, class) pairs of a pass
+    drop: QueryDropConfig = field(default_factory=QueryDropConfig)
+
+    def __post_init__(self) -> None:
+        require(self.levels >= 1, "retrain.dino.levels", "1 or more", self.levels)
+        require(self.dim % self.heads == 0, "retrain.dino.dim", f"a multiple of heads = {self.heads}", self.dim)
+        require(self.decoder_layers >= 1, "retrain.dino.decoder_layers", "1 or more", self.decoder_layers)
+        require(self.queries >= 1, "retrain.dino.queries", "1 or more", self.queries)
+        require(self.denoising_queries >= 0, "retrain.dino.denoising_queries", "0 or more", self.denoising_queries)
+        known = all(n <= self.decoder_layers for n in self.drop.layers)
+        require(known, "retrain.dino.drop.layers", f"0..{self.decoder_layers} (decoder_layers)", self.drop.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainedDetectConfig(DetectConfig):
+    """How a retrained detector is run over images; the defaults are Faster R-CNN's on VOC07 (method 6.3)."""
+
+    scales: tuple[int, ...] = (480, 576, 688, 864, 1000, 1800)  # pixels, shorter side; what they find is joined
+    score_threshold: float = 0.05  # a detection of a pass scores more; higher is stricter
+    nms_iou: float = 0.5  # per class, in a pass and over all of them; lower is stricter
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainConfig:
+    """A detector trained on pseudo ground truth; the defaults are Faster R-CNN's on VOC07 (method 6.3)."""
+
+    detector: Literal["faster_rcnn", "dino"] = "faster_rcnn"
+    backbone: Literal["resnet50.torchvision", "small"] = "resnet50.torchvision"
+    init: str = (
+        ""  # path, URL or s3:// of an ImageNet backbone; "builtin" = the shipped stem of "small"; empty = random
+    )
+    weights: str = ""  # path, URL or s3:// of a detector trained here; empty = retrain of this run
+    # The instance that holds the boxes: "label", or "import.NAME" of ``weaksam export --as pseudo-labels --name NAME``.
+    pseudo_labels: str = "label"
+    faster_rcnn: FasterRcnnConfig = field(default_factory=FasterRcnnConfig)
+    dino: DinoConfig = field(default_factory=DinoConfig)
+    scales: tuple[int, ...] = tuple(range(480, 1217, 32))  # pixels, shorter side, one drawn per view
+    max_side: int = 2000  # pixels, the longer side is not scaled beyond it
+    flip: bool = True  # mirror half of the views
+    # Half of the views are first scaled to one of ``crop_scales`` and cut to a random window (DINO's augmentation).
+    crop_scales: tuple[int, ...] = ()  # pixels, shorter side; empty = no cutting (published DINO on VOC: 400, 500, 600)
+    crop_sides: tuple[int, int] = (384, 600)  # pixels, smallest and largest side of the window
+    min_box_side: int = 1  # pixels of the image; pseudo boxes with a shorter side are left out (published DINO: 32)
+    steps: int = 9000  # of the optimiser; 0 = ``epochs`` decide
+    epochs: int = 0  # passes over the training images, where ``steps`` is 0
+    batch_size: int = 16  # images per step over all workers
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # published: SGD with momentum .9; DINO: AdamW
+    lr: float = 0.02
+    weight_decay: float = 1e-4
+    backbone_lr_factor: float = 1.0  # of the backbone's learning rate (published DINO: .1)
+    milestones: tuple[float, ...] = (0.667, 0.889)  # shares of the training after which the rate falls to a tenth
+    warmup_steps: int = 30
+    warmup_factor: float = 0.001  # of the learning rate at the first step
+    freeze_stages: int = 2  # first stages of the backbone that do not learn (published: stem and the first stage)
+    max_grad_norm: float = 0.0  # clip the gradient's L2 norm; lower is stricter, 0 = never (published DINO: .1)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast
+    seed: int = 0
+    test: RetrainedDetectConfig = field(default_factory=RetrainedDetectConfig)
+
+    def __post_init__(self) -> None:
+        require(bool(self.scales) and all(s >= 1 for s in self.scales), "retrain.scales", "pixels", self.scales)
+        low, high = self.crop_sides
+        require(1 <= low <= high, "retrain.crop_sides", "the smallest side, then the largest", self.crop_sides)
+        require(self.steps >= 1 or self.epochs >= 1, "retrain.steps", "steps or epochs of 1 or more", self.steps)
+        require(self.batch_size >= 1, "retrain.batch_size", "1 or more", self.batch_size)
+        require(self.lr > 0, "retrain.lr", "a positive number", self.lr)
+        require(all(0 < m < 1 for m in self.milestones), "retrain.milestones", "shares in (0, 1)", self.milestones)
+        ok = self.pseudo_labels == "label" or self.pseudo_labels.startswith("import.")
+        require(ok, "retrain.pseudo_labels", "label or import.NAME", self.pseudo_labels)
