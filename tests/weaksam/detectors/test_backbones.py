@@ -1,0 +1,76 @@
+import pytest
+import torch
+import torchvision
+
+from weaksam.clues.small_stem import load_builtin_classifier
+from weaksam.detectors.backbones import build_backbone, pixel_format
+from weaksam.detectors.bodies import IMAGENET, SmallBody
+from weaksam.errors import CheckpointError, ConfigError
+
+
+@pytest.mark.parametrize("name", ["small", "resnet50.torchvision"])
+def test_maps_have_the_promised_strides_and_channels(name):
+    backbone = build_backbone(name).eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(2, 3, 64, 96))
+    assert [tuple(m.shape) for m in maps] == [
+        (2, channels, 64 // stride, 96 // stride)
+        for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
+    ]
+    assert pixel_format(name) == backbone.pixels == IMAGENET
+
+
+def test_the_resnet_gives_what_torchvisions_gives_before_its_mean():
+    torch.manual_seed(0)
+    whole = torchvision.models.resnet50().eval()
+    backbone = build_backbone("resnet50.torchvision").eval()
+    backbone.init_from(whole.state_dict(), "test")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        logits = whole.fc(backbone(images)[-1].mean(dim=(2, 3)))
+        torch.testing.assert_close(logits, whole(images), rtol=1e-4, atol=1e-4)
+
+
+def test_the_small_one_gives_what_the_weakly_supervised_body_sees():
+    state = load_builtin_classifier().state_dict()
+    backbone, body = build_backbone("small"), SmallBody(0.0)
+    for network in (backbone, body):
+        network.init_from(state, "test")
+    backbone.train()  # its batch norms stay at rest
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(backbone(images)[0], body.eval().features(images)[:, :64])
+
+
+@pytest.mark.parametrize(("name", "stages"), [("small", 3), ("resnet50.torchvision", 5)])
+def test_the_first_stages_can_be_kept_from_learning(name, stages):
+    backbone = build_backbone(name)
+    backbone.freeze(2)
+    frozen = {id(p) for stage in backbone.stages()[:2] for layer in stage for p in layer.parameters()}
+    assert frozen
+    assert all(p.requires_grad == (id(p) not in frozen) for p in backbone.parameters())
+    backbone.freeze(stages)
+    assert not any(p.requires_grad for p in backbone.parameters())
+    with pytest.raises(ConfigError, match=f"retrain.freeze_stages: expected 0..{stages}"):
+        backbone.freeze(stages + 1)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["backbone.body.conv1.weight", "rpn.head.conv.weight", "roi_heads.box_head.fc6.weight"],  # torchvision
+        ["module.transformer.encoder.layers.0.norm1.weight"],  # DETR and its kin
+        ["backbone.conv1.weight", "bbox_head.cls_branches.0.weight"],  # mmdetection
+    ],
+)
+@pytest.mark.parametrize("name", ["small", "resnet50.torchvision"])
+def test_weights_of_a_detector_are_refused(name, keys):
+    with pytest.raises(CheckpointError, match="would leak full supervision"):
+        build_backbone(name).init_from({key: torch.zeros(1) for key in keys}, "somewhere.pth")
+
+
+def test_weights_that_do_not_fit_are_named():
+    state = load_builtin_classifier().state_dict()
+    state.pop("stem.layers.0.weight")
+    with pytest.raises(CheckpointError, match=r"layers\.0\.weight"):
+        build_backbone("small").init_from(state, "test")

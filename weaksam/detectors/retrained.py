@@ -1,0 +1,85 @@
+"""What the detectors share that learn from boxes: pseudo ground truth in, classified and scored boxes out (method 6, 7).
+
+A detector brings its network, its losses, which stay per instance until its loss drop (``losses/drop.py``) has had them, and
+its predictions for one view. ``box_views.py`` makes the views, ``test_time.py`` joins what several views of an image say.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from weaksam.config import RetrainConfig
+from weaksam.detectors.backbones import Backbone, build_backbone
+
+
+class Targets(NamedTuple):
+    """The pseudo ground truth of one view; may be empty."""
+
+    boxes_xyxy: Tensor  # float32 [N, 4], pixels of the view
+    class_index: Tensor  # int64 [N], 0..C-1
+
+
+class TrainingLosses(NamedTuple):
+    """What a training pass says; every value is a float32 scalar."""
+
+    losses: dict[str, Tensor]  # weighted already: their sum is the loss
+    counts: dict[str, Tensor]  # instances per image, without gradient: what there was and what was dropped
+
+
+class ViewDetections(NamedTuple):
+    """What a detector finds in one view; on the detector's device."""
+
+    boxes_xyxy: Tensor  # float32 [N, 4], pixels of the view, cut to it
+    class_index: Tensor  # int64 [N]
+    score: Tensor  # float32 [N] in [0, 1], falling
+
+
+class RetrainedDetector(nn.Module, ABC):
+    """A detector with random weights whose backbone may start from a classifier's."""
+
+    backbone: Backbone
+
+    def __init__(self, config: RetrainConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.backbone = build_backbone(config.backbone)
+        self.backbone.freeze(config.freeze_stages)
+
+    @abstractmethod
+    def training_losses(self, images: Tensor, sizes_hw: Tensor, targets: list[Targets], step: int) -> TrainingLosses:
+        """Compute the parts of the loss of a batch.
+
+        Args:
+            images: normalised views ``[B, 3, H, W]``, 0 right of and below each view, sides multiples of 32.
+            sizes_hw: int64 ``[B, 2]``, height and width of each view in pixels.
+            targets: of each of the B views.
+            step: of the training, from 0; a loss drop begins at one.
+
+        Returns:
+            Always the same names in the same order. The losses are normalised as the method says, over the whole batch.
+        """
+
+    @abstractmethod
+    def predict(self, images: Tensor, sizes_hw: Tensor) -> list[ViewDetections]:
+        """Find the objects of each view, in evaluation mode whatever the mode was and without gradient.
+
+        ``config.test`` says which scores are enough, how one view's boxes are suppressed and how many are kept.
+
+        Args:
+            images: as in ``training_losses``.
+            sizes_hw: as in ``training_losses``.
+        """
+
+    def parameter_groups(self, config: RetrainConfig) -> list[dict[str, Any]]:
+        """Group what learns for an optimiser: the backbone at ``backbone_lr_factor`` times ``lr``, all else at ``lr``."""
+        of_backbone = {id(parameter) for parameter in self.backbone.parameters()}
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in learning if id(p) not in of_backbone], "lr": config.lr},
+            {"params": [p for p in learning if id(p) in of_backbone], "lr": config.lr * config.backbone_lr_factor},
+        ]
+        return [{**group, "weight_decay": config.weight_decay} for group in groups if group["params"]]
