@@ -1,37 +1,60 @@
-"""Weakly-supervised detectors: proposals and image-level labels in, classified and scored boxes out.
+"""Detectors, in two families: those that learn from proposals and image-level labels, and those retrained on their findings.
 
-A detector of ``DETECTORS`` is built and trained (``build_detector``), written with ``detector_to_bytes`` and read by
-``load_detector``; ``views.py`` feeds it, ``test_time.py`` runs it over images. To add one: a file with a ``WeakDetector``, a
-line in ``DETECTORS``, a config of that name in ``MilConfig``.
+    DETECTORS   proposals and image-level labels in, classified and scored boxes out    MilConfig
+    RETRAINED   pseudo ground truth in, classified and scored boxes out                 RetrainConfig
+
+A detector of either is built for training (``build_detector``, ``build_retrained``), written with ``detector_to_bytes`` and
+read with ``load_detector``, ``load_retrained``; ``views.py`` and ``box_views.py`` feed it, ``test_time.py`` runs it over
+images. To add one: a file with its class, a line in its family's dict, a config of that name in the family's config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 from safetensors.torch import save
+from torch import Tensor
 
 from weaksam.clues.checkpoint import read_state_dict
 from weaksam.clues.small_stem import load_builtin_classifier
-from weaksam.config import MilConfig, require
+from weaksam.config import MilConfig, RetrainConfig, require
 from weaksam.detectors.bodies import PixelFormat
 from weaksam.detectors.bodies import pixel_format as pixel_format_of
-from weaksam.detectors.checkpoint import ADVERSARY, description, read_checkpoint
+from weaksam.detectors.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
+from weaksam.detectors.dino import Dino
+from weaksam.detectors.faster_rcnn import FasterRcnn
 from weaksam.detectors.mist import Mist
 from weaksam.detectors.oicr import Oicr
+from weaksam.detectors.retrained import RetrainedDetector
 from weaksam.detectors.wsod import WeakDetector
 from weaksam.errors import CheckpointError
 from weaksam.sam.model import load_strictly
+from weaksam.structures import IMAGE_LABELS
 from weaksam.weights import PUBLISHED, fetch_weights
 
-__all__ = ["DETECTORS", "WeakDetector", "build_detector", "detector_to_bytes", "load_detector", "pixel_format"]
+__all__ = [
+    "DETECTORS",
+    "RETRAINED",
+    "RetrainedDetector",
+    "WeakDetector",
+    "build_detector",
+    "build_retrained",
+    "detector_to_bytes",
+    "load_detector",
+    "load_retrained",
+    "pixel_format",
+]
 
 DETECTORS: dict[str, type[WeakDetector]] = {
     "mist": Mist,
     "oicr": Oicr,
+}
+RETRAINED: dict[str, type[RetrainedDetector]] = {
+    "dino": Dino,
+    "faster_rcnn": FasterRcnn,
 }
 
 
@@ -48,26 +71,31 @@ def build_detector(config: MilConfig, num_classes: int) -> WeakDetector:
         CheckpointError: the weights are missing, of another network, or known to want another input than the backbone's.
     """
     detector = DETECTORS[config.detector](config, num_classes)
-    if config.init == "builtin":
-        require(config.backbone == "small", "mil.init", "'builtin' with mil.backbone=small alone", config.backbone)
-        detector.body.init_from(load_builtin_classifier().state_dict(), "mil.init: builtin")
-    elif config.init:
-        file = fetch_weights(config.init)
-        known = next((name for name, p in PUBLISHED.items() if file.sha256.startswith(p.sha256)), config.backbone)
-        if known != config.backbone:
-            raise CheckpointError(
-                f"mil.init: expected weights of {config.backbone}, but by its checksum {config.init} is {known}; set "
-                "mil.backbone to what the weights are of"
-            )
-        state, _ = read_state_dict(file.path)
-        detector.body.init_from(state, f"mil.init: {config.init} as {config.backbone}")
+    if config.init:
+        detector.body.init_from(*_backbone_weights(config.init, config.backbone, "mil"))
     return detector
 
 
-def detector_to_bytes(detector: WeakDetector, class_names: Sequence[str]) -> bytes:
+def build_retrained(config: RetrainConfig, num_classes: int) -> RetrainedDetector:
+    """Build a detector for retraining: random, with the backbone weights that ``config.init`` names on top.
+
+    Raises:
+        ConfigError: options that do not go together.
+        CheckpointError: the weights are missing, of another network, or of a detector, which has seen true boxes.
+    """
+    detector = RETRAINED[config.detector](config, num_classes)
+    if config.init:
+        detector.backbone.init_from(*_backbone_weights(config.init, config.backbone, "retrain"))
+    return detector
+
+
+def detector_to_bytes(
+    detector: WeakDetector | RetrainedDetector, class_names: Sequence[str], supervision: str = IMAGE_LABELS
+) -> bytes:
     """Return one safetensors file with the weights, the adversary's too, and in its metadata what they are."""
-    name = next(name for name, kind in DETECTORS.items() if type(detector) is kind)
-    metadata = description(name, detector.config.backbone, list(class_names), asdict(detector.config))
+    name = next(name for name, kind in {**DETECTORS, **RETRAINED}.items() if type(detector) is kind)
+    config = detector.config
+    metadata = description(name, config.backbone, list(class_names), asdict(config), supervision)
     return save({key: value.detach().cpu().contiguous() for key, value in detector.state_dict().items()}, metadata)
 
 
@@ -93,13 +121,7 @@ def load_detector(
     if isinstance(path_or_file, str | Path):
         with open(path_or_file, "rb") as file:
             return load_detector(file, config, class_names)
-    where = str(getattr(path_or_file, "name", "detector file"))
-    found = read_checkpoint(path_or_file, where)
-    if (found.detector, found.backbone) != (config.detector, config.backbone):
-        raise CheckpointError(
-            f"{where}: expected {config.detector} on {config.backbone}, got {found.detector} on {found.backbone}; set "
-            f"mil.detector={found.detector} and mil.backbone={found.backbone}, or give other weights"
-        )
+    found, where = _read(path_or_file, config, "mil")
     names = found.class_names or tuple(class_names)
     if names and len(names) != found.num_classes:
         raise CheckpointError(f"{where}: expected {len(names)} classes ({', '.join(names)}), got {found.num_classes}")
@@ -108,3 +130,55 @@ def load_detector(
     wanted = {key: value for key, value in found.state.items() if fresh or not key.startswith(ADVERSARY)}
     load_strictly(detector, fresh | wanted, where=where)
     return detector.eval(), names
+
+
+def load_retrained(
+    path_or_file: str | Path | BinaryIO, config: RetrainConfig
+) -> tuple[RetrainedDetector, tuple[str, ...], str]:
+    """Read a retrained detector on the CPU in evaluation mode.
+
+    Args:
+        path_or_file: a local file, or one that is open for reading bytes.
+        config: its detector and backbone must be the file's; all else is taken from it and not from the file.
+
+    Returns:
+        The detector, its class names and what it owes its boxes to: ``IMAGE_LABELS`` or ``BOXES`` of ``structures``.
+
+    Raises:
+        CheckpointError: the file is of another detector or backbone, or its keys do not fit (they are named).
+    """
+    if isinstance(path_or_file, str | Path):
+        with open(path_or_file, "rb") as file:
+            return load_retrained(file, config)
+    found, where = _read(path_or_file, config, "retrain")
+    detector = RETRAINED[config.detector](config, found.num_classes)
+    load_strictly(detector, found.state, where=where)
+    return detector.eval(), found.class_names, found.supervision
+
+
+def _backbone_weights(init: str, backbone: str, section: str) -> tuple[Mapping[str, Tensor], str]:
+    """Return the weights that a backbone starts from, and what messages call them; ``section`` is the recipe's."""
+    if init == "builtin":
+        require(backbone == "small", f"{section}.init", f"'builtin' with {section}.backbone=small alone", backbone)
+        return load_builtin_classifier().state_dict(), f"{section}.init: builtin"
+    file = fetch_weights(init)
+    known = next((name for name, p in PUBLISHED.items() if file.sha256.startswith(p.sha256)), backbone)
+    if known != backbone:
+        raise CheckpointError(
+            f"{section}.init: expected weights of {backbone}, but by its checksum {init} is {known}; set "
+            f"{section}.backbone to what the weights are of"
+        )
+    state, _ = read_state_dict(file.path)
+    return state, f"{section}.init: {init} as {backbone}"
+
+
+def _read(file: BinaryIO, config: MilConfig | RetrainConfig, section: str) -> tuple[Checkpoint, str]:
+    """Return what a file holds, if it is what ``config`` says, and its name."""
+    where = str(getattr(file, "name", "detector file"))
+    found = read_checkpoint(file, where)
+    if (found.detector, found.backbone) != (config.detector, config.backbone):
+        raise CheckpointError(
+            f"{where}: expected {config.detector} on {config.backbone}, got {found.detector} on {found.backbone}; set "
+            f"{section}.detector={found.detector} and {section}.backbone={found.backbone}, or give other weights"
+        )
+    return found, where

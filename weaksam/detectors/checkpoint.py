@@ -20,6 +20,7 @@ from torch import Tensor
 from weaksam.detectors.bodies import VGG_STAGES
 from weaksam.detectors.wsod import NUM_BRANCHES
 from weaksam.errors import CheckpointError
+from weaksam.structures import IMAGE_LABELS
 
 METADATA_KEY = "detector"  # of the metadata of our own files; the value is JSON
 PUBLISHED_BACKBONE = "vgg16.caffe"
@@ -58,6 +59,7 @@ class Checkpoint(NamedTuple):
     backbone: str
     num_classes: int
     class_names: tuple[str, ...]  # () where the file names none
+    supervision: str  # ``IMAGE_LABELS`` or ``BOXES``
     state: dict[str, Tensor]
 
 
@@ -86,9 +88,17 @@ def read_checkpoint(file: BinaryIO, where: str) -> Checkpoint:
     return _published(content, where)
 
 
-def description(detector: str, backbone: str, class_names: list[str], config: Mapping[str, Any]) -> dict[str, str]:
+def description(
+    detector: str, backbone: str, class_names: list[str], config: Mapping[str, Any], supervision: str
+) -> dict[str, str]:
     """Return the metadata of a file of our own."""
-    values = {"detector": detector, "backbone": backbone, "class_names": class_names, "config": config}
+    values = {
+        "detector": detector,
+        "backbone": backbone,
+        "class_names": class_names,
+        "supervision": supervision,
+        "config": config,
+    }
     return {METADATA_KEY: json.dumps(values)}
 
 
@@ -98,13 +108,15 @@ def _own(data: bytes, where: str) -> Checkpoint:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         described = json.loads(header["__metadata__"][METADATA_KEY])
         names = tuple(described["class_names"])
-        return Checkpoint(described["detector"], described["backbone"], len(names), names, state)
+        return Checkpoint(
+            described["detector"], described["backbone"], len(names), names, described["supervision"], state
+        )
     except SafetensorError as error:
         raise CheckpointError(f"{where}: a damaged safetensors file: {error}") from error
     except KeyError as error:
         raise CheckpointError(
             f"{where}: expected a detector that weaksam trained, but its metadata has no {error}; give the file that "
-            "train-mil wrote"
+            "train-mil or retrain wrote"
         ) from error
 
 
@@ -130,7 +142,7 @@ def _published(content: object, where: str) -> Checkpoint:
         )
     if "refinements.0.bias" not in own:
         raise CheckpointError(f"{where}: a published {detector} without its first refinement branch; a damaged copy")
-    return Checkpoint(detector, PUBLISHED_BACKBONE, len(own["refinements.0.bias"]) - 1, (), own)
+    return Checkpoint(detector, PUBLISHED_BACKBONE, len(own["refinements.0.bias"]) - 1, (), IMAGE_LABELS, own)
 
 
 def _bare(key: str) -> str:

@@ -1,4 +1,8 @@
-"""Detection at test time: several scales and their mirror images, averaged, then suppression per class (method 4.7)."""
+"""Detection at test time: several scales and their mirror images, then suppression per class.
+
+Weakly-supervised detectors score given proposals, so that their passes are averaged (method 4.7). Retrained ones find boxes of
+their own, so that the passes are joined (method 6.3).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,13 @@ from torchvision.ops import batched_nms
 
 from weaksam.boxes import clip_boxes
 from weaksam.config import DetectConfig
+from weaksam.detectors.box_views import collate_boxes
+from weaksam.detectors.retrained import RetrainedDetector, Targets
 from weaksam.detectors.views import View, collate, mirrored, scaled
 from weaksam.detectors.wsod import BOX_CODER, Prediction, WeakDetector
 from weaksam.structures import Detections
+
+NO_TARGETS = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
 def detect(
@@ -40,6 +48,53 @@ def detect(
         boxes_xyxy=boxes[best].numpy(),
         class_index=class_index[best].numpy(),
         score=scores[best].numpy(),
+        image_scores=image_scores.numpy(),
+    )
+
+
+def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detections:
+    """Find the objects of one image without proposals, as ``detector.config.test`` says.
+
+    With several passes (scales, mirror images) all that they find is suppressed together, per class; a single pass has
+    suppressed its own boxes if its detector wants that. An image scores for a class what the best detection does.
+
+    Args:
+        detector: on any device, in any mode.
+        image: ``[H, W, 3]`` RGB.
+
+    Returns:
+        The best score first; boxes are cut to the image.
+    """
+    config = detector.config.test
+    device = next(detector.parameters()).device
+    height, width = image.shape[:2]
+    boxes: list[Tensor] = []
+    class_indices: list[Tensor] = []
+    scores: list[Tensor] = []
+    for scale in config.scales:
+        view, _ = scaled(image, np.zeros((0, 4), np.float32), scale, config.max_side)
+        to_image = torch.tensor([width / view.shape[1], height / view.shape[0]]).repeat(2)
+        for mirror in (False, True) if config.flip else (False,):
+            pixels = view[:, ::-1] if mirror else view
+            batch = collate_boxes([(detector.backbone.pixels.normalise(pixels), NO_TARGETS)])
+            (found,) = detector.predict(batch.images.to(device), batch.sizes_hw.to(device))
+            in_view = found.boxes_xyxy.float().cpu()
+            if mirror:
+                x1, y1, x2, y2 = in_view.unbind(dim=1)
+                in_view = torch.stack([view.shape[1] - x2, y1, view.shape[1] - x1, y2], dim=1)
+            boxes.append(clip_boxes(in_view * to_image, (height, width)))
+            class_indices.append(found.class_index.cpu())
+            scores.append(found.score.float().cpu())
+    all_boxes, class_index, score = torch.cat(boxes), torch.cat(class_indices), torch.cat(scores)
+    if len(boxes) > 1:
+        best = batched_nms(all_boxes, score, class_index, config.nms_iou)[: config.max_detections]
+    else:
+        best = score.argsort(descending=True, stable=True)[: config.max_detections]
+    image_scores = torch.zeros(detector.num_classes).scatter_reduce(0, class_index, score, "amax")
+    return Detections(
+        boxes_xyxy=all_boxes[best].numpy(),
+        class_index=class_index[best].numpy(),
+        score=score[best].numpy(),
         image_scores=image_scores.numpy(),
     )
 

@@ -3,9 +3,10 @@ import pytest
 import torch
 from torchvision.ops import nms
 
-from weaksam.config import DetectConfig, MilConfig
+from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig
 from weaksam.detectors import DETECTORS, build_detector
-from weaksam.detectors.test_time import detect
+from weaksam.detectors.retrained import RetrainedDetector, ViewDetections
+from weaksam.detectors.test_time import detect, detect_alone
 from weaksam.detectors.views import collate, mirrored, scaled
 from weaksam.detectors.wsod import Prediction
 
@@ -166,3 +167,77 @@ def test_suppression_by_hand(boxes, scores, options, expected):
 def test_boxes_are_cut_to_the_image():
     found = detect(Fixed([[0.5]]), IMAGE, np.array([[-4, 40, 90, 60]], np.float32), DetectConfig(scales=(48,)))
     assert found.boxes_xyxy.tolist() == [[0, 40, 70, 48]]
+
+
+# ------------------------------------------------------------------------------------------- detectors without proposals
+
+
+class ColourDetector(RetrainedDetector):
+    """Finds red as class 0 and green as class 1: the box of the pixels of that colour, scored by the height of the view."""
+
+    def __init__(self, scores, **test):
+        config = RetrainConfig(backbone="small", freeze_stages=0, test=RetrainedDetectConfig(**test))
+        super().__init__(config, num_classes=3)
+        self.scores = scores
+        self.seen = []
+
+    def training_losses(self, images, sizes_hw, targets, step):
+        raise NotImplementedError
+
+    def predict(self, images, sizes_hw):
+        assert len(images) == 1
+        height, width = sizes_hw[0].tolist()
+        self.seen.append((height, width))
+        view = images[0, :, :height, :width]
+        boxes, classes, scores = [], [], []
+        for c in (0, 1):
+            y, x = (view[c] > view[1 - c] + 1).nonzero(as_tuple=True)
+            if len(x):
+                boxes.append([x.min(), y.min(), x.max() + 1, y.max() + 1])
+                classes.append(c)
+                scores.append(self.scores[height] - 0.05 * c)
+        return [
+            ViewDetections(
+                torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+                torch.tensor(classes, dtype=torch.int64),
+                torch.tensor(scores),
+            )
+        ]
+
+
+def coloured():
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[10:30, 5:25, 0] = 255
+    image[20:36, 40:58, 1] = 255
+    return image
+
+
+def test_what_the_passes_find_is_joined_in_the_pixels_of_the_image():
+    detector = ColourDetector({40: 0.5, 80: 0.7}, scales=(40, 80), max_side=200, nms_iou=0.5)
+    found = detect_alone(detector, coloured())
+    assert detector.seen == [(40, 60), (40, 60), (80, 120), (80, 120)]
+    assert found.class_index.tolist() == [0, 1]  # four boxes of each, which suppress each other within their class
+    assert found.score.tolist() == pytest.approx([0.7, 0.65])
+    np.testing.assert_allclose(found.boxes_xyxy, [[5, 10, 25, 30], [40, 20, 58, 36]], atol=1)
+    assert found.image_scores.tolist() == pytest.approx([0.7, 0.65, 0.0])
+
+
+def test_boxes_of_mirrored_views_are_mirrored_back():
+    detector = ColourDetector({40: 0.5}, scales=(40,), nms_iou=1.0)
+    found = detect_alone(detector, coloured())
+    assert found.class_index.tolist() == [0, 0, 1, 1]  # identical boxes do not exceed an IoU of 1
+    assert found.boxes_xyxy.tolist() == [[5, 10, 25, 30]] * 2 + [[40, 20, 58, 36]] * 2
+
+
+def test_a_single_pass_is_left_as_its_detector_has_it():
+    detector = ColourDetector({40: 0.5}, scales=(40,), flip=False, nms_iou=0.0, max_detections=1)
+    found = detect_alone(detector, coloured())
+    assert found.boxes_xyxy.tolist() == [[5, 10, 25, 30]]
+    assert found.score.tolist() == [0.5]
+    assert found.image_scores.tolist() == pytest.approx([0.5, 0.45, 0.0])  # also of what the cap left out
+
+
+def test_nothing_found_is_no_detections_and_scores_of_zero():
+    found = detect_alone(ColourDetector({}, scales=(40, 80)), np.zeros((40, 60, 3), np.uint8))
+    assert found.boxes_xyxy.shape == (0, 4)
+    assert found.image_scores.tolist() == [0, 0, 0]
