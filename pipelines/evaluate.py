@@ -1,7 +1,8 @@
-"""The evaluate stage: proposals or detections against the true boxes of the data set.
+"""The evaluate stage: proposals, detections or pseudo labels against the true boxes of the data set.
 
-``evaluate.proposals`` measures what ``propose`` made, ``evaluate.mil`` what ``detect.mil`` found in it, any other
-``evaluate.NAME`` the proposals imported as NAME. Every instance leaves a ``metrics.json``.
+``evaluate.proposals`` measures what ``propose`` made, ``evaluate.mil`` what ``detect.mil`` found in it, ``evaluate.label`` the
+pseudo ground truth made of that, ``evaluate.final`` what the retrained detector found, any other ``evaluate.NAME`` what was
+imported as NAME. Every instance leaves a ``metrics.json``.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines import evaluate_detections, evaluate_proposals
+from pipelines import evaluate_detections, evaluate_proposals, evaluate_pseudo_labels
+from pipelines.detect import FINAL
 from pipelines.evaluate_proposals import named_sources
+from pipelines.label import holds_pseudo_labels
 from pipelines.recipe import Recipe
 from pipelines.stage import Job, Stage
 
-DETECTED = ("mil",)  # labels of detect instances
+DETECTED = ("mil", FINAL)  # labels of detect instances
 
 
 def execute(job: Job) -> dict[str, Any]:
@@ -22,23 +25,26 @@ def execute(job: Job) -> dict[str, Any]:
     read = next(iter(job.upstream))
     if read.startswith("detect."):
         return evaluate_detections.execute(job, read)
+    if holds_pseudo_labels(job.upstream[read]):
+        return evaluate_pseudo_labels.execute(job, read)
     return evaluate_proposals.execute(job, read)
 
 
-def _reads(_recipe: Recipe, name: str) -> tuple[str, ...]:
-    """``evaluate.proposals`` measures what ``propose`` made, ``evaluate.mil`` what ``detect.mil`` found in it.
-
-    Any other ``evaluate.NAME`` measures the proposals imported as NAME.
-    """
+def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
     label = name.partition(".")[2]
     if label in DETECTED:
-        return (f"detect.{label}", "propose")
+        # A retrained detector is measured beside a random proposal only where proposals are made anyway.
+        return (f"detect.{label}", "propose") if label != FINAL or "propose" in recipe.stages else (f"detect.{label}",)
+    if label == "label":
+        return ("label",)
     return ("propose",) if label in ("", "proposals") else (f"import.{label}",)
 
 
 def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
     if name.partition(".")[2] in DETECTED:
         return {"evaluate": recipe.evaluate, "proposal_sources": recipe.mil.proposal_sources}
+    if name.partition(".")[2] == "label":
+        return {}
     return {"evaluate": recipe.evaluate, "sources": named_sources(recipe)}
 
 

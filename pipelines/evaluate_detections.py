@@ -22,7 +22,7 @@ from pipelines.proposal_boxes import ProposalBoxes
 from pipelines.schemas import DETECTIONS, PROPOSALS, detections_from_row
 from pipelines.stage import Job
 from pipelines.store import write_json
-from weaksam.structures import Detections, GroundTruth, no_objects
+from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth, no_objects
 
 if TYPE_CHECKING:
     from weaksam.metrics.coco import CocoAveragePrecision
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from weaksam.metrics.localisation import CorLoc, PartDomination
 
 DETECTOR, WHOLE_IMAGE, RANDOM_PROPOSAL = "detector", "whole image", "random proposal"
+NO_PROPOSALS = np.zeros((0, 4), np.float32)
 _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "image_scores")
 
 
@@ -50,7 +51,10 @@ def execute(job: Job, detect: str) -> dict[str, Any]:
 
     dataset = open_dataset(job.recipe.data)
     table = job.upstream[detect].table(DETECTIONS)
-    proposals = ProposalBoxes(job.upstream["propose"].table(PROPOSALS), job.recipe.mil.proposal_sources)
+    supervision = (job.upstream[detect].manifest() or {}).get("supervision", IMAGE_LABELS)
+    proposals: Mapping[str, NDArray[np.float32]] = {}
+    if "propose" in job.upstream:
+        proposals = ProposalBoxes(job.upstream["propose"].table(PROPOSALS), job.recipe.mil.proposal_sources)
 
     def images() -> Iterator[DetectedImage]:
         for row in table.iter_rows(_COLUMNS):
@@ -59,15 +63,17 @@ def execute(job: Job, detect: str) -> dict[str, Any]:
                 split=row["split"],
                 size_hw=(row["size_hw"][0], row["size_hw"][1]),
                 detections=detections_from_row(row),
-                proposals_xyxy=proposals[row["image_id"]],
+                proposals_xyxy=proposals.get(row["image_id"], NO_PROPOSALS),
             )
 
     class_names = table.class_names()
     splits = measure(images(), class_names, dataset.ground_truth, job.recipe.evaluate)
-    write_json(job.instance.file(METRICS_FILE), {"class_names": list(class_names), "detections": splits})
+    metrics = {"class_names": list(class_names), "supervision": supervision, "detections": splits}
+    write_json(job.instance.file(METRICS_FILE), metrics)
     for split, measured in splits.items():
         job.console.print(text_table(split, measured))
-    return {"text": " · ".join(_summary(split, measured) for split, measured in splits.items())}
+    text = " · ".join(_summary(split, measured) for split, measured in splits.items())
+    return {"text": text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"}
 
 
 def measure(

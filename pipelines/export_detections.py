@@ -73,7 +73,7 @@ def run_export_detections(
     if to == "voc":
         _write_voc(present, table.class_names(), split, out)
     else:
-        _write_coco(present, _category_ids(run_uri, kind, table.class_names()), kind, out)
+        _write_coco(present, category_ids_of(run_uri, kind, table.class_names()), kind, out)
     total = sum(len(detections) for _, detections in present)
     note = f" ({len(absent):,} without detections left out)" if absent else ""
     return {
@@ -144,7 +144,8 @@ def _write_coco(images: Sequence[tuple[str, Detections]], category_ids: Sequence
         file.write(b"\n]\n")
 
 
-def _category_ids(run_uri: str, kind: str, class_names: Sequence[str]) -> Sequence[int]:
+def category_ids_of(run_uri: str, kind: str, class_names: Sequence[str]) -> Sequence[int]:
+    """Return the data set's own id of each class, 1..C where it has none."""
     if kind != "coco":
         return range(1, len(class_names) + 1)
     from weaksam.datasets import open_dataset

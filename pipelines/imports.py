@@ -68,8 +68,7 @@ def run_import(
             ``missing`` is "empty", not all.
         RunError: no finished ``index``, or another process imports the same.
     """
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"--name: expected letters, digits, - and _, got {name!r}")
+    called = instance_name(name)
     index = finished_instance(run_uri, "index")
     (data,) = read_annotations([file])
     digest = hashlib.sha256(data).hexdigest()
@@ -80,7 +79,7 @@ def run_import(
         "fingerprints": {"file": digest},
         "reads": {"index": index.key},
     }
-    instance = Instance(run_uri, f"import.{name}", instance_key(parts))
+    instance = Instance(run_uri, called, instance_key(parts))
     instance.begin(parts)
     manifest = instance.manifest()
     if manifest is not None:
@@ -112,6 +111,13 @@ def run_import(
             f"without area {counts['discarded']:,}) · images not in the run {unknown:,}",
         }
         return instance.finish(summary)
+
+
+def instance_name(name: str) -> str:
+    """Return ``import.<name>``; raise ConfigError for what should not become a folder."""
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"--name: expected letters, digits, - and _, got {name!r}")
+    return f"import.{name}"
 
 
 def read_boxes(data: bytes, where: str, ids: Sequence[str], kind: str, *, in_split_order: bool) -> dict[str, Boxes]:
@@ -232,7 +238,7 @@ def _write(
         for start in range(0, len(rows), _ROWS_PER_PART):
             part = rows[start : start + _ROWS_PER_PART]
             written = []
-            for row, size in zip(part, threads.map(_read_size, (row["uri"] for row in part)), strict=True):
+            for row, size in zip(part, threads.map(read_size, (row["uri"] for row in part)), strict=True):
                 if isinstance(size, ImageError):
                     because = {"stage": "import", "reason": size.reason, "detail": size.detail}
                     dropped.append({**row, **because})
@@ -267,7 +273,7 @@ def to_proposals(boxes_xyxy: Boxes, size_hw: tuple[int, int], source: str) -> tu
     return proposals, int((clipped != boxes_xyxy).any(axis=1)[kept].sum())
 
 
-def _read_size(uri: str) -> tuple[int, int] | ImageError:
+def read_size(uri: str) -> tuple[int, int] | ImageError:
     """Return (height, width) of an image upright, from its header alone, or why it cannot be read."""
     try:
         data = read_bytes(uri)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from weaksam.errors import DataError
-from weaksam.structures import Detections, Prompts, Proposals
+from weaksam.structures import Detections, Prompts, Proposals, PseudoGroundTruth
 
 SCHEMA_VERSION = 1  # raise it when a column changes its meaning: instance keys contain it
 
@@ -68,6 +68,33 @@ DETECTIONS = pa.schema(
         pa.field("class_index", pa.list_(pa.int32())),
         pa.field("score", pa.list_(pa.float32())),
         pa.field("image_scores", pa.list_(pa.float32())),  # per class: is one of it in the image?
+    ]
+)
+
+PSEUDO_LABELS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("size_hw", pa.list_(pa.int32(), 2)),
+        pa.field("boxes_xyxy", pa.list_(BOX)),
+        pa.field("class_index", pa.list_(pa.int32())),
+        pa.field("score", pa.list_(pa.float32())),
+        pa.field("score_normalised", pa.list_(pa.float32())),
+        pa.field("noise", pa.list_(pa.string())),  # per box: what was done to a true one (``weaksam.noise``); else null
+        pa.field(
+            "rejected",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("box_xyxy", BOX),
+                        ("class_index", pa.int32()),
+                        ("score", pa.float32()),
+                        ("reason", pa.string()),
+                    ]
+                )
+            ),
+        ),
+        pa.field("supervision", pa.string(), nullable=False),  # what the boxes are owed to: "image-labels" or "boxes"
     ]
 )
 
@@ -186,4 +213,39 @@ def detections_from_row(row: dict[str, Any]) -> Detections:
         class_index=np.asarray(row["class_index"], np.int64),
         score=np.asarray(row["score"], np.float32),
         image_scores=np.asarray(row["image_scores"], np.float32),
+    )
+
+
+def pseudo_labels_to_row(
+    image_id: str,
+    split: str,
+    size_hw: tuple[int, int],
+    truth: PseudoGroundTruth,
+    *,
+    supervision: str,
+    noise: Sequence[str] | None = None,
+    rejected: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """Return the row of ``PSEUDO_LABELS`` that holds one image's pseudo ground truth."""
+    return {
+        "image_id": image_id,
+        "split": split,
+        "size_hw": list(size_hw),
+        "boxes_xyxy": truth.boxes_xyxy.tolist(),
+        "class_index": truth.class_index.tolist(),
+        "score": truth.score.tolist(),
+        "score_normalised": truth.score_normalised.tolist(),
+        "noise": None if noise is None else list(noise),
+        "rejected": list(rejected),
+        "supervision": supervision,
+    }
+
+
+def pseudo_labels_from_row(row: dict[str, Any]) -> PseudoGroundTruth:
+    """Rebuild one image's pseudo ground truth from its row, the inverse of ``pseudo_labels_to_row``."""
+    return PseudoGroundTruth(
+        boxes_xyxy=np.asarray(row["boxes_xyxy"], np.float32).reshape(-1, 4),
+        class_index=np.asarray(row["class_index"], np.int64),
+        score=np.asarray(row["score"], np.float32),
+        score_normalised=np.asarray(row["score_normalised"], np.float32),
     )

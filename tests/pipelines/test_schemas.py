@@ -12,14 +12,17 @@ from pipelines.schemas import (
     DROPPED,
     IMAGES,
     PROPOSALS,
+    PSEUDO_LABELS,
     check,
     class_names_of,
     proposals_from_row,
     proposals_to_row,
+    pseudo_labels_from_row,
+    pseudo_labels_to_row,
     with_class_names,
 )
 from weaksam.errors import DataError
-from weaksam.structures import Prompts, Proposals
+from weaksam.structures import Prompts, Proposals, PseudoGroundTruth
 
 
 def proposals(boxes: list[list[float]], prompts: list[Prompts], **others: Any) -> Proposals:
@@ -94,6 +97,29 @@ def test_proposals_survive_a_parquet_file(before: Proposals) -> None:
         assert (now_p.kind, now_p.class_index) == (list(was_p.kind), list(was_p.class_index))
         for now_xy, was_xy in zip(now_p.points_xy, was_p.points_xy, strict=True):
             np.testing.assert_array_equal(now_xy, was_xy, strict=True)
+
+
+@pytest.mark.parametrize("noise", [None, ["clean", "place"], []], ids=["image labels", "true boxes", "no boxes"])
+def test_pseudo_labels_survive_a_parquet_file(noise: list[str] | None) -> None:
+    count = 2 if noise is None else len(noise)
+    before = PseudoGroundTruth(
+        boxes_xyxy=np.arange(4 * count, dtype=np.float32).reshape(-1, 4) / 3,
+        class_index=np.arange(count),
+        score=np.full(count, 0.1, np.float32),
+        score_normalised=np.full(count, 0.3, np.float32),
+    )
+    rejected = [{"box_xyxy": [0.0, 1.0, 2.0, 3.0], "class_index": 7, "score": 0.5, "reason": "covered"}]
+    row = pseudo_labels_to_row(
+        "a/b.jpg", "train", (30, 40), before, supervision="boxes", noise=noise, rejected=rejected[:count]
+    )
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([row], schema=PSEUDO_LABELS), buffer)
+    (read,) = check(pq.read_table(buffer), PSEUDO_LABELS, "here").to_pylist()
+    after = pseudo_labels_from_row(read)
+    for name in ("boxes_xyxy", "class_index", "score", "score_normalised"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name), strict=True)
+    assert (read["image_id"], read["split"], read["size_hw"]) == ("a/b.jpg", "train", [30, 40])
+    assert (read["supervision"], read["noise"], read["rejected"]) == ("boxes", noise, rejected[:count])
 
 
 def test_no_masks_are_null_and_no_boxes_are_an_empty_list() -> None:

@@ -98,10 +98,34 @@ class VocAveragePrecision:
             ranked["difficult"][mine] = difficult[objects][target]
         self._ranked[image_id] = ranked
 
+    @property
+    def objects(self) -> NDArray[np.int64]:
+        """Objects of each class in all images so far, [C], without difficult ones and crowds."""
+        return self._objects.copy()
+
     def scores(self, iou_threshold: float = 0.5) -> VocScores:
         """Average precision per class of all images so far.
 
         A class that has objects but no detections has 0.
+
+        Raises:
+            ValueError: the threshold is not in (0, 1].
+        """
+        class_index, hit = self.ranked_hits(iou_threshold)
+        rankings = [(hit[class_index == c], count) for c, count in enumerate(self._objects.tolist())]
+        return VocScores(
+            iou_threshold=iou_threshold,
+            images=len(self._ranked),
+            objects=self.objects,
+            eleven_point=np.array([eleven_point_average_precision(hits, count) for hits, count in rankings]),
+            area=np.array([area_average_precision(hits, count) for hits, count in rankings]),
+        )
+
+    def ranked_hits(self, iou_threshold: float) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Say which detections of all images so far are hits, without those on difficult objects and crowds.
+
+        Returns:
+            class [N] and whether it is a hit [N], the best score first.
 
         Raises:
             ValueError: the threshold is not in (0, 1].
@@ -116,16 +140,7 @@ class VocAveragePrecision:
         else:
             overlaps, taken = ranked["iou"] >= iou_threshold, ranked["taken_iou"] >= iou_threshold
         counts = ~(overlaps & ranked["difficult"])
-        class_index, hit = ranked["class_index"][counts], (overlaps & ~taken)[counts]
-
-        rankings = [(hit[class_index == c], count) for c, count in enumerate(self._objects.tolist())]
-        return VocScores(
-            iou_threshold=iou_threshold,
-            images=len(self._ranked),
-            objects=self._objects.copy(),
-            eleven_point=np.array([eleven_point_average_precision(hits, count) for hits, count in rankings]),
-            area=np.array([area_average_precision(hits, count) for hits, count in rankings]),
-        )
+        return ranked["class_index"][counts], (overlaps & ~taken)[counts]
 
     def _iou(self, boxes_xyxy: NDArray[np.float32], objects_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
         # Published chainer-style code makes inclusive boxes exclusive and then computes an IoU for inclusive ones.

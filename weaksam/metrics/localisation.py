@@ -67,7 +67,7 @@ class CorLoc:
 
     def scores(self) -> CorLocScores:
         """CorLoc of all images so far."""
-        return CorLocScores(per_class=_share(self._correct, self._images), images=self._images.copy())
+        return CorLocScores(per_class=share(self._correct, self._images), images=self._images.copy())
 
 
 class _TopDetection(NamedTuple):
@@ -87,10 +87,10 @@ def _top_detections(detections: Detections, truth: GroundTruth, counted: NDArray
         yield _TopDetection(class_index, detections.boxes_xyxy[best], truth.boxes_xyxy[objects])
 
 
-def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+def share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     """Elementwise share in [0, 1], NaN of a whole of 0: [C], [C] -> [C]."""
-    share: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-    return share
+    shares: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class PartDominationScores:
     @property
     def part_per_class(self) -> NDArray[np.float64]:
         """Share of a class's top detections that are parts, [C]; NaN for a class without one."""
-        return _share(self.part, self.correct + self.part + self.elsewhere)
+        return share(self.part, self.correct + self.part + self.elsewhere)
 
 
 class PartDomination:

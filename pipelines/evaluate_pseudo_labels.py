@@ -1,0 +1,139 @@
+"""How the evaluate stage measures pseudo ground truth: precision and recall of its boxes against the true ones.
+
+Reads the pseudo labels file by file and the data set's true boxes, on the driver. The figures are for people: no detector is
+trained or chosen by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table as TextTable
+
+from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.figures import known, percent
+from pipelines.schemas import PSEUDO_LABELS, pseudo_labels_from_row
+from pipelines.stage import Job
+from pipelines.store import write_json
+from weaksam.structures import IMAGE_LABELS, GroundTruth, PseudoGroundTruth, no_objects
+
+IOU_THRESHOLDS = (0.5, 0.75)
+_COLUMNS = ("image_id", "split", "boxes_xyxy", "class_index", "score", "score_normalised")
+
+
+def execute(job: Job, read: str) -> dict[str, Any]:
+    """Measure the pseudo labels of the instance ``read``; write ``metrics.json`` and print its table."""
+    from weaksam.datasets import open_dataset
+
+    instance = job.upstream[read]
+    table = instance.table(PSEUDO_LABELS)
+    supervision = (instance.manifest() or {})["supervision"]
+    class_names = table.class_names()
+    rows = ((row["image_id"], row["split"], pseudo_labels_from_row(row)) for row in table.iter_rows(_COLUMNS))
+    splits = measure(rows, class_names, open_dataset(job.recipe.data).ground_truth)
+    metrics = {"class_names": list(class_names), "supervision": supervision, "pseudo_labels": splits}
+    write_json(job.instance.file(METRICS_FILE), metrics)
+    for split, measured in splits.items():
+        job.console.print(text_table(split, measured))
+    text = " · ".join(_summary(split, measured) for split, measured in splits.items())
+    marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
+    return {"text": marked, "supervision": supervision}
+
+
+def measure(
+    images: Iterable[tuple[str, str, PseudoGroundTruth]],
+    class_names: Sequence[str],
+    ground_truth: Callable[[str], Mapping[str, GroundTruth]],
+) -> dict[str, dict[str, Any]]:
+    """Measure pseudo ground truth per split.
+
+    Args:
+        images: image id, split and pseudo ground truth, each image once.
+        class_names: C.
+        ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
+
+    Returns:
+        split -> ``images``, ``boxes`` per image and ``empty`` (images without any box); with true boxes also ``objects``,
+        ``rows`` (one per IoU threshold, over all classes) and ``classes`` (one by one). Shares are in [0, 1], null where
+        there is nothing to measure.
+    """
+    splits: dict[str, _Split] = {}
+    for image_id, split, pseudo in images:
+        if split not in splits:
+            splits[split] = _Split(class_names, ground_truth(split))
+        splits[split].add(image_id, pseudo)
+    return {split: splits[split].to_plain() for split in sorted(splits)}
+
+
+def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
+    """Lay out one split's rows for the console, in per cent."""
+    truth = "no true boxes" if measured["objects"] is None else f"{measured['objects']:,} objects"
+    title = (
+        f"{split}: {measured['images']:,} images, {measured['empty']:,} of them without any box, {truth}; "
+        f"{measured['boxes']:.2f} pseudo boxes an image"
+    )
+    text = TextTable(title=title, title_justify="left")
+    text.add_column("", no_wrap=True)
+    for name in ("precision", "recall", "precision, mean of classes", "recall, mean of classes"):
+        text.add_column(name, justify="right")
+    for row in measured["rows"]:
+        shares = (row[name] for name in ("precision", "recall", "mean_precision", "mean_recall"))
+        text.add_row(f"IoU > {row['iou']:g}", *(percent(share) for share in shares))
+    return text
+
+
+class _Split:
+    def __init__(self, class_names: Sequence[str], truth: Mapping[str, GroundTruth]) -> None:
+        from weaksam.metrics.pseudo_labels import PseudoLabelQuality
+
+        self._class_names = class_names
+        self._truth = truth
+        self._quality = PseudoLabelQuality(len(class_names))
+        self._images = self._boxes = self._empty = 0
+
+    def add(self, image_id: str, pseudo: PseudoGroundTruth) -> None:
+        self._images += 1
+        self._boxes += len(pseudo)
+        self._empty += len(pseudo) == 0
+        self._quality.add(image_id, pseudo, self._truth.get(image_id) or no_objects())
+
+    def to_plain(self) -> dict[str, Any]:
+        counts = {"images": self._images, "boxes": self._boxes / self._images, "empty": self._empty}
+        if not self._truth:
+            return {**counts, "objects": None, "rows": [], "classes": []}
+        at = {threshold: self._quality.scores(threshold) for threshold in IOU_THRESHOLDS}
+        objects = at[IOU_THRESHOLDS[0]].objects
+        return {
+            **counts,
+            "objects": int(objects.sum()),
+            "rows": [
+                {"iou": threshold, **{name: known(value) for name, value in scores.summary.items()}}
+                for threshold, scores in at.items()
+            ],
+            "classes": [
+                {
+                    "name": name,
+                    "objects": int(objects[n]),
+                    "rows": [
+                        {
+                            "iou": threshold,
+                            "boxes": int(scores.boxes[n]),
+                            "correct": int(scores.correct[n]),
+                            "precision": known(scores.precision[n]),
+                            "recall": known(scores.recall[n]),
+                        }
+                        for threshold, scores in at.items()
+                    ],
+                }
+                for n, name in enumerate(self._class_names)
+            ],
+        }
+
+
+def _summary(split: str, measured: Mapping[str, Any]) -> str:
+    boxes = f"{split}: {measured['boxes']:.2f} boxes an image"
+    if not measured["rows"]:
+        return f"{boxes}, no true boxes to measure them"
+    row = measured["rows"][0]
+    return f"{boxes}, precision {percent(row['precision'])}, recall {percent(row['recall'])}"

@@ -1,0 +1,106 @@
+"""Two images of two classes, worked by hand; then a table on disk."""
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from pipelines import evaluate
+from pipelines.evaluate_pseudo_labels import measure, text_table
+from pipelines.runs import Instance
+from pipelines.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
+from tests.pipelines.drawn_run import SHAPES, drawn_recipe, job_for
+from weaksam.datasets.shapes import Shapes
+from weaksam.structures import GroundTruth, PseudoGroundTruth
+
+
+def pseudo(*rows):
+    """Pseudo ground truth given as (box, class index, score)."""
+    score = np.array([row[2] for row in rows], np.float32)
+    return PseudoGroundTruth(
+        boxes_xyxy=np.array([row[0] for row in rows], np.float32).reshape(-1, 4),
+        class_index=np.array([row[1] for row in rows], np.int64),
+        score=score,
+        score_normalised=score,
+    )
+
+
+def true(*rows):
+    """Objects given as (box, class index)."""
+    flags = np.zeros(len(rows), bool)
+    return GroundTruth(
+        boxes_xyxy=np.array([row[0] for row in rows], np.float32).reshape(-1, 4),
+        class_index=np.array([row[1] for row in rows], np.int64),
+        difficult=flags,
+        crowd=flags,
+    )
+
+
+QUARTER, MORE, WHOLE = (0, 0, 50, 50), (0, 0, 50, 60), (0, 0, 100, 100)
+TRUTH = {"a": true((QUARTER, 0)), "b": true((WHOLE, 1), (QUARTER, 1)), "c": true((WHOLE, 0))}
+# The cat's box has an IoU of 5/6 with it, the dog's of 1/4.
+IMAGES = [
+    ("a", "train", pseudo((MORE, 0, 0.5))),
+    ("b", "train", pseudo((QUARTER, 0, 0.5), (WHOLE, 1, 0.25))),
+    ("c", "train", pseudo()),
+]
+
+
+def test_two_classes_by_hand():
+    measured = measure(IMAGES, ("cat", "dog"), lambda _: TRUTH)["train"]
+    assert (measured["images"], measured["boxes"], measured["empty"], measured["objects"]) == (3, 1.0, 1, 4)
+    at_half, at_three_quarters = measured["rows"]
+    assert at_half == {
+        "iou": 0.5, "precision": pytest.approx(2 / 3), "recall": 0.5, "mean_precision": 0.75, "mean_recall": 0.5,
+    }  # fmt: skip
+    assert at_three_quarters["precision"] == at_half["precision"]
+    cat, dog = measured["classes"]
+    assert (cat["name"], cat["objects"], dog["name"], dog["objects"]) == ("cat", 2, "dog", 2)
+    assert cat["rows"][0] == {"iou": 0.5, "boxes": 2, "correct": 1, "precision": 0.5, "recall": 0.5}
+    assert dog["rows"][1] == {"iou": 0.75, "boxes": 1, "correct": 1, "precision": 1.0, "recall": 0.5}
+
+
+def test_a_split_without_true_boxes_is_counted_and_not_measured():
+    measured = measure(IMAGES, ("cat", "dog"), lambda _: {})["train"]
+    assert measured == {"images": 3, "boxes": 1.0, "empty": 1, "objects": None, "rows": [], "classes": []}
+    console = Console(width=200, record=True)
+    console.print(text_table("train", measured))
+    assert "no true boxes" in console.export_text()
+
+
+def test_no_boxes_at_all_have_no_precision_and_no_recall_beside_it():
+    measured = measure([("a", "train", pseudo())], ("cat", "dog"), lambda _: TRUTH)["train"]
+    assert (measured["rows"][0]["precision"], measured["rows"][0]["recall"]) == (None, 0.0)
+    assert measured["classes"][1]["rows"][0]["recall"] is None
+
+
+@pytest.mark.parametrize(("name", "supervision"), [("label", "image-labels"), ("import.true", "boxes")])
+def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
+    dataset = Shapes(SHAPES)
+    instance = Instance(str(tmp_path), name, "k")
+    instance.begin({})
+    rows = []
+    for image_id, objects in dataset.ground_truth("train").items():
+        boxes = zip(objects.boxes_xyxy, objects.class_index, np.ones(len(objects.class_index)), strict=True)
+        rows.append(pseudo_labels_to_row(image_id, "train", (64, 64), pseudo(*boxes), supervision=supervision))
+    instance.table(with_class_names(PSEUDO_LABELS, dataset.class_names)).write_rows(rows, "part-0")
+    instance.finish({"supervision": supervision})
+
+    console = Console(width=200, record=True)
+    measured = f"evaluate.{name.rpartition('.')[2]}"
+    manifest = evaluate.execute(job_for(drawn_recipe(), str(tmp_path), measured, (name,), console))
+    metrics = json.loads((tmp_path / measured / "k" / "metrics.json").read_text())
+    row = metrics["pseudo_labels"]["train"]["rows"][1]
+    assert (row["iou"], row["precision"], row["recall"], row["mean_recall"]) == (0.75, 1, 1, 1)
+    assert (metrics["supervision"], manifest["supervision"]) == (supervision, supervision)
+    assert "precision 100.0, recall 100.0" in manifest["text"]
+    assert ("supervision: boxes" in manifest["text"]) == (supervision == "boxes")
+    assert "IoU > 0.75" in console.export_text()
+
+
+def test_what_an_evaluation_reads():
+    read = evaluate.STAGE.reads
+    assert read(drawn_recipe(), "evaluate.label") == ("label",)
+    assert read(drawn_recipe(), "evaluate.noisy") == ("import.noisy",)
+    assert evaluate.STAGE.method(drawn_recipe(), "evaluate.label") == {}

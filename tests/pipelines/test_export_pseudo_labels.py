@@ -1,0 +1,238 @@
+"""What was written is read by our own readers, or parsed by hand where we have none."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from pipelines import cli
+from pipelines.export_pseudo_labels import LabelledImage, file_stem, file_stems, run_export_pseudo_labels, voc_xml
+from pipelines.export_true_boxes import run_export_true_boxes
+from pipelines.recipe import load_recipe
+from pipelines.runs import Instance
+from pipelines.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
+from pipelines.stage import Options
+from pipelines.stages import run_instances
+from pipelines.store import write_bytes
+from tests.weaksam.datasets.trees import build_coco_tree, build_voc_tree
+from weaksam.datasets.coco import CocoDataset
+from weaksam.datasets.voc import VocDataset
+from weaksam.errors import DataError, RunError
+from weaksam.structures import PseudoGroundTruth
+
+
+def pseudo(*rows):
+    """Pseudo ground truth given as (box, class index, score)."""
+    score = np.array([row[2] for row in rows], np.float32)
+    return PseudoGroundTruth(
+        boxes_xyxy=np.array([row[0] for row in rows], np.float32).reshape(-1, 4),
+        class_index=np.array([row[1] for row in rows], np.int64),
+        score=score,
+        score_normalised=score,
+    )
+
+
+def write_labels(run, kind, images, *, uris=None, class_names=("cat", "a & b")):
+    """A finished ``index`` and ``label`` by hand: image id -> pseudo ground truth; images are 200 pixels wide, 100 high."""
+    index = Instance(run, "index", "k")
+    index.begin({})
+    rows = [
+        {
+            "image_id": i,
+            "uri": (uris or {}).get(i, f"/data/{i}.jpg"),
+            "split": "train",
+            "labels": [0],
+            "labels_difficult": [0],
+        }
+        for i in images
+    ]
+    index.table(with_class_names(IMAGES, class_names)).write_rows(rows, "part-0")
+    index.finish({"kind": kind})
+    label = Instance(run, "label", "k")
+    label.begin({})
+    rows = [
+        pseudo_labels_to_row(i, "train", (100, 200), truth, supervision="image-labels")
+        for i, truth in images.items()
+        if truth is not None
+    ]
+    label.table(with_class_names(PSEUDO_LABELS, class_names)).write_rows(rows, "part-0")
+    label.finish({"supervision": "image-labels"})
+    return run
+
+
+VOC = {
+    "2008_000009": pseudo(((0, 0, 10, 20), 0, 0.5), ((49.6, 20.4, 100.2, 80.5), 1, 0.25)),
+    "000005": pseudo(((190, 90, 200, 100), 1, 1.0)),
+    "000007": pseudo(),
+}
+
+
+@pytest.fixture
+def voc(tmp_path):
+    return write_labels(str(tmp_path / "run"), "voc", VOC)
+
+
+def test_coco_of_voc_by_hand(voc, tmp_path):
+    done = run_export_pseudo_labels(voc, to="coco", split="train", out=str(tmp_path / "f.json"))
+    document = json.loads((tmp_path / "f.json").read_text())
+    assert document["info"]["supervision"] == "image-labels"
+    assert document["images"] == [
+        {"id": 2008000009, "file_name": "2008_000009.jpg", "height": 100, "width": 200},
+        {"id": 5, "file_name": "000005.jpg", "height": 100, "width": 200},
+    ]
+    assert document["annotations"][0] == {
+        "id": 1, "image_id": 2008000009, "category_id": 1, "bbox": [0, 0, 10, 20], "area": 200, "iscrowd": 0, "score": 0.5,
+    }  # fmt: skip
+    assert [a["category_id"] for a in document["annotations"]] == [1, 2, 2]
+    assert document["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "a & b"}]
+    assert (done["images"], done["boxes"], done["empty"], done["missing"]) == (2, 3, 1, 0)
+    assert "images 2 (left out: 1 without any box) · boxes 3 · supervision: image-labels" in done["text"]
+
+
+def test_voc_comes_back_with_whole_pixels(voc, tmp_path):
+    out = tmp_path / "VOC"
+    run_export_pseudo_labels(voc, to="voc", split="train", out=str(out))
+    assert sorted(path.name for path in (out / "Annotations").iterdir()) == ["000005.xml", "2008_000009.xml"]
+    dataset = VocDataset(str(out))
+    assert dataset.splits == ("train",)
+    truth = dataset.ground_truth("train")
+    assert list(truth) == ["2008_000009", "000005"]
+    assert truth["2008_000009"].boxes_xyxy.tolist() == [[0, 0, 10, 20], [50, 20, 100, 80]]
+    assert [dataset.class_names[c] for c in truth["2008_000009"].class_index] == ["cat", "a & b"]
+    assert truth["000005"].boxes_xyxy.tolist() == [[190, 90, 200, 100]]
+    text = (out / "Annotations" / "000005.xml").read_text()
+    for part in (
+        "<xmin>191</xmin>",
+        "<xmax>200</xmax>",
+        "<score>1.0</score>",
+        "<supervision>image-labels</supervision>",
+    ):
+        assert part in text
+
+
+def test_yolo_by_hand(voc, tmp_path):
+    run_export_pseudo_labels(voc, to="yolo", split="train", out=str(tmp_path / "yolo"))
+    labels = {path.name: path.read_text() for path in (tmp_path / "yolo" / "labels").iterdir()}
+    # The box from (190, 90) to (200, 100): centre (195, 95) of 200 x 100.
+    assert labels["000005.txt"] == "1 0.975000 0.950000 0.050000 0.100000\n"
+    assert labels["2008_000009.txt"].splitlines()[0] == "0 0.025000 0.100000 0.050000 0.200000"
+    assert set(labels) == {"000005.txt", "2008_000009.txt"}
+    assert (tmp_path / "yolo" / "classes.txt").read_text() == "cat\na & b\n"
+
+
+@pytest.mark.parametrize(
+    ("box", "corners"),
+    [
+        ((0, 0, 200, 100), (1, 1, 200, 100)),
+        ((3.4, 3.4, 3.45, 3.45), (4, 4, 4, 4)),
+        ((199.8, 99.8, 200, 100), (200, 100, 200, 100)),
+        ((0, 0, 0.2, 0.2), (1, 1, 1, 1)),
+    ],
+    ids=["the whole image", "less than a pixel", "in the last corner", "in the first corner"],
+)
+def test_corners_of_voc_stay_in_the_image_and_in_order(box, corners):
+    xml = voc_xml(LabelledImage("x", "x.jpg", (100, 200), pseudo((box, 0, 1.0))), ["cat"], "boxes").decode()
+    for name, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
+        assert f"<{name}>{value}</{name}>" in xml
+
+
+STEMS = {
+    "2008_000009": "2008_000009",
+    "a/b.jpg": "a%2Fb",
+    "a%2Fb": "a%252Fb",
+    "../b.PNG": "%2E.%2Fb",
+    "v1.5": "v1.5",
+    "Käfer und ähnliche.webp": "Käfer und ähnliche",
+    ".jpg": "%2Ejpg",
+}
+
+
+@pytest.mark.parametrize(("image_id", "stem"), STEMS.items(), ids=STEMS)
+def test_file_names_hold_any_id(image_id, stem):
+    assert file_stem(image_id) == stem
+
+
+def test_two_images_of_one_file_name_are_refused():
+    assert file_stems(["a/b.jpg", "a/c.jpg"]) == ["a%2Fb", "a%2Fc"]
+    with pytest.raises(DataError, match=r"'a\.jpg' and 'a\.png' would share one file"):
+        file_stems(["a.jpg", "a.png"])
+
+
+@pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
+def test_ids_with_slashes_give_files_in_one_folder(tmp_path, to):
+    images = {"cats/1.jpg": VOC["000005"], "dogs/1.jpg": VOC["2008_000009"]}
+    uris = {i: f"/data/{i}" for i in images}
+    run, out = write_labels(str(tmp_path / "run"), "folder", images, uris=uris), tmp_path / "out"
+    run_export_pseudo_labels(
+        run, to=to, split="train", out=str(out / "annotations" / "instances_train.json" if to == "coco" else out)
+    )
+    if to == "coco":
+        document = json.loads((out / "annotations" / "instances_train.json").read_text())
+        assert [(i["id"], i["file_name"]) for i in document["images"]] == [(1, "cats/1.jpg"), (2, "dogs/1.jpg")]
+        assert CocoDataset(str(out)).ground_truth("train")["1"].boxes_xyxy.tolist() == [[190, 90, 200, 100]]
+    elif to == "voc":
+        truth = VocDataset(str(out)).ground_truth("train")
+        assert {i: len(found.class_index) for i, found in truth.items()} == {"cats%2F1": 1, "dogs%2F1": 2}
+    else:
+        assert sorted(path.name for path in (out / "labels").iterdir()) == ["cats%2F1.txt", "dogs%2F1.txt"]
+
+
+def test_images_without_a_row_are_an_error_or_left_out(tmp_path):
+    run = write_labels(str(tmp_path / "run"), "voc", {**VOC, "000008": None})
+    options = {"to": "yolo", "split": "train", "out": str(tmp_path / "out")}
+    with pytest.raises(DataError, match=r"1 of 4 images of split train have no pseudo labels \(000008\)"):
+        run_export_pseudo_labels(run, **options)
+    done = run_export_pseudo_labels(run, **options, missing="empty")
+    assert (done["images"], done["empty"], done["missing"]) == (2, 1, 1)
+
+
+def test_a_run_without_labels_says_what_to_run(tmp_path):
+    run = write_labels(str(tmp_path / "run"), "voc", VOC)
+    Path(run, "label", "k", "_manifest.json").unlink()
+    with pytest.raises(RunError, match="label is not finished; run `weaksam label`"):
+        run_export_pseudo_labels(run, to="coco", split="train", out=str(tmp_path / "f"))
+
+
+@pytest.mark.parametrize(
+    ("build", "reader", "to", "split"),
+    [(build_voc_tree, VocDataset, "voc", "trainval"), (build_coco_tree, CocoDataset, "coco", "train2017")],
+    ids=["voc", "coco"],
+)
+def test_true_boxes_go_out_and_come_back(tmp_path, build, reader, to, split):
+    data = build(tmp_path / "VOC2007")
+    recipe, _ = load_recipe("grid", [], str(data))
+    run = str(tmp_path / "run")
+    run_instances(recipe, run, ["index"], Options(), Console(quiet=True))
+    write_bytes(f"{run}/recipe.yaml", f"base: grid\nname: grid\ndata: {{uri: {data}}}\n".encode())
+    run_export_true_boxes(run, name="true")
+    out = tmp_path / "out"
+    file = out / "annotations" / f"instances_{split}.json" if to == "coco" else out
+    done = run_export_pseudo_labels(run, to=to, split=split, out=str(file), instance="import.true")
+    assert done["supervision"] == "boxes"
+    before, after = reader(str(data)), reader(str(out))
+    truth, found = before.ground_truth(split), after.ground_truth(split)
+    assert {image_id for image_id, objects in truth.items() if (~objects.crowd).any()} == set(found)
+    assert done["boxes"] > len(found) > 0
+    for image_id, objects in found.items():
+        wanted = ~truth[image_id].crowd
+        assert objects.boxes_xyxy.tolist() == truth[image_id].boxes_xyxy[wanted].tolist()
+        assert [after.class_names[c] for c in objects.class_index] == [
+            before.class_names[c] for c in truth[image_id].class_index[wanted]
+        ]
+    if to == "coco":
+        assert after.category_ids == before.category_ids
+
+
+def test_the_command_finds_the_pseudo_labels_and_their_formats(voc, tmp_path):
+    def export(*arguments):
+        command = ["export", voc, "--of", "label", "--split", "train", "--out", str(tmp_path / "out"), *arguments]
+        return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, command)
+
+    done = export("--as", "yolo")
+    assert (done.exit_code, (tmp_path / "out" / "classes.txt").exists()) == (0, True)
+    assert "supervision: image-labels" in done.output.replace("\n", "")
+    assert "expected one of coco, voc, yolo, got 'mmdet'" in str(export("--as", "mmdet").exception)
+    assert "--only narrows detections" in str(export("--as", "voc", "--only", "ids.txt").exception)

@@ -1,0 +1,174 @@
+"""True boxes as pseudo labels: which they are, how noise is told, and that they are marked."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from pipelines import cli
+from pipelines.export_true_boxes import run_export_true_boxes
+from pipelines.recipe import load_recipe
+from pipelines.runs import Lock, current_instance
+from pipelines.schemas import PSEUDO_LABELS
+from pipelines.stage import Options
+from pipelines.stages import run_instances
+from tests.weaksam.datasets.trees import build_coco_tree, build_voc_tree, voc_object, voc_xml
+from weaksam.datasets.coco import CocoDataset
+from weaksam.datasets.shapes import Shapes
+from weaksam.errors import ConfigError, DataError, RunError
+
+
+def indexed(run, data, *overrides):
+    """A run with a finished ``index`` of ``data``."""
+    recipe, _ = load_recipe("grid", [*overrides], str(data))
+    run_instances(recipe, str(run), ["index"], Options(), Console(quiet=True))
+    return str(run)
+
+
+def table_of(run, name):
+    instance = current_instance(run, f"import.{name}")
+    return {row["image_id"]: row for row in instance.table(PSEUDO_LABELS).iter_rows()}
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    return indexed(tmp_path / "run", "shapes:", "data.shapes.train=24", "data.shapes.val=3", "data.shapes.size=64")
+
+
+def shapes_truth():
+    config = load_recipe("grid", ["data.shapes.train=24", "data.shapes.size=64"])[0].data.shapes
+    return Shapes(config).ground_truth("train")
+
+
+def test_without_noise_every_row_holds_the_true_boxes(shapes):
+    manifest = run_export_true_boxes(shapes, name="true")
+    rows, truth = table_of(shapes, "true"), shapes_truth()
+    assert set(rows) == set(truth)
+    for image_id, row in rows.items():
+        assert row["boxes_xyxy"] == truth[image_id].boxes_xyxy.tolist()
+        assert row["class_index"] == truth[image_id].class_index.tolist()
+        assert (row["split"], row["size_hw"], row["supervision"]) == ("train", [64, 64], "boxes")
+        assert row["noise"] == ["clean"] * len(row["boxes_xyxy"])
+        assert row["score"] == row["score_normalised"] == [1.0] * len(row["boxes_xyxy"])
+        assert row["rejected"] == []
+    boxes = sum(len(objects.class_index) for objects in truth.values())
+    assert (manifest["supervision"], manifest["split"], manifest["boxes"]) == ("boxes", "train", boxes)
+    assert manifest["text"] == (
+        f"images 24 = done 24 + dropped 0 · duplicates 0 · boxes {boxes} · noise: none · supervision: boxes"
+    )
+
+
+def test_noise_is_told_box_by_box_and_counted(shapes):
+    manifest = run_export_true_boxes(shapes, name="noisy", noise=0.3, seed=1)
+    rows, truth = table_of(shapes, "noisy"), shapes_truth()
+    total = sum(len(objects.class_index) for objects in truth.values())
+    kinds = [kind for row in rows.values() for kind in row["noise"]]
+    gone = [box for row in rows.values() for box in row["rejected"]]
+    assert manifest["noise"] == {
+        "share": 0.3,
+        "seed": 1,
+        "clean": total - round(0.3 * total),
+        "place": kinds.count("place"),
+        "class": kinds.count("class"),
+        "missing": len(gone),
+    }
+    assert min(kinds.count("place"), kinds.count("class"), len(gone)) >= round(0.3 * total) // 3
+    assert manifest["boxes"] == len(kinds) == total - len(gone)
+    assert {box["reason"] for box in gone} == {"noise"}
+    assert f"noise: place {kinds.count('place')}, class {kinds.count('class')}, missing {len(gone)}" in manifest["text"]
+    for image_id, row in rows.items():
+        true = truth[image_id]
+        objects = list(zip(true.boxes_xyxy.tolist(), true.class_index.tolist(), strict=True))
+        for box, c, kind in zip(row["boxes_xyxy"], row["class_index"], row["noise"], strict=True):
+            assert ((box, c) in objects) == (kind == "clean")
+        assert all((box["box_xyxy"], box["class_index"]) in objects for box in row["rejected"])
+
+
+def test_another_seed_or_share_is_another_instance_and_the_same_is_made_once(shapes):
+    first = run_export_true_boxes(shapes, name="x", noise=0.3)
+    part = next(Path(shapes, "import.x", first["key"]).glob("part-*"))
+    written = part.stat().st_mtime_ns
+    assert run_export_true_boxes(shapes, name="x", noise=0.3) == first
+    assert part.stat().st_mtime_ns == written
+    others = [run_export_true_boxes(shapes, name="x", noise=0.3, seed=1), run_export_true_boxes(shapes, name="x")]
+    assert len({first["key"], *(other["key"] for other in others)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("included", "boxes", "left_out"),
+    [("false", [[0, 0, 10, 20]], {"difficult": 1}), ("true", [[0, 0, 10, 20], [5, 5, 64, 64]], {})],
+    ids=["left out", "included"],
+)
+def test_difficult_objects_come_along_only_where_the_data_includes_them(tmp_path, included, boxes, left_out):
+    data = build_voc_tree(tmp_path / "VOC2007", {"trainval": 1})
+    objects = voc_object("cat", (0, 0, 10, 20)), voc_object("dog", (5, 5, 64, 64), difficult=True)
+    (data / "Annotations" / "000001.xml").write_text(voc_xml(*objects))
+    run = indexed(tmp_path / "run", data, f"data.include_difficult={included}")
+    manifest = run_export_true_boxes(run, name="true")
+    row = table_of(run, "true")["000001"]
+    assert (row["boxes_xyxy"], row["size_hw"]) == (boxes, [64, 64])
+    assert manifest["left_out"] == left_out
+
+
+def test_coco_leaves_crowds_out(tmp_path):
+    build_coco_tree(tmp_path / "coco")
+    run = indexed(tmp_path / "run", tmp_path / "coco")
+    manifest = run_export_true_boxes(run, name="true")
+    truth = CocoDataset(str(tmp_path / "coco")).ground_truth("train2017")
+    crowds = sum(int(objects.crowd.sum()) for objects in truth.values())
+    assert crowds > 0
+    assert manifest["left_out"] == {"crowd": crowds}
+    assert manifest["boxes"] == sum(int((~objects.crowd).sum()) for objects in truth.values())
+
+
+def test_an_image_that_cannot_be_read_is_dropped_with_its_reason(tmp_path):
+    build_voc_tree(tmp_path / "VOC2007")
+    (tmp_path / "VOC2007" / "JPEGImages" / "000002.jpg").write_bytes(b"")
+    run = indexed(tmp_path / "run", tmp_path / "VOC2007")
+    manifest = run_export_true_boxes(run, name="true", noise=0.5)
+    assert manifest["images"]["text"] == "images 4 = done 3 + dropped 1 · duplicates 0"
+    (row,) = current_instance(run, "import.true").dropped.iter_rows()
+    assert (row["image_id"], row["stage"], row["reason"]) == ("000002", "import.true", "empty file")
+
+
+def test_a_split_without_true_boxes_or_without_labels_is_an_error(tmp_path):
+    run = indexed(tmp_path / "none", "shapes:", "data.shapes.train=2", "data.shapes.size=32", "data.train_split=none")
+    with pytest.raises(DataError, match=r"labels are granted to \(none\)"):
+        run_export_true_boxes(run, name="true")
+
+
+def test_a_share_that_is_none_and_a_name_that_is_no_folder_are_refused(shapes):
+    with pytest.raises(ConfigError, match=r"--noise: expected a share in 0\.\.1, got 1\.5"):
+        run_export_true_boxes(shapes, name="x", noise=1.5)
+    for name in ("", "../x"):
+        with pytest.raises(ConfigError, match="--name: expected letters"):
+            run_export_true_boxes(shapes, name=name)
+
+
+def test_two_processes_do_not_write_the_same(shapes):
+    done = run_export_true_boxes(shapes, name="x")
+    instance = current_instance(shapes, "import.x")
+    Path(instance.file("_manifest.json")).unlink()
+    with Lock(instance.folder, "another"), pytest.raises(RunError, match="is held by another"):
+        run_export_true_boxes(shapes, name="x")
+    assert run_export_true_boxes(shapes, name="x") == done
+
+
+def test_the_command_says_what_it_made_and_refuses_what_it_cannot_use(shapes, monkeypatch):
+    monkeypatch.setattr(cli.console, "width", 200)
+
+    def export(*arguments):
+        return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["export", shapes, *arguments])
+
+    done = export("--as", "pseudo-labels", "--name", "noisy", "--noise", "0.5", "--seed", "3")
+    assert done.exit_code == 0
+    assert "import.noisy: images 24 = done 24" in done.output
+    assert "supervision: boxes" in done.output
+    refused = {
+        ("--as", "pseudo-labels", "--name", "x", "--out", "f"): "takes --name, --noise and --seed",
+        ("--as", "coco", "--noise", "0.5", "--split", "train", "--out", "f"): "belong to --as pseudo-labels",
+        ("--as", "coco", "--split", "train"): "expected --split, whose images, and --out",
+    }
+    for arguments, message in refused.items():
+        assert message in str(export(*arguments).exception)
