@@ -166,10 +166,13 @@ for _instance, _help in {
     "train-classifier": "Train the classifier whose activation maps are the clues.",
     "propose": "Prompt SAM with grids and clues, and write object proposals.",
     "train-mil": "Train a weakly-supervised detector, MIST or OICR, on proposals and image-level labels.",
-    "detect.mil": "Run the trained detector over images and their proposals.",
-    "evaluate.proposals": "Measure the proposals against the true boxes, source by source; --label mil: the detections.",
+    "detect.mil": "Run the trained detector over images and their proposals; --label final: the retrained one, alone.",
+    "label": "Turn the detections of the training images into pseudo ground truth.",
+    "retrain": "Train Faster R-CNN or DINO on pseudo ground truth; losses that look like noise are dropped.",
+    "evaluate.proposals": "Measure the proposals against the true boxes, source by source; --label mil or final: detections; "
+    "--label label: the pseudo ground truth.",
     "analyse.prompts": "Table 4: each clue source beside random points and a denser grid; --label similarity: how alike the "
-    "detector sees an image's proposals.",
+    "detector sees an image's proposals; --label noise: whether losses tell which pseudo labels are wrong.",
     "report": "Write the page to look at: tables, curves, dropped images and a gallery.",
 }.items():
     app.command(_instance.partition(".")[0])(_stage_command(_instance, _help))
@@ -306,23 +309,31 @@ def export_(
     to: Annotated[
         str,
         typer.Option(
-            "--as", help="Proposals: wetectron or mmdet (pickles), or coco (results JSON). Detections: voc or coco."
+            "--as",
+            help="Proposals: wetectron or mmdet (pickles), or coco (results JSON). Detections: voc or coco. Pseudo labels: "
+            "coco (instances JSON), voc or yolo. True boxes: pseudo-labels.",
         ),
     ],
-    split: Annotated[str, typer.Option("--split", help="Whose images.")],
-    out: Annotated[str, typer.Option("--out", help="The file to write, local or s3://…; for voc a folder.")],
+    split: Annotated[str, typer.Option("--split", help="Whose images.")] = "",
+    out: Annotated[
+        str, typer.Option("--out", help="The file to write, local or s3://…; for voc and yolo a folder.")
+    ] = "",
     instance: Annotated[
         str,
-        typer.Option(
-            "--of", metavar="INSTANCE", help="Which proposals or detections: propose, import.NAME, detect.mil."
-        ),
+        typer.Option("--of", metavar="INSTANCE", help="What to write: propose, import.NAME, detect.mil, label."),
     ] = "propose",
     missing: Annotated[str, typer.Option("--missing", help="Images without a row: error, or empty.")] = "error",
     only: Annotated[
         str, typer.Option("--only", metavar="FILE", help="Detections of these images alone: ids, or COCO instances.")
     ] = "",
+    name: Annotated[str, typer.Option("--name", help="True boxes become the instance import.NAME of the run.")] = "",
+    noise: Annotated[float, typer.Option("--noise", metavar="SHARE", help="Share of the true boxes made wrong.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,
 ) -> None:
-    """Write proposals or detections in another project's format.
+    """Write proposals, detections or pseudo labels in another project's format, or true boxes as pseudo labels into the run.
+
+    True boxes are for measuring what pseudo labels cost: a detector retrained on them (retrain.pseudo_labels: import.NAME)
+    is not weakly supervised any more, and everything made of it says `supervision: boxes`.
 
     Examples:
 
@@ -331,8 +342,27 @@ def export_(
         weaksam export runs/voc12 --of detect.mil --as voc --split test --out results/VOC2012/Main
 
         weaksam export runs/coco14 --of detect.mil --as coco --split val2014 --only instances_minival2014.json --out r.json
+
+        weaksam export runs/voc07 --of label --as yolo --split trainval --out voc07-pseudo
+
+        weaksam export runs/voc07 --as pseudo-labels --name noisy --noise 0.3
     """
     _one_of("--missing", missing, ("error", "empty"))
+    if to == "pseudo-labels":
+        if split or out or only or instance != "propose" or missing != "error":
+            raise ConfigError(
+                "--as pseudo-labels writes the labelled split's true boxes into the run: it takes --name, --noise and --seed "
+                "alone"
+            )
+        from pipelines.export_true_boxes import run_export_true_boxes
+
+        made = run_export_true_boxes(run_folder, name=name, noise=noise, seed=seed)
+        console.print(f"import.{name}: {made['text']}", markup=False)
+        return
+    if name or noise or seed:
+        raise ConfigError(f"--name, --noise and --seed belong to --as pseudo-labels, got --as {to}")
+    if not split or not out:
+        raise ConfigError(f"--as {to}: expected --split, whose images, and --out, where to write them")
     if instance.startswith("detect."):
         from pipelines.export_detections import run_export_detections
 
@@ -348,11 +378,26 @@ def export_(
         )
         console.print(found["text"], markup=False)
         return
-    from pipelines.export import run_export
+    from pipelines.export import finished_instance, run_export
+    from pipelines.label import holds_pseudo_labels
 
-    _one_of("--as", to, ("wetectron", "mmdet", "coco"))
     if only:
-        raise ConfigError("--only narrows detections; proposals are exported by whole splits")
+        raise ConfigError("--only narrows detections; proposals and pseudo labels are exported by whole splits")
+    if instance.startswith(("label", "import.")) and holds_pseudo_labels(finished_instance(run_folder, instance)):
+        from pipelines.export_pseudo_labels import run_export_pseudo_labels
+
+        _one_of("--as", to, ("coco", "voc", "yolo"))
+        labels = run_export_pseudo_labels(
+            run_folder,
+            to=to,  # type: ignore[arg-type]
+            split=split,
+            out=out,
+            instance=instance,
+            missing=missing,  # type: ignore[arg-type]
+        )
+        console.print(labels["text"], markup=False)
+        return
+    _one_of("--as", to, ("wetectron", "mmdet", "coco"))
     done = run_export(run_folder, to=to, split=split, out=out, instance=instance, missing=missing)  # type: ignore[arg-type]
     console.print(done["text"], markup=False)
 

@@ -1,17 +1,21 @@
-"""The detect stage: a trained detector over images and their proposals, on Ray Data.
+"""The detect stage: a trained detector over images, on Ray Data.
 
     index, proposals ─► fetch and validate (CPU tasks) ─► DetectActor pool ─► Parquet
 
-Resumable like ``propose``. An image that ``propose`` dropped has no proposals and is not planned here.
+``detect.final`` runs what ``retrain`` made, which finds its boxes alone; every other instance runs the weakly-supervised
+detector of ``train-mil`` over proposals. An image that ``propose`` dropped has none and is not planned there. Resumable
+like ``propose``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines import cluster
 from pipelines.actors import TODO, decode_row, fetch, finish_batch, guarded, use_threads
@@ -22,37 +26,46 @@ from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, IMAGES, PROPOSALS, detections_to_row, with_class_names
 from pipelines.stage import Job, Stage
 from pipelines.store import Table
-from weaksam.config import DetectConfig, MilConfig
+from weaksam.config import DetectConfig, MilConfig, RetrainConfig
 from weaksam.errors import DataError
+from weaksam.structures import IMAGE_LABELS, Detections
 
 DETECTOR_FILE = "detector.safetensors"
+FINAL = "final"  # label of the instances that are about the retrained detector
 
 
 def execute(job: Job) -> dict[str, Any]:
-    """Detect in every image of the chosen splits that has proposals; return the proof and what the actors were."""
-    recipe = job.recipe
-    index = job.upstream["index"].table(IMAGES)
-    proposals = job.upstream["propose"].table(PROPOSALS)
-    images = planned_images(index.read(), set(proposals.ids()), recipe.detect)
+    """Detect in every image of the chosen splits; return the proof and what the actors were."""
+    recipe, index = job.recipe, job.upstream["index"].table(IMAGES)
+    final = is_final(job.instance.name)
+    config = recipe.retrain if final else recipe.mil
+    test = recipe.retrain.test if final else recipe.detect
+    proposals = None if final else job.upstream["propose"].table(PROPOSALS)
+    images = planned_images(index.read(), None if proposals is None else set(proposals.ids()), test)
     schema = with_class_names(DETECTIONS, index.class_names())
     cluster.connect(recipe.resources, job.options.address)
     sizes = cluster.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=False)
     spec = DetectSpec(
         instance=job.instance,
-        weights=recipe.mil.weights or job.upstream["train-mil"].file(DETECTOR_FILE),
+        weights=config.weights or job.upstream["retrain" if final else "train-mil"].file(DETECTOR_FILE),
         proposals=proposals,
-        mil=recipe.mil,
-        detect=recipe.detect,
+        config=config,
+        test=test,
         class_names=index.class_names(),
         threads=sizes.threads,
         device="cuda" if sizes.gpu_share else "cpu",
     )
 
     def operators(dataset: Any, pools: ActorPools) -> Any:
-        dataset = pools.tasks(dataset, fetch, longest_side=recipe.detect.max_side)
+        dataset = pools.tasks(dataset, fetch, longest_side=test.max_side)
         return pools.actors(dataset, DetectActor, sizes.segment_actors, spec=spec, schema=schema)
 
-    return work_off(job, images, schema, sizes, operators)
+    return work_off(job, images, schema, sizes, operators) | {"supervision": _supervision(job)}
+
+
+def is_final(name: str) -> bool:
+    """Whether the instance of this name is about the retrained detector."""
+    return name.partition(".")[2] == FINAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,32 +74,27 @@ class DetectSpec:
 
     instance: Instance
     weights: str  # path or URI of a detector
-    proposals: Table
-    mil: MilConfig
-    detect: DetectConfig
+    proposals: Table | None  # that a weakly-supervised detector scores
+    config: MilConfig | RetrainConfig
+    test: DetectConfig
     class_names: tuple[str, ...]  # of the data; the detector's must be the same
     threads: int
     device: str  # "cpu" or "cuda"
 
 
 class DetectActor:
-    """Holds a detector and the proposals; turns images into detections. Columns FETCHED -> DETECTIONS, bad rows set aside."""
+    """Holds a detector; turns images into detections. Columns FETCHED -> DETECTIONS, bad rows set aside."""
 
     def __init__(self, spec: DetectSpec, schema: pa.Schema = DETECTIONS) -> None:
-        from weaksam.detectors import load_detector
-        from weaksam.weights import fetch_weights
-
         use_threads(spec.threads, spec.device)
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
-        detector, class_names = load_detector(fetch_weights(spec.weights).path, spec.mil, spec.class_names)
+        self._find, class_names = _retrained(spec) if spec.proposals is None else _weak(spec, spec.proposals)
         if class_names != spec.class_names:
             raise DataError(
                 f"{spec.weights}: expected a detector of the classes {', '.join(spec.class_names)}, got one of "
                 f"{', '.join(class_names)}"
             )
-        self._detector = detector.to(spec.device).eval()
-        self._boxes = ProposalBoxes(spec.proposals, spec.mil.proposal_sources)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Detect in each image of a batch; rows with a reason go to ``_dropped`` and not on."""
@@ -94,18 +102,53 @@ class DetectActor:
         return finish_batch(self._spec.instance, rows, self._schema)
 
     def _detect(self, row: dict[str, Any]) -> dict[str, Any]:
-        from weaksam.detectors.test_time import detect
-        from weaksam.detectors.views import prepare_proposals
-
         image = decode_row(row)
         size_hw = (image.shape[0], image.shape[1])
-        boxes = prepare_proposals(self._boxes[row["image_id"]], size_hw, self._spec.mil.min_box_side)
-        detections = detect(self._detector, image, boxes, self._spec.detect)
-        return detections_to_row(row["image_id"], row["split"], size_hw, detections)
+        return detections_to_row(row["image_id"], row["split"], size_hw, self._find(image, row["image_id"]))
 
 
-def planned_images(images: pa.Table, proposed: set[str], config: DetectConfig) -> pa.Table:
-    """Return the images to work on as TODO rows: those of the chosen splits that have a row of proposals.
+Find = Callable[[NDArray[np.uint8], str], Detections]  # in an image, and its id
+
+
+def _weak(spec: DetectSpec, proposals: Table) -> tuple[Find, tuple[str, ...]]:
+    """Return how a weakly-supervised detector finds objects among an image's proposals, and its classes."""
+    from weaksam.detectors import load_detector
+    from weaksam.detectors.test_time import detect
+    from weaksam.detectors.views import prepare_proposals
+    from weaksam.weights import fetch_weights
+
+    config = spec.config
+    assert isinstance(config, MilConfig)
+    detector, class_names = load_detector(fetch_weights(spec.weights).path, config, spec.class_names)
+    detector.to(spec.device).eval()
+    proposed = ProposalBoxes(proposals, config.proposal_sources)
+
+    def find(image: NDArray[np.uint8], image_id: str) -> Detections:
+        boxes = prepare_proposals(proposed[image_id], (image.shape[0], image.shape[1]), config.min_box_side)
+        return detect(detector, image, boxes, spec.test)
+
+    return find, class_names
+
+
+def _retrained(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
+    """Return how a retrained detector finds objects, and its classes."""
+    from weaksam.detectors import load_retrained
+    from weaksam.detectors.test_time import detect_alone
+    from weaksam.weights import fetch_weights
+
+    assert isinstance(spec.config, RetrainConfig)
+    detector, class_names, _ = load_retrained(fetch_weights(spec.weights).path, spec.config)
+    detector.to(spec.device).eval()
+    return lambda image, _: detect_alone(detector, image), class_names
+
+
+def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectConfig) -> pa.Table:
+    """Return the images to work on as TODO rows: those of the chosen splits, with a row of proposals where it takes any.
+
+    Args:
+        images: the images table.
+        proposed: ids of the images that have proposals; None: none are needed.
+        config: ``splits`` is read.
 
     Raises:
         DataError: a split of the recipe is not indexed, or no image is left.
@@ -117,18 +160,41 @@ def planned_images(images: pa.Table, proposed: set[str], config: DetectConfig) -
     rows = [
         {"image_id": r["image_id"], "split": r["split"], "uri": r["uri"], "labels": None}  # a detector sees no labels
         for r in images.to_pylist()
-        if r["image_id"] in proposed and (not config.splits or r["split"] in config.splits)
+        if (proposed is None or r["image_id"] in proposed) and (not config.splits or r["split"] in config.splits)
     ]
     if not rows:
-        raise DataError(f"detect.splits: no image of {', '.join(config.splits) or 'any split'} has proposals")
+        has = "" if proposed is None else " has proposals"
+        raise DataError(f"detect.splits: no image of {', '.join(config.splits) or 'any split'}{has}")
     return pa.Table.from_pylist(rows, schema=TODO)
 
 
-def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
+def _supervision(job: Job) -> str:
+    """Return what the detector owes its boxes to."""
+    if not is_final(job.instance.name):
+        return IMAGE_LABELS
+    if "retrain" in job.upstream:
+        return str((job.upstream["retrain"].manifest() or {})["supervision"])
+    from weaksam.detectors import load_retrained
+    from weaksam.weights import fetch_weights
+
+    return load_retrained(fetch_weights(job.recipe.retrain.weights).path, job.recipe.retrain)[2]
+
+
+def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
+    if is_final(name):
+        return ("index",) if recipe.retrain.weights else ("index", "retrain")
     return ("index", "propose") if recipe.mil.weights else ("index", "propose", "train-mil")
 
 
-def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
+def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
+    if is_final(name):
+        config = recipe.retrain
+        return {
+            "detect": config.test,
+            "detector": config.detector,
+            "backbone": config.backbone,
+            config.detector: getattr(config, config.detector),
+        }
     return {
         "detect": recipe.detect,
         "detector": recipe.mil.detector,
@@ -138,15 +204,16 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     }
 
 
-def _fingerprints(recipe: Recipe) -> Mapping[str, str]:
+def _fingerprints(recipe: Recipe, name: str) -> Mapping[str, str]:
     from weaksam.weights import fetch_weights
 
-    return {"detector": fetch_weights(recipe.mil.weights).sha256} if recipe.mil.weights else {}
+    weights = recipe.retrain.weights if is_final(name) else recipe.mil.weights
+    return {"detector": fetch_weights(weights).sha256} if weights else {}
 
 
 STAGE = Stage(
     verb="detect",
-    help="run a trained detector over images and their proposals",
+    help="run a trained detector over images",
     reads=_reads,
     method=_method,
     execute=execute,

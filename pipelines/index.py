@@ -80,7 +80,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     return {"data": recipe.data}
 
 
-def _fingerprints(recipe: Recipe) -> Mapping[str, str]:
+def _fingerprints(recipe: Recipe, _name: str) -> Mapping[str, str]:
     from weaksam.datasets import open_dataset
 
     return {"data": open_dataset(recipe.data).fingerprint()}

@@ -123,7 +123,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     }
 
 
-def _fingerprints(recipe: Recipe) -> Mapping[str, str]:
+def _fingerprints(recipe: Recipe, _name: str) -> Mapping[str, str]:
     """Return the checksums of the weights that come from outside the run."""
     from weaksam.weights import PUBLISHED, fetch_weights, sam_weights
 

@@ -29,6 +29,8 @@ from weaksam.config import (
     MilConfig,
     PromptsConfig,
     ProposalsConfig,
+    PseudoLabelsConfig,
+    RetrainConfig,
     SamConfig,
     SelectiveSearchConfig,
 )
@@ -56,6 +58,8 @@ class Recipe(BaseModel):
     selective_search: SelectiveSearchConfig = Field(default_factory=SelectiveSearchConfig)
     mil: MilConfig = Field(default_factory=MilConfig)
     detect: DetectConfig = Field(default_factory=DetectConfig)
+    pseudo_labels: PseudoLabelsConfig = Field(default_factory=PseudoLabelsConfig)
+    retrain: RetrainConfig = Field(default_factory=RetrainConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     analyse: AnalyseConfig = Field(default_factory=AnalyseConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)

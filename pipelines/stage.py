@@ -51,6 +51,6 @@ class Stage:
     # does the work and returns what its manifest should say; "images" holds a proof where the stage writes a table
     execute: Callable[[Job], dict[str, Any]]
     # content of data and weights that the result depends on, name -> fingerprint
-    fingerprints: Callable[[Recipe], Mapping[str, str]] = field(default=lambda _recipe: {})
+    fingerprints: Callable[[Recipe, str], Mapping[str, str]] = field(default=lambda _recipe, _name: {})
     # one line per instance for --dry-run, given what is done so far
     describe: Callable[[Recipe], str] = field(default=lambda _recipe: "")

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipelines import analyse, detect, evaluate, index, propose, report, train_classifier, train_mil
+from pipelines import analyse, detect, evaluate, index, label, propose, report, retrain, train_classifier, train_mil
 from pipelines.recipe import Recipe, to_plain
 from pipelines.runs import Instance, Lock, current_instance, differences, instance_key
 from pipelines.schemas import SCHEMA_VERSION
@@ -32,6 +32,8 @@ STAGES: dict[str, Stage] = {
     "propose": propose.STAGE,
     "train-mil": train_mil.STAGE,
     "detect": detect.STAGE,
+    "label": label.STAGE,
+    "retrain": retrain.STAGE,
     "evaluate": evaluate.STAGE,
     "analyse": analyse.STAGE,
     "report": report.STAGE,
@@ -75,7 +77,7 @@ def resolve(recipe: Recipe, run_uri: str, name: str, known: dict[str, Resolved] 
             "verb": stage.verb,
             "schema": SCHEMA_VERSION,
             "method": to_plain_mapping(stage.method(recipe, name)),
-            "fingerprints": dict(stage.fingerprints(recipe)),
+            "fingerprints": dict(stage.fingerprints(recipe, name)),
             "reads": {n: instance.key for n, instance in upstream.items()},
         }
         known[name] = Resolved(Instance(run_uri, name, instance_key(parts)), stage, parts, upstream)
@@ -139,7 +141,10 @@ def _imported(run_uri: str, name: str) -> Instance:
     instance = current_instance(run_uri, name)
     if instance is None or instance.manifest() is None:
         label = name.removeprefix("import.")
-        raise RunError(f"{run_uri}: no finished {name}; read it first: weaksam import {run_uri} FILE --name {label}")
+        raise RunError(
+            f"{run_uri}: no finished {name}; read it first: weaksam import {run_uri} FILE --name {label}, or for true boxes: "
+            f"weaksam export {run_uri} --as pseudo-labels --name {label}"
+        )
     return instance
 
 

@@ -29,7 +29,11 @@ _LINE_S = 15.0  # one plain line this often where there is no terminal
 
 
 def train(
-    job: Job, task: TrainingTask, uris: Mapping[str, str], left_out: Mapping[str, int]
+    job: Job,
+    task: TrainingTask,
+    uris: Mapping[str, str],
+    left_out: Mapping[str, int],
+    watch: Callable[[Progress], None] = lambda _row: None,
 ) -> tuple[TrainingResult, dict[str, Any]]:
     """Train a task to its end on Ray Train, continuing where an earlier run stopped.
 
@@ -38,6 +42,7 @@ def train(
         task: what to train.
         uris: image id -> where it is, of the task's images.
         left_out: reason -> images of the split that are not learnt from, to be told.
+        watch: called for every row of the scalars.
 
     Returns:
         The result, and what every training's manifest says: text, steps, images, throughput.
@@ -53,7 +58,12 @@ def train(
         f"  {plan.images:,} images{others}; {plan.steps:,} steps of {plan.batch_size}; "
         f"{resources.workers} worker(s), {each} each"
     )
-    with training_progress(job.console, job.instance.name) as progress:
+    with training_progress(job.console, job.instance.name) as show:
+
+        def progress(row: Progress) -> None:
+            show(row)
+            watch(row)
+
         result = run_training(
             task,
             storage_uri=job.instance.file(CHECKPOINTS),
@@ -75,6 +85,15 @@ def granted_split(job: Job) -> str:
     manifest = job.upstream["index"].manifest()
     assert manifest is not None  # an upstream instance is finished
     return str(manifest["labels_granted_to"])
+
+
+def initial_weights(init: str) -> dict[str, str]:
+    """Return the checksum of the weights that a training starts from, as a stage's fingerprints: path, URI, "builtin" or ""."""
+    from weaksam.weights import BUILTIN_STEM, fetch_weights, file_sha256
+
+    if not init:
+        return {}
+    return {"init": file_sha256(BUILTIN_STEM) if init == "builtin" else fetch_weights(init).sha256}
 
 
 def choose_resources(config: ResourcesConfig, batch_size: int, cpus: int, gpus: int) -> TrainingResources:

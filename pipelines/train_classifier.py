@@ -18,7 +18,7 @@ from pipelines.recipe import Recipe
 from pipelines.schemas import IMAGES
 from pipelines.stage import Job, Stage
 from pipelines.store import write_bytes, write_json
-from pipelines.train import granted_split, train
+from pipelines.train import granted_split, initial_weights, train
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:
@@ -114,15 +114,9 @@ def choose_images(
     return training, judging, len(mine) - len(known)
 
 
-def _fingerprints(recipe: Recipe) -> Mapping[str, str]:
-    """Return the checksum of the weights that the network starts from."""
-    from weaksam.weights import BUILTIN_STEM, fetch_weights, file_sha256
-
+def _fingerprints(recipe: Recipe, _name: str) -> Mapping[str, str]:
     config = recipe.classifier
-    init = config.resnet_cam.pretrained if recipe.clues.name == "resnet_cam" else config.init
-    if not init:
-        return {}
-    return {"init": file_sha256(BUILTIN_STEM) if init == "builtin" else fetch_weights(init).sha256}
+    return initial_weights(config.resnet_cam.pretrained if recipe.clues.name == "resnet_cam" else config.init)
 
 
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:

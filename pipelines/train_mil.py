@@ -16,7 +16,7 @@ from pipelines.recipe import Recipe
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job, Stage
 from pipelines.store import write_bytes
-from pipelines.train import granted_split, train
+from pipelines.train import granted_split, initial_weights, train
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:
@@ -101,16 +101,6 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     }
 
 
-def _fingerprints(recipe: Recipe) -> Mapping[str, str]:
-    """Return the checksum of the weights that the backbone starts from."""
-    from weaksam.weights import BUILTIN_STEM, fetch_weights, file_sha256
-
-    init = recipe.mil.init
-    if not init:
-        return {}
-    return {"init": file_sha256(BUILTIN_STEM) if init == "builtin" else fetch_weights(init).sha256}
-
-
 def _describe(recipe: Recipe) -> str:
     config = recipe.mil
     length = f"{config.steps:,} steps" if config.steps else f"{config.epochs} epochs"
@@ -123,6 +113,6 @@ STAGE = Stage(
     reads=lambda _recipe, _name: ("index", "propose"),
     method=_method,
     execute=execute,
-    fingerprints=_fingerprints,
+    fingerprints=lambda recipe, _name: initial_weights(recipe.mil.init),
     describe=_describe,
 )

@@ -1,4 +1,4 @@
-"""Weak means weak: no coordinate of an annotation reaches a classifier, a proposal or a detector."""
+"""Weak means weak: no coordinate of an annotation reaches a classifier, a proposal, a pseudo label or a detector."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from rich.console import Console
 from pipelines import train
 from pipelines.recipe import load_recipe
 from pipelines.runs import current_instance
-from pipelines.schemas import IMAGES, PROPOSALS
+from pipelines.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS
 from pipelines.stage import Options
 from pipelines.stages import run_instances
 from pipelines.training import TrainingResources
@@ -34,6 +34,16 @@ TINY = [
     "mil.min_box_side=4",
     "mil.epochs=1",
     "mil.batch_size=4",
+    "detect.scales=[64]",
+    "retrain.backbone=small",
+    "retrain.init=builtin",
+    "retrain.freeze_stages=0",
+    "retrain.scales=[64]",
+    "retrain.steps=2",
+    "retrain.batch_size=4",
+    "retrain.faster_rcnn.anchor_sides=[12, 24, 48]",
+    "retrain.faster_rcnn.pyramid_dim=16",
+    "retrain.faster_rcnn.head_dim=32",
     "resources.cpus=4",
     "resources.prompt_actors=1",
     "resources.segment_actors=1",
@@ -134,18 +144,23 @@ def test_training_and_proposing_give_the_same_bits_whatever_the_coordinates(tmp_
     for coordinates in ("true", "random"):
         data = write_voc(tmp_path / "data", coordinates=coordinates)
         out = tmp_path / coordinates
-        run(data, out, "train-mil")
+        run(data, out, "retrain")
         weights = [
             read_bytes(current_instance(str(out), name).file(file))
             for name, file in (
                 ("train-classifier", "classifier.safetensors"),
                 ("train-mil", "detector.safetensors"),
+                ("retrain", "detector.safetensors"),
             )
         ]
-        found.append((weights, table(out, "propose", PROPOSALS)))
+        found.append((weights, table(out, "propose", PROPOSALS), table(out, "label", PSEUDO_LABELS)))
         (tmp_path / "data").rename(tmp_path / f"{coordinates}-data")
-    (weights, proposals), (other_weights, other_proposals) = found
+    (weights, proposals, labels), (other_weights, other_proposals, other_labels) = found
     assert weights[0] == other_weights[0], "the classifiers differ"
     assert proposals.equals(other_proposals), "the proposals differ"
     assert weights[1] == other_weights[1], "the detectors differ"
+    assert labels.equals(other_labels), "the pseudo labels differ"
+    assert set(labels["supervision"].to_pylist()) == {"image-labels"}
+    assert sum(map(len, labels["boxes_xyxy"].to_pylist())) >= len(labels)
+    assert weights[2] == other_weights[2], "the retrained detectors differ"
     assert sum(map(len, proposals["boxes_xyxy"].to_pylist())) > len(proposals)  # else nothing was compared

@@ -1,0 +1,123 @@
+"""The retrain stage: a detector learns from pseudo ground truth, on Ray Train.
+
+Reads the images table and a table of pseudo labels: what ``label`` made of another detector's findings, or what ``export --as
+pseudo-labels`` wrote from true boxes, in which case everything downstream is marked ``supervision: boxes``. Images without
+a box are left out and counted. Leaves ``detector.safetensors``, which ``detect`` reads, and its checkpoints and scalars,
+among them what the loss drop dropped, under ``checkpoints/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from pipelines.detect import DETECTOR_FILE
+from pipelines.loss_drop import dropped_shares, warn_of_dropped_positives
+from pipelines.recipe import Recipe
+from pipelines.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
+from pipelines.stage import Job, Stage
+from pipelines.store import write_bytes
+from pipelines.train import initial_weights, train
+from weaksam.errors import DataError
+
+if TYPE_CHECKING:
+    from pipelines.retrain_task import BoxedImage
+
+# Where weights lie, which instance the boxes come from (its key is read) and what the detect stage adds is not in the key.
+_NOT_METHOD = ("init", "weights", "pseudo_labels", "faster_rcnn", "dino", "test")
+_COLUMNS = ("image_id", "boxes_xyxy", "class_index", "score", "score_normalised", "supervision")
+
+
+def execute(job: Job) -> dict[str, Any]:
+    """Train and write the detector; return the proof."""
+    from pipelines.retrain_task import RetrainTask
+    from weaksam.detectors import detector_to_bytes
+
+    recipe = job.recipe
+    index = job.upstream["index"].table(IMAGES)
+    labels = job.upstream[recipe.retrain.pseudo_labels].table(PSEUDO_LABELS)
+    class_names = index.class_names()
+    if labels.class_names() != class_names:
+        raise DataError(
+            f"{labels.folder}: expected pseudo labels of the classes {', '.join(class_names)}, got "
+            f"{', '.join(labels.class_names())}"
+        )
+    uris = {row["image_id"]: row["uri"] for row in index.iter_rows(("image_id", "uri"))}
+    images, left_out, supervision = choose_images(labels.iter_rows(_COLUMNS), uris, recipe)
+    task = RetrainTask(
+        config=recipe.retrain, num_classes=len(class_names), images=images, cache_mib=recipe.resources.cache_mib
+    )
+    used = {image.image_id: image.uri for image in images}
+    result, summary = train(job, task, used, left_out, watch=warn_of_dropped_positives(job.console))
+    detector = task.build_model()
+    detector.load_state_dict(result.model)
+    write_bytes(job.instance.file(DETECTOR_FILE), detector_to_bytes(detector, class_names, supervision))
+    shares = dropped_shares(result.scalars)
+    dropped = "".join(f" · dropped {share:.1%} of {what}" for what, share in shares.items() if share)
+    marked = f"{summary['text']}{dropped} · supervision: {supervision}"
+    return {**summary, "text": marked, "left_out": left_out, "supervision": supervision, "loss_drop": shares}
+
+
+def choose_images(
+    rows: Iterable[dict[str, Any]], uris: Mapping[str, str], recipe: Recipe
+) -> tuple[tuple[BoxedImage, ...], dict[str, int], str]:
+    """Choose what to learn from.
+
+    Args:
+        rows: of a pseudo labels table.
+        uris: image id -> where it is.
+        recipe: ``retrain.min_box_side`` is read.
+
+    Returns:
+        the training images, each with a box or more; how many others were left out, by reason; what the boxes are owed to.
+
+    Raises:
+        DataError: no image is left, or some boxes are owed to image labels and others to true boxes.
+    """
+    from pipelines.retrain_task import BoxedImage
+    from weaksam.detectors.box_views import learnable
+
+    images: list[BoxedImage] = []
+    left_out = {"not indexed": 0, "without boxes": 0}
+    supervisions: set[str] = set()
+    for row in rows:
+        truth = learnable(pseudo_labels_from_row(row), recipe.retrain.min_box_side)
+        if row["image_id"] not in uris:
+            left_out["not indexed"] += 1
+        elif not len(truth):
+            left_out["without boxes"] += 1
+        else:
+            supervisions.add(row["supervision"])
+            images.append(BoxedImage(row["image_id"], uris[row["image_id"]], truth))
+    left_out = {reason: count for reason, count in left_out.items() if count}
+    if len(supervisions) != 1:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "the table is empty"
+        found = f"those of {' and of '.join(sorted(supervisions))}" if supervisions else f"none ({why})"
+        raise DataError(f"retrain.pseudo_labels: expected images with boxes of one supervision, got {found}")
+    return tuple(images), left_out, supervisions.pop()
+
+
+def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
+    config = recipe.retrain
+    return {
+        "retrain": {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_METHOD},
+        config.detector: getattr(config, config.detector),
+    }
+
+
+def _describe(recipe: Recipe) -> str:
+    config = recipe.retrain
+    length = f"{config.steps:,} steps" if config.steps else f"{config.epochs} epochs"
+    return f"{config.detector} on {config.backbone}, {length} in batches of {config.batch_size}"
+
+
+STAGE = Stage(
+    verb="retrain",
+    help="train a detector on pseudo ground truth, with the losses of what looks like noise dropped",
+    reads=lambda recipe, _name: ("index", recipe.retrain.pseudo_labels),
+    method=_method,
+    execute=execute,
+    fingerprints=lambda recipe, _name: initial_weights(recipe.retrain.init),
+    describe=_describe,
+)

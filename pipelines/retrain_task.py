@@ -1,0 +1,117 @@
+"""What ``retrain`` trains: a detector on pseudo ground truth (method 6.3, 7.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.byte_cache import ByteCache
+from pipelines.schedules import MOMENTUM, milestones_passed, warmed_up
+from pipelines.training import Losses, Position, TrainingPlan, steps_of
+from weaksam.config import RetrainConfig
+from weaksam.detectors import RetrainedDetector, build_retrained
+from weaksam.detectors.backbones import pixel_format
+from weaksam.detectors.box_views import BoxBatch, box_sample, collate_boxes
+from weaksam.detectors.retrained import Targets
+from weaksam.images import decode_image
+from weaksam.structures import PseudoGroundTruth
+from weaksam.transforms import derive_seed
+
+
+class BoxedImage(NamedTuple):
+    """One image to learn from."""
+
+    image_id: str
+    uri: str
+    truth: PseudoGroundTruth
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainTask:
+    """A ``TrainingTask`` of one phase."""
+
+    config: RetrainConfig
+    num_classes: int
+    images: tuple[BoxedImage, ...]
+    cache_mib: int = 0
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """How much, in which order."""
+        config = self.config
+        steps = config.steps or steps_of(len(self.images), config.epochs, config.batch_size)
+        return TrainingPlan(
+            images=len(self.images),
+            steps=steps,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            precision=config.precision,
+            max_grad_norm=config.max_grad_norm,
+            keep=(preliminary_step(config, steps),),
+        )
+
+    def build_model(self) -> RetrainedDetector:
+        """Return the detector with its initial weights."""
+        return build_retrained(self.config, self.num_classes)
+
+    def build_optimizers(self, model: nn.Module) -> Sequence[torch.optim.Optimizer]:
+        """Return the one optimiser."""
+        assert isinstance(model, RetrainedDetector)
+        config = self.config
+        groups = model.parameter_groups(config)
+        if config.optimizer == "sgd":
+            return (torch.optim.SGD(groups, lr=config.lr, momentum=MOMENTUM),)
+        return (torch.optim.AdamW(groups, lr=config.lr),)
+
+    def lr_factors(self, at: Position) -> Sequence[float]:
+        """Return the learning rate of ``at`` as a share of its peak."""
+        config = self.config
+        warmth = warmed_up(at.step, config.warmup_steps, config.warmup_factor)
+        return (warmth * 0.1 ** milestones_passed(at, config.milestones),)
+
+    def build_dataset(self) -> BoxedImages:
+        """Return the training images."""
+        return BoxedImages(self)
+
+    def losses(self, model: nn.Module, batch: BoxBatch, at: Position, _phase: int) -> Losses:
+        """Return the detector's losses, and what its loss drop counted."""
+        assert isinstance(model, RetrainedDetector)
+        return Losses(*model.training_losses(*batch, step=at.step))
+
+    def evaluate(self, _model: nn.Module) -> float | None:
+        """Return None: the last weights are kept, for there are no true boxes to judge by."""
+        return None
+
+
+def preliminary_step(config: RetrainConfig, steps: int) -> int:
+    """Return after how many of a training's steps its losses are judged: where RoI drop begins, else two ninths (published).
+
+    Until then the detector has learnt what most labels agree on, and not yet the noise.
+    """
+    start = config.faster_rcnn.drop.start_step
+    return start if config.faster_rcnn.drop.enabled and 0 < start <= steps else math.ceil(steps * 2 / 9)
+
+
+class BoxedImages:
+    """The training views of a task, a ``TrainingDataset``."""
+
+    def __init__(self, task: RetrainTask) -> None:
+        self._task = task
+        self._bytes = ByteCache(task.cache_mib)
+        self._pixels = pixel_format(task.config.backbone)
+        self.image_ids: Sequence[str] = [image.image_id for image in task.images]
+
+    def load(self, index: int, epoch: int) -> tuple[Tensor, Targets]:
+        """Return a view ``[3, h, w]`` and the boxes in it."""
+        config, image = self._task.config, self._task.images[index]
+        seed = derive_seed(config.seed, "box view", epoch, image.image_id)
+        return box_sample(decode_image(self._bytes.read(image.uri)), image.truth, config, self._pixels, seed)
+
+    def collate(self, samples: list[tuple[Tensor, Targets]]) -> BoxBatch:
+        """Return the padded batch of one pass."""
+        return collate_boxes(samples)

@@ -1,0 +1,173 @@
+"""``retrain``: what it learns from, at which rates, on how many workers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.checkpoints import read_scalars
+from pipelines.recipe import load_recipe
+from pipelines.retrain import choose_images
+from pipelines.retrain_task import BoxedImage, RetrainTask
+from pipelines.training import Position, TrainingResources
+from pipelines.worker_loop import run_training
+from tests.pipelines.two_workers import train_two
+from weaksam.config import (
+    DinoConfig,
+    FasterRcnnConfig,
+    QueryDropConfig,
+    RetrainConfig,
+    RetrainedDetectConfig,
+    RoiDropConfig,
+    ShapesConfig,
+)
+from weaksam.datasets.shapes import Shapes
+from weaksam.errors import DataError
+from weaksam.structures import BOXES, IMAGE_LABELS, PseudoGroundTruth
+
+SMALL = RetrainConfig(
+    backbone="small", init="builtin", freeze_stages=0, scales=(48, 64), batch_size=4, steps=8, lr=0.01, warmup_steps=0,
+    faster_rcnn=FasterRcnnConfig(
+        anchor_sides=(12, 24, 48), pyramid_dim=16, head_dim=32, proposals_before_nms=(100, 100), proposals=50, rois=32
+    ),
+    dino=DinoConfig(
+        levels=2, dim=32, heads=4, points=2, encoder_layers=1, decoder_layers=2, feedforward_dim=32, queries=10,
+        denoising_queries=4,
+    ),
+    test=RetrainedDetectConfig(scales=(64,), flip=False),
+)  # fmt: skip
+DINO = replace(SMALL, detector="dino", optimizer="adamw", lr=3e-3, max_grad_norm=0.1)
+
+
+def boxed(record, truth):
+    number = len(truth.boxes_xyxy)
+    scores = np.ones(number, np.float32)
+    boxes = PseudoGroundTruth(
+        boxes_xyxy=truth.boxes_xyxy, class_index=truth.class_index, score=scores, score_normalised=scores
+    )
+    return BoxedImage(record.image_id, record.uri, boxes)
+
+
+def drawn_task(config=SMALL, count=8):
+    dataset = Shapes(ShapesConfig(size=64, train=count))
+    truth = dataset.ground_truth("train")
+    images = tuple(boxed(record, truth[record.image_id]) for record in dataset.records("train"))
+    return RetrainTask(config=config, num_classes=len(dataset.class_names), images=images, cache_mib=16)
+
+
+def run(task, folder, **resources):
+    return run_training(task, storage_uri=str(folder), run_name="run", resources=TrainingResources(**resources))
+
+
+# --------------------------------------------------------------------------------------------------- what is learnt from
+
+
+def row(image_id, *boxes, supervision=IMAGE_LABELS):
+    return {
+        "image_id": image_id,
+        "boxes_xyxy": [list(box) for box in boxes],
+        "class_index": [n for n, _ in enumerate(boxes)],
+        "score": [0.5] * len(boxes),
+        "score_normalised": [1.0] * len(boxes),
+        "supervision": supervision,
+    }
+
+
+def test_images_with_boxes_are_learnt_from_and_the_others_counted():
+    recipe = load_recipe("shapes", ["retrain.min_box_side=5"])[0]
+    rows = [row("a", (0, 0, 9, 9), (0, 0, 4, 9)), row("b"), row("c", (0, 0, 4, 9)), row("gone", (0, 0, 9, 9))]
+    images, left_out, supervision = choose_images(rows, {"a": "a.jpg", "b": "b.jpg", "c": "c.jpg"}, recipe)
+    assert [(image.image_id, image.uri, image.truth.boxes_xyxy.tolist()) for image in images] == [
+        ("a", "a.jpg", [[0, 0, 9, 9]])
+    ]
+    assert images[0].truth.class_index.tolist() == [0]
+    assert left_out == {"not indexed": 1, "without boxes": 2}
+    assert supervision == IMAGE_LABELS
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([], r"got none \(the table is empty\)"),
+        ([row("a"), row("b")], r"got none \(2 without boxes\)"),
+        (
+            [row("a", (0, 0, 9, 9)), row("b", (0, 0, 9, 9), supervision=BOXES)],
+            "got those of boxes and of image-labels",
+        ),
+    ],
+    ids=["empty", "no-boxes", "mixed"],
+)
+def test_boxes_of_one_supervision_are_needed(rows, why):
+    with pytest.raises(DataError, match=why):
+        choose_images(rows, {"a": "a.jpg", "b": "b.jpg"}, load_recipe("shapes")[0])
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 0.5), (1, 0.75), (2, 1), (4, 1), (5, 0.1), (8, 0.01)])
+def test_the_rate_warms_up_and_falls_at_the_milestones(step, factor):
+    config = replace(SMALL, steps=10, warmup_steps=2, warmup_factor=0.5, milestones=(0.5, 0.8))
+    assert drawn_task(config).lr_factors(Position(step, 10, 0.0)) == pytest.approx((factor,))
+
+
+def test_the_backbone_learns_at_its_own_rate():
+    task = drawn_task(replace(SMALL, backbone_lr_factor=0.1, weight_decay=0.02))
+    model = task.build_model()
+    (optimizer,) = task.build_optimizers(model)
+    rest, backbone = optimizer.param_groups
+    assert (rest["lr"], backbone["lr"]) == (0.01, pytest.approx(0.001))
+    assert rest["weight_decay"] == backbone["weight_decay"] == 0.02
+    assert {id(p) for p in backbone["params"]} == {id(p) for p in model.backbone.parameters()}
+    assert len(rest["params"]) + len(backbone["params"]) == len(list(model.parameters()))
+
+
+def test_a_view_is_decided_by_epoch_and_image_alone():
+    images = drawn_task().build_dataset()
+    (view, targets), again, other = images.load(2, epoch=3), images.load(2, epoch=3), images.load(2, epoch=4)
+    assert torch.equal(view, again[0])
+    assert torch.equal(targets.boxes_xyxy, again[1].boxes_xyxy)
+    assert view.shape != other[0].shape or not torch.equal(view, other[0])
+
+
+# --------------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("config", [SMALL, DINO], ids=["faster_rcnn", "dino"])
+def test_a_detector_learns_and_the_same_seed_gives_the_same_bits(tmp_path, config):
+    task = drawn_task(replace(config, steps=30))
+    one, two = (run(task, tmp_path / name) for name in ("a", "b"))
+    losses = [line.loss for line in one.scalars]
+    assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
+    assert one.model.keys() == two.model.keys()
+    assert all(torch.equal(one.model[name], two.model[name]) for name in one.model)
+    assert {"foreground", "background", "dropped_foreground", "dropped_background"} <= set(one.scalars[0].counts)
+    assert all(line.counts["dropped_foreground"] == 0 for line in one.scalars)
+
+
+DROPPING = {
+    "faster_rcnn": replace(
+        SMALL, faster_rcnn=replace(SMALL.faster_rcnn, drop=RoiDropConfig(enabled=True, tau_reg=0.01, start_step=3))
+    ),
+    "dino": replace(
+        DINO, dino=replace(DINO.dino, drop=QueryDropConfig(enabled=True, percentile=50.0, start_step=3))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(DROPPING))
+def test_a_loss_drop_starts_at_its_step_and_is_counted(tmp_path, name):
+    rows = run(drawn_task(DROPPING[name]), tmp_path / "on").scalars
+    off = run(drawn_task({"faster_rcnn": SMALL, "dino": DINO}[name]), tmp_path / "off").scalars
+    assert [row.counts["dropped_foreground"] > 0 for row in rows] == [False] * 3 + [True] * 5
+    assert [one.loss == other.loss for one, other in zip(rows, off, strict=True)][:4] == [True, True, True, False]
+
+
+def test_two_workers_lose_what_one_loses_where_the_loss_does_not_hang_on_a_draw(tmp_path):
+    # Faster R-CNN samples its regions from the worker's own random stream; DINO without denoising draws nothing.
+    config = replace(DINO, dino=replace(DINO.dino, denoising_queries=0), optimizer="sgd", lr=1e-4, steps=10)
+    task = drawn_task(config)
+    train_two({"dino": task}, str(tmp_path / "pair"))
+    alone = run(task, tmp_path).scalars
+    pair = read_scalars(str(tmp_path / "pair" / "dino"))
+    assert [line.step for line in pair] == list(range(1, 11))
+    differences = [abs(two.loss / one.loss - 1) for one, two in zip(alone, pair, strict=True)]
+    assert max(differences) <= 1e-4
