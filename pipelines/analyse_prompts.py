@@ -408,6 +408,11 @@ def method(recipe: Recipe) -> Mapping[str, Any]:
     return {"analyse": options, "evaluate": recipe.evaluate, "sam": recipe.sam, "proposals": recipe.proposals}
 
 
+def reads(_recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the instances that are read."""
+    return ("index", "propose")
+
+
 def _planned(propose: Instance, index: Instance, split: str, max_images: int) -> pa.Table:
     """Return the images to analyse as TODO rows."""
     table = propose.table(PROPOSALS)

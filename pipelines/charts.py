@@ -1,4 +1,4 @@
-"""The report's drawings as inline SVG: curves of recall and of losses, a histogram, bars for tables.
+"""The report's drawings as inline SVG: curves of recall and of losses, a histogram, rates over bins, bars for tables.
 
 Colours and fonts are the page's own (CSS classes and ``currentColor``), so they follow its light and dark schemes. The
 drawing area is as wide as a phone; wider screens scale it up.
@@ -75,6 +75,42 @@ def histogram(values: Sequence[int], *, label: str, x_name: str) -> Markup:
         )
         if n % max(1, math.ceil(len(counts) / 7)) == 0:
             parts.append(_tick(_LEFT + (n + 0.5) * slot, f"{start:,}"))
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def rates_chart(
+    counts: Sequence[int], rates: Sequence[float | None], *, label: str, x_name: str, rate_name: str
+) -> Markup:
+    """Draw a rate in [0, 1] over equal parts of 0 to 1 as a line, and how many there are in each as bars on a log scale.
+
+    Args:
+        counts: of each part, each with a tooltip.
+        rates: of each part; None where it is not known: the line passes it over.
+        label: what a screen reader says instead of the drawing.
+        x_name: what runs from 0 to 1.
+        rate_name: of the vertical axis.
+    """
+    parts = [_open(label)]
+    parts += [_horizontal(_y(level, 1), f"{100 * level:.0f}") for level in (0, 0.25, 0.5, 0.75, 1)]
+    parts.append(_axis_names(x_name, rate_name))
+    slot = (_WIDTH - _LEFT - _RIGHT) / max(len(counts), 1)
+    parts += [_tick(_LEFT + n * slot, f"{n / len(counts):.1f}") for n in range(0, len(counts) + 1, 2)]
+    most = math.log10(1 + max(counts, default=0)) or 1
+    points: list[tuple[float, float]] = []
+    for n, (count, rate) in enumerate(zip(counts, rates, strict=True)):
+        top = _y(math.log10(1 + count), most)
+        what = f"{n / len(counts):.1f} to {(n + 1) / len(counts):.1f}: {count:,}"
+        what += "" if rate is None else f", {rate_name} {100 * rate:.1f}"
+        parts.append(
+            Markup(
+                '<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+            ).format(_LEFT + n * slot + 0.5, top, max(slot - 1, 1), _HEIGHT - _BOTTOM - top, what)
+        )
+        if rate is not None:
+            points.append((_LEFT + (n + 0.5) * slot, _y(rate, 1)))
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    signs = Markup("").join(marker(0, x, y) for x, y in points)
+    parts.append(Markup('<g class="line-0"><polyline points="{}"/>{}</g>').format(path, signs))
     return Markup("").join([*parts, Markup("</svg>")])
 
 

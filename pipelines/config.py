@@ -59,12 +59,13 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyseConfig:
-    """The prompt ablation of Table 4 with its controls, and the similarity of proposals of Fig. 6."""
+    """The prompt ablation of Table 4 with its controls, the similarity of proposals of Fig. 6, the noise of Fig. 3 and 7."""
 
     split: str = "auto"  # whose images; "auto" = the training split
     max_images: int = 150  # first images in hash order that the prompts are compared on; 0 = all
     random_seeds: tuple[int, ...] = (0, 1, 2)  # of the uniform random control
     similarity_images: int = 20  # first images in hash order whose proposals are compared; 0 = all
+    noise_images: int = 500  # first training images in hash order whose regions' losses are measured; 0 = all
 
 
 @dataclass(frozen=True, kw_only=True)

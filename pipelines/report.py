@@ -23,8 +23,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines import analyse_prompts, charts, evaluate_proposals, pictures, report_detections, report_gallery
-from pipelines.analyse import is_similarity
+from pipelines import (
+    analyse_noise,
+    analyse_prompts,
+    analyse_similarity,
+    charts,
+    evaluate_proposals,
+    pictures,
+    report_detections,
+    report_gallery,
+)
+from pipelines.analyse import question_of
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.analyse_similarity import matrix_file
 from pipelines.cluster import usable_cpus
@@ -93,9 +102,19 @@ def gather(job: Job) -> dict[str, Any]:
         "analyses": [
             {**content, "table": analyse_prompts.table_rows(content), "verdict": analyse_prompts.verdict(content)}
             for name, content in analyses
-            if not is_similarity(name)
+            if question_of(name) is analyse_prompts
         ],
-        "similarities": [_similarity(job.upstream[name], content) for name, content in analyses if is_similarity(name)],
+        "similarities": [
+            _similarity(job.upstream[name], content)
+            for name, content in analyses
+            if question_of(name) is analyse_similarity
+        ],
+        "pseudo_labels": [
+            {"heading": f"{name.partition('.')[2]} on {split}", "supervision": content["supervision"], **measured}
+            for name, content in metrics
+            for split, measured in content.get("pseudo_labels", {}).items()
+        ],
+        "noise": [_noise(content) for name, content in analyses if question_of(name) is analyse_noise],
         "detectors": [name for name in job.upstream if name.partition(".")[0] == "detect"],
         "trainings": report_detections.trainings(job.upstream),
         "detections": detected,
@@ -209,6 +228,19 @@ def _evaluation(name: str, split: str, measured: Mapping[str, Any]) -> dict[str,
     legend = [(curve.label, curve.css_class, charts.legend_sign(n)) for n, curve in enumerate(curves)]
     chart = charts.recall_chart(curves, label=f"Recall by IoU threshold on {heading}; the table has the figures")
     return {"heading": heading, **measured, "rows": rows, "chart": chart if curves else None, "legend": legend}
+
+
+def _noise(analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a noise analysis with a chart per loss."""
+    iou = str(analyse_noise.ERROR_IOU)
+    plots = []
+    for name, what in analyse_noise.LOSSES.items():
+        found = analysis["losses"][name]
+        counts, rates = [row["count"] for row in found["bins"]], [row["error_rate"][iou] for row in found["bins"]]
+        label = f"Error rate by {what}; the table has the figures"
+        chart = charts.rates_chart(counts, rates, label=label, x_name=f"normalised {what}", rate_name="errors, %")
+        plots.append({**found, "what": what, "chart": chart, "auroc": found["auroc"][iou]})
+    return {**analysis, "plots": plots, "verdict": analyse_noise.verdict(analysis), "iou": iou}
 
 
 def _similarity(instance: Instance, analysis: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,16 +19,18 @@ from pipelines import charts, pictures
 from pipelines.config import ReportConfig
 from pipelines.evaluate_detections import DETECTOR, WHOLE_IMAGE
 from pipelines.figures import percent
+from pipelines.loss_drop import dropped_shares
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, detections_from_row
 from pipelines.train import CHECKPOINTS
 from weaksam.errors import ImageError
 from weaksam.files import join
-from weaksam.structures import Detections, GroundTruth
+from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth
 
 if TYPE_CHECKING:
     from pipelines.training import Progress
 
+TRAININGS = ("train-classifier", "train-mil", "retrain")  # verbs
 VERDICTS = {"correct": "correct", "part": "part", "elsewhere": "elsewhere", "undetected": "missed class"}
 _FAILURE_BYTES = 2**20  # of encoded pictures, beside those of the gallery
 _MOST_POINTS = 120  # of a loss curve, a third of the drawing's width
@@ -41,7 +43,7 @@ _COLUMNS = ("image_id", "split", "boxes_xyxy", "class_index", "score", "image_sc
 
 def trainings(upstream: Mapping[str, Instance]) -> list[dict[str, Any]]:
     """Return the loss curves of every training that has written scalars: ``name``, ``what``, ``chart`` and ``legend``."""
-    names = [name for name in upstream if name.startswith("train-")]
+    names = [name for name in upstream if name.partition(".")[0] in TRAININGS]
     if not names:
         return []
     from pipelines.checkpoints import read_scalars  # with torch
@@ -63,13 +65,19 @@ def _training(name: str, rows: Sequence[Progress]) -> dict[str, Any]:
     ]
     smoothed = f", each point a mean over {averaged:,} steps" if averaged > 1 else ""
     last = ", ".join(f"{label} {points[-1][1][part]:.3g}" for part, label in labels.items())
-    what = f"{name}: loss by step{smoothed}. Last: {last}"
+    what = f"{name}: loss by step{smoothed}. Last: {last}{_dropped(rows)}"
     return {
         "name": name,
         "what": what,
         "chart": charts.loss_chart([step for step, _ in points], lines, label=what),
         "legend": [(line.label, line.css_class, charts.legend_sign(n)) for n, line in enumerate(lines)],
     }
+
+
+def _dropped(rows: Sequence[Progress]) -> str:
+    """Say what a loss drop dropped over the whole training; nothing where none is counted."""
+    shares = dropped_shares(rows)
+    return "".join(f". Dropped: {percent(share)} % of the {what}" for what, share in shares.items())
 
 
 def averages(rows: Sequence[Progress], most: int = _MOST_POINTS) -> tuple[list[tuple[int, dict[str, float]]], int]:
@@ -101,7 +109,7 @@ def averages(rows: Sequence[Progress], most: int = _MOST_POINTS) -> tuple[list[t
 def evaluations(metrics: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return what ``evaluate_detections`` measured, split by split, with headings and bars; classes best first."""
     return [
-        _evaluation(_heading(name, split), measured)
+        _evaluation(_heading(name, split, content.get("supervision", IMAGE_LABELS)), measured)
         for name, content in metrics
         for split, measured in content["detections"].items()
     ]
@@ -146,8 +154,9 @@ def tiles(evaluated: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     return found
 
 
-def _heading(name: str, split: str) -> str:
-    return f"{name.partition('.')[2]} on {split}"
+def _heading(name: str, split: str, supervision: str = IMAGE_LABELS) -> str:
+    marked = "" if supervision == IMAGE_LABELS else f" (supervision: {supervision})"
+    return f"{name.partition('.')[2]} on {split}{marked}"
 
 
 # ----------------------------------------------------------------------------------------------------------------- failures

@@ -22,8 +22,13 @@ ROOT = Path(weaksam.__file__).parents[1]
 FOREIGN_TO_THE_METHOD = {
     "ray", "pyarrow", "yaml", "pydantic", "typer", "rich", "jinja2", "matplotlib", "psutil", "pipelines", "tune",
 }  # fmt: skip
+EXPORT_OF_TRUE_BOXES = (
+    "pipelines.export_true_boxes"  # the one way from true boxes to a trainer: it marks what it writes
+)
 READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report; never a stage whose result a model is trained on
-    "pipelines.evaluate_proposals", "pipelines.evaluate_detections", "pipelines.analyse_prompts", "pipelines.report",
+    "pipelines.evaluate_proposals", "pipelines.evaluate_detections", "pipelines.evaluate_pseudo_labels",
+    "pipelines.analyse_prompts", "pipelines.analyse_noise", "pipelines.report",
+    EXPORT_OF_TRUE_BOXES,
 }  # fmt: skip
 
 
@@ -130,12 +135,18 @@ def test_true_boxes_are_read_by_evaluation_analysis_and_report_only() -> None:
     assert {name for name in readers if not name.startswith("weaksam.datasets")} == READERS_OF_GROUND_TRUTH
 
 
+def test_only_the_command_line_exports_true_boxes_and_no_stage_does() -> None:
+    assert {name for name, tree in module_trees().items() if EXPORT_OF_TRUE_BOXES in imported_by(tree)} == {
+        "pipelines.cli"
+    }
+
+
 def config_fields() -> list[tuple[str, str, str]]:
     return [
-        (module.__name__, name, field.name)
+        (value.__module__, name, field.name)
         for module in (weaksam.config, pipelines.config)
         for name, value in vars(module).items()
-        if is_dataclass(value) and value.__module__ == module.__name__
+        if is_dataclass(value) and value.__module__.startswith(module.__name__)
         for field in fields(value)
     ]
 

@@ -1,0 +1,305 @@
+"""``analyse.noise``, Fig. 3 and 7: do a region's losses tell whether its pseudo label is wrong? (method 9.5)
+
+The retrained Faster R-CNN, as it was when RoI drop began, looks at its training images at the first scale of
+``retrain.scales``; up to 50 regions of each are sampled, nine in ten foreground. A foreground region is an *error* if no true
+object overlaps its pseudo box enough. Each loss is min-max normalised over all regions and counted in ten bins. What RoI drop
+would drop of the same regions is counted beside it. True boxes only judge: nothing here is trained. Runs on the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table as TextTable
+
+from pipelines.analyse_prompts import ANALYSIS_FILE
+from pipelines.figures import percent
+from pipelines.index import in_hash_order
+from pipelines.recipe import Recipe
+from pipelines.schemas import IMAGES, PSEUDO_LABELS
+from pipelines.stage import Job
+from pipelines.store import write_json
+from pipelines.train import CHECKPOINTS
+from weaksam.config import RoiDropConfig, require
+from weaksam.structures import GroundTruth, PseudoGroundTruth, no_objects
+
+if TYPE_CHECKING:
+    from pipelines.retrain_task import RetrainTask
+    from weaksam.detectors.faster_rcnn import FasterRcnn
+
+LABEL = "noise"  # of the analyse instance
+BINS = 10
+ERROR_IOU = 0.7  # with a true object, above which a pseudo box is no error (published)
+OTHER_ERROR_IOUS = (0.25, 0.5)
+WRONG_IOU = 0.5  # with a true object of its class, from which on a label is right; of a region with any, for background
+LOSSES = {"cls": "classification loss", "reg": "box loss"}
+
+
+def execute(job: Job) -> dict[str, Any]:
+    """Measure, write ``analysis.json`` and print it; without true boxes there is nothing to measure and no file."""
+    from pipelines.train import granted_split
+    from weaksam.datasets import open_dataset
+
+    truth = open_dataset(job.recipe.data).ground_truth(granted_split(job))
+    if not truth:
+        return {"text": "the true boxes of the training images are not known: nothing to judge by"}
+    analysis = measure(job, truth)
+    write_json(job.instance.file(ANALYSIS_FILE), analysis)
+    for loss in LOSSES:
+        job.console.print(text_table(analysis, loss))
+    return {"text": verdict(analysis)}
+
+
+class Regions(NamedTuple):
+    """Sampled regions, image after image."""
+
+    loss_cls: NDArray[np.float32]  # [R]
+    loss_reg: NDArray[np.float32]  # [R], 0 for background
+    foreground: NDArray[np.bool_]  # [R]
+    pseudo_iou: NDArray[
+        np.float32
+    ]  # [R], of its pseudo box with the closest true object of any class; 0 for background
+    wrong: NDArray[np.bool_]  # [R], whether its label is wrong: see ``judge``
+
+
+def measure(job: Job, truth: Mapping[str, GroundTruth]) -> dict[str, Any]:
+    """Collect the losses of sampled regions, bin them, and count what RoI drop drops.
+
+    Args:
+        job: of the instance.
+        truth: image id -> true objects of the training images.
+
+    Returns:
+        ``images``, ``regions`` (foreground), ``step`` of ``steps`` that is looked at; ``error_rate`` by IoU; ``losses``: for
+        "cls" and "reg" their ``minimum``, ``maximum``, ``bins`` (``count`` and, by IoU, ``error_rate``, null for an empty bin)
+        and ``auroc``: how often a region that is an error has a higher loss than one that is not (by IoU, null without
+        both); ``drop``: see ``what_is_dropped``.
+    """
+    task, detector, step = _preliminary(job)
+    found = list(_regions(task, detector, truth, job.recipe))
+    every = Regions(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    ious = every.pseudo_iou[every.foreground]
+    errors = {str(threshold): ious <= threshold for threshold in (ERROR_IOU, *OTHER_ERROR_IOUS)}
+    losses = {"cls": every.loss_cls[every.foreground], "reg": every.loss_reg[every.foreground]}
+    return {
+        "images": len(found),
+        "regions": len(ious),
+        "step": step,
+        "steps": task.plan.steps,
+        "error_rate": {iou: share(wrong) for iou, wrong in errors.items()},
+        "losses": {name: of_loss(values, errors) for name, values in losses.items()},
+        "drop": what_is_dropped(every, job.recipe.retrain.faster_rcnn.drop),
+    }
+
+
+def what_is_dropped(regions: Regions, config: RoiDropConfig) -> dict[str, Any]:
+    """Count what RoI drop drops of sampled regions, whether or not the recipe turns it on.
+
+    Returns:
+        for "foreground" and "background" each: ``regions``, ``dropped``, ``wrong`` and ``wrong_dropped``, all counts; the
+        drop's precision is ``wrong_dropped / dropped``, its recall ``wrong_dropped / wrong``.
+    """
+    import torch
+
+    from weaksam.losses.drop import roi_keep
+
+    loss_cls, loss_reg = torch.from_numpy(regions.loss_cls), torch.from_numpy(regions.loss_reg)
+    dropped = ~roi_keep(loss_cls, loss_reg, torch.from_numpy(regions.foreground), config).numpy()
+    return {
+        name: {
+            "regions": int(of.sum()),
+            "dropped": int((of & dropped).sum()),
+            "wrong": int((of & regions.wrong).sum()),
+            "wrong_dropped": int((of & regions.wrong & dropped).sum()),
+        }
+        for name, of in (("foreground", regions.foreground), ("background", ~regions.foreground))
+    }
+
+
+def judge(
+    boxes_xyxy: NDArray[np.float32],
+    target_index: NDArray[np.int64],
+    pseudo: PseudoGroundTruth,
+    truth: GroundTruth,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Judge one image's regions by its true objects.
+
+    Args:
+        boxes_xyxy: regions ``[R, 4]``, pixels of the image.
+        target_index: ``[R]``, the pseudo box that a region is to find, -1 for background.
+        pseudo: N pseudo boxes.
+        truth: G true objects, difficult ones included.
+
+    Returns:
+        the IoU of each region's pseudo box with the closest object of any class ``[R]``, 0 for background; and whether its
+        label is wrong, bool ``[R]``: the pseudo box overlaps no object of its class with an IoU of .5 or more, or the region
+        is background and overlaps some object that much.
+    """
+    foreground = target_index >= 0
+    of_any = best_ious(pseudo.boxes_xyxy, truth.boxes_xyxy)
+    of_class = np.array(
+        [
+            best_ious(box[None], truth.boxes_xyxy[truth.class_index == c])[0]
+            for box, c in zip(pseudo.boxes_xyxy, pseudo.class_index, strict=True)
+        ],
+        np.float32,
+    )
+    pseudo_iou, wrong = np.zeros(len(boxes_xyxy), np.float32), np.zeros(len(boxes_xyxy), np.bool_)
+    pseudo_iou[foreground] = of_any[target_index[foreground]]
+    wrong[foreground] = of_class[target_index[foreground]] < WRONG_IOU
+    wrong[~foreground] = best_ious(boxes_xyxy[~foreground], truth.boxes_xyxy) >= WRONG_IOU
+    return pseudo_iou, wrong
+
+
+def share(flags: NDArray[np.bool_]) -> float | None:
+    """Return the share of True, None of nothing."""
+    return float(flags.mean()) if len(flags) else None
+
+
+def of_loss(values: NDArray[np.float32], errors: Mapping[str, NDArray[np.bool_]]) -> dict[str, Any]:
+    """Bin losses ``[R]`` between the smallest and the largest, in ``BINS`` equal parts.
+
+    Args:
+        values: one per region; R may be 0.
+        errors: by IoU, bool ``[R]``.
+    """
+    if not len(values):
+        return {"minimum": None, "maximum": None, "bins": [], "auroc": dict.fromkeys(errors)}
+    low, high = float(values.min()), float(values.max())
+    normalised = (values - low) / (high - low) if high > low else np.zeros(len(values))
+    bins = np.minimum((normalised * BINS).astype(int), BINS - 1)
+    rows = []
+    for n in range(BINS):
+        inside = bins == n
+        rates = {iou: share(wrong[inside]) for iou, wrong in errors.items()}
+        rows.append({"count": int(inside.sum()), "error_rate": rates})
+    return {
+        "minimum": low,
+        "maximum": high,
+        "bins": rows,
+        "auroc": {iou: auroc(values, e) for iou, e in errors.items()},
+    }
+
+
+def auroc(values: NDArray[np.float32], positive: NDArray[np.bool_]) -> float | None:
+    """Return how often a positive one's value exceeds a negative one's, ties counted half; None without both kinds."""
+    from scipy.stats import rankdata
+
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
+        return None
+    ranks = rankdata(values)
+    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def best_ious(boxes_xyxy: NDArray[np.float32], objects_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the largest IoU of each of N boxes with any of G objects, whatever their classes; 0 where there are none."""
+    import torch
+
+    from weaksam.boxes import iou_matrix
+
+    if not len(objects_xyxy):
+        return np.zeros(len(boxes_xyxy), np.float32)
+    ious = iou_matrix(torch.from_numpy(boxes_xyxy), torch.from_numpy(objects_xyxy)).amax(dim=1)
+    return np.asarray(ious.numpy(), np.float32)
+
+
+def text_table(analysis: Mapping[str, Any], loss: str) -> TextTable:
+    """Lay out one loss's bins for the console."""
+    found = analysis["losses"][loss]
+    text = TextTable(title=f"{LOSSES[loss]}, {analysis['regions']:,} foreground regions", title_justify="left")
+    for name in ("bin", "regions", f"error rate (IoU {ERROR_IOU:g})"):
+        text.add_column(name, justify="right")
+    for n, row in enumerate(found["bins"]):
+        edges = f"{n / BINS:.1f} to {(n + 1) / BINS:.1f}"
+        text.add_row(edges, f"{row['count']:,}", percent(row["error_rate"][str(ERROR_IOU)]))
+    return text
+
+
+def verdict(analysis: Mapping[str, Any]) -> str:
+    """Say in one line what the losses tell."""
+    parts = []
+    for name, what in LOSSES.items():
+        value = analysis["losses"][name]["auroc"][str(ERROR_IOU)]
+        parts.append(f"{what} {'not measured' if value is None else f'{value:.2f}'}")
+    dropped = analysis["drop"]["foreground"]
+    drop = "it drops none"
+    if dropped["dropped"]:
+        drop = f"it drops {dropped['dropped']:,}, of which {percent(dropped['wrong_dropped'] / dropped['dropped'])} % are wrong"
+    return (
+        f"{analysis['regions']:,} foreground regions of {analysis['images']:,} images at step {analysis['step']:,}, "
+        f"{percent(analysis['error_rate'][str(ERROR_IOU)])} % errors; AUROC of {', of '.join(parts)} (chance .50); "
+        f"RoI drop: {drop} ({percent(dropped['wrong'] / max(dropped['regions'], 1))} % of all are)"
+    )
+
+
+def method(recipe: Recipe) -> Mapping[str, Any]:
+    """Return the part of the recipe that can change the numbers."""
+    return {
+        "images": recipe.analyse.noise_images,
+        "scale": recipe.retrain.scales[0],
+        "drop": recipe.retrain.faster_rcnn.drop,
+    }
+
+
+def reads(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the instances that are read."""
+    require(recipe.retrain.detector == "faster_rcnn", "analyse.noise", "retrain.detector=faster_rcnn", "dino")
+    require(not recipe.retrain.weights, "analyse.noise", "a detector that this run retrains", "retrain.weights")
+    return ("index", recipe.retrain.pseudo_labels, "retrain")
+
+
+def _preliminary(job: Job) -> tuple[RetrainTask, FasterRcnn, int]:
+    """Return the training as it was when the drop began, on the GPU if there is one."""
+    import torch
+
+    from pipelines.checkpoints import Checkpoints
+    from pipelines.retrain import choose_images
+    from pipelines.retrain_task import RetrainTask
+    from weaksam.detectors.faster_rcnn import FasterRcnn
+
+    recipe, index = job.recipe, job.upstream["index"].table(IMAGES)
+    uris = {row["image_id"]: row["uri"] for row in index.iter_rows(("image_id", "uri"))}
+    rows = job.upstream[recipe.retrain.pseudo_labels].table(PSEUDO_LABELS).iter_rows()
+    images, _, _ = choose_images(rows, uris, recipe)
+    task = RetrainTask(config=recipe.retrain, num_classes=len(index.class_names()), images=images)
+    trained = job.upstream["retrain"]
+    (step,) = task.plan.keep
+    state = Checkpoints(f"{trained.file(CHECKPOINTS)}/{trained.key}", task.plan).at(step)
+    detector = task.build_model()
+    assert isinstance(detector, FasterRcnn)
+    detector.load_state_dict(state["model"])
+    return task, detector.to("cuda" if torch.cuda.is_available() else "cpu"), step
+
+
+def _regions(
+    task: RetrainTask, detector: FasterRcnn, truth: Mapping[str, GroundTruth], recipe: Recipe
+) -> Iterator[Regions]:
+    """Yield the sampled regions of each of the first training images in hash order."""
+    import torch
+
+    from weaksam.detectors.box_views import collate_boxes
+    from weaksam.detectors.retrained import Targets
+    from weaksam.detectors.views import scaled
+    from weaksam.files import read_bytes
+    from weaksam.images import decode_image
+    from weaksam.transforms import derive_seed
+
+    device = next(detector.parameters()).device
+    by_id = {image.image_id: image for image in task.images}
+    for image_id in in_hash_order(list(by_id))[: recipe.analyse.noise_images or None]:
+        image, pseudo = decode_image(read_bytes(by_id[image_id].uri)), by_id[image_id].truth
+        view, boxes = scaled(image, pseudo.boxes_xyxy, recipe.retrain.scales[0], recipe.retrain.max_side)
+        targets = Targets(torch.from_numpy(boxes).to(device), torch.from_numpy(pseudo.class_index).to(device))
+        batch = collate_boxes([(detector.backbone.pixels.normalise(view), targets)])
+        seed = derive_seed("noise", image_id)
+        found = detector.roi_losses(batch.images.to(device), batch.sizes_hw, batch.targets, seed=seed)
+        to_image = np.array([image.shape[1] / view.shape[1], image.shape[0] / view.shape[0]] * 2, np.float32)
+        regions = found.boxes_xyxy.cpu().numpy() * to_image
+        judged = judge(regions, found.target_index.cpu().numpy(), pseudo, truth.get(image_id) or no_objects())
+        yield Regions(
+            found.loss_cls.cpu().numpy(), found.loss_reg.cpu().numpy(), found.foreground.cpu().numpy(), *judged
+        )
