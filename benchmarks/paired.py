@@ -1,0 +1,110 @@
+"""Cells of an experiment that differ in one thing, run seed by seed until their difference is known well enough.
+
+Cells of one seed share everything but what they differ in: data, detections, initial weights and the order of images. What
+is reported is the mean over seeds of their paired differences, with a 95 % interval of Student's t. A cell is a chain of stage
+instances in one run folder: an interrupted experiment continues, and what cells share is made once.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as TextTable
+from scipy.stats import t as student
+
+from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.recipe import load_recipe
+from pipelines.stage import Options
+from pipelines.stages import resolve, run_instances
+from pipelines.store import read_json
+
+FEWEST_SEEDS = 3  # an interval of fewer says nothing
+MEASURES = ("ap50_area", "ap50_eleven_point", "coco_ap75")  # of the first the differences are reported
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One setting."""
+
+    name: str
+    overrides: tuple[str, ...]  # of the recipe
+
+
+Results = dict[str, dict[int, dict[str, float]]]  # cell -> seed -> measure in per cent
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    recipe: str,
+    run_uri: str,
+    most_seeds: int,
+    half_width: float,
+    split: str,
+    console: Console,
+) -> Results:
+    """Run every cell with seeds 0, 1, … until every pair's interval is narrow enough, or the seeds are used up.
+
+    Args:
+        cells: settings.
+        pairs: (worse, better) cells whose difference is asked for.
+        recipe: that all cells change.
+        run_uri: absolute run folder, shared by all.
+        most_seeds: ``FEWEST_SEEDS`` or more.
+        half_width: of the interval, in points.
+        split: that is measured.
+        console: to print on.
+    """
+    results: Results = {cell.name: {} for cell in cells}
+    for seed in range(most_seeds):
+        for cell in cells:
+            console.rule(f"{cell.name}, seed {seed}")
+            results[cell.name][seed] = _measure(cell, seed, recipe, run_uri, split, console)
+        if seed + 1 >= FEWEST_SEEDS and all(_difference(results, *pair)[1] < half_width for pair in pairs):
+            break
+    return results
+
+
+def report(results: Results, pairs: Sequence[tuple[str, str]], title: str) -> list[TextTable]:
+    """Lay out means with spreads, and the paired differences."""
+    means = TextTable(title=title, title_justify="left")
+    for name in ("", "seeds", *MEASURES):
+        means.add_column(name, justify="left" if not name else "right")
+    for cell, by_seed in results.items():
+        values = [[measured[name] for measured in by_seed.values()] for name in MEASURES]
+        means.add_row(cell, str(len(by_seed)), *(f"{statistics.mean(v):.1f} ±{max(v) - min(v):.1f}" for v in values))
+    differences = TextTable(title=f"Paired differences in {MEASURES[0]}, points", title_justify="left")
+    for name in ("", "mean", "95 % interval"):
+        differences.add_column(name, justify="left" if not name else "right")
+    for worse, better in pairs:
+        mean, half = _difference(results, worse, better)
+        verdict = "" if abs(mean) > half else "  (holds zero)"
+        differences.add_row(f"{better} − {worse}", f"{mean:+.2f}", f"{mean - half:+.2f} to {mean + half:+.2f}{verdict}")
+    return [means, differences]
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of n paired differences and half the width of its 95 % interval, infinite for n = 1."""
+    n = len(differences)
+    if n < 2:
+        return differences[0], float("inf")
+    half = float(student.ppf(0.975, n - 1)) * statistics.stdev(differences) / n**0.5
+    return statistics.mean(differences), half
+
+
+def _difference(results: Results, worse: str, better: str) -> tuple[float, float]:
+    a, b = results[worse], results[better]
+    return interval([b[seed][MEASURES[0]] - a[seed][MEASURES[0]] for seed in a if seed in b])
+
+
+def _measure(cell: Cell, seed: int, recipe_name: str, run_uri: str, split: str, console: Console) -> dict[str, float]:
+    recipe, _ = load_recipe(recipe_name, [*cell.overrides, f"retrain.seed={seed}"])
+    run_instances(recipe, run_uri, ["evaluate.final"], Options(), console)
+    instance = resolve(recipe, run_uri, "evaluate.final").instance
+    row: Mapping[str, Any] = read_json(instance.file(METRICS_FILE))["detections"][split]["rows"][0]
+    return {name: 100 * row[name] for name in MEASURES}
