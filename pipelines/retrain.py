@@ -66,7 +66,7 @@ def choose_images(
 
     Args:
         rows: of a pseudo labels table.
-        uris: image id -> where it is.
+        uris: image id -> where it is, in an order that does not change.
         recipe: ``retrain.min_box_side`` is read.
 
     Returns:
@@ -78,7 +78,7 @@ def choose_images(
     from pipelines.retrain_task import BoxedImage
     from weaksam.detectors.box_views import learnable
 
-    images: list[BoxedImage] = []
+    images: dict[str, BoxedImage] = {}
     left_out = {"not indexed": 0, "without boxes": 0}
     supervisions: set[str] = set()
     for row in rows:
@@ -89,13 +89,14 @@ def choose_images(
             left_out["without boxes"] += 1
         else:
             supervisions.add(row["supervision"])
-            images.append(BoxedImage(row["image_id"], uris[row["image_id"]], truth))
+            images[row["image_id"]] = BoxedImage(row["image_id"], uris[row["image_id"]], truth)
     left_out = {reason: count for reason, count in left_out.items() if count}
     if len(supervisions) != 1:
         why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "the table is empty"
         found = f"those of {' and of '.join(sorted(supervisions))}" if supervisions else f"none ({why})"
         raise DataError(f"retrain.pseudo_labels: expected images with boxes of one supervision, got {found}")
-    return tuple(images), left_out, supervisions.pop()
+    # In the order of the index: that of the rows follows the names of their files, which differ from run to run.
+    return tuple(images[image_id] for image_id in uris if image_id in images), left_out, supervisions.pop()
 
 
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:

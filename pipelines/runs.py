@@ -154,12 +154,14 @@ class Lock:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Lock:
-        deadline = time.monotonic() + self._wait_s
+        deadline, told = time.monotonic() + self._wait_s, False
         while not self._try_acquire():
+            held = f"{self.uri} is held by {_describe(_read_holder(self.uri))}"
             if time.monotonic() >= deadline:
-                raise RunError(
-                    f"{self.uri} is held by {_describe(_read_holder(self.uri))}; wait for it or stop it first"
-                )
+                raise RunError(f"{held}; wait for it or stop it first")
+            if not told:
+                logger.warning("%s; waiting for up to %g s", held, self._wait_s)
+                told = True
             time.sleep(min(2.0, max(0.1, deadline - time.monotonic())))
         self._thread = threading.Thread(target=self._beat, name="lock-heartbeat", daemon=True)
         self._thread.start()

@@ -319,7 +319,7 @@ class Worker:
         for one in passes:
             with nullcontext() if one.last or self.world == 1 else phase.module.no_sync():  # type: ignore[operator]
                 with self._autocast():
-                    said.append(phase.module(one.inputs, at))
+                    said.append(self._ask(phase, one, at))
                     loss = torch.stack([value * one.share for value in said[-1].losses.values()])
                 self.scaler.scale(loss.sum()).backward()  # type: ignore[no-untyped-call]
             counts = [value.detach() * one.share for value in said[-1].counts.values()]
@@ -334,6 +334,13 @@ class Worker:
         phase.optimizer.zero_grad(set_to_none=True)  # whatever comes next has that memory
         return _Means(*({name: means[name] for name in part} for part in said[-1]))
 
+    def _ask(self, phase: _Phase, one: _Pass, at: Position) -> Losses:
+        try:
+            losses: Losses = phase.module(one.inputs, at)
+        except FloatingPointError as error:  # a network that cannot go on with what it predicts, as DINO's matching
+            raise NonFiniteLossError(f"{error}; with images {_some(one.image_ids)}") from error
+        return losses
+
     def _means(self, names: list[str], values: Tensor, images: list[list[str]]) -> dict[str, float]:
         """Sum the values ``[passes, names]`` of this worker and average them over all; raise if one is not finite."""
         total = values.sum(dim=0)
@@ -345,10 +352,9 @@ class Worker:
             finite = values.isfinite().all(dim=1).tolist()
             mine = next((ids for ids, good in zip(images, finite, strict=True) if not good), [])
             ids = list(itertools.chain.from_iterable(self._gather(mine)))
-            more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
             raise NonFiniteLossError(
-                f"expected a finite loss, got {', '.join(failed)} with images {', '.join(ids[:_NAMED])}{more}; lower the "
-                "learning rate, use precision fp32 or bf16, or look at these images"
+                f"expected a finite loss, got {', '.join(failed)} with images {_some(ids)}; lower the learning rate, use "
+                "precision fp32 or bf16, or look at these images"
             )
         return means
 
@@ -394,6 +400,11 @@ class Worker:
         values: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(values, value)
         return values
+
+
+def _some(image_ids: Sequence[str]) -> str:
+    more = f" and {len(image_ids) - _NAMED} more" if len(image_ids) > _NAMED else ""
+    return f"{', '.join(image_ids[:_NAMED])}{more}"
 
 
 class _Window:

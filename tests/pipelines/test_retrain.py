@@ -86,6 +86,13 @@ def test_images_with_boxes_are_learnt_from_and_the_others_counted():
     assert supervision == IMAGE_LABELS
 
 
+def test_images_come_in_the_order_of_the_index_whatever_that_of_the_rows():
+    rows = [row(image_id, (0, 0, 9, 9)) for image_id in "cab"]
+    for these in (rows, rows[::-1]):
+        images, _, _ = choose_images(these, {"b": "b.jpg", "c": "c.jpg", "a": "a.jpg"}, load_recipe("shapes")[0])
+        assert [image.image_id for image in images] == ["b", "c", "a"]
+
+
 @pytest.mark.parametrize(
     ("rows", "why"),
     [

@@ -339,6 +339,19 @@ def test_only_the_part_that_is_not_finite_is_named_and_eight_images(tmp_path, pa
     assert f"got {part} = inf with images {', '.join(ids[:8])} and 2 more; lower" in str(caught.value)
 
 
+class Stuck(ToyTask):
+    def losses(self, model, batch, at, phase):
+        if at.step == 1:
+            raise FloatingPointError("expected finite costs, got NaN")
+        return super().losses(model, batch, at, phase)
+
+
+def test_a_network_that_cannot_go_on_names_the_images_of_its_pass(tmp_path):
+    ids = [f"image-{index}" for _, index in ToyTask().plan.batch(1)]
+    with pytest.raises(NonFiniteLossError, match=f"expected finite costs, got NaN; with images {', '.join(ids)}$"):
+        train(tmp_path, Stuck())
+
+
 # ------------------------------------------------------------------------------------------------------------------ phases
 
 

@@ -31,8 +31,8 @@ class RoiDropConfig:
     """RoI drop: sampled regions whose losses say that their pseudo label is wrong teach nothing (eq. 1, 2; method 6.2).
 
     ``tau_reg`` is in the unit of a box loss that is the *sum* over the four coordinates of the absolute differences of
-    encoded deltas, multiplied by the coder weights (10, 10, 5, 5). In another unit the same number drops another share:
-    1.0 on the smooth-L1 sum of a small detector was 86% of the positives.
+    encoded deltas, multiplied by the coder weights (10, 10, 5, 5): 1.0 is a tenth of a side. The thresholds are those of a
+    detector that starts from ImageNet; a small one from scratch is less exact, and 1.0 drops most of its positives.
     """
 
     enabled: bool = False
