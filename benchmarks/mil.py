@@ -61,13 +61,14 @@ def main() -> None:
     print(
         f"MIST on {args.backbone}, {args.images} images of {args.side} x {args.side} a step, {args.precision}, "
         f"{args.device}, {args.threads} threads, median of {args.repeats}\n"
-        f"{'proposals an image':>18}  {'way':32}{'images/s':>9}{'peak MiB':>10}{'loss':>9}{'  share of peak':>9}"
+        f"{'proposals an image':>18}  {'way':32}{'images/s':>9}{'peak MiB':>10}{'loss':>9}"
+        f"{'  share of peak' if args.peak_tflops else ''}"
     )
     for case, found in zip(cases, median, strict=True):
-        share = found["tflops"] / args.peak_tflops if args.peak_tflops else float("nan")
+        share = f"{found['tflops'] / args.peak_tflops:15.1%}" if args.peak_tflops else ""
         print(
             f"{case['proposals']:>18,}  {case['way']:32}{found['images_per_s']:9.2f}{found['peak_mib']:10,.0f}"
-            f"{found['loss']:9.4f}{share:15.1%}"
+            f"{found['loss']:9.4f}{share}"
         )
     few, many = median[0], median[2]
     print(
