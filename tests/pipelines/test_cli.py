@@ -206,7 +206,15 @@ def test_an_interrupt_ends_in_a_line_and_exit_code_130(tmp_path: Path) -> None:
     command = ["index", "grid", "--data", "shapes:", "--out", str(tmp_path), *SET, "--wait", "60"]
     code = "from pipelines.cli import main; main()"
     with Lock(folder, "weaksam index"):
-        waiting = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", code, *command],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # background jobs inherit that it is ignored
+        )
         assert waiting.stderr is not None
         assert any("waiting for" in line for line in waiting.stderr)  # reads until it says so
         waiting.send_signal(signal.SIGINT)
