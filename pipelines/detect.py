@@ -41,7 +41,8 @@ def execute(job: Job) -> dict[str, Any]:
     config = recipe.retrain if final else recipe.mil
     test = recipe.retrain.test if final else recipe.detect
     proposals = None if final else job.upstream["propose"].table(PROPOSALS)
-    images = planned_images(index.read(), None if proposals is None else set(proposals.ids()), test)
+    proposed = None if proposals is None else set(proposals.ids())
+    images = planned_images(index.read(), proposed, test, "retrain.test" if final else "detect")
     schema = with_class_names(DETECTIONS, index.class_names())
     cluster.connect(recipe.resources, job.options.address)
     sizes = cluster.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=False)
@@ -142,13 +143,14 @@ def _retrained(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
     return lambda image, _: detect_alone(detector, image), class_names
 
 
-def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectConfig) -> pa.Table:
+def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectConfig, where: str) -> pa.Table:
     """Return the images to work on as TODO rows: those of the chosen splits, with a row of proposals where it takes any.
 
     Args:
         images: the images table.
         proposed: ids of the images that have proposals; None: none are needed.
         config: ``splits`` is read.
+        where: what the recipe calls it, for messages.
 
     Raises:
         DataError: a split of the recipe is not indexed, or no image is left.
@@ -156,7 +158,7 @@ def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectCo
     splits = set(images["split"].to_pylist())
     unknown = [s for s in config.splits if s not in splits]
     if unknown:
-        raise DataError(f"detect.splits: {', '.join(unknown)} not indexed; indexed are {', '.join(sorted(splits))}")
+        raise DataError(f"{where}.splits: {', '.join(unknown)} not indexed; indexed are {', '.join(sorted(splits))}")
     rows = [
         {"image_id": r["image_id"], "split": r["split"], "uri": r["uri"], "labels": None}  # a detector sees no labels
         for r in images.to_pylist()
@@ -164,7 +166,7 @@ def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectCo
     ]
     if not rows:
         has = "" if proposed is None else " has proposals"
-        raise DataError(f"detect.splits: no image of {', '.join(config.splits) or 'any split'}{has}")
+        raise DataError(f"{where}.splits: no image of {', '.join(config.splits) or 'any split'}{has}")
     return pa.Table.from_pylist(rows, schema=TODO)
 
 

@@ -78,8 +78,13 @@ class Recipe(BaseModel):
     @property
     def instances(self) -> tuple[str, ...]:
         """The stage instances to run: the recipe's, without training what is given or not wanted."""
-        idle = set() if self.trains_classifier else {"train-classifier"}
-        return tuple(s for s in self.stages if s not in (idle | {"train-mil"} if self.mil.weights else idle))
+        idle = {
+            "train-classifier": not self.trains_classifier,
+            "train-mil": bool(self.mil.weights),
+            "retrain": bool(self.retrain.weights),
+            "analyse.noise": bool(self.retrain.weights) or self.retrain.detector != "faster_rcnn",  # has no regions
+        }
+        return tuple(name for name in self.stages if not idle.get(name, False))
 
     @model_validator(mode="after")
     def _sources_can_be_made(self) -> Recipe:

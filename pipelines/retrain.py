@@ -18,7 +18,7 @@ from pipelines.recipe import Recipe
 from pipelines.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.stage import Job, Stage
 from pipelines.store import write_bytes
-from pipelines.train import initial_weights, train
+from pipelines.train import describe, initial_weights, train
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:
@@ -107,12 +107,6 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     }
 
 
-def _describe(recipe: Recipe) -> str:
-    config = recipe.retrain
-    length = f"{config.steps:,} steps" if config.steps else f"{config.epochs} epochs"
-    return f"{config.detector} on {config.backbone}, {length} in batches of {config.batch_size}"
-
-
 STAGE = Stage(
     verb="retrain",
     help="train a detector on pseudo ground truth, with the losses of what looks like noise dropped",
@@ -120,5 +114,5 @@ STAGE = Stage(
     method=_method,
     execute=execute,
     fingerprints=lambda recipe, _name: initial_weights(recipe.retrain.init),
-    describe=_describe,
+    describe=lambda recipe: describe(recipe.retrain),
 )

@@ -19,6 +19,7 @@ from rich.progress import Progress as ProgressBar
 from pipelines import cluster
 from pipelines.config import ResourcesConfig
 from pipelines.stage import Job
+from weaksam.config import MilConfig, RetrainConfig
 
 if TYPE_CHECKING:
     from pipelines.training import Progress, TrainingResources, TrainingResult, TrainingTask
@@ -85,6 +86,12 @@ def granted_split(job: Job) -> str:
     manifest = job.upstream["index"].manifest()
     assert manifest is not None  # an upstream instance is finished
     return str(manifest["labels_granted_to"])
+
+
+def describe(config: MilConfig | RetrainConfig) -> str:
+    """Say in a line what a detector's training would do, for ``--dry-run``."""
+    length = f"{config.steps:,} steps" if config.steps else f"{config.epochs} epochs"
+    return f"{config.detector} on {config.backbone}, {length} in batches of {config.batch_size}"
 
 
 def initial_weights(init: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pipelines.recipe import Recipe
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job, Stage
 from pipelines.store import write_bytes
-from pipelines.train import granted_split, initial_weights, train
+from pipelines.train import describe, granted_split, initial_weights, train
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:
@@ -101,12 +101,6 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     }
 
 
-def _describe(recipe: Recipe) -> str:
-    config = recipe.mil
-    length = f"{config.steps:,} steps" if config.steps else f"{config.epochs} epochs"
-    return f"{config.detector} on {config.backbone}, {length} in batches of {config.batch_size}"
-
-
 STAGE = Stage(
     verb="train-mil",
     help="train a weakly-supervised detector on proposals and image-level labels",
@@ -114,5 +108,5 @@ STAGE = Stage(
     method=_method,
     execute=execute,
     fingerprints=lambda recipe, _name: initial_weights(recipe.mil.init),
-    describe=_describe,
+    describe=lambda recipe: describe(recipe.mil),
 )

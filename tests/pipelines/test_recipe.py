@@ -245,3 +245,18 @@ def test_long_and_multi_line_texts_survive_printing(tmp_path: Path) -> None:
     )
     recipe, origins = load_recipe(path)
     assert yaml.safe_load(render(recipe, origins)) == to_plain(recipe)
+
+
+@pytest.mark.parametrize(
+    ("given", "left_out"),
+    [
+        ([], set()),
+        (["clues.weights=a.safetensors"], {"train-classifier"}),
+        (["mil.weights=a.safetensors"], {"train-mil"}),
+        (["retrain.weights=a.safetensors"], {"retrain", "analyse.noise"}),
+        (["retrain.detector=dino"], {"analyse.noise"}),
+    ],
+)
+def test_what_is_given_is_not_trained(given, left_out):
+    recipe, _ = load_recipe("shapes", given)
+    assert set(recipe.stages) - set(recipe.instances) == left_out
