@@ -15,11 +15,10 @@ import argparse
 from rich.console import Console
 from rich.table import Table as TextTable
 
-from benchmarks.paired import Cell, report, run_cells
+from benchmarks.paired import PATIENT, Cell, add_arguments, report, run_cells
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe import load_recipe
-from pipelines.stage import Options
 from pipelines.stages import resolve, run_instances
 from pipelines.store import read_json
 from weaksam.files import absolute
@@ -33,12 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/noise", help="run folder; that of benchmarks.table5 will do")
     parser.add_argument("--seeds", type=int, default=8, help="at most")
-    parser.add_argument(
-        "--half-width", type=float, default=1.0, help="points; more seeds until the intervals are narrower"
-    )
+    add_arguments(parser)
     args = parser.parse_args()
     console, out = Console(soft_wrap=True), absolute(args.out)
-    run_instances(load_recipe(RECIPE)[0], out, ["index"], Options(), console)
+    run_instances(load_recipe(RECIPE)[0], out, ["index"], PATIENT, console)
     cells, pairs = [], []
     for share in SHARES:
         name = f"noise-{share:.0%}".rstrip("%")
@@ -60,21 +57,22 @@ def main() -> None:
         most_seeds=args.seeds,
         half_width=args.half_width,
         split="test",
+        cpus=args.cpus,
         console=console,
     )
     for table in report(results, pairs, "RoI drop on noisy true boxes, AP in %, ± largest minus smallest"):
         console.print(table)
-    console.print(precision_of(cells[1::2], out, console))
+    console.print(precision_of(cells[1::2], out, args.cpus, console))
 
 
-def precision_of(cells: list[Cell], run_uri: str, console: Console) -> TextTable:
+def precision_of(cells: list[Cell], run_uri: str, cpus: int, console: Console) -> TextTable:
     """Measure what the drop drops at its first step, with seed 0."""
     text = TextTable(title="What RoI drop drops of sampled regions, seed 0", title_justify="left")
     for name in ("", "regions", "wrong", "dropped", "wrong among dropped", "dropped among wrong"):
         text.add_column(name, justify="right" if name else "left")
     for cell in cells:
-        recipe, _ = load_recipe(RECIPE, [*cell.overrides, "retrain.seed=0"])
-        run_instances(recipe, run_uri, ["analyse.noise"], Options(), console)
+        recipe, _ = load_recipe(RECIPE, [*cell.overrides, "retrain.seed=0", f"resources.cpus={cpus}"])
+        run_instances(recipe, run_uri, ["analyse.noise"], PATIENT, console)
         drop = read_json(resolve(recipe, run_uri, "analyse.noise").instance.file(ANALYSIS_FILE))["drop"]
         for kind, n in drop.items():
             text.add_row(

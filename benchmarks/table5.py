@@ -13,10 +13,9 @@ import argparse
 
 from rich.console import Console
 
-from benchmarks.paired import FEWEST_SEEDS, Cell, report, run_cells
+from benchmarks.paired import FEWEST_SEEDS, PATIENT, Cell, add_arguments, report, run_cells
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe import load_recipe
-from pipelines.stage import Options
 from pipelines.stages import run_instances
 from weaksam.files import absolute
 
@@ -31,13 +30,11 @@ def main() -> None:
     parser.add_argument("--out", default="runs/table5", help="run folder")
     parser.add_argument("--detector", default="faster_rcnn", choices=list(MOST_SEEDS))
     parser.add_argument("--seeds", type=int, default=0, help="at most; 0 = 8 for Faster R-CNN, 3 for DINO")
-    parser.add_argument(
-        "--half-width", type=float, default=1.0, help="points; more seeds until the intervals are narrower"
-    )
+    add_arguments(parser)
     args = parser.parse_args()
     console, out = Console(soft_wrap=True), absolute(args.out)
     recipe = "table5" if args.detector == "faster_rcnn" else "table5-dino"
-    run_instances(load_recipe(recipe)[0], out, ["index"], Options(), console)
+    run_instances(load_recipe(recipe)[0], out, ["index"], PATIENT, console)
     run_export_true_boxes(out, name=TRUTH)
     results = run_cells(
         cells_of(args.detector),
@@ -47,6 +44,7 @@ def main() -> None:
         most_seeds=args.seeds or MOST_SEEDS[args.detector],
         half_width=args.half_width,
         split="test",
+        cpus=args.cpus,
         console=console,
     )
     for table in report(results, PAIRS, f"Table 5 on drawn images, {args.detector}, AP in %, ± largest minus smallest"):
