@@ -15,7 +15,7 @@ import argparse
 from rich.console import Console
 from rich.table import Table as TextTable
 
-from benchmarks.paired import PATIENT, Cell, add_arguments, report, run_cells
+from benchmarks.paired import PATIENT, Cell, add_arguments, report, resources, run_cells
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe import load_recipe
@@ -71,7 +71,7 @@ def precision_of(cells: list[Cell], run_uri: str, cpus: int, console: Console) -
     for name in ("", "regions", "wrong", "dropped", "wrong among dropped", "dropped among wrong"):
         text.add_column(name, justify="right" if name else "left")
     for cell in cells:
-        recipe, _ = load_recipe(RECIPE, [*cell.overrides, "retrain.seed=0", f"resources.cpus={cpus}"])
+        recipe, _ = load_recipe(RECIPE, [*cell.overrides, "retrain.seed=0", *resources(cpus)])
         run_instances(recipe, run_uri, ["analyse.noise"], PATIENT, console)
         drop = read_json(resolve(recipe, run_uri, "analyse.noise").instance.file(ANALYSIS_FILE))["drop"]
         for kind, n in drop.items():

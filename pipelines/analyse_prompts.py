@@ -29,7 +29,7 @@ from pipelines.actors import guarded, use_threads, write_dropped
 from pipelines.evaluate_proposals import row_label
 from pipelines.figures import known, percent
 from pipelines.index import in_hash_order
-from pipelines.passes import ActorPools, work_off
+from pipelines.passes import Pools, work_off
 from pipelines.proposal_boxes import ImageBoxes, count_points, iter_boxes
 from pipelines.recipe import Recipe, to_plain
 from pipelines.runs import Instance
@@ -88,7 +88,7 @@ def execute(job: Job) -> dict[str, Any]:
         "device": "cuda" if sizes.gpu_share else "cpu",
     }
 
-    def operators(dataset: Any, pools: ActorPools) -> Any:
+    def operators(dataset: Any, pools: Pools) -> Any:
         return pools.actors(dataset, ControlActor, sizes.segment_actors, **spec)
 
     manifest = work_off(job, planned, PROPOSALS, sizes, operators)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines.config import ResourcesConfig
 from weaksam.errors import RunError
 
 logger = logging.getLogger(__name__)
 
+_LEAST_CPUS = 2  # logical; with one, Ray Data never starts an actor beside the tasks that read and write
 _OBJECT_STORE_BYTES = 512 * 2**20  # encoded images and boxes are small; pixels never enter the store
 
 
@@ -24,9 +25,12 @@ class PoolSizes:
     gpu_share: float  # of a GPU, reserved by each actor; 0 on CPU
     cpu_share: float  # logical CPUs reserved by each actor
     rows_per_task: int
+    here: bool = False  # in this process, without Ray
 
     def describe(self) -> str:
         """Return one line for people."""
+        if self.here:
+            return f"in this process, {self.threads} thread(s), {self.rows_per_task} images at a time"
         where = f"{self.gpu_share:g} GPU each" if self.gpu_share else f"{self.threads} thread(s) each"
         return (
             f"{self.prompt_actors} prompt + {self.segment_actors} segment actor(s), {where}, "
@@ -50,9 +54,13 @@ def usable_cpus() -> int:
 def connect(resources: ResourcesConfig, address: str = "") -> None:
     """Join the cluster at ``address`` or RAY_ADDRESS, else start Ray on this machine with its CPUs named; idempotent.
 
+    With ``resources.here`` nothing is joined or started.
+
     Raises:
         RunError: no cluster answers at the address.
     """
+    if resources.here:
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     import ray
@@ -72,7 +80,7 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
     else:
         ray.init(
             address="local",  # never a cluster that somebody else started on this machine
-            num_cpus=resources.cpus or usable_cpus(),
+            num_cpus=max(resources.cpus or usable_cpus(), _LEAST_CPUS),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=to_terminal,
@@ -86,8 +94,11 @@ def pool_sizes(resources: ResourcesConfig, images: int, with_clues: bool, cpus: 
 
     On GPUs each carries one actor of each kind, half a GPU each. On CPU there is one single-threaded SAM actor per CPU and
     half as many clue actors: SAM is the slower half, and the operating system shares the cores between them. Actors then
-    reserve fractions of a logical CPU, so that reading and writing tasks always find room.
+    reserve fractions of a logical CPU, so that reading and writing tasks always find room. With ``here`` there is one of
+    each, in the driver.
     """
+    if resources.here:
+        resources = replace(resources, segment_actors=1, prompt_actors=1)
     if gpus >= 1:
         share = resources.gpus_per_actor or (0.5 if with_clues else 1.0)
         segment = resources.segment_actors or int(gpus)
@@ -110,20 +121,24 @@ def pool_sizes(resources: ResourcesConfig, images: int, with_clues: bool, cpus: 
         gpu_share=share,
         cpu_share=cpu_share,
         rows_per_task=rows,
+        here=resources.here,
     )
 
 
 def connected_pool_sizes(resources: ResourcesConfig, images: int, *, with_clues: bool) -> PoolSizes:
     """Choose the sizes for the cluster that this process is connected to."""
-    return pool_sizes(resources, images, with_clues, *connected_size())
+    return pool_sizes(resources, images, with_clues, *connected_size(resources))
 
 
-def connected_size() -> tuple[int, int]:
-    """Return how many logical CPUs and GPUs the cluster has that this process is connected to."""
+def connected_size(resources: ResourcesConfig) -> tuple[int, int]:
+    """Return how many logical CPUs and GPUs of the cluster that this process is connected to a run may take."""
+    if resources.here:
+        return resources.cpus or usable_cpus(), 0
     import ray
 
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(total.get("CPU", 1)), int(total.get("GPU", 0))
+    cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+    return min(cpus, resources.cpus or cpus), gpus
 
 
 def _quieten_ray_data() -> None:

@@ -16,13 +16,16 @@ from weaksam.config import require
 class ResourcesConfig:
     """How much of the machine or cluster a run takes; every 0 is chosen automatically."""
 
-    cpus: int = 0  # logical CPUs of a local Ray; 0 = those this process may use
+    cpus: int = 0  # logical CPUs, of a local Ray or of a cluster; 0 = all that this process may use
     prompt_actors: int = 0  # processes that run the clue network and find peaks
     segment_actors: int = 0  # processes that run SAM
     threads_per_actor: int = 0  # torch threads of each of them, on CPU
     gpus_per_actor: float = 0.0  # share of a GPU each actor reserves: 1, 0.5, 0.33 or 0.25
     rows_per_task: int = 0  # images per Ray task, and per Parquet file: the unit that a kill loses
     train_workers: int = 0  # data-parallel training processes
+    here: bool = (
+        False  # everything in the driver's own process on the CPU, without Ray: for small data, trials, debuggers
+    )
     images_per_pass: int = 0  # of each training process; fewer than its share of the batch = accumulated gradients
     loader_workers: int = 0  # image loading processes of each training process
     price_per_hour: float = 0.0  # of the machine or cluster, in your currency, for the estimate that a preview makes

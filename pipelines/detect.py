@@ -3,14 +3,14 @@
     index, proposals ─► fetch and validate (CPU tasks) ─► DetectActor pool ─► Parquet
 
 ``detect.final`` runs what ``retrain`` made, which finds its boxes alone; every other instance runs the weakly-supervised
-detector of ``train-mil`` over proposals. An image that ``propose`` dropped has none and is not planned there. Resumable
-like ``propose``.
+detector of ``train-mil`` over proposals. An image that ``propose`` dropped has none and is not planned there. An instance
+``detect.mil-VIEW`` or ``detect.final-VIEW`` shows the detector one view of each image (``VIEWS``). Resumable like ``propose``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from pipelines import cluster
 from pipelines.actors import TODO, decode_row, fetch, finish_batch, guarded, use_threads
-from pipelines.passes import ActorPools, work_off
+from pipelines.passes import Pools, work_off
 from pipelines.proposal_boxes import ProposalBoxes
 from pipelines.recipe import Recipe
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, IMAGES, PROPOSALS, detections_to_row, with_class_names
 from pipelines.stage import Job, Stage
 from pipelines.store import Table
-from weaksam.config import DetectConfig, MilConfig, RetrainConfig
+from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig, require
 from weaksam.errors import DataError
 from weaksam.structures import IMAGE_LABELS, Detections
 
@@ -34,12 +34,23 @@ DETECTOR_FILE = "detector.safetensors"
 FINAL = "final"  # label of the instances that are about the retrained detector
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageView:
+    """What a detector is shown in the place of all scales and mirror images that test-time augmentation has."""
+
+    mirror: bool = False
+    scale: float = 1.0  # of each of its scales
+
+
+VIEWS = {"plain": ImageView(), "mirrored": ImageView(mirror=True), "smaller": ImageView(scale=0.75)}
+
+
 def execute(job: Job) -> dict[str, Any]:
     """Detect in every image of the chosen splits; return the proof and what the actors were."""
     recipe, index = job.recipe, job.upstream["index"].table(IMAGES)
     final = is_final(job.instance.name)
     config = recipe.retrain if final else recipe.mil
-    test = recipe.retrain.test if final else recipe.detect
+    test, mirror = settings_of(recipe, job.instance.name)
     proposals = None if final else job.upstream["propose"].table(PROPOSALS)
     proposed = None if proposals is None else set(proposals.ids())
     images = planned_images(index.read(), proposed, test, "retrain.test" if final else "detect")
@@ -52,12 +63,13 @@ def execute(job: Job) -> dict[str, Any]:
         proposals=proposals,
         config=config,
         test=test,
+        mirror=mirror,
         class_names=index.class_names(),
         threads=sizes.threads,
         device="cuda" if sizes.gpu_share else "cpu",
     )
 
-    def operators(dataset: Any, pools: ActorPools) -> Any:
+    def operators(dataset: Any, pools: Pools) -> Any:
         dataset = pools.tasks(dataset, fetch, longest_side=test.max_side)
         return pools.actors(dataset, DetectActor, sizes.segment_actors, spec=spec, schema=schema)
 
@@ -66,7 +78,22 @@ def execute(job: Job) -> dict[str, Any]:
 
 def is_final(name: str) -> bool:
     """Whether the instance of this name is about the retrained detector."""
-    return name.partition(".")[2] == FINAL
+    return name.partition(".")[2].partition("-")[0] == FINAL
+
+
+def settings_of(recipe: Recipe, name: str) -> tuple[DetectConfig, bool]:
+    """Return how the detector of an instance is run, and whether it is shown mirror images only.
+
+    Raises:
+        ConfigError: the instance's name asks for a view that there is not.
+    """
+    test: DetectConfig = recipe.retrain.test if is_final(name) else recipe.detect
+    _, dash, label = name.partition("-")
+    if not dash:
+        return test, False
+    require(label in VIEWS, f"stages: {name}", f"a view of {', '.join(VIEWS)}", label)
+    view = VIEWS[label]
+    return replace(test, flip=False, scales=tuple(round(view.scale * s) for s in test.scales)), view.mirror
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +105,7 @@ class DetectSpec:
     proposals: Table | None  # that a weakly-supervised detector scores
     config: MilConfig | RetrainConfig
     test: DetectConfig
+    mirror: bool  # show it mirror images; what it finds is told of the image itself
     class_names: tuple[str, ...]  # of the data; the detector's must be the same
     threads: int
     device: str  # "cpu" or "cuda"
@@ -115,7 +143,7 @@ def _weak(spec: DetectSpec, proposals: Table) -> tuple[Find, tuple[str, ...]]:
     """Return how a weakly-supervised detector finds objects among an image's proposals, and its classes."""
     from weaksam.detectors import load_detector
     from weaksam.detectors.test_time import detect
-    from weaksam.detectors.views import prepare_proposals
+    from weaksam.detectors.views import mirrored, prepare_proposals
     from weaksam.weights import fetch_weights
 
     config = spec.config
@@ -126,6 +154,8 @@ def _weak(spec: DetectSpec, proposals: Table) -> tuple[Find, tuple[str, ...]]:
 
     def find(image: NDArray[np.uint8], image_id: str) -> Detections:
         boxes = prepare_proposals(proposed[image_id], (image.shape[0], image.shape[1]), config.min_box_side)
+        if spec.mirror:
+            return _mirrored_back(detect(detector, *mirrored(image, boxes), spec.test), image)
         return detect(detector, image, boxes, spec.test)
 
     return find, class_names
@@ -138,9 +168,24 @@ def _retrained(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
     from weaksam.weights import fetch_weights
 
     assert isinstance(spec.config, RetrainConfig)
-    detector, class_names, _ = load_retrained(fetch_weights(spec.weights).path, spec.config)
+    assert isinstance(spec.test, RetrainedDetectConfig)
+    config = replace(spec.config, test=spec.test)
+    detector, class_names, _ = load_retrained(fetch_weights(spec.weights).path, config)
     detector.to(spec.device).eval()
-    return lambda image, _: detect_alone(detector, image), class_names
+
+    def find(image: NDArray[np.uint8], _: str) -> Detections:
+        if spec.mirror:
+            return _mirrored_back(detect_alone(detector, image[:, ::-1]), image)
+        return detect_alone(detector, image)
+
+    return find, class_names
+
+
+def _mirrored_back(found: Detections, image: NDArray[np.uint8]) -> Detections:
+    """Return what was found in the mirror image of ``image`` as boxes of ``image``."""
+    from weaksam.detectors.views import mirrored
+
+    return replace(found, boxes_xyxy=mirrored(image, found.boxes_xyxy)[1])
 
 
 def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectConfig, where: str) -> pa.Table:
@@ -189,16 +234,20 @@ def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
 
 
 def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
+    test, mirror = settings_of(recipe, name)
+    view = {"mirror": True} if mirror else {}
     if is_final(name):
         config = recipe.retrain
         return {
-            "detect": config.test,
+            "detect": test,
+            **view,
             "detector": config.detector,
             "backbone": config.backbone,
             config.detector: getattr(config, config.detector),
         }
     return {
-        "detect": recipe.detect,
+        "detect": test,
+        **view,
         "detector": recipe.mil.detector,
         "backbone": recipe.mil.backbone,
         "proposal_sources": recipe.mil.proposal_sources,

@@ -1,4 +1,4 @@
-"""Working a table stage off on Ray Data until every planned image is done or dropped.
+"""Working a table stage off on Ray Data, or in this process, until every planned image is done or dropped.
 
 Resume is subtraction: what is planned, minus what the table holds, minus what was dropped. A first pass goes over all that is
 left; images that are neither done nor dropped afterwards (a process died over their task) are tried again one per task,
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import time
+import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -24,7 +25,18 @@ from pipelines.stage import Job
 from pipelines.store import Table
 from weaksam.heap import KEEP_HEAP_ENV
 
-Operators = Callable[[Any, "ActorPools"], Any]  # from a Ray Dataset of planned rows to one of the table's rows
+
+class Pools(Protocol):
+    """Adds a stage's operators to what flows: a Ray Dataset, or an iterator of Arrow tables in this process."""
+
+    def tasks(self, dataset: Any, function: Callable[..., pa.Table], **arguments: Any) -> Any:
+        """Add a function of an Arrow table that mostly waits for disks and networks."""
+
+    def actors(self, dataset: Any, actor: type, count: int, **arguments: Any) -> Any:
+        """Add a class that is called with Arrow tables: at most ``count`` objects of it, built with ``arguments``."""
+
+
+Operators = Callable[[Any, Pools], Any]  # from planned rows to rows of the table
 
 # Restarts granted to a task whose process dies before its images are tried one by one.
 _DEATHS_PER_TASK = 2
@@ -32,7 +44,7 @@ _TASK_CPUS = 0.25  # of a logical CPU
 
 
 class ActorPools:
-    """Adds operators to a dataset with what all of them have in common; one for each pass."""
+    """``Pools`` on Ray Data, with what all operators have in common; one for each pass."""
 
     def __init__(self, sizes: cluster.PoolSizes, rows: int, deaths: int) -> None:
         self.sizes = sizes
@@ -40,11 +52,11 @@ class ActorPools:
         self._deaths = deaths  # restarts granted to a task; then its rows are left undone
 
     def tasks(self, dataset: Any, function: Callable[..., pa.Table], **arguments: Any) -> Any:
-        """Add a function of an Arrow table, run as tasks that mostly wait for disks and networks."""
+        """Run it as Ray tasks."""
         return self._add(dataset, function, fn_kwargs=arguments, num_cpus=_TASK_CPUS, max_retries=self._deaths)
 
     def actors(self, dataset: Any, actor: type, count: int, **arguments: Any) -> Any:
-        """Add a class that is called with Arrow tables, run as a pool of at most ``count`` actors built with ``arguments``."""
+        """Run them as a pool of Ray actors."""
         import ray
 
         return self._add(
@@ -71,6 +83,21 @@ class ActorPools:
             return dataset.map_batches(work, batch_format="pyarrow", batch_size=self.sizes.rows_per_task, **options)
 
 
+class OwnProcess:
+    """``Pools`` in this process, without Ray."""
+
+    def tasks(
+        self, dataset: Iterator[pa.Table], function: Callable[..., pa.Table], **arguments: Any
+    ) -> Iterator[pa.Table]:
+        """Call it."""
+        return (function(batch, **arguments) for batch in dataset)
+
+    def actors(self, dataset: Iterator[pa.Table], actor: type, count: int, **arguments: Any) -> Iterator[pa.Table]:  # noqa: ARG002
+        """Call one object."""
+        worker = actor(**arguments)
+        return (worker(batch) for batch in dataset)
+
+
 def work_off(
     job: Job,
     planned: pa.Table,
@@ -84,7 +111,7 @@ def work_off(
         job: its instance holds the table; ``retry_dropped`` forgets what was dropped.
         planned: one row per image: ``image_id``, ``split``, ``uri`` and what the operators need.
         schema: of the table.
-        sizes: of the actor pools; Ray is connected already.
+        sizes: of the actor pools; unless they say ``here``, Ray is connected already.
         operators: the stage's graph from planned rows to rows of the table. Its last actor writes images that cannot be
             used into ``_dropped``.
 
@@ -106,9 +133,12 @@ def work_off(
         left = _left(planned, table, instance.dropped)
         if left.num_rows:
             job.console.print(f"  {left.num_rows:,} of {planned.num_rows:,} images to do; {sizes.describe()}")
-            _run(left, instance.folder, ActorPools(sizes, left.num_rows, _DEATHS_PER_TASK), operators)
+            if sizes.here:
+                _run_here(left, table, sizes.rows_per_task, operators)
+            else:
+                _run(left, instance.folder, ActorPools(sizes, left.num_rows, _DEATHS_PER_TASK), operators)
         left = _left(planned, table, instance.dropped)
-        if left.num_rows:
+        if left.num_rows and not sizes.here:
             job.console.print(f"  {left.num_rows:,} image(s) left over by tasks whose process died: one per task now")
             _run(left, instance.folder, ActorPools(replace(sizes, rows_per_task=1), left.num_rows, 0), operators)
             reason = {"reason": "process died", "detail": "twice, the second time alone"}
@@ -127,6 +157,13 @@ def work_off(
 def _left(planned: pa.Table, table: Table, dropped: Table) -> pa.Table:
     finished = set(table.ids()) | set(dropped.ids())
     return planned.filter(pa.array([i not in finished for i in planned["image_id"].to_pylist()], pa.bool_()))
+
+
+def _run_here(rows: pa.Table, table: Table, rows_at_once: int, operators: Operators) -> None:
+    batches = (rows.slice(first, rows_at_once) for first in range(0, rows.num_rows, rows_at_once))
+    for part in operators(batches, OwnProcess()):
+        if part.num_rows:
+            table.write_part(part, f"part-{uuid.uuid4().hex}")
 
 
 def _run(rows: pa.Table, folder: str, pools: ActorPools, operators: Operators) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipelines import cluster
 from pipelines.actors import TODO, ActorSpec, PromptActor, SearchActor, SegmentActor, fetch
 from pipelines.index import in_hash_order
-from pipelines.passes import ActorPools, work_off
+from pipelines.passes import Pools, work_off
 from pipelines.recipe import Recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS, with_class_names
@@ -36,7 +36,7 @@ def execute(job: Job) -> dict[str, Any]:
     sizes = cluster.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=recipe.uses_clues)
     spec = _actor_spec(job, images, class_names, sizes)
 
-    def operators(dataset: Any, pools: ActorPools) -> Any:
+    def operators(dataset: Any, pools: Pools) -> Any:
         dataset = pools.tasks(dataset, fetch, longest_side=SAM_INPUT_SIDE[recipe.sam.name])
         if recipe.propose.method == "selective-search":
             search = {"instance": job.instance, "config": recipe.selective_search, "schema": schema}

@@ -23,6 +23,7 @@ from weaksam.errors import DataError
 
 if TYPE_CHECKING:
     from pipelines.retrain_task import BoxedImage
+    from pipelines.training import Progress
 
 # Where weights lie, which instance the boxes come from (its key is read) and what the detect stage adds is not in the key.
 _NOT_METHOD = ("init", "weights", "pseudo_labels", "faster_rcnn", "dino", "test")
@@ -49,7 +50,14 @@ def execute(job: Job) -> dict[str, Any]:
         config=recipe.retrain, num_classes=len(class_names), images=images, cache_mib=recipe.resources.cache_mib
     )
     used = {image.image_id: image.uri for image in images}
-    result, summary = train(job, task, used, left_out, watch=warn_of_dropped_positives(job.console))
+    warn = warn_of_dropped_positives(job.console)
+
+    def watch(row: Progress) -> None:
+        warn(row)
+        if job.options.look is not None:
+            job.options.look(job, task, row)
+
+    result, summary = train(job, task, used, left_out, watch=watch)
     detector = task.build_model()
     detector.load_state_dict(result.model)
     write_bytes(job.instance.file(DETECTOR_FILE), detector_to_bytes(detector, class_names, supervision))

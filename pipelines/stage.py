@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from pipelines.recipe import Recipe
 from pipelines.runs import Instance, Lock
+
+if TYPE_CHECKING:
+    from pipelines.retrain_task import RetrainTask
+    from pipelines.training import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,8 @@ class Options:
     max_dropped: str = "1%"  # a share of the images or a count
     address: str = ""  # of a Ray cluster; empty = RAY_ADDRESS, else this machine
     wait_s: float = 0.0  # how long to wait for a lock that another process holds
+    # Called in the driver while ``retrain`` trains, for each row of its scalars: a sweep may give up on a hopeless training.
+    look: Callable[[Job, RetrainTask, Progress], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,12 +52,12 @@ def train(
 
     plan = task.plan
     cluster.connect(job.recipe.resources, job.options.address)
-    resources = choose_resources(job.recipe.resources, plan.batch_size, *cluster.connected_size())
+    resources = choose_resources(job.recipe.resources, plan.batch_size, *cluster.connected_size(job.recipe.resources))
     others = "".join(f", {count:,} {reason} left out" for reason, count in left_out.items())
     each = "one GPU" if resources.use_gpu else f"{resources.threads} thread(s)"
     job.console.print(
         f"  {plan.images:,} images{others}; {plan.steps:,} steps of {plan.batch_size}; "
-        f"{resources.workers} worker(s), {each} each"
+        + (f"{resources.workers} worker(s), {each} each" if resources.workers else f"in this process, {each}")
     )
     with training_progress(job.console, job.instance.name) as show:
 
@@ -107,10 +107,12 @@ def choose_resources(config: ResourcesConfig, batch_size: int, cpus: int, gpus: 
     """Choose the sizes that the recipe leaves open (0) for a cluster of ``cpus`` and ``gpus``.
 
     On GPUs there is one worker on each, as many as share the batch evenly, and its CPUs load images. Without a GPU one worker
-    takes all CPUs: convolutions use threads better than a second copy of the network does.
+    takes all CPUs: convolutions use threads better than a second copy of the network does. With ``here`` there is none.
     """
     from pipelines.training import TrainingResources
 
+    if config.here:
+        return TrainingResources(threads=min(cpus, MOST_THREADS), images_per_pass=config.images_per_pass)
     workers = config.train_workers
     if not workers:
         workers = max(n for n in range(1, max(gpus, 1) + 1) if batch_size % n == 0)

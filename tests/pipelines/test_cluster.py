@@ -90,5 +90,7 @@ def test_joining_twice_joins_once(ray_cluster: None) -> None:
     import ray
 
     cluster.connect(ResourcesConfig(cpus=9), "127.0.0.1:1")
-    assert cluster.connected_size() == (4, 0)
+    assert cluster.connected_size(ResourcesConfig()) == (4, 0)
+    assert cluster.connected_size(ResourcesConfig(cpus=3)) == (3, 0)
+    assert cluster.connected_size(ResourcesConfig(cpus=9)) == (4, 0)
     assert ray.data.DataContext.get_current().enable_progress_bars is False
