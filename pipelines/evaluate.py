@@ -2,7 +2,8 @@
 
 ``evaluate.proposals`` measures what ``propose`` made, ``evaluate.mil`` what ``detect.mil`` found in it, ``evaluate.label`` the
 pseudo ground truth made of that, ``evaluate.final`` what the retrained detector found, any other ``evaluate.NAME`` what was
-imported as NAME. Every instance leaves a ``metrics.json``.
+imported as NAME. ``evaluate.agreement`` and ``evaluate.label-agreement`` need no true boxes. Every instance leaves a
+``metrics.json``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines import evaluate_detections, evaluate_proposals, evaluate_pseudo_labels
+from pipelines import evaluate_agreement, evaluate_detections, evaluate_proposals, evaluate_pseudo_labels
 from pipelines.detect import FINAL
 from pipelines.evaluate_proposals import named_sources
 from pipelines.label import holds_pseudo_labels
@@ -18,10 +19,13 @@ from pipelines.recipe import Recipe
 from pipelines.stage import Job, Stage
 
 DETECTED = ("mil", FINAL)  # labels of detect instances
+AGREE = (evaluate_agreement.AGREEMENT, evaluate_agreement.LABEL_AGREEMENT)
 
 
 def execute(job: Job) -> dict[str, Any]:
     """Measure what the instance reads."""
+    if job.instance.name.partition(".")[2] in AGREE:
+        return evaluate_agreement.execute(job)
     read = next(iter(job.upstream))
     if read.startswith("detect."):
         return evaluate_detections.execute(job, read)
@@ -32,6 +36,8 @@ def execute(job: Job) -> dict[str, Any]:
 
 def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
     label = name.partition(".")[2]
+    if label in AGREE:
+        return evaluate_agreement.reads(name)
     if label in DETECTED:
         # A retrained detector is measured beside a random proposal only where proposals are made anyway.
         return (f"detect.{label}", "propose") if label != FINAL or "propose" in recipe.stages else (f"detect.{label}",)
@@ -41,6 +47,8 @@ def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
 
 
 def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
+    if name.partition(".")[2] in AGREE:
+        return evaluate_agreement.method(recipe, name)
     if name.partition(".")[2] in DETECTED:
         return {"evaluate": recipe.evaluate, "proposal_sources": recipe.mil.proposal_sources}
     if name.partition(".")[2] == "label":

@@ -1,0 +1,151 @@
+"""How the evaluate stage judges detectors and pseudo labels without a true box: what weak supervision can tune on.
+
+``evaluate.label-agreement`` compares the pseudo labels that the teacher's detections give in training images as they are and
+in their mirror images. ``evaluate.agreement`` compares what the teacher finds in held-out images with what the retrained
+detector finds in them, in their mirror images and at a smaller scale, and ranks these images by its scores against their
+labels. Image labels are all that is known: they say of which classes there may be boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.figures import known, percent
+from pipelines.recipe import Recipe
+from pipelines.runs import Instance
+from pipelines.schemas import DETECTIONS, detections_from_row
+from pipelines.stage import Job
+from pipelines.store import write_json
+from weaksam.config import PseudoLabelsConfig
+from weaksam.errors import DataError
+from weaksam.structures import Detections, PseudoGroundTruth
+
+AGREEMENT = "agreement"  # labels of the instances: "agreement", "label-agreement"
+LABEL_AGREEMENT = "label-agreement"
+TEACHER = "detect.mil"
+TEACHER_VIEWS = ("detect.mil-plain", "detect.mil-mirrored")
+STUDENT_VIEWS = ("detect.final-plain", "detect.final-mirrored", "detect.final-smaller")
+
+Labels = Mapping[str, Collection[int]]  # image id -> the classes in it
+
+
+def reads(name: str) -> tuple[str, ...]:
+    """Return the names of the instances that are read."""
+    if name.partition(".")[2] == LABEL_AGREEMENT:
+        return ("index", *TEACHER_VIEWS)
+    return ("index", TEACHER, "detect.final", *STUDENT_VIEWS)
+
+
+def method(recipe: Recipe, name: str) -> Mapping[str, Any]:
+    """Return the part of the recipe that can change the numbers."""
+    return {"pseudo_labels": recipe.pseudo_labels} if name.partition(".")[2] == LABEL_AGREEMENT else {}
+
+
+def execute(job: Job) -> dict[str, Any]:
+    """Compare the instances that are read; write ``metrics.json``."""
+    of_labels = job.instance.name.partition(".")[2] == LABEL_AGREEMENT
+    splits = _of_labels(job) if of_labels else _of_detectors(job)
+    write_json(job.instance.file(METRICS_FILE), {AGREEMENT: splits})
+    text = " · ".join(
+        f"{split}: "
+        + ", ".join(
+            f"{name.replace('_', ' ')} {percent(value)}" for name, value in measured.items() if name != "images"
+        )
+        for split, measured in splits.items()
+    )
+    return {"text": text}
+
+
+def agreements(
+    found: Mapping[str, Mapping[str, Detections]], labels: Labels, num_classes: int, config: PseudoLabelsConfig
+) -> dict[tuple[str, str], float]:
+    """Return for each pair of sources how far they agree, in [0, 1] (``metrics.agreement``); NaN where neither has a box.
+
+    Args:
+        found: source -> image id -> detections. Images that a source lacks are left out of its pairs.
+        labels: of every image that is compared.
+        num_classes: C.
+        config: chooses boxes among an image's detections, as for pseudo ground truth.
+    """
+    from weaksam.metrics.agreement import Agreement
+    from weaksam.pseudo_labels import pseudo_ground_truth
+
+    chosen: dict[str, dict[str, PseudoGroundTruth]] = {
+        source: {
+            image_id: pseudo_ground_truth(detections, labels[image_id], config)
+            for image_id, detections in images.items()
+            if image_id in labels
+        }
+        for source, images in found.items()
+    }
+    scores = {}
+    for one, other in combinations(chosen, 2):
+        agreement = Agreement(num_classes)
+        for image_id in chosen[one].keys() & chosen[other].keys():
+            agreement.add(image_id, chosen[one][image_id], chosen[other][image_id])
+        scores[one, other] = agreement.score()
+    return scores
+
+
+def _of_labels(job: Job) -> dict[str, dict[str, Any]]:
+    """The agreement of pseudo labels under mirroring, of the split whose labels are granted."""
+    split = (job.upstream["index"].manifest() or {})["labels_granted_to"]
+    labels, num_classes = _labels(job, split)
+    found = {view: _detections(job.upstream[view], [split]).get(split, {}) for view in TEACHER_VIEWS}
+    (score,) = agreements(found, labels, num_classes, job.recipe.pseudo_labels).values()
+    return {split: {"images": len(found[TEACHER_VIEWS[0]]), LABEL_AGREEMENT.replace("-", "_"): known(score)}}
+
+
+def _of_detectors(job: Job) -> dict[str, dict[str, Any]]:
+    """Classification mAP and the agreement of teacher and student, of every split but the one that is learnt from."""
+    from weaksam.metrics.classification import classification_scores
+
+    learnt = (job.upstream["index"].manifest() or {})["labels_granted_to"]
+    final = _detections(job.upstream["detect.final"], None)
+    splits = {}
+    for split in sorted(final.keys() - {learnt}):
+        labels, num_classes = _labels(job, split)
+        found = {name: _detections(job.upstream[name], [split]).get(split, {}) for name in (TEACHER, *STUDENT_VIEWS)}
+        pairs = agreements(found, labels, num_classes, PseudoLabelsConfig())
+        images = [image_id for image_id in final[split] if image_id in labels]
+        scores = np.stack([final[split][image_id].image_scores for image_id in images])
+        with_teacher = [value for pair, value in pairs.items() if TEACHER in pair]
+        alone = [value for pair, value in pairs.items() if TEACHER not in pair]
+        splits[split] = {
+            "images": len(images),
+            "classification_map": known(
+                classification_scores(np.nan_to_num(scores), [sorted(labels[i]) for i in images]).mean_ap
+            ),
+            "agreement": known(mean([*with_teacher, *alone])),
+            "agreement_with_teacher": known(mean(with_teacher)),
+            "agreement_of_views": known(mean(alone)),
+        }
+    if not splits:
+        raise DataError(f"{job.instance.name}: expected detections in held-out images, got those of {learnt} alone")
+    return splits
+
+
+def _labels(job: Job, split: str) -> tuple[Labels, int]:
+    """Return the image labels of a split, difficult objects counted, and the number of classes. No coordinate is read."""
+    from weaksam.datasets import open_dataset
+
+    dataset = open_dataset(job.recipe.data)
+    records = dataset.records(split)
+    known_labels = {r.image_id: r.labels_difficult for r in records if r.labels_difficult is not None}
+    return known_labels, len(dataset.class_names)
+
+
+def _detections(instance: Instance, splits: Sequence[str] | None) -> dict[str, dict[str, Detections]]:
+    """Return split -> image id -> detections, of some splits or of all."""
+    found: dict[str, dict[str, Detections]] = {}
+    rows: Iterable[dict[str, Any]] = instance.table(DETECTIONS).iter_rows()
+    for row in rows:
+        if splits is None or row["split"] in splits:
+            found.setdefault(row["split"], {})[row["image_id"]] = detections_from_row(row)
+    return found
