@@ -219,7 +219,7 @@ def table_(
     """
     from pipelines.tables import Recipes, make_table, parse_seeds
 
-    _set_up_logging(verbose)
+    set_up_logging(verbose)
     if _is_run_folder(recipe):
         raise ConfigError(
             f"table: expected a recipe, got the run folder {recipe}; name its recipe and add --out {recipe}"
@@ -517,7 +517,7 @@ def _run(
     from pipelines.stages import run_instances
     from pipelines.store import write_bytes
 
-    _set_up_logging(verbose)
+    set_up_logging(verbose)
     if _is_run_folder(recipe_name):
         out = out or recipe_name
         recipe_name = join(recipe_name, "recipe.yaml")
@@ -588,7 +588,8 @@ def _print_estimate(recipe: Recipe, run_uri: str, manifests: dict[str, dict[str,
     )
 
 
-def _set_up_logging(verbose: int) -> None:
+def set_up_logging(verbose: int) -> None:
+    """Say what goes on to standard error: warnings; -v what each stage does; -vv everything."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)

@@ -129,8 +129,9 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), data_uri: str 
 
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes that come with the package."""
-    root = _shipped_root()
-    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+    root = shipped_folder()
+    names = (p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("sweeps/"))  # those are ``tune``'s
 
 
 def to_plain(value: Any) -> Any:
@@ -168,10 +169,11 @@ def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses a name given twice in one mapping, reads 6e-4 as a number and leaves dates as they are."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping, each of whose names is given once."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -183,11 +185,11 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_StrictLoader.yaml_implicit_resolvers = {
+StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_StrictLoader.add_implicit_resolver(
+StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
@@ -207,7 +209,7 @@ def _load(path: Path, ancestors: tuple[Path, ...]) -> tuple[dict[str, Any], dict
         chain = " -> ".join(p.name for p in (*ancestors, path))
         raise ConfigError(f"{path}: its bases form a cycle: {chain}")
     try:
-        own = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        own = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(own, dict):
@@ -226,7 +228,7 @@ def _load(path: Path, ancestors: tuple[Path, ...]) -> tuple[dict[str, Any], dict
 
 
 def _find(name: str, asked_by: Path | None) -> Path:
-    candidates = [Path(name), _shipped_root() / name, _shipped_root() / f"{name}.yaml"]
+    candidates = [Path(name), shipped_folder() / name, shipped_folder() / f"{name}.yaml"]
     if asked_by is not None:
         candidates.insert(0, asked_by.parent / name)
     for candidate in candidates:
@@ -239,7 +241,8 @@ def _find(name: str, asked_by: Path | None) -> Path:
     )
 
 
-def _shipped_root() -> Path:
+def shipped_folder() -> Path:
+    """Return the folder of the recipes that come with the package."""
     return Path(str(resources.files("recipes")))
 
 
@@ -259,7 +262,7 @@ def _parse_override(item: str) -> tuple[list[str], Any, str]:
     if not equals or not name:
         raise ConfigError(f"--set {item}: expected a.b=value, for instance --set prompts.points_per_side=16")
     try:
-        return name.strip().split("."), yaml.load(text, Loader=_StrictLoader), "--set"
+        return name.strip().split("."), yaml.load(text, Loader=StrictLoader), "--set"
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {item}: the value is not valid YAML: {error}") from error
 

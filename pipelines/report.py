@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from statistics import mean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,9 @@ from weaksam.drawing import KIND_COLOURS, SOURCE_COLOURS, TRUTH_COLOUR
 from weaksam.files import join, read_bytes
 from weaksam.structures import SOURCES
 
+if TYPE_CHECKING:
+    import jinja2
+
 PAGE_FILE = "report.html"
 _IDS_LISTED = 50  # dropped images named per reason
 _DONE_ELSEWHERE = ("report", "export")  # verbs that a report does not read
@@ -62,17 +65,22 @@ def execute(job: Job) -> dict[str, Any]:
 
 def render_page(view: Mapping[str, Any]) -> str:
     """Fill the template; every string that is not markup already is escaped."""
+    return page_templates("pipelines").get_template("report.html.j2").render(view)
+
+
+def page_templates(package: str) -> jinja2.Environment:
+    """Return the templates of a package, which may include those of this one: its pages look like this one's."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in dict.fromkeys((package, "pipelines"))]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    return environment.get_template("report.html.j2").render(view)
+    return environment
 
 
 def gather(job: Job) -> dict[str, Any]:

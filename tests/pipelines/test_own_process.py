@@ -1,0 +1,123 @@
+"""Stages in the driver's own process: the same tables as ever, without Ray."""
+
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from pipelines.config import ResourcesConfig
+from pipelines.detect import DETECTOR_FILE
+from pipelines.recipe import load_recipe
+from pipelines.runs import Instance
+from pipelines.schemas import DETECTIONS, DROPPED, IMAGES, PROPOSALS, detections_from_row
+from pipelines.stage import Options
+from pipelines.stages import needed_for, resolve, run_instances
+from pipelines.store import Table, write_bytes
+from pipelines.train import choose_resources
+from tests.tune.upstream import RECIPE, finish_upstream
+from weaksam.datasets.shapes import CLASS_NAMES
+from weaksam.detectors import build_retrained, detector_to_bytes
+from weaksam.detectors.test_time import detect_alone
+from weaksam.files import read_bytes
+from weaksam.images import decode_image
+from weaksam.structures import IMAGE_LABELS
+
+GRID = [
+    "data.shapes.train=5", "data.shapes.val=0", "data.shapes.test=0", "data.shapes.size=64",
+    "prompts.points_per_side=3", "resources.here=true", "resources.cpus=1",
+]  # fmt: skip
+
+
+def propose(out: Path, *settings: str) -> tuple[Instance, str]:
+    recipe, _ = load_recipe("grid", [*GRID, *settings], "shapes:")
+    console = io.StringIO()
+    run_instances(recipe, str(out), ["propose"], Options(max_dropped="1"), Console(file=console, width=200))
+    return resolve(recipe, str(out), "propose").instance, console.getvalue()
+
+
+def rows(instance: Instance):
+    return instance.table(PROPOSALS).read().sort_by("image_id")
+
+
+def test_a_table_stage_needs_no_ray_and_goes_on_where_it_stopped(tmp_path):
+    instance, out = propose(tmp_path / "one", "resources.rows_per_task=1")
+    assert "5 of 5 images to do; in this process, 1 thread(s), 1 images at a time" in out
+    whole = rows(instance)
+    assert whole.num_rows == 5
+    assert sum(len(boxes) for boxes in whole["boxes_xyxy"].to_pylist()) > 5
+    parts = sorted(Path(instance.folder).glob("part-*.parquet"))
+    for path in [*parts[:2], Path(instance.file("_manifest.json"))]:
+        path.unlink()
+    _, out = propose(tmp_path / "one", "resources.rows_per_task=4")
+    assert "2 of 5 images to do" in out
+    assert rows(instance).equals(whole)
+    assert set(parts[2:]) < set(Path(instance.folder).glob("part-*.parquet"))
+
+
+def test_a_bad_image_is_dropped_with_its_reason(tmp_path):
+    recipe, _ = load_recipe("grid", GRID, "shapes:")
+    run_instances(recipe, str(tmp_path), ["index"], Options(), Console(quiet=True))
+    index = resolve(recipe, str(tmp_path), "index").instance.table(IMAGES)
+    table = index.read()
+    listed = table.to_pylist()
+    listed[2]["uri"] = str(tmp_path / "nowhere.png")
+    index.remove_all()
+    index.write_part(table.from_pylist(listed, schema=table.schema), "part-0")
+    instance, _ = propose(tmp_path)
+    assert instance.table(PROPOSALS).count() == 4
+    (gone,) = Table(instance.file("_dropped"), DROPPED).read().to_pylist()
+    assert (gone["image_id"], gone["reason"]) == (listed[2]["image_id"], "missing")
+
+
+def test_a_whole_chain_runs_where_ray_cannot_be_imported(tmp_path):
+    settings = [argument for setting in GRID for argument in ("--set", setting)]
+    command = ["run", "grid", "--data", "shapes:", "--out", str(tmp_path), "--until", "evaluate.proposals", *settings]
+    code = f"import sys; sys.modules['ray'] = None; sys.argv[1:] = {command!r}; from pipelines.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "images 5 = done 5 + dropped 0" in done.stdout
+
+
+def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), ["resources.here=true", "resources.cpus=1"], "shapes:")
+    run = str(tmp_path / "run")
+    finish_upstream(recipe, run)
+    torch.manual_seed(0)
+    detector = build_retrained(recipe.retrain, 6).eval()
+    known: dict = {}
+    for name in needed_for(recipe, "retrain")[-2:]:  # label, retrain
+        resolved = resolve(recipe, run, name, known)
+        resolved.instance.begin(resolved.parts)
+        write_bytes(resolved.instance.file(DETECTOR_FILE), detector_to_bytes(detector, CLASS_NAMES, IMAGE_LABELS))
+        reads = {n: {"key": u.key, "text": (u.manifest() or {}).get("text", "")} for n, u in resolved.upstream.items()}
+        resolved.instance.finish({"reads": reads, "text": "by hand", "supervision": IMAGE_LABELS})
+    run_instances(recipe, run, ["detect.final-plain", "detect.final-mirrored"], Options(), Console(quiet=True))
+    index = resolve(recipe, run, "index").instance.table(IMAGES)
+    images = {row["image_id"]: row["uri"] for row in index.iter_rows()}
+    found = {
+        view: {
+            row["image_id"]: detections_from_row(row)
+            for row in resolve(recipe, run, f"detect.final-{view}").instance.table(DETECTIONS).iter_rows()
+        }
+        for view in ("plain", "mirrored")
+    }
+    detector.config = replace(recipe.retrain, test=replace(recipe.retrain.test, flip=False))
+    for image_id, detections in found["mirrored"].items():
+        image = decode_image(read_bytes(images[image_id]))
+        expected = detect_alone(detector, np.ascontiguousarray(image[:, ::-1]))
+        x1, y1, x2, y2 = expected.boxes_xyxy.T
+        np.testing.assert_allclose(detections.boxes_xyxy, np.stack([64 - x2, y1, 64 - x1, y2], axis=1), atol=1e-3)
+        np.testing.assert_array_equal(detections.score, expected.score)
+        plain = detect_alone(detector, image)
+        np.testing.assert_array_equal(found["plain"][image_id].boxes_xyxy, plain.boxes_xyxy)
+
+
+def test_here_means_no_worker_and_no_gpu():
+    sizes = choose_resources(ResourcesConfig(here=True, train_workers=2), 4, 3, 0)
+    assert (sizes.workers, sizes.threads, sizes.use_gpu) == (0, 3, False)

@@ -1,0 +1,194 @@
+"""Whole sweeps on Ray Tune: what runs once, what waits, what a kill costs."""
+
+import io
+import json
+import re
+import threading
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from pipelines.runs import Lock
+from pipelines.stage import Options
+from pipelines.stages import resolve
+from tests.pipelines.driver import Driver
+from tests.tune.upstream import SWEEP, finish_upstream, write_files
+from tune.report import render_page, write_report
+from tune.results import text_tables, write_results
+from tune.search import BEST, run_sweep, sweep_folder
+from tune.sweep import Trials, load_sweep
+from tune.trial import Records
+from weaksam.errors import RunError
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray Tune's own
+]
+
+
+def trials_of(tmp_path, text):
+    trials = Trials(load_sweep(str(write_files(tmp_path, text))), str(tmp_path / "run"), "shapes:")
+    finish_upstream(trials.recipe({}, 0), trials.run_uri)
+    return trials
+
+
+def run(trials, **options):
+    out = io.StringIO()
+    outcome = run_sweep(trials, Options(), Console(file=out, width=160), where="a sweep", **options)
+    return outcome, out.getvalue()
+
+
+def executed(trials) -> list[str]:
+    """Every instance that some trial's stages worked on, once for each time."""
+    logs = Path(sweep_folder(trials), "logs").glob("*.txt")
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    return [match[1] for line in lines if (match := re.fullmatch(r"\S+ ([0-9a-f]{12}) in \S+", line))]
+
+
+def test_a_grid_runs_every_distinct_setting_once_and_shares_what_lies_upstream(tmp_path, ray_cluster):
+    trials = trials_of(tmp_path, SWEEP.replace("[0.1, 0.6]", "[0.1, 0.3, 0.6]") + "resources: {concurrency: 2}\n")
+    outcome, out = run(trials)
+    assert "3 trials for 6 settings, 0 of them done before; 2 at a time" in out
+    assert [settings["pseudo_labels.tau_s"] for settings, _ in outcome.trials] == [0.1, 0.1, 0.3, 0.3, 0.6, 0.6]
+    assert len({record.key for _, record in outcome.trials}) == 3
+    assert all(record.state == "finished" for _, record in outcome.trials)
+    assert (
+        outcome.best.settings["pseudo_labels.tau_s"]
+        == max(outcome.trials, key=lambda trial: trial[1].select["pseudo_f1"])[0]["pseudo_labels.tau_s"]
+    )
+    done = executed(trials)
+    assert sorted(done) == sorted(set(done))  # label and its agreement, three times each, none of them twice
+    assert len(done) == 6
+    assert len(list(Path(trials.run_uri, "detect.mil").glob("*/_manifest.json"))) == 1
+
+    # The same command again does nothing but show it.
+    records = {path: path.stat().st_mtime_ns for path in Path(sweep_folder(trials), "trials").glob("*.json")}
+    again, out = run(trials)
+    assert "3 of them done before" in out
+    assert again.trials == outcome.trials
+    assert {path: path.stat().st_mtime_ns for path in records} == records
+
+    table_uri, chosen = write_results(outcome, trials)
+    table = pq.read_table(table_uri)
+    assert table.num_rows == 6
+    assert table["pseudo_labels.tau_s"].to_pylist() == [0.1, 0.1, 0.3, 0.3, 0.6, 0.6]
+    assert table["select.pseudo_f1"].to_pylist() == [record.select["pseudo_f1"] for _, record in outcome.trials]
+    best = outcome.best.settings["pseudo_labels.tau_s"]
+    assert f"tau_s: {best}" in Path(chosen).read_text()
+    assert "here: false" in Path(chosen).read_text()
+    assert Path(write_report(outcome, trials)).read_text().startswith("<!doctype html>")
+    assert (
+        render_page(outcome).count('class="heat') == 3 * 6
+    )  # F1 of both halves and the agreement, over 3 x 2 settings
+    assert len(text_tables(outcome)) == 2
+
+
+def test_trials_that_need_the_same_instance_wait_for_it(tmp_path, ray_cluster):
+    text = SWEEP.replace("evaluate.voc_style: [devkit, chainer]", "retrain.lr: [0.0001, 0.001]")
+    text = text.replace("pseudo_f1", "classification_map").replace(
+        "also: [label_agreement]", "resources: {concurrency: 2}"
+    )
+    trials = trials_of(tmp_path, text)
+    # Both trials of τ_s = .1 need these pseudo labels, which somebody else is making right now.
+    label = resolve(trials.recipe({"pseudo_labels.tau_s": 0.1}, 0), trials.run_uri, "label").instance
+    logs = Path(sweep_folder(trials), "logs")
+    found = []
+    sweep = threading.Thread(target=lambda: found.append(run(trials)))
+    with Lock(label.folder, "a test"):
+        sweep.start()
+        deadline = time.monotonic() + 200
+        while len(list(logs.glob("*.txt"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(1)
+        assert label.manifest() is None
+        assert sweep.is_alive()
+    sweep.join(timeout=300)
+    ((outcome, _),) = found
+    assert [record.state for _, record in outcome.trials] == ["finished"] * 4
+    done = executed(trials)
+    assert done.count(label.key) == 1
+    assert sorted(done) == sorted(set(done))
+
+
+def test_a_failed_trial_is_kept_shown_and_run_again_only_if_asked(tmp_path, ray_cluster):
+    # A view that there is not fails when it is trained on; the recipe itself is fine.
+    trials = trials_of(tmp_path, SWEEP)
+    table = resolve(trials.recipe({}, 0), trials.run_uri, "detect.mil-mirrored").instance.folder
+    hidden = Path(table).rename(Path(table).with_name("hidden"))
+    bad = Path(table)
+    bad.mkdir()
+    for name in ("_manifest.json", "_plan.json"):
+        (bad / name).write_bytes((hidden / name).read_bytes())
+    (bad / "part-0.parquet").write_bytes(b"torn")
+    with pytest.raises(RunError, match="no trial finished"):
+        run(trials)
+    records = Records(str(Path(sweep_folder(trials), "trials")))
+    first = records.read()
+    assert {record.state for record in first.values()} == {"failed"}
+    assert all(record.error for record in first.values())
+    with pytest.raises(RunError, match="no trial finished"):
+        run(trials)
+    assert records.read() == first
+    for path in bad.iterdir():
+        path.unlink()
+    bad.rmdir()
+    hidden.rename(bad)
+    outcome, out = run(trials, retry_failed=True)
+    assert all(record.state == "finished" for _, record in outcome.trials)
+    assert "0 of them done before" in out
+
+
+def test_optuna_and_asha_train_compare_and_go_on(tmp_path, ray_cluster):
+    text = SWEEP.replace("[0.1, 0.6]", "{uniform: [0.0, 0.7]}")
+    text = text.replace("evaluate.voc_style: [devkit, chainer]", "retrain.lr: {log_uniform: [0.0001, 0.01]}")
+    text = text.replace("pseudo_f1", "classification_map").replace("label_agreement", "ap50") + (
+        "search: {algorithm: optuna, trials: TRIALS, seed: 3}\n"
+        "scheduler: {name: asha, first: 0.25, reduction: 2}\n"
+        "resources: {concurrency: 2}\n"
+        "compare: {paper: {pseudo_labels.tau_s: 0.3}}\n"
+        "compare_seeds: [0, 1]\n"
+    )
+    first, _ = run(trials_of(tmp_path, text.replace("TRIALS", "2")))
+    assert len(first.trials) == 2
+    more = Trials(load_sweep(str(write_files(tmp_path, text.replace("TRIALS", "4")))), str(tmp_path / "run"), "shapes:")
+    outcome, out = run(more)
+    assert "2 of them done before" in out
+    assert [record for _, record in outcome.trials[:2]] == [record for _, record in first.trials]
+    assert len(outcome.trials) == 4
+    for settings, record in outcome.trials:
+        assert 0 <= settings["pseudo_labels.tau_s"] <= 0.7
+        assert 0.0001 <= settings["retrain.lr"] <= 0.01
+        assert record.state in ("finished", "stopped")
+        assert set(record.early) <= {"25", "50"}
+        assert record.early
+    assert set(outcome.compared) == {BEST, "paper"}
+    assert outcome.compared[BEST].settings == outcome.best.settings
+    assert {tuple(record.by_seed) for record in outcome.compared.values()} == {("0", "1")}
+    assert "paper" in render_page(outcome)
+
+
+def test_a_killed_sweep_loses_no_trial_and_repeats_none(tmp_path):
+    sweep = write_files(tmp_path, SWEEP.replace("[0.1, 0.6]", "[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]"))
+    trials = Trials(load_sweep(str(sweep)), str(tmp_path / "run"), "shapes:")
+    finish_upstream(trials.recipe({}, 0), trials.run_uri)
+    folder = Path(sweep_folder(trials), "trials")
+    with Driver(tmp_path / "first.log", "tune", str(sweep), Path(trials.run_uri), []) as first:
+        first.wait_until(lambda: len(list(folder.glob("*.json"))) >= 2)
+        first.kill()
+    before = {path.name: path.read_bytes() for path in folder.glob("*.json")}
+    assert 2 <= len(before) < 6
+    with Driver(tmp_path / "second.log", "tune", str(sweep), Path(trials.run_uri), []) as second:
+        second.wait_until(lambda: second.poll() is not None or Path(sweep_folder(trials), "best.yaml").exists())
+        assert second.wait(60) == 0, second.log.read_text()
+    after = {path.name: path.read_bytes() for path in folder.glob("*.json")}
+    assert len(after) == 6
+    assert {name: after[name] for name in before} == before
+    assert {json.loads(content)["state"] for content in after.values()} == {"finished"}
+    done = executed(trials)
+    assert len(set(done)) == 12
+    # A trial under way when the driver died is the only one that may have begun twice.
+    assert len(done) <= 12 + 2

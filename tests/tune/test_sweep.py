@@ -1,0 +1,166 @@
+"""Sweep files: what is refused before anything starts, and what trials share."""
+
+import pytest
+
+from pipelines.cluster import usable_cpus
+from tests.tune.upstream import SWEEP, write_files
+from tune.sweep import Trials, check_machine, check_recipes, load_sweep, shipped_sweeps, whole_numbers
+from weaksam.errors import ConfigError
+
+
+def load(tmp_path, text=SWEEP, overrides=()):
+    return load_sweep(str(write_files(tmp_path, text)), overrides)
+
+
+def trials_of(tmp_path, text=SWEEP):
+    return Trials(load(tmp_path, text), str(tmp_path / "run"), "shapes:")
+
+
+def changed(old, new):
+    assert old in SWEEP
+    return SWEEP.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (changed("objective: pseudo_f1", "objective: pseudo_fl"), "got pseudo_fl; did you mean pseudo_f1"),
+        (changed("also: [label_agreement]", "also: [ap5]"), "did you mean ap50"),
+        (changed("objective:", "objectiv:"), "objectiv: no such option; did you mean objective"),
+        (SWEEP + "search: {algoritm: random}\n", "search.algoritm: no such option; did you mean algorithm"),
+        (SWEEP + "search: {algorithm: bayes}\n", "search.algorithm"),
+        (SWEEP + "search: {trials: 3}\n", "search.trials: expected 0 with search.algorithm=grid, got 3"),
+        (SWEEP + "search: {algorithm: random}\n", "search.trials: expected a number"),
+        (changed("[0.1, 0.6]", "{uniform: [0.1, 0.6]}"), "listed values with search.algorithm=grid"),
+        (changed("[0.1, 0.6]", "{uniform: [0.6, 0.1]}"), "low < high, got 0.6 and 0.1"),
+        (changed("[0.1, 0.6]", "{gird: [0.1]}"), "gird: no such option; did you mean grid"),
+        (SWEEP + "report_on: val\n", "report_on: expected another split than select_on"),
+        (SWEEP + "scheduler: {name: asha}\n", "objective: expected one of ap50.*with asha, got pseudo_f1"),
+        (changed("pseudo_f1", "rank") + "search: {algorithm: optuna, trials: 3}\n", "rank"),
+        (SWEEP + "seeds: []\n", "seeds: expected a number or more"),
+        (SWEEP + "resources: {concurrency: 0}\n", "resources.concurrency"),
+        ("- a list\n", "expected a mapping"),
+        ("a: [1\n", "not valid YAML"),
+        (SWEEP + "search: {seed: 1}\nsearch: {seed: 2}\n", "given twice"),
+    ],
+)
+def test_a_sweep_that_cannot_be_names_the_place_and_what_was_expected(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (changed("pseudo_labels.tau_s", "pseudo_labels.tau_z"), "space.pseudo_labels.tau_z.*did you mean tau_s"),
+        (changed("pseudo_labels.tau_s", "pseudo_label.tau_s"), "did you mean pseudo_labels"),
+        (changed("[0.1, 0.6]", "[0.1, 1.5]"), "pseudo_labels.tau_s: expected 0..1, got 1.5"),
+        (changed("[0.1, 0.6]", "[0.1, high]"), "space.pseudo_labels.tau_s.*tau_s"),
+        (SWEEP + "compare: {mine: {pseudo_labels.tau_o: 2}}\n", "compare.mine.*pseudo_labels.tau_o"),
+        (changed("pseudo_f1", "ap50") + "select_on: valid\n", "select_on: expected one of the splits train, val, test"),
+        (SWEEP, None),
+    ],
+)
+def test_knobs_are_checked_against_the_recipe(tmp_path, text, message):
+    trials = trials_of(tmp_path, text)
+    if message is None:
+        check_recipes(trials, "sweep.yaml")
+        return
+    with pytest.raises(ConfigError, match=rf"(?s){message}"):
+        check_recipes(trials, "sweep.yaml")
+
+
+def test_a_range_is_checked_at_both_ends(tmp_path):
+    text = changed("[0.1, 0.6]", "{uniform: [0.1, 1.2]}") + "search: {algorithm: random, trials: 2}\n"
+    with pytest.raises(ConfigError, match=r"got 1\.2"):
+        check_recipes(trials_of(tmp_path, text), "sweep.yaml")
+
+
+def test_more_cpus_than_the_machine_has_are_refused(tmp_path):
+    many = usable_cpus() + 1
+    check_machine(load(tmp_path), usable_cpus(), "s")
+    for resources in (f"{{concurrency: {many}}}", f"{{cpus: {many}}}", "{concurrency: 3, cpus: 2}"):
+        sweep = load(tmp_path, SWEEP + f"resources: {resources}\n")
+        with pytest.raises(ConfigError, match=r"expected trials that fit into the \d+ CPUs of this machine"):
+            check_machine(sweep, min(usable_cpus(), 5), "s")
+
+
+def test_a_name_nearly_right_is_suggested():
+    with pytest.raises(ConfigError, match="did you mean pseudo-labels"):
+        load_sweep("pseudo-label")
+
+
+@pytest.mark.parametrize("name", shipped_sweeps())
+def test_a_shipped_sweep_fits_its_recipe(name, tmp_path):
+    sweep = load_sweep(name)
+    trials = Trials(sweep, str(tmp_path), "")
+    check_recipes(trials, name)
+    assert sweep.name == name
+    assert sweep.description
+    assert "propose" in trials.shared()  # none of them makes a proposal twice
+
+
+def test_the_shipped_sweeps_are_those_that_are_promised():
+    assert set(shipped_sweeps()) == {"pseudo-labels", "pseudo-labels-retrain", "roi-drop", "query-drop", "everything"}
+    sizes = {name: [len(k.listed) for k in load_sweep(name).space.values()] for name in shipped_sweeps()}
+    assert sizes["pseudo-labels"] == [5, 5]
+    assert sizes["pseudo-labels-retrain"] == sizes["roi-drop"] == [3, 3]
+    assert sizes["query-drop"] == [4]
+
+
+def test_trials_share_what_lies_upstream_of_their_knobs(tmp_path):
+    # τ_s: everything up to the detections. A threshold of the drop: the pseudo labels, too.
+    of_labels = trials_of(tmp_path).shared()
+    assert of_labels[0] == "index"
+    assert {"propose", "train-mil", "detect.mil"} <= set(of_labels)
+    assert "label" not in of_labels
+    text = changed("pseudo_labels.tau_s: [0.1, 0.6]", "retrain.faster_rcnn.drop.tau_reg: [1.0, 4.0]")
+    of_drop = trials_of(tmp_path, text.replace("pseudo_f1", "ap50")).shared()
+    assert {"label", "detect.mil"} <= set(of_drop)
+    assert not {"retrain", "detect.final", "evaluate.final"} & set(of_drop)
+
+
+def test_settings_that_cannot_differ_have_one_key(tmp_path):
+    trials = trials_of(tmp_path)
+    keys = {
+        (tau, style): trials.key({"pseudo_labels.tau_s": tau, "evaluate.voc_style": style})
+        for tau in (0.1, 0.6)
+        for style in ("devkit", "chainer")
+    }
+    assert keys[0.1, "devkit"] == keys[0.1, "chainer"] != keys[0.6, "devkit"]
+
+
+def test_seeds_make_other_trials_and_the_machine_does_not(tmp_path):
+    settings = {"pseudo_labels.tau_s": 0.1}
+    text = changed("pseudo_f1", "ap50")
+    one = trials_of(tmp_path, text).key(settings)
+    assert trials_of(tmp_path, text + "seeds: [1]\n").key(settings) != one
+    assert trials_of(tmp_path, text + "resources: {cpus: 1}\n").key(settings) == one
+
+
+def test_a_trial_is_told_its_share_of_the_machine(tmp_path):
+    trials = trials_of(tmp_path, SWEEP + "resources: {concurrency: 2}\n")
+    recipe = trials.recipe({}, 3)
+    assert recipe.resources.cpus == max(1, usable_cpus() // 2)
+    assert recipe.resources.here
+    assert recipe.retrain.seed == 3
+    assert not trials.chosen({}, 3).resources.here
+    on_gpus = trials_of(tmp_path, SWEEP + "resources: {gpus: 2}\n").recipe({}, 0)
+    assert (on_gpus.resources.train_workers, on_gpus.resources.here) == (2, False)
+
+
+def test_overrides_come_after_the_sweeps_own_and_before_the_knobs(tmp_path):
+    sweep = load(
+        tmp_path, SWEEP + 'set: ["pseudo_labels.tau_o=0.7", "pseudo_labels.top_k=2"]\n', ["pseudo_labels.top_k=3"]
+    )
+    trials = Trials(sweep, str(tmp_path), "shapes:")
+    config = trials.recipe({"pseudo_labels.tau_s": 0.25}, 0).pseudo_labels
+    assert (config.tau_o, config.top_k, config.tau_s) == (0.7, 3, 0.25)
+
+
+def test_whole_numbers_are_known_from_the_recipe(tmp_path):
+    text = changed("evaluate.voc_style: [devkit, chainer]", "retrain.faster_rcnn.drop.start_step: [0, 2]")
+    assert whole_numbers(trials_of(tmp_path, text)) == {
+        "pseudo_labels.tau_s": False,
+        "retrain.faster_rcnn.drop.start_step": True,
+    }

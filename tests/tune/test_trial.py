@@ -1,0 +1,120 @@
+"""One trial without Ray: what it leaves behind, however it ends."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pipelines.stage import Options
+from tests.tune.upstream import SWEEP, finish_upstream, write_files
+from tune.sweep import Trials, load_sweep
+from tune.trial import Record, Records, early_percents, run_trial, value_of
+from weaksam.errors import RunError
+
+ON_DETECTORS = SWEEP.replace("pseudo_f1", "ap50").replace("[label_agreement]", "[classification_map]")
+
+
+def trials_of(tmp_path, text):
+    trials = Trials(load_sweep(str(write_files(tmp_path, text))), str(tmp_path / "run"), "shapes:")
+    finish_upstream(trials.recipe({}, 0), trials.run_uri)
+    return trials
+
+
+def quiet():
+    return Console(file=io.StringIO())
+
+
+def test_a_trial_ends_with_its_figures(tmp_path):
+    trials = trials_of(tmp_path, SWEEP)
+    loose = run_trial(trials, {"pseudo_labels.tau_s": 0.0}, Options(), quiet())
+    strict = run_trial(trials, {"pseudo_labels.tau_s": 0.6}, Options(), quiet())
+    assert (loose.state, strict.state, strict.error) == ("finished", "finished", "")
+    assert 0 < loose.select["pseudo_f1"] < strict.select["pseudo_f1"]  # the bad boxes have low scores
+    assert 0 < strict.report["pseudo_f1"] <= 1
+    assert 0 < strict.select["label_agreement"] <= 1
+    assert strict.report["label_agreement"] is None
+    assert strict.by_seed["0"]["select"] == strict.select
+    assert value_of(trials.sweep, strict) == strict.select["pseudo_f1"]
+    assert strict.seconds > 0
+    assert strict.finished.endswith("+00:00")
+
+
+def test_a_failure_is_a_record_too(tmp_path):
+    trials = trials_of(tmp_path, SWEEP)
+    record = run_trial(trials, {"retrain.detector": "yolo"}, Options(), quiet())
+    assert record.state == "failed"
+    assert "retrain.detector" in record.error
+    assert value_of(trials.sweep, record) == -1
+
+
+def test_an_objective_with_nothing_to_measure_fails(tmp_path):
+    trials = trials_of(tmp_path, ON_DETECTORS.replace("also: [classification_map]", "") + "select_on: train\n")
+    record = run_trial(trials, {}, Options(), quiet())
+    assert (record.state, record.error) == ("failed", "ap50: nothing to measure on train")
+
+
+def test_a_detector_is_trained_detects_and_is_measured_in_this_process(tmp_path):
+    trials = trials_of(tmp_path, ON_DETECTORS + "seeds: [0, 1]\n")
+    out = io.StringIO()
+    record = run_trial(trials, {"pseudo_labels.tau_s": 0.6}, Options(), Console(file=out, width=200))
+    assert record.state == "finished", record.error
+    assert out.getvalue().count("in this process, ") >= 2 * 2  # training and detection, of each seed
+    for part in ("select", "report"):
+        figures = [record.by_seed[seed][part]["ap50"] for seed in ("0", "1")]
+        assert getattr(record, part)["ap50"] == pytest.approx(sum(figures) / 2)
+    assert record.by_seed["0"]["select"]["classification_map"] != record.by_seed["1"]["select"]["classification_map"]
+
+
+def test_a_training_is_looked_at_on_its_way(tmp_path):
+    text = ON_DETECTORS.replace("also: [classification_map]", "") + (
+        "scheduler: {name: asha, first: 0.25, reduction: 2}\nsearch: {algorithm: random, trials: 1}\n"
+    )
+    trials = trials_of(tmp_path, text)
+    told = []
+    record = run_trial(trials, {}, Options(), quiet(), lambda percent, value: told.append((percent, value)))
+    assert record.state == "finished", record.error
+    assert [percent for percent, _ in told] == [25, 50]
+    assert all(0 <= value <= 1 for _, value in told)
+    # Looking changes nothing: another run with the same seed, not looked at, gives the same detector.
+    again = Trials(trials.sweep, str(tmp_path / "again"), "shapes:")
+    finish_upstream(again.recipe({}, 0), again.run_uri)
+    assert run_trial(again, {}, Options(), quiet()).by_seed == record.by_seed
+
+
+def test_stopping_a_training_early_ends_its_trial(tmp_path):
+    text = ON_DETECTORS + "scheduler: {name: asha}\nsearch: {algorithm: random, trials: 1}\n"
+    trials = trials_of(tmp_path, text)
+
+    def stop(percent, value):
+        raise RunError("hopeless")
+
+    record = run_trial(trials, {}, Options(), quiet(), stop)
+    assert (record.state, record.error) == ("failed", "hopeless")
+    assert run_trial(trials, {}, Options(), quiet()).state == "finished"  # goes on from its checkpoint
+
+
+def test_trials_are_compared_after_a_share_that_grows(tmp_path):
+    def percents(first, reduction):
+        text = f"{ON_DETECTORS}scheduler: {{name: asha, first: {first}, reduction: {reduction}}}\n"
+        return early_percents(load_sweep(str(write_files(tmp_path, text))))
+
+    assert percents(0.25, 2) == [25, 50]
+    assert percents(0.1, 3) == [10, 30, 90]
+    assert percents(0.001, 4) == [1, 4, 16, 64]
+    assert early_percents(load_sweep(str(write_files(tmp_path, ON_DETECTORS)))) == []
+
+
+def test_records_are_read_back_in_the_order_in_which_they_ended(tmp_path):
+    records = Records(str(tmp_path / "trials"))
+    assert records.read() == {}
+    assert records.get("a") is None
+    first = Record(
+        key="b", settings={"x.y": 1}, state="finished", select={"ap50": 0.5, "map": None}, finished="2026-01-01"
+    )
+    second = Record(key="a", settings={"x.y": 2}, state="stopped", early={"25": 0.1}, finished="2026-01-02")
+    for record in (second, first):
+        records.write(record)
+    assert list(records.read().items()) == [("b", first), ("a", second)]
+    assert records.get("a") == second
+    records.forget("b")
+    assert list(records.read()) == ["a"]

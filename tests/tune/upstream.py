@@ -1,0 +1,85 @@
+"""A run up to the teacher's detections, finished without training anything: true boxes, jittered, with scores that tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from pipelines.recipe import Recipe
+from pipelines.schemas import DETECTIONS, detections_to_row, with_class_names
+from pipelines.stage import Options
+from pipelines.stages import needed_for, resolve, run_instances
+from weaksam.datasets import open_dataset
+from weaksam.structures import Detections
+
+TEACHER = ("detect.mil", "detect.mil-plain", "detect.mil-mirrored")
+
+RECIPE = """
+base: shapes-tuning.yaml
+data: {shapes: {train: 12, val: 6, test: 6, size: 64}}
+retrain:
+  init: ""
+  scales: [64]
+  steps: 4
+  epochs: 0
+  batch_size: 4
+  faster_rcnn: {anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, drop: {start_step: 0}}
+  test: {scales: [64]}
+"""
+
+SWEEP = """
+description: "a sweep of a test"
+recipe: RECIPE
+space:
+  pseudo_labels.tau_s: [0.1, 0.6]
+  evaluate.voc_style: [devkit, chainer]
+objective: pseudo_f1
+also: [label_agreement]
+"""
+
+
+def write_files(folder: Path, sweep: str = SWEEP) -> Path:
+    """Write a recipe and a sweep over it; return where the sweep is."""
+    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "sweep.yaml").write_text(sweep.replace("RECIPE", str(folder / "recipe.yaml")))
+    return folder / "sweep.yaml"
+
+
+def finish_upstream(recipe: Recipe, run_uri: str) -> None:
+    """Finish everything up to the teacher's detections; ``index`` is the real one."""
+    run_instances(recipe, run_uri, ["index"], Options(), Console(quiet=True))
+    dataset = open_dataset(recipe.data)
+    known: dict = {}
+    names = list(dict.fromkeys(name for target in TEACHER for name in needed_for(recipe, target)))
+    for name in names:
+        resolved = resolve(recipe, run_uri, name, known)
+        instance = resolved.instance
+        if name == "index":
+            continue
+        instance.begin(resolved.parts)
+        if name in TEACHER:
+            rows = []
+            for split in ("train", "val"):
+                for image_id, truth in dataset.ground_truth(split).items():
+                    found = jittered(truth.boxes_xyxy, truth.class_index, seed=f"{name} {image_id}")
+                    rows.append(detections_to_row(image_id, split, (64, 64), found))
+            instance.table(with_class_names(DETECTIONS, dataset.class_names)).write_rows(rows, "part-0")
+        reads = {n: {"key": u.key, "text": (u.manifest() or {}).get("text", "")} for n, u in resolved.upstream.items()}
+        instance.finish({"reads": reads, "text": "by hand"})
+
+
+def jittered(boxes_xyxy: np.ndarray, class_index: np.ndarray, seed: str) -> Detections:
+    """Every object once well and once badly, the bad ones with lower scores."""
+    rng = np.random.default_rng(list(seed.encode()))
+    good = boxes_xyxy + rng.normal(0, 1, boxes_xyxy.shape)
+    bad = boxes_xyxy + rng.normal(0, 12, boxes_xyxy.shape)
+    boxes = np.concatenate([good, bad]).clip(0, 64).astype(np.float32)
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1).clip(0, 65)
+    return Detections(
+        boxes_xyxy=boxes,
+        class_index=np.concatenate([class_index, class_index]).astype(np.int64),
+        score=np.concatenate([rng.uniform(0.6, 1, len(good)), rng.uniform(0, 0.5, len(bad))]).astype(np.float32),
+        image_scores=np.bincount(class_index, minlength=6).clip(0, 1).astype(np.float32),
+    )

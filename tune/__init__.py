@@ -1,0 +1,1 @@
+"""Sweeps over recipes: many trials of the stages of ``pipelines``, which share whatever they have in common."""

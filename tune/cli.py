@@ -1,0 +1,70 @@
+"""The verb ``weaksam tune``; registered by the entry point of the group ``weaksam.commands``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+_HELP = """
+Vary fields of a recipe and find the best values; every trial shares what its knobs leave alone.
+
+SWEEP is a YAML file or one of the shipped sweeps: `pseudo-labels`, `pseudo-labels-retrain`, `roi-drop`, `query-drop`,
+`everything`. Trials are compared on one split (`select_on`) and told of on another (`report_on`). An interrupted sweep goes on
+with the same command. Results, a page to look at and the best recipe are in OUT/tune/NAME.
+
+Examples:
+
+    weaksam tune pseudo-labels --out runs/shapes
+
+    weaksam tune roi-drop --data /data/VOC2007 --set data.splits=[train,val,test] --out runs/voc07
+
+    weaksam tune my-sweep.yaml --out s3://bucket/runs/coco14 --address auto
+
+    weaksam tune roi-drop --dry-run
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the front door."""
+    app.command(name="tune", help=_HELP)(tune)
+
+
+def tune(
+    sweep: Annotated[str, typer.Argument(help="A sweep file, or a shipped sweep's name.")],
+    data: Annotated[str, typer.Option("--data", help="Where the images are, if not where the recipe says.")] = "",
+    out: Annotated[str, typer.Option("--out", help="The run folder, local or s3://…; default runs/RECIPE.")] = "",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one value of the recipe of all trials.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, list the trials, and do nothing.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
+    address: Annotated[
+        str, typer.Option("--address", help="Ray cluster; default RAY_ADDRESS, else this machine.")
+    ] = "",
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="-v: what each stage does.")] = 0,
+) -> None:
+    """Run a sweep."""
+    from pipelines.cli import console, set_up_logging
+    from pipelines.stage import Options
+    from tune.report import write_report
+    from tune.results import text_tables, write_results
+    from tune.search import describe, run_sweep
+    from tune.sweep import Trials, load_sweep
+    from weaksam.files import absolute, join
+
+    set_up_logging(verbose)
+    loaded = load_sweep(sweep, overrides or ())
+    run_uri = absolute(out or join("runs", loaded.recipe.rpartition("/")[2].removesuffix(".yaml")))
+    trials = Trials(loaded, run_uri, data)
+    if dry_run:
+        describe(trials, console, where=sweep)
+        return
+    outcome = run_sweep(trials, Options(address=address), console, where=sweep, retry_failed=retry_failed)
+    for table in text_tables(outcome):
+        console.print(table)
+    table_uri, chosen = write_results(outcome, trials)
+    page = write_report(outcome, trials)
+    console.print(f"results: {table_uri}\npage:    {page}\nbest:    weaksam run {chosen} --out {run_uri}")

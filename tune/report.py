@@ -1,0 +1,220 @@
+"""A sweep as one page: the best, heat maps over pairs of knobs, every trial as a line, best so far, how objectives rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import combinations
+from typing import Any
+
+from pipelines.figures import percent
+from pipelines.report import page_templates
+from pipelines.store import write_bytes
+from tune import charts
+from tune.objectives import OBJECTIVES
+from tune.results import correlation, finished_trials, given_knobs, ranking, spread
+from tune.search import BEST, Outcome, sweep_folder
+from tune.spaces import Knob, Settings, short
+from tune.sweep import Trials
+from tune.trial import Record
+from weaksam.files import join
+
+PAGE_FILE = "report.html"
+_TICKS = 5  # of a knob with a range
+
+
+def write_report(outcome: Outcome, trials: Trials) -> str:
+    """Write the page; return where."""
+    uri = join(sweep_folder(trials), PAGE_FILE)
+    write_bytes(uri, render_page(outcome).encode())
+    return uri
+
+
+def render_page(outcome: Outcome) -> str:
+    """Return the page; every string that is not markup already is escaped."""
+    return page_templates("tune").get_template("sweep.html.j2").render(_view(outcome))
+
+
+def _view(outcome: Outcome) -> dict[str, Any]:
+    sweep = outcome.sweep
+    finished = finished_trials(outcome)
+    records = list({record.key: record for _, record in outcome.trials}.values())
+    seconds = sum(record.seconds for record in records)
+    return {
+        "title": f"Sweep {sweep.name}",
+        "description": sweep.description,
+        "objective": sweep.objective,
+        "objectives": {name: OBJECTIVES[name] for name in sweep.objectives},
+        "select_on": sweep.select_on,
+        "report_on": sweep.report_on,
+        "tiles": [
+            (f"best {sweep.objective}", percent(outcome.best.select[sweep.objective]), f"on {sweep.select_on}"),
+            *(
+                (f"its {name}", percent(value), f"on {sweep.report_on}")
+                for name, value in outcome.best.report.items()
+                if value is not None and not OBJECTIVES[name].label_free
+            ),
+            ("trials", f"{len(finished)}", _of_others(records)),
+            ("time in trials", f"{seconds / 60:.1f} min", f"{sweep.resources.concurrency} at a time"),
+        ],
+        "best": [(knob, short(value)) for knob, value in outcome.best.settings.items()],
+        "heat_maps": _heat_maps(outcome),
+        "lines": _parallel(outcome),
+        "progress": charts.best_so_far(
+            [outcome.value(r) if r.state == "finished" else None for r in sorted(records, key=lambda r: r.finished)],
+            label=f"{sweep.objective} of the trials in the order in which they ended, and the best until then",
+            name=sweep.objective,
+        ),
+        "compared": {
+            "knobs": [knob.rpartition(".")[2] for knob in given_knobs(outcome)],
+            "rows": [
+                {
+                    "name": "the best trial" if name == BEST else name,
+                    "values": [short(record.settings.get(knob)) for knob in given_knobs(outcome)],
+                    "figures": [spread(record, figure) for figure in sweep.objectives],
+                    "error": record.error,
+                }
+                for name, record in outcome.compared.items()
+            ],
+            "seeds": len(sweep.compare_seeds or sweep.seeds),
+        },
+        "ranking": [
+            {
+                **row,
+                "rho": correlation(row["rho"]),
+                "by_seed": ", ".join(correlation(rho) for rho in row["by_seed"].values()),
+                "strength": abs(row["rho"] or 0.0),
+            }
+            for row in (ranking(outcome) if len(finished) > 2 else [])
+        ],
+        "knobs": [knob.rpartition(".")[2] for knob in sweep.space],
+        "trials": [
+            {
+                "key": record.key,
+                "state": record.state,
+                "values": [short(settings.get(knob)) for knob in sweep.space],
+                "select": [percent(record.select.get(name)) for name in sweep.objectives],
+                "report": [percent(record.report.get(name)) for name in sweep.objectives],
+                "early": ", ".join(f"{share} %: {percent(value)}" for share, value in record.early.items()),
+                "seconds": f"{record.seconds:.0f}",
+                "best": record.key == outcome.best.key,
+            }
+            for settings, record in sorted(
+                outcome.trials, key=lambda row: (row[1] not in finished, -outcome.value(row[1]))
+            )
+        ],
+        "failed": [
+            {"key": record.key, "settings": record.settings, "error": record.error}
+            for record in records
+            if record.state == "failed"
+        ],
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _of_others(records: Sequence[Record]) -> str:
+    counts = {state: sum(record.state == state for record in records) for state in ("stopped", "failed")}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "finished, none failed"
+
+
+def _heat_maps(outcome: Outcome) -> list[dict[str, Any]]:
+    """Lay out every objective over every pair of knobs with listed values, the best over all other knobs in each cell."""
+    sweep = outcome.sweep
+    listed = [name for name, knob in sweep.space.items() if knob.listed]
+    maps = []
+    for down, across in combinations(listed, 2):
+        for objective in sweep.objectives:
+            for part in ("select", "report"):
+                cells = _cells(outcome, objective, part, down, across)
+                values = [value for row in cells for value in row if value is not None]
+                if values:
+                    maps.append(_heat_map(objective, part, down, across, cells, sweep.space))
+    return maps
+
+
+def _cells(outcome: Outcome, objective: str, part: str, down: str, across: str) -> list[list[float | None]]:
+    space = outcome.sweep.space
+
+    def best(a: Any, b: Any) -> float | None:
+        inside = [r for s, r in outcome.trials if s.get(down) == a and s.get(across) == b]
+        values = [v for r in inside if (v := getattr(r, part).get(objective)) is not None]
+        return max(values, default=None)
+
+    return [[best(a, b) for b in space[across].listed] for a in space[down].listed]
+
+
+def _heat_map(
+    objective: str,
+    part: str,
+    down: str,
+    across: str,
+    cells: Sequence[Sequence[float | None]],
+    space: Mapping[str, Knob],
+) -> dict[str, Any]:
+    values = [value for row in cells for value in row if value is not None]
+    low, high = min(values), max(values)
+    return {
+        "objective": objective,
+        "part": part,
+        "down": down.rpartition(".")[2],
+        "across": across.rpartition(".")[2],
+        "columns": [short(value) for value in space[across].listed],
+        "rows": [
+            {
+                "name": short(name),
+                "cells": [
+                    {
+                        "text": percent(value),
+                        "heat": 0 if value is None or high == low else round(100 * (value - low) / (high - low)),
+                        "best": value is not None and value == high,
+                    }
+                    for value in row
+                ],
+            }
+            for name, row in zip(space[down].listed, cells, strict=True)
+        ],
+    }
+
+
+def _parallel(outcome: Outcome) -> Any:
+    """Draw the finished trials over all knobs and the objective, the better the stronger."""
+    sweep = outcome.sweep
+    rows = [(settings, record) for settings, record in outcome.trials if record.state == "finished"]
+    rows.sort(key=lambda row: outcome.value(row[1]))
+    values = [outcome.value(record) for _, record in rows]
+    low, high = min(values), max(values)
+    axes = [charts.Axis(name=name.rpartition(".")[2], ticks=_ticks(knob)) for name, knob in sweep.space.items()]
+    axes.append(charts.Axis(name=sweep.objective, ticks=[percent(low + (high - low) * n / 4) for n in range(5)]))
+    lines = []
+    for (settings, _), value in zip(rows, values, strict=True):
+        goodness = (value - low) / (high - low) if high > low else 1.0
+        places = [_place(knob, settings[name]) for name, knob in sweep.space.items()]
+        lines.append(([*places, goodness], goodness, f"{percent(value)}: {_told(settings)}"))
+    label = f"{len(rows)} trials over {', '.join(sweep.space)}; the best has {_told(outcome.best.settings)}"
+    return charts.parallel_coordinates(axes, lines, label=label)
+
+
+def _ticks(knob: Knob) -> list[str]:
+    if knob.listed:
+        return [short(value) for value in knob.listed]
+    low, high = knob.uniform or knob.log_uniform or (0.0, 1.0)
+    shares = [n / (_TICKS - 1) for n in range(_TICKS)]
+    if knob.log_uniform:
+        return [f"{low * (high / low) ** share:.3g}" for share in shares]
+    return [f"{low + (high - low) * share:.3g}" for share in shares]
+
+
+def _place(knob: Knob, value: Any) -> float:
+    """Return where a value lies on its axis, in [0, 1]."""
+    if knob.listed:
+        count = len(knob.listed)
+        return knob.listed.index(value) / (count - 1) if count > 1 else 0.5
+    low, high = knob.uniform or knob.log_uniform or (0.0, 1.0)
+    if knob.log_uniform:
+        return math.log(value / low) / math.log(high / low)
+    return float((value - low) / (high - low))
+
+
+def _told(settings: Settings) -> str:
+    return ", ".join(f"{name.rpartition('.')[2]} {short(value)}" for name, value in settings.items())

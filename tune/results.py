@@ -1,0 +1,203 @@
+"""What a sweep found, for machines and people: a row for each trial, how well objectives rank, the chosen recipe.
+
+RUN/tune/NAME/results.parquet  report.html  best.yaml
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table as TextTable
+
+from pipelines.figures import known, percent
+from pipelines.recipe import render
+from pipelines.store import write_bytes
+from tune.objectives import OBJECTIVES, RANK
+from tune.search import BEST, Outcome, sweep_folder
+from tune.spaces import Settings, short
+from tune.sweep import Trials
+from tune.trial import Record
+from weaksam.files import join
+
+RESULTS_FILE, CHOSEN_FILE = "results.parquet", "best.yaml"
+_SHOWN = 12  # trials on the terminal
+
+
+def write_results(outcome: Outcome, trials: Trials) -> tuple[str, str]:
+    """Write the table of all trials and the best one's recipe; return where."""
+    folder = sweep_folder(trials)
+    buffer = io.BytesIO()
+    pq.write_table(to_table(outcome), buffer)
+    table, chosen = join(folder, RESULTS_FILE), join(folder, CHOSEN_FILE)
+    write_bytes(table, buffer.getvalue())
+    recipe = trials.chosen(outcome.best.settings, outcome.sweep.seeds[0])
+    write_bytes(chosen, render(recipe).encode())
+    return table, chosen
+
+
+def to_table(outcome: Outcome) -> pa.Table:
+    """Return a row for each trial and for each setting compared.
+
+    Columns: ``trial`` (key), ``state``, ``compared`` (name, null for a trial), one per knob (its value as JSON has it; text
+    where trials mix kinds), ``select.OBJECTIVE`` and ``report.OBJECTIVE`` in [0, 1], ``seconds``, ``error``.
+    """
+    sweep = outcome.sweep
+    rows: list[tuple[str | None, Settings, Record]] = [(None, *trial) for trial in outcome.trials]
+    rows += [(name, record.settings, record) for name, record in outcome.compared.items()]
+    columns: dict[str, list[Any]] = {
+        "trial": [record.key for _, _, record in rows],
+        "state": [record.state for _, _, record in rows],
+        "compared": [name for name, _, _ in rows],
+        **{knob: [settings.get(knob) for _, settings, _ in rows] for knob in given_knobs(outcome)},
+        **{f"select.{name}": [record.select.get(name) for _, _, record in rows] for name in sweep.objectives},
+        **{f"report.{name}": [record.report.get(name) for _, _, record in rows] for name in sweep.objectives},
+        "seconds": [record.seconds for _, _, record in rows],
+        "error": [record.error for _, _, record in rows],
+    }
+    return pa.table({name: _column(values) for name, values in columns.items()})
+
+
+def ranking(outcome: Outcome) -> list[dict[str, Any]]:
+    """Say how well each objective, on the part that trials are selected on, ranks them by the figure that is reported.
+
+    That figure is AP50 where it is measured, else the first one that true boxes measure; without one there are no rows.
+
+    Returns:
+        for every objective: ``objective``, ``figure``, ``label_free``, Spearman's ``rho`` of the means over seeds (null for
+        fewer than three trials or no variety), ``by_seed``, and ``chosen``: the reported figure of the trial that the
+        objective alone would have chosen.
+    """
+    finished = finished_trials(outcome)
+    by_boxes = [name for name in outcome.sweep.objectives if not OBJECTIVES[name].label_free]
+    if not by_boxes:
+        return []
+    figure = "ap50" if "ap50" in by_boxes else by_boxes[0]
+    rows = []
+    for name in outcome.sweep.objectives:
+        usable = [r for r in finished if r.select.get(name) is not None and r.report.get(figure) is not None]
+        by_seed = {
+            seed: spearman(
+                [r.by_seed[seed]["select"].get(name) for r in usable],
+                [r.by_seed[seed]["report"].get(figure) for r in usable],
+            )
+            for seed in (usable[0].by_seed if usable and name != RANK else {})
+        }
+        chosen = max(usable, key=lambda r: r.select[name] or 0.0).report[figure] if usable else None
+        rows.append(
+            {
+                "objective": name,
+                "figure": figure,
+                "label_free": OBJECTIVES[name].label_free,
+                "rho": spearman([r.select[name] for r in usable], [r.report[figure] for r in usable]),
+                "by_seed": by_seed,
+                "chosen": chosen,
+            }
+        )
+    return rows
+
+
+def spearman(one: Sequence[float | None], other: Sequence[float | None]) -> float | None:
+    """Return the rank correlation of two rows of figures; None for fewer than three, an unknown one, or all equal."""
+    from scipy.stats import spearmanr
+
+    if len(one) < 3 or None in one or None in other or len(set(one)) < 2 or len(set(other)) < 2:
+        return None
+    return known(float(spearmanr(one, other).statistic))
+
+
+def finished_trials(outcome: Outcome) -> list[Record]:
+    """Return the finished trials, each once."""
+    return list({record.key: record for _, record in outcome.trials if record.state == "finished"}.values())
+
+
+def text_tables(outcome: Outcome) -> list[TextTable]:
+    """Lay out the best trials, what was compared and how objectives rank, for the console; figures in per cent."""
+    sweep = outcome.sweep
+    ordered = sorted(finished_trials(outcome), key=outcome.value, reverse=True)
+    others = len({record.key for _, record in outcome.trials}) - len(ordered)
+    title = (
+        f"{sweep.name}: {len(ordered)} trials finished, {others} stopped or failed\n"
+        f"%, selected on {sweep.select_on} / reported on {sweep.report_on}, the best first"
+    )
+    best = TextTable(title=title, title_justify="left")
+    for name in (*(knob.rpartition(".")[2] for knob in sweep.space), *sweep.objectives):
+        best.add_column(name, justify="right")
+    for record in ordered[:_SHOWN]:
+        figures = (_both(record, name) for name in sweep.objectives)
+        best.add_row(*(short(record.settings.get(knob)) for knob in sweep.space), *figures)
+    tables = [best]
+    if outcome.compared:
+        tables.append(_text_of_compared(outcome))
+    if len(ordered) >= 3:
+        tables.append(_text_of_ranking(outcome))
+    return tables
+
+
+def spread(record: Record, name: str) -> str:
+    """Return a reported figure as "mean ± half of the spread over seeds" in per cent."""
+    values = [of_seed["report"].get(name) for of_seed in record.by_seed.values()]
+    known_values = [100 * value for value in values if value is not None]
+    if not known_values:
+        return "–"
+    half = (max(known_values) - min(known_values)) / 2
+    return f"{mean(known_values):.1f} ±{half:.1f}" if len(known_values) > 1 else f"{known_values[0]:.1f}"
+
+
+def _both(record: Record, name: str) -> str:
+    selected, reported = record.select.get(name), record.report.get(name)
+    return percent(selected) if reported is None else f"{percent(selected)} / {percent(reported)}"
+
+
+def _text_of_compared(outcome: Outcome) -> TextTable:
+    sweep = outcome.sweep
+    seeds = len(next(iter(outcome.compared.values())).by_seed)
+    text = TextTable(
+        title=f"reported on {sweep.report_on}, {seeds} seed(s), mean ± half the spread", title_justify="left"
+    )
+    text.add_column("")
+    for knob in given_knobs(outcome):
+        text.add_column(knob.rpartition(".")[2], justify="right")
+    for name in sweep.objectives:
+        text.add_column(name, justify="right")
+    for label, record in outcome.compared.items():
+        values = (short(record.settings.get(knob)) for knob in given_knobs(outcome))
+        figures = [record.state] if record.state == "failed" else [spread(record, name) for name in sweep.objectives]
+        text.add_row("the best" if label == BEST else label, *values, *figures)
+    return text
+
+
+def _text_of_ranking(outcome: Outcome) -> TextTable:
+    rows = ranking(outcome)
+    figure = rows[0]["figure"] if rows else ""
+    title = f"how objectives on {outcome.sweep.select_on} rank trials by {figure} on {outcome.sweep.report_on}"
+    text = TextTable(title=title, title_justify="left")
+    for name in ("objective", "Spearman", "by seed", f"{figure} of its choice"):
+        text.add_column(name, justify="left" if name == "objective" else "right")
+    for row in rows:
+        mark = " (label-free)" if row["label_free"] else ""
+        seeds = " ".join(correlation(rho) for rho in row["by_seed"].values())
+        text.add_row(row["objective"] + mark, correlation(row["rho"]), seeds, percent(row["chosen"]))
+    return text
+
+
+def correlation(rho: float | None) -> str:
+    """Return a correlation as people read it."""
+    return "–" if rho is None else f"{rho:+.2f}"
+
+
+def given_knobs(outcome: Outcome) -> list[str]:
+    """Return every field that a trial or a setting to compare gives."""
+    names = [*outcome.sweep.space, *(name for record in outcome.compared.values() for name in record.settings)]
+    return list(dict.fromkeys(names))
+
+
+def _column(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])

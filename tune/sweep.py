@@ -1,0 +1,307 @@
+"""Sweeps: YAML files that say which fields of a recipe to vary, what to optimise, how, and with how much of the machine.
+
+Everything is checked before anything starts: names, types and ranges by loading the recipe with every extreme of every knob.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipelines.cluster import usable_cpus
+from pipelines.recipe import Recipe, StrictLoader, load_recipe, shipped_folder
+from pipelines.runs import instance_key
+from pipelines.stages import Resolved, needed_for, resolve
+from tune.objectives import OBJECTIVES, RANK, RANKED
+from tune.spaces import Knob, Settings, corners
+from weaksam.errors import ConfigError
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class Search(BaseModel):
+    """How settings are chosen."""
+
+    model_config = _STRICT
+
+    algorithm: Literal["grid", "random", "optuna"] = "grid"
+    trials: int = Field(default=0, ge=0)  # 0 = the whole grid
+    seed: int = 0
+
+
+class Scheduler(BaseModel):
+    """Whether hopeless trainings are given up: ASHA compares trials after a share of the training, then after more."""
+
+    model_config = _STRICT
+
+    name: Literal["none", "asha"] = "none"
+    first: float = Field(
+        default=0.25, gt=0, lt=1
+    )  # share of the training's steps after which trials are compared first
+    reduction: int = Field(
+        default=2, ge=2
+    )  # one in so many goes on; the next comparison comes after so many times the steps
+
+
+class TrialResources(BaseModel):
+    """What trials take."""
+
+    model_config = _STRICT
+
+    concurrency: int = Field(default=1, ge=1)  # trials at the same time
+    cpus: int = Field(default=0, ge=0)  # of each; 0 = an equal part of the machine
+    gpus: int = Field(
+        default=0, ge=0
+    )  # training workers of each, one GPU each; 0 = on the CPU, or one GPU where there are some
+
+
+class Budget(BaseModel):
+    """When to stop, beside the number of trials."""
+
+    model_config = _STRICT
+
+    hours: float = Field(default=0.0, ge=0)  # of this call; trials that have begun then are given up, 0 = no limit
+
+
+class Sweep(BaseModel):
+    """A sweep file, validated."""
+
+    model_config = _STRICT
+
+    name: str
+    description: str = ""
+    recipe: str  # a file, or a shipped recipe's name
+    overrides: tuple[str, ...] = Field(default=(), alias="set")  # a.b=c items for all trials
+    space: dict[str, Knob]
+    objective: str  # what the best trial is best in
+    also: tuple[str, ...] = ()  # other objectives to note
+    select_on: str = "val"  # split that trials are compared on
+    report_on: str = "test"  # split that figures are told of
+    seeds: tuple[int, ...] = (0,)  # of retraining; a trial runs all of them and is judged by the mean
+    search: Search = Search()
+    scheduler: Scheduler = Scheduler()
+    resources: TrialResources = TrialResources()
+    budget: Budget = Budget()
+    compare: dict[str, Settings] = {}  # settings that are run beside the best trial's, never chosen
+    compare_seeds: tuple[int, ...] = ()  # of the best trial and of those; empty = ``seeds``
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Every objective that is measured, the first is optimised."""
+        names = [self.objective, *self.also, *(RANKED if RANK in (self.objective, *self.also) else ())]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The stage instances that hold them."""
+        return tuple(dict.fromkeys(OBJECTIVES[name].instance for name in self.objectives))
+
+
+class Trials:
+    """The recipes of a sweep's trials.
+
+    Args:
+        sweep: validated.
+        run_uri: absolute run folder of all instances.
+        data_uri: where the images are, if not where the recipe says.
+    """
+
+    def __init__(self, sweep: Sweep, run_uri: str, data_uri: str) -> None:
+        self.sweep = sweep
+        self.run_uri = run_uri
+        self.data_uri = data_uri
+
+    def recipe(self, settings: Mapping[str, Any], seed: int) -> Recipe:
+        """Return the recipe of a trial with its share of the machine; raise ConfigError if it cannot be."""
+        return load_recipe(self.sweep.recipe, [*self._resources(), *self._values(settings, seed)], self.data_uri)[0]
+
+    def chosen(self, settings: Mapping[str, Any], seed: int) -> Recipe:
+        """Return the same recipe with the whole machine, for people to run."""
+        return load_recipe(self.sweep.recipe, self._values(settings, seed), self.data_uri)[0]
+
+    def key(self, settings: Mapping[str, Any]) -> str:
+        """Return what settings have in common that cannot differ in any figure; those that no recipe accepts stand alone."""
+        keys: dict[str, Any] = {}
+        for seed in self.sweep.seeds:
+            try:
+                recipe, known = self.recipe(settings, seed), dict[str, Resolved]()
+            except ConfigError:
+                return instance_key(settings)
+            keys[str(seed)] = {n: resolve(recipe, self.run_uri, n, known).instance.key for n in self.sweep.targets}
+        return instance_key(keys)
+
+    def shared(self) -> list[str]:
+        """Return the instances that are the same for all trials, in the order in which they must run."""
+        found: list[dict[str, str]] = []
+        for settings in corners(self.sweep.space):
+            for seed in self.sweep.seeds:
+                recipe, known = self.recipe(settings, seed), dict[str, Resolved]()
+                names = [n for target in self.sweep.targets for n in needed_for(recipe, target)]
+                found.append({n: resolve(recipe, self.run_uri, n, known).instance.key for n in names})
+        return [name for name, key in found[0].items() if all(other.get(name) == key for other in found[1:])]
+
+    def _values(self, settings: Mapping[str, Any], seed: int) -> list[str]:
+        items = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+        return [*self.sweep.overrides, f"retrain.seed={seed}", *items]
+
+    def _resources(self) -> list[str]:
+        resources = self.sweep.resources
+        items = [f"resources.cpus={resources.cpus or max(1, usable_cpus() // resources.concurrency)}"]
+        # Without GPUs a trial does all by itself: actors and workers take longer to start than a small detector to learn.
+        return (
+            [*items, f"resources.train_workers={resources.gpus}"] if resources.gpus else [*items, "resources.here=true"]
+        )
+
+
+def load_sweep(path_or_name: str, overrides: Sequence[str] = ()) -> Sweep:
+    """Load a sweep and check it.
+
+    Args:
+        path_or_name: a YAML file, or the name of a shipped sweep.
+        overrides: ``a.b=c`` items for all trials, after the file's own.
+
+    Raises:
+        ConfigError: no such sweep, malformed YAML, an unknown name, a value of the wrong type or range, parts that do not go
+            together.
+    """
+    path = _find(path_or_name)
+    try:
+        given = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: expected a mapping of a sweep's fields, got {type(given).__name__}")
+    given = {"name": path.stem, **given}
+    given["set"] = [*(given.get("set") or []), *overrides]
+    try:
+        sweep = Sweep.model_validate_json(json.dumps(given), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from error
+    _check_parts(sweep, str(path))
+    return sweep
+
+
+def check_recipes(trials: Trials, where: str) -> None:
+    """Load the recipe of every extreme of every knob, and of all settings to compare.
+
+    Raises:
+        ConfigError: a knob's name, type or range is wrong, or a split is missing.
+    """
+    sweep = trials.sweep
+    base = trials.recipe({}, sweep.seeds[0])
+    for name, knob in sweep.space.items():
+        for value in knob.extremes:
+            _try(trials, {name: value}, f"{where}: space.{name}")
+    for label, settings in sweep.compare.items():
+        _try(trials, settings, f"{where}: compare.{label}")
+    splits = base.data.splits
+    for field, split in (("select_on", sweep.select_on), ("report_on", sweep.report_on)):
+        if splits and split not in splits and any(name.startswith("evaluate") for name in sweep.targets):
+            raise ConfigError(
+                f"{where}: {field}: expected one of the splits {', '.join(splits)} of recipe {sweep.recipe} "
+                f"(data.splits), got {split}"
+            )
+
+
+def check_machine(sweep: Sweep, cpus: int, where: str) -> None:
+    """Raise ConfigError if the trials that run at the same time need more CPUs than there are."""
+    resources = sweep.resources
+    each = max(1, resources.cpus)
+    if resources.concurrency * each > cpus:
+        raise ConfigError(
+            f"{where}: resources: expected trials that fit into the {cpus} CPUs of this machine, got {resources.concurrency} "
+            f"at a time with {each} CPU(s) each"
+        )
+
+
+def whole_numbers(trials: Trials) -> dict[str, bool]:
+    """Return for every knob whether its field holds whole numbers."""
+    base: Any = trials.recipe({}, trials.sweep.seeds[0])
+    found = {}
+    for name in trials.sweep.space:
+        value = base
+        for part in name.split("."):
+            value = getattr(value, part)
+        found[name] = isinstance(value, int) and not isinstance(value, bool)
+    return found
+
+
+def shipped_sweeps() -> list[str]:
+    """Return the names of the sweeps that come with the package."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def _try(trials: Trials, settings: Settings, where: str) -> None:
+    try:
+        trials.recipe(settings, trials.sweep.seeds[0])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _check_parts(sweep: Sweep, where: str) -> None:
+    def require(ok: bool, field: str, expected: str, got: Any) -> None:
+        if not ok:
+            raise ConfigError(f"{where}: {field}: expected {expected}, got {got}")
+
+    for name in (sweep.objective, *sweep.also):
+        close = difflib.get_close_matches(name, OBJECTIVES, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        require(name in OBJECTIVES, "objective", f"one of {', '.join(OBJECTIVES)}", f"{name}{hint}")
+    require(bool(sweep.space), "space", "a field of the recipe with its values", "nothing")
+    require(bool(sweep.seeds), "seeds", "a number or more", "nothing")
+    require(sweep.select_on != sweep.report_on, "report_on", "another split than select_on", sweep.report_on)
+    algorithm = sweep.search.algorithm
+    if algorithm == "grid":
+        for name, knob in sweep.space.items():
+            require(bool(knob.listed), f"space.{name}", "listed values with search.algorithm=grid", "a range")
+        require(sweep.search.trials == 0, "search.trials", "0 with search.algorithm=grid", sweep.search.trials)
+    else:
+        require(sweep.search.trials > 0, "search.trials", f"a number with search.algorithm={algorithm}", 0)
+    if sweep.objective == RANK:
+        one_by_one = algorithm == "optuna" or sweep.scheduler.name == "asha"
+        require(not one_by_one, "objective", "one that a trial has alone, with optuna or asha", RANK)
+    if sweep.scheduler.name == "asha":
+        known = [name for name, objective in OBJECTIVES.items() if objective.early is not None]
+        require(sweep.objective in known, "objective", f"one of {', '.join(known)} with asha", sweep.objective)
+        require(len(sweep.seeds) == 1, "seeds", "one seed with asha", sweep.seeds)
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = []
+    for finding in error.errors(include_url=False):
+        names = [str(part) for part in finding["loc"]]
+        message = finding["msg"].removeprefix("Value error, ")
+        if finding["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(names[-1], _fields_at(names[:-1]), n=1)
+            message = f"no such option{f'; did you mean {close[0]}?' if close else ''}"
+        elif finding["type"] not in ("missing", "value_error"):
+            message = f"{message}, got {finding['input']!r}"
+        lines.append(f"  {'.'.join(names)}: {message}")
+    return f"sweep {path}:\n" + "\n".join(lines)
+
+
+def _fields_at(names: Sequence[str]) -> list[str]:
+    parts: dict[str, type[BaseModel]] = {
+        "search": Search, "scheduler": Scheduler, "resources": TrialResources, "budget": Budget,
+    }  # fmt: skip
+    model = parts.get(names[0], Knob) if names else Sweep
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _find(name: str) -> Path:
+    for candidate in (Path(name), _folder() / name, _folder() / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate.resolve()
+    close = difflib.get_close_matches(name, shipped_sweeps(), n=1)
+    hint = f"did you mean {close[0]}?" if close else f"shipped sweeps: {', '.join(shipped_sweeps())}"
+    raise ConfigError(f"no sweep {name!r} as a file or by name; {hint}")
+
+
+def _folder() -> Path:
+    return shipped_folder() / "sweeps"

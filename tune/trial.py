@@ -1,0 +1,221 @@
+"""One trial: the stages of a recipe up to what holds the objectives, and what was measured, as a record.
+
+A record is a small JSON file named by the trial's key, written when the trial ends, however it ends. The records of a folder
+are all that a sweep knows of its past: what has one is not run again.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from statistics import mean
+from typing import Any, Literal
+
+from rich.console import Console
+
+from pipelines.recipe import Recipe
+from pipelines.stage import Job, Options
+from pipelines.stages import Resolved, resolve, run_instances
+from pipelines.store import read_json, write_json
+from tune.objectives import OBJECTIVES, RANK, Part, Reading
+from tune.spaces import Settings
+from tune.sweep import Sweep, Trials
+from weaksam.errors import ImageError, RunError, WeaksamError
+from weaksam.files import join, open_fs
+
+State = Literal["finished", "stopped", "failed"]
+Figures = dict[str, float | None]  # objective -> figure in [0, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """How a trial ended."""
+
+    key: str
+    settings: Settings
+    state: State
+    select: Figures = field(default_factory=dict)  # mean over the seeds
+    report: Figures = field(default_factory=dict)
+    by_seed: dict[str, dict[Part, Figures]] = field(default_factory=dict)
+    early: dict[str, float] = field(default_factory=dict)  # per cent of the training -> the objective then
+    seconds: float = 0.0
+    finished: str = ""  # UTC
+    error: str = ""
+
+
+def run_trial(
+    trials: Trials,
+    settings: Settings,
+    options: Options,
+    console: Console,
+    early: Callable[[int, float], None] | None = None,
+) -> Record:
+    """Bring a trial's instances up to date and read its objectives. A failure is a record, too.
+
+    Args:
+        trials: of the sweep.
+        settings: of this one.
+        options: for the stages.
+        console: for what they say.
+        early: called with the per cent trained and the objective each time that the scheduler compares trials.
+    """
+    started = time.time()
+    key = trials.key(settings)
+    by_seed: dict[str, dict[Part, Figures]] = {}
+    try:
+        for seed in trials.sweep.seeds:
+            recipe = trials.recipe(settings, seed)
+            look = None if early is None else EarlyLook(trials.sweep, early)
+            run_instances(recipe, trials.run_uri, trials.sweep.targets, replace(options, look=look), console)
+            by_seed[str(seed)] = read_figures(trials, recipe)
+        select, report = (_mean([of_seed[part] for of_seed in by_seed.values()]) for part in ("select", "report"))
+        if trials.sweep.objective != RANK and select[trials.sweep.objective] is None:
+            raise RunError(f"{trials.sweep.objective}: nothing to measure on {trials.sweep.select_on}")
+        record = Record(key=key, settings=settings, state="finished", select=select, report=report, by_seed=by_seed)
+    except Exception as error:  # whatever it is, the other trials go on
+        told = str(error) if isinstance(error, WeaksamError) else "".join(traceback.format_exception(error)[-4:])
+        record = Record(key=key, settings=settings, state="failed", by_seed=by_seed, error=told)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return replace(record, seconds=round(time.time() - started, 2), finished=now)
+
+
+def read_figures(trials: Trials, recipe: Recipe) -> dict[Part, Figures]:
+    """Return every objective of a recipe whose instances are finished."""
+    sweep, known = trials.sweep, dict[str, Resolved]()
+    parts: dict[Part, str] = {"select": sweep.select_on, "report": sweep.report_on}
+    return {
+        part: {
+            name: OBJECTIVES[name].read(
+                Reading(
+                    recipe=recipe,
+                    instance=resolve(recipe, trials.run_uri, OBJECTIVES[name].instance, known).instance,
+                    part=part,
+                    split=split,
+                )
+            )
+            for name in sweep.objectives
+        }
+        for part, split in parts.items()
+    }
+
+
+def value_of(sweep: Sweep, record: Record) -> float:
+    """Return the objective of a trial on the part that trials are selected on, -1 where there is none."""
+    value = record.select.get(sweep.objective)
+    return -1.0 if value is None else value
+
+
+def early_percents(sweep: Sweep) -> list[int]:
+    """Return after how many per cent of its training a trial is compared with others, rising; none without ASHA."""
+    percent, found = max(1, round(100 * sweep.scheduler.first)), list[int]()
+    while sweep.scheduler.name == "asha" and percent < 100:
+        found.append(percent)
+        percent *= sweep.scheduler.reduction
+    return found
+
+
+class EarlyLook:
+    """Measures the detector of a training that is under way, on the split that trials are selected on.
+
+    The newest checkpoint at or after the point of comparison is looked at, so that nothing is asked of the training.
+    """
+
+    def __init__(self, sweep: Sweep, tell: Callable[[int, float], None]) -> None:
+        self._sweep = sweep
+        self._tell = tell
+        self._told = 0
+
+    def __call__(self, job: Job, task: Any, row: Any) -> None:
+        """Look at the newest checkpoint if it is time."""
+        due = [p for p in early_percents(self._sweep) if self._told < p <= 100 * row.step / row.steps]
+        if not due or row.step == row.steps:
+            return
+        from pipelines.checkpoints import Checkpoints
+        from pipelines.train import CHECKPOINTS
+
+        state = Checkpoints(f"{job.instance.file(CHECKPOINTS)}/{job.instance.key}", task.plan).newest()
+        if state is None or 100 * state["step"] < due[-1] * row.steps:
+            return
+        self._told = due[-1]
+        detector = task.build_model()
+        detector.load_state_dict(state["model"])
+        value = measure_early(job, detector.eval(), self._sweep)
+        if value is not None:
+            self._tell(due[-1], value)
+
+
+def measure_early(job: Job, detector: Any, sweep: Sweep) -> float | None:
+    """Return the objective of a detector on the split that trials are selected on."""
+    from pipelines.evaluate_detections import NO_PROPOSALS, DetectedImage, measure
+    from pipelines.schemas import IMAGES
+    from weaksam.datasets import open_dataset
+    from weaksam.detectors.test_time import detect_alone
+    from weaksam.files import read_bytes
+    from weaksam.images import decode_image
+
+    index = job.upstream["index"].table(IMAGES)
+
+    def images() -> Any:
+        for row in index.iter_rows(("image_id", "split", "uri")):
+            if row["split"] == sweep.select_on:
+                try:
+                    image = decode_image(read_bytes(row["uri"]))
+                except ImageError:
+                    continue  # ``detect`` drops and counts it in the end
+                yield DetectedImage(
+                    image_id=row["image_id"],
+                    split=row["split"],
+                    size_hw=(image.shape[0], image.shape[1]),
+                    detections=detect_alone(detector, image),
+                    proposals_xyxy=NO_PROPOSALS,
+                )
+
+    dataset = open_dataset(job.recipe.data)
+    measured = measure(images(), index.class_names(), dataset.ground_truth, job.recipe.evaluate)
+    early = OBJECTIVES[sweep.objective].early
+    assert early is not None  # checked with the sweep
+    return early(measured[sweep.select_on])
+
+
+class Records:
+    """The records in a sweep's folder, local or in a bucket."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def read(self) -> dict[str, Record]:
+        """Return every record by its trial's key, the first finished first."""
+        fs, path = open_fs(self.folder)
+        fs.invalidate_cache()
+        names = fs.glob(f"{path.rstrip('/')}/*.json") if fs.exists(path) else []
+        found = [Record(**read_json(join(self.folder, name.rpartition("/")[2]))) for name in names]
+        return {record.key: record for record in sorted(found, key=lambda r: (r.finished, r.key))}
+
+    def get(self, key: str) -> Record | None:
+        """Return one record, or None."""
+        content = read_json(self._file(key))
+        return None if content is None else Record(**content)
+
+    def write(self, record: Record) -> None:
+        """Write one record, all or nothing."""
+        write_json(self._file(record.key), {name: getattr(record, name) for name in Record.__dataclass_fields__})
+
+    def forget(self, key: str) -> None:
+        """Delete one record."""
+        fs, path = open_fs(self._file(key))
+        fs.rm_file(path)
+
+    def _file(self, key: str) -> str:
+        return join(self.folder, f"{key}.json")
+
+
+def _mean(rows: list[Mapping[str, float | None]]) -> Figures:
+    """Return the mean over seeds of every figure; None where one of them is."""
+    means: Figures = {}
+    for name in rows[0]:
+        values = [value for row in rows if (value := row[name]) is not None]
+        means[name] = mean(values) if len(values) == len(rows) else None
+    return means
