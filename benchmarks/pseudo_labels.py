@@ -134,7 +134,7 @@ def plain_reasons(
                 normalised = score[n] / (highest - lowest + 1e-8)
             else:
                 normalised = (score[n] - lowest) / (highest - lowest)
-            if normalised > config.tau_s or n == best:
+            if normalised > float(config.tau_s) or n == best:
                 high.append(n)
             else:
                 reasons[n] = "low score"
@@ -146,7 +146,7 @@ def plain_reasons(
                 size, other_size = (_area(boxes_xyxy[k]) for k in (n, other))
                 larger = (other_size, score[other], -other) > (size, score[n], -n)
                 share = _shared(boxes_xyxy[n], boxes_xyxy[other]) / size if size > 0 else 1.0
-                if share >= config.tau_o and (larger or config.covered_by == "any"):
+                if share >= float(config.tau_o) and (larger or config.covered_by == "any"):
                     reasons[n] = "covered"
     return reasons
 

@@ -91,7 +91,7 @@ def measure(job: Job, truth: Mapping[str, GroundTruth]) -> dict[str, Any]:
         "steps": task.plan.steps,
         "error_rate": {iou: share(wrong) for iou, wrong in errors.items()},
         "losses": {name: of_loss(values, errors) for name, values in losses.items()},
-        "drop": what_is_dropped(every, job.recipe.retrain.faster_rcnn.drop),
+        "drop": what_is_dropped(every, detector.drop_in_numbers()),
     }
 
 
@@ -272,6 +272,8 @@ def _preliminary(job: Job) -> tuple[RetrainTask, FasterRcnn, int]:
     detector = task.build_model()
     assert isinstance(detector, FasterRcnn)
     detector.load_state_dict(state["model"])
+    if detector.loss_history is not None:
+        detector.loss_history.settle()  # on what it would choose now
     return task, detector.to("cuda" if torch.cuda.is_available() else "cpu"), step
 
 

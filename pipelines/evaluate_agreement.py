@@ -9,6 +9,7 @@ labels. Image labels are all that is known: they say of which classes there may 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from statistics import mean
 from typing import Any
@@ -38,7 +39,7 @@ Labels = Mapping[str, Collection[int]]  # image id -> the classes in it
 def reads(name: str) -> tuple[str, ...]:
     """Return the names of the instances that are read."""
     if name.partition(".")[2] == LABEL_AGREEMENT:
-        return ("index", *TEACHER_VIEWS)
+        return ("index", *TEACHER_VIEWS, "label")
     return ("index", TEACHER, "detect.final", *STUDENT_VIEWS)
 
 
@@ -98,7 +99,10 @@ def _of_labels(job: Job) -> dict[str, dict[str, Any]]:
     split = (job.upstream["index"].manifest() or {})["labels_granted_to"]
     labels, num_classes = _labels(job, split)
     found = {view: _detections(job.upstream[view], [split]).get(split, {}) for view in TEACHER_VIEWS}
-    (score,) = agreements(found, labels, num_classes, job.recipe.pseudo_labels).values()
+    # Numbers, also where the recipe leaves them open.
+    thresholds = (job.upstream["label"].manifest() or {})["thresholds"]
+    config = replace(job.recipe.pseudo_labels, **thresholds)
+    (score,) = agreements(found, labels, num_classes, config).values()
     return {split: {"images": len(found[TEACHER_VIEWS[0]]), LABEL_AGREEMENT.replace("-", "_"): known(score)}}
 
 

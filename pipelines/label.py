@@ -8,7 +8,7 @@ them, gets a row without boxes and is counted; one that ``detect`` dropped gets 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,11 @@ from pipelines.stage import Job, Stage
 from pipelines.train import granted_split
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError
-from weaksam.pseudo_labels import KEPT, REASONS, Selection, select
+from weaksam.pseudo_labels import KEPT, REASONS, Selection, fill_in, select
 from weaksam.structures import IMAGE_LABELS
 
 DETECTED = "detect.mil"  # the instance whose detections are read
+THRESHOLDS = ("tau_s", "tau_o")  # of adaptive selection, that the recipe may leave to the data
 _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score")
 
 
@@ -39,21 +40,31 @@ def execute(job: Job) -> dict[str, Any]:
     table.remove_all()  # of an interrupted run, whose parts may have been other ones
     planned: list[str] = []
     counts: Counter[str] = Counter()
-    for n, part in enumerate(detections.iter_parts(_COLUMNS)):
-        part = part.filter(pc.equal(part["split"], split)).combine_chunks()
-        ids = part["image_id"].to_pylist()
-        if ids:
-            labelled = labels[[number_of[image_id] for image_id in ids]]
-            rows, counted = label_part(part, labelled, table.schema, job.recipe.pseudo_labels)
-            table.write_part(rows, f"part-{n:05d}")
-            planned += ids
-            counts += counted
+
+    def parts() -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:
+        for part in detections.iter_parts(_COLUMNS):
+            part = part.filter(pc.equal(part["split"], split)).combine_chunks()
+            if part.num_rows:
+                yield part, labels[[number_of[image_id] for image_id in part["image_id"].to_pylist()]]
+
+    config = filled_in(parts(), job.recipe.pseudo_labels)
+    for n, (part, labelled) in enumerate(parts()):
+        rows, counted = label_part(part, labelled, table.schema, config)
+        table.write_part(rows, f"part-{n:05d}")
+        planned += part["image_id"].to_pylist()
+        counts += counted
     if not planned:
         raise DataError(
             f"{detections.folder}: expected detections in images of the split that labels are granted to ({split}), got none; "
             "name it in detect.splits (empty = all), or grant labels with data.train_split"
         )
-    return {"split": split, **_summary(prove(planned, table, job.instance.dropped), counts, len(number_of))}
+    summary = _summary(prove(planned, table, job.instance.dropped), counts, len(number_of))
+    thresholds = {name: getattr(config, name) for name in THRESHOLDS}
+    chosen = [
+        f"{name} {thresholds[name]:.3g}" for name in THRESHOLDS if getattr(job.recipe.pseudo_labels, name) == "auto"
+    ]
+    text = " · chosen: ".join([summary["text"], *([", ".join(chosen)] if chosen else [])])
+    return {"split": split, **summary, "text": text, "thresholds": thresholds}
 
 
 def holds_pseudo_labels(instance: Instance) -> bool:
@@ -76,6 +87,32 @@ def label_matrix(images: pa.Table, split: str, num_classes: int) -> tuple[dict[s
     return {image_id: n for n, image_id in enumerate(mine["image_id"].to_pylist())}, matrix
 
 
+def filled_in(parts: Iterable[tuple[pa.Table, NDArray[np.bool_]]], config: PseudoLabelsConfig) -> PseudoLabelsConfig:
+    """Return ``config`` with numbers where it leaves thresholds to the data: all parts of a table together.
+
+    Args:
+        parts: of the detections table, one chunk each, and the labels of their images ``[B, C]``.
+        config: as in the recipe.
+
+    Raises:
+        DataError: a score is not finite.
+    """
+    if "auto" not in (config.tau_s, config.tau_o):
+        return config
+    found: list[tuple[NDArray[Any], ...]] = []
+    images = 0
+    labels: list[NDArray[np.bool_]] = []
+    for part, labelled in parts:
+        columns, image_index = _columns(part)
+        found.append((columns["boxes_xyxy"], columns["class_index"], columns["score"], image_index + images))
+        labels.append(labelled)
+        images += len(labelled)
+    if not found:
+        return config  # there is nothing to choose from: the stage says so
+    boxes_xyxy, class_index, score, image_index = (np.concatenate(column) for column in zip(*found, strict=True))
+    return fill_in(boxes_xyxy, class_index, score, image_index, np.concatenate(labels), config)
+
+
 def label_part(
     part: pa.Table, labels: NDArray[np.bool_], schema: pa.Schema, config: PseudoLabelsConfig
 ) -> tuple[pa.Table, Counter[str]]:
@@ -93,17 +130,7 @@ def label_part(
     Raises:
         DataError: a score is not finite.
     """
-    boxes = part["boxes_xyxy"].combine_chunks()
-    image_index = np.repeat(np.arange(len(boxes)), _lengths(boxes))
-    columns = {
-        "boxes_xyxy": boxes.flatten().flatten().to_numpy().reshape(-1, 4),
-        "class_index": part["class_index"].combine_chunks().flatten().to_numpy(),
-        "score": part["score"].combine_chunks().flatten().to_numpy(),
-    }
-    bad = np.flatnonzero(~np.isfinite(columns["score"]))
-    if len(bad):
-        image_id = part["image_id"][int(image_index[bad[0]])].as_py()
-        raise DataError(f"image {image_id}: expected finite scores of detections, got NaN or infinity; train anew")
+    columns, image_index = _columns(part)
     found = select(columns["boxes_xyxy"], columns["class_index"], columns["score"], image_index, labels, config)
     kept = np.bincount(image_index[found.kept], minlength=len(labels))
     rejected = np.bincount(image_index[~found.kept], minlength=len(labels))
@@ -120,6 +147,22 @@ def label_part(
     counts = Counter(dict(zip(REASONS, np.bincount(found.reason, minlength=len(REASONS)).tolist(), strict=True)))
     counts += Counter(empty=int((kept == 0).sum()), unlabelled=int((~labels.any(axis=1)).sum()))
     return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema), counts
+
+
+def _columns(part: pa.Table) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    """Return the detections of a part as flat columns, and the number of each one's image; raise DataError for a bad score."""
+    boxes = part["boxes_xyxy"].combine_chunks()
+    image_index = np.repeat(np.arange(len(boxes)), _lengths(boxes))
+    columns = {
+        "boxes_xyxy": boxes.flatten().flatten().to_numpy().reshape(-1, 4),
+        "class_index": part["class_index"].combine_chunks().flatten().to_numpy(),
+        "score": part["score"].combine_chunks().flatten().to_numpy(),
+    }
+    bad = np.flatnonzero(~np.isfinite(columns["score"]))
+    if len(bad):
+        image_id = part["image_id"][int(image_index[bad[0]])].as_py()
+        raise DataError(f"image {image_id}: expected finite scores of detections, got NaN or infinity; train anew")
+    return columns, image_index
 
 
 def _rejected(columns: Mapping[str, NDArray[Any]], found: Selection) -> pa.Array:
@@ -178,7 +221,7 @@ def _describe(recipe: Recipe) -> str:
     config = recipe.pseudo_labels
     if config.mode == "top1":
         return f"the best {config.top_k} of each label"
-    return f"scores above {config.tau_s:g}, covered to less than {config.tau_o:g}"
+    return f"scores above {config.tau_s}, covered to less than {config.tau_o}"
 
 
 STAGE = Stage(

@@ -8,6 +8,7 @@ among them what the loss drop dropped, under ``checkpoints/``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -60,11 +61,20 @@ def execute(job: Job) -> dict[str, Any]:
     result, summary = train(job, task, used, left_out, watch=watch)
     detector = task.build_model()
     detector.load_state_dict(result.model)
+    thresholds = {name: value for name, value in detector.chosen_thresholds().items() if math.isfinite(value)}
+    detector.loss_history = None
     write_bytes(job.instance.file(DETECTOR_FILE), detector_to_bytes(detector, class_names, supervision))
     shares = dropped_shares(result.scalars)
     dropped = "".join(f" · dropped {share:.1%} of {what}" for what, share in shares.items() if share)
-    marked = f"{summary['text']}{dropped} · supervision: {supervision}"
-    return {**summary, "text": marked, "left_out": left_out, "supervision": supervision, "loss_drop": shares}
+    chosen = "".join(f" · chosen {name} {value:.3g}" for name, value in thresholds.items())
+    return {
+        **summary,
+        "text": f"{summary['text']}{chosen}{dropped} · supervision: {supervision}",
+        "left_out": left_out,
+        "supervision": supervision,
+        "loss_drop": shares,
+        "thresholds": thresholds,
+    }
 
 
 def choose_images(

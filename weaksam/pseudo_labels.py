@@ -5,13 +5,13 @@ each class in each image, keeps what exceeds a threshold and the best box whatev
 inside a larger kept one: parts of an object. The baseline of Table 5 takes the best boxes of each class instead.
 
 All images are worked off together: detections are grouped by sorting, and the boxes of a group are compared pair by pair in
-flat arrays of bounded size. Nothing here imports torch.
+flat arrays of bounded size. Nothing here imports torch. Thresholds left to the data ("auto") are numbers after ``fill_in``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from weaksam.config import PseudoLabelsConfig
 from weaksam.structures import Detections, PseudoGroundTruth
+from weaksam.thresholds import two_groups
 
 # Why a detection is no pseudo label; ``Selection.reason`` counts through these.
 REASONS = ("kept", "not an image label", "low score", "covered", "not the best")
@@ -66,30 +67,62 @@ def select(
         score: ``[N]``, finite.
         image_index: ``[N]`` in 0..B-1, in any order.
         labels: ``[B, C]``: which classes are known to be in each image.
-        config: says which way, and how strictly.
+        config: says which way, and how strictly; its thresholds must be numbers.
 
     Returns:
         what becomes of each detection. Where a class has one detection, or equal scores, they are normalised to 1.
+
+    Raises:
+        ValueError: a threshold is "auto".
     """
+    if config.tau_s == "auto" or config.tau_o == "auto":
+        raise ValueError('expected thresholds that are numbers, got "auto"; fill_in() chooses them from all images')
     reason = np.full(len(score), NOT_A_LABEL, np.int8)
     score_normalised = np.full(len(score), np.nan, np.float32)
-    rows = np.flatnonzero(labels[image_index, class_index])
-    group = image_index[rows].astype(np.int64) * labels.shape[1] + class_index[rows]
-    order = np.lexsort((-score[rows], group))  # stable: equal scores stay in the order given
-    rows, groups = rows[order], _groups(group[order])
-
-    scores = score[rows].astype(np.float64)
-    normalised = _normalised(scores, groups, config)
+    rows, groups, normalised = _ranked(class_index, score, image_index, labels, config)
     score_normalised[rows] = normalised.clip(0, 1)
     if config.mode == "top1":
         reason[rows] = np.where(groups.rank < config.top_k, KEPT, NOT_THE_BEST)
-        reason[rows[scores <= 0]] = LOW_SCORE
+        reason[rows[score[rows] <= 0]] = LOW_SCORE
     else:
         high = (normalised > config.tau_s) | (groups.rank == 0)
         reason[rows] = np.where(high, KEPT, LOW_SCORE)
-        covered = _covered(boxes_xyxy[rows[high]], groups.number[high], config)
-        reason[rows[high][covered]] = COVERED
+        coverage = _coverage(boxes_xyxy[rows[high]], groups.number[high], config)
+        reason[rows[high][coverage >= config.tau_o]] = COVERED
     return Selection(reason=reason, score_normalised=score_normalised)
+
+
+def fill_in(
+    boxes_xyxy: NDArray[np.float32],
+    class_index: NDArray[np.int64],
+    score: NDArray[np.float32],
+    image_index: NDArray[np.int64],
+    labels: NDArray[np.bool_],
+    config: PseudoLabelsConfig,
+) -> PseudoLabelsConfig:
+    """Replace thresholds that are "auto" by what parts the N detections of B images best into two groups (Otsu's criterion).
+
+    ``tau_s`` parts the normalised scores of all detections of labels: most are near 0, the best of each class are 1.
+    ``tau_o`` parts the shares of their areas that boxes above ``tau_s`` are covered to, where they are covered at all: parts
+    of objects are nearly whole inside. With too few different values for two groups the paper's number is taken.
+
+    Args:
+        boxes_xyxy: as in ``select``, like all others.
+        class_index: as in ``select``.
+        score: as in ``select``.
+        image_index: as in ``select``.
+        labels: as in ``select``.
+        config: whose thresholds may be "auto".
+    """
+    rows, groups, normalised = _ranked(class_index, score, image_index, labels, config)
+    tau_s, tau_o = config.tau_s, config.tau_o
+    if tau_s == "auto":
+        tau_s = _parted(normalised, PseudoLabelsConfig.tau_s)
+    if tau_o == "auto":
+        high = (normalised > tau_s) | (groups.rank == 0)
+        coverage = _coverage(boxes_xyxy[rows[high]], groups.number[high], config)
+        tau_o = _parted(coverage[coverage > 0], PseudoLabelsConfig.tau_o)
+    return replace(config, tau_s=tau_s, tau_o=tau_o)
 
 
 def pseudo_ground_truth(
@@ -144,6 +177,28 @@ def _groups(rising: NDArray[np.int64]) -> _Groups:
     return _Groups(rising, np.arange(len(rising)) - first, first, first + np.repeat(sizes, sizes) - 1)
 
 
+def _ranked(
+    class_index: NDArray[np.int64],
+    score: NDArray[np.float32],
+    image_index: NDArray[np.int64],
+    labels: NDArray[np.bool_],
+    config: PseudoLabelsConfig,
+) -> tuple[NDArray[np.int64], _Groups, NDArray[np.float64]]:
+    """Return the M detections of labels, class by class and image by image, best first; and their normalised scores."""
+    rows = np.flatnonzero(labels[image_index, class_index])
+    group = image_index[rows].astype(np.int64) * labels.shape[1] + class_index[rows]
+    order = np.lexsort((-score[rows], group))  # stable: equal scores stay in the order given
+    rows, groups = rows[order], _groups(group[order])
+    return rows, groups, _normalised(score[rows].astype(np.float64), groups, config)
+
+
+def _parted(values: NDArray[np.float64], otherwise: float | str) -> float:
+    try:
+        return two_groups(values)
+    except ValueError:
+        return float(otherwise)
+
+
 def _normalised(falling: NDArray[np.float64], groups: _Groups, config: PseudoLabelsConfig) -> NDArray[np.float64]:
     """Normalise the scores of each group, given best first: [M] -> [M], 1 where all of a group are equal."""
     best, worst = falling[groups.first], falling[groups.last]
@@ -153,10 +208,19 @@ def _normalised(falling: NDArray[np.float64], groups: _Groups, config: PseudoLab
     return np.divide(above, spread, out=np.ones_like(falling), where=spread > 0)
 
 
-def _covered(
+def _coverage(
     boxes_xyxy: NDArray[np.float32], group: NDArray[np.int64], config: PseudoLabelsConfig
-) -> NDArray[np.bool_]:
-    """Say which of M boxes, grouped and best first, are covered by another one of their group: [M, 4], [M] -> [M]."""
+) -> NDArray[np.float64]:
+    """Return how much of each of M boxes, grouped and best first, another one of its group covers at most.
+
+    Args:
+        boxes_xyxy: ``[M, 4]``.
+        group: ``[M]`` rising.
+        config: ``covered_by`` says which other ones count.
+
+    Returns:
+        ``[M]`` shares of their areas, -1 for a box beside which no other counts.
+    """
     # In float64 the share of whole pixels is the nearest number to the true ratio, so 17/20 does reach .85.
     boxes = boxes_xyxy.astype(np.float64)
     area = intersection_area(boxes, boxes)
@@ -165,7 +229,7 @@ def _covered(
     )  # the largest of each group first; of equal areas the better stays before the other
     boxes, area, groups = boxes[order], area[order], _groups(group[order])
 
-    covered = np.zeros(len(boxes), np.bool_)
+    coverage = np.full(len(boxes), -1.0)
     pairs = np.cumsum(groups.rank)  # of every box with those before it in its group, up to and including this box
     begin = 0
     while begin < len(boxes):
@@ -175,12 +239,12 @@ def _covered(
         within = np.arange(len(smaller)) - (pairs - groups.rank - done)[smaller]
         larger = groups.first[smaller] + within
         shared = intersection_area(boxes[smaller], boxes[larger])
-        covered[smaller[_share(shared, area[smaller]) >= config.tau_o]] = True
+        np.maximum.at(coverage, smaller, _share(shared, area[smaller]))
         if config.covered_by == "any":
-            covered[larger[_share(shared, area[larger]) >= config.tau_o]] = True
+            np.maximum.at(coverage, larger, _share(shared, area[larger]))
         begin = end
-    in_given_order = np.empty_like(covered)
-    in_given_order[order] = covered
+    in_given_order = np.empty_like(coverage)
+    in_given_order[order] = coverage
     return in_given_order
 
 

@@ -114,6 +114,7 @@ def test_pseudo_labels_are_compared_with_those_of_mirror_images(tmp_path):
     half = {i: d if n % 2 else detections() for n, (i, d) in enumerate(plain.items())}
     for name, found in zip(TEACHER_VIEWS, (plain, half), strict=True):
         write_detections(run, name, {"train": found, "val": {"x": detections((A, 0, 1.0))}})
+    Instance(run, "label", "k").finish({"thresholds": {"tau_s": 0.3, "tau_o": 0.85}})
     _, measured = run_agreement(run, "evaluate.label-agreement")
     both, one = (sum(len(d) for d in found.values()) for found in (half, plain))
     assert measured == {"train": {"images": len(records), "label_agreement": pytest.approx(2 * both / (both + one))}}

@@ -53,6 +53,18 @@ def write_run(run, images, parts, *, granted="train"):
     detect.finish({})
 
 
+def test_open_thresholds_are_chosen_from_all_parts_of_the_table_and_told(tmp_path):
+    write_run(str(tmp_path), IMAGE_ROWS, PARTS)
+    manifest, rows = run_label(str(tmp_path), tau_s="auto", tau_o="auto")
+    # Normalised scores of the labels: 1, 2/3, 0 and 1 in "a", 1 in "b": parted between 0 and 2/3. SMALL lies whole in LARGE,
+    # the only box that is covered at all.
+    assert manifest["thresholds"] == {"tau_s": pytest.approx(1 / 3), "tau_o": 0.85}
+    assert manifest["text"].endswith("chosen: tau_s 0.333, tau_o 0.85")
+    plain, same = run_label(str(tmp_path), tau_s=manifest["thresholds"]["tau_s"])
+    assert rows == same
+    assert "chosen" not in plain["text"]
+
+
 def run_label(run, **changes):
     manifest = label.execute(job_for(recipe(**changes), run, "label", ("index", "detect.mil")))
     return manifest, {row["image_id"]: row for row in Instance(run, "label", "k").table(PSEUDO_LABELS).iter_rows()}

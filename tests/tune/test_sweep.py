@@ -54,7 +54,7 @@ def test_a_sweep_that_cannot_be_names_the_place_and_what_was_expected(tmp_path, 
     [
         (changed("pseudo_labels.tau_s", "pseudo_labels.tau_z"), "space.pseudo_labels.tau_z.*did you mean tau_s"),
         (changed("pseudo_labels.tau_s", "pseudo_label.tau_s"), "did you mean pseudo_labels"),
-        (changed("[0.1, 0.6]", "[0.1, 1.5]"), "pseudo_labels.tau_s: expected 0..1, got 1.5"),
+        (changed("[0.1, 0.6]", "[0.1, 1.5]"), "pseudo_labels.tau_s: expected 0..1, or auto, got 1.5"),
         (changed("[0.1, 0.6]", "[0.1, high]"), "space.pseudo_labels.tau_s.*tau_s"),
         (SWEEP + "compare: {mine: {pseudo_labels.tau_o: 2}}\n", "compare.mine.*pseudo_labels.tau_o"),
         (changed("pseudo_f1", "ap50") + "select_on: valid\n", "select_on: expected one of the splits train, val, test"),

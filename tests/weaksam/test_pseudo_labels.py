@@ -9,7 +9,7 @@ from benchmarks.pseudo_labels import plain_reasons
 from weaksam import pseudo_labels
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import ConfigError
-from weaksam.pseudo_labels import REASONS, intersection_area, pseudo_ground_truth, select
+from weaksam.pseudo_labels import REASONS, fill_in, intersection_area, pseudo_ground_truth, select
 from weaksam.structures import Detections
 
 PAPER = PseudoLabelsConfig(covered_by="any")
@@ -149,7 +149,7 @@ def test_areas_that_boxes_share():
 
 
 def test_thresholds_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match=r"pseudo_labels\.tau_o: expected 0\.\.1, got 1\.5"):
+    with pytest.raises(ConfigError, match=r"pseudo_labels\.tau_o: expected 0\.\.1, or auto, got 1\.5"):
         PseudoLabelsConfig(tau_o=1.5)
     with pytest.raises(ConfigError, match="top_k: expected 1 or more"):
         PseudoLabelsConfig(top_k=0)
@@ -219,3 +219,62 @@ def test_the_unit_of_the_scores_does_not_matter(config, factor):
         other = select(boxes, classes, scores * np.float32(factor), image_index, present, config)
         np.testing.assert_array_equal(one.reason, other.reason)
         np.testing.assert_allclose(one.score_normalised, other.score_normalised, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------ thresholds left to the data
+
+
+def flat(*images):
+    """Columns of ``select`` from images of (labels, [(box, class, score), …])."""
+    rows = [(*row, n) for n, (_, found) in enumerate(images) for row in found]
+    boxes, classes, scores, numbers = zip(*rows, strict=True) if rows else ([], [], [], [])
+    labels = np.zeros((len(images), 3), np.bool_)
+    for n, (present, _) in enumerate(images):
+        labels[n, list(present)] = True
+    return (
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(classes, np.int64),
+        np.array(scores, np.float32),
+        np.array(numbers, np.int64),
+        labels,
+    )
+
+
+AUTO = PseudoLabelsConfig(tau_s="auto", tau_o="auto")
+
+
+def test_tau_s_parts_the_normalised_scores_of_labels():
+    # Normalised: 1, .75, 0 and 1, .25, 0; the class that is no label does not count. Otsu parts {0, 0, .25} and {.75, 1, 1}.
+    far = [(60 * n, 0, 60 * n + 10, 10) for n in range(7)]
+    columns = flat(
+        ([0], [(far[0], 0, 0.9), (far[1], 0, 0.7), (far[2], 0, 0.1), (far[3], 1, 0.5)]),
+        ([1], [(far[4], 1, 0.5), (far[5], 1, 0.2), (far[6], 1, 0.1)]),
+    )
+    found = fill_in(*columns, AUTO)
+    assert found.tau_s == pytest.approx(0.5)
+    assert found.tau_o == 0.85  # no box covers another: the paper's number
+    kept = select(*columns, found).kept
+    assert kept.tolist() == [True, True, False, False, True, False, False]
+
+
+def test_tau_o_parts_the_shares_that_boxes_are_covered_to():
+    # Three boxes of one class and score: the small ones are covered by the large one to 100 % and 30 %; parted at 65 %.
+    large, inside, beside = (0, 0, 100, 100), (0, 0, 10, 10), (97, 0, 107, 10)
+    columns = flat(([0], [(large, 0, 0.9), (inside, 0, 0.9), (beside, 0, 0.9)]))
+    found = fill_in(*columns, PseudoLabelsConfig(tau_o="auto"))
+    assert (found.tau_s, found.tau_o) == (0.3, pytest.approx(0.65))
+    assert select(*columns, found).kept.tolist() == [True, False, True]
+
+
+def test_numbers_stay_and_nothing_to_choose_from_gives_the_papers():
+    columns = flat(([0], [((0, 0, 10, 10), 0, 0.5)]), ([1], []))
+    assert fill_in(*columns, PseudoLabelsConfig(tau_s=0.4, tau_o=0.6)) == PseudoLabelsConfig(tau_s=0.4, tau_o=0.6)
+    assert fill_in(*columns, AUTO) == PseudoLabelsConfig()
+    assert fill_in(*flat(([0], [])), AUTO) == PseudoLabelsConfig()
+
+
+def test_a_threshold_that_is_left_open_cannot_select():
+    with pytest.raises(ValueError, match="fill_in"):
+        select(*flat(([0], [((0, 0, 10, 10), 0, 0.5)])), AUTO)
+    with pytest.raises(ConfigError, match=r"pseudo_labels\.tau_s: expected 0\.\.1, or auto"):
+        PseudoLabelsConfig(tau_s=1.5)

@@ -15,14 +15,17 @@ class PseudoLabelsConfig:
 
     mode: Literal["adaptive", "top1"] = "adaptive"  # "top1" is the baseline of Table 5
     top_k: int = 1  # boxes per class of an image with mode "top1"
-    tau_s: float = 0.3  # normalised score that a box must exceed in [0, 1]; higher is stricter; the best box need not
-    tau_o: float = 0.85  # share of its own area that another box may cover; a box goes from there on; lower is stricter
+    # Normalised score that a box must exceed in [0, 1]; higher is stricter; the best box need not. "auto": see ``fill_in``.
+    tau_s: float | Literal["auto"] = 0.3
+    # Share of its own area that another box may cover; a box goes from there on; lower is stricter. "auto": see ``fill_in``.
+    tau_o: float | Literal["auto"] = 0.85
     normalise: Literal["min-max", "range"] = "min-max"  # (s - min) / (max - min), or s / (max - min) (published code)
     covered_by: Literal["larger", "any"] = "larger"  # "any": two boxes may remove each other (paper and published code)
 
     def __post_init__(self) -> None:
-        require(0 <= self.tau_s <= 1, "pseudo_labels.tau_s", "0..1", self.tau_s)
-        require(0 <= self.tau_o <= 1, "pseudo_labels.tau_o", "0..1", self.tau_o)
+        for name in ("tau_s", "tau_o"):
+            value = getattr(self, name)
+            require(value == "auto" or 0 <= value <= 1, f"pseudo_labels.{name}", "0..1, or auto", value)
         require(self.top_k >= 1, "pseudo_labels.top_k", "1 or more", self.top_k)
 
 
@@ -40,8 +43,10 @@ class RoiDropConfig:
         "any"  # a loss above its threshold is enough (paper), or both must be (published code)
     )
     variant: Literal["fixed", "normalised", "percentile"] = "fixed"  # what a threshold is: see ``losses/drop.py``
-    tau_cls: float = 4.0  # classification loss above which a region goes; lower is stricter (Table 7; COCO: 5)
-    tau_reg: float = 1.0  # box loss above which a region goes; lower is stricter (Table 7; COCO: 4)
+    # Classification loss above which a region goes; lower is stricter (Table 7; COCO: 5). "auto" = the knee of those so far.
+    tau_cls: float | Literal["auto"] = 4.0
+    # Box loss above which a region goes; lower is stricter (Table 7; COCO: 4). "auto" = those so far have it as an outlier.
+    tau_reg: float | Literal["auto"] = 1.0
     droppable: Literal["all", "foreground"] = (
         "all"  # background, whose box loss is 0, too (paper), or not (published code)
     )
@@ -52,10 +57,13 @@ class RoiDropConfig:
 
     def __post_init__(self) -> None:
         for name in ("tau_cls", "tau_reg"):
-            require(getattr(self, name) >= 0, f"retrain.faster_rcnn.drop.{name}", "0 or more", getattr(self, name))
+            value, where = getattr(self, name), f"retrain.faster_rcnn.drop.{name}"
+            if value == "auto":
+                require(self.variant == "fixed", where, f"a number with variant={self.variant}", value)
+                continue
+            require(value >= 0, where, "0 or more, or auto", value)
             if self.variant == "percentile":
-                expected = "0..100 with variant=percentile"
-                require(getattr(self, name) <= 100, f"retrain.faster_rcnn.drop.{name}", expected, getattr(self, name))
+                require(value <= 100, where, "0..100 with variant=percentile", value)
         require(self.start_step >= 0, "retrain.faster_rcnn.drop.start_step", "0 or more", self.start_step)
 
 
@@ -64,13 +72,15 @@ class QueryDropConfig:
     """Query drop: of the matched queries those with the highest classification losses teach nothing (eq. 3, 4; method 7.2)."""
 
     enabled: bool = False
-    percentile: float = 90.0  # of the losses; floor((100 - percentile)% of n) queries go; lower is stricter (Table 9)
+    # Of the losses; floor((100 - percentile)% of n) queries go; lower is stricter (Table 9). "auto" = that of the losses' knee.
+    percentile: float | Literal["auto"] = 90.0
     scope: Literal["foreground", "all"] = "foreground"  # only matched queries, or the background's, too (Table 8)
     layers: tuple[int, ...] = ()  # decoder layers from 1, 0 = the encoder's output; empty = all of them
     start_step: int = 0  # first step that drops (published code)
 
     def __post_init__(self) -> None:
-        require(0 <= self.percentile <= 100, "retrain.dino.drop.percentile", "0..100", self.percentile)
+        ok = self.percentile == "auto" or 0 <= self.percentile <= 100
+        require(ok, "retrain.dino.drop.percentile", "0..100, or auto", self.percentile)
         require(all(n >= 0 for n in self.layers), "retrain.dino.drop.layers", "0 or more", self.layers)
         require(self.start_step >= 0, "retrain.dino.drop.start_step", "0 or more", self.start_step)
 

@@ -152,6 +152,7 @@ def load_retrained(
             return load_retrained(file, config)
     found, where = _read(path_or_file, config, "retrain")
     detector = RETRAINED[config.detector](config, found.num_classes)
+    detector.loss_history = None
     load_strictly(detector, found.state, where=where)
     return detector.eval(), found.class_names, found.supervision
 

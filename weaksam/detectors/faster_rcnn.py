@@ -9,9 +9,11 @@ come that way.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -26,9 +28,11 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from weaksam.config import FasterRcnnConfig, RetrainConfig, require
+from weaksam.config import FasterRcnnConfig, RetrainConfig, RoiDropConfig, require
 from weaksam.detectors.retrained import RetrainedDetector, Targets, TrainingLosses, ViewDetections
 from weaksam.losses.drop import RoiDrop, drops_at, roi_drop, roi_drop_counts
+from weaksam.losses.history import LossHistory
+from weaksam.thresholds import knee, outlier_fence
 
 ANCHORS_PER_IMAGE = 256  # sampled for the losses of the proposals; at most half of them foreground
 MIN_IOU_ANCHOR = 0.7  # with a box, for an anchor to be foreground; the best anchors of a box are, whatever their IoU
@@ -81,6 +85,8 @@ class FasterRcnn(RetrainedDetector):
             nms_thresh=config.test.nms_iou,
             detections_per_img=config.test.max_detections,
         )
+        if own.drop.enabled and "auto" in (own.drop.tau_cls, own.drop.tau_reg):
+            self.loss_history = LossHistory(((knee, math.inf), (outlier_fence, math.inf)))
 
     def training_losses(self, images: Tensor, sizes_hw: Tensor, targets: list[Targets], step: int) -> TrainingLosses:
         """See ``RetrainedDetector``: "rpn_objectness", "rpn_box", "class", "box".
@@ -97,8 +103,9 @@ class FasterRcnn(RetrainedDetector):
         loss_cls, loss_box, loss_reg = self._region_losses(images, features, regions)
         drop: RoiDrop | None = None
         normaliser = len(loss_cls)
-        if drops_at(own.drop, step):
-            drop = roi_drop(loss_cls, loss_reg, regions.foreground, own.drop)
+        thresholds = self._drop_at(step, loss_cls, loss_reg, regions.foreground)
+        if thresholds is not None:
+            drop = roi_drop(loss_cls, loss_reg, regions.foreground, thresholds)
             loss_cls, loss_box = loss_cls[drop.keep], loss_box[drop.keep]
             if own.drop.normaliser == "kept":
                 normaliser = len(loss_cls)
@@ -109,6 +116,32 @@ class FasterRcnn(RetrainedDetector):
             "box": loss_box.sum() / max(normaliser, 1),
         }
         return TrainingLosses(losses, roi_drop_counts(regions.foreground, drop, len(images)))
+
+    def chosen_thresholds(self) -> dict[str, float]:
+        """See ``RetrainedDetector``: "tau_cls" and "tau_reg", those of them that the recipe leaves open."""
+        if self.loss_history is None or not self.loss_history.is_settled:
+            return {}
+        drop, chosen = self.config.faster_rcnn.drop, self.loss_history.thresholds.tolist()
+        named = zip(("tau_cls", "tau_reg"), chosen, strict=True)
+        return {name: value for name, value in named if getattr(drop, name) == "auto"}
+
+    def drop_in_numbers(self) -> RoiDropConfig:
+        """Return the recipe's drop; thresholds that its losses have yet to choose are infinite: nothing is dropped."""
+        drop, chosen = self.config.faster_rcnn.drop, self.chosen_thresholds()
+        return replace(
+            drop,
+            tau_cls=chosen.get("tau_cls", math.inf) if drop.tau_cls == "auto" else drop.tau_cls,
+            tau_reg=chosen.get("tau_reg", math.inf) if drop.tau_reg == "auto" else drop.tau_reg,
+        )
+
+    def _drop_at(self, step: int, loss_cls: Tensor, loss_reg: Tensor, foreground: Tensor) -> RoiDropConfig | None:
+        """Return how to drop at a step, with thresholds that are numbers; None where nothing drops (yet)."""
+        drop = self.config.faster_rcnn.drop
+        begin = drops_at(drop, step)
+        if self.loss_history is None:
+            return drop if begin else None
+        self.loss_history.look(torch.stack([loss_cls.detach(), loss_reg], dim=1)[foreground], begin=begin)
+        return self.drop_in_numbers() if self.loss_history.is_settled else None
 
     @torch.no_grad()
     def predict(self, images: Tensor, sizes_hw: Tensor) -> list[ViewDetections]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from weaksam.config import RetrainConfig
 from weaksam.detectors.backbones import Backbone, build_backbone
+from weaksam.losses.history import LossHistory
 
 
 class Targets(NamedTuple):
@@ -46,6 +47,8 @@ class RetrainedDetector(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
+        # Of a training whose loss drop leaves thresholds to its losses; not a part of the weights that are kept.
+        self.loss_history: LossHistory | None = None
         self.backbone = build_backbone(config.backbone)
         self.backbone.freeze(config.freeze_stages)
 
@@ -73,6 +76,10 @@ class RetrainedDetector(nn.Module, ABC):
             images: as in ``training_losses``.
             sizes_hw: as in ``training_losses``.
         """
+
+    def chosen_thresholds(self) -> dict[str, float]:
+        """Return the thresholds that the losses have chosen so far, by their names in the recipe."""
+        return {}
 
     def parameter_groups(self, config: RetrainConfig) -> list[dict[str, Any]]:
         """Group what learns for an optimiser: the backbone at ``backbone_lr_factor`` times ``lr``, all else at ``lr``."""

@@ -86,15 +86,18 @@ def roi_drop(loss_cls: Tensor, loss_reg: Tensor, foreground: Tensor, config: Roi
             Even then a threshold fits an accuracy: a small detector trained briefly on true boxes of drawn shapes had a
             median of 2, so that 1.0 would have dropped 85% of its positives.
         foreground: bool ``[R]``.
-        config: ``enabled`` and ``start_step`` are not looked at: see ``drops_at``.
+        config: ``enabled`` and ``start_step`` are not looked at: see ``drops_at``. Its thresholds must be numbers.
 
     Returns:
         Three masks over the regions; of no regions, empty ones.
+
+    Raises:
+        ValueError: a threshold is "auto"; ``losses/history.py`` chooses it.
     """
     finite = loss_cls.isfinite() & loss_reg.isfinite()
     droppable = finite if config.droppable == "all" else finite & foreground
-    by_class_loss = _above(loss_cls, droppable, config.tau_cls, config)
-    by_box_loss = _above(loss_reg, finite & foreground, config.tau_reg, config)
+    by_class_loss = _above(loss_cls, droppable, _number(config.tau_cls), config)
+    by_box_loss = _above(loss_reg, finite & foreground, _number(config.tau_reg), config)
     drop = by_class_loss | by_box_loss if config.rule == "any" else by_class_loss & by_box_loss
     return RoiDrop(keep=~drop, by_class_loss=by_class_loss & drop, by_box_loss=by_box_loss & drop)
 
@@ -110,18 +113,22 @@ def query_keep(ranking_loss: Tensor, foreground: Tensor, config: QueryDropConfig
     Args:
         ranking_loss: ``[Q]``, of one decoder layer: binary cross-entropy summed over classes.
         foreground: bool ``[Q]``, whether a query is matched.
-        config: ``enabled``, ``start_step`` and ``layers`` are not looked at: see ``drops_at``.
+        config: ``enabled``, ``start_step`` and ``layers`` are not looked at: see ``drops_at``. Its percentile must be a number.
 
     Returns:
         bool ``[Q]``, the queries to learn from.
+
+    Raises:
+        ValueError: the percentile is "auto"; ``losses/history.py`` chooses it.
     """
+    percentile = _number(config.percentile)
     finite = ranking_loss.isfinite()
     if config.scope == "foreground":
-        return ~_highest(ranking_loss, finite & foreground, config.percentile)
+        return ~_highest(ranking_loss, finite & foreground, percentile)
     ranks = torch.zeros_like(ranking_loss)
     for group in (finite & foreground, finite & ~foreground):
         ranks[group] = _min_max(ranking_loss[group])
-    return ~_highest(ranks, finite, config.percentile)
+    return ~_highest(ranks, finite, percentile)
 
 
 def drop_counts(foreground: Tensor, keep: Tensor | None, images: int) -> dict[str, Tensor]:
@@ -154,6 +161,12 @@ def roi_drop_counts(foreground: Tensor, drop: RoiDrop | None, images: int) -> di
         "dropped_by_class_loss": _per_image(none if drop is None else drop.by_class_loss, images),
         "dropped_by_box_loss": _per_image(none if drop is None else drop.by_box_loss, images),
     }
+
+
+def _number(threshold: float | str) -> float:
+    if isinstance(threshold, str):
+        raise ValueError(f"expected a threshold that is a number, got {threshold!r}; a LossHistory chooses it")
+    return threshold
 
 
 def _above(losses: Tensor, population: Tensor, threshold: float, config: RoiDropConfig) -> Tensor:

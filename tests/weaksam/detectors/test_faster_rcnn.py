@@ -1,5 +1,7 @@
+import io
 import math
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -12,9 +14,12 @@ from torchvision.ops import MultiScaleRoIAlign
 from weaksam.clues.small_stem import load_builtin_classifier
 from weaksam.config import DetectConfig, FasterRcnnConfig, RetrainConfig, RoiDropConfig
 from weaksam.datasets.shapes import data_set_seed, draw
+from weaksam.detectors import detector_to_bytes, load_retrained
 from weaksam.detectors.faster_rcnn import FasterRcnn
 from weaksam.detectors.retrained import Targets
 from weaksam.errors import ConfigError
+from weaksam.losses import history
+from weaksam.thresholds import knee, outlier_fence
 
 CLASSES = 3
 OFF = RoiDropConfig()
@@ -485,3 +490,61 @@ def test_the_published_detector_has_anchors_at_the_strides_of_five_levels():
     sum(out.losses.values()).backward()
     learnt = {name.split(".")[1] for name, p in detector.backbone.network.named_parameters("x") if p.grad is not None}
     assert learnt == {"layer2", "layer3", "layer4"}
+
+
+# ------------------------------------------------------------------------------------------ thresholds left to the losses
+
+AUTO = RoiDropConfig(enabled=True, tau_cls="auto", tau_reg="auto", start_step=2)
+
+
+def test_open_thresholds_are_chosen_from_the_losses_before_the_drop_begins(monkeypatch):
+    monkeypatch.setattr(history, "FEWEST", 20)
+    batch = batch_of(TWO, ONE)
+    plain, auto = detector_of(**ALL_REGIONS), detector_of(AUTO, **ALL_REGIONS)
+    seen = []
+    for step in (0, 1):
+        expected, found = losses_of(plain, batch, step=step, seed=step), losses_of(auto, batch, step=step, seed=step)
+        for name, value in expected.losses.items():
+            assert torch.equal(found.losses[name], value)
+        assert auto.chosen_thresholds() == {}
+        seen.append(int(auto.loss_history.seen))
+    assert seen == [seen[0], 2 * seen[0]]
+    found = losses_of(auto, batch, step=2, seed=2)
+    remembered = auto.loss_history.losses[: int(auto.loss_history.seen)].numpy()
+    assert len(remembered) == 3 * seen[0]
+    tau_cls, tau_reg = knee(remembered[:, 0]), outlier_fence(remembered[:, 1])
+    assert auto.chosen_thresholds() == {"tau_cls": pytest.approx(tau_cls), "tau_reg": pytest.approx(tau_reg)}
+    assert 0 < found.counts["dropped_foreground"] < found.counts["foreground"]
+    # The same as a drop with these numbers.
+    numbers = detector_of(auto.drop_in_numbers(), **ALL_REGIONS)
+    for name, value in losses_of(numbers, batch, step=2, seed=2).losses.items():
+        assert torch.equal(found.losses[name], value)
+
+
+def test_one_threshold_may_be_open_and_the_other_not(monkeypatch):
+    monkeypatch.setattr(history, "FEWEST", 20)
+    detector = detector_of(replace(AUTO, tau_reg=7.0, start_step=0), **ALL_REGIONS)
+    assert detector.drop_in_numbers() == replace(AUTO, tau_cls=math.inf, tau_reg=7.0, start_step=0)
+    for step in range(3):
+        losses_of(detector, batch_of(TWO, ONE), step=step)
+    assert set(detector.chosen_thresholds()) == {"tau_cls"}
+    assert detector.drop_in_numbers().tau_reg == 7.0
+
+
+def test_what_the_losses_were_is_in_a_checkpoint_and_not_in_the_weights_that_are_kept(tmp_path):
+    detector = detector_of(AUTO)
+    losses_of(detector, batch_of(TWO))
+    assert {name for name in detector.state_dict() if "loss_history" in name} == {
+        "loss_history.losses", "loss_history.seen", "loss_history.thresholds",
+    }  # fmt: skip
+    detector.loss_history = None
+    data = detector_to_bytes(detector, ("a", "b", "c"))
+    loaded, _, _ = load_retrained(io.BytesIO(data), detector.config)
+    assert loaded.state_dict().keys() == detector.state_dict().keys()
+
+
+def test_open_thresholds_are_losses_not_percentiles():
+    with pytest.raises(ConfigError, match=r"drop\.tau_cls: expected a number with variant=percentile, got 'auto'"):
+        RoiDropConfig(tau_cls="auto", variant="percentile")
+    with pytest.raises(ConfigError, match=r"drop\.tau_reg: expected 0 or more, or auto, got -1"):
+        RoiDropConfig(tau_reg=-1)

@@ -6,6 +6,7 @@ classification losses probably have a wrong pseudo label and teach nothing. The 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from weaksam.detectors.dino.denoising import Denoising
 from weaksam.detectors.dino.matcher import FOCAL_ALPHA, FOCAL_GAMMA, match
 from weaksam.detectors.retrained import TrainingLosses
 from weaksam.losses.drop import drop_counts, drops_at, query_keep
+from weaksam.losses.history import LossHistory
 
 BOX_WEIGHT = 5.0
 GIOU_WEIGHT = 2.0
@@ -45,7 +47,12 @@ class Outputs(NamedTuple):
 
 
 def detection_losses(
-    outputs: Outputs, denoising: Denoising, objects: list[Objects], drop: QueryDropConfig, step: int
+    outputs: Outputs,
+    denoising: Denoising,
+    objects: list[Objects],
+    drop: QueryDropConfig,
+    step: int,
+    history: LossHistory | None = None,
 ) -> TrainingLosses:
     """Compute the losses of a batch.
 
@@ -55,6 +62,8 @@ def detection_losses(
         objects: what there is to find in each of the B images.
         drop: which queries teach nothing; never denoising queries.
         step: of the training.
+        history: of the ranking losses of the last decoder layer's matched queries, where ``drop.percentile`` is left to
+            them: it becomes the share of losses up to their knee.
 
     Returns:
         "class", "box" and "giou", summed over the decoder layers; the same as "encoder_..." and, summed again, as
@@ -67,11 +76,17 @@ def detection_losses(
     divisors = _mean_over_processes(torch.stack([torch.full_like(repaired, matched), repaired]).float()).clamp(min=1)
 
     sums: list[Tensor] = []
-    for number, layer in enumerate((outputs.encoder, *(layer.queries(D, D + Q) for layer in outputs.layers))):
-        wanted = assign(layer, outputs.present, objects)
-        losses, ranking, foreground = query_losses(layer, wanted, outputs.present)
+    layers = [outputs.encoder, *(layer.queries(D, D + Q) for layer in outputs.layers)]
+    found = [query_losses(layer, assign(layer, outputs.present, objects), outputs.present) for layer in layers]
+    begin = drops_at(drop, step)
+    if history is not None:
+        _, ranking, foreground = found[-1]
+        history.look(ranking[foreground][:, None], begin=begin)
+        begin = history.is_settled
+        drop = replace(drop, percentile=float(history.thresholds)) if begin else drop
+    for number, (losses, ranking, foreground) in enumerate(found):
         keep = None
-        if drops_at(drop, step) and (number in drop.layers or not drop.layers):
+        if begin and (number in drop.layers or not drop.layers):
             keep = query_keep(ranking, foreground, drop)
             losses = losses * keep[:, None]
         counts = drop_counts(foreground, keep, len(objects))

@@ -30,6 +30,8 @@ from weaksam.detectors.dino.transformer import (
     sine_embedding,
 )
 from weaksam.detectors.retrained import RetrainedDetector, Targets, TrainingLosses, ViewDetections
+from weaksam.losses.history import LossHistory
+from weaksam.thresholds import percentile_of_knee
 
 FINEST_SIDE = (
     0.05  # of the image: the box that a cell of the finest map starts from; doubled map by map (Deformable DETR)
@@ -63,13 +65,21 @@ class Dino(RetrainedDetector):
         heads = range(1 + options.decoder_layers)
         self.class_heads = nn.ModuleList(_class_head(dim, num_classes) for _ in heads)
         self.box_heads = nn.ModuleList(_box_head(dim) for _ in heads)
+        if options.drop.enabled and options.drop.percentile == "auto":
+            self.loss_history = LossHistory(((percentile_of_knee, 100.0),))
 
     def training_losses(self, images: Tensor, sizes_hw: Tensor, targets: list[Targets], step: int) -> TrainingLosses:
         """See ``RetrainedDetector`` and ``detection_losses``."""
         objects = [objects_of(own, size_hw) for own, size_hw in zip(targets, sizes_hw, strict=True)]
         denoising = denoising_queries(objects, self.num_classes, self.config.dino)
         outputs: Outputs = self(self.backbone(images), sizes_hw, denoising)
-        return detection_losses(outputs, denoising, objects, self.config.dino.drop, step)
+        return detection_losses(outputs, denoising, objects, self.config.dino.drop, step, self.loss_history)
+
+    def chosen_thresholds(self) -> dict[str, float]:
+        """See ``RetrainedDetector``: "percentile", if the recipe leaves it open."""
+        if self.loss_history is None or not self.loss_history.is_settled:
+            return {}
+        return {"percentile": float(self.loss_history.thresholds)}
 
     @torch.no_grad()
     def predict(self, images: Tensor, sizes_hw: Tensor) -> list[ViewDetections]:

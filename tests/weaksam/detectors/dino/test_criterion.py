@@ -8,6 +8,9 @@ from weaksam.config import DinoConfig, QueryDropConfig
 from weaksam.detectors.dino.boxes import BACKGROUND, Objects
 from weaksam.detectors.dino.criterion import Outputs, Predictions, assign, detection_losses, query_losses
 from weaksam.detectors.dino.denoising import denoising_queries
+from weaksam.losses import history
+from weaksam.losses.history import LossHistory
+from weaksam.thresholds import percentile_of_knee
 
 OFF = QueryDropConfig()
 ON = QueryDropConfig(enabled=True)
@@ -214,3 +217,22 @@ def test_the_divisor_is_averaged_over_processes(tmp_path):
         for name, value in alone.items():
             of_process = (positives / mean_positives) if name.startswith("denoising") else sum(counts) / 3
             assert found[rank][name] == pytest.approx(value.item() * of_process, rel=1e-5)
+
+
+def test_an_open_percentile_is_that_of_the_knee_of_the_losses_so_far(monkeypatch):
+    monkeypatch.setattr(history, "FEWEST", 5)
+    drop = QueryDropConfig(enabled=True, percentile="auto", start_step=1)
+    remembered = LossHistory(((percentile_of_knee, 100.0),))
+    outputs, denoising, objects = batch_of(12, 13)
+    plain, _ = detection_losses(outputs, denoising, objects, QueryDropConfig(), 0)
+    before, counts = detection_losses(outputs, denoising, objects, drop, 0, remembered)
+    assert all(torch.equal(before[name], plain[name]) for name in plain)
+    assert not remembered.is_settled
+    assert counts["dropped_foreground"] == 0
+    after, counts = detection_losses(outputs, denoising, objects, drop, 1, remembered)
+    chosen = percentile_of_knee(remembered.losses[: int(remembered.seen), 0].numpy())
+    assert float(remembered.thresholds) == pytest.approx(chosen)
+    fixed = replace(drop, percentile=float(remembered.thresholds))
+    expected, same = detection_losses(outputs, denoising, objects, fixed, 1)
+    assert all(torch.equal(after[name], expected[name]) for name in expected)
+    assert counts["dropped_foreground"] == same["dropped_foreground"] > 0
