@@ -53,18 +53,26 @@ def test_first_commands_run_and_leave_a_page(code: str, checkout: Path) -> None:
 
 
 def test_every_verb_and_recipe_named_in_commands_exists() -> None:
+    import typer
     from typer.main import get_command
 
     from pipelines.cli import app
     from pipelines.recipe import shipped_recipes
+    from tune.cli import register
+    from tune.sweep import shipped_sweeps
 
-    verbs = get_command(app).commands  # type: ignore[attr-defined]
-    named = re.findall(r"weaksam ([a-z-]+)(?: ([a-z0-9]+))?", "\n".join(FENCED))
+    more = typer.Typer()
+    register(more)
+    more.command("nothing")(lambda: None)  # one command alone would not be a group
+    verbs = {**get_command(app).commands, **get_command(more).commands}  # type: ignore[attr-defined]
+    named = re.findall(r"weaksam ([a-z-]+)(?: ([a-z0-9-]+))?", "\n".join(FENCED))
     assert len(named) >= 8
     for verb, recipe in named:
         assert verb in verbs
         if verb in ("run", "propose"):
             assert recipe in shipped_recipes()
+        if verb == "tune":
+            assert recipe in shipped_sweeps()
 
 
 def test_tested_blocks_are_there() -> None:
