@@ -39,7 +39,9 @@ def parallel_coordinates(
     left, right = 40, 46
     xs = [left + (width - left - right) * n / max(len(axes) - 1, 1) for n in range(len(axes))]
     parts = [
-        Markup('<svg class="chart wide" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, _HEIGHT, label)
+        Markup(
+            '<svg class="chart wide" style="width: {0}px" viewBox="0 0 {0} {1}" role="img" aria-label="{2}">'
+        ).format(width, _HEIGHT, label)
     ]
     for values, goodness, told in lines:
         path = " ".join(f"{x:.1f},{_up(value):.1f}" for x, value in zip(xs, values, strict=True))
