@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 
 from pipelines.config import ResourcesConfig
-from weaksam.errors import RunError
+from weaksam.errors import ConfigError, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,12 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
     With ``resources.here`` nothing is joined or started.
 
     Raises:
+        ConfigError: an address is given, and ``resources.here``.
         RunError: no cluster answers at the address.
     """
     if resources.here:
+        if address:
+            raise ConfigError(f"resources.here: expected no --address beside it, got {address}; leave one of them out")
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")

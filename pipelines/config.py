@@ -34,6 +34,15 @@ class ResourcesConfig:
     def __post_init__(self) -> None:
         shares = (0.0, 0.25, 0.33, 0.5, 1.0)  # other fractions can stay unschedulable for ever (ray#52133)
         require(self.gpus_per_actor in shares, "resources.gpus_per_actor", f"one of {shares}", self.gpus_per_actor)
+        if self.here:
+            for name in ("prompt_actors", "segment_actors", "train_workers", "loader_workers", "gpus_per_actor"):
+                got = getattr(self, name)
+                require(
+                    got in (0, 1) and not (got and "gpu" in name),
+                    f"resources.{name}",
+                    "none beside resources.here",
+                    got,
+                )
         for name in ("cpus", "prompt_actors", "segment_actors", "threads_per_actor", "rows_per_task", "train_workers"):
             require(getattr(self, name) >= 0, f"resources.{name}", "0 or more", getattr(self, name))
 

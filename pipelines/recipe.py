@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -124,7 +124,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), data_uri: str 
     try:
         return Recipe.model_validate_json(json.dumps(values, default=str), strict=True), origins
     except ValidationError as error:
-        raise ConfigError(_explain(error, path_or_name, origins)) from error
+        raise ConfigError(explain(error, f"recipe {path_or_name}", _names_at, origins)) from error
 
 
 def shipped_recipes() -> list[str]:
@@ -267,22 +267,34 @@ def _parse_override(item: str) -> tuple[list[str], Any, str]:
         raise ConfigError(f"--set {item}: the value is not valid YAML: {error}") from error
 
 
-def _explain(error: ValidationError, recipe: str, origins: Mapping[str, str]) -> str:
-    """Turn pydantic's findings into one line each: field, origin, what was expected, what came."""
+def explain(
+    error: ValidationError,
+    what: str,
+    names_at: Callable[[Sequence[str]], Sequence[str]],
+    origins: Mapping[str, str] | None = None,
+) -> str:
+    """Turn pydantic's findings into one line each: field, origin, what was expected, what came.
+
+    Args:
+        error: of a file that people write.
+        what: the file, for the first line.
+        names_at: the option names that there are at a path.
+        origins: where values (``a.b``) came from, if not all from one file.
+    """
     lines = []
     for finding in error.errors(include_url=False):
         path = [str(part) for part in finding["loc"]]
         dotted = ".".join(path)
-        within = (origin for name, origin in origins.items() if name.startswith(f"{dotted}."))
-        origin = origins.get(dotted) or next(within, None)
+        within = (origin for name, origin in (origins or {}).items() if name.startswith(f"{dotted}."))
+        origin = (origins or {}).get(dotted) or next(within, None)
         message = finding["msg"].removeprefix("Value error, ")
         if finding["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            close = difflib.get_close_matches(path[-1], _names_at(path[:-1]), n=1)
+            close = difflib.get_close_matches(path[-1], names_at(path[:-1]), n=1)
             message = f"no such option{f'; did you mean {close[0]}?' if close else ''}"
         elif finding["type"] not in ("missing", "value_error"):
             message = f"{message}, got {finding['input']!r}"
-        lines.append(f"  {dotted or 'recipe'}{f' (from {origin})' if origin else ''}: {message}")
-    return f"recipe {recipe}:\n" + "\n".join(lines)
+        lines.append(f"  {dotted or what.partition(' ')[0]}{f' (from {origin})' if origin else ''}: {message}")
+    return f"{what}:\n" + "\n".join(lines)
 
 
 def _names_at(path: Sequence[str]) -> list[str]:

@@ -17,9 +17,9 @@ Examples:
 
     weaksam tune pseudo-labels --out runs/shapes
 
-    weaksam tune roi-drop --data /data/VOC2007 --set data.splits=[train,val,test] --out runs/voc07
+    weaksam tune my-sweep.yaml --data /data/VOC2007 --out runs/voc07
 
-    weaksam tune my-sweep.yaml --out s3://bucket/runs/coco14 --address auto
+    weaksam tune my-sweep.yaml --data s3://bucket/coco --out s3://bucket/runs/coco14 --address auto
 
     weaksam tune roi-drop --dry-run
 """

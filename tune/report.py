@@ -84,7 +84,6 @@ def _view(outcome: Outcome) -> dict[str, Any]:
                 **row,
                 "rho": correlation(row["rho"]),
                 "by_seed": ", ".join(correlation(rho) for rho in row["by_seed"].values()),
-                "strength": abs(row["rho"] or 0.0),
             }
             for row in (ranking(outcome) if len(finished) > 2 else [])
         ],

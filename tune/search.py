@@ -79,6 +79,7 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
     console.print(f"[bold]{sweep.name}[/]: {sweep.description}\n  all trials share {', '.join(shared)}")
     run_instances(base, trials.run_uri, shared, options, console)
     planned = None if sweep.search.algorithm == "optuna" else _planned(trials, whole)
+    done = {key: record for key, record in done.items() if trials.has(key, record.settings)}
     todo = [of_key[0] for key, of_key in planned.items() if key not in done] if planned is not None else None
     wanted = sweep.search.trials if planned is None else len(planned)
     missing = max(0, wanted - len(done)) if todo is None else len(todo)
@@ -98,7 +99,7 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
         )
     found = records.read()
     if planned is None:
-        rows = [(record.settings, record) for record in found.values()]
+        rows = [(record.settings, record) for key, record in found.items() if trials.has(key, record.settings)]
     else:
         rows = [(settings, found[key]) for key, of_key in planned.items() if key in found for settings in of_key]
     finished = {record.key: record for _, record in rows if record.state == "finished"}
@@ -198,7 +199,8 @@ def _tune(
             grace_period=early_percents(sweep)[0],
             reduction_factor=sweep.scheduler.reduction,
         )
-    work = ray.tune.with_parameters(_work, trials=trials, folder=records.folder, options=options, early=asha)
+    there = replace(options, address="")  # a trial's process is on the cluster already
+    work = ray.tune.with_parameters(_work, trials=trials, folder=records.folder, options=there, early=asha)
     with tempfile.TemporaryDirectory(prefix="weaksam-tune-") as state:
         ray.tune.Tuner(
             ray.tune.with_resources(work, _TRIAL_RESERVES),
@@ -271,7 +273,8 @@ def describe(trials: Trials, console: Console, *, where: str) -> None:
     console.print(f"[bold]{sweep.name}[/]: {sweep.description}")
     run_instances(trials.chosen({}, sweep.seeds[0]), trials.run_uri, trials.shared(), Options(dry_run=True), console)
     if sweep.search.algorithm == "optuna":
-        console.print(f"then {sweep.search.trials} trials that Optuna chooses, {len(done)} of them done")
+        known = sum(trials.has(key, record.settings) for key, record in done.items())
+        console.print(f"then {sweep.search.trials} trials that Optuna chooses, {known} of them done")
         return
     planned = _planned(trials, whole)
     console.print(f"then {len(planned)} trials{_distinct(planned)}:")

@@ -3,7 +3,7 @@
 pseudo_labels.tau_s: [0.1, 0.3, 0.5]                  the same as {grid: [0.1, 0.3, 0.5]}
 pseudo_labels.tau_o: {uniform: [0.7, 1.0]}
 retrain.lr: {log_uniform: [1e-4, 1e-2]}
-retrain.detector: {choice: [faster_rcnn, dino]}       drawn, never enumerated
+retrain.detector: {choice: [faster_rcnn, dino]}       as a grid; where settings are drawn, all equally likely
 """
 
 from __future__ import annotations
@@ -57,6 +57,11 @@ class Knob(BaseModel):
     def extremes(self) -> tuple[Any, ...]:
         """Values such that, if a recipe accepts them, it accepts all."""
         return self.listed or self.uniform or self.log_uniform or ()
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is one of the values."""
+        bounds = self.uniform or self.log_uniform
+        return bounds[0] <= value <= bounds[1] if bounds else value in self.listed
 
     def draw(self, generator: random.Random, *, whole: bool) -> Any:
         """Return one value; a whole number between the bounds if ``whole``."""

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.cluster import usable_cpus
-from pipelines.recipe import Recipe, StrictLoader, load_recipe, shipped_folder
+from pipelines.recipe import Recipe, StrictLoader, explain, load_recipe, shipped_folder
 from pipelines.runs import instance_key
 from pipelines.stages import Resolved, needed_for, resolve
 from tune.objectives import OBJECTIVES, RANK, RANKED
@@ -58,7 +58,7 @@ class TrialResources(BaseModel):
     cpus: int = Field(default=0, ge=0)  # of each; 0 = an equal part of the machine
     gpus: int = Field(
         default=0, ge=0
-    )  # training workers of each, one GPU each; 0 = on the CPU, or one GPU where there are some
+    )  # training workers of each, one GPU each; 0 = all in the trial's own process on the CPU
 
 
 class Budget(BaseModel):
@@ -136,6 +136,15 @@ class Trials:
             keys[str(seed)] = {n: resolve(recipe, self.run_uri, n, known).instance.key for n in self.sweep.targets}
         return instance_key(keys)
 
+    def has(self, record_key: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a trial that was run once belongs to the sweep as it is now: its file may have changed since."""
+        space = self.sweep.space
+        return (
+            settings.keys() == space.keys()
+            and all(knob.holds(settings[name]) for name, knob in space.items())
+            and self.key(settings) == record_key
+        )
+
     def shared(self) -> list[str]:
         """Return the instances that are the same for all trials, in the order in which they must run."""
         found: list[dict[str, str]] = []
@@ -182,7 +191,7 @@ def load_sweep(path_or_name: str, overrides: Sequence[str] = ()) -> Sweep:
     try:
         sweep = Sweep.model_validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from error
+        raise ConfigError(explain(error, f"sweep {path}", _fields_at)) from error
     _check_parts(sweep, str(path))
     return sweep
 
@@ -270,20 +279,6 @@ def _check_parts(sweep: Sweep, where: str) -> None:
         known = [name for name, objective in OBJECTIVES.items() if objective.early is not None]
         require(sweep.objective in known, "objective", f"one of {', '.join(known)} with asha", sweep.objective)
         require(len(sweep.seeds) == 1, "seeds", "one seed with asha", sweep.seeds)
-
-
-def _explain(error: ValidationError, path: Path) -> str:
-    lines = []
-    for finding in error.errors(include_url=False):
-        names = [str(part) for part in finding["loc"]]
-        message = finding["msg"].removeprefix("Value error, ")
-        if finding["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(names[-1], _fields_at(names[:-1]), n=1)
-            message = f"no such option{f'; did you mean {close[0]}?' if close else ''}"
-        elif finding["type"] not in ("missing", "value_error"):
-            message = f"{message}, got {finding['input']!r}"
-        lines.append(f"  {'.'.join(names)}: {message}")
-    return f"sweep {path}:\n" + "\n".join(lines)
 
 
 def _fields_at(names: Sequence[str]) -> list[str]:

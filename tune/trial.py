@@ -78,8 +78,7 @@ def run_trial(
     except Exception as error:  # whatever it is, the other trials go on
         told = str(error) if isinstance(error, WeaksamError) else "".join(traceback.format_exception(error)[-4:])
         record = Record(key=key, settings=settings, state="failed", by_seed=by_seed, error=told)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return replace(record, seconds=round(time.time() - started, 2), finished=now)
+    return replace(record, seconds=round(time.time() - started, 2), finished=utc_now())
 
 
 def read_figures(trials: Trials, recipe: Recipe) -> dict[Part, Figures]:
@@ -100,6 +99,11 @@ def read_figures(trials: Trials, recipe: Recipe) -> dict[Part, Figures]:
         }
         for part, split in parts.items()
     }
+
+
+def utc_now() -> str:
+    """Return the time as records tell it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def value_of(sweep: Sweep, record: Record) -> float:

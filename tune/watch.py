@@ -12,7 +12,7 @@ from rich.console import Console
 from pipelines.figures import percent
 from tune.spaces import short
 from tune.sweep import Trials
-from tune.trial import Record, Records, State, value_of
+from tune.trial import Record, Records, State, utc_now, value_of
 
 
 class Watch(ray.tune.Callback):
@@ -60,7 +60,10 @@ class Watch(ray.tune.Callback):
             return  # nobody has judged it: it runs again
         if record is None:
             early = {str(last["percent"]): last["objective"]} if last.get("percent") else {}
-            record = Record(key=key, settings=settings, state=state, early=early, error=error)
+            seconds = round(last.get("time_total_s", 0.0), 2)
+            record = Record(
+                key=key, settings=settings, state=state, early=early, seconds=seconds, finished=utc_now(), error=error
+            )
             self._records.write(record)
         value = value_of(sweep, record)
         self._best = max(self._best, value)

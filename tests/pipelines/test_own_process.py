@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from rich.console import Console
 
+from pipelines import cluster
 from pipelines.config import ResourcesConfig
 from pipelines.detect import DETECTOR_FILE
 from pipelines.recipe import load_recipe
@@ -23,6 +25,7 @@ from tests.tune.upstream import RECIPE, finish_upstream
 from weaksam.datasets.shapes import CLASS_NAMES
 from weaksam.detectors import build_retrained, detector_to_bytes
 from weaksam.detectors.test_time import detect_alone
+from weaksam.errors import ConfigError
 from weaksam.files import read_bytes
 from weaksam.images import decode_image
 from weaksam.structures import IMAGE_LABELS
@@ -119,5 +122,14 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
 
 
 def test_here_means_no_worker_and_no_gpu():
-    sizes = choose_resources(ResourcesConfig(here=True, train_workers=2), 4, 3, 0)
+    sizes = choose_resources(ResourcesConfig(here=True), 4, 3, 0)
     assert (sizes.workers, sizes.threads, sizes.use_gpu) == (0, 3, False)
+    assert cluster.connected_size(ResourcesConfig(here=True, cpus=3)) == (3, 0)
+
+
+@pytest.mark.parametrize("setting", [{"train_workers": 2}, {"segment_actors": 3}, {"gpus_per_actor": 0.5}])
+def test_here_refuses_what_it_would_have_to_ignore(setting):
+    with pytest.raises(ConfigError, match=r"resources\.\w+: expected none beside resources\.here"):
+        ResourcesConfig(here=True, **setting)
+    with pytest.raises(ConfigError, match="expected no --address beside it, got auto"):
+        cluster.connect(ResourcesConfig(here=True), "auto")

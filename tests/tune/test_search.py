@@ -115,7 +115,7 @@ def test_trials_that_need_the_same_instance_wait_for_it(tmp_path, ray_cluster):
 
 
 def test_a_failed_trial_is_kept_shown_and_run_again_only_if_asked(tmp_path, ray_cluster):
-    # A view that there is not fails when it is trained on; the recipe itself is fine.
+    # What the objective reads is torn, and its manifest says that it is finished.
     trials = trials_of(tmp_path, SWEEP)
     table = resolve(trials.recipe({}, 0), trials.run_uri, "detect.mil-mirrored").instance.folder
     hidden = Path(table).rename(Path(table).with_name("hidden"))

@@ -164,3 +164,14 @@ def test_whole_numbers_are_known_from_the_recipe(tmp_path):
         "pseudo_labels.tau_s": False,
         "retrain.faster_rcnn.drop.start_step": True,
     }
+
+
+def test_trials_of_an_earlier_version_of_the_file_are_not_the_sweeps(tmp_path):
+    text = changed("[0.1, 0.6]", "{uniform: [0.1, 0.6]}") + "search: {algorithm: optuna, trials: 3}\n"
+    trials = trials_of(tmp_path, text)
+    inside = {"pseudo_labels.tau_s": 0.2, "evaluate.voc_style": "devkit"}
+    assert trials.has(trials.key(inside), inside)
+    assert not trials.has("0" * 12, inside)  # other data, another objective, other seeds
+    for other in ({**inside, "pseudo_labels.tau_s": 0.7}, {"pseudo_labels.tau_s": 0.2}, {**inside, "retrain.lr": 0.1}):
+        assert not trials.has(trials.key(other), other)
+    assert not trials.has(trials.key(inside), {**inside, "evaluate.voc_style": "elsewhere"})

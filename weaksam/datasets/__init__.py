@@ -56,12 +56,18 @@ def open_dataset(config: DataConfig) -> Dataset:
     """Open the data set at ``config.uri``, of ``config.kind`` or the kind that its layout shows.
 
     Raises:
-        ConfigError: No address is given.
+        ConfigError: No address is given, or one beside drawn images.
         DataError: The data set is malformed, or lacks one of ``config.splits``.
     """
     if not config.uri and config.kind != "shapes":
         raise ConfigError("data.uri: expected a folder, s3://… or shapes:, got nothing; give --data URI")
-    return DATASETS[detect_kind(config.uri) if config.kind == "auto" else config.kind](config)
+    kind = detect_kind(config.uri) if config.kind == "auto" else config.kind
+    if kind == "shapes" and config.uri and detect_kind(config.uri) != "shapes":
+        raise ConfigError(
+            f"data.uri: expected shapes: with data.kind=shapes, which draws its images, got {config.uri}; give another recipe, "
+            "or --set data.kind=auto"
+        )
+    return DATASETS[kind](config)
 
 
 def detect_kind(uri: str) -> str:

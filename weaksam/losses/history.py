@@ -2,7 +2,7 @@
 
 Losses are remembered until the drop begins; then, once, each threshold is set where the tail of its losses begins, and stays.
 Everything is in buffers: a training that goes on from a checkpoint knows what it knew, and of several workers the first
-decides for all, because the buffers are spread.
+decides for all, from the next step on, when its buffers are spread.
 """
 
 from __future__ import annotations

@@ -164,3 +164,10 @@ def test_data_sets_on_s3_equal_those_on_disk(tmp_path: Path) -> None:
                 truth = here.ground_truth(split)
                 for image_id, objects in there.ground_truth(split).items():
                     np.testing.assert_array_equal(objects.boxes_xyxy, truth[image_id].boxes_xyxy)
+
+
+def test_drawn_images_are_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.uri: expected shapes: with data\.kind=shapes.*got "):
+        open_dataset(DataConfig(uri=str(tmp_path), kind="shapes"))
+    assert open_dataset(DataConfig(uri="shapes:", kind="shapes")).kind == "shapes"
+    assert open_dataset(DataConfig(kind="shapes")).kind == "shapes"
