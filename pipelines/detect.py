@@ -85,7 +85,7 @@ def settings_of(recipe: Recipe, name: str) -> tuple[DetectConfig, bool]:
     """Return how the detector of an instance is run, and whether it is shown mirror images only.
 
     Raises:
-        ConfigError: the instance's name asks for a view that there is not.
+        ConfigError: the instance's name asks for a view that there is not, or no split has detections of both detectors.
     """
     test: DetectConfig = recipe.retrain.test if is_final(name) else recipe.detect
     _, dash, label = name.partition("-")
@@ -93,7 +93,14 @@ def settings_of(recipe: Recipe, name: str) -> tuple[DetectConfig, bool]:
         return test, False
     require(label in VIEWS, f"stages: {name}", f"a view of {', '.join(VIEWS)}", label)
     view = VIEWS[label]
-    return replace(test, flip=False, scales=tuple(round(view.scale * s) for s in test.scales)), view.mirror
+    splits = test.splits
+    if (
+        is_final(name) and recipe.detect.splits
+    ):  # views are compared with what the teacher finds, and it looks at these alone
+        splits = tuple(split for split in recipe.detect.splits if split in splits or not splits)
+        require(bool(splits), f"{name}: retrain.test.splits", f"some of {', '.join(recipe.detect.splits)}", test.splits)
+    scales = tuple(round(view.scale * scale) for scale in test.scales)
+    return replace(test, splits=splits, flip=False, scales=scales), view.mirror
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +250,7 @@ def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
             **view,
             "detector": config.detector,
             "backbone": config.backbone,
-            config.detector: getattr(config, config.detector),
+            config.detector: config.of_detector,
         }
     return {
         "detect": test,

@@ -121,7 +121,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     config = recipe.retrain
     return {
         "retrain": {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_METHOD},
-        config.detector: getattr(config, config.detector),
+        config.detector: config.of_detector,
     }
 
 

@@ -1,6 +1,7 @@
 """What is said of detectors without true boxes: by hand, and the same whatever the boxes are."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,3 +143,31 @@ def test_a_view_is_one_scale_and_one_side():
     assert not mirror
     with pytest.raises(ConfigError, match=r"detect\.final-larger.*a view of plain, mirrored, smaller"):
         settings_of(recipe, "detect.final-larger")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "view"),
+    [
+        pytest.param((), (), (), id="all"),
+        pytest.param(("train", "val"), (), ("train", "val"), id="all that the teacher has"),
+        pytest.param(("train", "val"), ("val", "test"), ("val",), id="what both have"),
+        pytest.param((), ("test",), ("test",), id="the teacher has all"),
+    ],
+)
+def test_a_view_of_the_student_is_of_images_that_the_teacher_looked_at(teacher, student, view):
+    recipe = drawn_recipe()
+    retrain = replace(recipe.retrain, test=replace(recipe.retrain.test, splits=student))
+    recipe = recipe.model_copy(update={"detect": replace(recipe.detect, splits=teacher), "retrain": retrain})
+    assert settings_of(recipe, "detect.final-mirrored")[0].splits == view
+    assert settings_of(recipe, "detect.mil-mirrored")[0].splits == teacher
+    assert settings_of(recipe, "detect.final")[0].splits == student
+
+
+def test_a_view_that_the_teacher_saw_nothing_of_is_an_error():
+    recipe = drawn_recipe()
+    retrain = replace(recipe.retrain, test=replace(recipe.retrain.test, splits=("test",)))
+    recipe = recipe.model_copy(update={"detect": replace(recipe.detect, splits=("train",)), "retrain": retrain})
+    with pytest.raises(
+        ConfigError, match=r"final-plain: retrain\.test\.splits: expected some of train, got \('test',\)"
+    ):
+        settings_of(recipe, "detect.final-plain")

@@ -10,6 +10,7 @@ from pipelines.checkpoints import read_scalars
 from pipelines.recipe import load_recipe
 from pipelines.retrain import choose_images
 from pipelines.retrain_task import BoxedImage, RetrainTask
+from pipelines.stages import resolve
 from pipelines.training import Position, TrainingResources
 from pipelines.worker_loop import run_training
 from tests.pipelines.two_workers import train_two
@@ -72,6 +73,30 @@ def row(image_id, *boxes, supervision=IMAGE_LABELS):
         "score_normalised": [1.0] * len(boxes),
         "supervision": supervision,
     }
+
+
+def keys(*items):
+    recipe, known = load_recipe("shapes-tuning", items)[0], {}
+    return [resolve(recipe, "/run", name, known).instance.key for name in ("retrain", "detect.final")]
+
+
+@pytest.mark.parametrize(
+    ("detector", "drop"),
+    [
+        ("faster_rcnn", {"tau_cls": 2.0, "tau_reg": "auto", "start_step": 7, "rule": "all"}),
+        ("dino", {"percentile": 50.0, "scope": "all"}),
+    ],
+)
+def test_thresholds_make_another_detector_only_where_the_drop_is_on(detector, drop):
+    def with_drop(enabled):
+        items = [f"retrain.{detector}.drop.{name}={value}" for name, value in {**drop, "enabled": enabled}.items()]
+        return keys(f"retrain.detector={detector}", *items)
+
+    off = keys(f"retrain.detector={detector}", f"retrain.{detector}.drop.enabled=false")
+    on = keys(f"retrain.detector={detector}", f"retrain.{detector}.drop.enabled=true")
+    assert with_drop("false") == off
+    assert with_drop("true")[0] not in (on[0], off[0])
+    assert on[0] != off[0]
 
 
 def test_images_with_boxes_are_learnt_from_and_the_others_counted():
@@ -138,6 +163,7 @@ def test_a_view_is_decided_by_epoch_and_image_alone():
 # --------------------------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [SMALL, DINO], ids=["faster_rcnn", "dino"])
 def test_a_detector_learns_and_the_same_seed_gives_the_same_bits(tmp_path, config):
     task = drawn_task(replace(config, steps=30))
@@ -168,6 +194,7 @@ def test_a_loss_drop_starts_at_its_step_and_is_counted(tmp_path, name):
     assert [one.loss == other.loss for one, other in zip(rows, off, strict=True)][:4] == [True, True, True, False]
 
 
+@pytest.mark.slow
 def test_two_workers_lose_what_one_loses_where_the_loss_does_not_hang_on_a_draw(tmp_path):
     # Faster R-CNN samples its regions from the worker's own random stream; DINO without denoising draws nothing.
     config = replace(DINO, dino=replace(DINO.dino, denoising_queries=0), optimizer="sgd", lr=1e-4, steps=10)

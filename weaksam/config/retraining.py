@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from weaksam.config.checks import require
@@ -184,6 +184,12 @@ class RetrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast
     seed: int = 0
     test: RetrainedDetectConfig = field(default_factory=RetrainedDetectConfig)
+
+    @property
+    def of_detector(self) -> FasterRcnnConfig | DinoConfig:
+        """The settings of the detector that is trained; a drop that is off has its defaults, for they change nothing."""
+        config: FasterRcnnConfig | DinoConfig = getattr(self, self.detector)
+        return config if config.drop.enabled else replace(config, drop=type(config.drop)())  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         require(bool(self.scales) and all(s >= 1 for s in self.scales), "retrain.scales", "pixels", self.scales)
