@@ -12,22 +12,23 @@ help: ## show this list
 
 setup: $(READY) ## create .venv from requirements.lock
 
+# Compiled while it is installed: every process of Ray's imports PyTorch, and some machines keep no compiled modules.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11-3.13 needed, {v.major}.{v.minor} found; try: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: setup ## the main job on drawn images: classifier, proposals, their evaluation and a report
 	$(BIN)/weaksam demo
 
-test: setup ## every test that this machine can run (plain, ray, gpu where there is one)
+test: setup ## every test that this machine can run (plain, slow, ray, gpu where there is one)
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
-test-plain: setup ## the tests that start no Ray, under two minutes
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not ray and not gpu"
+test-plain: setup ## the tests that start no Ray and train for no more than moments
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not ray and not slow and not gpu"
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .

@@ -229,14 +229,13 @@ def test_a_recipe_without_clues_has_nothing_to_compare(tmp_path):
         assert manifest["text"].startswith("nothing to compare")
 
 
-@pytest.mark.ray
-def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path, ray_cluster):
+def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path):
     run = str(tmp_path)
     write_run(run)
     recipe = drawn_recipe(
         sam=SamConfig(name="builtin"),
         analyse=AnalyseConfig(max_images=3, random_seeds=(0, 1)),
-        resources=ResourcesConfig(segment_actors=1, rows_per_task=2),
+        resources=ResourcesConfig(here=True, rows_per_task=2),
     )
     console = Console(file=io.StringIO(), width=160)
     job = job_for(recipe, run, "analyse.prompts", ("index", "propose"), console)

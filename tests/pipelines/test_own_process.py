@@ -77,6 +77,7 @@ def test_a_bad_image_is_dropped_with_its_reason(tmp_path):
     assert (gone["image_id"], gone["reason"]) == (listed[2]["image_id"], "missing")
 
 
+@pytest.mark.slow
 def test_a_whole_chain_runs_where_ray_cannot_be_imported(tmp_path):
     settings = [argument for setting in GRID for argument in ("--set", setting)]
     command = ["run", "grid", "--data", "shapes:", "--out", str(tmp_path), "--until", "evaluate.proposals", *settings]

@@ -226,7 +226,7 @@ STAGE_OVERRIDES = (
     "data.shapes.train=14", "data.shapes.val=2", "data.shapes.size=32",
     "classifier.weaktr={stem: patch, patch_size: 8, dim: 16, depth: 1, heads: 2, position_grid: 4, fusion_reduction: 1}",
     "classifier.init=''", "classifier.crop_size=32", "classifier.epochs=2", "classifier.batch_size=4",
-    "resources.train_workers=1", "classifier.select=best-map",
+    "classifier.select=best-map",
 )  # fmt: skip
 
 
@@ -234,7 +234,7 @@ STAGE_OVERRIDES = (
 def test_the_stage_trains_writes_a_classifier_and_is_finished(tmp_path, ray_cluster):
     out = StringIO()
     console = Console(file=out, width=200)
-    shapes, _ = load_recipe("shapes", STAGE_OVERRIDES, data_uri="shapes:")
+    shapes, _ = load_recipe("shapes", [*STAGE_OVERRIDES, "resources.train_workers=1"], data_uri="shapes:")
     manifest = run_instances(shapes, str(tmp_path), ["train-classifier"], Options(), console)["train-classifier"]
     assert manifest["steps"] == {"planned": 7, "done": 7, "resumed_at": 0}
     assert manifest["images"] == {"images": 13, "done": 13, "dropped": 0, "duplicates": 0}
@@ -250,10 +250,8 @@ def test_the_stage_trains_writes_a_classifier_and_is_finished(tmp_path, ray_clus
     assert again == manifest
 
 
-@pytest.mark.ray
-def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path, ray_cluster, monkeypatch):
-    monkeypatch.setattr(train, "choose_resources", lambda *_: TrainingResources())  # in this process: workers take long
-    shapes, _ = load_recipe("shapes", STAGE_OVERRIDES, data_uri="shapes:")
+def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path):
+    shapes, _ = load_recipe("shapes", [*STAGE_OVERRIDES, "resources.here=true"], data_uri="shapes:")
     index = run_instances(shapes, str(tmp_path), ["index"], Options(), Console(file=StringIO()))["index"]
     folder = next(p for p in (tmp_path / "index").iterdir() if p.is_dir())
     table = Table(str(folder), IMAGES)

@@ -169,6 +169,7 @@ def test_without_an_adversary_there_is_one_optimiser(tmp_path):
 # --------------------------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["mist", "oicr"])
 def test_a_detector_learns_the_labels_of_its_images(tmp_path, detector):
     result = run(drawn_task(tmp_path, replace(SMALL, detector=detector, steps=60)), tmp_path)
@@ -184,6 +185,7 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_two_workers_lose_what_one_loses_over_50_steps(tmp_path):
     # Not Adam: it does not see a gradient's scale, so one that is wrong by the number of workers would pass; and at rates
     # that learn as fast as these it turns rounding into 1 % of the loss within 50 steps, on one worker in two passes, too.

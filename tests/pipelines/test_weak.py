@@ -9,13 +9,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipelines import train
 from pipelines.recipe import load_recipe
 from pipelines.runs import current_instance
 from pipelines.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS
 from pipelines.stage import Options
 from pipelines.stages import run_instances
-from pipelines.training import TrainingResources
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
 from weaksam.files import read_bytes
 
@@ -44,9 +42,8 @@ TINY = [
     "retrain.faster_rcnn.anchor_sides=[12, 24, 48]",
     "retrain.faster_rcnn.pyramid_dim=16",
     "retrain.faster_rcnn.head_dim=32",
-    "resources.cpus=4",
-    "resources.prompt_actors=1",
-    "resources.segment_actors=1",
+    "resources.here=true",
+    "resources.cpus=1",
 ]
 
 
@@ -136,10 +133,8 @@ def test_the_images_table_is_the_same_whatever_the_coordinates(tmp_path, write):
     assert any(labels for labels in tables[0]["labels"].to_pylist())
 
 
-@pytest.mark.ray
-def test_training_and_proposing_give_the_same_bits_whatever_the_coordinates(tmp_path, monkeypatch, ray_cluster):
-    # The same loop in this process: four groups of workers would take a minute to start.
-    monkeypatch.setattr(train, "choose_resources", lambda *_: TrainingResources())
+@pytest.mark.slow
+def test_training_and_proposing_give_the_same_bits_whatever_the_coordinates(tmp_path):
     found = []
     for coordinates in ("true", "random"):
         data = write_voc(tmp_path / "data", coordinates=coordinates)

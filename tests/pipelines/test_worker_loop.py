@@ -559,6 +559,7 @@ def test_a_loss_that_is_not_finite_stops_both_workers(tmp_path):
         train_two({"run": task}, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_continued_to_the_same_bits(tmp_path):
     straight = train(tmp_path, name="straight")
     victim = start(tmp_path, step_s=0.3)

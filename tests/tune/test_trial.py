@@ -47,12 +47,14 @@ def test_a_failure_is_a_record_too(tmp_path):
     assert value_of(trials.sweep, record) == -1
 
 
+@pytest.mark.slow
 def test_an_objective_with_nothing_to_measure_fails(tmp_path):
     trials = trials_of(tmp_path, ON_DETECTORS.replace("also: [classification_map]", "") + "select_on: train\n")
     record = run_trial(trials, {}, Options(), quiet())
     assert (record.state, record.error) == ("failed", "ap50: nothing to measure on train")
 
 
+@pytest.mark.slow
 def test_a_detector_is_trained_detects_and_is_measured_in_this_process(tmp_path):
     trials = trials_of(tmp_path, ON_DETECTORS + "seeds: [0, 1]\n")
     out = io.StringIO()
@@ -65,6 +67,7 @@ def test_a_detector_is_trained_detects_and_is_measured_in_this_process(tmp_path)
     assert record.by_seed["0"]["select"]["classification_map"] != record.by_seed["1"]["select"]["classification_map"]
 
 
+@pytest.mark.slow
 def test_a_training_is_looked_at_on_its_way(tmp_path):
     text = ON_DETECTORS.replace("also: [classification_map]", "") + (
         "scheduler: {name: asha, first: 0.25, reduction: 2}\nsearch: {algorithm: random, trials: 1}\n"
@@ -81,6 +84,7 @@ def test_a_training_is_looked_at_on_its_way(tmp_path):
     assert run_trial(again, {}, Options(), quiet()).by_seed == record.by_seed
 
 
+@pytest.mark.slow
 def test_stopping_a_training_early_ends_its_trial(tmp_path):
     text = ON_DETECTORS + "scheduler: {name: asha}\nsearch: {algorithm: random, trials: 1}\n"
     trials = trials_of(tmp_path, text)

@@ -155,6 +155,7 @@ def test_prediction_leaves_the_mode_and_the_random_state_as_they_are(name):
     assert ((first.image_scores >= 0) & (first.image_scores <= 1)).all()
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss_on_two_drawings(name):
     config = config_of(name, lr=1e-3, dropout=0.0, scales=(96,), lighting=0.0, bias_lr_factor=1.0)
     torch.manual_seed(0)

@@ -440,6 +440,7 @@ def trained_on_one_drawing():
     return detector, image, targets
 
 
+@pytest.mark.slow
 def test_a_few_steps_teach_it_one_drawing():
     detector, image, targets = trained_on_one_drawing()
     (found,) = detector.predict(image[None], torch.tensor([[96, 96]]))

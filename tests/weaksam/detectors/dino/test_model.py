@@ -309,6 +309,7 @@ def test_a_gpu_computes_the_cpus_losses_and_detections():
         torch.testing.assert_close(a.score.cpu(), b.score, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_learns_one_drawn_image():
     drawing = draw(data_set_seed(0, "train", 1), 64)
     assert drawing.class_index.tolist() == [3, 4]
