@@ -67,7 +67,7 @@ def run_cells(
     cpus: int,
     console: Console,
 ) -> Results:
-    """Run every cell with seeds 0, 1, … until every pair's interval is narrow enough, or the seeds are used up.
+    """Run every cell with ``FEWEST_SEEDS`` seeds, then those of pairs whose interval is too wide with one more after another.
 
     Args:
         cells: settings.
@@ -81,13 +81,20 @@ def run_cells(
         console: to print on.
     """
     results: Results = {cell.name: {} for cell in cells}
+    wanted = {cell.name for cell in cells}
     for seed in range(most_seeds):
         for cell in cells:
-            console.rule(f"{cell.name}, seed {seed}")
-            results[cell.name][seed] = _measure(cell, seed, recipe, run_uri, split, cpus, console)
-        if seed + 1 >= FEWEST_SEEDS and all(_difference(results, *pair)[1] < half_width for pair in pairs):
-            break
+            if cell.name in wanted:
+                console.rule(f"{cell.name}, seed {seed}")
+                results[cell.name][seed] = _measure(cell, seed, recipe, run_uri, split, cpus, console)
+        if seed + 1 >= FEWEST_SEEDS:
+            wanted = cells_to_repeat(results, pairs, half_width)
     return results
+
+
+def cells_to_repeat(results: Results, pairs: Sequence[tuple[str, str]], half_width: float) -> set[str]:
+    """Return the names of the cells of pairs whose interval is not narrower than ``half_width`` on either side."""
+    return {name for pair in pairs if _difference(results, *pair)[1] >= half_width for name in pair}
 
 
 def report(results: Results, pairs: Sequence[tuple[str, str]], title: str) -> list[TextTable]:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks.paired import interval, report
+from benchmarks.paired import cells_to_repeat, interval, report
 
 
 def test_the_interval_is_students_t_of_the_differences():
@@ -14,10 +14,18 @@ def test_the_interval_is_students_t_of_the_differences():
     assert interval([0.5]) == (0.5, math.inf)
 
 
-def test_cells_are_compared_seed_by_seed_and_an_interval_with_zero_says_so():
-    def cell(*values):
-        return {n: {"ap50_area": v, "ap50_eleven_point": v, "coco_ap75": v} for n, v in enumerate(values)}
+def cell(*values):
+    return {n: {"ap50_area": v, "ap50_eleven_point": v, "coco_ap75": v} for n, v in enumerate(values)}
 
+
+def test_only_cells_of_too_wide_an_interval_are_repeated():
+    results = {"a": cell(10.0, 50.0, 30.0), "b": cell(11.0, 51.1, 30.9), "c": cell(12.0, 49.0, 30.0)}
+    assert cells_to_repeat(results, [("a", "b"), ("a", "c")], 0.2) == {"a", "b", "c"}
+    assert cells_to_repeat(results, [("a", "b"), ("a", "c")], 1.0) == {"a", "c"}
+    assert cells_to_repeat(results, [("a", "b"), ("a", "c")], 4.0) == set()
+
+
+def test_cells_are_compared_seed_by_seed_and_an_interval_with_zero_says_so():
     results = {"a": cell(10.0, 50.0, 30.0), "b": cell(11.0, 51.1, 30.9), "c": cell(12.0, 49.0, 30.0)}
     _, differences = report(results, [("a", "b"), ("a", "c")], "title")
     means, intervals = (list(differences.columns[n].cells) for n in (1, 2))
