@@ -21,7 +21,7 @@ $(READY): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: setup ## the main job on drawn images: classifier, proposals, their evaluation and a report
+demo: setup ## the main job on drawn images: from image labels to proposals, detectors and a report
 	$(BIN)/weaksam demo
 
 test: setup ## every test that this machine can run (plain, slow, ray, gpu where there is one)

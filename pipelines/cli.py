@@ -24,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Weakly-supervised recognition on Ray: image-level labels in, object proposals out.\n\n"
+    help="Weakly-supervised recognition on Ray: image-level labels in, object proposals and detectors out.\n\n"
     "Start with `weaksam demo`, or look at your own pictures: `weaksam propose grid --data photos/ --out runs/photos`.",
 )
 console = Console(soft_wrap=True)
@@ -234,7 +234,7 @@ def table_(
 
 @app.command()
 def demo(out: OutOption = "runs/demo", verbose: VerboseOption = 0) -> None:
-    """The main job on drawn images: train a classifier, propose, evaluate, compare, report; minutes on a laptop.
+    """The main job on drawn images, from image labels to proposals, MIST, pseudo boxes, Faster R-CNN and a report, in minutes.
 
     Example:
 
