@@ -24,6 +24,7 @@ from pipelines.schemas import DETECTIONS, detections_from_row
 from pipelines.stage import Job
 from pipelines.store import write_json
 from weaksam.config import PseudoLabelsConfig
+from weaksam.datasets import Dataset
 from weaksam.errors import DataError
 from weaksam.structures import Detections, PseudoGroundTruth
 
@@ -106,43 +107,62 @@ def _of_labels(job: Job) -> dict[str, dict[str, Any]]:
     return {split: {"images": len(found[TEACHER_VIEWS[0]]), LABEL_AGREEMENT.replace("-", "_"): known(score)}}
 
 
-def _of_detectors(job: Job) -> dict[str, dict[str, Any]]:
-    """Classification mAP and the agreement of teacher and student, of every split but the one that is learnt from."""
+def classification_map(found: Mapping[str, Detections], labels: Labels) -> float | None:
+    """Return how well a detector's image scores rank images by their labels, mAP in [0, 1]; None without labelled images.
+
+    Args:
+        found: image id -> detections.
+        labels: of images; those that have none are left out.
+    """
     from weaksam.metrics.classification import classification_scores
 
+    images = [image_id for image_id in found if image_id in labels]
+    if not images:
+        return None
+    scores = np.nan_to_num(np.stack([found[image_id].image_scores for image_id in images]))
+    return known(classification_scores(scores, [sorted(labels[image_id]) for image_id in images]).mean_ap)
+
+
+def image_labels(dataset: Dataset, split: str) -> Labels:
+    """Return the image labels of a split where they are known, difficult objects counted. No coordinate is read."""
+    records = dataset.records(split)
+    return {r.image_id: r.labels_difficult for r in records if r.labels_difficult is not None}
+
+
+def _of_detectors(job: Job) -> dict[str, dict[str, Any]]:
+    """Classification mAP and the agreement of teacher and student, of every split but the one that is learnt from."""
     learnt = (job.upstream["index"].manifest() or {})["labels_granted_to"]
     final = _detections(job.upstream["detect.final"], None)
     splits = {}
     for split in sorted(final.keys() - {learnt}):
         labels, num_classes = _labels(job, split)
         found = {name: _detections(job.upstream[name], [split]).get(split, {}) for name in (TEACHER, *STUDENT_VIEWS)}
-        pairs = agreements(found, labels, num_classes, PseudoLabelsConfig())
-        images = [image_id for image_id in final[split] if image_id in labels]
-        scores = np.stack([final[split][image_id].image_scores for image_id in images])
-        with_teacher = [value for pair, value in pairs.items() if TEACHER in pair]
-        alone = [value for pair, value in pairs.items() if TEACHER not in pair]
         splits[split] = {
-            "images": len(images),
-            "classification_map": known(
-                classification_scores(np.nan_to_num(scores), [sorted(labels[i]) for i in images]).mean_ap
-            ),
-            "agreement": known(mean([*with_teacher, *alone])),
-            "agreement_with_teacher": known(mean(with_teacher)),
-            "agreement_of_views": known(mean(alone)),
+            "images": len(final[split].keys() & labels.keys()),
+            "classification_map": classification_map(final[split], labels),
+            **dict.fromkeys(("agreement", "agreement_with_teacher", "agreement_of_views")),
         }
+        if all(found.values()):  # the teacher looked at these images
+            pairs = agreements(found, labels, num_classes, PseudoLabelsConfig())
+            # Two sources without a box have nothing to agree on, and are not to be preferred for it.
+            with_teacher = [known(value) or 0.0 for pair, value in pairs.items() if TEACHER in pair]
+            alone = [known(value) or 0.0 for pair, value in pairs.items() if TEACHER not in pair]
+            splits[split] |= {
+                "agreement": mean([*with_teacher, *alone]),
+                "agreement_with_teacher": mean(with_teacher),
+                "agreement_of_views": mean(alone),
+            }
     if not splits:
         raise DataError(f"{job.instance.name}: expected detections in held-out images, got those of {learnt} alone")
     return splits
 
 
 def _labels(job: Job, split: str) -> tuple[Labels, int]:
-    """Return the image labels of a split, difficult objects counted, and the number of classes. No coordinate is read."""
+    """Return the image labels of a split, and the number of classes."""
     from weaksam.datasets import open_dataset
 
     dataset = open_dataset(job.recipe.data)
-    records = dataset.records(split)
-    known_labels = {r.image_id: r.labels_difficult for r in records if r.labels_difficult is not None}
-    return known_labels, len(dataset.class_names)
+    return image_labels(dataset, split), len(dataset.class_names)
 
 
 def _detections(instance: Instance, splits: Sequence[str] | None) -> dict[str, dict[str, Detections]]:

@@ -28,7 +28,7 @@ EXPORT_OF_TRUE_BOXES = (
 READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage whose result a model is trained on
     "pipelines.evaluate_proposals", "pipelines.evaluate_detections", "pipelines.evaluate_pseudo_labels",
     "pipelines.analyse_prompts", "pipelines.analyse_noise", "pipelines.report",
-    "tune.objectives", "tune.trial",  # measure what was trained; what they say chooses settings, and the sweep says so
+    "tune.objectives",  # measures what was trained; what it says chooses settings, and the sweep says so
     EXPORT_OF_TRUE_BOXES,
 }  # fmt: skip
 

@@ -24,15 +24,22 @@ class Axis:
     ticks: Sequence[str]  # from the bottom up, evenly spaced
 
 
-def parallel_coordinates(
-    axes: Sequence[Axis], lines: Sequence[tuple[Sequence[float], float, str]], *, label: str
-) -> Markup:
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One trial in parallel coordinates."""
+
+    places: Sequence[float]  # on each axis, in [0, 1]
+    goodness: float  # in [0, 1]: how strongly it is drawn
+    best: bool
+    told: str  # by a tooltip
+
+
+def parallel_coordinates(axes: Sequence[Axis], lines: Sequence[Line], *, label: str) -> Markup:
     """Draw every trial as a line through its values.
 
     Args:
         axes: from left to right.
-        lines: position on each axis in [0, 1], goodness in [0, 1] (how strong the line is drawn; 1 = the best one) and what a
-            tooltip says. Worse ones first: later ones lie on top.
+        lines: later ones lie on top.
         label: what a screen reader says instead of the drawing.
     """
     width = max(360, 110 * len(axes))
@@ -43,11 +50,11 @@ def parallel_coordinates(
             '<svg class="chart wide" style="width: {0}px" viewBox="0 0 {0} {1}" role="img" aria-label="{2}">'
         ).format(width, _HEIGHT, label)
     ]
-    for values, goodness, told in lines:
-        path = " ".join(f"{x:.1f},{_up(value):.1f}" for x, value in zip(xs, values, strict=True))
+    for line in lines:
+        path = " ".join(f"{x:.1f},{_up(place):.1f}" for x, place in zip(xs, line.places, strict=True))
         parts.append(
             Markup('<g class="{}" style="opacity:{:.2f}"><polyline points="{}"/><title>{}</title></g>').format(
-                "best" if goodness == 1 else "trial", 0.12 + 0.88 * goodness**2, path, told
+                "best" if line.best else "trial", 0.12 + 0.88 * line.goodness**2, path, line.told
             )
         )
     for n, (x, axis) in enumerate(zip(xs, axes, strict=True)):

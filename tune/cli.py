@@ -41,6 +41,9 @@ def tune(
         bool, typer.Option("--dry-run", help="Check everything, list the trials, and do nothing.")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
+    max_dropped: Annotated[
+        str, typer.Option("--max-dropped", help="More dropped images than this (a share or a count) fail a trial.")
+    ] = "1%",
     address: Annotated[
         str, typer.Option("--address", help="Ray cluster; default RAY_ADDRESS, else this machine.")
     ] = "",
@@ -59,12 +62,15 @@ def tune(
     loaded = load_sweep(sweep, overrides or ())
     run_uri = absolute(out or join("runs", loaded.recipe.rpartition("/")[2].removesuffix(".yaml")))
     trials = Trials(loaded, run_uri, data)
+    options = Options(address=address, max_dropped=max_dropped)
     if dry_run:
-        describe(trials, console, where=sweep)
+        describe(trials, options, console, where=sweep)
         return
-    outcome = run_sweep(trials, Options(address=address), console, where=sweep, retry_failed=retry_failed)
+    outcome = run_sweep(trials, options, console, where=sweep, retry_failed=retry_failed)
     for table in text_tables(outcome):
         console.print(table)
     table_uri, chosen = write_results(outcome, trials)
     page = write_report(outcome, trials)
-    console.print(f"results: {table_uri}\npage:    {page}\nbest:    weaksam run {chosen} --out {run_uri}")
+    fetched = "FILE" if "://" in chosen else chosen
+    fetch = f"{chosen}, fetched as {fetched}: " if fetched != chosen else ""
+    console.print(f"results: {table_uri}\npage:    {page}\nbest:    {fetch}weaksam run {fetched} --out {run_uri}")

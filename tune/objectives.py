@@ -1,7 +1,8 @@
 """What a sweep may optimise. More is always better; every figure is in [0, 1].
 
 Each objective is read for one of two parts: trials are *selected* on one and *reported* on the other. For detectors the parts
-are splits; pseudo labels exist for training images only, whose halves (by a hash of their ids) are the parts.
+are splits; pseudo labels exist for training images only, whose halves (by a hash of their ids) are the parts. Agreement is
+known where the teacher looked.
 
 Label-free objectives know no true box: they are all that a weakly supervised project has.
 """
@@ -16,7 +17,8 @@ from typing import Any, Literal
 
 from scipy.stats import rankdata
 
-from pipelines.evaluate_agreement import AGREEMENT
+from pipelines.evaluate_agreement import AGREEMENT, classification_map, image_labels
+from pipelines.evaluate_detections import DetectedImage
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.recipe import Recipe
 from pipelines.runs import Instance
@@ -38,6 +40,16 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a detector that is still learning finds in one split."""
+
+    recipe: Recipe
+    split: str
+    class_names: Sequence[str]
+    images: Sequence[DetectedImage]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Objective:
     """One figure of a trial."""
 
@@ -45,8 +57,36 @@ class Objective:
     instance: str  # name of the stage instance that holds it
     read: Callable[[Reading], float | None]  # None: there was nothing to measure
     label_free: bool = False
-    # of detections on one split, as ``evaluate_detections.measure`` returns them; None: known at the end only
-    early: Callable[[Mapping[str, Any]], float | None] | None = None
+    early: Callable[[Seen], float | None] | None = None  # None: known at the end only
+
+    @property
+    def of_student(self) -> bool:
+        """Whether it is of what the trial retrains, and so differs from seed to seed."""
+        return self.instance in ("evaluate.final", "evaluate.agreement")
+
+    def splits(self, recipe: Recipe, part: Part) -> dict[str, tuple[str, ...]]:
+        """Return the fields of a recipe among whose splits (() = all) that of a part must be for this to be known there."""
+        student, teacher = recipe.retrain.test.splits, recipe.detect.splits
+        found = {"data.splits": recipe.data.splits}
+        if self.instance == "evaluate.final":
+            found["retrain.test.splits"] = student
+        elif self.instance == "evaluate.agreement":  # of reported images only what needs no teacher is asked for
+            found |= {"retrain.test.splits": student, **({"detect.splits": teacher} if part == "select" else {})}
+        elif self.instance == "evaluate.mil":
+            found["detect.splits"] = teacher
+        elif self.instance == "evaluate.proposals":
+            found["propose.splits"] = recipe.propose.splits
+        else:
+            return {}
+        return found
+
+    def where(self, part: Part, split: str) -> str:
+        """Return which images a figure is of, for people, where the split of that part is ``split``."""
+        if self.instance == "evaluate.label-agreement":
+            return "the training images"
+        if self.instance == "label":
+            return {"select": "half of the training images", "report": "the other half of the training images"}[part]
+        return split
 
 
 def _detections(figure: str, reading: Reading) -> float | None:
@@ -55,9 +95,25 @@ def _detections(figure: str, reading: Reading) -> float | None:
 
 
 def _of_detections(figure: str, measured: Mapping[str, Any]) -> float | None:
-    holder = measured if figure == "classification_map" else next(iter(measured["rows"]), {})
+    holder = measured if figure == "classification_map" else next(iter(measured["rows"]), dict[str, Any]())
     value = holder.get(figure)
     return None if value is None else float(value)
+
+
+def _early_detections(figure: str, seen: Seen) -> float | None:
+    from pipelines.evaluate_detections import measure
+    from weaksam.datasets import open_dataset
+
+    truth = open_dataset(seen.recipe.data).ground_truth
+    measured = measure(seen.images, seen.class_names, truth, seen.recipe.evaluate)
+    return _of_detections(figure, measured[seen.split]) if seen.split in measured else None
+
+
+def _early_classification_map(seen: Seen) -> float | None:
+    from weaksam.datasets import open_dataset
+
+    labels = image_labels(open_dataset(seen.recipe.data), seen.split)
+    return classification_map({image.image_id: image.detections for image in seen.images}, labels)
 
 
 def _recall(threshold: str, reading: Reading) -> float | None:
@@ -113,7 +169,7 @@ def _detected(label: str, figure: str, what: str) -> Objective:
         what=what,
         instance=f"evaluate.{label}",
         read=partial(_detections, figure),
-        early=partial(_of_detections, figure) if label == "final" else None,
+        early=partial(_early_detections, figure) if label == "final" else None,
     )
 
 
@@ -148,7 +204,7 @@ OBJECTIVES: dict[str, Objective] = {
         instance="evaluate.agreement",
         read=partial(_agreement, "classification_map"),
         label_free=True,
-        early=partial(_of_detections, "classification_map"),
+        early=_early_classification_map,
     ),
     "agreement": Objective(
         what="agreement of teacher and student under mirroring and scaling",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
@@ -12,16 +12,17 @@ from pipelines.figures import percent
 from pipelines.report import page_templates
 from pipelines.store import write_bytes
 from tune import charts
-from tune.objectives import OBJECTIVES
-from tune.results import correlation, finished_trials, given_knobs, ranking, spread
-from tune.search import BEST, Outcome, sweep_folder
-from tune.spaces import Knob, Settings, short
-from tune.sweep import Trials
+from tune.objectives import OBJECTIVES, Part
+from tune.results import correlation, finished_trials, given_knobs, how_many, ranking, seeds_compared, spread, where
+from tune.search import Outcome, sweep_folder
+from tune.spaces import Knob, headings, short, told
+from tune.sweep import BEST, Trials
 from tune.trial import Record
 from weaksam.files import join
 
 PAGE_FILE = "report.html"
 _TICKS = 5  # of a knob with a range
+_PARTS: tuple[Part, Part] = ("select", "report")
 
 
 def write_report(outcome: Outcome, trials: Trials) -> str:
@@ -46,16 +47,20 @@ def _view(outcome: Outcome) -> dict[str, Any]:
         "description": sweep.description,
         "objective": sweep.objective,
         "objectives": {name: OBJECTIVES[name] for name in sweep.objectives},
-        "select_on": sweep.select_on,
-        "report_on": sweep.report_on,
+        "selected_on": where(outcome, sweep.objective)[0],
+        "reported_on": where(outcome, sweep.objective)[1],
         "tiles": [
-            (f"best {sweep.objective}", percent(outcome.best.select[sweep.objective]), f"on {sweep.select_on}"),
+            (
+                f"best {sweep.objective}",
+                percent(outcome.best.select[sweep.objective]),
+                f"on {where(outcome, sweep.objective)[0]}",
+            ),
             *(
-                (f"its {name}", percent(value), f"on {sweep.report_on}")
+                (f"its {name}", percent(value), f"on {where(outcome, name)[1]}")
                 for name, value in outcome.best.report.items()
                 if value is not None and not OBJECTIVES[name].label_free
             ),
-            ("trials", f"{len(finished)}", _of_others(records)),
+            ("trials finished", f"{len(finished)}", "of " + how_many(outcome)),
             ("time in trials", f"{seconds / 60:.1f} min", f"{sweep.resources.concurrency} at a time"),
         ],
         "best": [(knob, short(value)) for knob, value in outcome.best.settings.items()],
@@ -67,7 +72,7 @@ def _view(outcome: Outcome) -> dict[str, Any]:
             name=sweep.objective,
         ),
         "compared": {
-            "knobs": [knob.rpartition(".")[2] for knob in given_knobs(outcome)],
+            "knobs": list(headings(given_knobs(outcome)).values()),
             "rows": [
                 {
                     "name": "the best trial" if name == BEST else name,
@@ -77,7 +82,7 @@ def _view(outcome: Outcome) -> dict[str, Any]:
                 }
                 for name, record in outcome.compared.items()
             ],
-            "seeds": len(sweep.compare_seeds or sweep.seeds),
+            "seeds": seeds_compared(outcome),
         },
         "ranking": [
             {
@@ -87,7 +92,7 @@ def _view(outcome: Outcome) -> dict[str, Any]:
             }
             for row in (ranking(outcome) if len(finished) > 2 else [])
         ],
-        "knobs": [knob.rpartition(".")[2] for knob in sweep.space],
+        "knobs": list(headings(sweep.space).values()),
         "trials": [
             {
                 "key": record.key,
@@ -112,52 +117,35 @@ def _view(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _of_others(records: Sequence[Record]) -> str:
-    counts = {state: sum(record.state == state for record in records) for state in ("stopped", "failed")}
-    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "finished, none failed"
-
-
 def _heat_maps(outcome: Outcome) -> list[dict[str, Any]]:
-    """Lay out every objective over every pair of knobs with listed values, the best over all other knobs in each cell."""
-    sweep = outcome.sweep
-    listed = [name for name, knob in sweep.space.items() if knob.listed]
+    """Lay out every objective over every pair of knobs with listed values."""
+    space = outcome.sweep.space
+    listed = [name for name, knob in space.items() if knob.listed]
     maps = []
     for down, across in combinations(listed, 2):
-        for objective in sweep.objectives:
-            for part in ("select", "report"):
-                cells = _cells(outcome, objective, part, down, across)
-                values = [value for row in cells for value in row if value is not None]
-                if values:
-                    maps.append(_heat_map(objective, part, down, across, cells, sweep.space))
+        cells = [[_selected(outcome, down, a, across, b) for b in space[across].listed] for a in space[down].listed]
+        for objective in outcome.sweep.objectives:
+            for part, images in zip(_PARTS, where(outcome, objective), strict=True):
+                figures = [[_figure(record, part, objective) for record in row] for row in cells]
+                if any(value is not None for row in figures for value in row):
+                    caption = f"{objective}, {part}ed on {images}, %"
+                    maps.append({"caption": caption, **_heat_map(outcome, down, across, cells, figures)})
     return maps
 
 
-def _cells(outcome: Outcome, objective: str, part: str, down: str, across: str) -> list[list[float | None]]:
-    space = outcome.sweep.space
-
-    def best(a: Any, b: Any) -> float | None:
-        inside = [r for s, r in outcome.trials if s.get(down) == a and s.get(across) == b]
-        values = [v for r in inside if (v := getattr(r, part).get(objective)) is not None]
-        return max(values, default=None)
-
-    return [[best(a, b) for b in space[across].listed] for a in space[down].listed]
-
-
 def _heat_map(
-    objective: str,
-    part: str,
+    outcome: Outcome,
     down: str,
     across: str,
-    cells: Sequence[Sequence[float | None]],
-    space: Mapping[str, Knob],
+    cells: Sequence[Sequence[Record | None]],
+    figures: Sequence[Sequence[float | None]],
 ) -> dict[str, Any]:
-    values = [value for row in cells for value in row if value is not None]
-    low, high = min(values), max(values)
+    space, heads = outcome.sweep.space, headings(outcome.sweep.space)
+    known = [value for row in figures for value in row if value is not None]
+    low, high = min(known), max(known)
     return {
-        "objective": objective,
-        "part": part,
-        "down": down.rpartition(".")[2],
-        "across": across.rpartition(".")[2],
+        "down": heads[down],
+        "across": heads[across],
         "columns": [short(value) for value in space[across].listed],
         "rows": [
             {
@@ -166,14 +154,24 @@ def _heat_map(
                     {
                         "text": percent(value),
                         "heat": 0 if value is None or high == low else round(100 * (value - low) / (high - low)),
-                        "best": value is not None and value == high,
+                        "best": record is not None and record.key == outcome.best.key,
                     }
-                    for value in row
+                    for value, record in zip(of_figures, of_records, strict=True)
                 ],
             }
-            for name, row in zip(space[down].listed, cells, strict=True)
+            for name, of_figures, of_records in zip(space[down].listed, figures, cells, strict=True)
         ],
     }
+
+
+def _selected(outcome: Outcome, down: str, a: Any, across: str, b: Any) -> Record | None:
+    """Return, of the finished trials with these two values, the best on the part that trials are selected on."""
+    inside = [r for s, r in outcome.trials if r.state == "finished" and s.get(down) == a and s.get(across) == b]
+    return max(inside, key=outcome.value, default=None)
+
+
+def _figure(record: Record | None, part: Part, objective: str) -> float | None:
+    return None if record is None else {"select": record.select, "report": record.report}[part].get(objective)
 
 
 def _parallel(outcome: Outcome) -> Any:
@@ -183,14 +181,23 @@ def _parallel(outcome: Outcome) -> Any:
     rows.sort(key=lambda row: outcome.value(row[1]))
     values = [outcome.value(record) for _, record in rows]
     low, high = min(values), max(values)
-    axes = [charts.Axis(name=name.rpartition(".")[2], ticks=_ticks(knob)) for name, knob in sweep.space.items()]
+    heads = headings(sweep.space)
+    axes = [charts.Axis(name=heads[name], ticks=_ticks(knob)) for name, knob in sweep.space.items()]
     axes.append(charts.Axis(name=sweep.objective, ticks=[percent(low + (high - low) * n / 4) for n in range(5)]))
     lines = []
-    for (settings, _), value in zip(rows, values, strict=True):
+    for (settings, record), value in zip(rows, values, strict=True):
         goodness = (value - low) / (high - low) if high > low else 1.0
         places = [_place(knob, settings[name]) for name, knob in sweep.space.items()]
-        lines.append(([*places, goodness], goodness, f"{percent(value)}: {_told(settings)}"))
-    label = f"{len(rows)} trials over {', '.join(sweep.space)}; the best has {_told(outcome.best.settings)}"
+        lines.append(
+            charts.Line(
+                places=[*places, goodness],
+                goodness=goodness,
+                best=record.key == outcome.best.key,
+                told=f"{percent(value)}: {told(settings)}",
+            )
+        )
+    lines.sort(key=lambda line: line.best)  # on top
+    label = f"{len(rows)} trials over {', '.join(sweep.space)}; the best has {told(outcome.best.settings)}"
     return charts.parallel_coordinates(axes, lines, label=label)
 
 
@@ -213,7 +220,3 @@ def _place(knob: Knob, value: Any) -> float:
     if knob.log_uniform:
         return math.log(value / low) / math.log(high / low)
     return float((value - low) / (high - low))
-
-
-def _told(settings: Settings) -> str:
-    return ", ".join(f"{name.rpartition('.')[2]} {short(value)}" for name, value in settings.items())

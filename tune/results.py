@@ -18,9 +18,9 @@ from pipelines.figures import known, percent
 from pipelines.recipe import render
 from pipelines.store import write_bytes
 from tune.objectives import OBJECTIVES, RANK
-from tune.search import BEST, Outcome, sweep_folder
-from tune.spaces import Settings, short
-from tune.sweep import Trials
+from tune.search import Outcome, sweep_folder
+from tune.spaces import Settings, headings, short
+from tune.sweep import BEST, Trials
 from tune.trial import Record
 from weaksam.files import join
 
@@ -119,13 +119,13 @@ def text_tables(outcome: Outcome) -> list[TextTable]:
     """Lay out the best trials, what was compared and how objectives rank, for the console; figures in per cent."""
     sweep = outcome.sweep
     ordered = sorted(finished_trials(outcome), key=outcome.value, reverse=True)
-    others = len({record.key for _, record in outcome.trials}) - len(ordered)
+    selected, reported = where(outcome, sweep.objective)
     title = (
-        f"{sweep.name}: {len(ordered)} trials finished, {others} stopped or failed\n"
-        f"%, selected on {sweep.select_on} / reported on {sweep.report_on}, the best first"
+        f"{sweep.name}: {how_many(outcome)}\n"
+        f"%, {sweep.objective} selected on {selected} / reported on {reported}, the best first"
     )
     best = TextTable(title=title, title_justify="left")
-    for name in (*(knob.rpartition(".")[2] for knob in sweep.space), *sweep.objectives):
+    for name in (*headings(sweep.space).values(), *sweep.objectives):
         best.add_column(name, justify="right")
     for record in ordered[:_SHOWN]:
         figures = (_both(record, name) for name in sweep.objectives)
@@ -138,14 +138,31 @@ def text_tables(outcome: Outcome) -> list[TextTable]:
     return tables
 
 
+def where(outcome: Outcome, objective: str) -> tuple[str, str]:
+    """Return on which images an objective selects trials, and on which it is reported."""
+    sweep, of = outcome.sweep, OBJECTIVES[objective]
+    return of.where("select", sweep.select_on), of.where("report", sweep.report_on)
+
+
+def how_many(outcome: Outcome) -> str:
+    """Return how the trials ended, and how many are still to run."""
+    states = [record.state for record in {record.key: record for _, record in outcome.trials}.values()]
+    counts = {state: states.count(state) for state in ("finished", "stopped", "failed")}
+    counts["not run"] = outcome.planned - len(states)
+    return f"{outcome.planned} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count > 0)
+
+
 def spread(record: Record, name: str) -> str:
-    """Return a reported figure as "mean ± half of the spread over seeds" in per cent."""
+    """Return a reported figure as "mean ± half of the spread over seeds" in per cent, or how a trial ended that has none."""
+    if record.state != "finished":
+        return record.state
     values = [of_seed["report"].get(name) for of_seed in record.by_seed.values()]
     known_values = [100 * value for value in values if value is not None]
     if not known_values:
         return "–"
     half = (max(known_values) - min(known_values)) / 2
-    return f"{mean(known_values):.1f} ±{half:.1f}" if len(known_values) > 1 else f"{known_values[0]:.1f}"
+    several = len(known_values) > 1 and OBJECTIVES[name].of_student  # nothing else differs from seed to seed
+    return f"{mean(known_values):.1f} ±{half:.1f}" if several else f"{known_values[0]:.1f}"
 
 
 def _both(record: Record, name: str) -> str:
@@ -153,20 +170,26 @@ def _both(record: Record, name: str) -> str:
     return percent(selected) if reported is None else f"{percent(selected)} / {percent(reported)}"
 
 
+def seeds_compared(outcome: Outcome) -> str:
+    """Return with which seeds the best and others were repeated, and what of that flatters the best."""
+    sweep = outcome.sweep
+    seeds = sweep.compare_seeds or sweep.seeds
+    told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    chosen_by = [str(seed) for seed in seeds if seed in sweep.seeds]
+    return f"{told}; the best was chosen by seed {', '.join(chosen_by)}, which flatters it" if chosen_by else told
+
+
 def _text_of_compared(outcome: Outcome) -> TextTable:
     sweep = outcome.sweep
-    seeds = len(next(iter(outcome.compared.values())).by_seed)
-    text = TextTable(
-        title=f"reported on {sweep.report_on}, {seeds} seed(s), mean ± half the spread", title_justify="left"
-    )
+    text = TextTable(title=f"reported, mean ± half the spread over {seeds_compared(outcome)}", title_justify="left")
     text.add_column("")
-    for knob in given_knobs(outcome):
-        text.add_column(knob.rpartition(".")[2], justify="right")
+    for heading in headings(given_knobs(outcome)).values():
+        text.add_column(heading, justify="right")
     for name in sweep.objectives:
         text.add_column(name, justify="right")
     for label, record in outcome.compared.items():
         values = (short(record.settings.get(knob)) for knob in given_knobs(outcome))
-        figures = [record.state] if record.state == "failed" else [spread(record, name) for name in sweep.objectives]
+        figures = (spread(record, name) for name in sweep.objectives)
         text.add_row("the best" if label == BEST else label, *values, *figures)
     return text
 

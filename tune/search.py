@@ -10,28 +10,33 @@ pickled, is neither kept nor read.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
+import math
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
 from pipelines import cluster
+from pipelines.config import ResourcesConfig
 from pipelines.stage import Options
 from pipelines.stages import run_instances
 from tune.objectives import RANK, RANKED, mean_ranks
-from tune.spaces import Settings, drawn, every_combination, short
-from tune.sweep import Sweep, Trials, check_machine, check_recipes, whole_numbers
-from tune.trial import Record, Records, early_percents, run_trial, value_of
+from tune.spaces import Settings, combinations, corners, drawn, every_combination, told
+from tune.sweep import BEST, Sweep, Trials, check_gpus, check_machine, check_recipes, whole_numbers
+from tune.trial import Record, Records, early_percents, last_known, run_trial, value_of
 from weaksam.errors import RunError
 from weaksam.files import join, open_fs
 
-BEST = "best"  # name of the best trial among those that are compared
-# A trial waits for its stages, which reserve what they need; Ray wants it to reserve something itself.
-_TRIAL_RESERVES = {"memory": 1e6}
+# With GPUs a trial waits for its stages, which reserve what they need; Ray wants it to reserve something itself.
+_NEXT_TO_NOTHING = {"memory": 1e6}
 _PATIENCE_S = 7 * 24 * 3600.0  # for an instance that another trial, or another sweep, is making
 _DRAWS_PER_TRIAL = 100  # before a space counts as exhausted
 
@@ -42,6 +47,7 @@ class Outcome:
 
     sweep: Sweep
     trials: tuple[tuple[Settings, Record], ...]  # settings that cannot differ have the same record
+    planned: int  # distinct trials that the sweep is to have
     best: Record
     compared: Mapping[str, Record]  # BEST and the sweep's own names
 
@@ -65,43 +71,47 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
         RunError: no trial finished.
     """
     sweep, options = trials.sweep, replace(options, wait_s=_PATIENCE_S)
-    check_recipes(trials, where)
-    if not (options.address or os.environ.get("RAY_ADDRESS")):
-        check_machine(sweep, cluster.usable_cpus(), where)
+    deadline = time.monotonic() + (sweep.budget.hours * 3600 or math.inf)
+    check(trials, options, where)
     whole = whole_numbers(trials)
-    records = Records(join(sweep_folder(trials), "trials"))
-    done = records.read()
-    for key in [key for key, record in done.items() if record.state == "failed" and retry_failed]:
-        records.forget(key)
-        del done[key]
-    base = trials.chosen({}, sweep.seeds[0])
-    shared = trials.shared()
+    base, shared = trials.base, trials.shared()
     console.print(f"[bold]{sweep.name}[/]: {sweep.description}\n  all trials share {', '.join(shared)}")
+    if sweep.resources.gpus:
+        cluster.connect(_on_ray(base.resources), options.address)
+        check_gpus(sweep, cluster.connected_size(base.resources)[1], where)
     run_instances(base, trials.run_uri, shared, options, console)
+
+    records = Records(join(sweep_folder(trials), "trials"))
+    done = _of_sweep(trials, records.read())
+    again = [record for record in done.values() if record.state == "failed"] if retry_failed else []
+    for record in again:
+        records.forget(record.key)
+        del done[record.key]
     planned = None if sweep.search.algorithm == "optuna" else _planned(trials, whole)
-    done = {key: record for key, record in done.items() if trials.has(key, record.settings)}
-    todo = [of_key[0] for key, of_key in planned.items() if key not in done] if planned is not None else None
     wanted = sweep.search.trials if planned is None else len(planned)
-    missing = max(0, wanted - len(done)) if todo is None else len(todo)
+    known = len(done) if planned is None else len(planned.keys() & done.keys())
     console.print(
-        f"  {wanted} trials{_distinct(planned)}, {wanted - missing} of them done before; {sweep.resources.concurrency} at a "
-        f"time; {records.folder}"
+        f"  {wanted} trials{_distinct(planned)}, {known} of them done before; {sweep.resources.concurrency} at a time; "
+        f"{records.folder}"
     )
-    if missing:
-        cluster.connect(base.resources, options.address)
-        _tune(
-            trials,
-            records,
-            todo if todo is not None else _optuna(sweep, whole, done.values()),
-            missing,
-            options,
-            console,
-        )
-    found = records.read()
+    run = partial(_tune, trials, records, options=options, console=console, deadline=deadline)
+    if planned is not None:
+        run([of_key[0] for key, of_key in planned.items() if key not in done])
+    else:
+        run([record.settings for record in again])
+        # Some of what Optuna proposes is a trial that is known, and leaves no record.
+        while (missing := wanted - len(done := _of_sweep(trials, records.read()))) > 0:
+            run(_optuna(sweep, whole, done.values()), missing)
+            if len(_of_sweep(trials, records.read())) == len(done):
+                break
+
+    found = _of_sweep(trials, records.read())
     if planned is None:
-        rows = [(record.settings, record) for key, record in found.items() if trials.has(key, record.settings)]
+        rows = [(record.settings, record) for record in found.values()]
     else:
         rows = [(settings, found[key]) for key, of_key in planned.items() if key in found for settings in of_key]
+    if len({record.key for _, record in rows}) < wanted:
+        console.print("  not all trials have ended; the same command goes on")
     finished = {record.key: record for _, record in rows if record.state == "finished"}
     if not finished:
         errors = {record.error.strip().splitlines()[-1] for _, record in rows if record.error}
@@ -109,8 +119,32 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
     ranked = {record.key: record for record in with_ranks(sweep, list(finished.values()))}
     rows = [(settings, ranked.get(record.key, record)) for settings, record in rows]
     best = max(ranked.values(), key=lambda record: value_of(sweep, record))
-    compared = _compare(trials, best.settings, options, console)
-    return Outcome(sweep=sweep, trials=tuple(rows), best=best, compared=compared)
+    if best.select[sweep.objective] is None:
+        raise RunError(f"{where}: {sweep.objective}: no trial has all of {', '.join(RANKED)} on {sweep.select_on}")
+    compared = _compare(trials, best.settings, options, console, deadline, retry_failed=retry_failed)
+    return Outcome(sweep=sweep, trials=tuple(rows), planned=wanted, best=best, compared=compared)
+
+
+def check(trials: Trials, options: Options, where: str) -> None:
+    """Raise ConfigError if the sweep does not fit its recipe or, where it is to run on one, this machine."""
+    check_recipes(trials, where)
+    if not (options.address or os.environ.get("RAY_ADDRESS")):
+        check_machine(trials.sweep, cluster.usable_cpus(), where)
+
+
+def _of_sweep(trials: Trials, records: Mapping[str, Record]) -> dict[str, Record]:
+    """Return the records of trials that the sweep, whose file may have changed, would run today."""
+    stops = trials.sweep.scheduler.name == "asha"
+    return {
+        key: record
+        for key, record in records.items()
+        if trials.has(key, record.settings) and (stops or record.state != "stopped")
+    }
+
+
+def _on_ray(resources: ResourcesConfig) -> ResourcesConfig:
+    """Return them for the sweep's own process, which needs Ray also where every stage does without."""
+    return replace(resources, here=False)
 
 
 def sweep_folder(trials: Trials) -> str:
@@ -134,12 +168,14 @@ def _planned(trials: Trials, whole: Mapping[str, bool]) -> dict[str, list[Settin
         for settings in every_combination(sweep.space):
             found.setdefault(trials.key(settings), []).append(settings)
         return found
-    wanted = sweep.search.trials
+    wanted, seen = sweep.search.trials, set[str]()
     draws: Iterable[Settings] = drawn(sweep.space, whole, sweep.search.seed)
     for settings in itertools.islice(draws, wanted * _DRAWS_PER_TRIAL):
-        found.setdefault(trials.key(settings), [settings])
-        if len(found) == wanted:
+        if len(found) == wanted or len(seen) == combinations(sweep.space):
             break
+        if (text := json.dumps(settings)) not in seen:
+            seen.add(text)
+            found.setdefault(trials.key(settings), [settings])
     return found
 
 
@@ -148,7 +184,9 @@ def _distinct(planned: Mapping[str, Sequence[Settings]] | None) -> str:
     return f" for {settings} settings" if planned and settings > len(planned) else ""
 
 
-def _compare(trials: Trials, best: Settings, options: Options, console: Console) -> dict[str, Record]:
+def _compare(
+    trials: Trials, best: Settings, options: Options, console: Console, deadline: float, *, retry_failed: bool
+) -> dict[str, Record]:
     """Run the best settings and those to compare with all seeds that comparing asks for."""
     sweep = trials.sweep
     if not sweep.compare:
@@ -160,12 +198,14 @@ def _compare(trials: Trials, best: Settings, options: Options, console: Console)
     keys = {name: again.key(settings) for name, settings in wanted.items()}
     records = Records(join(sweep_folder(trials), "compared"))
     done = records.read()
+    for key in {key for key in keys.values() if retry_failed and key in done and done[key].state == "failed"}:
+        records.forget(key)
+        del done[key]
     todo = {keys[name]: settings for name, settings in wanted.items() if keys[name] not in done}
     if todo:
-        seeds = len(again.sweep.seeds)
-        console.print(f"  beside the best: {', '.join(sweep.compare)}; {seeds} seed(s) each")
-        cluster.connect(trials.chosen({}, sweep.seeds[0]).resources, options.address)
-        _tune(again, records, list(todo.values()), len(todo), options, console, stops=False)
+        seeds = ", ".join(map(str, again.sweep.seeds))
+        console.print(f"  beside the best: {', '.join(sweep.compare)}; with seed {seeds}")
+        _tune(again, records, list(todo.values()), options=options, console=console, deadline=deadline, stops=False)
     found = records.read()
     return {name: found[key] for name, key in keys.items() if key in found}
 
@@ -174,13 +214,21 @@ def _tune(
     trials: Trials,
     records: Records,
     search: Any,
-    count: int,
+    count: int = 0,
+    *,
     options: Options,
     console: Console,
-    *,
+    deadline: float,
     stops: bool = True,
 ) -> None:
-    """Let Ray Tune run ``count`` trials: those of a list of settings, or what a search algorithm proposes."""
+    """Let Ray Tune run trials: those of a list of settings, or ``count`` that a search algorithm proposes."""
+    listed = isinstance(search, list)
+    count = len(search) if listed else count
+    seconds = deadline - time.monotonic()
+    if not count or seconds <= 0:
+        return
+    sweep, base = trials.sweep, trials.base
+    cluster.connect(_on_ray(base.resources), options.address)
     import ray.tune
     from ray.tune.schedulers import ASHAScheduler
 
@@ -188,8 +236,6 @@ def _tune(
 
     # An interrupt ends a sweep as it ends every other verb; nothing is logged or printed but records and our own lines.
     os.environ.update(TUNE_DISABLE_SIGINT_HANDLER="1", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_AIR_NEW_OUTPUT="0")
-    sweep = trials.sweep
-    listed = isinstance(search, list)
     asha = stops and sweep.scheduler.name == "asha"
     scheduler = None
     if asha:
@@ -199,11 +245,18 @@ def _tune(
             grace_period=early_percents(sweep)[0],
             reduction_factor=sweep.scheduler.reduction,
         )
-    there = replace(options, address="")  # a trial's process is on the cluster already
-    work = ray.tune.with_parameters(_work, trials=trials, folder=records.folder, options=there, early=asha)
+    work = ray.tune.with_parameters(
+        _work,
+        trials=trials,
+        folder=records.folder,
+        options=replace(options, address=""),  # a trial's process is on the cluster already
+        early=asha,
+        working_folder=os.getcwd(),
+    )
+    cpus = trials.recipe(corners(sweep.space)[0], sweep.seeds[0]).resources.cpus
     with tempfile.TemporaryDirectory(prefix="weaksam-tune-") as state:
         ray.tune.Tuner(
-            ray.tune.with_resources(work, _TRIAL_RESERVES),
+            ray.tune.with_resources(work, _NEXT_TO_NOTHING if sweep.resources.gpus else {"cpu": cpus}),
             param_space={"settings": ray.tune.grid_search(search)} if listed else {},
             tune_config=ray.tune.TuneConfig(
                 metric="objective",
@@ -212,7 +265,7 @@ def _tune(
                 scheduler=scheduler,
                 num_samples=1 if listed else count,
                 max_concurrent_trials=sweep.resources.concurrency,
-                time_budget_s=sweep.budget.hours * 3600 or None,
+                time_budget_s=None if math.isinf(seconds) else seconds,
                 reuse_actors=True,  # the next trial of a process need not import everything again
             ),
             run_config=ray.tune.RunConfig(
@@ -221,16 +274,22 @@ def _tune(
         ).fit()
 
 
-def _work(config: dict[str, Any], *, trials: Trials, folder: str, options: Options, early: bool) -> None:
+def _work(
+    config: dict[str, Any], *, trials: Trials, folder: str, options: Options, early: bool, working_folder: str
+) -> None:
     """Run one trial in a process of Ray Tune's."""
     import ray.tune
 
+    with contextlib.suppress(
+        OSError
+    ):  # Ray Tune went elsewhere; the recipe may name files by where the command was given
+        os.chdir(working_folder)
     settings = config.get("settings", config)
     key, records = trials.key(settings), Records(folder)
     ray.tune.report({"percent": 0, "objective": 0.0, "key": key})  # the driver learns who this is
     record = records.get(key)
-    if record is None:
-        fs, log = open_fs(join(folder, "..", "logs", f"{key}.txt"))
+    if record is None or (record.state == "stopped" and not early):
+        fs, log = open_fs(join(sweep_folder(trials), "logs", f"{key}.txt"))
         fs.makedirs(fs._parent(log), exist_ok=True)
         seen: dict[str, float] = {}
 
@@ -244,40 +303,44 @@ def _work(config: dict[str, Any], *, trials: Trials, folder: str, options: Optio
         records.write(record)
     if record.state == "failed":
         raise RunError(record.error)
-    ray.tune.report({"percent": 100, "objective": value_of(trials.sweep, record), "key": key})
+    share, value = last_known(trials.sweep, record)
+    ray.tune.report({"percent": share, "objective": value, "key": key})
 
 
 def _optuna(sweep: Sweep, whole: Mapping[str, bool], before: Iterable[Record]) -> Any:
-    """Return Optuna's search, which is told of all trials so far."""
+    """Return Optuna's search, which is told of all trials so far, as Ray Tune tells it: of stopped ones the last value."""
     from ray.tune.search.optuna import OptunaSearch
 
     before = list(before)
-    told = [record for record in before if record.state == "finished"]
+    told = [record for record in before if record.state == "finished" or record.early]
     return OptunaSearch(
         space={name: knob.domain(whole=whole[name]) for name, knob in sweep.space.items()},
         metric="objective",
         mode="max",
         seed=sweep.search.seed + len(before),  # a sweep that goes on draws others than those it began with
         points_to_evaluate=[record.settings for record in told] or None,
-        evaluated_rewards=[value_of(sweep, record) for record in told] or None,
+        evaluated_rewards=[last_known(sweep, record)[1] for record in told] or None,
     )
 
 
-def describe(trials: Trials, console: Console, *, where: str) -> None:
+def describe(trials: Trials, options: Options, console: Console, *, where: str) -> None:
     """Check a sweep and print what it would do."""
     sweep = trials.sweep
-    check_recipes(trials, where)
-    check_machine(sweep, cluster.usable_cpus(), where)
+    check(trials, options, where)
     whole = whole_numbers(trials)
-    done = Records(join(sweep_folder(trials), "trials")).read()
+    done = _of_sweep(trials, Records(join(sweep_folder(trials), "trials")).read())
     console.print(f"[bold]{sweep.name}[/]: {sweep.description}")
-    run_instances(trials.chosen({}, sweep.seeds[0]), trials.run_uri, trials.shared(), Options(dry_run=True), console)
+    run_instances(trials.base, trials.run_uri, trials.shared(), replace(options, dry_run=True), console)
     if sweep.search.algorithm == "optuna":
-        known = sum(trials.has(key, record.settings) for key, record in done.items())
-        console.print(f"then {sweep.search.trials} trials that Optuna chooses, {known} of them done")
-        return
-    planned = _planned(trials, whole)
-    console.print(f"then {len(planned)} trials{_distinct(planned)}:")
-    for key, (settings, *_) in planned.items():
-        of_settings = " ".join(f"{name}={short(value)}" for name, value in settings.items())
-        console.print(f"  {key} {done[key].state if key in done else 'would run':9} {of_settings}", highlight=False)
+        console.print(f"then {sweep.search.trials} trials that Optuna chooses, {len(done)} of them done")
+    else:
+        planned = _planned(trials, whole)
+        console.print(f"then {len(planned)} trials{_distinct(planned)}:")
+        for key, (settings, *_) in planned.items():
+            state = done[key].state if key in done else "would run"
+            console.print(f"  {key} {state:9} {told(settings)}", highlight=False)
+    if sweep.compare:
+        seeds = ", ".join(map(str, sweep.compare_seeds or sweep.seeds))
+        console.print(f"then, with seed {seeds}, beside the best:")
+        for name, settings in sweep.compare.items():
+            console.print(f"  {name}: {told(settings)}", highlight=False)

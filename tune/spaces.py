@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -61,7 +62,9 @@ class Knob(BaseModel):
     def holds(self, value: Any) -> bool:
         """Whether it is one of the values."""
         bounds = self.uniform or self.log_uniform
-        return bounds[0] <= value <= bounds[1] if bounds else value in self.listed
+        if bounds is None:
+            return value in self.listed
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and bounds[0] <= value <= bounds[1]
 
     def draw(self, generator: random.Random, *, whole: bool) -> Any:
         """Return one value; a whole number between the bounds if ``whole``."""
@@ -93,6 +96,27 @@ def short(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def headings(names: Iterable[str]) -> dict[str, str]:
+    """Return for each dotted name its shortest end that no other of them has: ``tau_s`` of ``pseudo_labels.tau_s``."""
+    ends = {name: [name.split(".")[-n:] for n in range(1, name.count(".") + 2)] for name in names}
+    taken = Counter(tuple(end) for of_name in ends.values() for end in of_name)
+    return {
+        name: ".".join(next((end for end in of_name if taken[tuple(end)] == 1), of_name[-1]))
+        for name, of_name in ends.items()
+    }
+
+
+def told(settings: Settings) -> str:
+    """Return settings on one line."""
+    heads = headings(settings)
+    return " ".join(f"{heads[name]}={short(value)}" for name, value in settings.items())
+
+
+def combinations(space: Mapping[str, Knob]) -> float:
+    """Return how many settings there are, infinite if one is drawn from a range."""
+    return math.prod(len(knob.listed) or math.inf for knob in space.values())
 
 
 def every_combination(space: Mapping[str, Knob]) -> list[Settings]:

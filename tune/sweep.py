@@ -22,7 +22,14 @@ from tune.objectives import OBJECTIVES, RANK, RANKED
 from tune.spaces import Knob, Settings, corners
 from weaksam.errors import ConfigError
 
+BEST = "best"  # name of the best trial among those that are compared
 _STRICT = ConfigDict(extra="forbid", frozen=True)
+_OWN = {  # fields of a recipe that a sweep sets itself: nobody else may
+    "retrain.seed": "seeds",
+    "resources.cpus": "resources.cpus",
+    "resources.here": "resources",
+    "resources.train_workers": "resources.gpus",
+}
 
 
 class Search(BaseModel):
@@ -127,13 +134,14 @@ class Trials:
 
     def key(self, settings: Mapping[str, Any]) -> str:
         """Return what settings have in common that cannot differ in any figure; those that no recipe accepts stand alone."""
-        keys: dict[str, Any] = {}
-        for seed in self.sweep.seeds:
+        sweep = self.sweep
+        keys: dict[str, Any] = {"measured": [*sweep.objectives, sweep.select_on, sweep.report_on]}
+        for seed in sweep.seeds:
             try:
                 recipe, known = self.recipe(settings, seed), dict[str, Resolved]()
             except ConfigError:
                 return instance_key(settings)
-            keys[str(seed)] = {n: resolve(recipe, self.run_uri, n, known).instance.key for n in self.sweep.targets}
+            keys[str(seed)] = {n: resolve(recipe, self.run_uri, n, known).instance.key for n in sweep.targets}
         return instance_key(keys)
 
     def has(self, record_key: str, settings: Mapping[str, Any]) -> bool:
@@ -144,6 +152,11 @@ class Trials:
             and all(knob.holds(settings[name]) for name, knob in space.items())
             and self.key(settings) == record_key
         )
+
+    @property
+    def base(self) -> Recipe:
+        """The recipe of some settings, with the whole machine: what all trials share is what it shares with them."""
+        return self.chosen(corners(self.sweep.space)[0], self.sweep.seeds[0])
 
     def shared(self) -> list[str]:
         """Return the instances that are the same for all trials, in the order in which they must run."""
@@ -187,11 +200,14 @@ def load_sweep(path_or_name: str, overrides: Sequence[str] = ()) -> Sweep:
     if not isinstance(given, dict):
         raise ConfigError(f"{path}: expected a mapping of a sweep's fields, got {type(given).__name__}")
     given = {"name": path.stem, **given}
-    given["set"] = [*(given.get("set") or []), *overrides]
+    beside = [folder / str(given.get("recipe")) for folder in (path.parent, Path.cwd())]
+    # Trials run in processes that may have another working folder.
+    given["recipe"] = next((str(file.resolve()) for file in beside if file.is_file()), given.get("recipe"))
     try:
         sweep = Sweep.model_validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, f"sweep {path}", _fields_at)) from error
+    sweep = sweep.model_copy(update={"overrides": (*sweep.overrides, *overrides)})
     _check_parts(sweep, str(path))
     return sweep
 
@@ -200,7 +216,7 @@ def check_recipes(trials: Trials, where: str) -> None:
     """Load the recipe of every extreme of every knob, and of all settings to compare.
 
     Raises:
-        ConfigError: a knob's name, type or range is wrong, or a split is missing.
+        ConfigError: a knob's name, type or range is wrong, or an objective knows nothing of a split.
     """
     sweep = trials.sweep
     base = trials.recipe({}, sweep.seeds[0])
@@ -209,13 +225,15 @@ def check_recipes(trials: Trials, where: str) -> None:
             _try(trials, {name: value}, f"{where}: space.{name}")
     for label, settings in sweep.compare.items():
         _try(trials, settings, f"{where}: compare.{label}")
-    splits = base.data.splits
-    for field, split in (("select_on", sweep.select_on), ("report_on", sweep.report_on)):
-        if splits and split not in splits and any(name.startswith("evaluate") for name in sweep.targets):
-            raise ConfigError(
-                f"{where}: {field}: expected one of the splits {', '.join(splits)} of recipe {sweep.recipe} "
-                f"(data.splits), got {split}"
-            )
+    for name in sweep.objectives:
+        for field, split in (("select_on", sweep.select_on), ("report_on", sweep.report_on)):
+            told = OBJECTIVES[name].splits(base, "select" if field == "select_on" else "report")
+            for at, splits in told.items():
+                if splits and split not in splits:
+                    raise ConfigError(
+                        f"{where}: {field}: expected one of the splits {', '.join(splits)} for {name} ({at} of recipe "
+                        f"{sweep.recipe}), got {split}"
+                    )
 
 
 def check_machine(sweep: Sweep, cpus: int, where: str) -> None:
@@ -226,6 +244,16 @@ def check_machine(sweep: Sweep, cpus: int, where: str) -> None:
         raise ConfigError(
             f"{where}: resources: expected trials that fit into the {cpus} CPUs of this machine, got {resources.concurrency} "
             f"at a time with {each} CPU(s) each"
+        )
+
+
+def check_gpus(sweep: Sweep, gpus: int, where: str) -> None:
+    """Raise ConfigError if the trials that run at the same time need more GPUs than the machine or cluster has."""
+    wanted = sweep.resources.concurrency * sweep.resources.gpus
+    if wanted > gpus:
+        raise ConfigError(
+            f"{where}: resources: expected trials that fit into {gpus} GPU(s), got {sweep.resources.concurrency} at a time "
+            f"with {sweep.resources.gpus} each; resources.gpus: 0 trains on the CPU"
         )
 
 
@@ -265,6 +293,10 @@ def _check_parts(sweep: Sweep, where: str) -> None:
     require(bool(sweep.space), "space", "a field of the recipe with its values", "nothing")
     require(bool(sweep.seeds), "seeds", "a number or more", "nothing")
     require(sweep.select_on != sweep.report_on, "report_on", "another split than select_on", sweep.report_on)
+    names = [item.partition("=")[0].strip() for item in sweep.overrides]
+    for name in (*names, *sweep.space, *(name for settings in sweep.compare.values() for name in settings)):
+        require(name not in _OWN, name, f"{_OWN.get(name)} of the sweep", "a value of the recipe")
+    require(BEST not in sweep.compare, "compare", f"names other than {BEST}, which is the best trial's", BEST)
     algorithm = sweep.search.algorithm
     if algorithm == "grid":
         for name, knob in sweep.space.items():

@@ -20,7 +20,7 @@ from pipelines.recipe import Recipe
 from pipelines.stage import Job, Options
 from pipelines.stages import Resolved, resolve, run_instances
 from pipelines.store import read_json, write_json
-from tune.objectives import OBJECTIVES, RANK, Part, Reading
+from tune.objectives import OBJECTIVES, RANK, Part, Reading, Seen
 from tune.spaces import Settings
 from tune.sweep import Sweep, Trials
 from weaksam.errors import ImageError, RunError, WeaksamError
@@ -112,9 +112,17 @@ def value_of(sweep: Sweep, record: Record) -> float:
     return -1.0 if value is None else value
 
 
+def last_known(sweep: Sweep, record: Record) -> tuple[int, float]:
+    """Return the last value of a trial's objective, and after how many per cent of its training that was."""
+    if record.state == "finished" or not record.early:
+        return 100, value_of(sweep, record)
+    share = max(record.early, key=int)
+    return int(share), record.early[share]
+
+
 def early_percents(sweep: Sweep) -> list[int]:
     """Return after how many per cent of its training a trial is compared with others, rising; none without ASHA."""
-    percent, found = max(1, round(100 * sweep.scheduler.first)), list[int]()
+    percent, found = min(max(1, round(100 * sweep.scheduler.first)), 99), list[int]()
     while sweep.scheduler.name == "asha" and percent < 100:
         found.append(percent)
         percent *= sweep.scheduler.reduction
@@ -146,6 +154,7 @@ class EarlyLook:
         self._told = due[-1]
         detector = task.build_model()
         detector.load_state_dict(state["model"])
+        # On the CPU: whatever GPUs a trial has, its training workers have reserved.
         value = measure_early(job, detector.eval(), self._sweep)
         if value is not None:
             self._tell(due[-1], value)
@@ -153,35 +162,32 @@ class EarlyLook:
 
 def measure_early(job: Job, detector: Any, sweep: Sweep) -> float | None:
     """Return the objective of a detector on the split that trials are selected on."""
-    from pipelines.evaluate_detections import NO_PROPOSALS, DetectedImage, measure
+    from pipelines.evaluate_detections import NO_PROPOSALS, DetectedImage
     from pipelines.schemas import IMAGES
-    from weaksam.datasets import open_dataset
     from weaksam.detectors.test_time import detect_alone
     from weaksam.files import read_bytes
     from weaksam.images import decode_image
 
+    early = OBJECTIVES[sweep.objective].early
+    assert early is not None  # checked with the sweep
     index = job.upstream["index"].table(IMAGES)
-
-    def images() -> Any:
-        for row in index.iter_rows(("image_id", "split", "uri")):
-            if row["split"] == sweep.select_on:
-                try:
-                    image = decode_image(read_bytes(row["uri"]))
-                except ImageError:
-                    continue  # ``detect`` drops and counts it in the end
-                yield DetectedImage(
+    images = []
+    for row in index.iter_rows(("image_id", "split", "uri")):
+        if row["split"] == sweep.select_on:
+            try:
+                image = decode_image(read_bytes(row["uri"]))
+            except ImageError:
+                continue  # ``detect`` drops and counts it in the end
+            images.append(
+                DetectedImage(
                     image_id=row["image_id"],
                     split=row["split"],
                     size_hw=(image.shape[0], image.shape[1]),
                     detections=detect_alone(detector, image),
                     proposals_xyxy=NO_PROPOSALS,
                 )
-
-    dataset = open_dataset(job.recipe.data)
-    measured = measure(images(), index.class_names(), dataset.ground_truth, job.recipe.evaluate)
-    early = OBJECTIVES[sweep.objective].early
-    assert early is not None  # checked with the sweep
-    return early(measured[sweep.select_on])
+            )
+    return early(Seen(recipe=job.recipe, split=sweep.select_on, class_names=index.class_names(), images=images))
 
 
 class Records:
@@ -194,8 +200,8 @@ class Records:
         """Return every record by its trial's key, the first finished first."""
         fs, path = open_fs(self.folder)
         fs.invalidate_cache()
-        names = fs.glob(f"{path.rstrip('/')}/*.json") if fs.exists(path) else []
-        found = [Record(**read_json(join(self.folder, name.rpartition("/")[2]))) for name in names]
+        names = [name.rpartition("/")[2] for name in fs.ls(path, detail=False)] if fs.exists(path) else []
+        found = [Record(**read_json(join(self.folder, name))) for name in names if name.endswith(".json")]
         return {record.key: record for record in sorted(found, key=lambda r: (r.finished, r.key))}
 
     def get(self, key: str) -> Record | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import time
 from typing import Any
 
 import ray.tune
 from rich.console import Console
 
 from pipelines.figures import percent
-from tune.spaces import short
+from tune.spaces import told
 from tune.sweep import Trials
 from tune.trial import Record, Records, State, utc_now, value_of
 
@@ -34,7 +32,6 @@ class Watch(ray.tune.Callback):
         self._console = console
         self._ended = 0
         self._best = -1.0
-        self._deadline = time.monotonic() + (trials.sweep.budget.hours * 3600 or math.inf)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray Tune pickles its set-up to restore it one day, which is never done here."""
@@ -55,9 +52,6 @@ class Watch(ray.tune.Callback):
         last = trial.last_result or {}
         key = last.get("key") or self._trials.key(settings)
         record = self._records.get(key)
-        if record is None and state == "stopped" and time.monotonic() >= self._deadline:
-            self._console.print("  given up, the budget is used up; the same command goes on")
-            return  # nobody has judged it: it runs again
         if record is None:
             early = {str(last["percent"]): last["objective"]} if last.get("percent") else {}
             seconds = round(last.get("time_total_s", 0.0), 2)
@@ -67,11 +61,10 @@ class Watch(ray.tune.Callback):
             self._records.write(record)
         value = value_of(sweep, record)
         self._best = max(self._best, value)
-        told = percent(value) if value >= 0 else record.state
-        of_settings = " ".join(f"{name.rpartition('.')[2]}={short(value)}" for name, value in settings.items())
+        figure = percent(value) if value >= 0 else record.state
         self._console.print(
-            f"  {self._ended}/{self._count}  {sweep.objective} {told:>7}  best {percent(max(self._best, 0)):>5}  {of_settings}"
-            f"  [dim]{record.seconds:.0f} s[/]",
+            f"  {self._ended}/{self._count}  {sweep.objective} {figure:>7}  best {percent(max(self._best, 0)):>5}"
+            f"  {told(settings)}  [dim]{record.seconds:.0f} s[/]",
             highlight=False,
         )
         if record.error:

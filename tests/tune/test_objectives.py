@@ -1,13 +1,18 @@
 """What is read of a trial, and ranks by hand."""
 
+import numpy as np
 import pytest
 
+from pipelines.evaluate_detections import NO_PROPOSALS, DetectedImage
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.recipe import load_recipe
 from pipelines.runs import Instance
 from pipelines.store import write_json
 from tests.tune.upstream import RECIPE, finish_upstream
-from tune.objectives import OBJECTIVES, RANKED, Reading, half_of, mean_ranks
+from tune.objectives import OBJECTIVES, RANKED, Reading, Seen, half_of, mean_ranks
+from weaksam.datasets import open_dataset
+from weaksam.datasets.shapes import Shapes
+from weaksam.structures import Detections
 
 
 def reading(instance, split="val", part="select", recipe=None):
@@ -44,10 +49,51 @@ def test_detections_are_read_from_the_split_that_is_asked_for(tmp_path):
 def test_a_split_without_true_boxes_has_no_figure(tmp_path):
     instance = metrics(tmp_path, {"detections": {"val": {"classification_map": None, "rows": []}}})
     assert OBJECTIVES["ap50"].read(reading(instance)) is None
-    early = OBJECTIVES["ap50"].early
-    assert early is not None
-    assert early({"classification_map": 0.5, "rows": []}) is None
-    assert OBJECTIVES["classification_map"].early({"classification_map": 0.5, "rows": []}) == 0.5
+
+
+def seen_in(recipe, dataset, split="val"):
+    """A detector that finds nothing, and knows what there is."""
+
+    def found(record):
+        scores = np.isin(np.arange(len(dataset.class_names)), record.labels_difficult).astype(np.float32)
+        return Detections(
+            boxes_xyxy=np.zeros((0, 4), np.float32),
+            class_index=np.zeros(0, np.int64),
+            score=np.zeros(0, np.float32),
+            image_scores=scores,
+        )
+
+    images = [
+        DetectedImage(
+            image_id=r.image_id, split=split, size_hw=(64, 64), detections=found(r), proposals_xyxy=NO_PROPOSALS
+        )
+        for r in dataset.records(split)
+    ]
+    return Seen(recipe=recipe, split=split, class_names=dataset.class_names, images=images)
+
+
+def test_a_detector_is_looked_at_early_as_it_is_in_the_end(monkeypatch):
+    recipe, _ = load_recipe("shapes", ["data.shapes.val=12", "data.shapes.size=64"], "shapes:")
+    seen = seen_in(recipe, open_dataset(recipe.data))
+    assert OBJECTIVES["ap50"].early(seen) == 0.0
+    monkeypatch.setattr(Shapes, "ground_truth", lambda *_: {})
+    assert OBJECTIVES["ap50"].early(seen) is None
+
+    def refuse(*_):
+        raise AssertionError("true boxes were read")
+
+    monkeypatch.setattr(Shapes, "ground_truth", refuse)
+    assert OBJECTIVES["classification_map"].early(seen) == 1.0
+
+
+def test_figures_say_which_images_they_are_of():
+    assert OBJECTIVES["ap50"].where("select", "val") == "val"
+    assert OBJECTIVES["pseudo_f1"].where("select", "val") == "half of the training images"
+    assert OBJECTIVES["pseudo_f1"].where("report", "test") == "the other half of the training images"
+    assert OBJECTIVES["label_agreement"].where("select", "val") == "the training images"
+    assert {name for name, o in OBJECTIVES.items() if o.of_student} == {
+        "ap50", "map", "corloc", "classification_map", "agreement", "rank",
+    }  # fmt: skip
 
 
 def test_recall_is_that_of_all_sources_together(tmp_path):
@@ -78,7 +124,6 @@ def test_pseudo_labels_are_measured_on_two_halves_that_never_meet(tmp_path):
     from pipelines.schemas import PSEUDO_LABELS, pseudo_labels_from_row
     from pipelines.stage import Options
     from pipelines.stages import resolve, run_instances
-    from weaksam.datasets import open_dataset
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), data_uri="shapes:")

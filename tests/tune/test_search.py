@@ -18,10 +18,11 @@ from tests.pipelines.driver import Driver
 from tests.tune.upstream import SWEEP, finish_upstream, write_files
 from tune.report import render_page, write_report
 from tune.results import text_tables, write_results
-from tune.search import BEST, run_sweep, sweep_folder
-from tune.sweep import Trials, load_sweep
+from tune.search import run_sweep, sweep_folder
+from tune.sweep import BEST, Trials, load_sweep
 from tune.trial import Records
 from weaksam.errors import RunError
+from weaksam.weights import BUILTIN_STEM
 
 pytestmark = [
     pytest.mark.ray,
@@ -49,10 +50,16 @@ def executed(trials) -> list[str]:
     return [match[1] for line in lines if (match := re.fullmatch(r"\S+ ([0-9a-f]{12}) in \S+", line))]
 
 
-def test_a_grid_runs_every_distinct_setting_once_and_shares_what_lies_upstream(tmp_path, ray_cluster):
-    trials = trials_of(tmp_path, SWEEP.replace("[0.1, 0.6]", "[0.1, 0.3, 0.6]") + "resources: {concurrency: 2}\n")
+def test_a_grid_runs_every_distinct_setting_once_and_shares_what_lies_upstream(tmp_path, ray_cluster, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # whose file the recipe names: Ray Tune moves trials elsewhere
+    (tmp_path / "stem.safetensors").write_bytes(BUILTIN_STEM.read_bytes())
+    text = SWEEP.replace("[0.1, 0.6]", "[0.1, 0.3, 0.6]") + (
+        "resources: {concurrency: 2}\nset: [classifier.init=stem.safetensors]\n"
+    )
+    trials = trials_of(tmp_path, text)
     outcome, out = run(trials)
     assert "3 trials for 6 settings, 0 of them done before; 2 at a time" in out
+    assert outcome.planned == 3
     assert [settings["pseudo_labels.tau_s"] for settings, _ in outcome.trials] == [0.1, 0.1, 0.3, 0.3, 0.6, 0.6]
     assert len({record.key for _, record in outcome.trials}) == 3
     assert all(record.state == "finished" for _, record in outcome.trials)
@@ -85,6 +92,18 @@ def test_a_grid_runs_every_distinct_setting_once_and_shares_what_lies_upstream(t
         render_page(outcome).count('class="heat') == 3 * 6
     )  # F1 of both halves and the agreement, over 3 x 2 settings
     assert len(text_tables(outcome)) == 2
+
+
+def test_a_budget_that_is_used_up_leaves_trials_to_the_next_call(tmp_path, ray_cluster):
+    text = SWEEP + "compare: {paper: {pseudo_labels.tau_s: 0.3}}\n"
+    trials = trials_of(tmp_path, text + "budget: {hours: 0.000001}\n")
+    with pytest.raises(RunError, match="no trial finished: the budget was too small for any"):
+        run(trials)
+    assert not Path(sweep_folder(trials), "trials").exists()
+    more = Trials(load_sweep(str(write_files(tmp_path, text))), trials.run_uri, trials.data_uri)
+    outcome, out = run(more)
+    assert "2 trials for 4 settings, 0 of them done before" in out
+    assert set(outcome.compared) == {BEST, "paper"}
 
 
 def test_trials_that_need_the_same_instance_wait_for_it(tmp_path, ray_cluster):

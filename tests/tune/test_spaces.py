@@ -1,12 +1,13 @@
 """Knobs: how values are given, drawn and combined."""
 
 import itertools
+import math
 import random
 
 import pytest
 from pydantic import ValidationError
 
-from tune.spaces import Knob, corners, drawn, every_combination, short
+from tune.spaces import Knob, combinations, corners, drawn, every_combination, headings, short
 
 
 def knob(**given):
@@ -41,6 +42,23 @@ def test_a_knob_has_one_way_and_a_range_is_one(given, message):
 def test_a_grid_is_enumerated_with_the_last_knob_varying_fastest():
     space = {"a": knob(grid=[1, 2]), "b": knob(choice=["x", "y", "z"])}
     assert [tuple(s.values()) for s in every_combination(space)] == list(itertools.product([1, 2], "xyz"))
+
+
+def test_settings_are_counted_and_a_range_has_no_end():
+    assert combinations({"a": knob(grid=[1, 2]), "b": knob(choice=["x", "y", "z"])}) == 6
+    assert combinations({"a": knob(grid=[1, 2]), "b": knob(uniform=[0.0, 1.0])}) == math.inf
+
+
+def test_a_knob_holds_what_it_may_be():
+    assert knob(grid=["auto", 0.3]).holds("auto")
+    assert not knob(grid=["auto", 0.3]).holds(0.4)
+    of_range = knob(uniform=[0.0, 1.0])
+    assert [of_range.holds(value) for value in (0, 1.0, 1.1, -1, "auto", None, True)] == [True, True, *[False] * 5]
+
+
+def test_a_heading_is_the_shortest_end_that_is_nobody_elses():
+    names = ["pseudo_labels.tau_s", "retrain.test.max_side", "detect.max_side", "max_side"]
+    assert headings(names) == dict(zip(names, ["tau_s", "test.max_side", "detect.max_side", "max_side"], strict=True))
 
 
 def test_draws_are_the_same_for_a_seed_and_stay_inside():

@@ -3,8 +3,9 @@
 import pytest
 
 from pipelines.cluster import usable_cpus
+from pipelines.stages import resolve
 from tests.tune.upstream import SWEEP, write_files
-from tune.sweep import Trials, check_machine, check_recipes, load_sweep, shipped_sweeps, whole_numbers
+from tune.sweep import Trials, check_gpus, check_machine, check_recipes, load_sweep, shipped_sweeps, whole_numbers
 from weaksam.errors import ConfigError
 
 
@@ -38,6 +39,11 @@ def changed(old, new):
         (SWEEP + "scheduler: {name: asha}\n", "objective: expected one of ap50.*with asha, got pseudo_f1"),
         (changed("pseudo_f1", "rank") + "search: {algorithm: optuna, trials: 3}\n", "rank"),
         (SWEEP + "seeds: []\n", "seeds: expected a number or more"),
+        (SWEEP + "set: [retrain.seed=5]\n", "retrain.seed: expected seeds of the sweep"),
+        (changed("pseudo_labels.tau_s", "retrain.seed"), "retrain.seed: expected seeds of the sweep"),
+        (SWEEP + "compare: {a: {resources.cpus: 9}}\n", "resources.cpus: expected resources.cpus of the sweep"),
+        (SWEEP + "compare: {best: {pseudo_labels.tau_o: 0.7}}\n", "compare: expected names other than best"),
+        (SWEEP + "set: 5\n", "set: "),
         (SWEEP + "resources: {concurrency: 0}\n", "resources.concurrency"),
         ("- a list\n", "expected a mapping"),
         ("a: [1\n", "not valid YAML"),
@@ -58,6 +64,10 @@ def test_a_sweep_that_cannot_be_names_the_place_and_what_was_expected(tmp_path, 
         (changed("[0.1, 0.6]", "[0.1, high]"), "space.pseudo_labels.tau_s.*tau_s"),
         (SWEEP + "compare: {mine: {pseudo_labels.tau_o: 2}}\n", "compare.mine.*pseudo_labels.tau_o"),
         (changed("pseudo_f1", "ap50") + "select_on: valid\n", "select_on: expected one of the splits train, val, test"),
+        (changed("pseudo_f1", "ap50") + "select_on: train\n", r"splits val, test for ap50 \(retrain.test.splits"),
+        (changed("pseudo_f1", "agreement") + "select_on: test\nreport_on: val\n", r"for agreement \(detect.splits"),
+        (changed("pseudo_f1", "mil_ap50"), r"report_on: .* for mil_ap50 \(detect.splits of"),
+        (changed("pseudo_f1", "recall50"), r"report_on: .* for recall50 \(propose.splits of"),
         (SWEEP, None),
     ],
 )
@@ -128,6 +138,52 @@ def test_settings_that_cannot_differ_have_one_key(tmp_path):
         for style in ("devkit", "chainer")
     }
     assert keys[0.1, "devkit"] == keys[0.1, "chainer"] != keys[0.6, "devkit"]
+
+
+def test_what_is_measured_and_where_makes_another_trial(tmp_path):
+    settings = {"pseudo_labels.tau_s": 0.1, "evaluate.voc_style": "devkit"}
+    text = changed("pseudo_f1", "ap50")
+    one = trials_of(tmp_path, text).key(settings)
+    for other in (
+        text.replace("ap50", "map"),
+        text.replace("[label_agreement]", "[label_agreement, corloc]"),
+        text + "select_on: test\nreport_on: val\n",
+    ):
+        assert trials_of(tmp_path, other).key(settings) != one
+    assert trials_of(tmp_path, text + "name: other\n").key(settings) == one
+
+
+def test_what_is_shared_is_made_for_settings_of_the_sweep(tmp_path):
+    # One value, and not the recipe's: all trials share everything, and it is not what the recipe itself would give.
+    text = changed("[0.1, 0.6]", "[0.4]").replace("pseudo_f1", "ap50")
+    trials = trials_of(tmp_path, text)
+    assert "evaluate.final" not in trials.shared()  # two styles of evaluation
+    assert "retrain" in trials.shared()
+    trial, base = trials.recipe({"pseudo_labels.tau_s": 0.4, "evaluate.voc_style": "chainer"}, 0), trials.base
+    for name in trials.shared():
+        assert resolve(base, trials.run_uri, name).instance == resolve(trial, trials.run_uri, name).instance
+
+
+def test_a_recipe_beside_its_sweep_is_found_from_anywhere(tmp_path, monkeypatch):
+    path = write_files(tmp_path)
+    path.write_text(path.read_text().replace(str(tmp_path / "recipe.yaml"), "recipe.yaml"))
+    monkeypatch.chdir("/")
+    assert load_sweep(str(path)).recipe == str(tmp_path / "recipe.yaml")
+    path.write_text(path.read_text().replace("recipe: recipe.yaml", "recipe: shapes-tuning"))
+    assert load_sweep(str(path)).recipe == "shapes-tuning"
+
+
+def test_more_gpus_than_there_are_are_refused(tmp_path):
+    sweep = load(tmp_path, SWEEP + "resources: {concurrency: 2, gpus: 2}\n")
+    check_gpus(sweep, 4, "s")
+    with pytest.raises(ConfigError, match=r"expected trials that fit into 3 GPU\(s\), got 2 at a time with 2 each"):
+        check_gpus(sweep, 3, "s")
+
+
+def test_the_shipped_comparisons_are_made_with_seeds_that_chose_nothing():
+    for name in shipped_sweeps():
+        sweep = load_sweep(name)
+        assert not sweep.compare or (sweep.compare_seeds and not set(sweep.compare_seeds) & set(sweep.seeds))
 
 
 def test_seeds_make_other_trials_and_the_machine_does_not(tmp_path):

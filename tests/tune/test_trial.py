@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 
 from pipelines.stage import Options
+from tests.s3_server import s3_server
 from tests.tune.upstream import SWEEP, finish_upstream, write_files
 from tune.sweep import Trials, load_sweep
-from tune.trial import Record, Records, early_percents, run_trial, value_of
+from tune.trial import Record, Records, early_percents, last_known, run_trial, value_of
 from weaksam.errors import RunError
 
 ON_DETECTORS = SWEEP.replace("pseudo_f1", "ap50").replace("[label_agreement]", "[classification_map]")
@@ -105,11 +106,31 @@ def test_trials_are_compared_after_a_share_that_grows(tmp_path):
     assert percents(0.25, 2) == [25, 50]
     assert percents(0.1, 3) == [10, 30, 90]
     assert percents(0.001, 4) == [1, 4, 16, 64]
+    assert percents(0.999, 2) == [99]
     assert early_percents(load_sweep(str(write_files(tmp_path, ON_DETECTORS)))) == []
 
 
+def test_what_was_last_known_of_a_trial_is_told_to_the_search(tmp_path):
+    sweep = load_sweep(str(write_files(tmp_path)))
+    finished = Record(key="a", settings={}, state="finished", select={"pseudo_f1": 0.5}, early={"25": 0.1})
+    stopped = Record(key="a", settings={}, state="stopped", early={"5": 0.3, "25": 0.2})
+    assert last_known(sweep, finished) == (100, 0.5)
+    assert last_known(sweep, stopped) == (25, 0.2)
+    assert last_known(sweep, Record(key="a", settings={}, state="failed")) == (100, -1)
+
+
+def test_records_are_kept_in_a_bucket_too():
+    with s3_server() as uri:
+        records = Records(f"{uri}/run/tune/a [b] sweep/trials")
+        record = Record(key="a", settings={"x.y": [1, "two", None]}, state="finished", select={"ap50": None})
+        records.write(record)
+        assert records.read() == {"a": record}
+        records.forget("a")
+        assert records.read() == {}
+
+
 def test_records_are_read_back_in_the_order_in_which_they_ended(tmp_path):
-    records = Records(str(tmp_path / "trials"))
+    records = Records(str(tmp_path / "[trials]"))
     assert records.read() == {}
     assert records.get("a") is None
     first = Record(
