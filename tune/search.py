@@ -5,7 +5,7 @@
 
 What all trials share is made first, with the whole machine; what some share is made by the first that needs it, while the
 others wait for its lock. Resume is subtraction: settings with a record are not run again. Ray Tune's own state, which is
-pickled, is neither kept nor read.
+pickled, is neither kept nor read: ASHA compares a trial with those of the same call only.
 """
 
 from __future__ import annotations
