@@ -69,8 +69,8 @@ def ranking(outcome: Outcome) -> list[dict[str, Any]]:
 
     Returns:
         for every objective: ``objective``, ``figure``, ``label_free``, Spearman's ``rho`` of the means over seeds (null for
-        fewer than three trials or no variety), ``by_seed``, and ``chosen``: the reported figure of the trial that the
-        objective alone would have chosen.
+        fewer than three trials or no variety), ``by_seed`` where there are several, and ``chosen``: the reported figure of what
+        the objective alone would have chosen.
     """
     finished = finished_trials(outcome)
     by_boxes = [name for name in outcome.sweep.objectives if not OBJECTIVES[name].label_free]
@@ -85,7 +85,7 @@ def ranking(outcome: Outcome) -> list[dict[str, Any]]:
                 [r.by_seed[seed]["select"].get(name) for r in usable],
                 [r.by_seed[seed]["report"].get(figure) for r in usable],
             )
-            for seed in (usable[0].by_seed if usable and name != RANK else {})
+            for seed in (usable[0].by_seed if usable and name != RANK and len(usable[0].by_seed) > 1 else {})
         }
         chosen = max(usable, key=lambda r: r.select[name] or 0.0).report[figure] if usable else None
         rows.append(
@@ -197,7 +197,7 @@ def _text_of_compared(outcome: Outcome) -> TextTable:
 def _text_of_ranking(outcome: Outcome) -> TextTable:
     rows = ranking(outcome)
     figure = rows[0]["figure"] if rows else ""
-    title = f"how objectives on {outcome.sweep.select_on} rank trials by {figure} on {outcome.sweep.report_on}"
+    title = f"how objectives rank trials by {figure}" + (f" on {where(outcome, figure)[1]}" if figure else "")
     text = TextTable(title=title, title_justify="left")
     for name in ("objective", "Spearman", "by seed", f"{figure} of its choice"):
         text.add_column(name, justify="left" if name == "objective" else "right")

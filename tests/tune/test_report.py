@@ -65,7 +65,7 @@ def test_a_cell_shows_the_trial_that_was_selected_also_where_it_is_reported():
     page = render_page(outcome_of(sweep_of(), grid()))
     maps = [table for table in re.findall("<table>.*?</table>", page, re.DOTALL) if 'class="heat' in table]
     assert len(maps) == 3 * 2  # pairs of knobs, parts
-    assert "tau_s ↓ tau_o →" in maps[0]
+    assert "tau_s ↓<br>tau_o →" in maps[0]
     assert "ap50, selected on val, %" in maps[0]
     assert cells(maps[0]) == ["20.0", "21.0", "40.0", "*41.0"]
     assert "ap50, reported on test, %" in maps[1]
