@@ -204,16 +204,22 @@ class _LineDumper(yaml.SafeDumper):
 _LineDumper.add_representer(str, _LineDumper.represent_str)
 
 
+def read_mapping(path: Path, of: str) -> dict[str, Any]:
+    """Return what a YAML file maps; raise ConfigError if it is not valid, or no mapping of ``of``."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of {of}, got {type(content).__name__}")
+    return content
+
+
 def _load(path: Path, ancestors: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     if path in ancestors:
         chain = " -> ".join(p.name for p in (*ancestors, path))
         raise ConfigError(f"{path}: its bases form a cycle: {chain}")
-    try:
-        own = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(own, dict):
-        raise ConfigError(f"{path}: expected a mapping of recipe fields, got {type(own).__name__}")
+    own = read_mapping(path, "recipe fields")
     bases = own.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):

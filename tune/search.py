@@ -97,19 +97,17 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
     run = partial(_tune, trials, records, options=options, console=console, deadline=deadline)
     if planned is not None:
         run([of_key[0] for key, of_key in planned.items() if key not in done])
+        done = _of_sweep(trials, records.read())
+        rows = [(settings, done[key]) for key, of_key in planned.items() if key in done for settings in of_key]
     else:
         run([record.settings for record in again])
-        # Some of what Optuna proposes is a trial that is known, and leaves no record.
-        while (missing := wanted - len(done := _of_sweep(trials, records.read()))) > 0:
-            run(_optuna(sweep, whole, done.values()), missing)
-            if len(_of_sweep(trials, records.read())) == len(done):
-                break
-
-    found = _of_sweep(trials, records.read())
-    if planned is None:
-        rows = [(record.settings, record) for record in found.values()]
-    else:
-        rows = [(settings, found[key]) for key, of_key in planned.items() if key in found for settings in of_key]
+        before, done = -1, _of_sweep(trials, records.read())
+        # Some of what Optuna proposes is a trial that is known, and leaves no record; until all of it is.
+        while before < len(done) < wanted:
+            before = len(done)
+            run(_optuna(sweep, whole, done.values()), wanted - before)
+            done = _of_sweep(trials, records.read())
+        rows = [(record.settings, record) for record in done.values()]
     if len({record.key for _, record in rows}) < wanted:
         console.print("  not all trials have ended; the same command goes on")
     finished = {record.key: record for _, record in rows if record.state == "finished"}
@@ -280,9 +278,8 @@ def _work(
     """Run one trial in a process of Ray Tune's."""
     import ray.tune
 
-    with contextlib.suppress(
-        OSError
-    ):  # Ray Tune went elsewhere; the recipe may name files by where the command was given
+    # Ray Tune went to a folder of its own; the recipe may name files by where the command was given.
+    with contextlib.suppress(OSError):
         os.chdir(working_folder)
     settings = config.get("settings", config)
     key, records = trials.key(settings), Records(folder)
@@ -312,14 +309,14 @@ def _optuna(sweep: Sweep, whole: Mapping[str, bool], before: Iterable[Record]) -
     from ray.tune.search.optuna import OptunaSearch
 
     before = list(before)
-    told = [record for record in before if record.state == "finished" or record.early]
+    known = [record for record in before if record.state == "finished" or (record.state == "stopped" and record.early)]
     return OptunaSearch(
         space={name: knob.domain(whole=whole[name]) for name, knob in sweep.space.items()},
         metric="objective",
         mode="max",
         seed=sweep.search.seed + len(before),  # a sweep that goes on draws others than those it began with
-        points_to_evaluate=[record.settings for record in told] or None,
-        evaluated_rewards=[last_known(sweep, record)[1] for record in told] or None,
+        points_to_evaluate=[record.settings for record in known] or None,
+        evaluated_rewards=[last_known(sweep, record)[1] for record in known] or None,
     )
 
 

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.cluster import usable_cpus
-from pipelines.recipe import Recipe, StrictLoader, explain, load_recipe, shipped_folder
+from pipelines.recipe import Recipe, explain, load_recipe, read_mapping, shipped_folder
 from pipelines.runs import instance_key
 from pipelines.stages import Resolved, needed_for, resolve
 from tune.objectives import OBJECTIVES, RANK, RANKED
@@ -193,13 +192,7 @@ def load_sweep(path_or_name: str, overrides: Sequence[str] = ()) -> Sweep:
             together.
     """
     path = _find(path_or_name)
-    try:
-        given = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(given, dict):
-        raise ConfigError(f"{path}: expected a mapping of a sweep's fields, got {type(given).__name__}")
-    given = {"name": path.stem, **given}
+    given = {"name": path.stem, **read_mapping(path, "a sweep's fields")}
     beside = [folder / str(given.get("recipe")) for folder in (path.parent, Path.cwd())]
     # Trials run in processes that may have another working folder.
     given["recipe"] = next((str(file.resolve()) for file in beside if file.is_file()), given.get("recipe"))
