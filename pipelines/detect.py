@@ -94,9 +94,8 @@ def settings_of(recipe: Recipe, name: str) -> tuple[DetectConfig, bool]:
     require(label in VIEWS, f"stages: {name}", f"a view of {', '.join(VIEWS)}", label)
     view = VIEWS[label]
     splits = test.splits
-    if (
-        is_final(name) and recipe.detect.splits
-    ):  # views are compared with what the teacher finds, and it looks at these alone
+    # Views are compared with what the teacher finds, and it looks at these splits alone.
+    if is_final(name) and recipe.detect.splits:
         splits = tuple(split for split in recipe.detect.splits if split in splits or not splits)
         require(bool(splits), f"{name}: retrain.test.splits", f"some of {', '.join(recipe.detect.splits)}", test.splits)
     scales = tuple(round(view.scale * scale) for scale in test.scales)

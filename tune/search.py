@@ -25,7 +25,6 @@ from typing import Any
 from rich.console import Console
 
 from pipelines import cluster
-from pipelines.config import ResourcesConfig
 from pipelines.stage import Options
 from pipelines.stages import run_instances
 from tune.objectives import RANK, RANKED, mean_ranks
@@ -77,7 +76,7 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
     base, shared = trials.base, trials.shared()
     console.print(f"[bold]{sweep.name}[/]: {sweep.description}\n  all trials share {', '.join(shared)}")
     if sweep.resources.gpus:
-        cluster.connect(_on_ray(base.resources), options.address)
+        cluster.connect(base.resources, options.address)
         check_gpus(sweep, cluster.connected_size(base.resources)[1], where)
     run_instances(base, trials.run_uri, shared, options, console)
 
@@ -138,11 +137,6 @@ def _of_sweep(trials: Trials, records: Mapping[str, Record]) -> dict[str, Record
         for key, record in records.items()
         if trials.has(key, record.settings) and (stops or record.state != "stopped")
     }
-
-
-def _on_ray(resources: ResourcesConfig) -> ResourcesConfig:
-    """Return them for the sweep's own process, which needs Ray also where every stage does without."""
-    return replace(resources, here=False)
 
 
 def sweep_folder(trials: Trials) -> str:
@@ -226,7 +220,7 @@ def _tune(
     if not count or seconds <= 0:
         return
     sweep, base = trials.sweep, trials.base
-    cluster.connect(_on_ray(base.resources), options.address)
+    cluster.connect(base.resources, options.address)
     import ray.tune
     from ray.tune.schedulers import ASHAScheduler
 

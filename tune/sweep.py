@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,8 +155,12 @@ class Trials:
 
     @property
     def base(self) -> Recipe:
-        """The recipe of some settings, with the whole machine: what all trials share is what it shares with them."""
-        return self.chosen(corners(self.sweep.space)[0], self.sweep.seeds[0])
+        """The recipe of some settings, on Ray with all its CPUs: what all trials share is what it shares with them.
+
+        How much of the machine the recipe itself would take does not matter: the sweep says how trials divide it.
+        """
+        recipe = self.chosen(corners(self.sweep.space)[0], self.sweep.seeds[0])
+        return recipe.model_copy(update={"resources": replace(recipe.resources, here=False, cpus=0)})
 
     def shared(self) -> list[str]:
         """Return the instances that are the same for all trials, in the order in which they must run."""

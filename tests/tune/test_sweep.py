@@ -164,6 +164,16 @@ def test_what_is_shared_is_made_for_settings_of_the_sweep(tmp_path):
         assert resolve(base, trials.run_uri, name).instance == resolve(trial, trials.run_uri, name).instance
 
 
+def test_what_the_recipe_takes_of_the_machine_does_not_keep_trials_from_starting(tmp_path):
+    # Ray is started for the shared stages: told of one CPU, it would wait for ever for trials that reserve more.
+    trials = trials_of(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "resources: {cpus: 1, here: true}\n")
+    assert (trials.base.resources.cpus, trials.base.resources.here) == (0, False)
+    assert trials.recipe({}, 0).resources.cpus == usable_cpus()
+    assert (trials.chosen({}, 0).resources.cpus, trials.chosen({}, 0).resources.here) == (1, True)
+
+
 def test_a_recipe_beside_its_sweep_is_found_from_anywhere(tmp_path, monkeypatch):
     path = write_files(tmp_path)
     path.write_text(path.read_text().replace(str(tmp_path / "recipe.yaml"), "recipe.yaml"))
