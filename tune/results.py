@@ -153,16 +153,16 @@ def how_many(outcome: Outcome) -> str:
 
 
 def spread(record: Record, name: str) -> str:
-    """Return a reported figure as "mean ± half of the spread over seeds" in per cent, or how a trial ended that has none."""
+    """Return a reported figure as "mean ± largest minus smallest" over seeds in per cent, or how a trial ended without one."""
     if record.state != "finished":
         return record.state
     values = [of_seed["report"].get(name) for of_seed in record.by_seed.values()]
     known_values = [100 * value for value in values if value is not None]
     if not known_values:
         return "–"
-    half = (max(known_values) - min(known_values)) / 2
+    apart = max(known_values) - min(known_values)
     several = len(known_values) > 1 and OBJECTIVES[name].of_student  # nothing else differs from seed to seed
-    return f"{mean(known_values):.1f} ±{half:.1f}" if several else f"{known_values[0]:.1f}"
+    return f"{mean(known_values):.1f} ±{apart:.1f}" if several else f"{known_values[0]:.1f}"
 
 
 def _both(record: Record, name: str) -> str:
@@ -181,7 +181,9 @@ def seeds_compared(outcome: Outcome) -> str:
 
 def _text_of_compared(outcome: Outcome) -> TextTable:
     sweep = outcome.sweep
-    text = TextTable(title=f"reported, mean ± half the spread over {seeds_compared(outcome)}", title_justify="left")
+    text = TextTable(
+        title=f"reported, mean ± largest minus smallest over {seeds_compared(outcome)}", title_justify="left"
+    )
     text.add_column("")
     for heading in headings(given_knobs(outcome)).values():
         text.add_column(heading, justify="right")

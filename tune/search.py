@@ -300,12 +300,14 @@ def _work(
 
 def _optuna(sweep: Sweep, whole: Mapping[str, bool], before: Iterable[Record]) -> Any:
     """Return Optuna's search, which is told of all trials so far, as Ray Tune tells it: of stopped ones the last value."""
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
     before = list(before)
     known = [record for record in before if record.state == "finished" or (record.state == "stopped" and record.early)]
     return OptunaSearch(
-        space={name: knob.domain(whole=whole[name]) for name, knob in sweep.space.items()},
+        space={name: knob.distribution(whole=whole[name]) for name, knob in sweep.space.items()},
         metric="objective",
         mode="max",
         seed=sweep.search.seed + len(before),  # a sweep that goes on draws others than those it began with

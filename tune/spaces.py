@@ -13,9 +13,12 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 Settings = dict[str, Any]  # of one trial: dotted name of a recipe's field -> value
 
@@ -78,17 +81,16 @@ class Knob(BaseModel):
         value = math.exp(generator.uniform(math.log(low), math.log(high)))
         return round(min(max(value, low), high)) if whole else min(max(value, low), high)
 
-    def domain(self, *, whole: bool) -> Any:
-        """Return it as a domain of Ray Tune."""
-        import ray.tune
+    def distribution(self, *, whole: bool) -> BaseDistribution:
+        """Return it as Optuna draws from it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.listed:
-            return ray.tune.choice(list(self.listed))
+            return CategoricalDistribution(self.listed)
         low, high = self.uniform or self.log_uniform or (0.0, 0.0)
-        if whole:  # Ray's upper bounds are exclusive
-            way = ray.tune.randint if self.uniform else ray.tune.lograndint
-            return way(math.ceil(low), math.floor(high) + 1)
-        return ray.tune.uniform(low, high) if self.uniform else ray.tune.loguniform(low, high)
+        if whole:
+            return IntDistribution(math.ceil(low), math.floor(high), log=self.uniform is None)
+        return FloatDistribution(low, high, log=self.uniform is None)
 
 
 def short(value: Any) -> str:

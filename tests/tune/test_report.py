@@ -100,7 +100,7 @@ def test_the_page_says_which_images_figures_are_of_and_what_did_not_run():
 def test_a_spread_is_shown_where_a_seed_makes_a_difference():
     record = record_of({}, {}, {"ap50": 0.5, "pseudo_f1": 0.5}, seeds=("0", "1"))
     record.by_seed["1"] = {"select": {}, "report": {"ap50": 0.52, "pseudo_f1": 0.5}}
-    assert spread(record, "ap50") == "51.0 ±1.0"
+    assert spread(record, "ap50") == "51.0 ±2.0"
     assert spread(record, "pseudo_f1") == "50.0"
     assert spread(record, "map") == "–"
     assert spread(record_of({}, {}, {}, state="failed"), "ap50") == "failed"

@@ -3,7 +3,9 @@
 import itertools
 import math
 import random
+from typing import Any
 
+import optuna
 import pytest
 from pydantic import ValidationError
 
@@ -92,13 +94,17 @@ def test_corners_hold_every_extreme_of_every_knob_and_no_more():
     assert found == [{"a": 1, "b": 0.0}, {"a": 2, "b": 0.0}, {"a": 3, "b": 0.0}, {"a": 1, "b": 1.0}]
 
 
-def test_ranges_become_ray_tunes_with_bounds_that_can_be_reached():
-    import ray.tune
+def test_what_optuna_draws_from_can_reach_its_bounds_and_nothing_beyond():
+    def found(knob_: Knob, *, whole: bool) -> set[Any]:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        return {study.ask({"a": knob_.distribution(whole=whole)}).params["a"] for _ in range(200)}
 
-    whole = knob(uniform=[2.0, 4.0]).domain(whole=True)
-    assert {whole.sample() for _ in range(200)} == {2, 3, 4}
-    assert isinstance(knob(log_uniform=[0.1, 1.0]).domain(whole=False), ray.tune.search.sample.Float)
-    assert knob(choice=[True, False]).domain(whole=False).categories == [True, False]
+    assert found(knob(uniform=[2.0, 4.0]), whole=True) == {2, 3, 4}
+    assert found(knob(log_uniform=[1.5, 4.2]), whole=True) == {2, 3, 4}
+    assert found(knob(choice=[True, "any", 3]), whole=False) == {True, "any", 3}
+    low = knob(log_uniform=[0.01, 1.0])
+    assert sum(value < 0.1 for value in found(low, whole=False)) > 60  # half of them, as their logarithm is uniform
+    assert all(0.01 <= value <= 1.0 for value in found(low, whole=False))
 
 
 def test_values_as_people_read_them():
