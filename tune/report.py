@@ -13,7 +13,17 @@ from pipelines.report import page_templates
 from pipelines.store import write_bytes
 from tune import charts
 from tune.objectives import OBJECTIVES, Part
-from tune.results import correlation, finished_trials, given_knobs, how_many, ranking, seeds_compared, spread, where
+from tune.results import (
+    correlation,
+    finished_trials,
+    given_knobs,
+    how_many,
+    ranking,
+    reported,
+    seeds_compared,
+    spread,
+    where,
+)
 from tune.search import Outcome, sweep_folder
 from tune.spaces import Knob, headings, short, told
 from tune.sweep import BEST, Trials
@@ -42,11 +52,14 @@ def _view(outcome: Outcome) -> dict[str, Any]:
     finished = finished_trials(outcome)
     records = list({record.key: record for _, record in outcome.trials}.values())
     seconds = sum(record.seconds for record in records)
+    told = reported(outcome)
     return {
         "title": f"Sweep {sweep.name}",
         "description": sweep.description,
         "objective": sweep.objective,
         "objectives": {name: OBJECTIVES[name] for name in sweep.objectives},
+        "reported": told,
+        "stops": any(record.early for record in records),
         "selected_on": where(outcome, sweep.objective)[0],
         "reported_on": where(outcome, sweep.objective)[1],
         "tiles": [
@@ -77,7 +90,7 @@ def _view(outcome: Outcome) -> dict[str, Any]:
                 {
                     "name": "the best trial" if name == BEST else name,
                     "values": [short(record.settings.get(knob)) for knob in given_knobs(outcome)],
-                    "figures": [spread(record, figure) for figure in sweep.objectives],
+                    "figures": [spread(record, figure) for figure in told],
                     "error": record.error,
                 }
                 for name, record in outcome.compared.items()
@@ -98,8 +111,10 @@ def _view(outcome: Outcome) -> dict[str, Any]:
                 "key": record.key,
                 "state": record.state,
                 "values": [short(settings.get(knob)) for knob in sweep.space],
-                "select": [percent(record.select.get(name)) for name in sweep.objectives],
-                "report": [percent(record.report.get(name)) for name in sweep.objectives],
+                "figures": [
+                    (percent(record.select.get(name)), percent(record.report.get(name)) if name in told else None)
+                    for name in sweep.objectives
+                ],
                 "early": ", ".join(f"{share} %: {percent(value)}" for share, value in record.early.items()),
                 "seconds": f"{record.seconds:.0f}",
                 "best": record.key == outcome.best.key,

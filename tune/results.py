@@ -165,6 +165,12 @@ def spread(record: Record, name: str) -> str:
     return f"{mean(known_values):.1f} ±{apart:.1f}" if several else f"{known_values[0]:.1f}"
 
 
+def reported(outcome: Outcome) -> list[str]:
+    """Return the objectives that are reported: agreement, for one, is known only where trials are selected."""
+    records = [*finished_trials(outcome), *outcome.compared.values()]
+    return [name for name in outcome.sweep.objectives if any(r.report.get(name) is not None for r in records)]
+
+
 def _both(record: Record, name: str) -> str:
     selected, reported = record.select.get(name), record.report.get(name)
     return percent(selected) if reported is None else f"{percent(selected)} / {percent(reported)}"
@@ -180,18 +186,17 @@ def seeds_compared(outcome: Outcome) -> str:
 
 
 def _text_of_compared(outcome: Outcome) -> TextTable:
-    sweep = outcome.sweep
     text = TextTable(
         title=f"reported, mean ± largest minus smallest over {seeds_compared(outcome)}", title_justify="left"
     )
     text.add_column("")
     for heading in headings(given_knobs(outcome)).values():
         text.add_column(heading, justify="right")
-    for name in sweep.objectives:
+    for name in reported(outcome):
         text.add_column(name, justify="right")
     for label, record in outcome.compared.items():
         values = (short(record.settings.get(knob)) for knob in given_knobs(outcome))
-        figures = (spread(record, name) for name in sweep.objectives)
+        figures = (spread(record, name) for name in reported(outcome))
         text.add_row("the best" if label == BEST else label, *values, *figures)
     return text
 

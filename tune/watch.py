@@ -62,8 +62,9 @@ class Watch(ray.tune.Callback):
         value = value_of(sweep, record)
         self._best = max(self._best, value)
         figure = percent(value) if value >= 0 else record.state
+        best = percent(self._best if self._best >= 0 else None)
         self._console.print(
-            f"  {self._ended}/{self._count}  {sweep.objective} {figure:>7}  best {percent(max(self._best, 0)):>5}"
+            f"  {self._ended}/{self._count}  {sweep.objective} {figure:>7}  best {best:>5}"
             f"  {told(settings)}  [dim]{record.seconds:.0f} s[/]",
             highlight=False,
         )

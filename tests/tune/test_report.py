@@ -120,6 +120,17 @@ def test_a_comparison_that_failed_says_so_and_seeds_that_chose_the_best_are_name
     assert "over seeds 3, 4</span>" in page
 
 
+def test_what_is_not_reported_has_no_column_of_its_own():
+    # Agreement is known where trials are selected, and nowhere else.
+    records = [record_of(settings_of(0.1, 0.8, n), {"ap50": 0.1, "agreement": 0.7}, {"ap50": 0.2}) for n in (1, 2)]
+    outcome = outcome_of(sweep_of(also=["agreement"]), records, {BEST: records[0]})
+    page = render_page(outcome)
+    compared, *_, trials = re.findall(r"<thead>\s*(<tr>.*?</tr>)", page, re.DOTALL)
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", compared)[-2:] == ["lr", "ap50"]
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", trials)[-4:] == ["ap50", "reported", "agreement", "s"]
+    assert [column.header for column in text_tables(outcome)[1].columns][-2:] == ["lr", "ap50"]
+
+
 def test_objectives_are_judged_by_the_reported_figure_of_what_they_choose():
     sweep = sweep_of(also=["classification_map", "agreement", RANK])
     selected = [(0.1, 0.3, 0.9), (0.2, 0.2, 0.8), (0.3, 0.1, 0.7), (0.4, 0.0, 0.95)]
