@@ -24,7 +24,7 @@ from pipelines.proposal_boxes import ProposalBoxes
 from pipelines.recipe import Recipe
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, IMAGES, PROPOSALS, detections_to_row, with_class_names
-from pipelines.stage import Job, Stage
+from pipelines.stage import Content, Job, Stage
 from pipelines.store import Table
 from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig, require
 from weaksam.errors import DataError
@@ -261,11 +261,15 @@ def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
     }
 
 
-def _fingerprints(recipe: Recipe, name: str) -> Mapping[str, str]:
+def _contents(recipe: Recipe, name: str) -> Mapping[str, Content]:
+    weights = recipe.retrain.weights if is_final(name) else recipe.mil.weights
+    return {"detector": Content(weights, _detector_sha256)} if weights else {}
+
+
+def _detector_sha256(uri: str) -> str:
     from weaksam.weights import fetch_weights
 
-    weights = recipe.retrain.weights if is_final(name) else recipe.mil.weights
-    return {"detector": fetch_weights(weights).sha256} if weights else {}
+    return fetch_weights(uri).sha256
 
 
 STAGE = Stage(
@@ -274,5 +278,5 @@ STAGE = Stage(
     reads=_reads,
     method=_method,
     execute=execute,
-    fingerprints=_fingerprints,
+    contents=_contents,
 )

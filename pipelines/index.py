@@ -14,7 +14,8 @@ from typing import Any
 
 from pipelines.recipe import Recipe
 from pipelines.schemas import IMAGES, with_class_names
-from pipelines.stage import Job, Stage
+from pipelines.stage import Content, Job, Stage
+from weaksam.config import DataConfig
 from weaksam.errors import DataError
 from weaksam.structures import ImageRecord
 
@@ -80,10 +81,10 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     return {"data": recipe.data}
 
 
-def _fingerprints(recipe: Recipe, _name: str) -> Mapping[str, str]:
+def _fingerprint(config: DataConfig) -> str:
     from weaksam.datasets import open_dataset
 
-    return {"data": open_dataset(recipe.data).fingerprint()}
+    return open_dataset(config).fingerprint()
 
 
 STAGE = Stage(
@@ -92,5 +93,5 @@ STAGE = Stage(
     reads=lambda _recipe, _name: (),
     method=_method,
     execute=execute,
-    fingerprints=_fingerprints,
+    contents=lambda recipe, _name: {"data": Content(recipe.data, _fingerprint)},
 )

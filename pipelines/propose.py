@@ -20,8 +20,8 @@ from pipelines.passes import Pools, work_off
 from pipelines.recipe import Recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS, with_class_names
-from pipelines.stage import Job, Stage
-from weaksam.config import SAM_INPUT_SIDE
+from pipelines.stage import Content, Job, Stage
+from weaksam.config import SAM_INPUT_SIDE, CluesConfig, SamConfig
 from weaksam.errors import DataError
 
 
@@ -123,19 +123,27 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     }
 
 
-def _fingerprints(recipe: Recipe, _name: str) -> Mapping[str, str]:
-    """Return the checksums of the weights that come from outside the run."""
-    from weaksam.weights import PUBLISHED, fetch_weights, sam_weights
-
+def _contents(recipe: Recipe, _name: str) -> Mapping[str, Content]:
     if recipe.propose.method != "sam":
         return {}
-    published = PUBLISHED.get(recipe.sam.name)
-    known = recipe.sam.sha256 or ("" if recipe.sam.weights or published is None else published.sha256)
-    prints = {"sam": known or sam_weights(recipe.sam).sha256}
+    contents = {"sam": Content(recipe.sam, _sam_sha256)}
     if recipe.uses_clues and recipe.clues.weights:
-        uri = resolve_weights(recipe.clues.weights)
-        prints["clues"] = recipe.clues.sha256 or fetch_weights(uri).sha256
-    return prints
+        contents["clues"] = Content(recipe.clues, _clues_sha256)
+    return contents
+
+
+def _sam_sha256(config: SamConfig) -> str:
+    from weaksam.weights import PUBLISHED, sam_weights
+
+    published = PUBLISHED.get(config.name)
+    known = config.sha256 or ("" if config.weights or published is None else published.sha256)
+    return known or sam_weights(config).sha256
+
+
+def _clues_sha256(config: CluesConfig) -> str:
+    from weaksam.weights import fetch_weights
+
+    return config.sha256 or fetch_weights(resolve_weights(config.weights)).sha256
 
 
 STAGE = Stage(
@@ -144,5 +152,5 @@ STAGE = Stage(
     reads=_reads,
     method=_method,
     execute=execute,
-    fingerprints=_fingerprints,
+    contents=_contents,
 )

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,36 @@ class Recipe(BaseModel):
         return self
 
 
+@dataclass(frozen=True)
+class RecipeSource:
+    """What a recipe's file and its bases say, merged; recipes with other values are made of it without reading them again."""
+
+    asked_for: str  # the file or name that people gave
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]  # value given (``a.b``) -> file that it came from
+
+    def recipe(self, overrides: Sequence[str] = (), data_uri: str = "") -> tuple[Recipe, dict[str, str]]:
+        """Validate; see ``load_recipe``."""
+        values, origins = dict(self.values), dict(self.origins)
+        items = [_parse_override(item) for item in overrides]
+        if data_uri:
+            items.append((["data", "uri"], data_uri, "--data"))
+        for path, value, origin in items:
+            nested: Any = value
+            for part in reversed(path):
+                nested = {part: nested}
+            values = _merge(values, nested, origins, origin)
+        try:
+            return Recipe.model_validate_json(json.dumps(values, default=str), strict=True), origins
+        except ValidationError as error:
+            raise ConfigError(explain(error, f"recipe {self.asked_for}", _names_at, origins)) from error
+
+
+def read_recipe(path_or_name: str) -> RecipeSource:
+    """Read a recipe's file and its bases; raise ConfigError if there is none, it is malformed, or its bases form a cycle."""
+    return RecipeSource(path_or_name, *_load(_find(path_or_name, None), ()))
+
+
 def load_recipe(path_or_name: str, overrides: Sequence[str] = (), data_uri: str = "") -> tuple[Recipe, dict[str, str]]:
     """Load, merge and validate a recipe.
 
@@ -112,19 +142,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), data_uri: str 
     Raises:
         ConfigError: no such recipe, malformed YAML, a cycle of bases, an unknown name or a value of the wrong type or range.
     """
-    values, origins = _load(_find(path_or_name, None), ())
-    items = [_parse_override(item) for item in overrides]
-    if data_uri:
-        items.append((["data", "uri"], data_uri, "--data"))
-    for path, value, origin in items:
-        nested: Any = value
-        for part in reversed(path):
-            nested = {part: nested}
-        values = _merge(values, nested, origins, origin)
-    try:
-        return Recipe.model_validate_json(json.dumps(values, default=str), strict=True), origins
-    except ValidationError as error:
-        raise ConfigError(explain(error, f"recipe {path_or_name}", _names_at, origins)) from error
+    return read_recipe(path_or_name).recipe(overrides, data_uri)
 
 
 def shipped_recipes() -> list[str]:

@@ -131,6 +131,6 @@ STAGE = Stage(
     reads=lambda recipe, _name: ("index", recipe.retrain.pseudo_labels),
     method=_method,
     execute=execute,
-    fingerprints=lambda recipe, _name: initial_weights(recipe.retrain.init),
+    contents=lambda recipe, _name: initial_weights(recipe.retrain.init),
     describe=lambda recipe: describe(recipe.retrain),
 )

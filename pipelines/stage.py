@@ -5,7 +5,7 @@ Everything else (keys, plans, locks, what is finished already) is the same for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,14 @@ class Job:
     lock: Lock
 
 
+@dataclass(frozen=True)
+class Content:
+    """Data or weights from outside the run: what they are, and how their fingerprint is taken of that, which may take long."""
+
+    what: Hashable
+    take: Callable[[Any], str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A verb of the pipeline."""
@@ -56,7 +64,7 @@ class Stage:
     method: Callable[[Recipe, str], Mapping[str, Any]]
     # does the work and returns what its manifest should say; "images" holds a proof where the stage writes a table
     execute: Callable[[Job], dict[str, Any]]
-    # content of data and weights that the result depends on, name -> fingerprint
-    fingerprints: Callable[[Recipe, str], Mapping[str, str]] = field(default=lambda _recipe, _name: {})
+    # what else can change it
+    contents: Callable[[Recipe, str], Mapping[str, Content]] = field(default=lambda _recipe, _name: {})
     # one line per instance for --dry-run, given what is done so far
     describe: Callable[[Recipe], str] = field(default=lambda _recipe: "")

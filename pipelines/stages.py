@@ -21,7 +21,7 @@ from pipelines import analyse, detect, evaluate, index, label, propose, report, 
 from pipelines.recipe import Recipe, to_plain
 from pipelines.runs import Instance, Lock, current_instance, differences, instance_key
 from pipelines.schemas import SCHEMA_VERSION
-from pipelines.stage import Job, Options, Stage
+from pipelines.stage import Content, Job, Options, Stage
 from weaksam.errors import ConfigError, RunError
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,9 @@ class Resolved:
     upstream: Mapping[str, Instance]
 
 
+Fingerprints = dict[Content, str]  # those taken so far
+
+
 def stage_of(name: str) -> Stage:
     """Return the stage of an instance ``verb[.label]``; raise ConfigError when there is no such verb."""
     verb = name.partition(".")[0]
@@ -64,20 +67,37 @@ def stage_of(name: str) -> Stage:
     return STAGES[verb]
 
 
-def resolve(recipe: Recipe, run_uri: str, name: str, known: dict[str, Resolved] | None = None) -> Resolved:
-    """Compute the key, and so the folder, of an instance and of everything that it reads."""
+def resolve(
+    recipe: Recipe,
+    run_uri: str,
+    name: str,
+    known: dict[str, Resolved] | None = None,
+    fingerprints: Fingerprints | None = None,
+) -> Resolved:
+    """Compute the key, and so the folder, of an instance and of everything that it reads.
+
+    Args:
+        recipe: of the instance.
+        run_uri: absolute run folder.
+        name: ``verb`` or ``verb.label``.
+        known: what the same recipe's instances were resolved to before; more are added.
+        fingerprints: of data and weights, of any recipe, taken before and trusted; more are added.
+    """
     known = {} if known is None else known
+    fingerprints = {} if fingerprints is None else fingerprints
     if name not in known:
         stage = stage_of(name)
         upstream = {
-            n: _imported(run_uri, n) if _is_import(n) else resolve(recipe, run_uri, n, known).instance
+            n: _imported(run_uri, n) if _is_import(n) else resolve(recipe, run_uri, n, known, fingerprints).instance
             for n in stage.reads(recipe, name)
         }
+        contents = stage.contents(recipe, name)
+        fingerprints |= {c: c.take(c.what) for c in contents.values() if c not in fingerprints}
         parts = {
             "verb": stage.verb,
             "schema": SCHEMA_VERSION,
             "method": to_plain_mapping(stage.method(recipe, name)),
-            "fingerprints": dict(stage.fingerprints(recipe, name)),
+            "fingerprints": {n: fingerprints[content] for n, content in contents.items()},
             "reads": {n: instance.key for n, instance in upstream.items()},
         }
         known[name] = Resolved(Instance(run_uri, name, instance_key(parts)), stage, parts, upstream)
@@ -100,9 +120,16 @@ def needed_for(recipe: Recipe, name: str) -> list[str]:
 
 
 def run_instances(
-    recipe: Recipe, run_uri: str, names: Sequence[str], options: Options, console: Console
+    recipe: Recipe,
+    run_uri: str,
+    names: Sequence[str],
+    options: Options,
+    console: Console,
+    fingerprints: Fingerprints | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Bring instances up to date in the order given; what they read but the list leaves out comes first.
+
+    ``fingerprints`` are those of data and weights that were taken before.
 
     Returns:
         the manifest of each instance by name; empty for a dry run.
@@ -117,7 +144,7 @@ def run_instances(
     known: dict[str, Resolved] = {}
     manifests: dict[str, dict[str, Any]] = {}
     for name in ordered:
-        resolved = resolve(recipe, run_uri, name, known)
+        resolved = resolve(recipe, run_uri, name, known, fingerprints)
         if options.dry_run:
             _print_dry_run(recipe, resolved, console)
             continue

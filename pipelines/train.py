@@ -18,7 +18,7 @@ from rich.progress import Progress as ProgressBar
 
 from pipelines import cluster
 from pipelines.config import ResourcesConfig
-from pipelines.stage import Job
+from pipelines.stage import Content, Job
 from weaksam.config import MilConfig, RetrainConfig
 
 if TYPE_CHECKING:
@@ -94,31 +94,31 @@ def describe(config: MilConfig | RetrainConfig) -> str:
     return f"{config.detector} on {config.backbone}, {length} in batches of {config.batch_size}"
 
 
-def initial_weights(init: str) -> dict[str, str]:
-    """Return the checksum of the weights that a training starts from, as a stage's fingerprints: path, URI, "builtin" or ""."""
+def initial_weights(init: str) -> dict[str, Content]:
+    """Return the weights that a training starts from, as a stage's contents: of a path, a URI, "builtin" or ""."""
+    return {"init": Content(init, _initial_sha256)} if init else {}
+
+
+def _initial_sha256(init: str) -> str:
     from weaksam.weights import BUILTIN_STEM, fetch_weights, file_sha256
 
-    if not init:
-        return {}
-    return {"init": file_sha256(BUILTIN_STEM) if init == "builtin" else fetch_weights(init).sha256}
+    return file_sha256(BUILTIN_STEM) if init == "builtin" else fetch_weights(init).sha256
 
 
 def choose_resources(config: ResourcesConfig, batch_size: int, cpus: int, gpus: int) -> TrainingResources:
     """Choose the sizes that the recipe leaves open (0) for a cluster of ``cpus`` and ``gpus``.
 
     On GPUs there is one worker on each, as many as share the batch evenly, and its CPUs load images. Without a GPU one worker
-    takes all CPUs: convolutions use threads better than a second copy of the network does. With ``here`` there is none.
+    takes all CPUs: convolutions use threads better than a second copy of the network does. With ``here`` the driver trains.
     """
     from pipelines.training import TrainingResources
 
-    if config.here:
-        return TrainingResources(threads=min(cpus, MOST_THREADS), images_per_pass=config.images_per_pass)
     workers = config.train_workers
     if not workers:
         workers = max(n for n in range(1, max(gpus, 1) + 1) if batch_size % n == 0)
     threads = max(1, min(cpus // workers, MOST_THREADS))
     return TrainingResources(
-        workers=workers,
+        workers=0 if config.here else workers,
         use_gpu=gpus >= workers,
         threads=threads,
         images_per_pass=config.images_per_pass,

@@ -16,7 +16,7 @@ from pipelines.figures import known
 from pipelines.index import in_hash_order
 from pipelines.recipe import Recipe
 from pipelines.schemas import IMAGES
-from pipelines.stage import Job, Stage
+from pipelines.stage import Content, Job, Stage
 from pipelines.store import write_bytes, write_json
 from pipelines.train import granted_split, initial_weights, train
 from weaksam.errors import DataError
@@ -114,7 +114,7 @@ def choose_images(
     return training, judging, len(mine) - len(known)
 
 
-def _fingerprints(recipe: Recipe, _name: str) -> Mapping[str, str]:
+def _contents(recipe: Recipe, _name: str) -> Mapping[str, Content]:
     config = recipe.classifier
     return initial_weights(config.resnet_cam.pretrained if recipe.clues.name == "resnet_cam" else config.init)
 
@@ -140,6 +140,6 @@ STAGE = Stage(
     reads=lambda _recipe, _name: ("index",),
     method=_method,
     execute=execute,
-    fingerprints=_fingerprints,
+    contents=_contents,
     describe=lambda recipe: f"{recipe.classifier.epochs} epochs in batches of {recipe.classifier.batch_size}",
 )

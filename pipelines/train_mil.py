@@ -107,6 +107,6 @@ STAGE = Stage(
     reads=lambda _recipe, _name: ("index", "propose"),
     method=_method,
     execute=execute,
-    fingerprints=lambda recipe, _name: initial_weights(recipe.mil.init),
+    contents=lambda recipe, _name: initial_weights(recipe.mil.init),
     describe=lambda recipe: describe(recipe.mil),
 )
