@@ -141,7 +141,8 @@ class Lock:
 
     The lock is a file created exclusively and renewed by a heartbeat. A lock whose owner is a dead process of this host, or
     that has been silent for ``SILENCE_S``, is taken over. The owner reads its own token back before it trusts a takeover
-    and at every heartbeat; ``check`` raises RunError once the lock belongs to somebody else.
+    and at every heartbeat; ``check`` raises RunError once the lock belongs to somebody else, or may, because the storage has
+    not answered for ``SILENCE_S``.
     """
 
     def __init__(self, folder: str, job: str, wait_s: float = 0.0) -> None:
@@ -150,6 +151,7 @@ class Lock:
         self._wait_s = wait_s
         self._token = uuid.uuid4().hex
         self._lost = threading.Event()
+        self._why = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -176,11 +178,9 @@ class Lock:
             fs.rm_file(path)
 
     def check(self) -> None:
-        """Raise RunError when another process has taken the lock over."""
+        """Raise RunError when another process has taken the lock over, or may have."""
         if self._lost.is_set():
-            raise RunError(
-                f"{self.uri} was taken over by {_describe(_read_holder(self.uri))}; this process stops writing"
-            )
+            raise RunError(f"{self.uri}: {self._why}; this process stops writing")
 
     def _try_acquire(self) -> bool:
         taken_over = False
@@ -204,14 +204,27 @@ class Lock:
                 fs.rm_file(path)
 
     def _beat(self) -> None:
+        renewed = time.monotonic()
         while not self._stop.wait(HEARTBEAT_S):
-            if not self._is_mine():
-                self._lost.set()
-                return
-            write_bytes(self.uri, self._content())
+            try:
+                holder = _read_holder(self.uri)
+                if not self._is(holder):
+                    self._why = f"taken over by {_describe(holder)}"
+                    self._lost.set()
+                    return
+                write_bytes(self.uri, self._content())
+                renewed = time.monotonic()
+            except Exception as error:  # of the storage, whichever it is: the next beat may reach it
+                logger.warning("%s: not renewed: %s", self.uri, error)
+                if time.monotonic() - renewed > SILENCE_S:
+                    self._why = f"not renewed for {SILENCE_S:g} s ({error})"
+                    self._lost.set()
+                    return
 
     def _is_mine(self) -> bool:
-        holder = _read_holder(self.uri)
+        return self._is(_read_holder(self.uri))
+
+    def _is(self, holder: Mapping[str, Any] | None) -> bool:
         return holder is not None and holder.get("token") == self._token
 
     def _content(self) -> bytes:

@@ -231,6 +231,35 @@ def test_a_holder_that_lost_its_lock_stops_and_leaves_the_other_ones(
     assert read_json(lock.uri)["job"] == "second"
 
 
+def test_a_storage_that_does_not_answer_for_a_moment_costs_no_lock(
+    run_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "HEARTBEAT_S", 0.02)
+    with Lock(run_uri, "job") as lock:
+        first = read_json(lock.uri)["heartbeat"]
+        with monkeypatch.context() as away:
+            away.setattr(runs, "write_bytes", _no_answer)
+            check_for(lock, seconds=0.3)
+        deadline = time.monotonic() + 10
+        while read_json(lock.uri)["heartbeat"] == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        lock.check()
+
+
+def test_who_cannot_renew_a_lock_for_long_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(runs, "SILENCE_S", 0.2)
+    with Lock(str(tmp_path), "job") as lock:
+        monkeypatch.setattr(runs, "write_bytes", _no_answer)
+        with pytest.raises(RunError, match=r"_lock: not renewed for 0\.2 s \(no answer\); this process stops writing"):
+            check_for(lock, seconds=10)
+
+
+def _no_answer(*_: object) -> None:
+    raise OSError("no answer")
+
+
 def test_a_working_owner_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "HEARTBEAT_S", 0.02)
     with Lock(str(tmp_path), "job") as lock:
