@@ -57,12 +57,17 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
     With ``resources.here`` nothing is joined or started.
 
     Raises:
-        ConfigError: an address is given, and ``resources.here``.
+        ConfigError: an address is given, and ``resources.here``; that wants a GPU where there is none.
         RunError: no cluster answers at the address.
     """
     if resources.here:
         if address:
             raise ConfigError(f"resources.here: expected no --address beside it, got {address}; leave one of them out")
+        if resources.gpus_per_actor:
+            import torch
+
+            if not torch.cuda.is_available():
+                raise ConfigError("resources.gpus_per_actor: expected 0, because torch finds no GPU here, got 1")
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
@@ -136,12 +141,19 @@ def connected_pool_sizes(resources: ResourcesConfig, images: int, *, with_clues:
 def connected_size(resources: ResourcesConfig) -> tuple[int, int]:
     """Return how many logical CPUs and GPUs of the cluster that this process is connected to a run may take."""
     if resources.here:
-        return resources.cpus or usable_cpus(), 0
+        return resources.cpus or usable_cpus(), int(resources.gpus_per_actor)
     import ray
 
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
     return min(cpus, resources.cpus or cpus), gpus
+
+
+def machine_cpus() -> list[int]:
+    """Return how many logical CPUs each machine has of the cluster that this process is connected to."""
+    import ray
+
+    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _quieten_ray_data() -> None:

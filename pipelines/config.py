@@ -23,9 +23,9 @@ class ResourcesConfig:
     gpus_per_actor: float = 0.0  # share of a GPU each actor reserves: 1, 0.5, 0.33 or 0.25
     rows_per_task: int = 0  # images per Ray task, and per Parquet file: the unit that a kill loses
     train_workers: int = 0  # data-parallel training processes
-    here: bool = (
-        False  # everything in the driver's own process on the CPU, without Ray: for small data, trials, debuggers
-    )
+    # Everything in the driver's own process, without Ray: for small data, trials, debuggers. On the CPU, or with
+    # ``gpus_per_actor`` 1 on its GPU.
+    here: bool = False
     images_per_pass: int = 0  # of each training process; fewer than its share of the batch = accumulated gradients
     loader_workers: int = 0  # image loading processes of each training process
     price_per_hour: float = 0.0  # of the machine or cluster, in your currency, for the estimate that a preview makes
@@ -37,12 +37,7 @@ class ResourcesConfig:
         if self.here:
             for name in ("prompt_actors", "segment_actors", "train_workers", "loader_workers", "gpus_per_actor"):
                 got = getattr(self, name)
-                require(
-                    got in (0, 1) and not (got and "gpu" in name),
-                    f"resources.{name}",
-                    "none beside resources.here",
-                    got,
-                )
+                require(got in (0, 1), f"resources.{name}", "none beside resources.here", got)
         for name in ("cpus", "prompt_actors", "segment_actors", "threads_per_actor", "rows_per_task", "train_workers"):
             require(getattr(self, name) >= 0, f"resources.{name}", "0 or more", getattr(self, name))
 

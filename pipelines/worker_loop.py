@@ -85,7 +85,8 @@ def run_training(
     resumed_at = 0 if newest is None else int(newest["step"])
     if resumed_at < plan.steps and resources.workers == 0:
         with torch.random.fork_rng():
-            Worker(task, resources, folder, progress=progress).run()
+            device = torch.device("cuda" if resources.use_gpu else "cpu")
+            Worker(task, resources, folder, progress=progress, device=device).run()
     elif resumed_at < plan.steps:
         from pipelines.worker_group import run_on_ray
 

@@ -122,10 +122,23 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
         np.testing.assert_array_equal(found["plain"][image_id].boxes_xyxy, plain.boxes_xyxy)
 
 
-def test_here_means_no_worker_and_no_gpu():
+def test_here_means_no_worker_and_a_gpu_only_if_asked():
     sizes = choose_resources(ResourcesConfig(here=True), 4, 3, 0)
-    assert (sizes.workers, sizes.threads, sizes.use_gpu) == (0, 3, False)
+    assert (sizes.workers, sizes.threads, sizes.use_gpu, sizes.loader_processes) == (0, 3, False, 0)
     assert cluster.connected_size(ResourcesConfig(here=True, cpus=3)) == (3, 0)
+    on_gpu = ResourcesConfig(here=True, cpus=3, gpus_per_actor=1)
+    assert cluster.connected_size(on_gpu) == (3, 1)
+    sizes = choose_resources(on_gpu, 4, 3, 1)
+    assert (sizes.workers, sizes.threads, sizes.use_gpu, sizes.loader_processes) == (0, 3, True, 2)
+    assert cluster.pool_sizes(on_gpu, 10, True, 3, 1).gpu_share == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"resources\.gpus_per_actor: expected 0, because torch finds no GPU here, got 1"
+    ):
+        cluster.connect(ResourcesConfig(here=True, gpus_per_actor=1))
 
 
 @pytest.mark.parametrize("setting", [{"train_workers": 2}, {"segment_actors": 3}, {"gpus_per_actor": 0.5}])
