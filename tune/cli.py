@@ -10,7 +10,7 @@ _HELP = """
 Vary fields of a recipe and find the best values; every trial shares what its knobs leave alone.
 
 SWEEP is a YAML file or one of the shipped sweeps: `pseudo-labels`, `pseudo-labels-retrain`, `roi-drop`, `query-drop`,
-`everything`. Trials are compared on one split (`select_on`) and told of on another (`report_on`). An interrupted sweep goes on
+`everything`. Trials are compared on one split (`select_on`) and reported on another (`report_on`). An interrupted sweep goes on
 with the same command. Results, a page to look at and the best recipe are in OUT/tune/NAME.
 
 Examples:
@@ -51,6 +51,7 @@ def tune(
 ) -> None:
     """Run a sweep."""
     from pipelines.cli import console, set_up_logging
+    from pipelines.recipe import load_recipe
     from pipelines.stage import Options
     from tune.report import write_report
     from tune.results import text_tables, write_results
@@ -60,7 +61,7 @@ def tune(
 
     set_up_logging(verbose)
     loaded = load_sweep(sweep, overrides or ())
-    run_uri = absolute(out or join("runs", loaded.recipe.rpartition("/")[2].removesuffix(".yaml")))
+    run_uri = absolute(out or join("runs", load_recipe(loaded.recipe, loaded.overrides)[0].name))
     trials = Trials(loaded, run_uri, data)
     options = Options(address=address, max_dropped=max_dropped)
     if dry_run:

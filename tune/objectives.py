@@ -40,7 +40,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class EarlyDetections:
     """What a detector that is still learning finds in one split."""
 
     recipe: Recipe
@@ -57,7 +57,7 @@ class Objective:
     instance: str  # name of the stage instance that holds it
     read: Callable[[Reading], float | None]  # None: there was nothing to measure
     label_free: bool = False
-    early: Callable[[Seen], float | None] | None = None  # None: known at the end only
+    early: Callable[[EarlyDetections], float | None] | None = None  # None: known at the end only
 
     @property
     def of_student(self) -> bool:
@@ -100,7 +100,7 @@ def _of_detections(figure: str, measured: Mapping[str, Any]) -> float | None:
     return None if value is None else float(value)
 
 
-def _early_detections(figure: str, seen: Seen) -> float | None:
+def _early_detections(figure: str, seen: EarlyDetections) -> float | None:
     from pipelines.evaluate_detections import measure
     from weaksam.datasets import open_dataset
 
@@ -109,7 +109,7 @@ def _early_detections(figure: str, seen: Seen) -> float | None:
     return _of_detections(figure, measured[seen.split]) if seen.split in measured else None
 
 
-def _early_classification_map(seen: Seen) -> float | None:
+def _early_classification_map(seen: EarlyDetections) -> float | None:
     from weaksam.datasets import open_dataset
 
     labels = image_labels(open_dataset(seen.recipe.data), seen.split)

@@ -52,13 +52,13 @@ def _view(outcome: Outcome) -> dict[str, Any]:
     finished = finished_trials(outcome)
     records = list({record.key: record for _, record in outcome.trials}.values())
     seconds = sum(record.seconds for record in records)
-    told = reported(outcome)
+    shown = reported(outcome)
     return {
         "title": f"Sweep {sweep.name}",
         "description": sweep.description,
         "objective": sweep.objective,
         "objectives": {name: OBJECTIVES[name] for name in sweep.objectives},
-        "reported": told,
+        "reported": shown,
         "stops": any(record.early for record in records),
         "selected_on": where(outcome, sweep.objective)[0],
         "reported_on": where(outcome, sweep.objective)[1],
@@ -80,7 +80,7 @@ def _view(outcome: Outcome) -> dict[str, Any]:
         "heat_maps": _heat_maps(outcome),
         "lines": _parallel(outcome),
         "progress": charts.best_so_far(
-            [outcome.value(r) if r.state == "finished" else None for r in sorted(records, key=lambda r: r.finished)],
+            [outcome.value(r) if r.state == "finished" else None for r in sorted(records, key=lambda r: r.ended)],
             label=f"{sweep.objective} of the trials in the order in which they ended, and the best until then",
             name=sweep.objective,
         ),
@@ -90,7 +90,7 @@ def _view(outcome: Outcome) -> dict[str, Any]:
                 {
                     "name": "the best trial" if name == BEST else name,
                     "values": [short(record.settings.get(knob)) for knob in given_knobs(outcome)],
-                    "figures": [spread(record, figure) for figure in told],
+                    "figures": [spread(record, figure) for figure in shown],
                     "error": record.error,
                 }
                 for name, record in outcome.compared.items()
@@ -112,7 +112,7 @@ def _view(outcome: Outcome) -> dict[str, Any]:
                 "state": record.state,
                 "values": [short(settings.get(knob)) for knob in sweep.space],
                 "figures": [
-                    (percent(record.select.get(name)), percent(record.report.get(name)) if name in told else None)
+                    (percent(record.select.get(name)), percent(record.report.get(name)) if name in shown else None)
                     for name in sweep.objectives
                 ],
                 "early": ", ".join(f"{share} %: {percent(value)}" for share, value in record.early.items()),

@@ -180,9 +180,9 @@ def seeds_compared(outcome: Outcome) -> str:
     """Return with which seeds the best and others were repeated, and what of that flatters the best."""
     sweep = outcome.sweep
     seeds = sweep.compare_seeds or sweep.seeds
-    told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    text = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     chosen_by = [str(seed) for seed in seeds if seed in sweep.seeds]
-    return f"{told}; the best was chosen by seed {', '.join(chosen_by)}, which flatters it" if chosen_by else told
+    return f"{text}; the best was chosen by seed {', '.join(chosen_by)}, which flatters it" if chosen_by else text
 
 
 def _text_of_compared(outcome: Outcome) -> TextTable:

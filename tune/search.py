@@ -4,8 +4,9 @@
     RUN/tune/NAME/compared/KEY.json  the same of the best one and of the settings beside it, with more seeds
 
 What all trials share is made first, with the whole machine; what some share is made by the first that needs it, while the
-others wait for its lock. Resume is subtraction: settings with a record are not run again. Ray Tune's own state, which is
-pickled, is neither kept nor read: ASHA compares a trial with those of the same call only.
+others wait for its lock. Resume is subtraction: what has a record is not run again, unless it is to be: failed trials if people
+ask, and stopped ones once nothing stops trials any more. Ray Tune's own state, which is pickled, is neither kept nor read, so
+ASHA compares only trials that Ray Tune was given together.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ from pipelines import cluster
 from pipelines.stage import Options
 from pipelines.stages import run_instances
 from tune.objectives import RANK, RANKED, mean_ranks
-from tune.spaces import Settings, combinations, corners, drawn, every_combination, told
-from tune.sweep import BEST, Sweep, Trials, check_gpus, check_machine, check_recipes, whole_numbers
-from tune.trial import Record, Records, early_percents, last_known, run_trial, value_of
+from tune.spaces import Settings, combinations, drawn, every_combination, told
+from tune.sweep import BEST, Sweep, Trials, check_gpus, check_recipes, cpus_of_each, whole_numbers
+from tune.trial import Record, Records, TrialLog, early_percents, last_known, run_trial, value_of
 from weaksam.errors import RunError
-from weaksam.files import join, open_fs
+from weaksam.files import join
 
-# With GPUs a trial waits for its stages, which reserve what they need; Ray wants it to reserve something itself.
+# A trial with several GPUs waits for its workers, which reserve them; Ray wants it to reserve something itself.
 _NEXT_TO_NOTHING = {"memory": 1e6}
 _PATIENCE_S = 7 * 24 * 3600.0  # for an instance that another trial, or another sweep, is making
 _DRAWS_PER_TRIAL = 100  # before a space counts as exhausted
+_LOST_PROCESSES = 3  # of one trial; more, and it has failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,42 +75,41 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
     deadline = time.monotonic() + (sweep.budget.hours * 3600 or math.inf)
     check(trials, options, where)
     whole = whole_numbers(trials)
-    base, shared = trials.base, trials.shared()
+    shared = trials.shared()
     console.print(f"[bold]{sweep.name}[/]: {sweep.description}\n  all trials share {', '.join(shared)}")
-    if sweep.resources.gpus:
-        cluster.connect(base.resources, options.address)
-        check_gpus(sweep, cluster.connected_size(base.resources)[1], where)
-    run_instances(base, trials.run_uri, shared, options, console)
+    trials = _fitted(trials, options, where)
+    run_instances(trials.base, trials.run_uri, shared, options, console, trials.fingerprints)
 
     records = Records(join(sweep_folder(trials), "trials"))
     done = _of_sweep(trials, records.read())
-    again = [record for record in done.values() if record.state == "failed"] if retry_failed else []
-    for record in again:
-        records.forget(record.key)
-        del done[record.key]
+    again = _again(sweep, done, retry_failed=retry_failed)
     planned = None if sweep.search.algorithm == "optuna" else _planned(trials, whole)
-    wanted = sweep.search.trials if planned is None else len(planned)
-    known = len(done) if planned is None else len(planned.keys() & done.keys())
+    wanted = _most(sweep) if planned is None else len(planned)
+    known = len(done.keys() - again.keys() if planned is None else planned.keys() & done.keys() - again.keys())
     console.print(
         f"  {wanted} trials{_distinct(planned)}, {known} of them done before; {sweep.resources.concurrency} at a time; "
         f"{records.folder}"
     )
-    run = partial(_tune, trials, records, options=options, console=console, deadline=deadline)
+    run = partial(_tune, trials, records, again, options=options, console=console, deadline=deadline)
     if planned is not None:
-        run([of_key[0] for key, of_key in planned.items() if key not in done])
+        run([of_key[0] for key, of_key in planned.items() if key not in done or key in again])
         done = _of_sweep(trials, records.read())
         rows = [(settings, done[key]) for key, of_key in planned.items() if key in done for settings in of_key]
     else:
-        run([record.settings for record in again])
-        before, done = -1, _of_sweep(trials, records.read())
-        # Some of what Optuna proposes is a trial that is known, and leaves no record; until all of it is.
-        while before < len(done) < wanted:
-            before = len(done)
-            run(_optuna(sweep, whole, done.values()), wanted - before)
-            done = _of_sweep(trials, records.read())
+        run([record.settings for record in again.values()])
+        done = _of_sweep(trials, records.read())
+        from tune.optuna_search import OptunaSearch
+
+        run(OptunaSearch(trials, whole, done.values()), wanted - len(done))
+        done = _of_sweep(trials, records.read())
         rows = [(record.settings, record) for record in done.values()]
     if len({record.key for _, record in rows}) < wanted:
-        console.print("  not all trials have ended; the same command goes on")
+        late = time.monotonic() >= deadline
+        console.print(
+            "  the time is up before all trials have ended; the same command goes on"
+            if late
+            else f"  {len(done)} trials are all that Optuna finds: its other settings cannot give other figures"
+        )
     finished = {record.key: record for _, record in rows if record.state == "finished"}
     if not finished:
         errors = {record.error.strip().splitlines()[-1] for _, record in rows if record.error}
@@ -125,18 +126,41 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
 def check(trials: Trials, options: Options, where: str) -> None:
     """Raise ConfigError if the sweep does not fit its recipe or, where it is to run on one, this machine."""
     check_recipes(trials, where)
-    if not (options.address or os.environ.get("RAY_ADDRESS")):
-        check_machine(trials.sweep, cluster.usable_cpus(), where)
+    if not _on_cluster(options):
+        cpus_of_each(trials.sweep, [cluster.usable_cpus()], where)
+
+
+def _on_cluster(options: Options) -> bool:
+    return bool(options.address or os.environ.get("RAY_ADDRESS"))
+
+
+def _fitted(trials: Trials, options: Options, where: str) -> Trials:
+    """Return trials with their part of the machine or cluster. A cluster may grow: what people ask of it is not checked."""
+    sweep, resources = trials.sweep, trials.base.resources
+    if not _on_cluster(options):
+        if sweep.resources.gpus:
+            cluster.connect(resources)
+            check_gpus(sweep, cluster.connected_size(resources)[1], where)
+        return trials.with_cpus(cpus_of_each(sweep, [cluster.usable_cpus()], where))
+    cluster.connect(resources, options.address)
+    return trials if sweep.resources.cpus else trials.with_cpus(cpus_of_each(sweep, cluster.machine_cpus(), where))
 
 
 def _of_sweep(trials: Trials, records: Mapping[str, Record]) -> dict[str, Record]:
     """Return the records of trials that the sweep, whose file may have changed, would run today."""
-    stops = trials.sweep.scheduler.name == "asha"
-    return {
-        key: record
-        for key, record in records.items()
-        if trials.has(key, record.settings) and (stops or record.state != "stopped")
-    }
+    return {key: record for key, record in records.items() if trials.has(key, record.settings)}
+
+
+def _again(sweep: Sweep, done: Mapping[str, Record], *, retry_failed: bool) -> dict[str, Record]:
+    """Return the records of trials that are to run once more; each stays until there is another."""
+    states = {"failed"} if retry_failed else set()
+    states |= set() if sweep.scheduler.name == "asha" else {"stopped"}
+    return {key: record for key, record in done.items() if record.state in states}
+
+
+def _most(sweep: Sweep) -> int:
+    """Return how many trials Optuna is to choose: as many as the sweep says, if its space holds so many."""
+    return int(min(sweep.search.trials, combinations(sweep.space)))
 
 
 def sweep_folder(trials: Trials) -> str:
@@ -183,28 +207,28 @@ def _compare(
     sweep = trials.sweep
     if not sweep.compare:
         return {}
-    again = Trials(
-        sweep.model_copy(update={"seeds": sweep.compare_seeds or sweep.seeds}), trials.run_uri, trials.data_uri
-    )
+    compared = trials.with_seeds(sweep.compare_seeds or sweep.seeds)
     wanted = {BEST: best, **sweep.compare}
-    keys = {name: again.key(settings) for name, settings in wanted.items()}
+    keys = {name: compared.key(settings) for name, settings in wanted.items()}
     records = Records(join(sweep_folder(trials), "compared"))
     done = records.read()
-    for key in {key for key in keys.values() if retry_failed and key in done and done[key].state == "failed"}:
-        records.forget(key)
-        del done[key]
-    todo = {keys[name]: settings for name, settings in wanted.items() if keys[name] not in done}
+    again = _again(sweep, {key: done[key] for key in keys.values() if key in done}, retry_failed=retry_failed)
+    todo = {keys[name]: settings for name, settings in wanted.items() if keys[name] not in done.keys() - again.keys()}
     if todo:
-        seeds = ", ".join(map(str, again.sweep.seeds))
+        seeds = ", ".join(map(str, compared.sweep.seeds))
         console.print(f"  beside the best: {', '.join(sweep.compare)}; with seed {seeds}")
-        _tune(again, records, list(todo.values()), options=options, console=console, deadline=deadline, stops=False)
+        settings = list(todo.values())
+        _tune(compared, records, again, settings, options=options, console=console, deadline=deadline, stops=False)
     found = records.read()
+    if missing := [name for name, key in keys.items() if key not in found]:
+        console.print(f"  no time was left to compare: {', '.join(missing)}; the same command goes on")
     return {name: found[key] for name, key in keys.items() if key in found}
 
 
 def _tune(
     trials: Trials,
     records: Records,
+    again: Mapping[str, Record],
     search: Any,
     count: int = 0,
     *,
@@ -213,11 +237,14 @@ def _tune(
     deadline: float,
     stops: bool = True,
 ) -> None:
-    """Let Ray Tune run trials: those of a list of settings, or ``count`` that a search algorithm proposes."""
+    """Let Ray Tune run trials: those of a list of settings, or ``count`` that a search algorithm proposes.
+
+    Those whose record is one of ``again`` run once more, and their records are replaced.
+    """
     listed = isinstance(search, list)
     count = len(search) if listed else count
     seconds = deadline - time.monotonic()
-    if not count or seconds <= 0:
+    if count <= 0 or seconds <= 0:
         return
     sweep, base = trials.sweep, trials.base
     cluster.connect(base.resources, options.address)
@@ -241,14 +268,16 @@ def _tune(
         _work,
         trials=trials,
         folder=records.folder,
+        again=dict(again),
         options=replace(options, address=""),  # a trial's process is on the cluster already
         early=asha,
         working_folder=os.getcwd(),
     )
-    cpus = trials.recipe(corners(sweep.space)[0], sweep.seeds[0]).resources.cpus
+    gpus = sweep.resources.gpus
+    best = max((value_of(sweep, record) for record in _of_sweep(trials, records.read()).values()), default=-1.0)
     with tempfile.TemporaryDirectory(prefix="weaksam-tune-") as state:
         ray.tune.Tuner(
-            ray.tune.with_resources(work, _NEXT_TO_NOTHING if sweep.resources.gpus else {"cpu": cpus}),
+            ray.tune.with_resources(work, _NEXT_TO_NOTHING if gpus > 1 else {"cpu": trials.cpus, "gpu": gpus}),
             param_space={"settings": ray.tune.grid_search(search)} if listed else {},
             tune_config=ray.tune.TuneConfig(
                 metric="objective",
@@ -261,59 +290,50 @@ def _tune(
                 reuse_actors=True,  # the next trial of a process need not import everything again
             ),
             run_config=ray.tune.RunConfig(
-                name="trials", storage_path=state, verbose=0, callbacks=[Watch(trials, records, count, console)]
+                name="trials",
+                storage_path=state,
+                verbose=0,
+                failure_config=ray.tune.FailureConfig(max_failures=_LOST_PROCESSES),
+                callbacks=[Watch(trials, records, again, count, best, deadline, console)],
             ),
         ).fit()
 
 
 def _work(
-    config: dict[str, Any], *, trials: Trials, folder: str, options: Options, early: bool, working_folder: str
+    config: dict[str, Any],
+    *,
+    trials: Trials,
+    folder: str,
+    again: Mapping[str, Record],
+    options: Options,
+    early: bool,
+    working_folder: str,
 ) -> None:
-    """Run one trial in a process of Ray Tune's."""
+    """Run one trial in a process of Ray Tune's, which starts it afresh where a process was lost.
+
+    How it ends is in its record, not in whether this returns.
+    """
     import ray.tune
 
     # Ray Tune went to a folder of its own; the recipe may name files by where the command was given.
     with contextlib.suppress(OSError):
         os.chdir(working_folder)
-    settings = config.get("settings", config)
+    settings = config["settings"]
     key, records = trials.key(settings), Records(folder)
     ray.tune.report({"percent": 0, "objective": 0.0, "key": key})  # the driver learns who this is
     record = records.get(key)
-    if record is None or (record.state == "stopped" and not early):
-        fs, log = open_fs(join(sweep_folder(trials), "logs", f"{key}.txt"))
-        fs.makedirs(fs._parent(log), exist_ok=True)
+    if record is None or record == again.get(key):
         seen: dict[str, float] = {}
 
         def tell(share: int, value: float) -> None:
             seen[str(share)] = value
-            ray.tune.report({"percent": share, "objective": value, "key": key})
+            ray.tune.report({"percent": share, "objective": value, "key": key, "early": dict(seen)})
 
-        with fs.open(log, "w") as file:
-            console = Console(file=file, width=120, soft_wrap=True)
-            record = replace(run_trial(trials, settings, options, console, tell if early else None), early=dict(seen))
+        console = Console(file=TrialLog(join(sweep_folder(trials), "logs", f"{key}.txt")), width=120, soft_wrap=True)
+        record = replace(run_trial(trials, settings, options, console, tell if early else None), early=seen)
         records.write(record)
-    if record.state == "failed":
-        raise RunError(record.error)
-    share, value = last_known(trials.sweep, record)
-    ray.tune.report({"percent": share, "objective": value, "key": key})
-
-
-def _optuna(sweep: Sweep, whole: Mapping[str, bool], before: Iterable[Record]) -> Any:
-    """Return Optuna's search, which is told of all trials so far, as Ray Tune tells it: of stopped ones the last value."""
-    import optuna
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
-    before = list(before)
-    known = [record for record in before if record.state == "finished" or (record.state == "stopped" and record.early)]
-    return OptunaSearch(
-        space={name: knob.distribution(whole=whole[name]) for name, knob in sweep.space.items()},
-        metric="objective",
-        mode="max",
-        seed=sweep.search.seed + len(before),  # a sweep that goes on draws others than those it began with
-        points_to_evaluate=[record.settings for record in known] or None,
-        evaluated_rewards=[last_known(sweep, record)[1] for record in known] or None,
-    )
+    share, value = (0, 0.0) if record.state == "failed" else last_known(trials.sweep, record)
+    ray.tune.report({"percent": share, "objective": value, "key": key, "failed": record.state == "failed"})
 
 
 def describe(trials: Trials, options: Options, console: Console, *, where: str) -> None:
@@ -323,9 +343,11 @@ def describe(trials: Trials, options: Options, console: Console, *, where: str) 
     whole = whole_numbers(trials)
     done = _of_sweep(trials, Records(join(sweep_folder(trials), "trials")).read())
     console.print(f"[bold]{sweep.name}[/]: {sweep.description}")
-    run_instances(trials.base, trials.run_uri, trials.shared(), replace(options, dry_run=True), console)
+    run_instances(
+        trials.base, trials.run_uri, trials.shared(), replace(options, dry_run=True), console, trials.fingerprints
+    )
     if sweep.search.algorithm == "optuna":
-        console.print(f"then {sweep.search.trials} trials that Optuna chooses, {len(done)} of them done")
+        console.print(f"then {_most(sweep)} trials that Optuna chooses, {len(done)} of them done")
     else:
         planned = _planned(trials, whole)
         console.print(f"then {len(planned)} trials{_distinct(planned)}:")

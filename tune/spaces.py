@@ -62,7 +62,7 @@ class Knob(BaseModel):
         """Values such that, if a recipe accepts them, it accepts all."""
         return self.listed or self.uniform or self.log_uniform or ()
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether it is one of the values."""
         bounds = self.uniform or self.log_uniform
         if bounds is None:

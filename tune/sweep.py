@@ -5,6 +5,7 @@ Everything is checked before anything starts: names, types and ranges by loading
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.cluster import usable_cpus
-from pipelines.recipe import Recipe, explain, load_recipe, read_mapping, shipped_folder
+from pipelines.recipe import Recipe, explain, read_mapping, read_recipe, shipped_folder
 from pipelines.runs import instance_key
-from pipelines.stages import Resolved, needed_for, resolve
+from pipelines.stages import Fingerprints, Resolved, needed_for, resolve
 from tune.objectives import OBJECTIVES, RANK, RANKED
-from tune.spaces import Knob, Settings, corners
+from tune.spaces import Knob, Settings, combinations, corners, every_combination, told
 from weaksam.errors import ConfigError
 
+_MOST_CHECKED = 1000  # combinations of values that are all tried on the recipe before a sweep starts
 BEST = "best"  # name of the best trial among those that are compared
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 _OWN = {  # fields of a recipe that a sweep sets itself: nobody else may
@@ -29,6 +31,7 @@ _OWN = {  # fields of a recipe that a sweep sets itself: nobody else may
     "resources.cpus": "resources.cpus",
     "resources.here": "resources",
     "resources.train_workers": "resources.gpus",
+    "resources.gpus_per_actor": "resources.gpus",
 }
 
 
@@ -57,15 +60,14 @@ class Scheduler(BaseModel):
 
 
 class TrialResources(BaseModel):
-    """What trials take."""
+    """CPUs and GPUs of trials."""
 
     model_config = _STRICT
 
     concurrency: int = Field(default=1, ge=1)  # trials at the same time
-    cpus: int = Field(default=0, ge=0)  # of each; 0 = an equal part of the machine
-    gpus: int = Field(
-        default=0, ge=0
-    )  # training workers of each, one GPU each; 0 = all in the trial's own process on the CPU
+    cpus: int = Field(default=0, ge=0)  # of each; 0 = an equal part of the machine or cluster
+    # Of each. With none or one, a trial does everything in its own process; with more there is a training worker on each.
+    gpus: int = Field(default=0, ge=0)
 
 
 class Budget(BaseModel):
@@ -73,7 +75,8 @@ class Budget(BaseModel):
 
     model_config = _STRICT
 
-    hours: float = Field(default=0.0, ge=0)  # of this call; trials that have begun then are given up, 0 = no limit
+    # Of one call, 0 = no limit. What trials share is finished all the same; trials that have begun are given up.
+    hours: float = Field(default=0.0, ge=0)
 
 
 class Sweep(BaseModel):
@@ -89,7 +92,7 @@ class Sweep(BaseModel):
     objective: str  # what the best trial is best in
     also: tuple[str, ...] = ()  # other objectives to note
     select_on: str = "val"  # split that trials are compared on
-    report_on: str = "test"  # split that figures are told of
+    report_on: str = "test"  # split that figures are reported on
     seeds: tuple[int, ...] = (0,)  # of retraining; a trial runs all of them and is judged by the mean
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
@@ -113,35 +116,61 @@ class Sweep(BaseModel):
 class Trials:
     """The recipes of a sweep's trials.
 
+    The driver makes it and every trial's process gets a copy: recipe files are read once, and so is all data and weights that
+    enter keys. Trials may run where those files are not, and they cannot disagree about what they compare.
+
     Args:
         sweep: validated.
         run_uri: absolute run folder of all instances.
         data_uri: where the images are, if not where the recipe says.
+
+    Raises:
+        ConfigError: there is no such recipe, or its file is malformed.
     """
 
     def __init__(self, sweep: Sweep, run_uri: str, data_uri: str) -> None:
         self.sweep = sweep
         self.run_uri = run_uri
         self.data_uri = data_uri
+        self.source = read_recipe(sweep.recipe)
+        self.fingerprints: Fingerprints = {}
+        # Of each trial; its part of this machine until ``with_cpus`` knows of a cluster.
+        self.cpus = sweep.resources.cpus or max(1, usable_cpus() // sweep.resources.concurrency)
+
+    def with_cpus(self, cpus: int) -> Trials:
+        """Return them with so many CPUs each."""
+        other = copy.copy(self)
+        other.cpus = cpus
+        return other
+
+    def with_seeds(self, seeds: tuple[int, ...]) -> Trials:
+        """Return them with other seeds of retraining."""
+        other = copy.copy(self)
+        other.sweep = self.sweep.model_copy(update={"seeds": seeds})
+        return other
 
     def recipe(self, settings: Mapping[str, Any], seed: int) -> Recipe:
         """Return the recipe of a trial with its share of the machine; raise ConfigError if it cannot be."""
-        return load_recipe(self.sweep.recipe, [*self._resources(), *self._values(settings, seed)], self.data_uri)[0]
+        return self.source.recipe([*self._resources(), *self._values(settings, seed)], self.data_uri)[0]
 
     def chosen(self, settings: Mapping[str, Any], seed: int) -> Recipe:
         """Return the same recipe with the whole machine, for people to run."""
-        return load_recipe(self.sweep.recipe, self._values(settings, seed), self.data_uri)[0]
+        return self.source.recipe(self._values(settings, seed), self.data_uri)[0]
+
+    def resolve(self, recipe: Recipe, name: str, known: dict[str, Resolved]) -> Resolved:
+        """Return an instance of a trial's recipe; see ``pipelines.stages.resolve``."""
+        return resolve(recipe, self.run_uri, name, known, self.fingerprints)
 
     def key(self, settings: Mapping[str, Any]) -> str:
-        """Return what settings have in common that cannot differ in any figure; those that no recipe accepts stand alone."""
+        """Return a key that settings share if they must give the same figures; invalid ones each have their own."""
         sweep = self.sweep
         keys: dict[str, Any] = {"measured": [*sweep.objectives, sweep.select_on, sweep.report_on]}
         for seed in sweep.seeds:
             try:
                 recipe, known = self.recipe(settings, seed), dict[str, Resolved]()
+                keys[str(seed)] = {name: self.resolve(recipe, name, known).instance.key for name in sweep.targets}
             except ConfigError:
                 return instance_key(settings)
-            keys[str(seed)] = {n: resolve(recipe, self.run_uri, n, known).instance.key for n in sweep.targets}
         return instance_key(keys)
 
     def has(self, record_key: str, settings: Mapping[str, Any]) -> bool:
@@ -149,7 +178,7 @@ class Trials:
         space = self.sweep.space
         return (
             settings.keys() == space.keys()
-            and all(knob.holds(settings[name]) for name, knob in space.items())
+            and all(knob.contains(settings[name]) for name, knob in space.items())
             and self.key(settings) == record_key
         )
 
@@ -167,9 +196,12 @@ class Trials:
         found: list[dict[str, str]] = []
         for settings in corners(self.sweep.space):
             for seed in self.sweep.seeds:
-                recipe, known = self.recipe(settings, seed), dict[str, Resolved]()
-                names = [n for target in self.sweep.targets for n in needed_for(recipe, target)]
-                found.append({n: resolve(recipe, self.run_uri, n, known).instance.key for n in names})
+                try:
+                    recipe, known = self.recipe(settings, seed), dict[str, Resolved]()
+                    names = [n for target in self.sweep.targets for n in needed_for(recipe, target)]
+                    found.append({n: self.resolve(recipe, n, known).instance.key for n in names})
+                except ConfigError as error:
+                    raise ConfigError(f"with {told(settings)}: {error}") from error
         return [name for name, key in found[0].items() if all(other.get(name) == key for other in found[1:])]
 
     def _values(self, settings: Mapping[str, Any], seed: int) -> list[str]:
@@ -177,12 +209,11 @@ class Trials:
         return [*self.sweep.overrides, f"retrain.seed={seed}", *items]
 
     def _resources(self) -> list[str]:
-        resources = self.sweep.resources
-        items = [f"resources.cpus={resources.cpus or max(1, usable_cpus() // resources.concurrency)}"]
-        # Without GPUs a trial does all by itself: actors and workers take longer to start than a small detector to learn.
-        return (
-            [*items, f"resources.train_workers={resources.gpus}"] if resources.gpus else [*items, "resources.here=true"]
-        )
+        items, gpus = [f"resources.cpus={self.cpus}"], self.sweep.resources.gpus
+        if gpus > 1:
+            return [*items, f"resources.train_workers={gpus}"]
+        # Actors and workers take longer to start than a small detector to learn.
+        return [*items, "resources.here=true", f"resources.gpus_per_actor={gpus}"]
 
 
 def load_sweep(path_or_name: str, overrides: Sequence[str] = ()) -> Sweep:
@@ -211,22 +242,22 @@ def load_sweep(path_or_name: str, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def check_recipes(trials: Trials, where: str) -> None:
-    """Load the recipe of every extreme of every knob, and of all settings to compare.
+    """Make the recipes of all listed settings, or else of every extreme of every knob, and of all settings to compare.
 
     Raises:
-        ConfigError: a knob's name, type or range is wrong, or an objective knows nothing of a split.
+        ConfigError: a knob's name, type or range is wrong, values do not go together, or an objective knows nothing of a split.
     """
     sweep = trials.sweep
     base = trials.recipe({}, sweep.seeds[0])
-    for name, knob in sweep.space.items():
-        for value in knob.extremes:
-            _try(trials, {name: value}, f"{where}: space.{name}")
+    listed = combinations(sweep.space) <= _MOST_CHECKED
+    for settings in every_combination(sweep.space) if listed else corners(sweep.space):
+        _try(trials, settings, f"{where}: space")
     for label, settings in sweep.compare.items():
         _try(trials, settings, f"{where}: compare.{label}")
     for name in sweep.objectives:
         for field, split in (("select_on", sweep.select_on), ("report_on", sweep.report_on)):
-            told = OBJECTIVES[name].splits(base, "select" if field == "select_on" else "report")
-            for at, splits in told.items():
+            among = OBJECTIVES[name].splits(base, "select" if field == "select_on" else "report")
+            for at, splits in among.items():
                 if splits and split not in splits:
                     raise ConfigError(
                         f"{where}: {field}: expected one of the splits {', '.join(splits)} for {name} ({at} of recipe "
@@ -234,15 +265,26 @@ def check_recipes(trials: Trials, where: str) -> None:
                     )
 
 
-def check_machine(sweep: Sweep, cpus: int, where: str) -> None:
-    """Raise ConfigError if the trials that run at the same time need more CPUs than there are."""
+def cpus_of_each(sweep: Sweep, machines: Sequence[int], where: str) -> int:
+    """Return how many CPUs each trial gets, as many as let all that run at the same time fit into the machines.
+
+    Args:
+        sweep: says how many trials there are at a time, and perhaps their CPUs.
+        machines: how many CPUs each of them has.
+        where: the sweep's file or name, for messages.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
     resources = sweep.resources
-    each = max(1, resources.cpus)
-    if resources.concurrency * each > cpus:
-        raise ConfigError(
-            f"{where}: resources: expected trials that fit into the {cpus} CPUs of this machine, got {resources.concurrency} "
-            f"at a time with {each} CPU(s) each"
-        )
+    wanted = [resources.cpus] if resources.cpus else range(max(machines, default=0), 0, -1)
+    for each in wanted:
+        if sum(cpus // each for cpus in machines) >= resources.concurrency:
+            return each
+    raise ConfigError(
+        f"{where}: resources: expected trials that fit into {' + '.join(map(str, machines))} CPUs, got "
+        f"{resources.concurrency} at a time with {max(1, resources.cpus)} CPU(s) each"
+    )
 
 
 def check_gpus(sweep: Sweep, gpus: int, where: str) -> None:
@@ -276,7 +318,11 @@ def _try(trials: Trials, settings: Settings, where: str) -> None:
     try:
         trials.recipe(settings, trials.sweep.seeds[0])
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        for name, value in settings.items():
+            if len(settings) > 1:  # blame one alone, if one alone is to blame
+                _try(trials, {name: value}, f"{where}.{name}")
+        at = where if len(settings) == 1 else f"{where}: {told(settings)}"
+        raise ConfigError(f"{at}: {error}") from error
 
 
 def _check_parts(sweep: Sweep, where: str) -> None:
@@ -309,6 +355,8 @@ def _check_parts(sweep: Sweep, where: str) -> None:
         known = [name for name, objective in OBJECTIVES.items() if objective.early is not None]
         require(sweep.objective in known, "objective", f"one of {', '.join(known)} with asha", sweep.objective)
         require(len(sweep.seeds) == 1, "seeds", "one seed with asha", sweep.seeds)
+        gpus = sweep.resources.gpus  # workers elsewhere would go on when their trial is stopped
+        require(gpus < 2, "resources.gpus", "one or none for each trial with asha", gpus)
 
 
 def _fields_at(names: Sequence[str]) -> list[str]:

@@ -6,9 +6,11 @@ are all that a sweep knows of its past: what has one is not run again.
 
 from __future__ import annotations
 
+import io
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import mean
@@ -18,9 +20,9 @@ from rich.console import Console
 
 from pipelines.recipe import Recipe
 from pipelines.stage import Job, Options
-from pipelines.stages import Resolved, resolve, run_instances
-from pipelines.store import read_json, write_json
-from tune.objectives import OBJECTIVES, RANK, Part, Reading, Seen
+from pipelines.stages import Resolved, run_instances
+from pipelines.store import read_json, write_bytes, write_json
+from tune.objectives import OBJECTIVES, RANK, EarlyDetections, Part, Reading
 from tune.spaces import Settings
 from tune.sweep import Sweep, Trials
 from weaksam.errors import ImageError, RunError, WeaksamError
@@ -42,7 +44,7 @@ class Record:
     by_seed: dict[str, dict[Part, Figures]] = field(default_factory=dict)
     early: dict[str, float] = field(default_factory=dict)  # per cent of the training -> the objective then
     seconds: float = 0.0
-    finished: str = ""  # UTC
+    ended: str = ""  # UTC
     error: str = ""
 
 
@@ -69,16 +71,17 @@ def run_trial(
         for seed in trials.sweep.seeds:
             recipe = trials.recipe(settings, seed)
             look = None if early is None else EarlyLook(trials.sweep, early)
-            run_instances(recipe, trials.run_uri, trials.sweep.targets, replace(options, look=look), console)
+            asked = replace(options, look=look)
+            run_instances(recipe, trials.run_uri, trials.sweep.targets, asked, console, trials.fingerprints)
             by_seed[str(seed)] = read_figures(trials, recipe)
         select, report = (_mean([of_seed[part] for of_seed in by_seed.values()]) for part in ("select", "report"))
         if trials.sweep.objective != RANK and select[trials.sweep.objective] is None:
             raise RunError(f"{trials.sweep.objective}: nothing to measure on {trials.sweep.select_on}")
         record = Record(key=key, settings=settings, state="finished", select=select, report=report, by_seed=by_seed)
     except Exception as error:  # whatever it is, the other trials go on
-        told = str(error) if isinstance(error, WeaksamError) else "".join(traceback.format_exception(error)[-4:])
-        record = Record(key=key, settings=settings, state="failed", by_seed=by_seed, error=told)
-    return replace(record, seconds=round(time.time() - started, 2), finished=utc_now())
+        text = str(error) if isinstance(error, WeaksamError) else "".join(traceback.format_exception(error)[-4:])
+        record = Record(key=key, settings=settings, state="failed", by_seed=by_seed, error=text)
+    return replace(record, seconds=round(time.time() - started, 2), ended=utc_now())
 
 
 def read_figures(trials: Trials, recipe: Recipe) -> dict[Part, Figures]:
@@ -90,7 +93,7 @@ def read_figures(trials: Trials, recipe: Recipe) -> dict[Part, Figures]:
             name: OBJECTIVES[name].read(
                 Reading(
                     recipe=recipe,
-                    instance=resolve(recipe, trials.run_uri, OBJECTIVES[name].instance, known).instance,
+                    instance=trials.resolve(recipe, OBJECTIVES[name].instance, known).instance,
                     part=part,
                     split=split,
                 )
@@ -154,8 +157,12 @@ class EarlyLook:
         self._told = due[-1]
         detector = task.build_model()
         detector.load_state_dict(state["model"])
-        # On the CPU: whatever GPUs a trial has, its training workers have reserved.
-        value = measure_early(job, detector.eval(), self._sweep)
+        test = detector.config.test
+        # Comparing needs neither all scales nor mirror images, and must not take longer than training.
+        one_pass = replace(test, scales=(sorted(test.scales)[len(test.scales) // 2],), flip=False)
+        detector.config = replace(detector.config, test=one_pass)
+        device = "cuda" if self._sweep.resources.gpus else "cpu"
+        value = measure_early(job, detector.to(device).eval(), self._sweep)
         if value is not None:
             self._tell(due[-1], value)
 
@@ -187,7 +194,9 @@ def measure_early(job: Job, detector: Any, sweep: Sweep) -> float | None:
                     proposals_xyxy=NO_PROPOSALS,
                 )
             )
-    return early(Seen(recipe=job.recipe, split=sweep.select_on, class_names=index.class_names(), images=images))
+    return early(
+        EarlyDetections(recipe=job.recipe, split=sweep.select_on, class_names=index.class_names(), images=images)
+    )
 
 
 class Records:
@@ -197,12 +206,12 @@ class Records:
         self.folder = folder
 
     def read(self) -> dict[str, Record]:
-        """Return every record by its trial's key, the first finished first."""
+        """Return every record by its trial's key, the first that ended first."""
         fs, path = open_fs(self.folder)
         fs.invalidate_cache()
         names = [name.rpartition("/")[2] for name in fs.ls(path, detail=False)] if fs.exists(path) else []
         found = [Record(**read_json(join(self.folder, name))) for name in names if name.endswith(".json")]
-        return {record.key: record for record in sorted(found, key=lambda r: (r.finished, r.key))}
+        return {record.key: record for record in sorted(found, key=lambda r: (r.ended, r.key))}
 
     def get(self, key: str) -> Record | None:
         """Return one record, or None."""
@@ -213,13 +222,27 @@ class Records:
         """Write one record, all or nothing."""
         write_json(self._file(record.key), {name: getattr(record, name) for name in Record.__dataclass_fields__})
 
-    def forget(self, key: str) -> None:
-        """Delete one record."""
-        fs, path = open_fs(self._file(key))
-        fs.rm_file(path)
-
     def _file(self, key: str) -> str:
         return join(self.folder, f"{key}.json")
+
+
+class TrialLog(io.StringIO):
+    """What the stages of a trial say, for people: a file that is whole after every line, in a bucket, too.
+
+    What earlier attempts said stays at its beginning.
+    """
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._uri = uri
+        fs, path = open_fs(uri)
+        with suppress(FileNotFoundError):
+            self.write(fs.cat_file(path).decode())
+        self.write(f"--- {utc_now()}\n")
+
+    def flush(self) -> None:
+        """Write all of it; called after every line."""
+        write_bytes(self._uri, self.getvalue().encode())
 
 
 def _mean(rows: list[Mapping[str, float | None]]) -> Figures:

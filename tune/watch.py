@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray.tune
@@ -21,17 +23,31 @@ class Watch(ray.tune.Callback):
     Args:
         trials: of the sweep.
         records: of its trials.
+        again: records that this call is to replace.
         count: how many are to run.
+        best: objective of the best trial so far, -1 if there is none.
+        deadline: in ``time.monotonic()``'s seconds; trials that are stopped later were given up, and run in the next call.
         console: to print on.
     """
 
-    def __init__(self, trials: Trials, records: Records, count: int, console: Console) -> None:
+    def __init__(
+        self,
+        trials: Trials,
+        records: Records,
+        again: Mapping[str, Record],
+        count: int,
+        best: float,
+        deadline: float,
+        console: Console,
+    ) -> None:
         self._trials = trials
         self._records = records
+        self._again = again
         self._count = count
         self._console = console
         self._ended = 0
-        self._best = -1.0
+        self._best = best
+        self._deadline = deadline
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray Tune pickles its set-up to restore it one day, which is never done here."""
@@ -43,22 +59,30 @@ class Watch(ray.tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """See ``ray.tune.Callback``."""
-        self._end(trial, "failed", "its process died")
+        self._end(trial, "failed", str(trial.get_error() or "its process died"))
 
     def _end(self, trial: Any, state: State, error: str) -> None:
-        self._ended += 1
         sweep = self._trials.sweep
-        settings = trial.config.get("settings", trial.config)
+        settings = trial.config["settings"]
         last = trial.last_result or {}
         key = last.get("key") or self._trials.key(settings)
         record = self._records.get(key)
-        if record is None:
-            early = {str(last["percent"]): last["objective"]} if last.get("percent") else {}
-            seconds = round(last.get("time_total_s", 0.0), 2)
+        new = record is not None and record != self._again.get(key)
+        if not new and state == "stopped" and time.monotonic() >= self._deadline:
+            self._console.print(f"  given up, the time is up: {told(settings)}", highlight=False)
+            return
+        if record is None or not new:
             record = Record(
-                key=key, settings=settings, state=state, early=early, seconds=seconds, finished=utc_now(), error=error
+                key=key,
+                settings=settings,
+                state=state,
+                early=last.get("early", {}),
+                seconds=round(last.get("time_total_s", 0.0), 2),
+                ended=utc_now(),
+                error=error,
             )
             self._records.write(record)
+        self._ended += 1
         value = value_of(sweep, record)
         self._best = max(self._best, value)
         figure = percent(value) if value >= 0 else record.state

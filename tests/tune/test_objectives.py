@@ -9,7 +9,7 @@ from pipelines.recipe import load_recipe
 from pipelines.runs import Instance
 from pipelines.store import write_json
 from tests.tune.upstream import RECIPE, finish_upstream
-from tune.objectives import OBJECTIVES, RANKED, Reading, Seen, half_of, mean_ranks
+from tune.objectives import OBJECTIVES, RANKED, EarlyDetections, Reading, half_of, mean_ranks
 from weaksam.datasets import open_dataset
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import Detections
@@ -69,7 +69,7 @@ def seen_in(recipe, dataset, split="val"):
         )
         for r in dataset.records(split)
     ]
-    return Seen(recipe=recipe, split=split, class_names=dataset.class_names, images=images)
+    return EarlyDetections(recipe=recipe, split=split, class_names=dataset.class_names, images=images)
 
 
 def test_a_detector_is_looked_at_early_as_it_is_in_the_end(monkeypatch):

@@ -29,7 +29,7 @@ def settings_of(tau_s, tau_o, lr):
 def record_of(settings, select, report, *, state="finished", seeds=("0",), **fields):
     by_seed = {seed: {"select": select, "report": report} for seed in seeds}
     key = " ".join(map(str, settings.values()))
-    record = {"select": select, "report": report, "by_seed": by_seed, "seconds": 1.0, "finished": key}
+    record = {"select": select, "report": report, "by_seed": by_seed, "seconds": 1.0, "ended": key}
     return Record(key=key, settings=settings, state=state, **{**record, **fields})
 
 

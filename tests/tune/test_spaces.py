@@ -52,10 +52,10 @@ def test_settings_are_counted_and_a_range_has_no_end():
 
 
 def test_a_knob_holds_what_it_may_be():
-    assert knob(grid=["auto", 0.3]).holds("auto")
-    assert not knob(grid=["auto", 0.3]).holds(0.4)
+    assert knob(grid=["auto", 0.3]).contains("auto")
+    assert not knob(grid=["auto", 0.3]).contains(0.4)
     of_range = knob(uniform=[0.0, 1.0])
-    assert [of_range.holds(value) for value in (0, 1.0, 1.1, -1, "auto", None, True)] == [True, True, *[False] * 5]
+    assert [of_range.contains(value) for value in (0, 1.0, 1.1, -1, "auto", None, True)] == [True, True, *[False] * 5]
 
 
 def test_a_heading_is_the_shortest_end_that_is_nobody_elses():

@@ -1,11 +1,14 @@
 """Sweep files: what is refused before anything starts, and what trials share."""
 
+import pickle
+
 import pytest
 
+from pipelines import index
 from pipelines.cluster import usable_cpus
 from pipelines.stages import resolve
 from tests.tune.upstream import SWEEP, write_files
-from tune.sweep import Trials, check_gpus, check_machine, check_recipes, load_sweep, shipped_sweeps, whole_numbers
+from tune.sweep import Trials, check_gpus, check_recipes, cpus_of_each, load_sweep, shipped_sweeps, whole_numbers
 from weaksam.errors import ConfigError
 
 
@@ -38,6 +41,11 @@ def changed(old, new):
         (SWEEP + "report_on: val\n", "report_on: expected another split than select_on"),
         (SWEEP + "scheduler: {name: asha}\n", "objective: expected one of ap50.*with asha, got pseudo_f1"),
         (changed("pseudo_f1", "rank") + "search: {algorithm: optuna, trials: 3}\n", "rank"),
+        (
+            changed("pseudo_f1", "ap50")
+            + "search: {algorithm: random, trials: 1}\nscheduler: {name: asha}\nresources: {gpus: 2}\n",
+            "resources.gpus: expected one or none for each trial with asha, got 2",
+        ),
         (SWEEP + "seeds: []\n", "seeds: expected a number or more"),
         (SWEEP + "set: [retrain.seed=5]\n", "retrain.seed: expected seeds of the sweep"),
         (changed("pseudo_labels.tau_s", "retrain.seed"), "retrain.seed: expected seeds of the sweep"),
@@ -87,12 +95,63 @@ def test_a_range_is_checked_at_both_ends(tmp_path):
 
 
 def test_more_cpus_than_the_machine_has_are_refused(tmp_path):
-    many = usable_cpus() + 1
-    check_machine(load(tmp_path), usable_cpus(), "s")
-    for resources in (f"{{concurrency: {many}}}", f"{{cpus: {many}}}", "{concurrency: 3, cpus: 2}"):
+    for resources in ("{concurrency: 6}", "{cpus: 6}", "{concurrency: 3, cpus: 2}"):
         sweep = load(tmp_path, SWEEP + f"resources: {resources}\n")
-        with pytest.raises(ConfigError, match=r"expected trials that fit into the \d+ CPUs of this machine"):
-            check_machine(sweep, min(usable_cpus(), 5), "s")
+        with pytest.raises(ConfigError, match=r"s: resources: expected trials that fit into 5 CPUs, got"):
+            cpus_of_each(sweep, [5], "s")
+
+
+@pytest.mark.parametrize(
+    ("resources", "machines", "each"),
+    [
+        ("{}", [5], 5),
+        ("{concurrency: 2}", [5], 2),
+        ("{concurrency: 2, cpus: 1}", [5], 1),
+        ("{}", [8, 64, 8], 64),
+        ("{concurrency: 3}", [8, 64, 8], 21),
+        ("{concurrency: 10}", [8, 64, 8], 8),  # 8 trials on the large machine, one on each of the others
+        ("{concurrency: 11}", [8, 64, 8], 7),  # 9 and twice one
+    ],
+)
+def test_trials_share_the_machines_of_a_cluster_as_evenly_as_they_can(tmp_path, resources, machines, each):
+    assert cpus_of_each(load(tmp_path, SWEEP + f"resources: {resources}\n"), machines, "s") == each
+
+
+def test_a_cluster_without_machines_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="fit into 0 CPUs, got 1 at a time"):
+        cpus_of_each(load(tmp_path), [0], "s")
+
+
+_TAKEN: list = []
+
+
+def _counted(config):
+    _TAKEN.append(config)
+    return "0123"
+
+
+@pytest.mark.parametrize("values", ["[auto, 4.0]", "[4.0, auto]"])
+def test_values_that_do_not_go_together_are_refused_in_any_order(tmp_path, values):
+    knobs = f"""retrain.faster_rcnn.drop.tau_cls: {values}
+  retrain.faster_rcnn.drop.variant: [fixed, percentile]"""
+    text = changed("pseudo_labels.tau_s: [0.1, 0.6]", knobs)
+    with pytest.raises(ConfigError, match=r"(?s)s: space: tau_cls=auto variant=percentile .*: recipe .*tau_cls"):
+        check_recipes(trials_of(tmp_path, text), "s")
+
+
+def test_trials_need_neither_the_recipe_file_nor_the_data_again(tmp_path, monkeypatch):
+    # They may run on another machine, and a bucket takes minutes to list.
+    _TAKEN.clear()
+    monkeypatch.setattr(index, "_fingerprint", _counted)
+    trials = trials_of(tmp_path, SWEEP + "seeds: [0, 1]\n")
+    shared, settings = trials.shared(), {"pseudo_labels.tau_s": 0.1, "evaluate.voc_style": "devkit"}
+    key = trials.key(settings)
+    (tmp_path / "recipe.yaml").unlink()
+    elsewhere = pickle.loads(pickle.dumps(trials))
+    assert elsewhere.key(settings) == key
+    assert elsewhere.with_seeds((5,)).key(settings) != key
+    assert elsewhere.shared() == shared
+    assert len(_TAKEN) == 1
 
 
 def test_a_name_nearly_right_is_suggested():
@@ -169,6 +228,7 @@ def test_what_the_recipe_takes_of_the_machine_does_not_keep_trials_from_starting
     trials = trials_of(tmp_path)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(recipe.read_text() + "resources: {cpus: 1, here: true}\n")
+    trials = Trials(trials.sweep, trials.run_uri, trials.data_uri)
     assert (trials.base.resources.cpus, trials.base.resources.here) == (0, False)
     assert trials.recipe({}, 0).resources.cpus == usable_cpus()
     assert (trials.chosen({}, 0).resources.cpus, trials.chosen({}, 0).resources.here) == (1, True)
@@ -211,8 +271,11 @@ def test_a_trial_is_told_its_share_of_the_machine(tmp_path):
     assert recipe.resources.here
     assert recipe.retrain.seed == 3
     assert not trials.chosen({}, 3).resources.here
-    on_gpus = trials_of(tmp_path, SWEEP + "resources: {gpus: 2}\n").recipe({}, 0)
-    assert (on_gpus.resources.train_workers, on_gpus.resources.here) == (2, False)
+    on_gpu = trials_of(tmp_path, SWEEP + "resources: {gpus: 1}\n").recipe({}, 0).resources
+    assert (on_gpu.train_workers, on_gpu.gpus_per_actor, on_gpu.here) == (0, 1, True)
+    on_gpus = trials_of(tmp_path, SWEEP + "resources: {gpus: 2}\n").recipe({}, 0).resources
+    assert (on_gpus.train_workers, on_gpus.gpus_per_actor, on_gpus.here) == (2, 0, False)
+    assert trials.with_cpus(7).recipe({}, 0).resources.cpus == 7
 
 
 def test_overrides_come_after_the_sweeps_own_and_before_the_knobs(tmp_path):

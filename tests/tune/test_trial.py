@@ -9,8 +9,8 @@ from pipelines.stage import Options
 from tests.s3_server import s3_server
 from tests.tune.upstream import SWEEP, finish_upstream, write_files
 from tune.sweep import Trials, load_sweep
-from tune.trial import Record, Records, early_percents, last_known, run_trial, value_of
-from weaksam.errors import RunError
+from tune.trial import Record, Records, TrialLog, early_percents, last_known, run_trial, value_of
+from weaksam.files import open_fs
 
 ON_DETECTORS = SWEEP.replace("pseudo_f1", "ap50").replace("[label_agreement]", "[classification_map]")
 
@@ -37,7 +37,7 @@ def test_a_trial_ends_with_its_figures(tmp_path):
     assert strict.by_seed["0"]["select"] == strict.select
     assert value_of(trials.sweep, strict) == strict.select["pseudo_f1"]
     assert strict.seconds > 0
-    assert strict.finished.endswith("+00:00")
+    assert strict.ended.endswith("+00:00")
 
 
 def test_a_failure_is_a_record_too(tmp_path):
@@ -85,16 +85,31 @@ def test_a_training_is_looked_at_on_its_way(tmp_path):
     assert run_trial(again, {}, Options(), quiet()).by_seed == record.by_seed
 
 
+@pytest.mark.gpu
+def test_a_trial_with_a_gpu_trains_detects_and_is_looked_at_on_it(tmp_path):
+    text = ON_DETECTORS.replace("also: [classification_map]", "") + (
+        "scheduler: {name: asha, first: 0.25, reduction: 2}\nsearch: {algorithm: random, trials: 1}\n"
+        "resources: {gpus: 1}\n"
+    )
+    trials = trials_of(tmp_path, text)
+    told, out = [], io.StringIO()
+    console = Console(file=out, width=200)
+    record = run_trial(trials, {}, Options(), console, lambda *of_one: told.append(of_one[0]))
+    assert record.state == "finished", record.error
+    assert told == [25, 50]
+    assert "in this process, one GPU" in out.getvalue()
+
+
 @pytest.mark.slow
 def test_stopping_a_training_early_ends_its_trial(tmp_path):
     text = ON_DETECTORS + "scheduler: {name: asha}\nsearch: {algorithm: random, trials: 1}\n"
     trials = trials_of(tmp_path, text)
 
     def stop(percent, value):
-        raise RunError("hopeless")
+        raise SystemExit  # as Ray Tune does in a trial that it stops
 
-    record = run_trial(trials, {}, Options(), quiet(), stop)
-    assert (record.state, record.error) == ("failed", "hopeless")
+    with pytest.raises(SystemExit):
+        run_trial(trials, {}, Options(), quiet(), stop)
     assert run_trial(trials, {}, Options(), quiet()).state == "finished"  # goes on from its checkpoint
 
 
@@ -119,14 +134,20 @@ def test_what_was_last_known_of_a_trial_is_told_to_the_search(tmp_path):
     assert last_known(sweep, Record(key="a", settings={}, state="failed")) == (100, -1)
 
 
-def test_records_are_kept_in_a_bucket_too():
+def test_records_and_logs_are_kept_in_a_bucket_too():
     with s3_server() as uri:
         records = Records(f"{uri}/run/tune/a [b] sweep/trials")
         record = Record(key="a", settings={"x.y": [1, "two", None]}, state="finished", select={"ap50": None})
         records.write(record)
         assert records.read() == {"a": record}
-        records.forget("a")
-        assert records.read() == {}
+        log = f"{uri}/run/tune/a [b] sweep/logs/a.txt"
+        TrialLog(log).flush()
+        Console(file=TrialLog(log)).print("second attempt")
+        fs, path = open_fs(log)
+        first, again, said = fs.cat_file(path).decode().splitlines()
+        assert first.startswith("--- ")
+        assert again.startswith("--- ")
+        assert said == "second attempt"
 
 
 def test_records_are_read_back_in_the_order_in_which_they_ended(tmp_path):
@@ -134,12 +155,10 @@ def test_records_are_read_back_in_the_order_in_which_they_ended(tmp_path):
     assert records.read() == {}
     assert records.get("a") is None
     first = Record(
-        key="b", settings={"x.y": 1}, state="finished", select={"ap50": 0.5, "map": None}, finished="2026-01-01"
+        key="b", settings={"x.y": 1}, state="finished", select={"ap50": 0.5, "map": None}, ended="2026-01-01"
     )
-    second = Record(key="a", settings={"x.y": 2}, state="stopped", early={"25": 0.1}, finished="2026-01-02")
+    second = Record(key="a", settings={"x.y": 2}, state="stopped", early={"25": 0.1}, ended="2026-01-02")
     for record in (second, first):
         records.write(record)
     assert list(records.read().items()) == [("b", first), ("a", second)]
     assert records.get("a") == second
-    records.forget("b")
-    assert list(records.read()) == ["a"]
