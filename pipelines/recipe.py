@@ -106,17 +106,19 @@ class RecipeSource:
     values: Mapping[str, Any]
     origins: Mapping[str, str]  # value given (``a.b``) -> file that it came from
 
-    def recipe(self, overrides: Sequence[str] = (), data_uri: str = "") -> tuple[Recipe, dict[str, str]]:
-        """Validate; see ``load_recipe``."""
+    def recipe(
+        self, overrides: Sequence[str] = (), data_uri: str = "", origin: str = "--set"
+    ) -> tuple[Recipe, dict[str, str]]:
+        """Validate; see ``load_recipe``. ``origin`` is where the overrides come from, for messages."""
         values, origins = dict(self.values), dict(self.origins)
-        items = [_parse_override(item) for item in overrides]
+        items = [(*_parse_override(item), origin) for item in overrides]
         if data_uri:
             items.append((["data", "uri"], data_uri, "--data"))
-        for path, value, origin in items:
+        for path, value, given_by in items:
             nested: Any = value
             for part in reversed(path):
                 nested = {part: nested}
-            values = _merge(values, nested, origins, origin)
+            values = _merge(values, nested, origins, given_by)
         try:
             return Recipe.model_validate_json(json.dumps(values, default=str), strict=True), origins
         except ValidationError as error:
@@ -281,12 +283,12 @@ def _merge(old: Any, new: Any, origins: dict[str, str], origin: str, path: str =
     return merged
 
 
-def _parse_override(item: str) -> tuple[list[str], Any, str]:
+def _parse_override(item: str) -> tuple[list[str], Any]:
     name, equals, text = item.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {item}: expected a.b=value, for instance --set prompts.points_per_side=16")
     try:
-        return name.strip().split("."), yaml.load(text, Loader=StrictLoader), "--set"
+        return name.strip().split("."), yaml.load(text, Loader=StrictLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {item}: the value is not valid YAML: {error}") from error
 

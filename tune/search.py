@@ -76,7 +76,8 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
     check(trials, options, where)
     whole = whole_numbers(trials)
     shared = trials.shared()
-    console.print(f"[bold]{sweep.name}[/]: {sweep.description}\n  all trials share {', '.join(shared)}")
+    _print_heading(sweep, console)
+    console.print(f"  all trials share {', '.join(shared)}")
     trials = _fitted(trials, options, where)
     run_instances(trials.base, trials.run_uri, shared, options, console, trials.fingerprints)
 
@@ -121,6 +122,10 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
         raise RunError(f"{where}: {sweep.objective}: no trial has all of {', '.join(RANKED)} on {sweep.select_on}")
     compared = _compare(trials, best.settings, options, console, deadline, retry_failed=retry_failed)
     return Outcome(sweep=sweep, trials=tuple(rows), planned=wanted, best=best, compared=compared)
+
+
+def _print_heading(sweep: Sweep, console: Console) -> None:
+    console.print(f"[bold]{sweep.name}[/]{': ' if sweep.description else ''}{sweep.description}")
 
 
 def check(trials: Trials, options: Options, where: str) -> None:
@@ -342,7 +347,7 @@ def describe(trials: Trials, options: Options, console: Console, *, where: str) 
     check(trials, options, where)
     whole = whole_numbers(trials)
     done = _of_sweep(trials, Records(join(sweep_folder(trials), "trials")).read())
-    console.print(f"[bold]{sweep.name}[/]: {sweep.description}")
+    _print_heading(sweep, console)
     run_instances(
         trials.base, trials.run_uri, trials.shared(), replace(options, dry_run=True), console, trials.fingerprints
     )

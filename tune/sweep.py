@@ -151,11 +151,11 @@ class Trials:
 
     def recipe(self, settings: Mapping[str, Any], seed: int) -> Recipe:
         """Return the recipe of a trial with its share of the machine; raise ConfigError if it cannot be."""
-        return self.source.recipe([*self._resources(), *self._values(settings, seed)], self.data_uri)[0]
+        return self._made_of([*self._resources(), *self._values(settings, seed)])
 
     def chosen(self, settings: Mapping[str, Any], seed: int) -> Recipe:
         """Return the same recipe with the whole machine, for people to run."""
-        return self.source.recipe(self._values(settings, seed), self.data_uri)[0]
+        return self._made_of(self._values(settings, seed))
 
     def resolve(self, recipe: Recipe, name: str, known: dict[str, Resolved]) -> Resolved:
         """Return an instance of a trial's recipe; see ``pipelines.stages.resolve``."""
@@ -203,6 +203,9 @@ class Trials:
                 except ConfigError as error:
                     raise ConfigError(f"with {told(settings)}: {error}") from error
         return [name for name, key in found[0].items() if all(other.get(name) == key for other in found[1:])]
+
+    def _made_of(self, items: list[str]) -> Recipe:
+        return self.source.recipe(items, self.data_uri, origin="the sweep")[0]
 
     def _values(self, settings: Mapping[str, Any], seed: int) -> list[str]:
         items = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
@@ -315,14 +318,22 @@ def shipped_sweeps() -> list[str]:
 
 
 def _try(trials: Trials, settings: Settings, where: str) -> None:
+    """Raise ConfigError if no recipe accepts the settings, naming the one to blame if one alone is."""
+    error = _refusal(trials, settings)
+    if error is None:
+        return
+    for name, value in settings.items():
+        if alone := _refusal(trials, {name: value}):
+            raise ConfigError(f"{where}.{name}: {alone}") from alone
+    raise ConfigError(f"{where}: {told(settings)}: {error}") from error
+
+
+def _refusal(trials: Trials, settings: Settings) -> ConfigError | None:
     try:
         trials.recipe(settings, trials.sweep.seeds[0])
     except ConfigError as error:
-        for name, value in settings.items():
-            if len(settings) > 1:  # blame one alone, if one alone is to blame
-                _try(trials, {name: value}, f"{where}.{name}")
-        at = where if len(settings) == 1 else f"{where}: {told(settings)}"
-        raise ConfigError(f"{at}: {error}") from error
+        return error
+    return None
 
 
 def _check_parts(sweep: Sweep, where: str) -> None:
