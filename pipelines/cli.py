@@ -6,20 +6,34 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table as RichTable
+from typer.core import TyperGroup
 
 from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes
 from pipelines.stage import Options
 from weaksam.errors import ConfigError, WeaksamError
 from weaksam.files import absolute, join, open_fs
 
+
+class _Verbs(TyperGroup):
+    """All verbs; what an interrupt means is the same for each, and typer would only say "Aborted"."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """See click."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _interrupted()
+
+
 app = typer.Typer(
     name="weaksam",
+    cls=_Verbs,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -499,8 +513,8 @@ def main() -> None:
         app(prog_name="weaksam")
     except WeaksamError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where this one stopped", 130)
+    except KeyboardInterrupt:  # while verbs are being imported
+        _interrupted()
 
 
 def _run(
@@ -530,10 +544,7 @@ def _run(
     names = choose(recipe)
     if not options.dry_run:
         write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
-    try:
-        manifests = run_instances(recipe, run_uri, names, options, console)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where this one stopped", 130)
+    manifests = run_instances(recipe, run_uri, names, options, console)
     if limit and manifests:
         _print_estimate(recipe, run_uri, manifests)
 
@@ -606,6 +617,10 @@ def _extensions() -> list[Any]:
     return list(entry_points(group="weaksam.commands"))
 
 
-def _fail(message: str, code: int) -> None:
+def _interrupted() -> NoReturn:
+    _fail("interrupted; the same command goes on where this one stopped", 130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
     Console(stderr=True, soft_wrap=True).print(f"error: {message}", markup=False, highlight=False)
     sys.exit(code)

@@ -201,9 +201,13 @@ def test_a_run_that_another_process_holds_is_named(tmp_path: Path) -> None:
     assert f"is held by weaksam index (host {os.uname().nodename}, pid {os.getpid()}" in err
 
 
-def test_an_interrupt_ends_in_a_line_and_exit_code_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", [["index", "grid", "--wait", "60"], ["tune", "sweep.yaml"]])
+def test_an_interrupt_ends_in_a_line_and_exit_code_130(tmp_path: Path, verb: list[str]) -> None:
     folder = resolve(load_recipe("grid", SETTINGS, "shapes:")[0], str(tmp_path), "index").instance.folder
-    command = ["index", "grid", "--data", "shapes:", "--out", str(tmp_path), *SET, "--wait", "60"]
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("{recipe: grid, space: {prompts.points_per_side: [2, 3]}, objective: recall50}")
+    verb = [str(sweep) if word == "sweep.yaml" else word for word in verb]
+    command = [*verb, "--data", "shapes:", "--out", str(tmp_path), *SET]
     code = "from pipelines.cli import main; main()"
     with Lock(folder, "weaksam index"):
         waiting = subprocess.Popen(
