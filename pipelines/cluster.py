@@ -83,7 +83,8 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
             ray.init(address=address, log_to_driver=to_terminal, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise RunError(
-                f"no Ray cluster answers at {address!r} ({error}); check --address or unset RAY_ADDRESS"
+                f"no Ray cluster answers at {address!r} ({error}); check --address or unset RAY_ADDRESS; if `ray start` said "
+                "that token authentication is on, set RAY_AUTH_MODE=token"
             ) from error
     else:
         ray.init(
