@@ -150,8 +150,7 @@ class Lock:
         self._job = job
         self._wait_s = wait_s
         self._token = uuid.uuid4().hex
-        self._lost = threading.Event()
-        self._why = ""
+        self._lost = ""  # why, once it is
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -179,8 +178,8 @@ class Lock:
 
     def check(self) -> None:
         """Raise RunError when another process has taken the lock over, or may have."""
-        if self._lost.is_set():
-            raise RunError(f"{self.uri}: {self._why}; this process stops writing")
+        if self._lost:
+            raise RunError(f"{self.uri}: {self._lost}; this process stops writing")
 
     def _try_acquire(self) -> bool:
         taken_over = False
@@ -209,16 +208,14 @@ class Lock:
             try:
                 holder = _read_holder(self.uri)
                 if not self._is(holder):
-                    self._why = f"taken over by {_describe(holder)}"
-                    self._lost.set()
+                    self._lost = f"taken over by {_describe(holder)}"
                     return
                 write_bytes(self.uri, self._content())
                 renewed = time.monotonic()
             except Exception as error:  # of the storage, whichever it is: the next beat may reach it
                 logger.warning("%s: not renewed: %s", self.uri, error)
                 if time.monotonic() - renewed > SILENCE_S:
-                    self._why = f"not renewed for {SILENCE_S:g} s ({error})"
-                    self._lost.set()
+                    self._lost = f"not renewed for {SILENCE_S:g} s ({error})"
                     return
 
     def _is_mine(self) -> bool:

@@ -38,7 +38,7 @@ class OptunaSearch(Searcher):
         sampler = optuna.samplers.TPESampler(seed=sweep.search.seed + len(before))
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         for record in before:
-            if record.state == "finished" or record.early:
+            if record.state == "finished" or (record.state == "stopped" and record.early):
                 value = last_known(sweep, record)[1]
                 trial = optuna.trial.create_trial(
                     params=record.settings, distributions=self._distributions, value=value

@@ -105,11 +105,11 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
         done = _of_sweep(trials, records.read())
         rows = [(record.settings, record) for record in done.values()]
     if len({record.key for _, record in rows}) < wanted:
-        late = time.monotonic() >= deadline
+        exhausted = planned is None and time.monotonic() < deadline
         console.print(
-            "  the time is up before all trials have ended; the same command goes on"
-            if late
-            else f"  {len(done)} trials are all that Optuna finds: its other settings cannot give other figures"
+            f"  {len(done)} trials are all that Optuna finds: its other settings cannot give other figures"
+            if exhausted
+            else "  not all trials have ended; the same command goes on"
         )
     finished = {record.key: record for _, record in rows if record.state == "finished"}
     if not finished:
