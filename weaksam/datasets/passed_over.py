@@ -1,0 +1,33 @@
+"""What lies in a data set's folder and its reader did not take, so that nothing is passed over in silence."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class PassedOver(NamedTuple):
+    """Files of one sort that a data set did not read."""
+
+    what: str  # a plural: "files .heic", "annotation files of an unknown layout", "empty split lists"
+    count: int
+    example: str  # path under the data set's root, or URI
+    remedy: str = ""  # what makes them read; empty where nothing would
+
+    def __str__(self) -> str:
+        """``11 files .heic (e.g. IMG_0.HEIC; convert them to JPEG or PNG)``."""
+        return f"{self.count:,} {self.what} (e.g. {self.example}{'; ' if self.remedy else ''}{self.remedy})"
+
+
+def by_suffix(paths: Iterable[str], *, remedy: str = "") -> tuple[PassedOver, ...]:
+    """Count files by their suffix in lower case, most frequent first, then by suffix; the first path is the example."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        groups[posixpath.splitext(path)[1].lower()].append(path)
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return tuple(
+        PassedOver(f"files {suffix}" if suffix else "files without suffix", len(names), names[0], remedy)
+        for suffix, names in ordered
+    )
