@@ -58,7 +58,7 @@ def measure(
         ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
 
     Returns:
-        split -> ``images``; ``objects`` and ``clipped`` (true boxes that were cut to their image), null without true boxes;
+        split -> ``images``; ``objects``, ``cut`` and ``left_out`` (true boxes, see ``GroundTruth``), null without true boxes;
         and ``rows`` of ``name``, ``sources``, ``points`` and ``boxes`` per image, ``one_to_one`` and ``many_to_one``: recall
         by IoU threshold, null without a true object.
     """
@@ -78,6 +78,8 @@ def measure(
 def text_table(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[float]) -> TextTable:
     """Lay out one split's rows for the console: recall one-to-one, then many-to-one."""
     objects = "no true boxes" if measured["objects"] is None else f"{measured['objects']:,} objects"
+    if measured["left_out"] or measured["cut"]:
+        objects += f" (left out {measured['left_out']:,}, cut {measured['cut']:,})"
     text = TextTable(title=f"{split}: {measured['images']:,} images, {objects}", title_justify="left")
     text.add_column("source", no_wrap=True)
     for name in ("points", "boxes", *(f"R@{t:g}" for t in iou_thresholds), *(f"R@{t:g} m:1" for t in iou_thresholds)):
@@ -103,14 +105,15 @@ class _SplitCounts:
         self._truth = truth
         self._recall = recall
         self._points: Counter[str] = Counter()
-        self._clipped = 0
+        self._cut = self._left_out = 0
         self._images = 0
 
     def add(self, image: ImageBoxes) -> None:
         truth = self._truth.get(image.image_id) or no_objects()
         self._recall.add(image.boxes_xyxy, image.source, truth)
         self._points += image.points
-        self._clipped += truth.clipped
+        self._cut += truth.cut
+        self._left_out += truth.left_out
         self._images += 1
 
     def to_plain(self) -> dict[str, Any]:
@@ -119,7 +122,8 @@ class _SplitCounts:
         return {
             "images": self._images,
             "objects": rows[0].objects if has_truth and rows else None,
-            "clipped": self._clipped if has_truth else None,
+            "cut": self._cut if has_truth else None,
+            "left_out": self._left_out if has_truth else None,
             "rows": [
                 {
                     "name": row.name,

@@ -51,7 +51,9 @@ class GroundTruth:
     class_index: NDArray[np.int64]  # [N]
     difficult: NDArray[np.bool_]  # [N] VOC's difficult flag; never set by COCO
     crowd: NDArray[np.bool_]  # [N] COCO's iscrowd; never set by VOC
-    clipped: int = 0  # boxes cut to their image, those left without area and so left out included
+    cut: int = 0  # boxes that stuck out of their image and of which a part is kept
+    left_out: int = 0  # boxes that are not here because nothing of them lies inside: empty, reversed or outside
+    size_hw: tuple[int, int] = (0, 0)  # that the annotations state; 0 where they do not
 
 
 def no_objects() -> GroundTruth:

@@ -17,13 +17,14 @@ from tests.pipelines.drawn_run import drawn_proposals, drawn_recipe, job_for, wr
 from weaksam.structures import GroundTruth
 
 
-def truth(*boxes, clipped=0):
+def truth(*boxes, cut=0, left_out=0):
     return GroundTruth(
         boxes_xyxy=np.float32(boxes).reshape(-1, 4),
         class_index=np.zeros(len(boxes), np.int64),
         difficult=np.zeros(len(boxes), bool),
         crowd=np.zeros(len(boxes), bool),
-        clipped=clipped,
+        cut=cut,
+        left_out=left_out,
     )
 
 
@@ -43,12 +44,12 @@ def test_each_split_is_measured_by_its_own_truth():
         image("b", "test", [(0, 0, 4, 4)], ["grid"], grid=4),
         image("c", "train", [], [], grid=4),
     ]
-    known = {"train": {"a": truth((0, 0, 10, 10), clipped=2), "c": truth((0, 0, 1, 1))}, "test": {}}
+    known = {"train": {"a": truth((0, 0, 10, 10), cut=2, left_out=3), "c": truth((0, 0, 1, 1))}, "test": {}}
     measured = measure(images, {"grid", "fine"}, known.__getitem__, EvaluateConfig())
     assert list(measured) == ["test", "train"]
 
     train = measured["train"]
-    assert (train["images"], train["objects"], train["clipped"]) == (2, 2, 2)
+    assert (train["images"], train["objects"], train["cut"], train["left_out"]) == (2, 2, 2, 3)
     grid, fine = train["rows"]
     assert (grid["name"], grid["points"], grid["boxes"], grid["one_to_one"]["0.5"]) == ("grid", 4.0, 0.5, 0.5)
     assert (fine["sources"], fine["points"], fine["boxes"], fine["one_to_one"]["0.9"]) == (
@@ -59,7 +60,7 @@ def test_each_split_is_measured_by_its_own_truth():
     )
 
     test = measured["test"]
-    assert (test["images"], test["objects"], test["clipped"]) == (1, None, None)
+    assert (test["images"], test["objects"], test["cut"], test["left_out"]) == (1, None, None, None)
     assert test["rows"][0]["boxes"] == 1.0
     assert set(test["rows"][0]["one_to_one"].values()) == {None}
 

@@ -12,6 +12,7 @@ from weaksam.config import DataConfig
 from weaksam.datasets import coco, voc
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.folder import FolderDataset
+from weaksam.datasets.passed_over import PassedOver
 from weaksam.datasets.shapes import Shapes
 from weaksam.datasets.voc import VocDataset
 from weaksam.errors import ConfigError
@@ -39,6 +40,10 @@ class Dataset(Protocol):
 
     def ground_truth(self, split: str) -> dict[str, GroundTruth]:
         """The true objects by image id, of every image that is annotated; empty for a split that is not."""
+
+    @property
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        """What lies in its folder and is not read, and what is listed and lacks; complete once all records were asked for."""
 
     def fingerprint(self) -> str:
         """Changes when the annotations or the list of images do. Cheap: lists and sizes, no content of images."""

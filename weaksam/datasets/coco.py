@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from weaksam.datasets.ground_truth import TrueObject, ground_truth_of
+from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError
 from weaksam.files import join, list_files, read_annotations
 from weaksam.images import IMAGE_SUFFIXES
@@ -105,6 +106,11 @@ class CocoDataset:
             box_xyxy = _box_xyxy(item, loaded.uri)
             objects[item.image_id].append(TrueObject(box_xyxy, index[item.category_id], crowd=item.crowd))
         return {str(image.image_id): ground_truth_of(objects[image.image_id], image.size_hw) for image in loaded.images}
+
+    @property
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        """Nothing yet."""
+        return ()
 
     def fingerprint(self) -> str:
         """Changes with the content of the annotation files in use and with the names and sizes of all images."""

@@ -14,6 +14,7 @@ import io
 from collections.abc import Container, Sequence
 from typing import ClassVar
 
+from weaksam.datasets.passed_over import PassedOver, by_suffix
 from weaksam.errors import DataError
 from weaksam.files import join, list_files, read_text
 from weaksam.images import IMAGE_SUFFIXES
@@ -28,9 +29,6 @@ class FolderDataset:
     """All images under one folder; image ids are their POSIX paths under it.
 
     The one split is "all", unless every image lies in a folder ``train``, ``val`` or ``test``: then these are the splits.
-
-    Attributes:
-        ignored: Files that are no images by their names, and that ``labels.csv`` does not name.
     """
 
     kind: ClassVar[str] = "folder"
@@ -57,7 +55,7 @@ class FolderDataset:
         self._labels = {path: tuple(sorted({index[name] for name in names})) for path, names in rows.items()}
 
         self._images = {name: files[name] for name in files if name in rows or name.lower().endswith(IMAGE_SUFFIXES)}
-        self.ignored = len(files.keys() - {*self._images, *self._texts})
+        self._ignored = [name for name in files if name not in self._images and name not in self._texts]
         if not self._images:
             raise DataError(
                 f"{uri}: expected images ({' '.join(IMAGE_SUFFIXES)}), found none among {len(files):,} files; check the path"
@@ -93,6 +91,11 @@ class FolderDataset:
     def ground_truth(self, split: str) -> dict[str, GroundTruth]:  # noqa: ARG002
         """Empty: a folder says nothing of boxes."""
         return {}
+
+    @property
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        """Files that are no images by their names, and that ``labels.csv`` does not name."""
+        return by_suffix(self._ignored)
 
     def fingerprint(self) -> str:
         """Changes with ``labels.csv``, ``classes.txt`` and the names and sizes of the images."""

@@ -30,8 +30,8 @@ def ground_truth_of(objects: Sequence[TrueObject], size_hw: tuple[int, int]) -> 
         size_hw: The image's size; 0 where it is not known, and then nothing is cut at that side.
 
     Returns:
-        The objects of which something lies inside the image. ``clipped`` counts the boxes that were cut, and those that
-        are left out because nothing of them remains (an empty or reversed box among them).
+        The objects of which something lies inside the image, how many of them were cut, and how many others are left out
+        because nothing of them remains (an empty or reversed box among them).
     """
     boxes = np.array([item.box_xyxy for item in objects], np.float64).reshape(-1, 4)
     height, width = (side or np.inf for side in size_hw)
@@ -43,5 +43,7 @@ def ground_truth_of(objects: Sequence[TrueObject], size_hw: tuple[int, int]) -> 
         class_index=np.array([item.class_index for item in objects], np.int64)[kept],
         difficult=np.array([item.difficult for item in objects], bool)[kept],
         crowd=np.array([item.crowd for item in objects], bool)[kept],
-        clipped=int((cut | ~kept).sum()),
+        cut=int((cut & kept).sum()),
+        left_out=int((~kept).sum()),
+        size_hw=size_hw,
     )

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from weaksam.config import ShapesConfig
+from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
 from weaksam.structures import GroundTruth, ImageRecord
 
@@ -112,6 +113,11 @@ class Shapes:
         scene = _lay_out(data_set_seed(self._config.seed, split, int(number)), self._config.size)
         numbers = np.arange(1, len(scene.objects) + 1, dtype=np.uint8)
         return np.asarray(scene.instance_map[None] == numbers[:, None, None], bool)
+
+    @property
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        """Nothing: the images are drawn."""
+        return ()
 
     def fingerprint(self) -> str:
         """Changes when any image would change: the drawing's version and the options."""

@@ -20,6 +20,7 @@ import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 
 from weaksam.datasets.ground_truth import TrueObject, ground_truth_of
+from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError
 from weaksam.files import is_folder, join, list_files, list_folders, read_annotations, read_texts
 from weaksam.images import IMAGE_SUFFIXES
@@ -118,6 +119,11 @@ class VocDataset:
             ]
             truth[image_id] = ground_truth_of(objects, _size_hw(root, uri))
         return truth
+
+    @property
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        """Nothing yet."""
+        return ()
 
     def fingerprint(self) -> str:
         """Changes with the split lists and with the names and sizes of annotations and images."""

@@ -34,25 +34,25 @@ def write_tree(root: Path, content: Any, split: str = "train") -> CocoDataset:
 
 
 @pytest.mark.parametrize(
-    ("box", "expected", "clipped"),
+    ("box", "expected", "cut", "left_out"),
     [
-        pytest.param([10, 20, 30, 5], [10, 20, 40, 25], 0, id="plain"),
-        pytest.param([0, 0, 100, 50], [0, 0, 100, 50], 0, id="whole image"),
-        pytest.param([90, 40, 20, 20], [90, 40, 100, 50], 1, id="sticks out at the end"),
-        pytest.param([-5, -5, 10, 10], [0, 0, 5, 5], 1, id="sticks out at the start"),
-        pytest.param([33.33, 0, 66.68, 50], [33.33, 0, 100, 50], 0, id="sticks out by rounding"),
-        pytest.param([10, 10, 0, 5], None, 1, id="no width"),
-        pytest.param([10, 10, -3, 5], None, 1, id="negative width"),
-        pytest.param([200, 10, 5, 5], None, 1, id="outside"),
+        pytest.param([10, 20, 30, 5], [10, 20, 40, 25], 0, 0, id="plain"),
+        pytest.param([0, 0, 100, 50], [0, 0, 100, 50], 0, 0, id="whole image"),
+        pytest.param([90, 40, 20, 20], [90, 40, 100, 50], 1, 0, id="sticks out at the end"),
+        pytest.param([-5, -5, 10, 10], [0, 0, 5, 5], 1, 0, id="sticks out at the start"),
+        pytest.param([33.33, 0, 66.68, 50], [33.33, 0, 100, 50], 0, 0, id="sticks out by rounding"),
+        pytest.param([10, 10, 0, 5], None, 0, 1, id="no width"),
+        pytest.param([10, 10, -3, 5], None, 0, 1, id="negative width"),
+        pytest.param([200, 10, 5, 5], None, 0, 1, id="outside"),
     ],
 )
 def test_width_and_height_become_exclusive_corners(
-    tmp_path: Path, box: list[float], expected: list[float] | None, clipped: int
+    tmp_path: Path, box: list[float], expected: list[float] | None, cut: int, left_out: int
 ) -> None:
     truth = write_tree(tmp_path, document(box)).ground_truth("train")["7"]
     assert truth.boxes_xyxy.tolist() == ([] if expected is None else [pytest.approx(expected, abs=1e-5)])
     assert len(truth.class_index) == len(truth.crowd) == len(truth.boxes_xyxy)
-    assert truth.clipped == clipped
+    assert (truth.cut, truth.left_out) == (cut, left_out)
 
 
 def test_image_of_unknown_size_cuts_nothing_at_its_end(tmp_path: Path) -> None:

@@ -90,6 +90,20 @@ def test_fingerprint_is_the_same_for_the_same_data(config: DataConfig, dataset: 
     assert dataset.fingerprint() == open_dataset(config).fingerprint()
 
 
+def test_what_is_passed_over_is_told_with_a_count_and_an_example(config: DataConfig, dataset: Dataset) -> None:
+    for split in dataset.splits:
+        dataset.records(split)
+    assert dataset.passed_over == ()
+    if dataset.kind != "folder":
+        return
+    for number in range(2):
+        Path(config.uri, f"notes {number}.Odd").write_text("hello")
+    again = open_dataset(config)
+    for split in again.splits:
+        again.records(split)
+    assert [str(one) for one in again.passed_over] == ["2 files .odd (e.g. notes 0.Odd)"]
+
+
 def test_one_split_can_be_chosen(config: DataConfig, dataset: Dataset) -> None:
     chosen = DataConfig(uri=config.uri, shapes=config.shapes, splits=dataset.splits[-1:])
     assert open_dataset(chosen).splits == dataset.splits[-1:]

@@ -39,24 +39,24 @@ def bndbox(xmin: object, ymin: object, xmax: object, ymax: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("corners", "box", "clipped"),
+    ("corners", "box", "cut", "left_out"),
     [
-        pytest.param((1, 1, 64, 64), [0, 0, 64, 64], 0, id="whole image"),
-        pytest.param((5, 7, 5, 7), [4, 6, 5, 7], 0, id="one pixel"),
-        pytest.param((97, 136, 275, 368), None, 1, id="outside is left out and counted"),
-        pytest.param((60, 60, 70, 70), [59, 59, 64, 64], 1, id="sticks out at the end"),
-        pytest.param((0, -3, 8, 9), [0, 0, 8, 9], 1, id="sticks out at the start"),
-        pytest.param((9, 9, 5, 5), None, 1, id="reversed is left out and counted"),
-        pytest.param(("45.5", "2.25", "60.75", "9"), [44.5, 1.25, 60.75, 9], 0, id="fractions, as in VOC2011"),
+        pytest.param((1, 1, 64, 64), [0, 0, 64, 64], 0, 0, id="whole image"),
+        pytest.param((5, 7, 5, 7), [4, 6, 5, 7], 0, 0, id="one pixel"),
+        pytest.param((97, 136, 275, 368), None, 0, 1, id="outside is left out and counted"),
+        pytest.param((60, 60, 70, 70), [59, 59, 64, 64], 1, 0, id="sticks out at the end"),
+        pytest.param((0, -3, 8, 9), [0, 0, 8, 9], 1, 0, id="sticks out at the start"),
+        pytest.param((9, 9, 5, 5), None, 0, 1, id="reversed is left out and counted"),
+        pytest.param(("45.5", "2.25", "60.75", "9"), [44.5, 1.25, 60.75, 9], 0, 0, id="fractions, as in VOC2011"),
     ],
 )
 def test_corners_from_1_inclusive_become_exclusive_from_0(
-    tmp_path: Path, corners: tuple[object, ...], box: list[float] | None, clipped: int
+    tmp_path: Path, corners: tuple[object, ...], box: list[float] | None, cut: int, left_out: int
 ) -> None:
     truth = write_tree(tmp_path, {"a": voc_xml(bndbox(*corners))}).ground_truth("train")["a"]
     assert truth.boxes_xyxy.tolist() == ([] if box is None else [box])
     assert len(truth.class_index) == len(truth.difficult) == len(truth.crowd) == len(truth.boxes_xyxy)
-    assert truth.clipped == clipped
+    assert (truth.cut, truth.left_out) == (cut, left_out)
 
 
 @pytest.mark.parametrize(
