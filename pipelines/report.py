@@ -37,6 +37,7 @@ from pipelines.analyse import question_of
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.analyse_similarity import matrix_file
 from pipelines.cluster import usable_cpus
+from pipelines.dropped import dropped_by_reason
 from pipelines.figures import percent
 from pipelines.recipe import Recipe, render
 from pipelines.runs import Instance
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 PAGE_FILE = "report.html"
 _IDS_LISTED = 50  # dropped images named per reason
 _DONE_ELSEWHERE = ("report", "export")  # verbs that a report does not read
+ALWAYS_READ = ("index", "propose")  # a page can do without the others
 
 
 def execute(job: Job) -> dict[str, Any]:
@@ -180,11 +182,13 @@ def _facts(job: Job, manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[s
     weights = plan.get("parts", {}).get("fingerprints", {})
     sam = f"{recipe.sam.name}, SHA-256 {weights['sam'][:12]}…" if "sam" in weights else recipe.sam.name
     clues = recipe.clues.name + (f", {recipe.clues.weights}" if recipe.clues.weights else "")
+    not_run = [name for name in _reads(recipe, job.instance.name) if not manifests.get(name)]
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "ray"))
     return [
         ("data", f"{recipe.data.uri} ({index.get('kind', recipe.data.kind)}, {index.get('classes', 0)} classes)"),
         ("labels granted to", str(index.get("labels_granted_to") or "no split")),
         ("run", job.instance.run_uri),
+        *([("not finished", ", ".join(not_run))] if not_run else []),
         ("proposals", f"propose {job.upstream['propose'].key}"),
         ("SAM", sam),
         ("clues", clues),
@@ -291,7 +295,7 @@ def _stage(instance: Instance, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": _time(manifest.get("seconds", 0.0)),
         "images": f"{rate['images']:,}" if rate.get("images") else "–",
         "rate": f"{rate['images_per_s']:.1f}" if rate.get("images") else "–",
-        "text": manifest.get("text", ""),
+        "text": manifest.get("text", "") if manifest else "not finished",
     }
 
 
@@ -320,13 +324,10 @@ def _whole(recipe: Recipe, propose: Mapping[str, Any]) -> dict[str, str] | None:
 
 def _dropped(instances: Iterable[Instance]) -> list[dict[str, Any]]:
     """Return the images that could not be used, by stage and reason, each reason with its first images."""
-    reasons: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for instance in instances:
-        for row in instance.dropped.iter_rows():
-            reasons.setdefault((instance.name, row["reason"]), []).append(row)
     return [
-        {"stage": stage, "reason": reason, "count": len(rows), "images": rows[:_IDS_LISTED]}
-        for (stage, reason), rows in sorted(reasons.items())
+        {"stage": r.instance, "reason": r.reason, "count": len(r.images), "images": r.images[:_IDS_LISTED]}
+        for instance in sorted(instances, key=lambda i: i.name)
+        for r in dropped_by_reason(instance)
     ]
 
 
@@ -341,7 +342,7 @@ def _image_reader(index: Instance) -> Callable[[str], NDArray[np.uint8]]:
 
 def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
     before = [name for name in recipe.instances if name.partition(".")[0] not in _DONE_ELSEWHERE]
-    return tuple(dict.fromkeys(("index", "propose", *before)))
+    return tuple(dict.fromkeys((*ALWAYS_READ, *before)))
 
 
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -18,11 +18,12 @@ from typing import Any
 from rich.console import Console
 
 from pipelines import analyse, detect, evaluate, index, label, propose, report, retrain, train_classifier, train_mil
+from pipelines.dropped import dropped_by_reason
 from pipelines.recipe import Recipe, to_plain
 from pipelines.runs import Instance, Lock, current_instance, differences, instance_key
 from pipelines.schemas import SCHEMA_VERSION
 from pipelines.stage import Content, Job, Options, Stage
-from weaksam.errors import ConfigError, RunError
+from weaksam.errors import ConfigError, RunError, WeaksamError
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ def run_instances(
         the manifest of each instance by name; empty for a dry run.
 
     Raises:
-        TooManyDroppedError: after an instance that dropped more images than allowed; its rows are kept.
+        TooManyDroppedError: an instance dropped more images than allowed. Its rows are kept; of what comes after it, only what
+            measures and shows the rows that there are was brought up to date.
         RunError: another process holds an instance's lock, or a proof does not hold.
     """
     ordered: list[str] = []
@@ -143,14 +145,18 @@ def run_instances(
         ordered += [n for n in needed_for(recipe, name) if n not in ordered]
     known: dict[str, Resolved] = {}
     manifests: dict[str, dict[str, Any]] = {}
+    stopped: TooManyDroppedError | None = None
     for name in ordered:
         resolved = resolve(recipe, run_uri, name, known, fingerprints)
         if options.dry_run:
             _print_dry_run(recipe, resolved, console)
-            continue
-        manifest = _bring_up_to_date(recipe, resolved, options, console)
-        manifests[name] = manifest
-        _judge_dropped(name, manifest, options.max_dropped)
+        elif stopped is not None:
+            _measure_and_show(recipe, resolved, options, console, manifests)
+        else:
+            manifests[name] = _bring_up_to_date(recipe, resolved, options, console)
+            stopped = _too_many_dropped(resolved.instance, manifests[name], options.max_dropped)
+    if stopped is not None:
+        raise stopped
     return manifests
 
 
@@ -241,15 +247,31 @@ def _print_dry_run(recipe: Recipe, resolved: Resolved, console: Console) -> None
     console.print(f"[bold]{instance.name}[/] {instance.key}: {state}")
 
 
-def _judge_dropped(name: str, manifest: Mapping[str, Any], max_dropped: str) -> None:
+def _too_many_dropped(instance: Instance, manifest: Mapping[str, Any], max_dropped: str) -> TooManyDroppedError | None:
     proof = manifest.get("images", {})
     dropped, total = proof.get("dropped", 0), proof.get("images", 0)
     allowed = dropped_allowed(max_dropped, total)
-    if dropped > allowed:
-        raise TooManyDroppedError(
-            f"{name}: {dropped:,} of {total:,} images were dropped, {allowed:,} are allowed (--max-dropped {max_dropped}). "
-            f"Reasons stand in _dropped/ and in the report; mend the images and add --retry-dropped, or allow more."
-        )
+    if dropped <= allowed:
+        return None
+    reasons = "".join(f"\n  {reason}" for reason in dropped_by_reason(instance))
+    return TooManyDroppedError(
+        f"{instance.name}: {dropped:,} of {total:,} images were dropped, {allowed:,} are allowed "
+        f"(--max-dropped {max_dropped}):{reasons}\n"
+        f"`weaksam dropped {instance.run_uri}` lists them all; mend the images and add --retry-dropped, or allow more."
+    )
+
+
+def _measure_and_show(
+    recipe: Recipe, resolved: Resolved, options: Options, console: Console, manifests: dict[str, dict[str, Any]]
+) -> None:
+    """Bring what measures or shows finished rows up to date once a run is stopped; nothing else, and no failure counts."""
+    verb, name = resolved.stage.verb, resolved.instance.name
+    there = {n: i for n, i in resolved.upstream.items() if n in manifests or _is_import(n) or n in report.ALWAYS_READ}
+    if verb == report.STAGE.verb or (verb == evaluate.STAGE.verb and there == resolved.upstream):
+        try:
+            manifests[name] = _bring_up_to_date(recipe, replace(resolved, upstream=there), options, console)
+        except WeaksamError as error:  # that images were dropped is what people must hear first
+            logger.warning("%s is not made: %s", name, error)
 
 
 def dropped_allowed(max_dropped: str, total: int) -> int:

@@ -1,5 +1,6 @@
 import html.parser
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -161,6 +162,15 @@ def test_a_table_without_rows_still_makes_a_page(tmp_path):
     write_run(str(tmp_path), dropped=10)
     text, _, _ = make_page(str(tmp_path), upstream=("index", "propose"))
     assert "No image has proposals." in text
+
+
+def test_a_run_that_was_stopped_before_its_proposals_still_makes_a_page(tmp_path):
+    write_run(str(tmp_path))
+    shutil.rmtree(tmp_path / "propose")
+    _, parsed, _ = make_page(str(tmp_path), upstream=("index", "propose"))
+    assert "not finishedpropose, evaluate.proposals, analyse.prompts" in parsed.text.replace("\n", "").replace(
+        " <", "<"
+    )
 
 
 def test_the_similarity_of_proposals_is_shown_with_the_first_images_matrices(tmp_path):

@@ -248,14 +248,54 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 def test_too_many_dropped_images_stop_the_run_but_the_good_ones_stay(tmp_path: Path, toy: Counting) -> None:
     toy.broken = {"train-00001"}
+    expected = (
+        "toy: 1 of 5 images were dropped, 0 are allowed (--max-dropped 1%):\n"
+        "  broken 1 (such as shapes:train/1?size=32&seed=0)\n"
+        f"`weaksam dropped {tmp_path}` lists them all; mend the images and add --retry-dropped, or allow more."
+    )
     for attempt in range(2):  # the second one finds the work done and judges again
-        with pytest.raises(TooManyDroppedError, match=r"toy: 1 of 5 images were dropped, 0 are allowed"):
+        with pytest.raises(TooManyDroppedError) as stopped:
             bring(grid(), tmp_path, "sum")
+        assert str(stopped.value) == expected
         assert toy.executed == ["toy"], attempt
     manifests, _ = bring(grid(), tmp_path, "sum", max_dropped="1")
     assert manifests["toy"]["images"]["done"] == 4
     assert manifests["sum"]["text"] == "counted 4"
     assert toy.executed == ["toy", "sum"]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, toy: Counting) -> Counting:
+    """The toy stages, followed by stand-ins for those that measure and show."""
+
+    def stand_in(verb: str, *reads: str) -> None:
+        def execute(job: Job) -> dict[str, Any]:
+            toy.executed.append(f"{job.instance.name} of {', '.join(job.upstream)}")
+            if job.instance.name == "evaluate.bad":
+                raise RunError("nothing to measure")
+            return {"text": ""}
+
+        changed = replace(stages.STAGES[verb], reads=lambda _r, _n: reads, method=lambda _r, _n: {}, execute=execute)
+        monkeypatch.setitem(stages.STAGES, verb, changed)
+
+    stand_in("evaluate", "toy")
+    stand_in("analyse", "toy")
+    stand_in("report", "index", "toy", "sum", "evaluate.x")
+    return toy
+
+
+def test_what_a_stopped_run_has_made_is_measured_and_shown_all_the_same(
+    tmp_path: Path, measured: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured.broken = {"train-00001"}
+    names = ("toy", "sum", "analyse.x", "evaluate.bad", "evaluate.x", "report")
+    with pytest.raises(TooManyDroppedError, match="toy: 1 of 5"):
+        bring(grid(), tmp_path, *names)
+    assert measured.executed == ["toy", "evaluate.bad of toy", "evaluate.x of toy", "report of index, toy, evaluate.x"]
+    assert "evaluate.bad is not made: nothing to measure" in caplog.text
+    measured.executed.clear()
+    bring(grid(), tmp_path, "sum", "report", max_dropped="1")  # and the page is made again once there is more to show
+    assert measured.executed == ["sum", "report of index, toy, sum, evaluate.x"]
 
 
 def test_healed_images_come_back_and_what_was_made_of_them_is_made_again(tmp_path: Path, toy: Counting) -> None:
