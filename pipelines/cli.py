@@ -14,9 +14,10 @@ from rich.logging import RichHandler
 from rich.table import Table as RichTable
 from typer.core import TyperGroup
 
+from pipelines.explain import explain
 from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes
 from pipelines.stage import Options
-from weaksam.errors import ConfigError, WeaksamError
+from weaksam.errors import ConfigError
 from weaksam.files import absolute, join, open_fs
 
 
@@ -511,10 +512,13 @@ def main() -> None:
         for entry_point in _extensions():
             entry_point.load()(app)
         app(prog_name="weaksam")
-    except WeaksamError as error:
-        _fail(str(error), error.exit_code)
     except KeyboardInterrupt:  # while verbs are being imported
         _interrupted()
+    except Exception as error:
+        told = explain(error)
+        if told is None:
+            raise
+        _fail(str(told), told.exit_code)
 
 
 def _run(

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import schemas
+from pipelines.explain import naming
 from weaksam.errors import RunError
 from weaksam.files import join, open_fs
 
@@ -138,8 +139,9 @@ def write_bytes(uri: str, data: bytes) -> None:
     if _is_local(fs):
         fs.makedirs(posixpath.dirname(path), exist_ok=True)
         temporary = posixpath.join(posixpath.dirname(path), f".{posixpath.basename(path)}.{uuid.uuid4().hex[:8]}")
-        fs.pipe_file(temporary, data)
-        fs.mv(temporary, path)
+        with naming(path):
+            fs.pipe_file(temporary, data)
+            fs.mv(temporary, path)
     else:
         fs.pipe_file(path, data)
 
@@ -171,7 +173,7 @@ def create_exclusively(uri: str, data: bytes) -> bool:
     if _is_local(fs):
         fs.makedirs(posixpath.dirname(path), exist_ok=True)
     try:
-        with fs.open(path, "xb") as file:  # O_EXCL on a disk, a conditional put (If-None-Match) on S3
+        with naming(path), fs.open(path, "xb") as file:  # O_EXCL on a disk, a conditional put (If-None-Match) on S3
             file.write(data)
     except FileExistsError:
         return False

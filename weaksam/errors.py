@@ -5,6 +5,7 @@
     ├── DataError          a data set, an annotation file or a table is malformed
     ├── CheckpointError    weights are missing, of another model, or not what their checksum says
     ├── RunError           a run folder is in use, incomplete or contradicts itself
+    ├── StorageError       a disk is full or read-only, a file is where a folder should be, a bucket does not answer
     └── ImageError         one image cannot be used; stages turn it into a row of ``_dropped``
 
 The first three are also ``ValueError``: the caller passed something wrong. A message says what was expected, what came,
@@ -32,6 +33,10 @@ class CheckpointError(WeaksamError, ValueError):
 
 class RunError(WeaksamError, RuntimeError):
     """A run folder is in use by another process, incomplete, or its proof does not hold."""
+
+
+class StorageError(WeaksamError):
+    """A file or folder cannot be read or written for a reason that lies outside: full, read-only, in the way, not reachable."""
 
 
 class ImageError(WeaksamError):
