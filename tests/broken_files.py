@@ -74,6 +74,8 @@ def unusual_files() -> dict[str, tuple[bytes, tuple[int, int]]]:
         "animated.png": encode(image, "PNG", save_all=True, append_images=others),
         "plain.bmp": encode(image, "BMP"),
         "plain.ppm": encode(image, "PPM"),
+        "plain.jp2": encode(image, "JPEG2000"),
+        "bare.j2k": encode(image, "JPEG2000", no_jp2=True),
         "a jpeg.png": encode(image, "JPEG"),
         "a png.JPG": encode(image, "PNG"),
         "blank # 100% [ü] ..x.png": encode(image, "PNG"),

@@ -1,12 +1,13 @@
 """Encoded bytes in, upright 8-bit RGB out, or an ``ImageError`` that says why not.
 
 The content decides what a file is: there is no extension here. Animations give their first frame, EXIF orientation is
-applied, transparency is laid over white (what a browser's empty page shows), samples of more than 8 bits are scaled
-where Pillow's own ``convert`` would clip them. What a damaged file lacks is never filled in.
+applied, transparency is laid over white (what a browser's empty page shows), samples of more than 8 bits are scaled by
+``depth``'s rule. Damaged or oversized metadata cost no picture; what a damaged file lacks is never filled in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
@@ -17,7 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from weaksam.depth import to_8_bits
 from weaksam.errors import ImageError
+from weaksam.metadata import without_metadata
+from weaksam.wide_samples import wide_colours, wide_greys
 
 # Pixels, height x width, read from the header before anything is decoded; more is a "decompression bomb". 128 Mi pixels
 # are 400 MB as RGB and more than any common camera takes. Pillow's own limit (twice ``Image.MAX_IMAGE_PIXELS``) also
@@ -25,15 +29,19 @@ from weaksam.errors import ImageError
 MAX_PIXELS = 2**27
 
 # Decoders that only compute. EPS, WMF and their like start other programs; formats of games and desktops are left out.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 # What data sets take for an image by its name, in lower case; whether it is one, the content decides.
 IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+    ".apng", ".avif", ".bmp", ".gif", ".j2c", ".j2k", ".jfif", ".jif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg",
+    ".jpx", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 
 # First bytes that leave no doubt about what the file set out to be.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+_JPEG_2000 = b"\xff\x4f\xff\x51"  # how its stream of pixels begins, with or without boxes around it
+_SIGNATURES = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", _JPEG_2000,
+)  # fmt: skip
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF orientation -> what undoes it (TIFF 6.0, tag 274)
@@ -53,7 +61,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
     """Decode the first frame of an image file of any common format.
 
     Args:
-        data: The file's content: AVIF, BMP, GIF, JPEG, PNG, PNM, TIFF or WebP.
+        data: The file's content: AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PNM, TIFF or WebP.
         max_pixels: Largest height x width to decode; lower is stricter.
 
     Returns:
@@ -70,7 +78,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _decode(data, max_pixels)
+            return _decode_any(data, max_pixels)
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -96,6 +104,19 @@ def check_resized(size_hw: tuple[int, int], longest_side: int) -> None:
         raise ImageError("too thin", f"{width} x {height} pixels leave no pixel at a longest side of {longest_side}")
 
 
+def _decode_any(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode; where that fails, decode what is left without the metadata. The first failure is the one to tell of."""
+    try:
+        return _decode(data, max_pixels)
+    except ImageError:
+        raise
+    except Exception:
+        for kept in without_metadata(data):
+            with contextlib.suppress(Exception):
+                return _decode(kept, max_pixels)
+        raise
+
+
 def _decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data), formats=_available_formats()) as image:
         width, height = image.size
@@ -108,7 +129,7 @@ def _decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         if _is_cut_short(data):
             raise ImageError("truncated", f"the file's {len(data):,} bytes hold no end of the image")
         upright = _UPRIGHT.get(_orientation(image))
-        rgb = _to_rgb(image)
+        rgb = _to_rgb(image, data)
         return np.array(rgb if upright is None else rgb.transpose(upright))
 
 
@@ -126,37 +147,17 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return _grey_to_rgb(np.asarray(image) >> 8)
-    if image.mode in ("I", "F"):
-        return _grey_to_rgb(_wide_to_8_bit(np.asarray(image, dtype=np.float64), image))
+def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
+    wide = wide_greys(image, data)
+    if wide is not None:
+        return Image.fromarray(to_8_bits(*wide)).convert("RGB")
+    wide = wide_colours(image, data)
+    colours = image if wide is None else Image.fromarray(to_8_bits(*wide)).convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = colours.convert("RGBA")
+        rgba.putalpha(image.convert("RGBA").getchannel("A"))
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _wide_to_8_bit(values: NDArray[np.float64], image: Image.Image) -> NDArray[np.float64]:
-    """Scale 32-bit samples, whose full scale no file states, to 0..255.
-
-    The first customary full scale that holds them all counts: 1 (floats only), 255, 65535. Other values, negative ones
-    for instance, are stretched between their extremes. What is not finite becomes 0.
-    """
-    values = np.where(np.isfinite(values), values, 0.0)
-    low, high = values.min(), values.max()
-    if image.format == "PPM" and image.mode == "I":
-        full_scales = [65535.0]  # Pillow has scaled these by the header's maxval
-    else:
-        full_scales = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
-    full_scale = next((scale for scale in full_scales if low >= 0 and high <= scale), None)
-    if full_scale is None:
-        values, full_scale = values - low, high - low
-    return values * (255.0 / full_scale) + 0.5
-
-
-def _grey_to_rgb(grey: NDArray[np.generic]) -> Image.Image:
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    return colours.convert("RGB")
 
 
 def _unidentified(data: bytes) -> ImageError:
@@ -171,11 +172,13 @@ def _is_webp(data: bytes) -> bool:
 
 
 def _is_cut_short(data: bytes) -> bool:
-    """Whether a JPEG, PNG or WebP file lacks the end that its format prescribes; False for other formats."""
+    """Whether a JPEG, JPEG 2000, PNG or WebP file lacks the end that its format prescribes; False for other formats."""
     if data.startswith(b"\xff\xd8\xff"):
         return data.find(b"\xff\xd9", _first_scan_of_jpeg(data)) < 0
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in data
+    if data.startswith((b"\0\0\0\x0cjP  ", _JPEG_2000)):
+        return data.find(b"\xff\xd9", max(data.find(_JPEG_2000), 0)) < 0
     return _is_webp(data) and len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0])
 
 

@@ -124,7 +124,7 @@ def test_class_named_twice_is_an_error(tmp_path: Path) -> None:
 
 
 def test_folder_without_images_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected images \(\.avif .*found none among 1 files; check the path"):
+    with pytest.raises(DataError, match=r"expected images \(\.apng .*found none among 1 files; check the path"):
         write_tree(tmp_path, "notes.txt")
 
 
