@@ -7,9 +7,11 @@ S3 clients take their endpoint and credentials from the environment (``AWS_ENDPO
 
 from __future__ import annotations
 
+import codecs
 import os
 import posixpath
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_BYTE_ORDER_MARKS = (  # UTF-32's begins as UTF-16's does
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _READERS = 32  # concurrent reads; small objects on S3 wait for the network, not for this machine
 
 
@@ -100,14 +109,43 @@ def read_annotations(uris: Sequence[str]) -> Iterator[bytes]:
 
 
 def read_texts(uris: Sequence[str]) -> Iterator[str]:
-    """Read annotation files as UTF-8, with or without a byte-order mark, in the order of ``uris``. Raises ``DataError``."""
+    """Read annotation files as text, in the order of ``uris``: UTF-8, or what their byte-order marks say.
+
+    Raises:
+        DataError: A file cannot be read, or is not text in these encodings.
+    """
     for uri, data in zip(uris, read_annotations(uris), strict=True):
-        try:
-            yield data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            got = f"{data[error.start]:#04x}"
-            raise DataError(f"{uri}:{line}: expected UTF-8 text, got byte {got}; save the file as UTF-8") from error
+        yield decode_text(data, uri)
+
+
+def decode_text(data: bytes, uri: str, encoding: str = "") -> str:
+    """Decode a text file.
+
+    Args:
+        data: Its content.
+        uri: Its address, for the message.
+        encoding: What the file says of itself; a byte-order mark overrules it, and UTF-8 is meant where neither is.
+
+    Raises:
+        DataError: Bytes that this encoding does not know, or zeros, with their line.
+    """
+    encoding = next((codec for mark, codec in _BYTE_ORDER_MARKS if data.startswith(mark)), encoding or "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        text, got = error.object[: error.start].decode(encoding), f"byte {error.object[error.start]:#04x}"
+    else:
+        if "\0" not in text:
+            return text
+        text, got = text[: text.index("\0")], "a zero byte"
+    line = 1 + text.count("\n")
+    name = "UTF-8" if encoding in ("utf-8", "utf-8-sig") else encoding
+    raise DataError(f"{uri}:{line}: expected {name} text, got {got}; save the file as UTF-8")
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text of any system: ended by LF, CR LF or CR, and by nothing else that Unicode calls a line's end."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
 def read_text(uri: str) -> str:
@@ -132,7 +170,7 @@ def list_folders(uri: str) -> list[str]:
             items = fs.ls(path, detail=True)
             names = [posixpath.basename(item["name"].rstrip("/")) for item in items if item["type"] == "directory"]
         else:  # follows links, which fsspec does not
-            names = [entry.name for entry in os.scandir(path) if entry.is_dir()]
+            names = [entry.name for entry in _scan(path) if _leads_to_folder(entry)]
     return sorted(name for name in names if not name.startswith("."))
 
 
@@ -140,10 +178,11 @@ def list_files(uri: str) -> list[tuple[str, int]]:
     """List every file under the folder ``uri`` as (POSIX path relative to it, bytes), sorted by path.
 
     Hidden files and folders (a leading dot) are left out, and so are S3's empty "folder" keys. Local links are followed,
-    each folder once; a dangling link counts 0 bytes. A folder that is missing or empty gives an empty list.
+    each folder once, by its path without links if it has one; a link that leads nowhere, or to itself, counts 0 bytes. A
+    folder that is missing or empty gives an empty list.
 
     Raises:
-        DataError: The folder cannot be listed, or a name is not valid Unicode, so that no table could hold it.
+        DataError: A folder cannot be listed, or a name is not valid Unicode, so that no table could hold it.
     """
     fs, path = open_fs(uri)
     with _listing(uri):
@@ -152,7 +191,10 @@ def list_files(uri: str) -> list[tuple[str, int]]:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise DataError(f"{uri}: expected file names in UTF-8, got {name!a}; rename the file") from None
+            raise DataError(
+                f"{uri}: expected file names in UTF-8, got {name!a}; rename it (convmv -f latin1 -t utf8 -r --notest "
+                "does so for a whole folder of Latin-1 names), or move it elsewhere"
+            ) from None
     return found
 
 
@@ -175,30 +217,71 @@ def _listing(uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # as in _fetch
+        place = getattr(error, "filename", None) or uri
         raise DataError(
-            f"{uri}: cannot list this folder ({type(error).__name__}: {error}); check the address, its permissions and, "
-            "if it is remote, the credentials in the environment"
+            f"{place if isinstance(place, str) else uri}: cannot list this folder ({type(error).__name__}: {error}); "
+            + _listing_remedy(uri, error)
         ) from error
 
 
-def _walk_local(root: str) -> Iterator[tuple[str, int]]:
-    def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
+def _listing_remedy(uri: str, error: Exception) -> str:
+    if is_remote(uri):
+        return "check the address, its permissions and the credentials in the environment"
+    if isinstance(error, NotADirectoryError):
+        return "give the folder that holds it"
+    if isinstance(error, PermissionError):
+        return "check the address, its permissions (chmod -R u+rX), or move it out of the data set"
+    return "check the address, its permissions and its links, or move it out of the data set"
 
+
+def _walk_local(root: str) -> Iterator[tuple[str, int]]:
+    """Folders before the links to them, so that a folder goes by the same path whatever its links are called."""
     visited: set[str] = set()
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+    folders, links = deque([root]), deque[str]()
+    while folders or links:
+        folder = (folders or links).popleft()
         real = os.path.realpath(folder)
         if real in visited:
-            folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = os.path.join(folder, name)
-            dangling = not os.path.exists(path)
-            if not name.startswith(".") and (dangling or os.path.isfile(path)):  # neither pipes nor sockets
-                yield posixpath.relpath(path, root), 0 if dangling else os.path.getsize(path)
+        for entry in _scan(folder):
+            if entry.name.startswith("."):
+                continue
+            if _leads_to_folder(entry):
+                (links if entry.is_symlink() else folders).append(entry.path)
+            elif _is_file_or_dangling(entry):
+                yield posixpath.relpath(entry.path, root), _size(entry)
+
+
+def _scan(folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; nothing if it is gone."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or past what may be seen
+        return False
+
+
+def _is_file_or_dangling(entry: os.DirEntry[str]) -> bool:
+    """Whether reading it gives a picture or a reason why not; False for pipes and sockets."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:
+        return True
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return 0
 
 
 def _walk_remote(fs: AbstractFileSystem, root: str) -> Iterator[tuple[str, int]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,6 +137,51 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert files.list_files(str(tmp_path / "set")) == [("images/a.jpg", 3)]
 
 
+def test_folder_goes_by_its_path_without_links(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"abc")
+    (tmp_path / "album").symlink_to(tmp_path / "photos")  # comes first by name
+    (tmp_path / "photos" / "again").symlink_to(tmp_path / "photos")
+    assert files.list_files(str(tmp_path)) == [("photos/a.jpg", 3)]
+
+
+def test_links_to_themselves_and_in_circles_cost_nothing_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"abc")
+    (tmp_path / "self.jpg").symlink_to("self.jpg")
+    (tmp_path / "to").symlink_to("fro")
+    (tmp_path / "fro").symlink_to("to")
+    (tmp_path / "VOC2007").symlink_to("VOC2007")
+    expected = [("VOC2007", 0), ("a.jpg", 3), ("fro", 0), ("self.jpg", 0), ("to", 0)]
+    assert files.list_files(str(tmp_path)) == expected
+    assert files.list_folders(str(tmp_path)) == []
+    with pytest.raises(ImageError, match=r"unreadable: .*self\.jpg"):
+        files.read_bytes(str(tmp_path / "self.jpg"))
+
+
+def test_folders_that_link_to_each_other_are_listed_once(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.jpg").touch()
+        (tmp_path / name / "other").symlink_to(tmp_path / other)
+    assert files.list_files(str(tmp_path)) == [("a/a.jpg", 0), ("b/b.jpg", 0)]
+
+
+@pytest.mark.parametrize("target", ["loop", "x" * 300, "a.jpg", "zero\0byte"])
+def test_address_that_is_no_folder_is_an_error_of_the_data(tmp_path: Path, target: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(DataError, match=r"cannot list this folder .*; (check the address|give the folder)"):
+        files.list_files(str(tmp_path / target))
+
+
+def test_forbidden_sub_folder_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folder is forbidden to others altogether
+        os.chmod(folder, 0o755)
+        os.mkdir(f"{folder}/sub", 0)
+        with without_root(), pytest.raises(DataError, match=rf"^{folder}/sub: cannot list .*chmod -R"):
+            files.list_files(folder)
+
+
 def test_pipes_are_not_listed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     assert files.list_files(str(tmp_path)) == []
@@ -206,12 +252,49 @@ def test_missing_annotation_is_an_error_of_the_data(root: str) -> None:
         list(files.read_annotations([files.join(root, "no.xml")]))
 
 
-def test_text_may_begin_with_a_byte_order_mark_but_must_be_utf_8(tmp_path: Path) -> None:
-    (tmp_path / "bom.csv").write_bytes("\ufeffpath,ü\n".encode())
-    assert files.read_text(str(tmp_path / "bom.csv")) == "path,ü\n"
-    (tmp_path / "latin.csv").write_bytes("path\nü\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.csv:2: expected UTF-8 text, got byte 0xfc"):
-        files.read_text(str(tmp_path / "latin.csv"))
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_text_is_utf_8_or_what_its_byte_order_mark_says(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes("path,ü漢\n".encode(encoding))
+    assert files.read_text(str(tmp_path / "a.csv")) == "path,ü漢\n"
+
+
+def test_high_byte_first_is_read_too(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("\ufeffpath,ü\n".encode("utf-16-be"))
+    assert files.read_text(str(tmp_path / "a.csv")) == "path,ü\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param("path\nü\n".encode("latin-1"), ":2: expected UTF-8 text, got byte 0xfc", id="Latin-1"),
+        pytest.param(b"\xef\xbb\xbfa\nb\n\xfc", ":3: expected UTF-8 text, got byte 0xfc", id="Latin-1 behind a mark"),
+        pytest.param("a\n漢\n".encode("gbk"), ":2: expected UTF-8 text, got byte 0x9d", id="GBK"),
+        pytest.param(
+            "a\nb".encode("utf-16-le"), ":1: expected UTF-8 text, got a zero byte", id="UTF-16 without a mark"
+        ),
+        pytest.param("\ufeffa\nb".encode("utf-16-le")[:-1], ":2: expected utf-16 text", id="UTF-16 cut in a letter"),
+        pytest.param(b"a\n\0\n", ":2: expected UTF-8 text, got a zero byte; save the file as UTF-8", id="zero"),
+    ],
+)
+def test_text_of_another_encoding_is_named_with_its_line(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(DataError, match=rf"a\.csv{message}"):
+        files.read_text(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", [""]),
+        ("a", ["a"]),
+        ("a\n", ["a"]),
+        ("a\r\nb\r\n", ["a", "b"]),
+        ("a\rb\n\nc", ["a", "b", "", "c"]),
+        ("a\x85b\u2028c\x0bd\n", ["a\x85b\u2028c\x0bd"]),
+    ],
+)
+def test_lines_end_as_text_files_end_them(text: str, lines: list[str]) -> None:
+    assert files.split_lines(text) == lines
 
 
 def test_unknown_scheme_is_an_error_of_the_data() -> None:
