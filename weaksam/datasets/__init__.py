@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from weaksam.config import DataConfig
-from weaksam.datasets import coco, voc
+from weaksam.datasets import coco_layout, voc
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.folder import FolderDataset
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.datasets.shapes import Shapes
 from weaksam.datasets.voc import VocDataset
 from weaksam.errors import ConfigError
-from weaksam.files import absolute
+from weaksam.files import absolute, list_files
 from weaksam.structures import GroundTruth, ImageRecord
 
 
@@ -78,15 +78,29 @@ def open_dataset(config: DataConfig) -> Dataset:
 def detect_kind(uri: str) -> str:
     """Tell the kind of the data set at ``uri`` from its layout.
 
-    ``shapes:`` is drawn; ``ImageSets/Main`` there or in ``VOC…`` below is VOC; ``annotations/instances_*.json`` is COCO;
+    ``shapes:`` is drawn; ``ImageSets/Main`` there or in ``VOC…`` below is VOC; instances files (``coco_layout``) are COCO;
     everything else is a folder.
+
+    Raises:
+        ConfigError: It has the layouts of several kinds.
     """
     if uri.startswith("shapes:"):
         return "shapes"
     root = absolute(uri)
-    if voc.find_roots(root):
-        return "voc"
-    return "coco" if coco.find_splits(root) else "folder"
+    paths = [path for path, _ in list_files(root)]
+    roots, splits = voc.find_roots(root), coco_layout.annotation_files(root, paths)
+    shown = {
+        "voc": f"VOC ({', '.join(roots)})" if roots else "",
+        "coco": f"COCO (splits {', '.join(splits)})" if splits else "",
+        "folder": "a folder with labels.csv" if "labels.csv" in paths else "",
+    }
+    kinds = [kind for kind, what in shown.items() if what]
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"{uri}: expected a data set of one kind, found {' and '.join(shown[kind] for kind in kinds)}; say which is meant: "
+            f"--set data.kind={kinds[0]}"
+        )
+    return kinds[0] if kinds else "folder"
 
 
 def train_split(dataset: Dataset, config: DataConfig) -> str:

@@ -1,30 +1,32 @@
-"""COCO: ``annotations/instances_<split>.json`` and folders of images.
+"""COCO: instances files and folders of images; ``coco_layout`` says where they lie, ``picture_search`` how names find images.
 
 Image-level labels come from ``category_id`` and ``iscrowd`` alone; ``bbox`` is looked at by ``ground_truth`` and nowhere
-else. XYWH becomes XYXY with exclusive right and bottom. Classes are ordered by ascending category id. A crowd, whose box
+else. XYWH becomes XYXY with exclusive right and bottom. Classes are ordered by ascending category id, and are all that the
+file names, whether or not an object is of them (Roboflow's first category is a heading without objects). A crowd, whose box
 says little about single objects, is to labels what VOC's difficult objects are: it counts for ``labels_difficult`` only.
+
+An image's id is COCO's in decimal digits. Where splits count their images anew, so that one number means two pictures, it is
+``<split>/<number>`` for every image of the data set.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import posixpath
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
+from weaksam.datasets.coco_file import CocoFile, read_coco_file
+from weaksam.datasets.coco_layout import annotation_files, one_per_split
 from weaksam.datasets.ground_truth import TrueObject, ground_truth_of
-from weaksam.datasets.passed_over import PassedOver
+from weaksam.datasets.passed_over import PassedOver, by_suffix
+from weaksam.datasets.picture_search import Pictures, choose, names_split
 from weaksam.errors import DataError
 from weaksam.files import join, list_files, read_annotations
 from weaksam.images import IMAGE_SUFFIXES
 from weaksam.structures import GroundTruth, ImageRecord
-
-_FOLDER = "annotations"
-_PREFIX = "instances_"
 
 
 class CocoDataset:
@@ -33,25 +35,28 @@ class CocoDataset:
     kind: ClassVar[str] = "coco"
 
     def __init__(self, uri: str, *, splits: Sequence[str] = ()) -> None:
-        """Open a data set; the JSON files are parsed when first asked for.
+        """Open a data set; the JSON files of the splits in use are parsed when first asked for.
 
         Args:
-            uri: The folder that holds ``annotations``.
+            uri: The folder that holds annotation files and images.
             splits: Splits to use; empty = all. Only their files are read.
 
         Raises:
-            DataError: There are no instances files, or not of these splits.
+            DataError: There are no instances files, not of these splits, or several of one.
         """
         self._root = uri
-        available = find_splits(uri)
-        missing = [split for split in splits if split not in available]
-        if missing or not available:
+        self._listing = dict(list_files(uri))
+        self._available = annotation_files(uri, self._listing)
+        missing = [split for split in splits if split not in self._available]
+        if missing or not self._available:
             raise DataError(
-                f"{join(uri, _FOLDER)}: expected {_PREFIX}{missing[0] if missing else 'train2017'}.json or the like, "
-                f"found splits {', '.join(available) or 'none'}; set data.splits or check the path"
+                f"{join(uri, 'annotations')}: expected instances_{missing[0] if missing else 'train2017'}.json or the like, "
+                f"found splits {', '.join(self._available) or 'none'}; set data.splits or check the path"
             )
-        self.splits: tuple[str, ...] = tuple(splits) or available
-        self._loaded: dict[str, _Split] = {}
+        self.splits: tuple[str, ...] = tuple(splits) or tuple(self._available)
+        self._paths = one_per_split(uri, self._available, self.splits)
+        self._files: dict[str, CocoFile] = {}
+        self._pictures_of: dict[str, list[str]] = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -72,23 +77,22 @@ class CocoDataset:
             DataError: Unknown split, malformed file, duplicate ids, or none of its images found.
         """
         loaded = self._load(split)
-        folder = self._image_folder(split)
         index = {category_id: i for i, category_id in enumerate(self.category_ids)}
         labels: dict[int, set[int]] = defaultdict(set)
         labels_difficult: dict[int, set[int]] = defaultdict(set)
-        for item in loaded.objects:
-            labels_difficult[item.image_id].add(index[item.category_id])
+        for item in loaded.annotations:
+            labels_difficult[item.image].add(index[item.category])
             if not item.crowd:
-                labels[item.image_id].add(index[item.category_id])
+                labels[item.image].add(index[item.category])
         return [
             ImageRecord(
-                image_id=str(image.image_id),
-                uri=join(self._root, folder, image.file_name),
+                image_id=self._image_id(split, image.number),
+                uri=join(self._root, path),
                 split=split,
-                labels=tuple(sorted(labels[image.image_id])),
-                labels_difficult=tuple(sorted(labels_difficult[image.image_id])),
+                labels=tuple(sorted(labels[image.number])),
+                labels_difficult=tuple(sorted(labels_difficult[image.number])),
             )
-            for image in loaded.images
+            for image, path in zip(loaded.images, self._pictures(split), strict=True)
         ]
 
     def ground_truth(self, split: str) -> dict[str, GroundTruth]:
@@ -102,189 +106,122 @@ class CocoDataset:
         loaded = self._load(split)
         index = {category_id: i for i, category_id in enumerate(self.category_ids)}
         objects: dict[int, list[TrueObject]] = defaultdict(list)
-        for item in loaded.objects:
-            box_xyxy = _box_xyxy(item, loaded.uri)
-            objects[item.image_id].append(TrueObject(box_xyxy, index[item.category_id], crowd=item.crowd))
-        return {str(image.image_id): ground_truth_of(objects[image.image_id], image.size_hw) for image in loaded.images}
+        for item in loaded.annotations:
+            box_xyxy = item.box_xyxy(loaded.uri)
+            objects[item.image].append(TrueObject(box_xyxy, index[item.category], crowd=item.crowd))
+        return {
+            self._image_id(split, image.number): ground_truth_of(objects[image.number], image.size_hw)
+            for image in loaded.images
+        }
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:
-        """Nothing yet."""
-        return ()
+        """Listed images without a file, and files that are neither images of the splits in use nor their annotations."""
+        missing = [path for split in self.splits for path in self._pictures(split) if path not in self._listing]
+        used = {path for split in self.splits for path in self._pictures(split)}
+        known = {path for paths in self._available.values() for path in paths}
+        others = [path for path in self._listing if path not in used and path not in known]
+        unlisted = [path for path in others if path.lower().endswith(IMAGE_SUFFIXES)]
+        texts = [path for path in others if path.lower().endswith((".json", ".json.gz"))]
+        apart = {*unlisted, *texts}
+        groups = (
+            ("listed images without a file", missing, "put them there or remove them from the list"),
+            ("images that no split in use lists", unlisted, ""),
+            ("annotation files that are not read", texts, "call one annotations/instances_<split>.json to read it"),
+        )
+        told = [PassedOver(what, len(paths), paths[0], remedy) for what, paths, remedy in groups if paths]
+        return (*told, *by_suffix(path for path in others if path not in apart))
 
     def fingerprint(self) -> str:
         """Changes with the content of the annotation files in use and with the names and sizes of all images."""
         digest = hashlib.sha256(b"coco")
-        for split in self.splits:
-            (data,) = read_annotations([self._uri(split)])
+        for split, path in self._paths.items():
+            (data,) = read_annotations([join(self._root, path)])
             digest.update(f"{split} {hashlib.sha256(data).hexdigest()}".encode())
-        digest.update(repr(sorted(self._image_sizes.items())).encode())
+        sizes = [(name, size) for name, size in self._listing.items() if name.lower().endswith(IMAGE_SUFFIXES)]
+        digest.update(repr(sizes).encode())
         return digest.hexdigest()[:16]
-
-    def _uri(self, split: str) -> str:
-        return join(self._root, _FOLDER, f"{_PREFIX}{split}.json")
 
     @property
     def _categories(self) -> tuple[tuple[int, str], ...]:
         return self._load(self.splits[0]).categories
 
-    @cached_property
-    def _image_sizes(self) -> dict[str, int]:
-        """Bytes of every image file under the root, by path."""
-        return {name: size for name, size in list_files(self._root) if name.lower().endswith(IMAGE_SUFFIXES)}
-
-    def _load(self, split: str) -> _Split:
+    def _load(self, split: str) -> CocoFile:
         if split not in self.splits:
             raise DataError(f"{self._root}: expected a split of {', '.join(self.splits)}, got {split!r}")
-        if split not in self._loaded:
-            self._loaded[split] = _read_split(self._uri(split))
-            if self._loaded[split].categories != self._categories:
+        if split not in self._files:
+            loaded = self._files[split] = read_coco_file(join(self._root, self._paths[split]))
+            if loaded.categories != self._categories:
                 raise DataError(
-                    f"{self._uri(split)}: expected the categories of {self._uri(self.splits[0])}, got other ids or names; "
+                    f"{loaded.uri}: expected the categories of {self._load(self.splits[0]).uri}, got other ids or names; "
                     "name splits of one data set in data.splits"
                 )
-        return self._loaded[split]
+        return self._files[split]
 
-    def _image_folder(self, split: str) -> str:
-        """The folder, relative to the root, under which most of the split's images lie; usual ones win a tie."""
-        names = {image.file_name for image in self._load(split).images}
-        by_basename = defaultdict(list)
-        for name in names:
-            by_basename[posixpath.basename(name)].append(name)
-        hits = Counter({split: 0, f"images/{split}": 0, "images": 0, "": 0})
-        for path in self._image_sizes:
-            for name in by_basename.get(posixpath.basename(path), ()):
-                if f"/{path}".endswith(f"/{name}"):
-                    hits[path.removesuffix(name).rstrip("/")] += 1
-        folder, found = hits.most_common(1)[0]
-        if names and not found:
-            raise DataError(
-                f"{self._root}: expected the {len(names):,} images of {self._uri(split)} in {split}/, images/{split}/ or "
-                f"another folder, found none (e.g. {min(names)}); put them there or leave the split out of data.splits"
+    def _image_id(self, split: str, number: int) -> str:
+        return f"{split}/{number}" if self._numbered_anew else str(number)
+
+    @cached_property
+    def _numbered_anew(self) -> bool:
+        """Whether one number means two pictures; two splits that list one picture overlap, which is another matter."""
+        pictures: dict[int, str] = {}
+        for split in self.splits if len(self.splits) > 1 else ():
+            for image, path in zip(self._load(split).images, self._pictures(split), strict=True):
+                if pictures.setdefault(image.number, path) != path:
+                    return True
+        return False
+
+    @cached_property
+    def _search(self) -> Pictures:
+        return Pictures(self._root, self._listing)
+
+    def _pictures(self, split: str) -> list[str]:
+        """The path of each image of a split relative to the root; of a missing one, where it should be."""
+        if split not in self._pictures_of:
+            loaded = self._load(split)
+            found = [self._search.search(image.file_name) for image in loaded.images]
+            if found and not any(one.paths for one in found):
+                raise self._none_found(split, loaded)
+            others = self._available.keys() - {split}
+            paths = choose(
+                found,
+                split=split,
+                other_splits=others,
+                beside=posixpath.dirname(self._paths[split]),
+                where=lambda n: f"{loaded.uri}: {loaded.images[n].where}",
             )
-        return folder
+            self._refuse_pictures_of(others, split, loaded, paths)
+            self._pictures_of[split] = paths
+        return self._pictures_of[split]
 
-
-class _Image(NamedTuple):
-    image_id: int
-    file_name: str
-    size_hw: tuple[int, int]  # 0 where the file does not say
-
-
-class _Object(NamedTuple):
-    annotation_id: Any
-    image_id: int
-    category_id: int
-    crowd: bool
-    bbox: Any  # as it stands in the file
-
-
-class _Split(NamedTuple):
-    uri: str
-    categories: tuple[tuple[int, str], ...]  # ascending ids
-    images: list[_Image]
-    objects: list[_Object]
-
-
-def find_splits(uri: str) -> tuple[str, ...]:
-    """Names of the splits that have a file ``annotations/instances_<split>.json``, sorted."""
-    names = [name for name, _ in list_files(join(uri, _FOLDER)) if "/" not in name]
-    return tuple(
-        name.removeprefix(_PREFIX).removesuffix(".json")
-        for name in names
-        if name.startswith(_PREFIX) and name.endswith(".json")
-    )
-
-
-def _read_split(uri: str) -> _Split:
-    (data,) = read_annotations([uri])
-    try:
-        document = json.loads(data)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{uri}:{error.lineno}:{error.colno}: expected JSON: {error.msg}; repair the file") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{uri}: expected JSON in UTF-8: {error}; repair the file") from error
-    if not isinstance(document, dict):
-        raise DataError(f"{uri}: expected an object of images, annotations and categories, got {_kind(document)}")
-    categories = _read_categories(document, uri)
-    images = _read_images(document, uri)
-    objects = _read_objects(document, uri, {i for i, _ in categories}, {image.image_id for image in images})
-    return _Split(uri, categories, images, objects)
-
-
-def _read_categories(document: dict[str, Any], uri: str) -> tuple[tuple[int, str], ...]:
-    categories = []
-    for number, item in enumerate(_list(document, "categories", uri)):
-        where = ("categories", number)
-        categories.append((_get(item, "id", int, where, uri), _get(item, "name", str, where, uri)))
-    for key, values in (("id", [i for i, _ in categories]), ("name", [name for _, name in categories])):
-        for value, count in Counter(values).items():
-            if count > 1:
-                raise DataError(
-                    f"{uri}: categories: {key} {value!r} occurs {count} times; remove or rename all but one"
-                )
-    return tuple(sorted(categories))
-
-
-def _read_images(document: dict[str, Any], uri: str) -> list[_Image]:
-    images: dict[int, _Image] = {}
-    for number, item in enumerate(_list(document, "images", uri)):
-        where = ("images", number)
-        image_id = _get(item, "id", int, where, uri)
-        if image_id in images:
-            raise DataError(f"{uri}: images[{number}]: id {image_id} occurs a second time; remove or renumber one")
-        height, width = (_get(item, side, int, where, uri) if side in item else 0 for side in ("height", "width"))
-        images[image_id] = _Image(image_id, _get(item, "file_name", str, where, uri), (height, width))
-    return list(images.values())
-
-
-def _read_objects(document: dict[str, Any], uri: str, category_ids: set[int], image_ids: set[int]) -> list[_Object]:
-    objects = []
-    for number, item in enumerate(_list(document, "annotations", uri)):
-        where = ("annotations", number)
-        image_id = _get(item, "image_id", int, where, uri)
-        category_id = _get(item, "category_id", int, where, uri)
-        if image_id not in image_ids:
-            raise DataError(
-                f"{uri}: annotations[{number}]: image_id {image_id} is not among the images; correct or add it"
-            )
-        if category_id not in category_ids:
-            known = ", ".join(map(str, sorted(category_ids)))
-            raise DataError(
-                f"{uri}: annotations[{number}]: category_id {category_id} is not among the categories ({known}); "
-                "correct or add it"
-            )
-        objects.append(_Object(item.get("id"), image_id, category_id, bool(item.get("iscrowd", 0)), item.get("bbox")))
-    return objects
-
-
-def _list(document: dict[str, Any], key: str, uri: str) -> list[dict[str, Any]]:
-    entries = document.get(key)
-    if not isinstance(entries, list):
-        raise DataError(f'{uri}: expected a list "{key}", got {_kind(entries)}; is this an instances file?')
-    return entries
-
-
-def _get(item: object, key: str, kind: type, where: tuple[str, int], uri: str) -> Any:
-    value = item.get(key) if isinstance(item, dict) else None
-    if not isinstance(value, kind) or isinstance(value, bool):
-        name = {int: "an integer", str: "a string"}[kind]
-        got = _kind(item) if not isinstance(item, dict) else repr(value) if key in item else "nothing"
-        raise DataError(f'{uri}: {where[0]}[{where[1]}]: expected {name} "{key}", got {got}; correct the file')
-    return value
-
-
-def _box_xyxy(item: _Object, uri: str) -> tuple[float, float, float, float]:
-    box = item.bbox
-    numbers = isinstance(box, list) and all(isinstance(value, int | float) and math.isfinite(value) for value in box)
-    if not numbers or len(box) != 4:
-        raise DataError(
-            f'{uri}: annotation {item.annotation_id} of image {item.image_id}: expected "bbox" [x, y, width, height], '
-            f"got {box!r}; correct the file"
+    def _none_found(self, split: str, loaded: CocoFile) -> DataError:
+        names = [image.file_name for image in loaded.images]
+        lying = [path for path in self._listing if path.lower().endswith(IMAGE_SUFFIXES)]
+        there = f"{len(lying):,} images of other names lie there, e.g. {lying[0]}" if lying else "no images lie there"
+        return DataError(
+            f"{self._root}: expected the {len(names):,} images of {loaded.uri} in {split}/, images/{split}/ or another folder, "
+            f"found none (e.g. {min(names)}; {there}); put them there, correct file_name, or name the other splits in "
+            "data.splits"
         )
-    x, y, width, height = (float(value) for value in box)
-    return x, y, x + width, y + height
+
+    def _refuse_pictures_of(self, others: set[str], split: str, loaded: CocoFile, paths: Sequence[str]) -> None:
+        """Refuse pictures that were found in the folder of another split alone, which lists them as other images."""
+        for other in sorted(others):
+            there = [n for n, path in enumerate(paths) if _lies_in(path, other, split, self._available)]
+            if not there or len(self._available[other]) > 1:
+                continue
+            uri = join(self._root, self._available[other][0])
+            theirs = self._load(other) if other in self.splits else read_coco_file(uri)
+            numbers = {image.file_name: image.number for image in theirs.images}
+            for n in there:
+                image = loaded.images[n]
+                if numbers.get(image.file_name, image.number) != image.number:
+                    raise DataError(
+                        f"{loaded.uri}: {image.where}: {image.file_name!r} was found only as {paths[n]}, which is image "
+                        f"{numbers[image.file_name]} of split {other}; put the pictures of {split} into a folder {split}"
+                    )
 
 
-def _kind(value: object) -> str:
-    return {dict: "an object", list: "a list", str: "a string", type(None): "nothing"}.get(type(value), "a number")
+def _lies_in(path: str, other: str, split: str, splits: dict[str, list[str]]) -> bool:
+    folder = posixpath.dirname(path)
+    return other in folder.split("/") and names_split(folder, split, splits.keys() - {split}) < 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class PassedOver(NamedTuple):
+@dataclass(frozen=True)
+class PassedOver:
     """Files of one sort that a data set did not read."""
 
     what: str  # a plural: "files .heic", "annotation files of an unknown layout", "empty split lists"
