@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table as TextTable
 
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.figures import percent
@@ -22,6 +21,7 @@ from pipelines.recipe import Recipe
 from pipelines.schemas import IMAGES, PSEUDO_LABELS
 from pipelines.stage import Job
 from pipelines.store import write_json
+from pipelines.text_table import Kind, TextTable
 from pipelines.train import CHECKPOINTS
 from weaksam.config import RoiDropConfig, require
 from weaksam.structures import GroundTruth, PseudoGroundTruth, no_objects
@@ -210,9 +210,9 @@ def best_ious(boxes_xyxy: NDArray[np.float32], objects_xyxy: NDArray[np.float32]
 def text_table(analysis: Mapping[str, Any], loss: str) -> TextTable:
     """Lay out one loss's bins for the console."""
     found = analysis["losses"][loss]
-    text = TextTable(title=f"{LOSSES[loss]}, {analysis['regions']:,} foreground regions", title_justify="left")
-    for name in ("bin", "regions", f"error rate (IoU {ERROR_IOU:g})"):
-        text.add_column(name, justify="right")
+    text = TextTable(f"{LOSSES[loss]}, {analysis['regions']:,} foreground regions")
+    text.add_columns(Kind.NAME, "bin")
+    text.add_columns(Kind.FIGURE, "regions", f"error rate, % (IoU {ERROR_IOU:g})")
     for n, row in enumerate(found["bins"]):
         edges = f"{n / BINS:.1f} to {(n + 1) / BINS:.1f}"
         text.add_row(edges, f"{row['count']:,}", percent(row["error_rate"][str(ERROR_IOU)]))

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from rich.table import Table as TextTable
 
 from pipelines import cluster
 from pipelines.actors import guarded, use_threads, write_dropped
@@ -43,6 +42,7 @@ from pipelines.schemas import (
 )
 from pipelines.stage import Job
 from pipelines.store import Table, write_json
+from pipelines.text_table import Kind, TextTable
 from weaksam.errors import DataError
 from weaksam.structures import CLUE_SOURCES, SOURCES, GroundTruth, Prompts, Proposals, no_objects
 
@@ -333,10 +333,9 @@ def _mean_and_spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def text_table(analysis: Mapping[str, Any], iou_thresholds: Sequence[float]) -> TextTable:
     """Lay out the rows for the console, each clue source followed by its two controls."""
     title = f"{analysis['split']}: {analysis['images']:,} images, clues against controls"
-    text = TextTable(title=title, title_justify="left")
-    text.add_column("source", no_wrap=True)
-    for name in ("points", "boxes", *(f"R@{t:g}" for t in iou_thresholds)):
-        text.add_column(name, justify="right")
+    text = TextTable(title)
+    text.add_columns(Kind.NAME, "source")
+    text.add_columns(Kind.FIGURE, "points", "boxes", *(f"R@{t:g}" for t in iou_thresholds))
     for label, row in table_rows(analysis):
         spread = row.get("spread")
         recalls = [

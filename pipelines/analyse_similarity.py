@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
-from rich.table import Table as TextTable
 
 from pipelines.analyse_prompts import ANALYSIS_FILE, analysed_split, first_proposed
 from pipelines.detect import DETECTOR_FILE
@@ -26,6 +25,7 @@ from pipelines.recipe import Recipe, to_plain
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job
 from pipelines.store import Table, write_bytes, write_json
+from pipelines.text_table import Kind, TextTable
 from weaksam.config import DetectConfig
 from weaksam.structures import SOURCES
 
@@ -206,10 +206,9 @@ def mean_and_spread(values: Mapping[str, float | None]) -> dict[str, float | Non
 def text_table(analysis: Mapping[str, Any]) -> TextTable:
     """Lay the rows out for the console."""
     title = f"{analysis['split']}: {len(analysis['images']):,} images, mean cosine of their proposals' features"
-    text = TextTable(title=title, title_justify="left")
-    text.add_column("sources", no_wrap=True)
-    for name in ("proposals", "mean", "spread", "images"):
-        text.add_column(name, justify="right")
+    text = TextTable(title)
+    text.add_columns(Kind.NAME, "sources")
+    text.add_columns(Kind.FIGURE, "proposals", "mean", "spread", "images")
     for row in analysis["rows"]:
         figures = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("mean", "spread"))
         with_value = sum(value is not None for value in row["values"].values())

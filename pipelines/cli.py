@@ -11,12 +11,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table as RichTable
+from rich.text import Text
 from typer.core import TyperGroup
 
 from pipelines.explain import explain
 from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes
 from pipelines.stage import Options
+from pipelines.text_table import Kind, TextTable
 from weaksam.errors import ConfigError
 from weaksam.files import absolute, join, open_fs
 
@@ -266,7 +267,9 @@ def recipes() -> None:
 
         weaksam recipes
     """
-    table = RichTable("recipe", "what it is")
+    table = TextTable()
+    table.add_columns(Kind.NAME, "recipe")
+    table.add_columns(Kind.TEXT, "what it is")
     for name in shipped_recipes():
         if "/" not in name:
             table.add_row(name, load_recipe(name)[0].description)
@@ -284,10 +287,13 @@ def status(run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run 
     from pipelines.status import run_status
 
     colours = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
-    table = RichTable("instance", "key", "state", "seconds", "detail")
+    table = TextTable()
+    table.add_columns(Kind.NAME, "instance", "key", "state")
+    table.add_columns(Kind.FIGURE, "seconds")
+    table.add_columns(Kind.TEXT, "detail")
     for line in run_status(run_folder):
         seconds = "" if line.seconds is None else f"{line.seconds:,.1f}"
-        table.add_row(line.name, line.key, f"[{colours[line.state]}]{line.state}[/]", seconds, line.detail)
+        table.add_row(line.name, line.key, Text(line.state, style=colours[line.state]), seconds, line.detail)
     console.print(table)
 
 
@@ -455,9 +461,11 @@ def doctor(uri: Annotated[str, typer.Argument(help="Also check access to this da
 
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     checks = run_doctor(uri)
-    table = RichTable("check", "state", "found", "what to do")
+    table = TextTable()
+    table.add_columns(Kind.NAME, "check", "state")
+    table.add_columns(Kind.TEXT, "found", "what to do")
     for check in checks:
-        table.add_row(check.name, f"[{colours[check.state]}]{check.state}[/]", check.detail, check.remedy)
+        table.add_row(check.name, Text(check.state, style=colours[check.state]), check.detail, check.remedy)
     console.print(table)
     if any(check.state == "fail" for check in checks):
         raise typer.Exit(1)
@@ -479,10 +487,15 @@ def weights_list() -> None:
     """
     from pipelines.weights_command import list_weights
 
-    table = RichTable("name", "what", "MB", "SHA-256", "here")
+    table = TextTable()
+    table.add_columns(Kind.NAME, "name", "here")
+    table.add_columns(Kind.FIGURE, "MB")
+    table.add_columns(Kind.NAME, "SHA-256")
+    table.add_columns(Kind.TEXT, "what")
     for row in list_weights():
         size = "" if row.size_bytes is None else f"{row.size_bytes / 1e6:,.1f}"
-        table.add_row(row.name, f"{row.note}\n[dim]{row.uri}[/]", size, row.sha256[:12], "yes" if row.path else "no")
+        what = Text.assemble(f"{row.note}\n", (row.uri, "dim"))
+        table.add_row(row.name, "yes" if row.path else "no", size, row.sha256[:12], what)
     console.print(table)
 
 

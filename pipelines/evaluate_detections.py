@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table as TextTable
 
 from pipelines.config import EvaluateConfig
 from pipelines.evaluate_proposals import METRICS_FILE
@@ -22,6 +21,7 @@ from pipelines.proposal_boxes import ProposalBoxes
 from pipelines.schemas import DETECTIONS, PROPOSALS, detections_from_row
 from pipelines.stage import Job
 from pipelines.store import write_json
+from pipelines.text_table import Kind, TextTable
 from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth, no_objects
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 DETECTOR, WHOLE_IMAGE, RANDOM_PROPOSAL = "detector", "whole image", "random proposal"
 NO_PROPOSALS = np.zeros((0, 4), np.float32)
+_NOTES = (
+    f"{WHOLE_IMAGE}: the whole image as the only box; {RANDOM_PROPOSAL}: one box of the proposals by chance; both with the "
+    "detector's scores of the image, so that what they earn is owed to the labels.\n"
+    "part: share of the top detections that cover a part of an object only. All in %."
+)
 _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "image_scores")
 
 
@@ -72,6 +77,8 @@ def execute(job: Job, detect: str) -> dict[str, Any]:
     write_json(job.instance.file(METRICS_FILE), metrics)
     for split, measured in splits.items():
         job.console.print(text_table(split, measured))
+    if any(measured["rows"] for measured in splits.values()):
+        job.console.print(_NOTES, style="dim", highlight=False, markup=False)
     text = " · ".join(_summary(split, measured) for split, measured in splits.items())
     return {"text": text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"}
 
@@ -112,8 +119,6 @@ def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
             f"{measured['detections']:.1f} detections an image"
         )
     title = f"{split}: {measured['images']:,} images, {truth}"
-    text = TextTable(title=title, title_justify="left")
-    text.add_column("", no_wrap=True)
     names = {
         "AP50": "ap50_eleven_point",
         "AP50 area": "ap50_area",
@@ -122,8 +127,9 @@ def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
         "CorLoc": "corloc",
         "part": "part",
     }
-    for name in names:
-        text.add_column(name, justify="right")
+    text = TextTable(title)
+    text.add_columns(Kind.NAME, "")
+    text.add_columns(Kind.FIGURE, *names)
     for row in measured["rows"]:
         text.add_row(row["name"], *(percent(row[key]) for key in names.values()))
     return text

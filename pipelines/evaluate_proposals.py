@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table as TextTable
-
 from pipelines.config import EvaluateConfig
 from pipelines.figures import known, percent
 from pipelines.proposal_boxes import ImageBoxes, iter_boxes, met_sources
@@ -20,6 +18,7 @@ from pipelines.recipe import Recipe
 from pipelines.schemas import PROPOSALS
 from pipelines.stage import Job
 from pipelines.store import write_json
+from pipelines.text_table import Kind, TextTable
 from weaksam.structures import no_objects
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ def execute(job: Job, read: str) -> dict[str, Any]:
     write_json(job.instance.file(METRICS_FILE), {"iou_thresholds": list(config.iou_thresholds), "splits": splits})
     for split, measured in splits.items():
         job.console.print(text_table(split, measured, config.iou_thresholds))
+    for note in _notes(splits):
+        job.console.print(note, style="dim", highlight=False, markup=False)
     return {"text": " · ".join(_summary(split, measured, config.iou_thresholds) for split, measured in splits.items())}
 
 
@@ -76,18 +77,34 @@ def measure(
 
 
 def text_table(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[float]) -> TextTable:
-    """Lay out one split's rows for the console: recall one-to-one, then many-to-one."""
-    objects = "no true boxes" if measured["objects"] is None else f"{measured['objects']:,} objects"
+    """Lay out one split's rows for the console: where there are objects recall one-to-one, then many-to-one."""
+    objects = "no true boxes, so no recall" if measured["objects"] is None else f"{measured['objects']:,} objects"
     if measured["left_out"] or measured["cut"]:
         objects += f" (left out {measured['left_out']:,}, cut {measured['cut']:,})"
-    text = TextTable(title=f"{split}: {measured['images']:,} images, {objects}", title_justify="left")
-    text.add_column("source", no_wrap=True)
-    for name in ("points", "boxes", *(f"R@{t:g}" for t in iou_thresholds), *(f"R@{t:g} m:1" for t in iou_thresholds)):
-        text.add_column(name, justify="right")
+    text = TextTable(f"{split}: {measured['images']:,} images, {objects}")
+    text.add_columns(Kind.NAME, "source")
+    text.add_columns(Kind.FIGURE, "points", "boxes")
+    ways = {"one_to_one": "", "many_to_one": " m:1"} if measured["objects"] else {}
+    text.add_columns(Kind.FIGURE, *(f"R@{t:g}{mark}" for mark in ways.values() for t in iou_thresholds))
     for row in measured["rows"]:
-        recalls = [row[way][f"{t:g}"] for way in ("one_to_one", "many_to_one") for t in iou_thresholds]
-        text.add_row(row_label(row), f"{row['points']:.1f}", f"{row['boxes']:.1f}", *(percent(r) for r in recalls))
+        recalls = (percent(row[way][f"{t:g}"]) for way in ways for t in iou_thresholds)
+        text.add_row(row_label(row), f"{row['points']:.1f}", f"{row['boxes']:.1f}", *recalls)
     return text
+
+
+def _notes(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the sentences that explain what the tables of these splits abbreviate."""
+    from weaksam.proposals import WHOLE_IMAGE
+
+    notes = []
+    if any(measured["objects"] for measured in splits.values()):
+        notes.append(
+            "R@T: % of the objects that a box covers with an IoU of T, each box counting for one object at most; "
+            "m:1 (many to one): a box may count for several."
+        )
+    if any(row["name"] == WHOLE_IMAGE for measured in splits.values() for row in measured["rows"]):
+        notes.append(f"{WHOLE_IMAGE}: the one box of an image in which nothing else was found.")
+    return notes
 
 
 def full_row(measured: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -142,7 +159,7 @@ def _summary(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[f
     last = full_row(measured)
     if last is None:
         return f"{split}: no boxes"
-    if measured["objects"] is None:
+    if not measured["objects"]:
         return f"{split}: {last['boxes']:.1f} boxes an image, no true boxes to measure recall"
     recalls = " ".join(f"R@{t:g} {percent(last['one_to_one'][f'{t:g}'])}" for t in iou_thresholds)
     return f"{split}: {last['boxes']:.1f} boxes an image, {recalls}"

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table as TextTable
-
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.figures import known, percent
 from pipelines.schemas import PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.stage import Job
 from pipelines.store import write_json
+from pipelines.text_table import Kind, TextTable
 from weaksam.structures import IMAGE_LABELS, GroundTruth, PseudoGroundTruth, no_objects
 
 IOU_THRESHOLDS = (0.5, 0.75)
@@ -73,10 +72,9 @@ def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
         f"{split}: {measured['images']:,} images, {measured['empty']:,} of them without any box, {truth}; "
         f"{measured['boxes']:.2f} pseudo boxes an image"
     )
-    text = TextTable(title=title, title_justify="left")
-    text.add_column("", no_wrap=True)
-    for name in ("precision", "recall", "precision, mean of classes", "recall, mean of classes"):
-        text.add_column(name, justify="right")
+    text = TextTable(title)
+    text.add_columns(Kind.NAME, "")
+    text.add_columns(Kind.FIGURE, "precision", "recall", "precision, mean of classes", "recall, mean of classes")
     for row in measured["rows"]:
         shares = (row[name] for name in ("precision", "recall", "mean_precision", "mean_recall"))
         text.add_row(f"IoU > {row['iou']:g}", *(percent(share) for share in shares))

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.table import Table as TextTable
-
 from pipelines.figures import percent
 from pipelines.recipe import Recipe
 from pipelines.table_plans import PLANS, Row, Splits
+from pipelines.text_table import Kind, TextTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +128,9 @@ def to_text(document: Mapping[str, Any]) -> TextTable:
         cells = {line[n] for line in lines}
         if name in ("detector", "proposals") or (len(cells) > 1 if n < named else cells - {"", "–"}):
             columns.append(n)
-    text = TextTable(title=f"{document['title']} ({document['recipe']})", title_justify="left")
+    text = TextTable(f"{document['title']} ({document['recipe']})")
     for n in columns:
-        text.add_column(header[n], justify="right" if named <= n < len(header) - 1 else "left")
+        text.add_columns(Kind.FIGURE if named <= n < len(header) - 1 else Kind.NAME, header[n])
     for line in lines:
         text.add_row(*(line[n] for n in columns))
     return text

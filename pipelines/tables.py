@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as TextTable
 
 from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes
 from pipelines.stage import Options
@@ -26,6 +25,7 @@ from pipelines.status import TABLES
 from pipelines.store import write_bytes, write_json
 from pipelines.table_document import Outcome, Outcomes, remarks, to_document, to_markdown, to_text
 from pipelines.table_plans import PLANS, Finished, Plan, Row, Variant
+from pipelines.text_table import Kind, TextTable
 from weaksam.errors import ConfigError, WeaksamError
 from weaksam.files import join
 
@@ -223,7 +223,9 @@ def _cells_table(
     plan: Plan, rows: Sequence[Row], cells: Sequence[tuple[int, int]], recipes: Recipes, run_uri: str
 ) -> TextTable:
     """Lay out what is done and what would run."""
-    text = TextTable("detector", "proposals", "seed", "state", title=plan.title, title_justify="left")
+    text = TextTable(plan.title)
+    text.add_columns(Kind.NAME, "detector", "proposals", "seed")
+    text.add_columns(Kind.TEXT, "state")
     for n, seed in cells:
         variant = rows[n].variant
         assert variant is not None

@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.table import Table as TextTable
 
 from pipelines.figures import known, percent
 from pipelines.recipe import render
 from pipelines.store import write_bytes
+from pipelines.text_table import Kind, TextTable
 from tune.objectives import OBJECTIVES, RANK
 from tune.search import Outcome, sweep_folder
 from tune.spaces import Settings, headings, short
@@ -124,9 +124,9 @@ def text_tables(outcome: Outcome) -> list[TextTable]:
         f"{sweep.name}: {how_many(outcome)}\n"
         f"%, {sweep.objective} selected on {selected} / reported on {reported}, the best first"
     )
-    best = TextTable(title=title, title_justify="left")
-    for name in (*headings(sweep.space).values(), *sweep.objectives):
-        best.add_column(name, justify="right")
+    best = TextTable(title)
+    best.add_columns(Kind.NAME, *headings(sweep.space).values())
+    best.add_columns(Kind.FIGURE, *sweep.objectives)
     for record in ordered[:_SHOWN]:
         figures = (_both(record, name) for name in sweep.objectives)
         best.add_row(*(short(record.settings.get(knob)) for knob in sweep.space), *figures)
@@ -186,14 +186,9 @@ def seeds_compared(outcome: Outcome) -> str:
 
 
 def _text_of_compared(outcome: Outcome) -> TextTable:
-    text = TextTable(
-        title=f"reported, mean ± largest minus smallest over {seeds_compared(outcome)}", title_justify="left"
-    )
-    text.add_column("")
-    for heading in headings(given_knobs(outcome)).values():
-        text.add_column(heading, justify="right")
-    for name in reported(outcome):
-        text.add_column(name, justify="right")
+    text = TextTable(f"reported, mean ± largest minus smallest over {seeds_compared(outcome)}")
+    text.add_columns(Kind.NAME, "")
+    text.add_columns(Kind.FIGURE, *headings(given_knobs(outcome)).values(), *reported(outcome))
     for label, record in outcome.compared.items():
         values = (short(record.settings.get(knob)) for knob in given_knobs(outcome))
         figures = (spread(record, name) for name in reported(outcome))
@@ -205,9 +200,9 @@ def _text_of_ranking(outcome: Outcome) -> TextTable:
     rows = ranking(outcome)
     figure = rows[0]["figure"] if rows else ""
     title = f"how objectives rank trials by {figure}" + (f" on {where(outcome, figure)[1]}" if figure else "")
-    text = TextTable(title=title, title_justify="left")
-    for name in ("objective", "Spearman", "by seed", f"{figure} of its choice"):
-        text.add_column(name, justify="left" if name == "objective" else "right")
+    text = TextTable(title)
+    text.add_columns(Kind.NAME, "objective")
+    text.add_columns(Kind.FIGURE, "Spearman", "by seed", f"{figure} of its choice")
     for row in rows:
         mark = " (label-free)" if row["label_free"] else ""
         seeds = " ".join(correlation(rho) for rho in row["by_seed"].values())

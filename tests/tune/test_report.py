@@ -128,7 +128,7 @@ def test_what_is_not_reported_has_no_column_of_its_own():
     compared, *_, trials = re.findall(r"<thead>\s*(<tr>.*?</tr>)", page, re.DOTALL)
     assert re.findall(r"<th[^>]*>([^<]*)</th>", compared)[-2:] == ["lr", "ap50"]
     assert re.findall(r"<th[^>]*>([^<]*)</th>", trials)[-4:] == ["ap50", "reported", "agreement", "s"]
-    assert [column.header for column in text_tables(outcome)[1].columns][-2:] == ["lr", "ap50"]
+    assert [column.heading for column in text_tables(outcome)[1].columns][-2:] == ["lr", "ap50"]
 
 
 def test_objectives_are_judged_by_the_reported_figure_of_what_they_choose():
