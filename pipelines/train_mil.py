@@ -22,6 +22,7 @@ from weaksam.errors import DataError
 if TYPE_CHECKING:
     from pipelines.mil_task import WeakImage
 
+REVISION = 2  # raise it when the same settings train another detector: keys contain it, so that older ones are not taken for it
 # Where weights lie and what the detect stage adds is not in the key.
 _NOT_METHOD = ("init", "weights", "oicr", "mist")
 
@@ -95,6 +96,7 @@ def choose_images(
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     config = recipe.mil
     return {
+        "revision": REVISION,
         "mil": {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_METHOD},
         config.detector: getattr(config, config.detector),
         "include_difficult": recipe.data.include_difficult,

@@ -17,7 +17,9 @@ class OicrConfig:
     )
     near_top: float = 0.9  # share of a class's best score that pseudo truth needs; higher is stricter (published code)
     nms_iou: float = 0.5  # suppression among pseudo truth of all classes; lower is stricter (published code)
-    min_iou: float = 0.5  # with pseudo truth, to get its class; higher is stricter
+    min_iou: float = (
+        0.5  # with pseudo truth, to get its class: reached (near-top) or exceeded (top1); higher is stricter
+    )
     ignore_below: float = (
         0.0  # IoU below which a proposal teaches nothing (PCL: .1); 0 = every one does (published code)
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from weaksam.config import MilConfig, require
 from weaksam.detectors.bodies import VggVariant
 from weaksam.detectors.wsod import WeakDetector
-from weaksam.losses.mil import PseudoLabels, mine_mist, mine_oicr
+from weaksam.losses.mil import PseudoLabels, mine_oicr, mine_top1
 
 
 class Oicr(WeakDetector):
@@ -37,8 +37,8 @@ class Oicr(WeakDetector):
     def mine(self, boxes_xyxy: Tensor, scores: Tensor, real: Tensor, labels: Tensor) -> PseudoLabels:
         """See ``WeakDetector``."""
         options = self.config.oicr
-        if options.assign == "top1":  # MIST's mining of the best one alone
-            return mine_mist(boxes_xyxy, scores, real, labels, share=0.0, min_iou=options.min_iou)
+        if options.assign == "top1":
+            return mine_top1(boxes_xyxy, scores, real, labels, min_iou=options.min_iou)
         return mine_oicr(
             boxes_xyxy,
             scores,

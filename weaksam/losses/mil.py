@@ -111,13 +111,11 @@ def mine_mist(
         scores: ``[B, R, C]`` of the branch before; equal ones rank by index.
         real: ``[B, R]``.
         labels: bool ``[B, C]``.
-        share: in [0, 1]; 0 = the best one alone, which is OICR's rule.
+        share: in [0, 1]; 0 = the best one alone.
         max_overlap: IoU in [0, 1]; lower is stricter.
         min_iou: a proposal gets the class of the pseudo ground truth that overlaps it most if their IoU reaches this.
     """
-    classes, present = _present_classes(labels)
-    scores = scores.float()
-    slots = scores.masked_fill(~real[..., None], -1).transpose(1, 2).gather(1, _expand(classes, scores.shape[1]))
+    classes, present, slots = _present_classes(labels, scores, real)
     looked_at = _looked_at(real.sum(dim=1), share)  # [B]
     most = int(looked_at.max()) if len(looked_at) else 0
     ranked_scores, ranked = slots.sort(dim=2, descending=True, stable=True)  # [B, M, R]
@@ -138,6 +136,40 @@ def mine_mist(
 
 
 @torch.no_grad()
+def mine_top1(
+    boxes_xyxy: Tensor, scores: Tensor, real: Tensor, labels: Tensor, *, min_iou: float = 0.5
+) -> PseudoLabels:
+    """Take the best proposal of each present class as pseudo ground truth, never one for two classes (OICR's paper).
+
+    Classes choose in their order. What one has chosen scores 0 for those after it, which take their second best.
+
+    Args:
+        boxes_xyxy: ``[B, R, 4]``.
+        scores: ``[B, R, C]`` of the branch before; of equal ones the first is the best.
+        real: ``[B, R]``.
+        labels: bool ``[B, C]``.
+        min_iou: a proposal gets the class of the pseudo ground truth that overlaps it most if their IoU *exceeds* this.
+    """
+    classes, present, slots = _present_classes(labels, scores, real)
+    turns = slots.shape[1] if slots.shape[2] else 0  # without a proposal there is nothing to choose from
+    chosen = torch.zeros_like(classes[:, :turns])
+    score = torch.zeros(chosen.shape, device=slots.device)
+    for turn in range(turns):
+        score[:, turn], chosen[:, turn] = slots[:, turn].max(dim=1)  # the first of equals
+        slots = slots.scatter(2, chosen[:, turn, None, None].expand(-1, slots.shape[1], 1), 0.0)
+    return _assign(
+        boxes_xyxy,
+        real,
+        boxes_xyxy.gather(1, chosen[..., None].expand(-1, -1, 4)),
+        classes[:, :turns],
+        score,
+        present[:, :turns] & real.any(dim=1, keepdim=True),
+        min_iou=min_iou,
+        reached=False,
+    )
+
+
+@torch.no_grad()
 def mine_oicr(
     boxes_xyxy: Tensor,
     scores: Tensor,
@@ -151,8 +183,9 @@ def mine_oicr(
 ) -> PseudoLabels:
     """Take every proposal that scores nearly as well as the best of a present class as pseudo ground truth (OICR's code).
 
-    Those of all classes then suppress each other by one NMS. The paper's own rule, the single best proposal of a class, is
-    ``mine_mist`` with a ``share`` of 0.
+    Those of all classes then suppress each other by one NMS and are laid out best score first. A proposal that overlaps
+    several of them equally, or none at all, goes to the first, so that the numbering of the classes decides between equal
+    scores only.
 
     Args:
         boxes_xyxy: ``[B, R, 4]``.
@@ -164,9 +197,7 @@ def mine_oicr(
         min_iou: as in ``mine_mist``.
         ignore_below: a proposal whose best IoU is below it gets weight 0 (PCL's ignored band); 0 ignores none.
     """
-    classes, present = _present_classes(labels)
-    scores = scores.float()
-    slots = scores.masked_fill(~real[..., None], -1).transpose(1, 2).gather(1, _expand(classes, scores.shape[1]))
+    classes, present, slots = _present_classes(labels, scores, real)
     best = slots.amax(dim=2, keepdim=True) if slots.numel() else slots
     near = slots >= near_top * best
     chosen = (near & present[..., None] & real[:, None]).flatten(1)  # [B, M * R]
@@ -179,7 +210,7 @@ def mine_oicr(
     return _assign(
         boxes_xyxy,
         real,
-        *_compact(candidates, of_class, score, kept),
+        *_compact(candidates, of_class, score, kept, by=score),
         min_iou=min_iou,
         ignore_below=ignore_below,
     )
@@ -226,15 +257,17 @@ def box_loss(deltas: Tensor, target_deltas: Tensor, pseudo: PseudoLabels, real: 
         return _mean_over_proposals(pseudo.weight * distance, real)
 
 
-def _present_classes(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices of the classes present, ascending, as ``[B, M]``, and which of these places are filled."""
+def _present_classes(labels: Tensor, scores: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay the scores of the classes present out side by side.
+
+    Returns:
+        Their indices ``[B, M]``, ascending; which of these places are filled ``[B, M]``; float32 scores ``[B, M, R]``, -1
+        for padding.
+    """
     most = int(labels.sum(dim=1).max()) if len(labels) else 0
     order = labels.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    return order, labels.gather(1, order)
-
-
-def _expand(classes: Tensor, proposals: int) -> Tensor:
-    return classes[..., None].expand(-1, -1, proposals)
+    by_class = scores.float().masked_fill(~real[..., None], -1).transpose(1, 2)
+    return order, labels.gather(1, order), by_class.gather(1, order[..., None].expand(-1, -1, scores.shape[1]))
 
 
 def _looked_at(proposals: Tensor, share: float) -> Tensor:
@@ -243,10 +276,13 @@ def _looked_at(proposals: Tensor, share: float) -> Tensor:
     return torch.where(proposals < MIN_PROPOSALS_FOR_SHARE, torch.ones_like(ranked), ranked) * (proposals > 0)
 
 
-def _compact(boxes: Tensor, classes: Tensor, scores: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Move the chosen of ``[B, S, ...]`` to the front, in their order, and cut the rest off."""
+def _compact(
+    boxes: Tensor, classes: Tensor, scores: Tensor, chosen: Tensor, *, by: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Move the chosen of ``[B, S, ...]`` to the front, highest ``by`` (0 or more) first or in their order; cut the rest off."""
     most = int(chosen.sum(dim=1).max()) if len(chosen) else 0
-    order = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    rank = chosen.int() if by is None else by.masked_fill(~chosen, -1)
+    order = rank.argsort(dim=1, descending=True, stable=True)[:, :most]
     return (
         boxes.gather(1, order[..., None].expand(-1, -1, 4)),
         classes.gather(1, order),
@@ -265,8 +301,11 @@ def _assign(
     *,
     min_iou: float,
     ignore_below: float = 0.0,
+    reached: bool = True,
 ) -> PseudoLabels:
     """Give every proposal the pseudo ground truth that overlaps it most, the first one of equals.
+
+    It has its class if the overlap reaches ``min_iou`` or, with ``reached`` off, exceeds it.
 
     Its score is the proposal's weight also where the overlap is too small and the proposal is background: confidence in
     what is there is confidence in what is not.
@@ -280,7 +319,7 @@ def _assign(
     overlap = iou_matrix(boxes_xyxy, truth_xyxy).masked_fill(~is_truth[:, None], -1)
     best, nearest = overlap.max(dim=2)  # the first of equals
     learnt = real & (best >= max(ignore_below, 0))
-    foreground = learnt & (best >= min_iou)
+    foreground = learnt & (best >= min_iou if reached else best > min_iou)
     return PseudoLabels(
         class_index=torch.where(foreground, truth_class.gather(1, nearest), BACKGROUND),
         weight=torch.where(learnt, truth_score.gather(1, nearest), 0.0),

@@ -15,6 +15,7 @@ from weaksam.losses.mil import (
     image_loss,
     mine_mist,
     mine_oicr,
+    mine_top1,
     pad,
     real_proposals,
     refinement_loss,
@@ -92,7 +93,7 @@ def truth_of_mist(case, share, max_overlap):
 
 
 def truth_of_oicr(case, near_top, nms_iou):
-    """(proposal, class) pairs: method 4.3, in the order of class, then proposal."""
+    """(proposal, class) pairs: method 4.3, best score first, equal ones in the order of class, then proposal."""
     near = [
         (r, int(c))
         for c in np.flatnonzero(case.labels)
@@ -103,24 +104,35 @@ def truth_of_oicr(case, near_top, nms_iou):
     for r, c in sorted(near, key=lambda pair: -case.scores[pair]):
         if all(exact_iou(case.boxes[r], case.boxes[other]) <= exact(nms_iou) for other, _ in kept):
             kept.append((r, c))
-    return [pair for pair in near if pair in kept]
+    return kept
 
 
-def taught(case, truth, min_iou, ignore_below=0.0):
+def truth_of_top1(case):
+    """(proposal, class) pairs: method 4.3's textbook rule as published; what a class has chosen scores 0 for the next."""
+    truth, scores = [], case.scores.copy()
+    for c in np.flatnonzero(case.labels) if case.boxes else ():
+        r = int(scores[:, c].argmax())
+        truth.append((r, int(c), float(scores[r, c])))
+        scores[r] = 0
+    return truth
+
+
+def taught(case, truth, min_iou, ignore_below=0.0, *, reached=True):
     """For each proposal: class, weight, target box; without pseudo truth nothing is to be learnt."""
+    weighed = [pair if len(pair) == 3 else (*pair, float(case.scores[pair])) for pair in truth]
     rows = []
     for box in case.boxes:
         if not truth:
             rows.append((BACKGROUND, 0.0, None))
             continue
-        overlaps = [exact_iou(box, case.boxes[r]) for r, _ in truth]
+        overlaps = [exact_iou(box, case.boxes[r]) for r, *_ in weighed]
         best = overlaps.index(max(overlaps))  # the first of equals
-        r, c = truth[best]
+        r, c, score = weighed[best]
         if overlaps[best] < exact(ignore_below):
             rows.append((BACKGROUND, 0.0, case.boxes[r]))
         else:
-            foreground = overlaps[best] >= exact(min_iou)
-            rows.append((c if foreground else BACKGROUND, float(case.scores[r, c]), case.boxes[r]))
+            foreground = overlaps[best] >= exact(min_iou) if reached else overlaps[best] > exact(min_iou)
+            rows.append((c if foreground else BACKGROUND, score, case.boxes[r]))
     return rows
 
 
@@ -171,6 +183,9 @@ def test_mining_in_padded_batches_equals_the_obvious_reference(seed):
     found = mine_oicr(*batch, near_top=near_top, nms_iou=nms_iou, min_iou=min_iou, ignore_below=ignore_below)
     expected = [taught(case, truth_of_oicr(case, near_top, nms_iou), min_iou, ignore_below) for case in cases]
     assert_taught(found, cases, expected)
+
+    found = mine_top1(*batch, min_iou=min_iou)
+    assert_taught(found, cases, [taught(case, truth_of_top1(case), min_iou, reached=False) for case in cases])
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -335,7 +350,7 @@ def test_background_weighs_as_much_as_the_pseudo_truth_nearest_to_it():
     # corner overlaps it by 25 / 100 = .25: background, weight .5. What overlaps neither takes the first.
     proposals = boxes(A, B, FAR, [100, 100, 105, 105], [300, 300, 310, 310])
     scores = torch.tensor([[[0.75, 0.0], [0.5, 0.0], [0.0, 0.5], [0.0, 0.25], [0.125, 0.125]]])
-    for mine in (mine_mist, mine_oicr):
+    for mine in (mine_mist, mine_oicr, mine_top1):
         found = mine(proposals, scores, everything(proposals), torch.tensor([[True, True]]))
         assert found.class_index[0].tolist() == [0, BACKGROUND, 1, BACKGROUND, BACKGROUND]
         assert found.weight[0].tolist() == [0.75, 0.75, 0.5, 0.5, 0.75]
@@ -387,11 +402,83 @@ def test_proposals_far_from_any_pseudo_truth_can_be_ignored():
     assert mined(mine_oicr, proposals, scores)[2] == (BACKGROUND, 0.75)
 
 
-def test_the_papers_oicr_is_mist_with_a_share_of_0():
+THREE_APART = boxes([0, 0, 10, 10], [50, 50, 60, 60], [100, 100, 120, 120])
+
+
+def scores_of(**by_class):
+    """Scores ``[1, R, 8]`` and labels of the classes named ``c3=(…)``, which are present."""
+    scores = torch.zeros(1, len(next(iter(by_class.values()))), 8)
+    for name, values in by_class.items():
+        scores[0, :, int(name[1:])] = torch.tensor(values)
+    return scores, scores.any(dim=1)
+
+
+@pytest.mark.parametrize(("low", "high"), [("c3", "c7"), ("c7", "c3")])
+def test_what_overlaps_no_pseudo_truth_weighs_as_the_best_of_all_classes(low, high):
+    # Classes score .2 and .9, each in a region of its own; the third region belongs to neither.
+    scores, labels = scores_of(**{low: (0.2, 0, 0), high: (0, 0.9, 0)})
+    found = mine_oicr(THREE_APART, scores, everything(THREE_APART), labels)
+    assert found.class_index[0].tolist() == [int(low[1:]), int(high[1:]), BACKGROUND]
+    assert found.weight[0].tolist() == pytest.approx([0.2, 0.9, 0.9])
+    assert found.target_boxes_xyxy[0, 2].tolist() == [50, 50, 60, 60]
+    # Published MIST lays its pseudo truth out class by class: there the lowest class decides.
+    first_class = mine_mist(THREE_APART, scores, everything(THREE_APART), labels, share=0.0)
+    assert first_class.weight[0, 2].item() == pytest.approx(0.2 if low == "c3" else 0.9)
+
+
+def test_what_overlaps_two_classes_equally_goes_to_the_better_one():
+    # The last box holds half of either pseudo truth: IoU 50 / 150 with both.
+    proposals = boxes([0, 0, 10, 10], [10, 0, 20, 10], [5, 0, 15, 10])
+    scores, labels = scores_of(c1=(0.25, 0, 0), c2=(0, 0.75, 0))
+    assert mined(mine_oicr, proposals, scores, labels, min_iou=0.25) == [(1, 0.25), (2, 0.75), (2, 0.75)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_numbering_of_classes_does_not_matter_to_oicr(seed):
+    rng = np.random.default_rng(seed)
+    proposals = pad(torch.from_numpy(np.sort(rng.integers(0, 60, (40, 2, 2)), axis=1).reshape(40, 4)).float(), [30, 10])
+    real = real_proposals([30, 10])
+    scores = torch.from_numpy(rng.permutation(60 * 5).reshape(2, 30, 5) / 300).float()  # no two alike
+    labels = torch.from_numpy(rng.random((2, 5)) < 0.6)
+    new_number = torch.from_numpy(rng.permutation(5))
+    old_number = new_number.argsort()
+    found = mine_oicr(proposals, scores, real, labels, near_top=0.6)
+    again = mine_oicr(proposals, scores[..., old_number], real, labels[..., old_number], near_top=0.6)
+    renumbered = torch.where(found.class_index == BACKGROUND, BACKGROUND, new_number[found.class_index])
+    assert torch.equal(again.class_index, renumbered)
+    assert torch.equal(again.weight, found.weight)
+    assert torch.equal(again.target_boxes_xyxy[real], found.target_boxes_xyxy[real])
+
+
+# ------------------------------------------------------------------------------------------------- the paper's OICR: top-1
+
+
+def test_the_papers_oicr_takes_the_best_alone():
     # Twenty boxes of nearly the same score, nothing overlaps: near-top takes them all, the paper's rule the best alone.
     proposals, scores = apart(20)
     assert [index for index, _ in mined(mine_oicr, proposals, scores)] == [0] * 20
-    assert mined(mine_mist, proposals, scores, share=0.0) == [(0, 1.0)] + [(BACKGROUND, 1.0)] * 19
+    assert mined(mine_top1, proposals, scores) == [(0, 1.0)] + [(BACKGROUND, 1.0)] * 19
+
+
+def test_a_region_that_a_class_has_chosen_is_not_chosen_again():
+    # Class 3 takes the first region; class 7 would, too, and takes its second best.
+    scores, labels = scores_of(c3=(0.9, 0.1, 0), c7=(0.8, 0, 0.5))
+    found = mined(mine_top1, THREE_APART, scores, labels)
+    assert [index for index, _ in found] == [3, BACKGROUND, 7]
+    assert [weight for _, weight in found] == pytest.approx([0.9, 0.9, 0.5])
+
+
+def test_classes_that_share_their_only_region_leave_it_to_the_first():
+    # Nothing is left to class 2 but a score of 0, in the same place.
+    scores, labels = scores_of(c1=(0.5,), c2=(0.75,))
+    assert mined(mine_top1, boxes(A), scores, labels) == [(1, 0.5)]
+
+
+@pytest.mark.parametrize(("width", "expected"), [(5.0, BACKGROUND), (6.0, 0)])
+def test_an_iou_of_exactly_half_is_background_to_the_papers_oicr_alone(width, expected):
+    proposals, scores = boxes(A, [0.0, 0.0, width, 10.0]), of_one_class(0.75, 0.0)
+    assert mined(mine_top1, proposals, scores)[1] == (expected, 0.75)
+    assert mined(mine_oicr, proposals, scores)[1] == (0, 0.75)
 
 
 # ---------------------------------------------------------------------------------------------------------------- batches
@@ -429,7 +516,7 @@ def losses_of(batch, mine=mine_mist):
     }
 
 
-@pytest.mark.parametrize("mine", [mine_mist, mine_oicr])
+@pytest.mark.parametrize("mine", [mine_mist, mine_oicr, mine_top1])
 def test_neighbours_and_padding_change_nothing(mine):
     counts = [13, 40, 1]
     batch = random_batch(counts)
@@ -458,7 +545,7 @@ def shortened(batch, count):
     return [(name, value if name == "labels" else value[:, :count]) for name, value in batch.items()]
 
 
-@pytest.mark.parametrize("mine", [mine_mist, mine_oicr])
+@pytest.mark.parametrize("mine", [mine_mist, mine_oicr, mine_top1])
 def test_images_with_0_1_and_2000_proposals_share_a_batch(mine):
     batch = random_batch([0, 1, 2000])
     batch["labels"] = torch.tensor([[True, False, True]] * 3)
@@ -470,9 +557,9 @@ def test_images_with_0_1_and_2000_proposals_share_a_batch(mine):
     assert {name: losses[name][0].item() for name in ("image", "refinement", "boxes")} == {
         "image": 0, "refinement": 0, "boxes": 0,
     }  # fmt: skip
-    # The only proposal is the best of both classes. It overlaps both equally, so MIST takes the first; OICR's NMS keeps the
-    # one that scores higher.
-    assert pseudo.class_index[1, :2].tolist() == [0 if mine is mine_mist else higher, BACKGROUND]
+    # The only proposal is the best of both classes. It overlaps both equally, so MIST takes the first, as the paper's OICR,
+    # for which it serves one class only; OICR's NMS keeps the one that scores higher.
+    assert pseudo.class_index[1, :2].tolist() == [higher if mine is mine_oicr else 0, BACKGROUND]
     assert set(pseudo.class_index[2].tolist()) == {BACKGROUND, 0, 2}
     sum(losses[name].sum() for name in ("image", "refinement", "boxes")).backward()
     for name in ("class_logits", "detection_logits", "logits", "deltas"):
@@ -481,7 +568,7 @@ def test_images_with_0_1_and_2000_proposals_share_a_batch(mine):
         assert (batch[name].grad[2] != 0).any()
 
 
-@pytest.mark.parametrize("mine", [mine_mist, mine_oicr])
+@pytest.mark.parametrize("mine", [mine_mist, mine_oicr, mine_top1])
 @pytest.mark.parametrize("counts", [[0], [0, 0], [3], [12, 0]])
 def test_images_without_proposals_or_labels_are_taught_nothing(mine, counts):
     batch = random_batch(counts)
@@ -501,7 +588,7 @@ def test_images_without_proposals_or_labels_are_taught_nothing(mine, counts):
 def test_pseudo_labels_carry_no_gradient():
     batch = random_batch([5])
     scores = wsddn_scores(batch["class_logits"].requires_grad_(), batch["detection_logits"], batch["real"])
-    for mine in (mine_mist, mine_oicr):
+    for mine in (mine_mist, mine_oicr, mine_top1):
         pseudo = mine(batch["proposals"].requires_grad_(), scores, batch["real"], torch.ones(1, 3, dtype=torch.bool))
         assert not any(getattr(pseudo, field.name).requires_grad for field in fields(PseudoLabels))
 
@@ -641,7 +728,7 @@ class Heads(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("mine", [mine_mist, mine_oicr])
+@pytest.mark.parametrize("mine", [mine_mist, mine_oicr, mine_top1])
 def test_under_autocast_scores_and_losses_stay_float32_and_finite(dtype, mine):
     torch.manual_seed(1)
     counts = [3000, 5]  # the softmax over 3,000 proposals is below what fp16 can hold
