@@ -15,7 +15,11 @@ from weaksam.config import DropBlockConfig
 
 
 class ConcreteDropBlock(nn.Module):
-    """The adversary over pooled features of ``channels``; the identity in evaluation mode."""
+    """The adversary over pooled features of ``channels``; the identity in evaluation mode.
+
+    Its convolutions start as published, Kaiming normal by fan-out, which for two outputs is wide: many cells are hidden with
+    nearly the largest or the smallest probability from the first step on.
+    """
 
     def __init__(self, channels: int, config: DropBlockConfig) -> None:
         super().__init__()
@@ -28,6 +32,9 @@ class ConcreteDropBlock(nn.Module):
             nn.BatchNorm2d(2),
         )
         self.shortcut = nn.Conv2d(channels, 2, kernel_size=1, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Hide blocks of cells and scale the others up, over all proposals together, to the same mean.

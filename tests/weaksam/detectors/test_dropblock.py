@@ -21,6 +21,25 @@ def eager(adversary):
 POOLED = torch.rand(300, 8, 7, 7, generator=torch.Generator().manual_seed(0)) + 0.5
 
 
+def test_weights_start_as_published():
+    adversary = adversary_of(channels=512)
+    # Kaiming normal by fan-out: sqrt(2 / (outputs * cells of the kernel)). Margins are five standard errors, sqrt(1 / 2n) of
+    # n weights each; PyTorch's own start is .0085 for the block and .026 for the shortcut.
+    for conv, expected in ((adversary.block[0], 0.0208), (adversary.block[3], 1 / 3), (adversary.shortcut, 1.0)):
+        weight = conv.weight.detach()
+        assert weight.std().item() == pytest.approx(expected, rel=5 * (2 * weight.numel()) ** -0.5 + 0.002)
+        assert abs(weight.mean().item()) < 5 * expected * weight.numel() ** -0.5
+    # 4.55 % of a normal distribution lie beyond two standard deviations, none of a uniform one of the same width.
+    beyond = (adversary.block[0].weight.detach().abs() > 2 * 0.0208).float().mean().item()
+    assert beyond == pytest.approx(0.0455, abs=0.002)
+
+
+def test_gates_start_near_their_ends():
+    features = torch.rand(4, 512, 7, 7, generator=torch.Generator().manual_seed(0))
+    q = adversary_of(channels=512).train().seed_probability(features) / (0.3 / 9)
+    assert ((q < 0.1) | (q > 0.9)).float().mean().item() > 0.5
+
+
 def test_in_evaluation_it_is_the_identity():
     adversary = eager(adversary_of()).eval()
     assert adversary(POOLED) is POOLED
@@ -102,7 +121,8 @@ def small_mist(**dropblock):
 
 
 def test_a_step_of_the_adversary_leaves_the_detector_alone():
-    config, detector, batch = small_mist(gamma=4.5)  # a cell seeds with probability up to 1/2
+    # A cell seeds with probability up to 1/2; at the published temperature of .01 only near ties have a gradient.
+    config, detector, batch = small_mist(gamma=4.5, temperature=1.0)
     own = list(detector.adversary_parameters())
     optimizer = torch.optim.Adam(own, lr=1e-2)
     before = {name: value.clone() for name, value in detector.named_parameters()}
