@@ -58,6 +58,9 @@ class EvaluateConfig:
     include_difficult: bool = True  # objects marked difficult count as objects to propose for (published code)
     # "devkit": an IoU must exceed .5; "chainer", as published MIST measures: .5 is enough, boxes a pixel larger
     voc_style: Literal["devkit", "chainer"] = "devkit"
+    # Of the 11-point precision. "published": a recall of exactly .3, .6 or .7 misses its level by rounding, as in the codes
+    # that published figures come from; "exact": it reaches it, which reads up to .055 higher for 10, 20, ... objects.
+    voc_levels: Literal["published", "exact"] = "published"
 
     def __post_init__(self) -> None:
         ok = bool(self.iou_thresholds) and all(0 < t <= 1 for t in self.iou_thresholds)

@@ -182,7 +182,7 @@ class _Split:
         classes = len(self.class_names)
         self.rows = {
             name: _Detector(
-                voc=VocAveragePrecision(classes, style=self.config.voc_style),
+                voc=VocAveragePrecision(classes, style=self.config.voc_style, levels=self.config.voc_levels),
                 corloc=CorLoc(classes),
                 corloc_without_difficult=CorLoc(classes, difficult="exclude"),
                 parts=PartDomination(classes),

@@ -20,6 +20,8 @@ from weaksam.errors import DataError
 from weaksam.metrics.classification import mean_of_known
 from weaksam.structures import Detections, GroundTruth
 
+Levels = Literal["published", "exact"]  # of recall, at which the 11-point precision is taken
+
 # What is remembered of a detection. It is a hit at the thresholds between ``taken_iou`` and ``iou``: below them a better one
 # has taken the object, above them it does not overlap enough.
 _RANKED = np.dtype(
@@ -66,10 +68,14 @@ class VocAveragePrecision:
         num_classes: C.
         style: "devkit" (as detectron2 ports it): the plain IoU must exceed the threshold. "chainer" (published MIST):
             right and bottom of all boxes lie one pixel further out, and an IoU equal to the threshold is enough.
+        levels: of the 11-point precision, see ``eleven_point_average_precision``.
     """
 
-    def __init__(self, num_classes: int, *, style: Literal["devkit", "chainer"] = "devkit") -> None:
+    def __init__(
+        self, num_classes: int, *, style: Literal["devkit", "chainer"] = "devkit", levels: Levels = "published"
+    ) -> None:
         self._style = style
+        self._levels: Levels = levels
         self._objects = np.zeros(num_classes, np.int64)
         self._ranked: dict[str | int, NDArray[np.void]] = {}
 
@@ -117,7 +123,9 @@ class VocAveragePrecision:
             iou_threshold=iou_threshold,
             images=len(self._ranked),
             objects=self.objects,
-            eleven_point=np.array([eleven_point_average_precision(hits, count) for hits, count in rankings]),
+            eleven_point=np.array(
+                [eleven_point_average_precision(hits, count, levels=self._levels) for hits, count in rankings]
+            ),
             area=np.array([area_average_precision(hits, count) for hits, count in rankings]),
         )
 
@@ -158,15 +166,15 @@ def _best_before(target: NDArray[np.int64], iou: NDArray[np.float64]) -> NDArray
     return before
 
 
-def eleven_point_average_precision(hit: NDArray[np.bool_], objects: int) -> float:
+def eleven_point_average_precision(hit: NDArray[np.bool_], objects: int, *, levels: Levels = "published") -> float:
     """VOC2007's: the mean, over recall 0, .1 ... 1, of the best precision at that recall or a higher one.
-
-    Recall and levels are the nearest numbers to their fractions, so 3 of 10 objects do reach .3; the Python ports count
-    levels in steps of .1, whose fourth is a little above .3.
 
     Args:
         hit: [N] of one class, the best score first: True for a hit, False for a false positive, without those ignored.
         objects: how many there are to find.
+        levels: "published": multiples of the number next to .1, as in the Python codes that published figures come from.
+            Three of them lie a little above .3, .6 and .7, so that a recall of exactly that misses its level: up to .055
+            less for a class with 10, 20, ... objects. "exact": the numbers next to the fractions, which it reaches.
 
     Returns:
         In [0, 1], 0 without detections, NaN without objects.
@@ -174,14 +182,14 @@ def eleven_point_average_precision(hit: NDArray[np.bool_], objects: int) -> floa
     if objects == 0:
         return float("nan")
     precision, recall = _precision_recall(hit, objects)
-    levels = np.arange(11) / 10
-    return float(np.mean([precision[recall >= level].max(initial=0.0) for level in levels]))
+    at = np.arange(11) * 0.1 if levels == "published" else np.arange(11) / 10
+    return float(np.mean([precision[recall >= level].max(initial=0.0) for level in at]))
 
 
 def area_average_precision(hit: NDArray[np.bool_], objects: int) -> float:
     """VOC2010's: the area below the curve of the best precision at each recall or a higher one.
 
-    Args and Returns as ``eleven_point_average_precision``.
+    ``hit``, ``objects`` and what is returned as in ``eleven_point_average_precision``.
     """
     if objects == 0:
         return float("nan")

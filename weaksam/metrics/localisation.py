@@ -41,8 +41,8 @@ class CorLoc:
 
     Args:
         num_classes: C.
-        difficult: "count" (published MIST): difficult objects are objects like others. "exclude" (detectron2): they are
-            no objects, neither to be found nor to make an image contain the class.
+        difficult: "count" (published MIST): difficult objects are objects like others. "exclude" (detectron2): they do not
+            make an image contain the class; where another object does, a detection on a difficult one is right all the same.
     """
 
     def __init__(self, num_classes: int, *, difficult: Literal["count", "exclude"] = "count") -> None:
@@ -59,7 +59,7 @@ class CorLoc:
         counted = np.full(len(truth.class_index), True)
         if self._difficult == "exclude":
             counted = ~(truth.difficult | truth.crowd)
-        for top in _top_detections(detections, truth, counted):
+        for top in _top_detections(detections, truth, truth.class_index[counted]):
             self._images[top.class_index] += 1
             self._correct[top.class_index] += (
                 iou_float64(top.boxes_xyxy, top.objects_xyxy).max(initial=0.0) > CORRECT_IOU
@@ -78,13 +78,14 @@ class _TopDetection(NamedTuple):
     objects_xyxy: NDArray[np.float32]  # [G, 4], G of 1 or more
 
 
-def _top_detections(detections: Detections, truth: GroundTruth, counted: NDArray[np.bool_]) -> Iterator[_TopDetection]:
-    """Yield one item for each class with a counted object; of equal scores the first given is the best."""
-    for class_index in np.unique(truth.class_index[counted]).tolist():
+def _top_detections(detections: Detections, truth: GroundTruth, classes: NDArray[np.int64]) -> Iterator[_TopDetection]:
+    """Yield one item for each of the classes, named once or more; of equal scores the first given is the best."""
+    for class_index in np.unique(classes).tolist():
         mine = np.flatnonzero(detections.class_index == class_index)
         best = mine[np.argsort(-detections.score[mine], kind="stable")[:1]]
-        objects = counted & (truth.class_index == class_index)
-        yield _TopDetection(class_index, detections.boxes_xyxy[best], truth.boxes_xyxy[objects])
+        yield _TopDetection(
+            class_index, detections.boxes_xyxy[best], truth.boxes_xyxy[truth.class_index == class_index]
+        )
 
 
 def share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -144,7 +145,7 @@ class PartDomination:
         check_image(image_id, detections, truth, self._num_classes)
         self._added.add(image_id)
         judged = ~np.isin(truth.class_index, truth.class_index[truth.crowd])
-        for top in _top_detections(detections, truth, judged):
+        for top in _top_detections(detections, truth, truth.class_index[judged]):
             self._counts[_judge(top)][top.class_index] += 1
 
     def scores(self) -> PartDominationScores:

@@ -27,7 +27,6 @@ def scores_of(*images, num_classes=1, style="devkit", iou_threshold=0.5):
         # Precision 1, 1/2, 2/3, 3/4, 3/5 at recall 1/4, 1/4, 2/4, 3/4, 3/4: at best 1 up to 1/4 and 3/4 up to 3/4.
         # 11 points: 0, .1, .2 have 1; .3 ... .7 have 3/4; .8, .9, 1 have 0.
         pytest.param([T, F, T, T, F], 4, (3 + 5 * 0.75) / 11, 0.25 + 0.5 * 0.75, id="a-curve"),
-        pytest.param([T, T, T], 10, 4 / 11, 0.3, id="recall-equal-to-a-level-reaches-it"),
         pytest.param([F, T], 1, 0.5, 0.5, id="the-last-finds-the-only-object"),
         pytest.param([T, F, F], 1, 1.0, 1.0, id="false-positives-after-the-last-object-are-free"),
         pytest.param([F, F], 3, 0.0, 0.0, id="only-false-positives"),
@@ -40,6 +39,38 @@ def test_average_precision_of_a_hand_made_ranking(hit, objects, eleven_point, ar
     hit = np.array(hit, bool)
     assert eleven_point_average_precision(hit, objects) == pytest.approx(eleven_point, nan_ok=True)
     assert area_average_precision(hit, objects) == pytest.approx(area, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("hits", "objects", "published", "exact"),
+    [
+        (3, 10, 3, 4),  # 0, .1 and .2; .3 is reached by the exact rule alone
+        (6, 10, 6, 7),
+        (7, 10, 7, 8),
+        (6, 20, 3, 4),
+        (1, 10, 2, 2),  # no other level is missed
+        (2, 10, 3, 3),
+        (4, 10, 5, 5),
+        (5, 10, 6, 6),
+        (8, 10, 9, 9),
+        (9, 10, 10, 10),
+        (10, 10, 11, 11),
+        (3, 9, 4, 4),  # a recall of 1/3 is beyond .3
+    ],
+)
+def test_a_recall_of_exactly_a_level_reaches_it_or_misses_it_by_the_published_rounding(hits, objects, published, exact):
+    hit = np.full(hits, True)  # all right: the precision is 1 at every level that is reached
+    assert eleven_point_average_precision(hit, objects) == pytest.approx(published / 11)
+    assert eleven_point_average_precision(hit, objects, levels="published") == pytest.approx(published / 11)
+    assert eleven_point_average_precision(hit, objects, levels="exact") == pytest.approx(exact / 11)
+
+
+@pytest.mark.parametrize(("levels", "expected"), [("published", 3 / 11), ("exact", 4 / 11)])
+def test_the_levels_arrive_at_the_eleven_points(levels, expected):
+    corners = [(20 * n, 0, 20 * n + 10, 10) for n in range(10)]
+    voc = VocAveragePrecision(1, levels=levels)
+    voc.add("a", found(*((0, 0.9, *box) for box in corners[:3])), truth(*((0, *box) for box in corners)))
+    assert voc.scores().mean_eleven_point == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

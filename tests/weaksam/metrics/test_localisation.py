@@ -36,8 +36,22 @@ def corloc_of(*images, difficult="count", num_classes=1):
             found((0, 0.9, *OTHER)),
             truth((0, *BOX), (0, *OTHER), difficult=[1]),
             1,
-            0,
+            1,  # method 9.2: the plain object makes the image count, and then any object will do
             id="top-is-on-the-difficult-one",
+        ),
+        pytest.param(
+            found((0, 0.9, *OTHER)),
+            truth((0, *BOX), (0, *OTHER), crowd=[1]),
+            1,
+            1,
+            id="top-is-on-the-crowd",
+        ),
+        pytest.param(
+            found((0, 0.9, *OTHER), (1, 0.9, *BOX)),
+            truth((0, *BOX), (1, *OTHER), difficult=[1]),
+            0,
+            0,  # the difficult object of class 1 does not help class 0
+            id="top-is-on-a-difficult-one-of-another-class",
         ),
     ],
 )
