@@ -60,10 +60,11 @@ def iou_matrix(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 def nms_in_order(boxes_xyxy: Tensor, iou_threshold: float) -> Tensor:
     """Suppression without scores: the first box stays and removes every later one that overlaps it too much.
 
-    The published pipeline thins the boxes of cross-attention prompts in this way.
+    The published pipeline thins the boxes of cross-attention prompts in this way. It adds 1 to the sides of inclusive boxes,
+    so that the box of zeros that it keeps for an empty mask is a pixel: two of them are duplicates, and one stays.
 
     Args:
-        boxes_xyxy: ``[N, 4]``, the better known first.
+        boxes_xyxy: ``[N, 4]``, the better known first; one without area counts as the pixel at its left and top.
         iou_threshold: in [0, 1]; a box goes when its IoU with a kept one is strictly above it. Lower is stricter; 1
             keeps even duplicates.
 
@@ -71,5 +72,7 @@ def nms_in_order(boxes_xyxy: Tensor, iou_threshold: float) -> Tensor:
         Ascending int64 indices of the boxes kept, ``[K]``; of no boxes, none.
     """
     falling_scores = torch.arange(len(boxes_xyxy), 0, -1, dtype=torch.float32, device=boxes_xyxy.device)
-    kept: Tensor = nms(boxes_xyxy, falling_scores, iou_threshold)
+    left_top = boxes_xyxy[:, :2]
+    as_pixels = torch.cat([left_top, left_top + 1], dim=1)
+    kept: Tensor = nms(torch.where(area(boxes_xyxy)[:, None] > 0, boxes_xyxy, as_pixels), falling_scores, iou_threshold)
     return kept

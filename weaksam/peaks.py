@@ -36,24 +36,24 @@ class Peaks(NamedTuple):
 def find_peaks(maps: Tensor, config: PeaksConfig, *, kernel: int) -> list[Peaks]:
     """Peaks of each map on its own (Algorithm 1; the published code's version of it).
 
-    The ``max_candidates`` best window maxima pass a greedy distance filter, best first: one nearer than
-    ``(kernel - 1) // 2`` to a peak already kept is dropped (strictly nearer, so a smaller kernel keeps more).
+    The ``max_candidates`` best window maxima pass a greedy distance filter, best first. With ``spacing`` "at-least" one
+    nearer than ``(kernel - 1) // 2`` to a peak already kept is dropped (published code), with "more-than" one no further
+    than ``kernel / 2`` (the paper): a smaller kernel keeps more.
 
     Args:
         maps: float32 ``[M, H, W]``, each normalised to [0, 1], on any device.
-        config: threshold, number of candidates and norm of the distance.
-        kernel: side of the window in pixels; even sizes are rounded up to the next odd one. 1 keeps every pixel.
+        config: threshold, number of candidates, norm and rule of the distance.
+        kernel: side of the window in pixels. The window of an even one is rounded up to the next odd size, which has a
+            centre; the distance is not. 1 keeps every pixel.
 
     Returns:
         One ``Peaks`` per map. A map that is zero everywhere has none, whatever the threshold; no maps give an empty list.
     """
-    kernel |= 1
-    radius = (kernel - 1) // 2
     at_once = _MAPS_AT_ONCE_CPU if maps.device.type == "cpu" else _MAPS_AT_ONCE_GPU
     return [
-        _keep_distant(candidates, radius, config)
+        _keep_distant(candidates, kernel, config)
         for chunk in torch.split(maps, at_once)
-        for candidates in _window_maxima(chunk, kernel, config)
+        for candidates in _window_maxima(chunk, kernel | 1, config)
     ]
 
 
@@ -90,18 +90,16 @@ def _sliding_max(maps: Tensor, kernel: int, *, dim: int) -> Tensor:
     return maxima
 
 
-def _keep_distant(candidates: Peaks, radius: int, config: PeaksConfig) -> Peaks:
-    """Greedy distance filter: each pass keeps the best candidate left and drops those strictly nearer than radius."""
+def _keep_distant(candidates: Peaks, kernel: int, config: PeaksConfig) -> Peaks:
+    """Greedy distance filter: each pass keeps the best candidate left and drops those too near to it."""
+    norm = 1 if config.distance == "l1" else 2
     points_xy = candidates.points_xy
     alive = np.ones(len(points_xy), dtype=bool)
     kept: list[int] = []
     while alive.any():
         best = int(alive.argmax())
         kept.append(best)
-        offsets = np.abs(points_xy - points_xy[best])
-        if config.distance == "l1":
-            alive &= offsets.sum(axis=1) >= radius
-        else:
-            alive &= (offsets**2).sum(axis=1) >= radius**2
+        distance = np.linalg.norm(points_xy - points_xy[best], ord=norm, axis=1)
+        alive &= distance >= kernel // 2 if config.spacing == "at-least" else distance > kernel / 2
         alive[best] = False
     return Peaks(points_xy[kept], candidates.values[kept])

@@ -9,6 +9,8 @@ from weaksam.boxes import area, clip_boxes, iou_matrix, nms_in_order
 UNIT = [0.0, 0.0, 10.0, 10.0]
 HALF = [0.0, 0.0, 10.0, 5.0]
 POINT = [3.0, 3.0, 3.0, 3.0]
+NOTHING = [0.0, 0.0, 0.0, 0.0]  # the box of an empty mask
+PIXEL = [0.0, 0.0, 1.0, 1.0]
 FAR = [100.0, 100.0, 110.0, 110.0]
 
 
@@ -122,7 +124,10 @@ def test_iou_with_leading_dimensions_is_that_of_each_pair_of_sets(seed, leading,
         pytest.param(
             [[0, 0, 10, 10], [0, 0, 10, 7], [0, 0, 10, 5]], 0.6, [0, 2], id="a-suppressed-box-suppresses-none"
         ),
-        pytest.param([POINT, POINT], 0.5, [0, 1], id="empty-boxes-overlap-nothing"),
+        pytest.param([NOTHING, NOTHING], 0.9, [0], id="two-boxes-of-empty-masks-are-one-pixel"),
+        pytest.param([POINT, UNIT, POINT, NOTHING], 0.9, [0, 1, 3], id="empty-boxes-elsewhere-are-others"),
+        pytest.param([NOTHING, PIXEL], 0.9, [0], id="as-published-no-other-than-the-first-pixel"),
+        pytest.param([NOTHING, NOTHING], 1.0, [0, 1], id="threshold-1-keeps-empty-duplicates"),
     ],
 )
 def test_suppression_in_order(rows, threshold, kept):
@@ -135,7 +140,8 @@ def test_suppression_in_order_equals_the_obvious_loop(seed, n, threshold):
     rng = np.random.default_rng(seed)
     corners = np.sort(rng.integers(0, 8, (n, 2, 2)), axis=1).astype(np.float32)
     found = torch.from_numpy(corners.reshape(n, 4))
-    overlap = iou_matrix(found, found)
+    as_pixels = [box if area(box) > 0 else torch.cat([box[:2], box[:2] + 1]) for box in found]
+    overlap = iou_matrix(*(torch.stack([torch.zeros(4), *as_pixels])[1:] for _ in range(2)))
     expected: list[int] = []
     for i in range(n):
         if all(overlap[j, i].item() <= np.float32(threshold) for j in expected):

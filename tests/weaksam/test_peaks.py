@@ -52,6 +52,26 @@ def test_peaks_of_one_map_with_kernel_17_and_radius_8(pixels, options, expected)
     assert peaks_of(one_map(*pixels), **options) == expected
 
 
+@pytest.mark.parametrize(
+    ("kernel", "second", "options", "peaks"),
+    [
+        # Algorithm 1, line 19: what lies within half of k = 128 of a peak goes, 64 included.
+        pytest.param(128, (114, 100), {"spacing": "more-than", "distance": "l2"}, 1, id="paper-half-a-kernel-goes"),
+        pytest.param(128, (115, 100), {"spacing": "more-than", "distance": "l2"}, 2, id="paper-beyond-it-stays"),
+        pytest.param(128, (114, 101), {"spacing": "more-than", "distance": "l2"}, 2, id="paper-just-beyond-it-stays"),
+        pytest.param(129, (114, 100), {"spacing": "more-than", "distance": "l2"}, 1, id="half-of-129-is-64.5"),
+        pytest.param(129, (114, 101), {"spacing": "more-than", "distance": "l2"}, 1, id="and-64.01-is-within"),
+        pytest.param(129, (115, 100), {"spacing": "more-than"}, 2, id="65-is-not"),
+        pytest.param(128, (114, 100), {}, 2, id="code-half-a-kernel-stays"),
+        pytest.param(128, (113, 100), {}, 1, id="code-nearer-goes"),
+        pytest.param(129, (114, 100), {"distance": "l2"}, 2, id="code-64-of-129-stays"),
+    ],
+)
+def test_equal_maxima_half_a_kernel_apart(kernel, second, options, peaks):
+    drawn = one_map((50, 100, 1.0), (*second, 1.0), height=200, width=200)
+    assert peaks_of(drawn, kernel=kernel, **options) == [(50, 100), second][:peaks]
+
+
 def test_at_most_25_candidates_enter_the_distance_filter_by_default():
     drawn = torch.ones(10, 10)  # everything ties; the first 25 in reading order are rows 0, 1 and half of row 2
     assert peaks_of(drawn, kernel=5) == [(0, 0), (2, 0), (4, 0), (6, 0), (8, 0), (1, 1), (3, 1), (5, 1), (7, 1), (9, 1),
@@ -76,7 +96,7 @@ def test_no_maps_have_no_peaks():
 
 def reference(drawn, config, kernel):
     """Algorithm 1 pixel by pixel."""
-    radius = kernel // 2
+    radius, at_least = kernel // 2, config.spacing == "at-least"
     height, width = drawn.shape
     candidates = []
     for y in range(height):
@@ -87,7 +107,11 @@ def reference(drawn, config, kernel):
     kept = []
     for negative, y, x in sorted(candidates)[: config.max_candidates or None]:
         apart = [(abs(x - kx), abs(y - ky)) for _, ky, kx in kept]
-        far = [(dx + dy >= radius) if config.distance == "l1" else (dx * dx + dy * dy >= radius**2) for dx, dy in apart]
+        if config.distance == "l1":  # twice the distance against the whole kernel: whole numbers on both sides
+            far = [(dx + dy >= radius) if at_least else (2 * (dx + dy) > kernel) for dx, dy in apart]
+        else:
+            squares = [dx * dx + dy * dy for dx, dy in apart]
+            far = [(square >= radius**2) if at_least else (4 * square > kernel**2) for square in squares]
         if all(far):
             kept.append((negative, y, x))
     return [(x, y) for negative, y, x in kept if -negative >= config.threshold and negative < 0]
@@ -98,16 +122,17 @@ def reference(drawn, config, kernel):
     seed=st.integers(0, 2**32 - 1),
     size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
     levels=st.sampled_from([1, 2, 4, 1000]),  # few levels make plateaus and ties
-    kernel=st.sampled_from([1, 3, 5, 9, 31]),
+    kernel=st.sampled_from([1, 3, 4, 5, 9, 31]),
     max_candidates=st.sampled_from([0, 1, 5, 25]),
     distance=st.sampled_from(["l1", "l2"]),
+    spacing=st.sampled_from(["at-least", "more-than"]),
     threshold=st.sampled_from([0.0, 0.5, 0.9]),
 )
 def test_batched_peaks_equal_the_pixel_by_pixel_algorithm(
-    seed, size, levels, kernel, max_candidates, distance, threshold
+    seed, size, levels, kernel, max_candidates, distance, spacing, threshold
 ):
     maps = (np.random.default_rng(seed).integers(0, levels + 1, (3, *size)) / levels).astype(np.float32)
-    config = PeaksConfig(max_candidates=max_candidates, distance=distance, threshold=threshold)
+    config = PeaksConfig(max_candidates=max_candidates, distance=distance, spacing=spacing, threshold=threshold)
     found = find_peaks(torch.from_numpy(maps), config, kernel=kernel)
     for drawn, peaks in zip(maps, found, strict=True):
         assert [tuple(point) for point in peaks.points_xy.tolist()] == reference(drawn, config, kernel)

@@ -92,6 +92,17 @@ NAN = float("nan")
             id="cross-in-order",
         ),
         pytest.param("cross", [(NOTHING, 0, NAN), (UNIT, 0, NAN)], {}, [1], {"empty mask": 1}, id="cross-drops-empty"),
+        pytest.param(
+            "cross",
+            [(NOTHING, 0, NAN), (UNIT, 0, NAN), (NOTHING, 0, NAN)],
+            {"keep_empty": True},
+            [0, 1],
+            {"suppressed": 1},
+            id="cross-keeps-one-empty-if-asked",
+        ),
+        pytest.param(
+            "coarse", [(NOTHING, 1, NAN)] * 2, {"keep_empty": True}, [0, 1], {}, id="coarse-keeps-every-empty-if-asked"
+        ),
     ],
 )
 def test_what_each_source_keeps(source, rows, options, kept, discarded):

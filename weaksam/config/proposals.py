@@ -109,6 +109,8 @@ class PeaksConfig:
     threshold: float = 0.9  # tau in [0, 1]; keep a peak of at least this value, higher is stricter (paper 3.2)
     max_candidates: int = 25  # best pixels that enter the distance filter (published code); 0 = all
     distance: Literal["l1", "l2"] = "l1"  # norm of the distance filter (published code: L1)
+    # Peaks lie (kernel - 1) // 2 apart or more (published code), or more than half a kernel (Algorithm 1, line 19).
+    spacing: Literal["at-least", "more-than"] = "at-least"
 
     def __post_init__(self) -> None:
         for name in ("kernel_cam", "kernel_cross"):
@@ -154,7 +156,7 @@ class ProposalsConfig:
     grid_nms_iou: float = 0.3  # suppress grid boxes above it, best predicted IoU first; lower is stricter (stock .7)
     cross_nms_iou: float = 0.9  # score-less suppression of cross-attention boxes, first box stays
     clue_mask_indices: tuple[int, ...] = (1, 2)  # of SAM's three masks; 0, the sub-part, is dropped (published code)
-    keep_empty: bool = False  # keep a zero box for an empty mask (published code)
+    keep_empty: bool = False  # keep a zero box for an empty mask, of cross-attention one an image (published code)
     whole_image_if_empty: bool = True  # an image without any box gets one of its own size, source "whole-image"
     keep_masks: bool = False  # also keep each box's mask as COCO RLE
 
