@@ -89,7 +89,8 @@ class MultiScaleCam:
     def _low_resolution(self, image: NDArray[np.uint8], slots: Sequence[int]) -> list[dict[str, Tensor]]:
         """Per scale and kind, the map of the image plus the map of its mirror image, mirrored back: ``[K, M, h, w]``.
 
-        Enlarging is linear and symmetric, so that the two may be added before it, at half the price.
+        Enlarging is linear and symmetric, so that the two may be added before it, at half the price. In half precision they
+        stay apart: as published, each is enlarged as it is and added in single precision, which leaves fewer ties.
         """
         passes = []
         for scale in self._config.scales:
@@ -99,14 +100,18 @@ class MultiScaleCam:
                 mirrored = self.network.activation_maps(
                     resized.flip(-1)[None], slots, self.kinds, self._config.cross_layers
                 )
-            passes.append({kind: upright[kind][0] + mirrored[kind][0].flip(-1) for kind in self.kinds})
+            if self._config.autocast_fp16:
+                passes.append({kind: upright[kind][0] for kind in self.kinds})
+                passes.append({kind: mirrored[kind][0].flip(-1) for kind in self.kinds})
+            else:
+                passes.append({kind: upright[kind][0] + mirrored[kind][0].flip(-1) for kind in self.kinds})
         return passes
 
     @torch.no_grad()
     def _enlarged(self, passes: Sequence[Tensor], size_hw: tuple[int, ...]) -> Tensor:
         """Sum of maps ``[M, h, w]`` of differing h, w, enlarged to ``[M, H, W]`` and each stretched to [0, 1]."""
         total = torch.zeros(len(passes[0]), *size_hw, device=passes[0].device)
-        for maps in passes:  # in half precision enlarged as such: plateaus of equal values are part of that option
+        for maps in passes:  # half precision is enlarged as such and added in single
             total += F.interpolate(maps[None], size=size_hw, mode="bilinear", align_corners=False)[0]
         low = total.amin(dim=(1, 2), keepdim=True)
         high = total.amax(dim=(1, 2), keepdim=True)

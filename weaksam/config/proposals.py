@@ -22,7 +22,9 @@ class CamConfig:
     cross_layers: tuple[int, ...] = (5, 6, 7, 8, 9, 10, 11, 12)  # 1-based; () = every layer of the network
     gate_logit: float = -0.5  # a class counts as present above it where labels are unknown (published code)
     include_difficult: bool = True  # gate by labels that count difficult objects (published code)
-    autocast_fp16: bool = False  # the published runs' half precision; inflates peak counts by exact ties
+    # The published runs' half precision: each map of a scale and a mirror is made and enlarged in it, then added in single
+    # precision. Exact ties inflate peak counts.
+    autocast_fp16: bool = False
 
     def __post_init__(self) -> None:
         require(

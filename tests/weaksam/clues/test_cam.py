@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from weaksam.clues import MultiScaleCam
 from weaksam.clues.resnet_cam import ResNetCam
@@ -157,6 +157,43 @@ def test_half_precision_gives_nearly_the_same_maps() -> None:
     for kind in KINDS:
         assert half.maps[kind].dtype == torch.float32
         assert (full.maps[kind] - half.maps[kind]).abs().max() < 0.05
+
+
+class TwoMaps(nn.Module):
+    """A network of one class whose maps are given: of the image, then of its mirror image, as that one lies."""
+
+    kinds, depth, smallest_side = ("coarse",), 1, 1
+
+    def __init__(self, upright: Sequence[float], mirrored: Sequence[float]) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+        self.rows = [upright, mirrored]
+
+    def activation_maps(self, *_: object) -> dict[str, Tensor]:
+        return {"coarse": torch.tensor(self.rows.pop(0), dtype=torch.float16).reshape(1, 1, 1, 1, -1)}
+
+
+def test_in_half_precision_the_passes_are_added_in_single_precision() -> None:
+    # Beside 1, half precision has 1 + 2**-10 next: added in it, 1 + 2**-11 would be 1 and tie with the pixel beside it.
+    clues = MultiScaleCam(
+        TwoMaps([1.0, 1.0, 0.0], mirrored=[0.0, 0.0, 2.0**-11]),  # type: ignore[arg-type]
+        class_names=["c"], class_slots=[0], kinds=["coarse"], config=CamConfig(scales=(1.0,), autocast_fp16=True),
+    )  # fmt: skip
+    (maps,) = clues.class_maps(picture(1, 3), [0])
+    assert maps.maps["coarse"][0, 0].tolist() == pytest.approx([1.0, 1 / (1 + 2.0**-11), 0.0], abs=1e-6)
+    assert maps.maps["coarse"][0, 0, 1] < maps.maps["coarse"][0, 0, 0]
+
+
+def test_each_pass_is_enlarged_in_half_precision() -> None:
+    # From 2 to 4 pixels the inner two are 3/4 and 1/4 of the way: 1 + 3/4 * 2**-10 is 1 + 2**-10 in half precision and
+    # 1 + 1/4 * 2**-10 is 1. Twice that: 2, 2, 2 + 2**-9, 2 + 2**-9, which stretched is 0, 0, 1, 1.
+    row = [1.0, 1.0 + 2.0**-10]
+    clues = MultiScaleCam(
+        TwoMaps(row, mirrored=row[::-1]),  # type: ignore[arg-type]
+        class_names=["c"], class_slots=[0], kinds=["coarse"], config=CamConfig(scales=(1.0,), autocast_fp16=True),
+    )  # fmt: skip
+    (maps,) = clues.class_maps(picture(1, 4), [0])
+    assert maps.maps["coarse"][0, 0].tolist() == pytest.approx([0.0, 0.0, 1.0, 1.0], abs=1e-4)
 
 
 def test_slots_say_which_output_a_class_is() -> None:
