@@ -78,7 +78,7 @@ class MilTask:
     def lr_factors(self, at: Position) -> Sequence[float]:
         """Return the learning rates of ``at`` as shares of the peak: falling for the detector, growing for its adversary."""
         config, dropblock = self.config, self.config.mist.dropblock
-        passed = milestones_passed(at, config.milestones)
+        passed = milestones_passed(at, config.milestones, config.steps or config.epochs)
         detector = warmed_up(at.step, config.warmup_steps, config.warmup_factor) * 0.1**passed
         if config.detector != "mist" or not dropblock.enabled:
             return (detector,)

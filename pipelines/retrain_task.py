@@ -72,7 +72,8 @@ class RetrainTask:
         """Return the learning rate of ``at`` as a share of its peak."""
         config = self.config
         warmth = warmed_up(at.step, config.warmup_steps, config.warmup_factor)
-        return (warmth * 0.1 ** milestones_passed(at, config.milestones),)
+        passed = milestones_passed(at, config.milestones, config.steps or config.epochs)
+        return (warmth * 0.1**passed,)
 
     def build_dataset(self) -> BoxedImages:
         """Return the training images."""

@@ -9,9 +9,15 @@ from pipelines.training import Position
 MOMENTUM = 0.9  # of SGD, in all published schedules
 
 
-def milestones_passed(at: Position, milestones: Sequence[float]) -> int:
-    """Return how many of the milestones, shares of the training, lie behind a step."""
-    return sum(at.step >= milestone * at.steps for milestone in milestones)
+def milestones_passed(at: Position, milestones: Sequence[float], length: int) -> int:
+    """Return how many of the milestones lie behind a step.
+
+    Args:
+        at: the step.
+        milestones: below 1 shares of the training, else in the unit of ``length``.
+        length: of the whole training, in steps or epochs.
+    """
+    return sum(at.step >= (m * at.steps if m < 1 else m * at.steps / length) for m in milestones)
 
 
 def warmed_up(step: int, warmup_steps: int, first: float) -> float:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import recipes
-from pipelines.recipe import load_recipe, render, shipped_recipes, to_plain
+from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes, to_plain
 from pipelines.stages import STAGES, needed_for
+from weaksam.clues.weaktr import WeakTr
+from weaksam.config import WeakTrConfig
+from weaksam.peaks import find_peaks
 
 FOLDER = Path(recipes.__file__).parent
 WHOLE = [name for name in shipped_recipes() if not name.startswith("presets/")]
@@ -65,3 +69,29 @@ def test_the_demo_downloads_nothing() -> None:
     assert recipe.data.kind == "shapes"
     assert (recipe.sam.name, recipe.sam.weights, recipe.clues.weights) == ("builtin", "", "")
     assert recipe.classifier.init in ("", "builtin")
+
+
+def of_preset(preset: str, tmp_path: Path) -> Recipe:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump({"base": ["voc07.yaml", f"presets/{preset}.yaml"]}))
+    return load_recipe(str(mine))[0]
+
+
+def test_the_papers_peaks_are_more_than_half_a_kernel_apart(tmp_path: Path) -> None:
+    drawn = torch.zeros(1, 200, 200)
+    drawn[0, 100, 50] = drawn[0, 100, 114] = 1  # 64 apart, half of the paper's 128
+    for preset, expected in (("paper", [[50, 100]]), ("official", [[50, 100], [114, 100]])):
+        peaks = of_preset(preset, tmp_path).prompts.peaks
+        (found,) = find_peaks(drawn, peaks, kernel=peaks.kernel_cross)
+        assert found.points_xy.tolist() == expected
+    paper = of_preset("paper", tmp_path).prompts.peaks
+    assert (paper.kernel_cam, paper.kernel_cross, paper.max_candidates) == (128, 128, 0)
+
+
+def test_whose_cross_attention_the_presets_take(tmp_path: Path) -> None:
+    cam = of_preset("paper", tmp_path).clues.cam
+    assert cam.cross_layers == ()  # all, which of WeakTr's are twelve
+    maps = WeakTr(WeakTrConfig(), 1).activation_maps(torch.zeros(1, 3, 16, 16), [0], ["cross"], cam.cross_layers)
+    assert maps["cross"].shape[2] == 12 * 6
+    official = of_preset("official", tmp_path).clues.cam
+    assert (official.cross_layers, official.autocast_fp16) == ((9, 10), True)

@@ -137,8 +137,9 @@ def test_boxes_of_one_supervision_are_needed(rows, why):
 
 @pytest.mark.parametrize(("step", "factor"), [(0, 0.5), (1, 0.75), (2, 1), (4, 1), (5, 0.1), (8, 0.01)])
 def test_the_rate_warms_up_and_falls_at_the_milestones(step, factor):
-    config = replace(SMALL, steps=10, warmup_steps=2, warmup_factor=0.5, milestones=(0.5, 0.8))
-    assert drawn_task(config).lr_factors(Position(step, 10, 0.0)) == pytest.approx((factor,))
+    for milestones in ((0.5, 0.8), (5, 8)):
+        config = replace(SMALL, steps=10, warmup_steps=2, warmup_factor=0.5, milestones=milestones)
+        assert drawn_task(config).lr_factors(Position(step, 10, 0.0)) == pytest.approx((factor,))
 
 
 def test_the_backbone_learns_at_its_own_rate():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from weaksam.errors import ConfigError
 
 
@@ -9,3 +11,10 @@ def require(holds: bool, where: str, expected: str, got: object) -> None:
     """Raise ConfigError, naming the option, what it takes and what came, unless ``holds``."""
     if not holds:
         raise ConfigError(f"{where}: expected {expected}, got {got!r}")
+
+
+def require_milestones(milestones: Sequence[float], where: str, *, steps: int, epochs: int) -> None:
+    """Raise ConfigError unless each is a share of the training below 1, or a step (an epoch if ``steps`` is 0) within it."""
+    length, unit = (steps, "steps") if steps else (epochs, "epochs")
+    ok = all(0 < m < 1 or 1 <= m < length for m in milestones)
+    require(ok, f"{where}.milestones", f"shares in (0, 1), or {unit} below {where}.{unit}={length}", milestones)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from weaksam.config.checks import require
+from weaksam.config.checks import require, require_milestones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,8 @@ class MilConfig:
     weight_decay: float = 5e-4  # L2, not on biases
     bias_lr_factor: float = 2.0
     refine_lr_factor: float = 1.0  # of the refinement heads, biases too, which then decay as well (published OICR: 10)
-    milestones: tuple[float, ...] = (0.667, 0.89)  # shares of the training after which the rate falls to a tenth
+    # When the rate falls to a tenth: below 1 shares of the training, else steps (epochs, where these decide).
+    milestones: tuple[float, ...] = (2 / 3, 0.89)  # published: 20,000 and 26,700 of 30,000 steps
     warmup_steps: int = 200
     warmup_factor: float = 1 / 3  # of the learning rate at the first step
     dropout: float = 0.5  # between the fully connected layers
@@ -110,7 +111,7 @@ class MilConfig:
         require(self.steps >= 1 or self.epochs >= 1, "mil.steps", "steps or epochs of 1 or more", self.steps)
         require(self.batch_size >= 1, "mil.batch_size", "1 or more", self.batch_size)
         require(self.lr > 0, "mil.lr", "a positive number", self.lr)
-        require(all(0 < m < 1 for m in self.milestones), "mil.milestones", "shares in (0, 1)", self.milestones)
+        require_milestones(self.milestones, "mil", steps=self.steps, epochs=self.epochs)
         require(0 <= self.dropout < 1, "mil.dropout", "[0, 1)", self.dropout)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from weaksam.config.checks import require
+from weaksam.config.checks import require, require_milestones
 from weaksam.config.mil import DetectConfig
 
 
@@ -176,7 +176,8 @@ class RetrainConfig:
     lr: float = 0.02
     weight_decay: float = 1e-4
     backbone_lr_factor: float = 1.0  # of the backbone's learning rate (published DINO: .1)
-    milestones: tuple[float, ...] = (0.667, 0.889)  # shares of the training after which the rate falls to a tenth
+    # When the rate falls to a tenth: below 1 shares of the training, else steps (epochs, where these decide).
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)  # published: 6,000 and 8,000 of 9,000 steps
     warmup_steps: int = 30
     warmup_factor: float = 0.001  # of the learning rate at the first step
     freeze_stages: int = 2  # first stages of the backbone that do not learn (published: stem and the first stage)
@@ -198,6 +199,6 @@ class RetrainConfig:
         require(self.steps >= 1 or self.epochs >= 1, "retrain.steps", "steps or epochs of 1 or more", self.steps)
         require(self.batch_size >= 1, "retrain.batch_size", "1 or more", self.batch_size)
         require(self.lr > 0, "retrain.lr", "a positive number", self.lr)
-        require(all(0 < m < 1 for m in self.milestones), "retrain.milestones", "shares in (0, 1)", self.milestones)
+        require_milestones(self.milestones, "retrain", steps=self.steps, epochs=self.epochs)
         ok = self.pseudo_labels == "label" or self.pseudo_labels.startswith("import.")
         require(ok, "retrain.pseudo_labels", "label or import.NAME", self.pseudo_labels)
