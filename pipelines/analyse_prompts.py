@@ -44,7 +44,7 @@ from pipelines.stage import Job
 from pipelines.store import Table, write_json
 from pipelines.text_table import Kind, TextTable
 from weaksam.errors import DataError
-from weaksam.structures import CLUE_SOURCES, SOURCES, GroundTruth, Prompts, Proposals, no_objects
+from weaksam.structures import CLUE_SOURCES, TABLE_SOURCES, GroundTruth, Prompts, Proposals, no_objects
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -147,7 +147,7 @@ def control_prompts(
     from weaksam.prompts import grid_prompts
 
     by_source = {p.source: p for p in prompts}
-    clues = [source for source in CLUE_SOURCES if source in sources]
+    clues = [source for source in TABLE_SOURCES if source in CLUE_SOURCES and source in sources]
     prompted = [by_source[source] for source in clues if source in by_source]
     controls = [
         Control(
@@ -281,7 +281,7 @@ def compare(
     """
     from weaksam.metrics.proposal_recall import ProposalRecall, cumulative
 
-    method = [source for source in SOURCES if source in sources]
+    method = [source for source in TABLE_SOURCES if source in sources]
     rows = cumulative(method)
     for source in method:
         if source in CLUE_SOURCES:

@@ -27,7 +27,7 @@ from pipelines.stage import Job
 from pipelines.store import Table, write_bytes, write_json
 from pipelines.text_table import Kind, TextTable
 from weaksam.config import DetectConfig
-from weaksam.structures import SOURCES
+from weaksam.structures import TABLE_SOURCES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,7 +125,7 @@ def reads(recipe: Recipe) -> tuple[str, ...]:
 def source_sets(sources: Iterable[str]) -> dict[str, frozenset[str]]:
     """Return which proposals are compared with each other: those of all sources, then of each alone, the method's first."""
     found = set(sources)
-    alone = [*(s for s in SOURCES if s in found), *sorted(found - set(SOURCES))]
+    alone = [*(s for s in TABLE_SOURCES if s in found), *sorted(found - set(TABLE_SOURCES))]
     return {ALL: frozenset(found)} | {source: frozenset([source]) for source in alone}
 
 

@@ -22,7 +22,7 @@ from weaksam.drawing import (
     fit,
     overlay_heat_map,
 )
-from weaksam.structures import Detections, GroundTruth, Prompts, Proposals
+from weaksam.structures import TABLE_SOURCES, Detections, GroundTruth, Prompts, Proposals
 
 TOP_COLOUR = "#56b4e9"  # of a top detection that failed; tells from the yellow of true objects for every reader
 
@@ -32,7 +32,6 @@ _MOST_BOXES = 200  # drawn of one source; more hide the picture
 _THIN_ABOVE = 25  # boxes: more are drawn with thin lines
 _MOST_DETECTIONS = 10  # drawn on an image
 _CLASS_COLOURS = ("#56b4e9", "#e69f00", "#2fd1a0", "#f07fc0", "#d55e00", "#ffffff")  # of detections, best class first
-_HEAT_SOURCES = ("fine", "coarse", "cross")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +145,7 @@ def heat_maps(
     """The activation maps over the image, class by class, at most four classes."""
     pictures = []
     for class_index in sorted({class_index for class_index, _ in maps})[:_MOST_CLASSES]:
-        for source in (s for s in _HEAT_SOURCES if (class_index, s) in maps):
+        for source in (s for s in TABLE_SOURCES if (class_index, s) in maps):
             picture, _ = fit(image, side)
             drawn = overlay_heat_map(picture, maps[class_index, source])
             name = class_names[class_index]

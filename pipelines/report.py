@@ -46,7 +46,7 @@ from pipelines.stage import Job, Stage
 from pipelines.store import read_json, write_bytes
 from weaksam.drawing import KIND_COLOURS, SOURCE_COLOURS, TRUTH_COLOUR
 from weaksam.files import join, read_bytes
-from weaksam.structures import SOURCES
+from weaksam.structures import TABLE_SOURCES
 
 if TYPE_CHECKING:
     import jinja2
@@ -273,7 +273,8 @@ def _similarity(instance: Instance, analysis: Mapping[str, Any]) -> dict[str, An
 def _table_order(item: tuple[tuple[str, str], int]) -> tuple[int, str, str]:
     """Sort discarded boxes like the table of recall: the method's sources in their order, then others."""
     (source, reason), _ = item
-    return (SOURCES.index(source) if source in SOURCES else len(SOURCES), source, reason)
+    place = TABLE_SOURCES.index(source) if source in TABLE_SOURCES else len(TABLE_SOURCES)
+    return (place, source, reason)
 
 
 def _css_class(source: str) -> str:

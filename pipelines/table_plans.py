@@ -22,7 +22,7 @@ from pipelines.recipe import Recipe
 from pipelines.runs import Instance
 from pipelines.stages import Resolved, resolve
 from pipelines.store import read_json
-from weaksam.structures import SOURCES
+from weaksam.structures import TABLE_SOURCES
 
 GPU_MEMORY = "gpu_memory_mib"  # how the manifest of a training that measured it calls its largest memory of a GPU
 
@@ -190,11 +190,11 @@ def _rows_1(recipe: Recipe) -> list[Row]:
 
 def _rows_4(recipe: Recipe) -> list[Row]:
     variants = {SELECTIVE_SEARCH: VARIANTS["MIST", SELECTIVE_SEARCH]}
-    of_recipe = [source for source in SOURCES if source in recipe.prompts.sources]
+    of_recipe = [source for source in TABLE_SOURCES if source in recipe.prompts.sources]
     for n, source in enumerate(of_recipe, 1):
         # All of them are named as none, as a recipe does it: the same cell as in the other tables.
         sources = () if n == len(of_recipe) else tuple(of_recipe[:n])
-        variants[source if source == SOURCES[0] else f"+ {source}"] = Variant(detector="mist", sources=sources)
+        variants[source if source == TABLE_SOURCES[0] else f"+ {source}"] = Variant(detector="mist", sources=sources)
     data = data_name(recipe.name)
     return [
         Row(data=data, detector="MIST", proposals=name, published=published, variant=variants.get(name))

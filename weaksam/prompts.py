@@ -19,7 +19,7 @@ from weaksam.peaks import find_peaks
 from weaksam.structures import CLUE_SOURCES, ClassMaps, Prompts
 
 _NO_CLASS = -1
-_SEMANTIC_SOURCES = ("fine", "coarse")
+_SEMANTIC_SOURCES = ("coarse", "fine")
 _LLOYD_ITERATIONS = 50  # a hundred points settle within twenty
 
 
@@ -50,7 +50,7 @@ def clue_prompts(class_maps: Iterable[ClassMaps], config: PromptsConfig) -> list
         config: which sources, how peaks are found and grouped.
 
     Returns:
-        One ``Prompts`` per clue source of ``config.sources``, in the order fine, coarse, cross. A source without a peak
+        One ``Prompts`` per clue source of ``config.sources``, in the order coarse, fine, cross. A source without a peak
         is there and empty. Fine and coarse: every peak alone, class by class, best first, then (``class_joint``) the
         peaks of each class together, so n peaks of g classes make n + g prompts. Cross: one prompt per cluster.
     """

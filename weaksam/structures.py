@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # tables are read without torch
     from torch import Tensor
 
-# The order in which proposals of one image are concatenated (method: grid, fine, coarse, cross = Table 4's rows).
-SOURCES = ("grid", "fine", "coarse", "cross")
-CLUE_SOURCES = ("fine", "coarse", "cross")
+# The order in which the proposals of one image are concatenated, prompted and exported (method 3.4). Where two boxes are
+# equally good, the one that comes first is taken.
+SOURCES = ("grid", "coarse", "fine", "cross")
+CLUE_SOURCES = ("coarse", "fine", "cross")
+# The order in which tables add them up: the rows of Table 4.
+TABLE_SOURCES = ("grid", "fine", "coarse", "cross")
 # What a table, a detector or a figure owes its boxes to: image-level labels, or true boxes (``export --as pseudo-labels``).
 IMAGE_LABELS, BOXES = "image-labels", "boxes"
 

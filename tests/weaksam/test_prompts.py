@@ -66,12 +66,12 @@ def test_cross_peaks_of_all_classes_and_maps_are_pooled_and_clustered():
     assert points(raw) == [[[4, 5]], [[6, 5]], [[5, 8]]]
 
 
-def test_sources_come_as_fine_coarse_cross_restricted_to_the_wanted():
+def test_sources_come_as_coarse_fine_cross_restricted_to_the_wanted():
     class_maps = [
         ClassMaps(class_index=0, maps={name: with_peaks((4, 5))[None] for name in ("coarse", "fine", "cross")})
     ]
     found = clue_prompts(class_maps, PromptsConfig(sources=("cross", "grid", "coarse", "fine"), peaks=PEAKS))
-    assert [prompts.source for prompts in found] == ["fine", "coarse", "cross"]
+    assert [prompts.source for prompts in found] == ["coarse", "fine", "cross"]
     found = clue_prompts(class_maps, PromptsConfig(sources=("cross", "grid"), peaks=PEAKS))
     assert [prompts.source for prompts in found] == ["cross"]
 
@@ -89,7 +89,7 @@ def test_sources_come_as_fine_coarse_cross_restricted_to_the_wanted():
 )
 def test_a_source_without_peaks_is_there_and_empty(class_maps):
     found = clue_prompts(class_maps, PromptsConfig())
-    assert [(prompts.source, len(prompts)) for prompts in found] == [("fine", 0), ("coarse", 0), ("cross", 0)]
+    assert [(prompts.source, len(prompts)) for prompts in found] == [("coarse", 0), ("fine", 0), ("cross", 0)]
 
 
 def test_maps_are_taken_one_class_at_a_time():

@@ -10,7 +10,7 @@ from weaksam.masks import decode_rle
 from weaksam.prompts import grid_prompts
 from weaksam.proposals import propose, select_masks
 from weaksam.sam.prompting import Decoded
-from weaksam.structures import Prompts
+from weaksam.structures import CLUE_SOURCES, SOURCES, TABLE_SOURCES, Prompts
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
 SIZE_HW = (75, 100)
@@ -147,13 +147,24 @@ def test_sources_are_concatenated_in_their_order_and_prompts_counted_through():
         min_predicted_iou=0.0, min_stability=0.0, grid_nms_iou=1.0, cross_nms_iou=1.0, keep_empty=True
     )
     found = propose(lively_sam(), IMAGE, prompts, config)
-    assert [of_source.source for of_source in found.prompts] == ["grid", "fine", "coarse", "cross"]
+    assert [of_source.source for of_source in found.prompts] == list(SOURCES)
     n_grid = found.source.count("grid")
     assert found.source == ["grid"] * n_grid + ["coarse"] * 4 + ["cross"] * 2
     assert set(found.prompt_index[:n_grid].tolist()) <= {0, 1, 2, 3}
     assert found.prompt_index[n_grid:].tolist() == [4, 4, 5, 5, 6, 6]
     assert (found.boxes_xyxy.dtype, found.prompt_index.dtype) == (np.float32, np.int32)
     assert (found.mask_index.dtype, found.predicted_iou.dtype) == (np.int8, np.float32)
+
+
+def test_the_order_of_sources_is_the_published_one():
+    # Method 3.4. Table 4 adds the fine map's proposals before the coarse one's.
+    assert SOURCES == ("grid", "coarse", "fine", "cross")
+    assert SOURCES[1:] == CLUE_SOURCES
+    assert TABLE_SOURCES == ("grid", "fine", "coarse", "cross")
+    prompts = [clue("cross", [50, 60]), clue("fine", [10, 20]), clue("coarse", [30, 40])]
+    found = propose(lively_sam(), IMAGE, prompts, ProposalsConfig(keep_empty=True))
+    assert list(dict.fromkeys(found.source)) == ["coarse", "fine", "cross"]
+    assert [of_source.source for of_source in found.prompts] == ["coarse", "fine", "cross"]
 
 
 def test_every_box_is_kept_or_counted_as_discarded():

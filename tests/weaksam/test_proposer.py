@@ -44,7 +44,7 @@ class OnePeakPerClass:
 )
 def test_prompts_come_from_the_classes_present(labels, gating, expected, asked):
     clues = OnePeakPerClass()
-    fine, coarse, cross = Proposer(clues, None, prompts=PROMPTS, gating=CluesConfig(gating=gating)).prompt(
+    coarse, fine, cross = Proposer(clues, None, prompts=PROMPTS, gating=CluesConfig(gating=gating)).prompt(
         IMAGE, labels
     )
     assert fine.class_index == expected * 2  # alone and jointly
@@ -71,7 +71,7 @@ def test_the_whole_is_its_two_halves_with_the_grid_added_in_the_second():
     halves = Proposer(None, lively_sam(), prompts=PROMPTS, proposals=SIZES).segment(IMAGE, prompts)
     np.testing.assert_array_equal(whole.boxes_xyxy, halves.boxes_xyxy)
     assert whole.source == halves.source
-    assert [of_source.source for of_source in whole.prompts] == ["grid", "fine", "coarse", "cross"]
+    assert [of_source.source for of_source in whole.prompts] == ["grid", "coarse", "fine", "cross"]
     assert whole.source.count("fine") == 4
 
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from weaksam.boxes import iou_matrix
-from weaksam.structures import SOURCES, GroundTruth
+from weaksam.structures import TABLE_SOURCES, GroundTruth
 
 CURVE_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))  # IoU .50:.05:.95, .5, .75, .9 among them
 
@@ -53,14 +53,14 @@ def match_many_to_one(iou: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def cumulative(sources: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """The rows of Table 4: each of ``SOURCES`` together with those before it, then every other source on its own.
+    """The rows of Table 4: each of ``TABLE_SOURCES`` together with those before it, then every other source on its own.
 
     Returns:
         Row name (the source that it adds) -> the sources that it counts; empty for no sources.
     """
-    method = [source for source in SOURCES if source in sources]
+    method = [source for source in TABLE_SOURCES if source in sources]
     rows = {source: tuple(method[: n + 1]) for n, source in enumerate(method)}
-    return rows | {source: (source,) for source in sorted(set(sources) - set(SOURCES))}
+    return rows | {source: (source,) for source in sorted(set(sources) - set(TABLE_SOURCES))}
 
 
 @dataclass(frozen=True, kw_only=True)
