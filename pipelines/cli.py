@@ -350,6 +350,10 @@ def export_(
     name: Annotated[str, typer.Option("--name", help="True boxes become the instance import.NAME of the run.")] = "",
     noise: Annotated[float, typer.Option("--noise", metavar="SHARE", help="Share of the true boxes made wrong.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,
+    pictures: Annotated[
+        str, typer.Option("--pictures", help="For voc and yolo of pseudo labels: link, copy or none, into the folder.")
+    ] = "link",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
     """Write proposals, detections or pseudo labels in another project's format, or true boxes as pseudo labels into the run.
 
@@ -369,6 +373,7 @@ def export_(
         weaksam export runs/voc07 --as pseudo-labels --name noisy --noise 0.3
     """
     _one_of("--missing", missing, ("error", "empty"))
+    _one_of("--pictures", pictures, ("link", "copy", "none"))
     if to == "pseudo-labels":
         if split or out or only or instance != "propose" or missing != "error":
             raise ConfigError(
@@ -396,6 +401,7 @@ def export_(
             instance=instance,
             missing=missing,  # type: ignore[arg-type]
             only=only,
+            overwrite=overwrite,
         )
         console.print(found["text"], markup=False)
         return
@@ -415,11 +421,21 @@ def export_(
             out=out,
             instance=instance,
             missing=missing,  # type: ignore[arg-type]
+            pictures=pictures,  # type: ignore[arg-type]
+            overwrite=overwrite,
         )
         console.print(labels["text"], markup=False)
         return
     _one_of("--as", to, ("wetectron", "mmdet", "coco"))
-    done = run_export(run_folder, to=to, split=split, out=out, instance=instance, missing=missing)  # type: ignore[arg-type]
+    done = run_export(
+        run_folder,
+        to=to,  # type: ignore[arg-type]
+        split=split,
+        out=out,
+        instance=instance,
+        missing=missing,  # type: ignore[arg-type]
+        overwrite=overwrite,
+    )
     console.print(done["text"], markup=False)
 
 

@@ -16,23 +16,18 @@ from __future__ import annotations
 
 import json
 import pickle
-import posixpath
-import tempfile
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.export_files import open_whole, require_new_file
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.store import Table
 from weaksam.errors import DataError, RunError
-from weaksam.files import is_remote, open_fs
 
 Format = Literal["wetectron", "mmdet", "coco"]
 
@@ -48,6 +43,7 @@ def run_export(
     out: str,
     instance: str = "propose",
     missing: Literal["error", "empty"] = "error",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write one split's proposals to the file ``out``.
 
@@ -58,13 +54,15 @@ def run_export(
         out: path or address of the file; a local one appears whole or not at all.
         instance: which proposals: ``propose`` or ``import.<name>``.
         missing: what becomes of images without proposals, because they were dropped: "error", or "empty": no boxes.
+        overwrite: replace a file that is there.
 
     Returns:
         ``images``, ``boxes``, ``empty`` (images without any box), ``missing`` and ``text``, a line for people.
 
     Raises:
         RunError: the run has no such finished instance.
-        DataError: no image in the split, images without proposals, ids or coordinates that the format cannot hold.
+        DataError: no image in the split, images without proposals, ids or coordinates that the format cannot hold, or a
+            file that is there already.
     """
     index, source = finished_instance(run_uri, "index"), finished_instance(run_uri, instance)
     kind = (index.manifest() or {})["kind"]
@@ -76,6 +74,7 @@ def run_export(
             f"{source.folder}: {len(absent):,} of {len(ids):,} images of split {split} have no proposals ({_some(absent)}): "
             f"they were dropped or are not asked for; --missing empty writes them without boxes"
         )
+    replaced = " · replaced an earlier file" if require_new_file(out, overwrite=overwrite) else ""
     no_box = np.zeros((0, 4), np.float32)
     ordered = [boxes.get(image_id, no_box) for image_id in ids]
     with open_whole(out) as file:
@@ -92,7 +91,7 @@ def run_export(
         "boxes": total,
         "empty": empty,
         "missing": len(absent),
-        "text": f"{out}: {to} · images {len(ids):,} ({empty:,} without a box{note}) · boxes {total:,}",
+        "text": f"{out}: {to} · images {len(ids):,} ({empty:,} without a box{note}) · boxes {total:,}{replaced}",
     }
 
 
@@ -113,21 +112,29 @@ def image_ids(images: Table, kind: str, split: str) -> list[str]:
         raise DataError(
             f"{images.folder}: no image in split {split!r}; it has {', '.join(sorted({r['split'] for r in rows}))}"
         )
-    return sorted(ids, key=int) if kind == "coco" else ids
+    if kind != "coco":
+        return ids
+    return [image_id for _, image_id in sorted(zip(numeric_ids(ids, kind), ids, strict=True))]
 
 
 def numeric_ids(ids: Sequence[str], kind: str) -> list[int]:
     """Return the number of each image in ``indexes``; raise DataError for ids that have none or share one."""
     numbers = []
     for image_id in ids:
-        digits = image_id.replace("_", "") if kind == "voc" else image_id
-        if kind not in ("voc", "coco") or not digits.isdecimal():
+        number = number_of(image_id, kind)
+        if number is None:
             raise DataError(f"image {image_id!r} of a {kind} data set has no number, by which this format knows images")
-        numbers.append(int(digits))
+        numbers.append(number)
     if len(set(numbers)) < len(numbers):
         twice = next(i for i, n in zip(ids, numbers, strict=True) if numbers.count(n) > 1)
         raise DataError(f"image {twice!r} and another image have the same number, by which this format knows images")
     return numbers
+
+
+def number_of(image_id: str, kind: str) -> int | None:
+    """Return the number in an image's id: all its digits for VOC, COCO's own for COCO (``139``, ``valid/139``); or None."""
+    digits = {"voc": image_id.replace("_", ""), "coco": image_id.rpartition("/")[2]}.get(kind, "")
+    return int(digits) if digits.isdecimal() else None
 
 
 def read_split(proposals: Table, split: str) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
@@ -218,24 +225,6 @@ class _Pickler(_Machine):  # type: ignore[misc]
             self.memoize(value)
         else:
             super().save_global(value, name)
-
-
-@contextmanager
-def open_whole(uri: str) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears when the block ends well; after an error there is none, or the old one."""
-    fs, path = open_fs(uri)
-    folder = Path(tempfile.gettempdir() if is_remote(uri) else posixpath.dirname(path))
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{posixpath.basename(path)}.{uuid.uuid4().hex[:8]}"
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        if is_remote(uri):
-            fs.put_file(str(temporary), path)
-        else:
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -1,13 +1,15 @@
 """``weaksam export`` of pseudo labels: boxes for other people's trainers, in the layouts that these read.
 
     coco    an instances JSON: images, annotations with bbox XYWH and score, categories with the data set's own ids
-    voc     a folder: Annotations/STEM.xml, corners 1-based, inclusive and whole, and ImageSets/Main/SPLIT.txt
-    yolo    a folder: labels/STEM.txt, lines of class, centre x, centre y, width, height as shares of the image; classes.txt
+    voc     a folder: Annotations/STEM.xml, corners 1-based, inclusive and whole, ImageSets/Main/SPLIT.txt and
+            JPEGImages/STEM.jpg (or what suffix the picture has)
+    yolo    a folder for Ultralytics' YOLO, see ``export_yolo``
 
-Images without any box are left out: a trainer would take them for background, and many show something. STEM is the image's id
-without the suffix of an image file, characters that not every file system takes written as %XX: ``a/b.jpg`` becomes ``a%2Fb``.
-COCO's ids of images that have no number count from 1. What the boxes are owed to (``supervision``) is written into COCO's
-``info`` and VOC's ``source``.
+Files are called as the picture is (``export_pictures``), not by the image's id. COCO and YOLO keep folders; VOC has none, so
+that its STEM is the name without the suffix, folders and characters that not every file system or list takes written as %XX:
+``cam1/0001.jpg`` becomes ``cam1%2F0001``. Images without any box are left out: a trainer would take them for background, and
+many show something. COCO's ids of images that have no number count from 1. What the boxes are owed to (``supervision``) is
+written into COCO's ``info``, VOC's ``source`` and YOLO's ``data.yaml``.
 """
 
 from __future__ import annotations
@@ -15,34 +17,27 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
-from pipelines.export import finished_instance, image_ids, numeric_ids, open_whole
+from pipelines.export import finished_instance, image_ids, numeric_ids
 from pipelines.export_detections import category_ids_of
+from pipelines.export_files import begin_folder, open_whole, require_new_file
+from pipelines.export_layout import LabelledImage, boxes_of, describe, file_stem, file_stems, without_blanks
+from pipelines.export_pictures import PictureMode, pictures_of, place_pictures, plan_pictures
+from pipelines.export_yolo import write_yolo
 from pipelines.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.store import write_bytes
 from weaksam.errors import DataError
 from weaksam.files import join
-from weaksam.images import IMAGE_SUFFIXES
-from weaksam.structures import BOXES, PseudoGroundTruth
 
 PseudoLabelFormat = Literal["coco", "voc", "yolo"]
 
 _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "score_normalised")
-_UNSAFE = re.compile(r'^\.|[%/\\:*?"<>|\x00-\x1f]')  # in file names; a leading dot hides them
-
-
-class LabelledImage(NamedTuple):
-    """One image with pseudo ground truth."""
-
-    image_id: str
-    file_name: str
-    size_hw: tuple[int, int]
-    truth: PseudoGroundTruth
+_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # characters that no XML file may hold
 
 
 def run_export_pseudo_labels(
@@ -53,6 +48,8 @@ def run_export_pseudo_labels(
     out: str,
     instance: str = "label",
     missing: Literal["error", "empty"] = "error",
+    pictures: PictureMode = "link",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write one split's pseudo labels.
 
@@ -63,22 +60,22 @@ def run_export_pseudo_labels(
         out: the JSON file, or the folder of text files.
         instance: ``label`` or ``import.<name>``.
         missing: what becomes of images without a row, because they were dropped: "error", or "empty": left out.
+        pictures: "link" or "copy" them to where the readers of ``voc`` and ``yolo`` look, or "none".
+        overwrite: replace an earlier export, see ``export_files``.
 
     Returns:
         ``images`` written, ``boxes``, ``empty`` (images left out because they have no box), ``missing``, ``supervision`` and
-        ``text``, a line for people.
+        ``text``, lines for people.
 
     Raises:
         RunError: the run has no such finished instance.
-        DataError: no image in the split, images without a row, or ids that the format cannot hold.
+        DataError: no image in the split, images without a row, names that the format cannot hold or tell apart, or files
+            that are there already.
     """
     index, source = finished_instance(run_uri, "index"), finished_instance(run_uri, instance)
     kind, supervision = (index.manifest() or {})["kind"], (source.manifest() or {})["supervision"]
     ids = image_ids(index.table(IMAGES), kind, split)
-    file_names = {
-        row["image_id"]: row["image_id"] if kind == "folder" else posixpath.basename(row["uri"])
-        for row in index.table(IMAGES).iter_rows(("image_id", "uri"))
-    }
+    named = pictures_of(index, split)
     table = source.table(PSEUDO_LABELS)
     rows = {row["image_id"]: row for row in table.iter_rows(_COLUMNS) if row["split"] == split}
     absent = [image_id for image_id in ids if image_id not in rows]
@@ -89,18 +86,24 @@ def run_export_pseudo_labels(
         )
     images = [
         LabelledImage(
-            image_id, file_names[image_id], tuple(rows[image_id]["size_hw"]), pseudo_labels_from_row(rows[image_id])
+            image_id,
+            named.names[image_id],
+            tuple(rows[image_id]["size_hw"]),
+            pseudo_labels_from_row(rows[image_id]),
+            named.uris[image_id],
         )
         for image_id in ids
         if image_id in rows and rows[image_id]["boxes_xyxy"]
     ]
     class_names = table.class_names()
     if to == "coco":
+        replaced = " · replaced an earlier file" if require_new_file(out, overwrite=overwrite) else ""
         write_coco(images, class_names, category_ids_of(run_uri, kind, class_names), kind, supervision, out)
+        more = f"next: hand it to a trainer with {named.root or 'a folder of the drawn pictures'} as its pictures{replaced}"
     elif to == "voc":
-        write_voc(images, class_names, split, supervision, out)
+        more = write_voc(images, class_names, split, supervision, out, pictures=pictures, overwrite=overwrite)
     else:
-        write_yolo(images, class_names, out)
+        more = write_yolo(images, class_names, split, supervision, out, pictures=pictures, overwrite=overwrite)
     boxes, empty = sum(len(image.truth) for image in images), len(ids) - len(absent) - len(images)
     note = f", {len(absent):,} without a row" if absent else ""
     return {
@@ -110,7 +113,7 @@ def run_export_pseudo_labels(
         "missing": len(absent),
         "supervision": supervision,
         "text": f"{out}: {to} · images {len(images):,} (left out: {empty:,} without any box{note}) · boxes {boxes:,} · "
-        f"supervision: {supervision}",
+        f"supervision: {supervision}\n{more}",
     }
 
 
@@ -130,7 +133,7 @@ def write_coco(
     for number, image in zip(numbers, images, strict=True):
         height, width = image.size_hw
         entries.append({"id": number, "file_name": image.file_name, "height": height, "width": width})
-        for (x1, y1, x2, y2), class_index, score in _boxes(image):
+        for (x1, y1, x2, y2), class_index, score in boxes_of(image):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -143,7 +146,7 @@ def write_coco(
                 }
             )
     document = {
-        "info": {"description": _description(supervision), "supervision": supervision},
+        "info": {"description": describe(supervision), "supervision": supervision},
         "images": entries,
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in zip(category_ids, class_names, strict=True)],
@@ -153,32 +156,55 @@ def write_coco(
 
 
 def write_voc(
-    images: Sequence[LabelledImage], class_names: Sequence[str], split: str, supervision: str, folder: str
-) -> None:
-    """Write an XML per image and the list of the split."""
-    stems = file_stems([image.image_id for image in images])
-    for stem, image in zip(stems, images, strict=True):
-        write_bytes(join(folder, "Annotations", f"{stem}.xml"), voc_xml(image, class_names, supervision))
-    lines = "".join(f"{stem}\n" for stem in stems)
-    write_bytes(join(folder, "ImageSets", "Main", f"{file_stem(split)}.txt"), lines.encode())
+    images: Sequence[LabelledImage],
+    class_names: Sequence[str],
+    split: str,
+    supervision: str,
+    folder: str,
+    *,
+    pictures: PictureMode = "link",
+    overwrite: bool = False,
+) -> str:
+    """Write an XML per image, the list of the split, and the pictures; return in words what became of these.
 
-
-def write_yolo(images: Sequence[LabelledImage], class_names: Sequence[str], folder: str) -> None:
-    """Write a text file per image and the list of classes."""
-    for stem, image in zip(file_stems([image.image_id for image in images]), images, strict=True):
-        write_bytes(join(folder, "labels", f"{stem}.txt"), yolo_lines(image).encode())
-    write_bytes(join(folder, "classes.txt"), "".join(f"{name}\n" for name in class_names).encode())
+    Raises:
+        DataError: two pictures would share one file, or ``begin_folder``'s.
+    """
+    stems = [without_blanks(stem) for stem in file_stems([image.file_name for image in images])]
+    files = [f"{stem}{posixpath.splitext(image.file_name)[1]}" for stem, image in zip(stems, images, strict=True)]
+    placement = plan_pictures([i.uri for i in images], [f"JPEGImages/{file}" for file in files], folder, pictures)
+    listed = f"ImageSets/Main/{file_stem(split)}.txt"
+    annotations = [f"Annotations/{stem}.xml" for stem in stems]
+    to_write = [*annotations, listed, *placement.places]
+    replaced = begin_folder(folder, to_write, to="voc", split=file_stem(split), overwrite=overwrite)
+    place_pictures(placement, folder)
+    for path, file, image in zip(annotations, files, images, strict=True):
+        write_bytes(join(folder, path), voc_xml(image._replace(file_name=file), class_names, supervision))
+    write_bytes(join(folder, listed), "".join(f"{stem}\n" for stem in stems).encode())
+    others = sorted({posixpath.splitext(file)[1] for file in files} - {".jpg"})
+    return placement.text + (
+        (f" · replaced {replaced:,} files of an earlier export" if replaced else "")
+        + (f" · some end in {', '.join(others)}: readers that ask for STEM.jpg miss them" if others else "")
+        + (
+            f"\nnext: put the pictures under {join(folder, 'JPEGImages')} as <filename> says"
+            if placement.absent
+            else ""
+        )
+    )
 
 
 def voc_xml(image: LabelledImage, class_names: Sequence[str], supervision: str) -> bytes:
     """Return the XML of one image; boxes are rounded to whole pixels, at least one each way."""
+    wrong = next((name for name in class_names if _NOT_XML.search(name)), None)
+    if wrong is not None:
+        raise DataError(f"class {wrong!r}: expected characters that XML can hold; rename the class, or export as coco")
     height, width = image.size_hw
     root = Element("annotation")
     _add(root, {"filename": image.file_name})
-    _add(SubElement(root, "source"), {"annotation": _description(supervision), "supervision": supervision})
+    _add(SubElement(root, "source"), {"annotation": describe(supervision), "supervision": supervision})
     _add(SubElement(root, "size"), {"width": width, "height": height, "depth": 3})
     _add(root, {"segmented": 0})
-    for box, class_index, score in _boxes(image):
+    for box, class_index, score in boxes_of(image):
         low = np.rint(box[:2]).clip(0, (width - 1, height - 1))
         high = np.rint(box[2:]).clip(low + 1, (width, height))
         item = SubElement(root, "object")
@@ -189,44 +215,6 @@ def voc_xml(image: LabelledImage, class_names: Sequence[str], supervision: str) 
     indent(root)
     xml: bytes = tostring(root, encoding="utf-8")
     return xml
-
-
-def yolo_lines(image: LabelledImage) -> str:
-    """Return class, centre, width and height of each box, a line each, as shares of the image's width and height."""
-    height, width = image.size_hw
-    return "".join(
-        f"{class_index} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} {(x2 - x1) / width:.6f} "
-        f"{(y2 - y1) / height:.6f}\n"
-        for (x1, y1, x2, y2), class_index, _ in _boxes(image)
-    )
-
-
-def file_stems(ids: Sequence[str]) -> list[str]:
-    """Return a file name without suffix for each image; raise DataError if two ids differ in their suffix alone."""
-    first: dict[str, str] = {}
-    for image_id in ids:
-        other = first.setdefault(file_stem(image_id), image_id)
-        if other != image_id:
-            raise DataError(
-                f"images {other!r} and {image_id!r} would share one file; rename one of them, or export to coco"
-            )
-    return list(first)
-
-
-def file_stem(image_id: str) -> str:
-    """Return the id without the suffix of an image file, unsafe characters as %XX."""
-    stem, suffix = posixpath.splitext(image_id)
-    name = stem if suffix.lower() in IMAGE_SUFFIXES else image_id
-    return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", name)
-
-
-def _boxes(image: LabelledImage) -> Iterable[tuple[list[float], int, float]]:
-    truth = image.truth
-    return zip(truth.boxes_xyxy.tolist(), truth.class_index.tolist(), truth.score.tolist(), strict=True)
-
-
-def _description(supervision: str) -> str:
-    return f"pseudo labels of weaksam, from {'true boxes' if supervision == BOXES else 'image labels alone'}"
 
 
 def _add(parent: Element, texts: Mapping[str, Any]) -> None:

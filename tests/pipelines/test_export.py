@@ -168,8 +168,8 @@ def test_pickles_name_only_what_every_numpy_has(voc: str, tmp_path: Path) -> Non
 def test_the_same_proposals_give_the_same_bytes(voc: str, tmp_path: Path) -> None:
     for to in ("wetectron", "mmdet", "coco"):
         for name in ("1", "2"):
-            run_export(voc, to=to, split="train", out=str(tmp_path / name))  # type: ignore[arg-type]
-        assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+            run_export(voc, to=to, split="train", out=str(tmp_path / f"{to}{name}"))  # type: ignore[arg-type]
+        assert (tmp_path / f"{to}1").read_bytes() == (tmp_path / f"{to}2").read_bytes()
 
 
 def test_a_bucket_is_written_to_whole_or_not_at_all(voc: str) -> None:

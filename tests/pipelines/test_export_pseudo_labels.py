@@ -162,7 +162,7 @@ def test_two_images_of_one_file_name_are_refused():
 
 
 @pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
-def test_ids_with_slashes_give_files_in_one_folder(tmp_path, to):
+def test_ids_with_slashes_keep_their_folders_where_the_format_has_them(tmp_path, to):
     images = {"cats/1.jpg": VOC["000005"], "dogs/1.jpg": VOC["2008_000009"]}
     uris = {i: f"/data/{i}" for i in images}
     run, out = write_labels(str(tmp_path / "run"), "folder", images, uris=uris), tmp_path / "out"
@@ -177,7 +177,8 @@ def test_ids_with_slashes_give_files_in_one_folder(tmp_path, to):
         truth = VocDataset(str(out)).ground_truth("train")
         assert {i: len(found.class_index) for i, found in truth.items()} == {"cats%2F1": 1, "dogs%2F1": 2}
     else:
-        assert sorted(path.name for path in (out / "labels").iterdir()) == ["cats%2F1.txt", "dogs%2F1.txt"]
+        files = sorted(str(path.relative_to(out / "labels")) for path in (out / "labels").rglob("*.txt"))
+        assert files == ["cats/1.txt", "dogs/1.txt"]
 
 
 def test_images_without_a_row_are_an_error_or_left_out(tmp_path):

@@ -1,0 +1,100 @@
+"""Where exports write: nothing that lies there is replaced in silence, and no file of an earlier export stays behind.
+
+A file that is there is refused, or replaced with ``overwrite``. In a folder, which several exports may share, each export
+leaves a record, ``weaksam-export-FORMAT-SPLIT.json``, of the files that it wrote. The next export of the same format and
+split is refused, or with ``overwrite`` removes exactly those files before it writes its own. Files that no record names are
+somebody else's (true annotations, say): they are never replaced.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from pipelines.store import read_json, write_json
+from weaksam.errors import DataError
+from weaksam.files import is_remote, join, list_files, open_fs
+
+
+def require_new_file(uri: str, *, overwrite: bool) -> bool:
+    """Return whether a file stands at ``uri``, which then will be replaced.
+
+    Raises:
+        DataError: one does and ``overwrite`` is not set, or a folder does.
+    """
+    fs, path = open_fs(uri)
+    if fs.isdir(path):
+        raise DataError(f"--out {uri}: expected a file to write, got a folder; name a file in it")
+    exists = bool(fs.exists(path))
+    if exists and not overwrite:
+        raise DataError(f"--out {uri}: there is a file already; --overwrite replaces it, or name another")
+    return exists
+
+
+@contextmanager
+def open_whole(uri: str) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears when the block ends well; after an error there is none, or the old one."""
+    fs, path = open_fs(uri)
+    folder = Path(tempfile.gettempdir() if is_remote(uri) else posixpath.dirname(path))
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{posixpath.basename(path)}.{uuid.uuid4().hex[:8]}"
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        if is_remote(uri):
+            fs.put_file(str(temporary), path)
+        else:
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def begin_folder(folder: str, files: Iterable[str], *, to: str, split: str, overwrite: bool) -> int:
+    """Make a folder ready for the files of one export, and record them.
+
+    Args:
+        folder: path or address; it need not exist.
+        files: what will be written, as paths under it.
+        to: the format.
+        split: whose images, as it may stand in a file's name.
+        overwrite: remove what an earlier export of this format and split wrote.
+
+    Returns:
+        how many files of an earlier export were removed.
+
+    Raises:
+        DataError: an earlier export is there and ``overwrite`` is not set, or files are that no such export wrote.
+    """
+    record = f"weaksam-export-{to}-{split}.json"
+    held = {name for name, _ in list_files(folder)}
+    earlier = held & _recorded(join(folder, record)) if record in held else set()
+    wanted = set(files)
+    foreign = sorted((wanted & held) - earlier)
+    if foreign:
+        raise DataError(
+            f"--out {folder}: {len(foreign):,} of the files to write are there and not of an earlier export of split {split} "
+            f"as {to} (such as {foreign[0]}); choose another folder, or move them away"
+        )
+    if record in held and not overwrite:
+        raise DataError(
+            f"--out {folder}: holds an earlier export of split {split} as {to} of {len(earlier):,} files ({record}); "
+            "--overwrite replaces them, or choose another folder"
+        )
+    fs, root = open_fs(folder)
+    for name in sorted(earlier):
+        fs.rm_file(join(root, name))
+    write_json(join(folder, record), {"format": to, "split": split, "files": sorted(wanted)})
+    return len(earlier)
+
+
+def _recorded(uri: str) -> set[str]:
+    record = read_json(uri)
+    files = record.get("files") if isinstance(record, dict) else None
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise DataError(f"{uri}: expected the record of an earlier export, a list of its files; choose another folder")
+    return set(files)

@@ -1,0 +1,65 @@
+"""What the layouts of pseudo labels share: one image's labels, and names that are safe in every file system."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from weaksam.errors import DataError
+from weaksam.images import IMAGE_SUFFIXES
+from weaksam.structures import BOXES, PseudoGroundTruth
+
+_UNSAFE = re.compile(r'^\.|[%/\\:*?"<>|\x00-\x1f]')  # in file names; a leading dot hides them
+
+
+class LabelledImage(NamedTuple):
+    """One image with pseudo ground truth."""
+
+    image_id: str
+    file_name: str  # ``export_pictures``: the picture's path under the folder of its split's pictures
+    size_hw: tuple[int, int]
+    truth: PseudoGroundTruth
+    uri: str = ""
+
+
+def file_stems(names: Sequence[str]) -> list[str]:
+    """Return a file name without suffix for each image; raise DataError if two names differ in their suffix alone."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(file_stem(name), name)
+        if other != name:
+            raise DataError(
+                f"images {other!r} and {name!r} would share one file; rename one of them, or export to coco"
+            )
+    if len(first) < len(names):
+        raise DataError(f"{len(names) - len(first):,} images are the same picture as another one; export to coco")
+    return list(first)
+
+
+def file_stem(name: str) -> str:
+    """Return a name without the suffix of an image file, unsafe characters as %XX: ``cam1/0001.jpg`` is ``cam1%2F0001``."""
+    stem, suffix = posixpath.splitext(name)
+    return safe_name(stem if suffix.lower() in IMAGE_SUFFIXES else name)
+
+
+def safe_name(name: str) -> str:
+    """Return a name with the characters that a file's may not hold as %XX."""
+    return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", name)
+
+
+def without_blanks(stem: str) -> str:
+    """Return a stem with blanks as %XX, for VOC's lists and result files, whose readers split lines at them."""
+    return "".join(f"%{ord(c):02X}" if c.isspace() else c for c in stem)
+
+
+def boxes_of(image: LabelledImage) -> Iterable[tuple[list[float], int, float]]:
+    """Return (corners, class index, score) of each box."""
+    truth = image.truth
+    return zip(truth.boxes_xyxy.tolist(), truth.class_index.tolist(), truth.score.tolist(), strict=True)
+
+
+def describe(supervision: str) -> str:
+    """Say what the labels are, and what they are owed to."""
+    return f"pseudo labels of weaksam, from {'true boxes' if supervision == BOXES else 'image labels alone'}"

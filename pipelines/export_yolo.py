@@ -1,0 +1,107 @@
+"""Pseudo labels as Ultralytics' YOLO reads them.
+
+    images/NAME             the picture, linked or copied; NAME may hold folders
+    labels/NAME.txt         lines of class, centre x, centre y, width, height, as shares of the upright image
+    SPLIT.txt  data.yaml    which pictures to train on, and what to hand to the trainer
+    classes.txt             the names, one a line
+
+The reader finds labels by the picture's path alone: the last ``/images/`` becomes ``/labels/`` and the suffix ``.txt``.
+Pictures without any box are not in the list: the trainer would take them for background.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+
+import yaml
+
+from pipelines.export_files import begin_folder
+from pipelines.export_layout import LabelledImage, boxes_of, describe, file_stem
+from pipelines.export_pictures import PictureMode, place_pictures, plan_pictures
+from pipelines.store import write_bytes
+from weaksam.errors import DataError
+from weaksam.files import absolute, is_remote, join
+
+
+def write_yolo(
+    images: Sequence[LabelledImage],
+    class_names: Sequence[str],
+    split: str,
+    supervision: str,
+    folder: str,
+    *,
+    pictures: PictureMode = "link",
+    overwrite: bool = False,
+) -> str:
+    """Write labels, lists and pictures; return in words what became of the pictures, and what to do next.
+
+    Raises:
+        DataError: two pictures would share one file of labels, a name cannot stand in a list, or ``begin_folder``'s.
+    """
+    places = [f"images/{image.file_name}" for image in images]
+    labels = _label_files(images, places)
+    placement = plan_pictures([image.uri for image in images], places, folder, pictures)
+    listed = f"{file_stem(split)}.txt"
+    texts = {
+        **{file: yolo_lines(image) for file, image in zip(labels, images, strict=True)},
+        "classes.txt": "".join(f"{name}\n" for name in class_names),
+        listed: "".join(f"./{place}\n" for place in places),
+        "data.yaml": _data_yaml(class_names, listed, supervision, folder),
+    }
+    replaced = begin_folder(folder, [*texts, *placement.places], to="yolo", split=file_stem(split), overwrite=overwrite)
+    place_pictures(placement, folder)
+    for file, text in texts.items():
+        write_bytes(join(folder, file), text.encode())
+    before = f"put the pictures under {join(folder, 'images')} as {listed} says, then " if placement.absent else ""
+    earlier = f" · replaced {replaced:,} files of an earlier export" if replaced else ""
+    return (
+        f"{placement.text}{earlier}\nnext: {before}yolo detect train data={join(folder, 'data.yaml')} model=yolo11n.pt"
+    )
+
+
+def yolo_lines(image: LabelledImage) -> str:
+    """Return class, centre, width and height of each box, a line each, as shares of the image's width and height."""
+    height, width = image.size_hw
+    return "".join(
+        f"{class_index} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} {(x2 - x1) / width:.6f} "
+        f"{(y2 - y1) / height:.6f}\n"
+        for (x1, y1, x2, y2), class_index, _ in boxes_of(image)
+    )
+
+
+def label_file(picture: str) -> str:
+    """Return where the reader looks for the labels of a picture, both paths under the data set's folder."""
+    path = "/labels/".join(f"/{picture}".rsplit("/images/", 1))
+    return f"{posixpath.splitext(path)[0]}.txt".lstrip("/")
+
+
+def _label_files(images: Sequence[LabelledImage], places: Sequence[str]) -> list[str]:
+    first: dict[str, str] = {}
+    for image, place in zip(images, places, strict=True):
+        name = image.file_name
+        if len(name.splitlines()) != 1 or "./" in name or name != name.strip():
+            raise DataError(
+                f"image {image.image_id!r}: expected a name that a list of pictures holds, got {name!r}, with a line break, "
+                "'./' or a blank at an end; rename the picture, or export as coco"
+            )
+        other = first.setdefault(label_file(place), name)
+        if other != name:
+            raise DataError(
+                f"pictures {other!r} and {name!r} would share one file of labels, {label_file(place)}, by which YOLO's reader "
+                "cannot tell them apart; rename one of them, or export as coco"
+            )
+    if len(first) < len(images):
+        raise DataError(f"{len(images) - len(first):,} images are the same picture as another one; export as coco")
+    return list(first)
+
+
+def _data_yaml(class_names: Sequence[str], listed: str, supervision: str, folder: str) -> str:
+    where = {} if is_remote(folder) else {"path": absolute(folder)}
+    content = {**where, "train": listed, "val": listed, "nc": len(class_names), "names": list(class_names)}
+    head = (
+        f"# {describe(supervision)}; supervision: {supervision}\n"
+        "# path: this folder; correct it when the folder moves. val: name a list of pictures with true labels here,\n"
+        "# measured on its own training pictures a detector looks better than it is.\n"
+    )
+    return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

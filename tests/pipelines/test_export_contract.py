@@ -1,0 +1,287 @@
+"""What is exported is found and read by each target's own rule, on a COCO data set with folders and equal file names."""
+
+import json
+import pickle
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from pycocotools.coco import COCO
+from rich.console import Console
+from typer.testing import CliRunner
+
+from pipelines import cli
+from pipelines.export import run_export
+from pipelines.export_detections import run_export_detections
+from pipelines.export_pseudo_labels import run_export_pseudo_labels
+from pipelines.export_true_boxes import run_export_true_boxes
+from pipelines.recipe import load_recipe
+from pipelines.stage import Options
+from pipelines.stages import run_instances
+from pipelines.store import write_bytes
+from tests.pipelines.handmade import write_proposals
+from tests.pipelines.test_export_detections import write_detections
+from weaksam.errors import DataError
+
+# Picture -> (its id, size as width and height, boxes as XYWH). Equal stems in two folders; ids that no stem shows.
+PICTURES = {
+    "cam1/0001.jpg": (139, (40, 30), [[2, 3, 10, 20]]),
+    "cam2/0001.jpg": (7, (60, 20), [[0, 0, 60, 20], [5, 5, 1, 1]]),
+    "cam2/a b.png": (25, (30, 30), [[10, 10, 20, 20]]),
+}
+CATEGORY_IDS = (3, 8)  # "cat", "a & b"; box n of a picture is of class n
+
+
+def build_coco(root: Path, pictures=PICTURES, folder="images", split="train") -> Path:
+    images, annotations = [], []
+    for name, (image_id, (width, height), boxes) in pictures.items():
+        path = root / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, height)).save(path)
+        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        annotations += [
+            {"id": len(annotations) + n, "image_id": image_id, "category_id": CATEGORY_IDS[n], "bbox": box, "iscrowd": 0,
+             "area": box[2] * box[3]}
+            for n, box in enumerate(boxes)
+        ]  # fmt: skip
+    categories = [{"id": i, "name": name} for i, name in zip(CATEGORY_IDS, ("cat", "a & b"), strict=True)]
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / f"instances_{split}.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    return root
+
+
+def index(data: Path, run: Path) -> str:
+    """Index a data set, and make its true boxes the pseudo labels ``import.truth``."""
+    recipe, _ = load_recipe("grid", [], str(data))
+    run_instances(recipe, str(run), ["index"], Options(), Console(quiet=True))
+    write_bytes(f"{run}/recipe.yaml", f"base: grid\nname: grid\ndata: {{uri: {data}}}\n".encode())
+    run_export_true_boxes(str(run), name="truth")
+    return str(run)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return index(build_coco(tmp_path / "data"), tmp_path / "run")
+
+
+def export(run, to, out, **options):
+    return run_export_pseudo_labels(run, to=to, split="train", out=str(out), instance="import.truth", **options)
+
+
+def read_yolo(data_yaml: Path) -> dict[str, list[tuple[str, list[float]]]]:
+    """Read as Ultralytics' loader does: picture -> (class name, XYWH in pixels)."""
+    config = yaml.safe_load(data_yaml.read_text())
+    found = {}
+    for key in ("train", "val"):
+        listed = Path(config["path"]) / config[key]
+        for line in listed.read_text().strip().splitlines():
+            picture = line.replace("./", f"{listed.parent}/") if line.startswith("./") else line
+            with Image.open(picture) as image:
+                width, height = image.size
+            label = "/labels/".join(picture.rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt"
+            rows = [row.split() for row in Path(label).read_text().splitlines()]
+            found[picture.rpartition("/images/")[2]] = [
+                (config["names"][int(c)], xywh(*map(float, shares), width, height)) for c, *shares in rows
+            ]
+    return found
+
+
+def xywh(x, y, w, h, width, height):
+    return [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+
+
+def read_voc(root: Path, split: str) -> dict[str, list[tuple[str, list[int]]]]:
+    """Read as VOC's devkit does: stem -> (class name, XYWH in pixels)."""
+    found = {}
+    for stem in (root / "ImageSets" / "Main" / f"{split}.txt").read_text().split():
+        tree = ElementTree.parse(root / "Annotations" / f"{stem}.xml")
+        file_name = tree.findtext("filename")
+        assert Path(file_name).stem == stem
+        with Image.open(root / "JPEGImages" / file_name) as image:
+            assert image.size == (int(tree.findtext("size/width")), int(tree.findtext("size/height")))
+        found[stem] = []
+        for item in tree.iter("object"):
+            x1, y1, x2, y2 = (int(item.findtext(f"bndbox/{c}")) for c in ("xmin", "ymin", "xmax", "ymax"))
+            found[stem].append((item.findtext("name"), [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]))
+    return found
+
+
+def truth(name_of=lambda name: name):
+    return {name_of(name): list(zip(("cat", "a & b"), boxes, strict=False)) for name, (_, _, boxes) in PICTURES.items()}
+
+
+def test_yolo_finds_every_label_by_its_picture(run, tmp_path):
+    done = export(run, "yolo", tmp_path / "out")
+    found = read_yolo(tmp_path / "out" / "data.yaml")
+    assert {name: [c for c, _ in rows] for name, rows in found.items()} == {
+        name: [c for c, _ in rows] for name, rows in truth().items()
+    }
+    for name, rows in truth().items():
+        np.testing.assert_allclose([b for _, b in found[name]], [b for _, b in rows], atol=60 * 1e-6)  # six decimals
+    assert "pictures linked 3" in done["text"]
+    assert f"next: yolo detect train data={tmp_path / 'out' / 'data.yaml'}" in done["text"]
+
+
+def test_voc_finds_every_annotation_by_its_stem(run, tmp_path):
+    export(run, "voc", tmp_path / "out")
+    stems = {"cam1/0001.jpg": "cam1%2F0001", "cam2/0001.jpg": "cam2%2F0001", "cam2/a b.png": "cam2%2Fa%20b"}
+    assert read_voc(tmp_path / "out", "train") == truth(stems.__getitem__)
+
+
+def test_coco_opens_every_file_name_under_one_root(run, tmp_path):
+    done = export(run, "coco", tmp_path / "out.json")
+    held = COCO(str(tmp_path / "out.json"))
+    root = Path(done["text"].partition("hand it to a trainer with ")[2].partition(" as its pictures")[0])
+    for image in held.loadImgs(held.getImgIds()):
+        image_id, size, boxes = PICTURES[image["file_name"]]
+        with Image.open(root / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"]) == size
+        annotations = held.loadAnns(held.getAnnIds(image["id"]))
+        assert (image["id"], [a["bbox"] for a in annotations]) == (image_id, boxes)
+        assert [a["category_id"] for a in annotations] == list(CATEGORY_IDS[: len(boxes)])
+
+
+@pytest.mark.parametrize("file_name", ["000000000139.jpg", "cam1/0001.jpg"], ids=["flat", "one folder"])
+@pytest.mark.parametrize("folder", ["images", "train", "images/train", "train/images"])
+def test_usual_folders_are_no_part_of_a_name_and_others_are(tmp_path, folder, file_name):
+    picture = {file_name: (139, (40, 30), [[2, 3, 10, 20]])}
+    run = index(build_coco(tmp_path / "data", picture, folder), tmp_path / "run")
+    export(run, "yolo", tmp_path / "yolo")
+    export(run, "coco", tmp_path / "f.json")
+    assert list(read_yolo(tmp_path / "yolo" / "data.yaml")) == [file_name]
+    assert (tmp_path / "yolo" / "labels" / file_name).with_suffix(".txt").exists()
+    assert [i["file_name"] for i in json.loads((tmp_path / "f.json").read_text())["images"]] == [file_name]
+
+
+def test_detections_are_called_as_their_targets_call_them(run, tmp_path):
+    found = {"139": [([2, 3, 12, 23], 1, 0.5)], "7": [], "25": [([0, 0, 9, 9], 0, 0.25)]}
+    write_detections(run, "train", found, ("cat", "a & b"))
+    options = {"split": "train", "instance": "detect.mil"}
+    run_export_detections(run, to="coco", out=str(tmp_path / "r.json"), **options)
+    held = COCO(str(tmp_path / "data" / "annotations" / "instances_train.json")).loadRes(str(tmp_path / "r.json"))
+    assert {(a["image_id"], a["category_id"], *a["bbox"]) for a in held.dataset["annotations"]} == {
+        (139, 8, 2, 3, 10, 20), (25, 3, 0, 0, 9, 9),
+    }  # fmt: skip
+    run_export_detections(run, to="voc", out=str(tmp_path / "server"), **options)
+    export(run, "voc", tmp_path / "out")
+    stems = set((tmp_path / "out" / "ImageSets" / "Main" / "train.txt").read_text().split())
+    lines = (tmp_path / "server" / "comp3_det_train_cat.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["cam2%2Fa%20b"]
+    assert stems.issuperset(line.split()[0] for line in lines)
+    assert all(len(line.split()) == 6 for line in lines)
+
+
+def test_proposals_stand_in_the_order_or_under_the_ids_of_their_targets(run, tmp_path):
+    write_proposals(run, "train", {"139": [[2, 3, 12, 23]], "7": [], "25": [[0, 0, 9, 9]]})
+    for to in ("wetectron", "mmdet", "coco"):
+        run_export(run, to=to, split="train", out=str(tmp_path / to))
+    boxes = [[], [[0, 0, 8, 8]], [[2, 3, 11, 22]]]  # of 7, 25 and 139: ascending
+    held = pickle.loads((tmp_path / "wetectron").read_bytes())
+    assert (held["indexes"], [b.tolist() for b in held["boxes"]]) == ([7, 25, 139], boxes)
+    assert [b.tolist() for b in pickle.loads((tmp_path / "mmdet").read_bytes())] == boxes
+    rows = json.loads((tmp_path / "coco").read_text())
+    assert [(row["image_id"], row["bbox"]) for row in rows] == [(25, [0, 0, 9, 9]), (139, [2, 3, 10, 20])]
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc"])
+def test_pictures_that_only_their_suffixes_tell_apart_are_refused_by_name(tmp_path, to):
+    pictures = {"cam1/1.jpg": (1, (9, 9), [[0, 0, 5, 5]]), "cam1/1.png": (2, (9, 9), [[0, 0, 5, 5]])}
+    run = index(build_coco(tmp_path / "data", pictures), tmp_path / "run")
+    with pytest.raises(DataError, match=r"'cam1/1\.jpg' and 'cam1/1\.png' would share one file"):
+        export(run, to, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a\nb.jpg", "a./b.jpg"], ids=["line break", "dot before a slash"])
+def test_names_that_no_list_of_pictures_holds_are_refused(tmp_path, name):
+    run = index(build_coco(tmp_path / "data", {name: (1, (9, 9), [[0, 0, 5, 5]])}), tmp_path / "run")
+    with pytest.raises(DataError, match="expected a name that a list of pictures holds"):
+        export(run, "yolo", tmp_path / "out")
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc", "coco"])
+def test_an_earlier_export_is_refused_or_replaced_whole(tmp_path, to):
+    run = index(build_coco(tmp_path / "data"), tmp_path / "run")
+    out = tmp_path / "out" / "f.json" if to == "coco" else tmp_path / "out"
+    export(run, to, out)
+    fewer = {"cam1/0001.jpg": PICTURES["cam1/0001.jpg"], "cam3/9.jpg": (9, (9, 9), [[0, 0, 5, 5]])}
+    other = index(build_coco(tmp_path / "other", fewer), tmp_path / "run2")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="--overwrite replaces"):
+        export(other, to, out)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    done = export(other, to, out, overwrite=True)
+    assert "replaced" in done["text"]
+    export(other, to, tmp_path / "fresh" / out.name if to == "coco" else tmp_path / "fresh")
+    left, fresh = (
+        sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        for folder in (tmp_path / "out", tmp_path / "fresh")
+    )
+    assert left == fresh
+
+
+@pytest.mark.parametrize(
+    ("to", "file"),
+    [("yolo", "labels/cam2/0001.txt"), ("yolo", "data.yaml"), ("voc", "Annotations/cam2%2F0001.xml"),
+     ("voc", "JPEGImages/cam1%2F0001.jpg")],
+)  # fmt: skip
+def test_files_that_no_export_wrote_are_never_replaced(run, tmp_path, to, file):
+    path = tmp_path / "out" / file
+    path.parent.mkdir(parents=True)
+    path.write_text("by hand")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match=r"1 of the files to write are there and not of an earlier export"):
+            export(run, to, tmp_path / "out", overwrite=overwrite)
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [path]
+    assert path.read_text() == "by hand"
+
+
+def test_two_splits_share_a_folder_of_voc(run, tmp_path):
+    pictures = {"cam9/0001.jpg": (1, (9, 9), [[0, 0, 5, 5]])}
+    other = index(build_coco(tmp_path / "other", pictures, split="trainval"), tmp_path / "run2")
+    export(run, "voc", tmp_path / "out")
+    run_export_pseudo_labels(other, to="voc", split="trainval", out=str(tmp_path / "out"), instance="import.truth")
+    assert len(read_voc(tmp_path / "out", "train")) == 3
+    assert list(read_voc(tmp_path / "out", "trainval")) == ["cam9%2F0001"]
+
+
+def test_labels_can_go_beside_the_pictures_of_the_data_set(run, tmp_path):
+    done = export(run, "yolo", tmp_path / "data")
+    assert "pictures linked 0, in place already 3" in done["text"]
+    assert set(read_yolo(tmp_path / "data" / "data.yaml")) == set(PICTURES)
+    assert not any(path.is_symlink() for path in (tmp_path / "data").rglob("*"))
+
+
+def test_pictures_are_copied_or_left_alone_when_asked(run, tmp_path):
+    assert "pictures copied 3" in export(run, "yolo", tmp_path / "a", pictures="copy")["text"]
+    assert not any(path.is_symlink() for path in (tmp_path / "a").rglob("*"))
+    assert set(read_yolo(tmp_path / "a" / "data.yaml")) == set(PICTURES)
+    done = export(run, "yolo", tmp_path / "b", pictures="none")
+    assert "pictures not written\nnext: put the pictures under" in done["text"]
+    assert not (tmp_path / "b" / "images").exists()
+
+
+def test_drawn_pictures_are_written_when_copied(tmp_path):
+    recipe, _ = load_recipe("shapes", ["data.shapes.train=2", "data.shapes.val=1", "data.shapes.test=1"], "")
+    run = str(tmp_path / "run")
+    run_instances(recipe, run, ["index"], Options(), Console(quiet=True))
+    run_export_true_boxes(run, name="truth")
+    assert "--pictures copy" in export(run, "yolo", tmp_path / "a")["text"]
+    export(run, "yolo", tmp_path / "b", pictures="copy")
+    assert len(read_yolo(tmp_path / "b" / "data.yaml")) == 2
+
+
+def test_the_command_replaces_an_export_when_told_to(run, tmp_path):
+    def command(*arguments):
+        options = ["--of", "import.truth", "--as", "yolo", "--split", "train", "--out", str(tmp_path / "out")]
+        return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["export", run, *options, *arguments])
+
+    assert command("--pictures", "copy").exit_code == 0
+    assert "--overwrite replaces them" in str(command().exception)
+    assert "replaced 9 files of an earlier export" in command("--overwrite").output
+    assert "--pictures: expected one of link, copy, none" in str(command("--pictures", "move").exception)
