@@ -14,6 +14,7 @@ import io
 import math
 import pickle
 import re
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -37,11 +38,15 @@ def load_plain(data: bytes, where: str) -> Any:
         return _Unpickler(io.BytesIO(data), encoding="latin1").load()
     except _RefusedError as error:
         raise DataError(
-            f"{where}: expected a pickle of arrays, lists, dicts and numbers; it {error}; refused"
+            f"{where}: expected a pickle of arrays, lists, dicts and numbers; it {error}; refused: write such "
+            "a file, with objects turned into these"
         ) from error
     except Exception as error:
         # The machine checks nothing: a damaged file surfaces as nearly any built-in exception.
-        raise DataError(f"{where}: not a readable pickle ({type(error).__name__}: {error})") from error
+        said = str(error)[:120]  # some repeat what they stumbled over, of any length
+        raise DataError(
+            f"{where}: not a readable pickle ({type(error).__name__}: {said}); it is cut short, or another kind of file"
+        ) from error
 
 
 class _RefusedError(Exception):
@@ -52,14 +57,17 @@ class _Number:
     """Stands for ``numpy.dtype``: a type of numbers, or of objects (then an array is only a list with a shape)."""
 
     def __init__(self, name: object, *_align_and_copy: object) -> None:
-        if name not in ("O", "O8") and not (isinstance(name, str) and _NUMBER.fullmatch(name)):
-            raise _RefusedError(f"has an array of dtype {str(name)[:40]!r}")
+        if not isinstance(name, str):
+            raise _RefusedError(f"has an array of a dtype named by a {type(name).__name__}")
+        if name not in ("O", "O8") and not _NUMBER.fullmatch(name):
+            raise _RefusedError(f"has an array of dtype {name[:40]!r}")
         self.dtype = np.dtype("O" if name in ("O", "O8") else name)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] not in _BYTE_ORDERS:
-            raise _RefusedError(f"has a dtype of byte order {state[1]!r}")
-        self.dtype = self.dtype.newbyteorder(state[1])
+        order: Any = state[1]
+        if not isinstance(order, str) or order not in _BYTE_ORDERS:
+            raise _RefusedError("has a dtype of an unknown byte order")
+        self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array(np.ndarray[Any, Any]):
@@ -70,8 +78,10 @@ class _Array(np.ndarray[Any, Any]):
         if isinstance(content, str):  # Python 2 wrote the bytes as text
             content = content.encode("latin1")
         unit = 1 if isinstance(content, list) else number.dtype.itemsize
+        if not isinstance(shape, tuple) or not all(isinstance(side, int) for side in shape):
+            raise ValueError("an array has a shape that is not of whole numbers")
         if math.prod(shape) * unit != len(content):  # before numpy makes room for what the shape promises
-            raise ValueError(f"an array of shape {shape} came with {len(content)} values or bytes")
+            raise ValueError(f"an array of another shape came with {len(content)} values or bytes")
         super().__setstate__((version, shape, number.dtype, is_fortran, content))
 
 
@@ -132,10 +142,45 @@ class _Unpickler(_Machine):  # type: ignore[misc]
         try:
             return _ADMITTED[module, name]
         except KeyError:
-            raise _RefusedError(f"names {module}.{name}") from None
+            raise _RefusedError(f"names {module[:60]}.{name[:60]}") from None
 
     def persistent_load(self, pid: object) -> Any:
-        raise _RefusedError(f"names the outside object {str(pid)[:40]!r}")
+        raise _RefusedError(f"names an outside object by a {type(pid).__name__}")
+
+    def _load_bytearray8(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        content = self.read(length)  # before there is room for what the length promises
+        if len(content) < length:
+            raise EOFError("a bytearray is cut short")
+        self.append(bytearray(content))
+
+    def _load_append(self) -> None:
+        value = self.stack.pop()
+        self._list().append(value)
+
+    def _load_appends(self) -> None:
+        items = self.pop_mark()
+        self._list().extend(items)
+
+    def _load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._dict()[key] = value
+
+    def _load_setitems(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self._dict()[key] = value
+
+    def _list(self) -> list[Any]:
+        if type(self.stack[-1]) is not list:
+            raise _RefusedError(f"appends to a {type(self.stack[-1]).__name__}")
+        held: list[Any] = self.stack[-1]
+        return held
+
+    def _dict(self) -> _Dict:
+        if not isinstance(self.stack[-1], _Dict):
+            raise _RefusedError(f"sets items of a {type(self.stack[-1]).__name__}")
+        return self.stack[-1]
 
     def _load_empty_dict(self) -> None:
         self.append(_Dict())
@@ -181,4 +226,9 @@ _Unpickler.dispatch = {
     pickle.DICT[0]: _Unpickler._load_dict,
     pickle.BUILD[0]: _Unpickler._load_build,
     pickle.REDUCE[0]: _Unpickler._load_reduce,
+    pickle.BYTEARRAY8[0]: _Unpickler._load_bytearray8,
+    pickle.APPEND[0]: _Unpickler._load_append,
+    pickle.APPENDS[0]: _Unpickler._load_appends,
+    pickle.SETITEM[0]: _Unpickler._load_setitem,
+    pickle.SETITEMS[0]: _Unpickler._load_setitems,
 }

@@ -210,12 +210,104 @@ def test_coco_results_are_widths_and_heights() -> None:
     assert set(found) == {*IDS, "77"}
 
 
+ONE = np.asarray([[10, 10, 30, 30]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (0, [[[10, 10, 30, 30]], [[10, 10, 30, 30]]]),  # detectron2's XYXY_ABS: right and bottom exclusive
+        (1, [[[10, 10, 40, 40]], [[10, 10, 40, 40]]]),
+        (np.int64(1), [[[10, 10, 40, 40]], [[10, 10, 40, 40]]]),
+        ([0, 1], [[[10, 10, 30, 30]], [[10, 10, 40, 40]]]),
+        (np.asarray([1, 0]), [[[10, 10, 40, 40]], [[10, 10, 30, 30]]]),
+    ],
+    ids=["XYXY", "XYWH", "a number of numpy", "one per image", "an array of them"],
+)
+def test_a_stated_mode_of_boxes_is_honoured(mode: Any, expected: list[Any]) -> None:
+    held = {"ids": ["000005", 2008000001], "boxes": [ONE, ONE], "bbox_mode": mode}
+    assert list(_read(pickle.dumps(held)).values()) == expected
+    entries = [{"image_id": 5, "bbox": [10, 10, 30, 30], "bbox_mode": m} for m in (0, 1)]
+    assert _read(json.dumps(entries).encode()) == {"000005": [[10, 10, 30, 30], [10, 10, 40, 40]]}
+
+
+@pytest.mark.parametrize(
+    "mark", [5, 5.0, np.int32(5), np.float64(5), "5", "000005", "picture", "picture.png"], ids=repr
+)
+def test_an_image_is_known_by_number_id_or_picture(mark: Any) -> None:
+    data = pickle.dumps({"indexes": [mark], "boxes": [ONE]})
+    found = read_boxes(data, "f", IDS, "voc", in_split_order=True, uris={"000005": "/x/picture.png"})
+    assert list(found) == ["000005"]
+
+
+@pytest.mark.parametrize("mark", [139, "139", "000139", "000000000139", 139.0], ids=repr)
+def test_images_of_coco_are_known_by_their_own_ids_in_one_split(mark: Any) -> None:
+    uris = {"valid/139": "/x/valid/000000000139.jpg", "train/139": "/x/train/other.jpg"}
+    data = json.dumps([{"image_id": mark, "bbox": [0, 0, 9, 9]}]).encode()
+    assert list(read_boxes(data, "f", ["valid/139"], "coco", in_split_order=True, uris=uris)) == ["valid/139"]
+    with pytest.raises(DataError, match=r"f: \[0\]: '?0*139'? may be image train/139 or valid/139; .*--split"):
+        read_boxes(data, "f", list(uris), "coco", in_split_order=False, uris=uris)
+
+
+def test_a_name_of_two_pictures_is_refused_with_both() -> None:
+    uris = {"7": "/x/cam1/0001.jpg", "9": "/x/cam2/0001.jpg", "1": "/x/cam1/0002.jpg"}
+    data = pickle.dumps({"ids": ["0001"], "boxes": [ONE]})
+    with pytest.raises(DataError, match=r"f: indexes\[0\]: '0001' may be image 1 or 7 or 9; write ids in full"):
+        read_boxes(data, "f", list(uris), "coco", in_split_order=True, uris=uris)
+
+
+EMPTIES = {
+    "flat": np.zeros(0), "of objects": np.zeros(0, object), "of no row": np.zeros((0, 4)), "a list": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("empty", EMPTIES.values(), ids=EMPTIES)
+def test_no_boxes_come_in_many_shapes(empty: Any) -> None:
+    assert _read(pickle.dumps([empty, ONE])) == {"000005": [], "2008_000001": [[10, 10, 31, 31]]}
+
+
+def test_arrays_of_objects_are_lists_of_rows() -> None:
+    rows = np.empty(2, object)
+    rows[:] = [np.asarray([1, 2, 3, 4]), [5, 6, 7, 8]]
+    square = np.asarray([[1, 2, 3, 4.5]], object)
+    expected = {"000005": [[1, 2, 4, 5], [5, 6, 8, 9]], "2008_000001": [[1, 2, 4, 5.5]]}
+    assert _read(pickle.dumps([rows, square])) == expected
+
+
+def test_json_may_begin_with_a_byte_order_mark() -> None:
+    text = json.dumps([{"image_id": 5, "bbox": [0, 0, 9, 9]}])
+    for encoding in ("utf-8-sig", "utf-16"):
+        assert _read(text.encode(encoding)) == {"000005": [[0, 0, 9, 9]]}
+
+
+def test_boxes_outside_their_images_are_counted_apart_and_cannot_be_all(run: str, tmp_path: Path) -> None:
+    inside, empty, outside = [0, 0, 4, 4], [3, 3, 2, 5], [50, 50, 60, 60]
+    held = [np.asarray([inside, empty, outside]), np.zeros((0, 4)), np.asarray([outside])]
+    done = run_import(run, _dump(held, tmp_path / "f"), name="x", split="train")
+    assert (done["boxes"], done["discarded"], done["outside"]) == (1, 1, 2)
+    assert "without area 1, outside their images 2" in done["text"]
+    with pytest.raises(DataError, match="none of its 3 boxes has area in its image"):
+        run_import(run, _dump([np.asarray([outside])] * 3, tmp_path / "g"), name="y", split="train")
+
+
+def test_a_file_that_is_refused_leaves_the_earlier_import_in_place(run: str, tmp_path: Path) -> None:
+    good = run_import(run, _dump([NO_BOXES] * 3, tmp_path / "f"), name="x", split="train")
+    (tmp_path / "g").write_bytes(b"torn")
+    with pytest.raises(DataError, match="not a readable pickle"):
+        run_import(run, str(tmp_path / "g"), name="x", split="train")
+    assert current_instance(run, "import.x") == Instance(run, "import.x", good["key"])
+
+
 class _Run:
     def __reduce__(self) -> Any:
         return os.system, ("touch ran",)
 
 
 NO_BOXES = np.zeros((0, 4))
+
+
+def _modes(mode: Any) -> bytes:
+    return pickle.dumps({"boxes": [ONE], "ids": [5], "bbox_mode": mode})
 
 
 @pytest.mark.parametrize(
@@ -237,6 +329,65 @@ NO_BOXES = np.zeros((0, 4))
         pytest.param(pickle.dumps({"boxes": [NO_BOXES], "ids": ["a"]}), r"indexes\[0\]: .*got 'a'", id="index text"),
         pytest.param(pickle.dumps({"boxes": [NO_BOXES] * 2, "ids": [5, 5]}), "000005 stands in it twice", id="twice"),
         pytest.param(pickle.dumps({"boxes": 1, "ids": [5]}), "boxes: expected a list", id="boxes a number"),
+        pytest.param(_modes(2), r"bbox_mode: expected 0 .* got 2 \(XYXY_REL\); convert", id="relative mode"),
+        pytest.param(_modes(4), r"bbox_mode: .*got 4 \(XYWHA_ABS\)", id="rotated mode"),
+        pytest.param(_modes(True), r"bbox_mode: .*got True \(unknown\)", id="a flag for a mode"),
+        pytest.param(_modes("XYWH"), r"bbox_mode: .*got 'XYWH' \(unknown\)", id="a mode by its name"),
+        pytest.param(_modes([0, 1]), r"bbox_mode: expected one for all images or 1, got 2", id="a mode too many"),
+        pytest.param(
+            pickle.dumps({"boxes": [NO_BOXES], "ids": [5], "indexes": [5]}),
+            "expected indexes or ids, got both",
+            id="both",
+        ),
+        pytest.param(
+            pickle.dumps({"boxes": [ONE], "ids": [5], "scores": []}),
+            "scores: expected scores of 1 images",
+            id="no scores",
+        ),
+        pytest.param(
+            pickle.dumps({"boxes": [ONE], "ids": [5], "objectness_logits": [np.ones(2)]}),
+            r"objectness_logits\[0\]: expected 1 scores, one per box, got 2",
+            id="a score too many",
+        ),
+        pytest.param(pickle.dumps({"boxes": [ONE], "ids": [True]}), r"indexes\[0\]: .*got True", id="a flag for an id"),
+        pytest.param(pickle.dumps({"boxes": [ONE], "ids": [5.5]}), r"indexes\[0\]: .*got 5\.5", id="half an id"),
+        pytest.param(pickle.dumps({"boxes": [ONE], "ids": [np.nan]}), r"indexes\[0\]: .*got nan", id="NaN for an id"),
+        pytest.param(pickle.dumps({10**5000: 1}), r"got \[a number of 16,610 bits\]", id="a key of 5,000 digits"),
+        pytest.param(
+            pickle.dumps([np.asarray([[30, 10, 10, 20]]), NO_BOXES]),
+            r"\[0\]: box 0: expected right and bottom beyond left and top, got 30, 10, 11, 21; .*bbox_mode 1",
+            id="corners reversed",
+        ),
+        pytest.param(b'[{"image_id": 5, "bbox": [9, 9, -3, 1]}]', r"\[0\]: box 0: expected right", id="negative width"),
+        pytest.param(pickle.dumps([ONE / 40, NO_BOXES]), "within 0..1 only; multiply", id="shares of the image"),
+        pytest.param(
+            b'[{"image_id": 5, "bbox": [0.1, 0.2, 0.5, 0.5]}]', "within 0..1 only; multiply", id="JSON of shares"
+        ),
+        pytest.param(pickle.dumps([ONE[0], NO_BOXES]), r"got \(4,\); one box is \[\[x1", id="one box alone"),
+        pytest.param(pickle.dumps([np.ones((4, 9)), NO_BOXES]), r"got \(4, 9\); transpose it", id="transposed"),
+        pytest.param(pickle.dumps([np.ones((1, 2, 4)), NO_BOXES]), r"got \(1, 2, 4\)", id="a batch"),
+        pytest.param(
+            _mat([np.zeros((1, 4))], ["a"]), r"boxes\{1\}: expected coordinates that count from 1", id="from 0"
+        ),
+        pytest.param(
+            _mat([np.asarray([[9, 9, 1, 1]])], ["a"]), r"boxes\{1\}: box 0: expected right", id="mat reversed"
+        ),
+        pytest.param(
+            b'[{"image_id": 5, "bbox": [1, 2, 3, "4"]}]',
+            r"\[0\]: bbox: .*a list of 4 with '4'; correct",
+            id="JSON text",
+        ),
+        pytest.param(b'[{"image_id": 5, "bbox": "1 2 3 4"}]', r"\[0\]: expected image_id and bbox", id="bbox as text"),
+        pytest.param(
+            b'[{"image_id": 5, "bbox": [1, 2, 3, 1%s]}]' % (b"0" * 400),
+            r"with a number of 1,329 bits",
+            id="10 to the 400",
+        ),
+        pytest.param(
+            b'[{"image_id": 5, "bbox": [1, 2, 3, 1%s]}]' % (b"0" * 5000), "not a readable JSON", id="10 to the 5000"
+        ),
+        pytest.param(b'[{"image_id": 5, "bbox": [1, 2, 3, true]}]', "with True", id="JSON flag"),
+        pytest.param(b'[{"image_id": null, "bbox": [1, 2, 3, 4]}]', "as image_id, got None", id="JSON null id"),
         pytest.param(b"", "not a readable pickle", id="empty file"),
         pytest.param(b"[{", "not a readable JSON", id="torn JSON"),
         pytest.param(b"[" * 100_000, "not a readable JSON", id="deep JSON"),

@@ -145,6 +145,7 @@ _HUGE = b"\x8a\x05\x00\x00\x00\x00\x10\x85"  # (2**36,)
         pytest.param(pickle.dumps([FLOATS])[:-9], id="cut short"),
         pytest.param(pickle.dumps([FLOATS])[9:], id="without its head"),
         pytest.param(b"\x8e" + b"\xff" * 8 + b".", id="a string of 2**64 bytes"),
+        pytest.param(b"\x96" + b"\x00" * 5 + b"\x10\x00\x00.", id="a bytearray of 2**44 bytes"),
         pytest.param(b"K\x01r\xff\xff\xff\xff", id="a memo index of 2**32 and no end"),
         pytest.param(_RECONSTRUCTED + b"(K\x01" + _HUGE + _OBJECTS + b"\x89]tb.", id="2**36 objects"),
         pytest.param(_RECONSTRUCTED + b"(K\x01" + _HUGE + _FLOATS + b"\x89U\x00tb.", id="2**36 numbers"),
