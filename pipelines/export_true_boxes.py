@@ -23,7 +23,7 @@ from pipelines.schemas import DROPPED, IMAGES, PSEUDO_LABELS, SCHEMA_VERSION, ps
 from weaksam.config import DataConfig
 from weaksam.errors import ConfigError, DataError, ImageError
 from weaksam.noise import CLEAN, MISSING, NOISE_KINDS, NoisyBoxes, TrueBoxes, add_noise
-from weaksam.structures import BOXES, PseudoGroundTruth, no_objects
+from weaksam.structures import BOXES, GroundTruth, PseudoGroundTruth, no_objects
 
 _ROWS_PER_PART = 4096  # images
 _READERS = 16
@@ -62,18 +62,41 @@ def run_export_true_boxes(run_uri: str, *, name: str, noise: float = 0.0, seed: 
         "reads": {"index": index.key},
     }
     instance = Instance(run_uri, called, instance_key(parts))
-    instance.begin(parts)
     manifest = instance.manifest()
     if manifest is not None:
+        instance.make_current()
         return manifest
+    split = str((index.manifest() or {})["labels_granted_to"])
+    truth = _ground_truth(config, split)  # before ``begin``, which puts an earlier instance of this name aside
+    instance.begin(parts)
     with Lock(instance.folder, f"weaksam {instance.name}"):
-        return instance.finish(_write(instance, index, config, noise, seed))
+        return instance.finish(_write(instance, index, truth, split, noise, seed, config))
 
 
-def _write(instance: Instance, index: Instance, config: DataConfig, noise: float, seed: int) -> dict[str, Any]:
-    table, split = index.table(IMAGES), str((index.manifest() or {})["labels_granted_to"])
+def _ground_truth(config: DataConfig, split: str) -> dict[str, GroundTruth]:
+    from weaksam.datasets import open_dataset
+
+    truth = {} if split == "none" else open_dataset(config).ground_truth(split)
+    if not truth:
+        raise DataError(
+            f"{config.uri}: expected true boxes of the split that labels are granted to ({split}), got none; annotate it, or "
+            "name another in data.train_split"
+        )
+    return truth
+
+
+def _write(
+    instance: Instance,
+    index: Instance,
+    truth: Mapping[str, GroundTruth],
+    split: str,
+    noise: float,
+    seed: int,
+    config: DataConfig,
+) -> dict[str, Any]:
+    table = index.table(IMAGES)
     rows = [row for row in table.iter_rows(("image_id", "uri", "split")) if row["split"] == split]
-    images, left_out = _true_boxes(rows, split, config, instance)
+    images, left_out = _true_boxes(rows, truth, config, instance)
     class_names = table.class_names()
     noisy = add_noise(images, num_classes=len(class_names), share=noise, seed=seed)
     labels = instance.table(with_class_names(PSEUDO_LABELS, class_names))
@@ -98,35 +121,46 @@ def _write(instance: Instance, index: Instance, config: DataConfig, noise: float
 
 
 def _true_boxes(
-    rows: Sequence[Mapping[str, Any]], split: str, config: DataConfig, instance: Instance
+    rows: Sequence[Mapping[str, Any]], truth: Mapping[str, GroundTruth], config: DataConfig, instance: Instance
 ) -> tuple[dict[str, TrueBoxes], dict[str, int]]:
     """Return the boxes of every image that can be read (others go to ``_dropped``), and how many were left out, by reason."""
-    from weaksam.datasets import open_dataset
-
-    truth = open_dataset(config).ground_truth(split) if rows else {}
-    if not truth:
-        raise DataError(
-            f"{config.uri}: expected true boxes of the split that labels are granted to ({split}), got none; annotate it, or "
-            "name another in data.train_split"
-        )
     images: dict[str, TrueBoxes] = {}
     dropped = []
-    left_out = {"difficult": 0, "crowd": 0}
+    left_out = {"difficult": 0, "crowd": 0, "without area in their image": 0}
     with ThreadPoolExecutor(_READERS) as threads:
-        for row, size in zip(rows, threads.map(read_size, (row["uri"] for row in rows)), strict=True):
+        for row, read in zip(rows, threads.map(read_size, (row["uri"] for row in rows)), strict=True):
+            objects = truth.get(row["image_id"]) or no_objects()
+            size = _as_annotated(read, objects.size_hw)
             if isinstance(size, ImageError):
                 dropped.append({**row, "stage": instance.name, "reason": size.reason, "detail": size.detail})
                 continue
-            objects = truth.get(row["image_id"]) or no_objects()
             difficult = objects.difficult & ~objects.crowd & (not config.include_difficult)
             left_out["difficult"] += int(difficult.sum())
+            left_out["without area in their image"] += objects.left_out
             left_out["crowd"] += int(objects.crowd.sum())
             wanted = ~(difficult | objects.crowd)
             boxes_xyxy, class_index = objects.boxes_xyxy[wanted], objects.class_index[wanted]
             images[row["image_id"]] = TrueBoxes(size_hw=size, boxes_xyxy=boxes_xyxy, class_index=class_index)
     if dropped:
         instance.dropped.write_rows([{column: row[column] for column in DROPPED.names} for row in dropped], "part-0")
+    if rows and not images:
+        row = dropped[0]
+        raise DataError(f"none of the {len(rows):,} images can be used; {row['uri']}: {row['reason']}: {row['detail']}")
     return images, {reason: count for reason, count in left_out.items() if count}
+
+
+def _as_annotated(size_hw: tuple[int, int] | ImageError, stated_hw: tuple[int, int]) -> tuple[int, int] | ImageError:
+    """Return a picture's size unchanged, or an error if the annotations state another; a side of 0 states nothing."""
+    if isinstance(size_hw, ImageError) or all(
+        stated in (0, side) for side, stated in zip(size_hw, stated_hw, strict=True)
+    ):
+        return size_hw
+    (height, width), (stated_height, stated_width) = size_hw, stated_hw
+    return ImageError(
+        "annotated in another size",
+        f"{stated_width} x {stated_height} pixels in the annotations, the upright picture has {width} x {height}; put the "
+        "right picture there or correct its annotations",
+    )
 
 
 def _row(image_id: str, split: str, image: TrueBoxes, noisy: NoisyBoxes) -> dict[str, Any]:

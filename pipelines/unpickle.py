@@ -23,7 +23,7 @@ import numpy as np
 from weaksam.errors import DataError
 
 _NUMBER = re.compile(r"[biuf](1|2|4|8)|b|\?")  # the dtypes of numbers, as numpy's pickles spell them
-_BYTE_ORDERS = frozenset("<>|=")
+_BYTE_ORDERS: dict[str, Any] = {order: order for order in "<>|="}
 
 
 def load_plain(data: bytes, where: str) -> Any:
@@ -64,10 +64,10 @@ class _Number:
         self.dtype = np.dtype("O" if name in ("O", "O8") else name)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order: Any = state[1]
-        if not isinstance(order, str) or order not in _BYTE_ORDERS:
+        order = state[1]
+        if not isinstance(order, str) or order not in _BYTE_ORDERS:  # other things may not survive being hashed
             raise _RefusedError("has a dtype of an unknown byte order")
-        self.dtype = self.dtype.newbyteorder(order)
+        self.dtype = self.dtype.newbyteorder(_BYTE_ORDERS[order])
 
 
 class _Array(np.ndarray[Any, Any]):

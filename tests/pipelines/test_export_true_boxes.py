@@ -1,8 +1,10 @@
 """True boxes as pseudo labels: which they are, how noise is told, and that they are marked."""
 
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -13,7 +15,15 @@ from pipelines.runs import Lock, current_instance
 from pipelines.schemas import PSEUDO_LABELS
 from pipelines.stage import Options
 from pipelines.stages import run_instances
-from tests.weaksam.datasets.trees import build_coco_tree, build_voc_tree, voc_object, voc_xml
+from tests.weaksam.datasets.trees import (
+    FIRST_CATEGORY_ID,
+    build_coco_tree,
+    build_voc_tree,
+    coco_document,
+    voc_object,
+    voc_xml,
+    write_json,
+)
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.shapes import Shapes
 from weaksam.errors import ConfigError, DataError, RunError
@@ -130,6 +140,58 @@ def test_an_image_that_cannot_be_read_is_dropped_with_its_reason(tmp_path):
     assert manifest["images"]["text"] == "images 4 = done 3 + dropped 1 · duplicates 0"
     (row,) = current_instance(run, "import.true").dropped.iter_rows()
     assert (row["image_id"], row["stage"], row["reason"]) == ("000002", "import.true", "empty file")
+
+
+def coco_of(root, *annotations, sizes=((64, 64), (64, 64))):
+    """A COCO tree of one picture per size that the file states; all pictures are 64 x 64."""
+    document = coco_document()
+    (root / "train").mkdir(parents=True)
+    for image_id, (width, height) in enumerate(sizes):
+        Image.new("RGB", (64, 64)).save(root / "train" / f"{image_id}.jpg")
+        document["images"].append({"id": image_id, "file_name": f"{image_id}.jpg", "width": width, "height": height})
+    document["annotations"] = [
+        {"id": n, "image_id": image_id, "category_id": FIRST_CATEGORY_ID, "bbox": bbox, "iscrowd": 0}
+        for n, (image_id, bbox) in enumerate(annotations)
+    ]
+    write_json(root, "train", document)
+    return root
+
+
+def test_boxes_without_area_in_their_image_are_counted(tmp_path):
+    data = coco_of(tmp_path / "c", (0, [0, 0, 9, 9]), (0, [5, 5, 0, 9]), (1, [70, 0, 9, 9]))
+    manifest = run_export_true_boxes(indexed(tmp_path / "run", data), name="true")
+    assert (manifest["boxes"], manifest["left_out"]) == (1, {"without area in their image": 2})
+    assert "without area in their image left out 2" in manifest["text"]
+
+
+def test_images_annotated_in_another_size_are_dropped_and_cannot_be_all(tmp_path):
+    data = coco_of(tmp_path / "c", (0, [0, 0, 9, 9]), (1, [0, 0, 9, 9]), sizes=((64, 0), (96, 64)))
+    run = indexed(tmp_path / "run", data)
+    assert run_export_true_boxes(run, name="true")["images"]["text"] == "images 2 = done 1 + dropped 1 · duplicates 0"
+    (row,) = current_instance(run, "import.true").dropped.iter_rows()
+    assert (row["reason"], row["detail"][:14]) == ("annotated in another size", "96 x 64 pixels")
+    run = indexed(tmp_path / "run2", coco_of(tmp_path / "d", (0, [0, 0, 9, 9]), sizes=((32, 64),)))
+    with pytest.raises(DataError, match=r"none of the 1 images .*0\.jpg: annotated in another size: 32 x 64"):
+        run_export_true_boxes(run, name="true")
+
+
+@pytest.mark.parametrize(
+    "bbox",
+    [[10**400, 1, 2, 3], [1, 2, 3, -(10**400)], ["x", 2, 3, 4], [1, 2, 3], None, [[1, 2], [3, 4]], True],
+    ids=str,
+)
+def test_a_box_of_no_pixels_is_an_error_that_leaves_the_earlier_export_in_place(tmp_path, bbox):
+    data = coco_of(tmp_path / "c", (0, [0, 0, 9, 9]))
+    run = indexed(tmp_path / "run", data)
+    run_export_true_boxes(run, name="true")
+    before = current_instance(run, "import.true")
+    annotations = data / "annotations" / "instances_train.json"
+    document = json.loads(annotations.read_text())
+    document["annotations"][0]["bbox"] = bbox
+    annotations.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"instances_train\.json: .*bbox"):
+        run_export_true_boxes(run, name="true", noise=0.5)
+    assert current_instance(run, "import.true") == before
 
 
 def test_a_split_without_true_boxes_or_without_labels_is_an_error(tmp_path):
