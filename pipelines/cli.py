@@ -278,7 +278,7 @@ def recipes() -> None:
 
 @app.command()
 def status(run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
-    """Show what a run has done, what is running and what was interrupted. Reads files only.
+    """Show what a run has done, what is running, what was interrupted, and why images were dropped. Reads files only.
 
     Example:
 
@@ -291,10 +291,38 @@ def status(run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run 
     table.add_columns(Kind.NAME, "instance", "key", "state")
     table.add_columns(Kind.FIGURE, "seconds")
     table.add_columns(Kind.TEXT, "detail")
-    for line in run_status(run_folder):
+    lines = run_status(run_folder)
+    for line in lines:
         seconds = "" if line.seconds is None else f"{line.seconds:,.1f}"
         table.add_row(line.name, line.key, Text(line.state, style=colours[line.state]), seconds, line.detail)
     console.print(table)
+    reasons = [reason for line in lines for reason in line.dropped]
+    for reason in reasons:
+        console.out(f"{reason.instance} dropped: {reason}", highlight=False)
+    if reasons:
+        console.out(f"`weaksam dropped {run_folder}` tells more", highlight=False)
+
+
+@app.command()
+def dropped(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, local or s3://….")],
+    every: Annotated[bool, typer.Option("--all", help="Every image, with its path and particulars.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Every image as a JSON list, for programs.")] = False,
+) -> None:
+    """List the images that the stages of a run could not use, by stage and reason. Reads files only, of unfinished runs too.
+
+    Examples:
+
+        weaksam dropped runs/voc07
+
+        weaksam dropped runs/voc07 --json | jq -r '.[].uri'
+    """
+    from pipelines.dropped import to_json, to_lines
+    from pipelines.status import run_dropped
+
+    found = run_dropped(run_folder)
+    for line in [to_json(found)] if as_json else to_lines(found, every=every):
+        console.out(line, highlight=False)
 
 
 @app.command()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from pipelines.runs import Instance
 from pipelines.schemas import DROPPED
@@ -16,6 +18,10 @@ class DroppedImage:
     split: str
     uri: str
     detail: str  # beyond the reason; may be empty
+
+    def __str__(self) -> str:
+        where = f"{self.image_id} of {self.split}: {self.uri}"
+        return f"{where} ({self.detail})" if self.detail not in ("", self.uri) else where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +50,26 @@ def dropped_by_reason(instance: Instance) -> list[DroppedReason]:
         by_reason.setdefault(row["reason"], []).append(image)
     found = (DroppedReason(instance=instance.name, reason=r, images=tuple(images)) for r, images in by_reason.items())
     return sorted(found, key=lambda group: (-len(group.images), group.reason))
+
+
+def to_lines(reasons: Sequence[DroppedReason], *, every: bool) -> list[str]:
+    """Lay dropped images out for people: by instance and reason, with the first image or every one."""
+    if not reasons:
+        return ["no image was dropped"]
+    lines: list[str] = []
+    for name in dict.fromkeys(reason.instance for reason in reasons):
+        of_instance = [reason for reason in reasons if reason.instance == name]
+        lines.append(f"{name} dropped {sum(len(reason.images) for reason in of_instance):,}:")
+        for reason in of_instance:
+            lines.append(f"  {reason.reason}: {len(reason.images):,}")
+            shown = reason.images if every else reason.images[:1]
+            lines += [f"    {image}" for image in shown]
+            if len(shown) < len(reason.images):
+                lines.append(f"    and {len(reason.images) - len(shown):,} more, which --all shows")
+    return lines
+
+
+def to_json(reasons: Sequence[DroppedReason]) -> str:
+    """Return dropped images as JSON, a list of objects of the instance, the reason and the fields of ``DroppedImage``."""
+    rows = [{"instance": r.instance, "reason": r.reason, **asdict(image)} for r in reasons for image in r.images]
+    return json.dumps(rows, indent=2)

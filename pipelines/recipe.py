@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -35,6 +36,7 @@ from weaksam.config import (
     SelectiveSearchConfig,
 )
 from weaksam.errors import ConfigError
+from weaksam.files import is_remote, read_text
 
 # Which maps each clue source can make (a recipe that prompts with others would find its source silently empty).
 CLUE_KINDS = {"none": (), "weaktr": ("fine", "coarse", "cross"), "resnet_cam": ("coarse",)}
@@ -126,7 +128,13 @@ class RecipeSource:
 
 
 def read_recipe(path_or_name: str) -> RecipeSource:
-    """Read a recipe's file and its bases; raise ConfigError if there is none, it is malformed, or its bases form a cycle."""
+    """Read a recipe's file and its bases; raise ConfigError if there is none, it is malformed, or its bases form a cycle.
+
+    A file in a bucket is that of a run; its bases, if it has any, are shipped recipes.
+    """
+    if is_remote(path_or_name):
+        own = _mapping(read_text(path_or_name), path_or_name, "recipe fields")
+        return RecipeSource(path_or_name, *_on_bases(own, path_or_name, None, ()))
     return RecipeSource(path_or_name, *_load(_find(path_or_name, None), ()))
 
 
@@ -227,11 +235,19 @@ _LineDumper.add_representer(str, _LineDumper.represent_str)
 def read_mapping(path: Path, of: str) -> dict[str, Any]:
     """Return what a YAML file maps; raise ConfigError if it is not valid, or no mapping of ``of``."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    return _mapping(text, str(path), of)
+
+
+def _mapping(text: str, where: str, of: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(text, Loader=StrictLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of {of}, got {type(content).__name__}")
+        raise ConfigError(f"{where}: expected a mapping of {of}, got {type(content).__name__}")
     return content
 
 
@@ -239,18 +255,24 @@ def _load(path: Path, ancestors: tuple[Path, ...]) -> tuple[dict[str, Any], dict
     if path in ancestors:
         chain = " -> ".join(p.name for p in (*ancestors, path))
         raise ConfigError(f"{path}: its bases form a cycle: {chain}")
-    own = read_mapping(path, "recipe fields")
+    return _on_bases(read_mapping(path, "recipe fields"), str(path), path, (*ancestors, path))
+
+
+def _on_bases(
+    own: dict[str, Any], where: str, path: Path | None, ancestors: tuple[Path, ...]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Lay what a recipe says itself over what its bases say; return values and their origins."""
     bases = own.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path}: base: expected a recipe's name or a list of them, got {bases!r}")
+        raise ConfigError(f"{where}: base: expected a recipe's name or a list of them, got {bases!r}")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for base in bases:
-        base_values, base_origins = _load(_find(base, path), (*ancestors, path))
+        base_values, base_origins = _load(_find(base, path), ancestors)
         values = _merge(values, base_values, {}, "")
         origins.update(base_origins)
-    return _merge(values, own, origins, path.name), origins
+    return _merge(values, own, origins, posixpath.basename(where)), origins
 
 
 def _find(name: str, asked_by: Path | None) -> Path:

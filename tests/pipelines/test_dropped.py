@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from pipelines.dropped import DroppedImage, DroppedReason, dropped_by_reason
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import cli
+from pipelines.dropped import DroppedImage, DroppedReason, dropped_by_reason, to_json, to_lines
 from pipelines.runs import Instance
 from pipelines.schemas import IMAGES
 
@@ -45,3 +50,55 @@ def test_an_image_that_was_done_after_all_is_not_dropped(tmp_path: Path) -> None
 
 def test_an_instance_that_dropped_nothing_has_no_reasons(tmp_path: Path) -> None:
     assert dropped_by_reason(Instance(str(tmp_path), "index", "k")) == []
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of an unfinished ``propose`` that has dropped three images, two of them with names that look like markup."""
+    instance = Instance(str(tmp_path), "propose", "k")
+    instance.begin({})
+    drop(instance, "part-0", ("a", "/[a].jpg", "missing"), ("b", "/:smile:.jpg", "broken"), ("c", "/c.jpg", "broken"))
+    return tmp_path
+
+
+def test_dropped_images_are_listed_by_reason_with_an_example_or_all(run: Path) -> None:
+    found = dropped_by_reason(Instance(str(run), "propose", "k"))
+    assert to_lines(found, every=False) == [
+        "propose dropped 3:",
+        "  broken: 2",
+        "    b of train: /:smile:.jpg (why)",
+        "    and 1 more, which --all shows",
+        "  missing: 1",
+        "    a of train: /[a].jpg (why)",
+    ]
+    assert [line for line in to_lines(found, every=True) if line.startswith("    ")] == [
+        "    b of train: /:smile:.jpg (why)", "    c of train: /c.jpg (why)", "    a of train: /[a].jpg (why)",
+    ]  # fmt: skip
+    assert to_lines([], every=True) == ["no image was dropped"]
+    assert json.loads(to_json([])) == []
+
+
+def test_particulars_that_only_repeat_the_address_are_left_out() -> None:
+    assert str(DroppedImage(image_id="a", split="train", uri="/a.jpg", detail="/a.jpg")) == "a of train: /a.jpg"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--all"], ["--json"]])
+def test_the_verb_prints_names_as_they_are(run: Path, arguments: list[str]) -> None:
+    done = CliRunner().invoke(cli.app, ["dropped", str(run), *arguments])
+    assert done.exit_code == 0
+    assert "/:smile:.jpg" in done.output
+    assert "/[a].jpg" in done.output
+    if arguments == ["--json"]:
+        rows = json.loads(done.output)
+        assert [(row["instance"], row["reason"], row["image_id"]) for row in rows] == [
+            ("propose", "broken", "b"), ("propose", "broken", "c"), ("propose", "missing", "a"),
+        ]  # fmt: skip
+        assert set(rows[0]) == {"instance", "reason", "image_id", "split", "uri", "detail"}
+
+
+def test_status_names_reasons_with_an_example(run: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["status", str(run)])
+    assert (
+        "propose dropped: broken 2 (such as /:smile:.jpg)\npropose dropped: missing 1 (such as /[a].jpg)" in done.output
+    )
+    assert f"`weaksam dropped {run}` tells more" in done.output.replace("\n`", " `")

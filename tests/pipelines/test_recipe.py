@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from pipelines.recipe import Recipe, load_recipe, render, to_plain
-from weaksam.errors import ConfigError
+from pipelines.store import write_bytes
+from weaksam.errors import ConfigError, DataError
 
 SMALLEST = "{name: x, stages: [index], sam: {name: builtin}, clues: {name: none}, prompts: {sources: [grid]}}"
 
@@ -260,3 +261,12 @@ def test_long_and_multi_line_texts_survive_printing(tmp_path: Path) -> None:
 def test_what_is_given_is_not_trained(given, left_out):
     recipe, _ = load_recipe("shapes", given)
     assert set(recipe.stages) - set(recipe.instances) == left_out
+
+
+def test_the_recipe_of_a_run_in_a_bucket_is_read() -> None:
+    write_bytes("memory://run/recipe.yaml", b"base: grid\nname: mine\n")
+    recipe, origins = load_recipe("memory://run/recipe.yaml", ["data.limit=3"])
+    assert (recipe.name, recipe.data.limit) == ("mine", 3)
+    assert origins["name"] == "recipe.yaml"
+    with pytest.raises(DataError, match=r"memory://run/other\.yaml"):
+        load_recipe("memory://run/other.yaml")

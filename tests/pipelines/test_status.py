@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.runs import Instance, Lock
 from pipelines.schemas import DROPPED, IMAGES
-from pipelines.status import leftovers, remove, run_status
+from pipelines.status import instances_in_order, leftovers, remove, run_dropped, run_status
 from pipelines.store import Table, write_bytes, write_json
 from weaksam.errors import RunError
 
@@ -37,6 +37,48 @@ def test_each_instance_is_finished_running_or_interrupted(tmp_path: Path) -> Non
     assert lines["index"].detail == "images 7 (train 7)"
     assert lines["propose"].detail.startswith("1,200 rows, 3 dropped so far; weaksam propose (host ")
     assert lines["report"].detail == "0 rows, 0 dropped so far"
+
+
+def read_by(run: Path, name: str, *reads: str) -> None:
+    """An instance that has begun to read others."""
+    Instance(str(run), name, "k").begin({"reads": dict.fromkeys(reads, "k")})
+
+
+def test_instances_come_in_the_recipes_order_each_after_what_it_reads(tmp_path: Path) -> None:
+    for name in ("import.ss", "index", "tidy-up"):
+        read_by(tmp_path, name)
+    read_by(tmp_path, "propose", "index")
+    read_by(tmp_path, "evaluate.proposals", "propose")
+    read_by(tmp_path, "evaluate.ss", "import.ss")
+    read_by(tmp_path, "report", "index", "propose", "evaluate.ss", "evaluate.proposals")
+    by_reading = ["import.ss", "evaluate.ss", "index", "propose", "evaluate.proposals", "report", "tidy-up"]
+    without_recipe = [instance.name for instance in instances_in_order(str(tmp_path))]
+    assert without_recipe == ["index", "propose", "evaluate.proposals", *by_reading[:2], "report", "tidy-up"]
+    recipe = "name: x\nstages: [index, propose, evaluate.ss, evaluate.proposals, report]\n"
+    write_bytes(str(tmp_path / "recipe.yaml"), recipe.encode())
+    expected = ["index", "propose", "import.ss", "evaluate.ss", "evaluate.proposals", "report", "tidy-up"]
+    assert [line.name for line in run_status(str(tmp_path))] == expected
+    write_bytes(str(tmp_path / "recipe.yaml"), b"stages: [of, another, version]\n")
+    assert [instance.name for instance in instances_in_order(str(tmp_path))] == without_recipe
+
+
+def test_reasons_of_finished_and_unfinished_instances_are_told(tmp_path: Path) -> None:
+    instance(tmp_path, "propose", "aaa", rows=3, drops=2).finish({"text": "done"})
+    instance(tmp_path, "detect.mil", "bbb", drops=1)
+    instance(tmp_path, "detect.mil", "old", drops=7)
+    Instance(str(tmp_path), "detect.mil", "bbb").make_current()
+    assert [(r.instance, str(r)) for r in run_dropped(str(tmp_path))] == [
+        ("detect.mil", "r 1 (such as x0)"), ("propose", "r 2 (such as x0)"),
+    ]  # fmt: skip
+    lines = {line.name: line for line in run_status(str(tmp_path))}
+    assert [str(reason) for reason in lines["propose"].dropped] == ["r 2 (such as x0)"]
+    assert lines["detect.mil"].detail == "0 rows, 1 dropped so far"
+
+
+def test_a_folder_of_previews_names_them(tmp_path: Path) -> None:
+    instance(tmp_path / "preview-4", "index", "k")
+    with pytest.raises(RunError, match=f"runs of their own: {tmp_path}/preview-4"):
+        run_status(str(tmp_path))
 
 
 def test_looking_at_a_run_deletes_nothing_even_if_a_part_is_being_written(tmp_path: Path) -> None:
