@@ -98,7 +98,8 @@ def select_masks(decoded: Decoded, source: str, config: ProposalsConfig) -> tupl
     boxes_xyxy = decoded.boxes_xyxy[candidates]
     rows = candidates
     if source == "grid":
-        rows = candidates[nms(boxes_xyxy, decoded.predicted_iou[candidates], config.grid_nms_iou)]
+        scores = decoded.predicted_iou[candidates]
+        rows = candidates[nms(boxes_xyxy.to(scores.dtype), scores, config.grid_nms_iou)]
     elif source == "cross":
         rows = candidates[nms_in_order(boxes_xyxy, config.cross_nms_iou)]
     discarded["suppressed"] = len(candidates) - len(rows)
@@ -137,7 +138,7 @@ def _part(sam: Sam, encoded: EncodedImage, prompts: Prompts, first_prompt: int, 
         boxes_xyxy=decoded.boxes_xyxy[rows].numpy(),
         prompt_index=(first_prompt + decoded.prompt_index[rows]).numpy().astype(np.int32),
         mask_index=decoded.mask_index[rows].numpy().astype(np.int8),
-        predicted_iou=decoded.predicted_iou[rows].numpy(),
+        predicted_iou=decoded.predicted_iou[rows].float().numpy(),
         discarded=discarded,
         masks=() if logits is None else full_masks(sam, encoded, logits[rows.to(logits.device)]),
     )

@@ -1,5 +1,6 @@
 """SAMs for tests: the built-in one with its weights, and untrained ones that nevertheless have an answer to each prompt."""
 
+import copy
 from functools import cache, partial
 
 import torch
@@ -39,6 +40,15 @@ def tiny_sam():
         ),
         mask_decoder=MaskDecoder(transformer_dim=dim, transformer=transformer, iou_head_hidden_dim=16),
     )
+
+
+def in_double(sam):
+    """``sam`` in float64, where rounding is far smaller than any mistake and decides no pixel at a mask's edge."""
+    sam = copy.deepcopy(sam).double()
+    positions = sam.prompt_encoder.pe_layer
+    encode = positions._pe_encoding
+    positions._pe_encoding = lambda xy: encode(xy.double())  # segment-anything hands it float32
+    return sam
 
 
 def lively_sam(build=build_small_sam):

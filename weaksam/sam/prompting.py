@@ -8,7 +8,8 @@ test_prompting.py`` holds it to the stock calls, box by box; ``benchmarks/propos
 
 Two halves with a seam of plain tensors: ``_PromptedDecoder`` turns a chunk of prompts into low-resolution logits, and
 ``measure_masks`` turns such logits into boxes and stability. Chunks never mix images and depend on nothing but the
-model and the device, so on a CPU an image's result is the same bit for bit whatever is computed beside it.
+model and the device, so whatever is computed beside an image, its own computation is the same one: on one machine's CPU,
+with as many threads, its result is the same bit for bit.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class EncodedImage:
 class Decoded:
     """What SAM answered: one row per prompt and mask, in the order of the prompts, masks of a prompt as asked for.
 
-    Everything is on the CPU but ``low_res_logits``.
+    Everything is on the CPU but ``low_res_logits``. Boxes are float32; other numbers are of the model's own precision.
     """
 
     boxes_xyxy: Tensor  # [N, 4], right and bottom exclusive; zeros where the mask is empty
@@ -112,11 +113,14 @@ def decode_prompts(
     """
     decoder = _PromptedDecoder(sam, encoded)
     shape = (len(points_xy), len(mask_indices))
+    precision = encoded.features.dtype
     boxes_xyxy = torch.zeros(*shape, 4, device=sam.device)
     empty = torch.ones(shape, dtype=torch.bool, device=sam.device)
-    predicted_iou = torch.zeros(shape, device=sam.device)
-    stability = torch.full(shape, torch.nan, device=sam.device)
-    low_res_logits = torch.zeros(*shape, *decoder.logits_hw, device=sam.device) if keep_logits else None
+    predicted_iou = torch.zeros(shape, dtype=precision, device=sam.device)
+    stability = torch.full(shape, torch.nan, dtype=precision, device=sam.device)
+    low_res_logits = (
+        torch.zeros(*shape, *decoder.logits_hw, dtype=precision, device=sam.device) if keep_logits else None
+    )
     for prompt_index in _chunks(points_xy, decoder.prompts_at_once):
         points = torch.from_numpy(np.stack([points_xy[i] for i in prompt_index]))
         tokens, image, estimates = decoder.attend(points, mask_indices)
@@ -159,7 +163,7 @@ def measure_masks(
         Boxes ``[N, 4]``, empty bool ``[N]`` and stability ``[N]`` on the device of the logits. Stability is the area
         above threshold + offset over the area above threshold - offset; 0 / 0 is NaN, which passes no filter.
     """
-    boxes_xyxy = low_res_logits.new_zeros((len(low_res_logits), 4))
+    boxes_xyxy = low_res_logits.new_zeros((len(low_res_logits), 4), dtype=torch.float32)
     empty = low_res_logits.new_zeros(len(low_res_logits), dtype=torch.bool)
     stability = low_res_logits.new_full((len(low_res_logits),), torch.nan)
     pixels = max(sam.image_encoder.img_size**2, encoded.size_hw[0] * encoded.size_hw[1])

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from tests.tolerances import assert_near, near, roundings_in
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig, OicrConfig
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
 from weaksam.detectors import DETECTORS, build_detector, detector_to_bytes, load_detector
@@ -68,7 +69,7 @@ def test_images_of_0_1_5_and_300_proposals_score_in_a_batch_as_alone(name):
                 (alone.class_logits, alone.detection_logits, *alone.refined_logits, *alone.deltas),
                 strict=True,
             ):
-                torch.testing.assert_close(batched[row, :count], single[0], rtol=1e-4, atol=1e-5)
+                assert_near(batched[row, :count], single[0], length=roundings_in(detector))
                 assert not batched[row, count:].any()
 
 
@@ -83,7 +84,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_images(name):
     ]
     for part, value in together.items():
         mean = sum(losses[part] for losses in alone) / len(COUNTS)
-        torch.testing.assert_close(value, mean, rtol=1e-4, atol=1e-6)
+        assert_near(value, mean, length=roundings_in(detector))
     assert all(value == 0 for value in alone[0].values())  # no proposals
     assert alone[1]["image"] > 0  # no class: it learns that there is none, and nothing of proposals
     assert all(value == 0 for part, value in alone[1].items() if part != "image")
@@ -122,7 +123,9 @@ def test_identical_boxes_score_alike_and_train(name):
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values())
     assert all(p.grad.isfinite().all() for p in detector.detector_parameters())
-    assert detector.predict(images, boxes, real).scores.unique(dim=0).shape == (1, CLASSES)
+    scores = detector.predict(images, boxes, real).scores
+    assert scores.shape == (7, CLASSES)
+    assert_near(scores, scores[:1].expand(7, -1), length=roundings_in(detector))  # rows of a product round apart
 
 
 def test_bf16_autocast_is_finite_and_near_float32(name):
@@ -136,7 +139,7 @@ def test_bf16_autocast_is_finite_and_near_float32(name):
     assert {value.dtype for value in losses.values()} == {scores.dtype} == {torch.float32}
     assert scores.isfinite().all()
     assert all(p.grad.isfinite().all() for p in detector.detector_parameters())
-    torch.testing.assert_close(losses["image"], exact["image"], rtol=0.05, atol=0)
+    assert_near(losses["image"], exact["image"], dtype=torch.bfloat16)  # sums are kept in float32
     detector.train()
     with torch.autocast("cpu", torch.bfloat16):
         assert all(value.isfinite() for value in detector.training_losses(*batch).values())
@@ -252,9 +255,7 @@ def test_the_options_of_a_detector_reach_its_losses(name):
     if name == "mist":
         off = DropBlockConfig(enabled=False)
         weighted = losses_with(name, mist=MistConfig(first_branch_weight=1.5, dropblock=off))
-        assert weighted == pytest.approx(
-            default | {"refine1": default["refine1"] / 2, "box1": default["box1"] / 2}, rel=1e-5
-        )
+        assert weighted == near(default | {"refine1": default["refine1"] / 2, "box1": default["box1"] / 2}, length=40)
         changed = [MistConfig(share=0.0), MistConfig(max_overlap=1.0), MistConfig(min_iou=0.1)]
         assert all(losses_with(name, mist=options)["refine1"] != default["refine1"] for options in changed)
     else:
@@ -280,7 +281,7 @@ def test_the_image_loss_is_that_of_the_detector(name):
         expected = -((1 - p[0]).log() + p[1].log() + (1 - p[2]).log() + (1 - p[3]).log()) / 4
     else:  # the sum
         expected = -(p[0].log() + (1 - p[1]).log() + (1 - p[2]).log())
-    torch.testing.assert_close(found, expected)
+    assert_near(found, expected, length=8)
 
 
 def test_scores_are_the_mean_of_the_branches(name):
@@ -288,8 +289,8 @@ def test_scores_are_the_mean_of_the_branches(name):
     images, boxes, real, _ = batch_of((4,))
     found, logits = detector.predict(images, boxes, real), detector(images, boxes, real)
     softmaxes = [branch[0].softmax(dim=1)[:, 1:] for branch in logits.refined_logits]
-    torch.testing.assert_close(found.scores, sum(softmaxes) / 3)
+    assert_near(found.scores, sum(softmaxes) / 3, length=8)
     if name == "mist":
-        torch.testing.assert_close(found.deltas, sum(branch[0, :, 1:] for branch in logits.deltas) / 3)
+        assert_near(found.deltas, sum(branch[0, :, 1:] for branch in logits.deltas) / 3, length=3)
     else:
         assert found.deltas is None

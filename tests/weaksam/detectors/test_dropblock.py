@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tests.tolerances import assert_near
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig
 from weaksam.detectors import build_detector
 from weaksam.detectors.dropblock import ConcreteDropBlock
@@ -83,7 +84,7 @@ def test_what_is_hidden_is_a_block_and_the_rest_is_scaled_up_together():
     assert (found[0, 0] == 0).nonzero().tolist() == [[y, x] for y in (2, 3, 4) for x in (2, 3, 4)]
     assert (found[1, 5] == 0).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     # 4 * 49 = 196 cells, 183 of them shown; the scale is one for all proposals.
-    torch.testing.assert_close(found[2:], torch.full((2, 8, 7, 7), 196 / 183))
+    assert_near(found[2:], torch.full((2, 8, 7, 7), 196 / 183))
 
 
 def test_all_hidden_is_finite():

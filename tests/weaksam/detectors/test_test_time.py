@@ -3,6 +3,7 @@ import pytest
 import torch
 from torchvision.ops import nms
 
+from tests.tolerances import assert_near, near, roundings_in
 from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig
 from weaksam.detectors import DETECTORS, build_detector
 from weaksam.detectors.retrained import RetrainedDetector, ViewDetections
@@ -74,8 +75,8 @@ def test_detections_equal_the_obvious_reference(name, config):
     expected = obvious(detector, IMAGE, BOXES, config)
     found = detect(detector, IMAGE, BOXES, config)
     assert found.class_index.tolist() == [c for _, c, _ in expected]
-    np.testing.assert_allclose(found.score, [s for *_, s in expected], rtol=1e-5)
-    np.testing.assert_allclose(found.boxes_xyxy, [b for b, *_ in expected], rtol=1e-4, atol=1e-3)
+    assert_near(found.score, [s for *_, s in expected], length=roundings_in(detector))
+    assert_near(found.boxes_xyxy, [b for b, *_ in expected], length=roundings_in(detector))
     assert (found.boxes_xyxy.dtype, found.class_index.dtype, found.score.dtype) == (np.float32, np.int64, np.float32)
     assert found.image_scores.shape == (3,)
 
@@ -86,10 +87,10 @@ def test_a_mirrored_image_gives_mirrored_detections(name):
     found = detect(detector, IMAGE, BOXES, config)
     image, boxes = mirrored(IMAGE, BOXES)
     other = detect(detector, np.ascontiguousarray(image), boxes, config)
-    np.testing.assert_allclose(other.score, found.score, rtol=1e-5)
+    assert_near(other.score, found.score, length=roundings_in(detector))
     np.testing.assert_array_equal(other.class_index, found.class_index)
-    np.testing.assert_allclose(mirrored(image, other.boxes_xyxy)[1], found.boxes_xyxy, atol=1e-3)
-    np.testing.assert_allclose(other.image_scores, found.image_scores, rtol=1e-5)
+    assert_near(mirrored(image, other.boxes_xyxy)[1], found.boxes_xyxy, length=roundings_in(detector))
+    assert_near(other.image_scores, found.image_scores, length=roundings_in(detector))
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -157,11 +158,11 @@ def test_suppression_by_hand(boxes, scores, options, expected):
     config = DetectConfig(scales=(48,), flip=False, **options)
     found = detect(Fixed(scores), IMAGE, boxes, config)
     rows = [
-        (boxes.tolist().index(box), c, pytest.approx(s))
+        (boxes.tolist().index(box), c, near(s))
         for box, c, s in zip(found.boxes_xyxy.tolist(), found.class_index.tolist(), found.score.tolist(), strict=True)
     ]
     assert rows == expected
-    np.testing.assert_allclose(found.image_scores, torch.tensor(scores).sum(dim=0))
+    assert_near(found.image_scores, torch.tensor(scores).sum(dim=0), length=3)
 
 
 def test_boxes_are_cut_to_the_image():
@@ -217,9 +218,9 @@ def test_what_the_passes_find_is_joined_in_the_pixels_of_the_image():
     found = detect_alone(detector, coloured())
     assert detector.seen == [(40, 60), (40, 60), (80, 120), (80, 120)]
     assert found.class_index.tolist() == [0, 1]  # four boxes of each, which suppress each other within their class
-    assert found.score.tolist() == pytest.approx([0.7, 0.65])
+    assert found.score.tolist() == near([0.7, 0.65])
     np.testing.assert_allclose(found.boxes_xyxy, [[5, 10, 25, 30], [40, 20, 58, 36]], atol=1)
-    assert found.image_scores.tolist() == pytest.approx([0.7, 0.65, 0.0])
+    assert found.image_scores.tolist() == near([0.7, 0.65, 0.0])
 
 
 def test_boxes_of_mirrored_views_are_mirrored_back():
@@ -234,7 +235,7 @@ def test_a_single_pass_is_left_as_its_detector_has_it():
     found = detect_alone(detector, coloured())
     assert found.boxes_xyxy.tolist() == [[5, 10, 25, 30]]
     assert found.score.tolist() == [0.5]
-    assert found.image_scores.tolist() == pytest.approx([0.5, 0.45, 0.0])  # also of what the cap left out
+    assert found.image_scores.tolist() == near([0.5, 0.45, 0.0])  # also of what the cap left out
 
 
 def test_nothing_found_is_no_detections_and_scores_of_zero():
