@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from pipelines import analyse_noise, analyse_prompts, analyse_similarity
+from pipelines.index import truth_options
 from pipelines.recipe import Recipe
 from pipelines.stage import Job, Stage
 
@@ -32,7 +33,7 @@ def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
 
 
 def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
-    return dict(question_of(name).method(recipe))
+    return {**question_of(name).method(recipe), **truth_options(recipe)}
 
 
 STAGE = Stage(

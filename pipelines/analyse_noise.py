@@ -24,7 +24,8 @@ from pipelines.store import write_json
 from pipelines.text_table import Kind, TextTable
 from pipelines.train import CHECKPOINTS
 from weaksam.config import RoiDropConfig, require
-from weaksam.structures import GroundTruth, PseudoGroundTruth, no_objects
+from weaksam.datasets.ground_truth import true_objects
+from weaksam.structures import GroundTruth, PseudoGroundTruth
 
 if TYPE_CHECKING:
     from pipelines.retrain_task import RetrainTask
@@ -301,7 +302,8 @@ def _regions(
         found = detector.roi_losses(batch.images.to(device), batch.sizes_hw, batch.targets, seed=seed)
         to_image = np.array([image.shape[1] / view.shape[1], image.shape[0] / view.shape[0]] * 2, np.float32)
         regions = found.boxes_xyxy.cpu().numpy() * to_image
-        judged = judge(regions, found.target_index.cpu().numpy(), pseudo, truth.get(image_id) or no_objects())
+        objects = true_objects(truth, image_id, (image.shape[0], image.shape[1]))
+        judged = judge(regions, found.target_index.cpu().numpy(), pseudo, objects)
         yield Regions(
             found.loss_cls.cpu().numpy(), found.loss_reg.cpu().numpy(), found.foreground.cpu().numpy(), *judged
         )

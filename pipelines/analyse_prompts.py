@@ -43,8 +43,9 @@ from pipelines.schemas import (
 from pipelines.stage import Job
 from pipelines.store import Table, write_json
 from pipelines.text_table import Kind, TextTable
+from weaksam.datasets.ground_truth import true_objects
 from weaksam.errors import DataError
-from weaksam.structures import CLUE_SOURCES, TABLE_SOURCES, GroundTruth, Prompts, Proposals, no_objects
+from weaksam.structures import CLUE_SOURCES, TABLE_SOURCES, GroundTruth, Prompts, Proposals
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -297,7 +298,7 @@ def compare(
         recall.add(
             np.concatenate([of_method.boxes_xyxy, of_controls.boxes_xyxy]),
             [*of_method.source, *of_controls.source],
-            truth.get(of_method.image_id) or no_objects(),
+            true_objects(truth, of_method.image_id, of_method.size_hw),
         )
         points += of_method.points + of_controls.points
 

@@ -14,6 +14,7 @@ from typing import Any
 from pipelines import evaluate_agreement, evaluate_detections, evaluate_proposals, evaluate_pseudo_labels
 from pipelines.detect import FINAL
 from pipelines.evaluate_proposals import named_sources
+from pipelines.index import truth_options
 from pipelines.label import holds_pseudo_labels
 from pipelines.recipe import Recipe
 from pipelines.stage import Job, Stage
@@ -50,10 +51,12 @@ def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
     if name.partition(".")[2] in AGREE:
         return evaluate_agreement.method(recipe, name)
     if name.partition(".")[2] in DETECTED:
-        return {"evaluate": recipe.evaluate, "proposal_sources": recipe.mil.proposal_sources}
-    if name.partition(".")[2] == "label":
-        return {}
-    return {"evaluate": recipe.evaluate, "sources": named_sources(recipe)}
+        options: Mapping[str, Any] = {"evaluate": recipe.evaluate, "proposal_sources": recipe.mil.proposal_sources}
+    elif name.partition(".")[2] == "label":
+        options = {}
+    else:
+        options = {"evaluate": recipe.evaluate, "sources": named_sources(recipe)}
+    return {**options, **truth_options(recipe)}
 
 
 STAGE = Stage(

@@ -22,7 +22,8 @@ from pipelines.schemas import DETECTIONS, PROPOSALS, detections_from_row
 from pipelines.stage import Job
 from pipelines.store import write_json
 from pipelines.text_table import Kind, TextTable
-from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth, no_objects
+from weaksam.datasets.ground_truth import true_objects
+from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth
 
 if TYPE_CHECKING:
     from weaksam.metrics.coco import CocoAveragePrecision
@@ -198,7 +199,7 @@ class _Split:
         self.boxes += len(image.detections)
         if not self.truth:
             return
-        truth = self.truth.get(image.image_id) or no_objects()
+        truth = true_objects(self.truth, image.image_id, image.size_hw)
         scores = image.detections.image_scores
         detections = {
             DETECTOR: image.detections,

@@ -19,7 +19,7 @@ from pipelines.schemas import PROPOSALS
 from pipelines.stage import Job
 from pipelines.store import write_json
 from pipelines.text_table import Kind, TextTable
-from weaksam.structures import no_objects
+from weaksam.datasets.ground_truth import true_objects
 
 if TYPE_CHECKING:
     from weaksam.metrics.proposal_recall import ProposalRecall
@@ -126,7 +126,7 @@ class _SplitCounts:
         self._images = 0
 
     def add(self, image: ImageBoxes) -> None:
-        truth = self._truth.get(image.image_id) or no_objects()
+        truth = true_objects(self._truth, image.image_id, image.size_hw)
         self._recall.add(image.boxes_xyxy, image.source, truth)
         self._points += image.points
         self._cut += truth.cut

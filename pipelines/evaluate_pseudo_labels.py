@@ -15,10 +15,11 @@ from pipelines.schemas import PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.stage import Job
 from pipelines.store import write_json
 from pipelines.text_table import Kind, TextTable
-from weaksam.structures import IMAGE_LABELS, GroundTruth, PseudoGroundTruth, no_objects
+from weaksam.datasets.ground_truth import true_objects
+from weaksam.structures import IMAGE_LABELS, GroundTruth, PseudoGroundTruth
 
 IOU_THRESHOLDS = (0.5, 0.75)
-_COLUMNS = ("image_id", "split", "boxes_xyxy", "class_index", "score", "score_normalised")
+_COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "score_normalised")
 
 
 def execute(job: Job, read: str) -> dict[str, Any]:
@@ -29,7 +30,10 @@ def execute(job: Job, read: str) -> dict[str, Any]:
     table = instance.table(PSEUDO_LABELS)
     supervision = (instance.manifest() or {})["supervision"]
     class_names = table.class_names()
-    rows = ((row["image_id"], row["split"], pseudo_labels_from_row(row)) for row in table.iter_rows(_COLUMNS))
+    rows = (
+        (row["image_id"], row["split"], (row["size_hw"][0], row["size_hw"][1]), pseudo_labels_from_row(row))
+        for row in table.iter_rows(_COLUMNS)
+    )
     splits = measure(rows, class_names, open_dataset(job.recipe.data).ground_truth)
     metrics = {"class_names": list(class_names), "supervision": supervision, "pseudo_labels": splits}
     write_json(job.instance.file(METRICS_FILE), metrics)
@@ -41,14 +45,14 @@ def execute(job: Job, read: str) -> dict[str, Any]:
 
 
 def measure(
-    images: Iterable[tuple[str, str, PseudoGroundTruth]],
+    images: Iterable[tuple[str, str, tuple[int, int], PseudoGroundTruth]],
     class_names: Sequence[str],
     ground_truth: Callable[[str], Mapping[str, GroundTruth]],
 ) -> dict[str, dict[str, Any]]:
     """Measure pseudo ground truth per split.
 
     Args:
-        images: image id, split and pseudo ground truth, each image once.
+        images: image id, split, (height, width) and pseudo ground truth, each image once.
         class_names: C.
         ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
 
@@ -58,10 +62,10 @@ def measure(
         there is nothing to measure.
     """
     splits: dict[str, _Split] = {}
-    for image_id, split, pseudo in images:
+    for image_id, split, size_hw, pseudo in images:
         if split not in splits:
             splits[split] = _Split(class_names, ground_truth(split))
-        splits[split].add(image_id, pseudo)
+        splits[split].add(image_id, size_hw, pseudo)
     return {split: splits[split].to_plain() for split in sorted(splits)}
 
 
@@ -90,11 +94,11 @@ class _Split:
         self._quality = PseudoLabelQuality(len(class_names))
         self._images = self._boxes = self._empty = 0
 
-    def add(self, image_id: str, pseudo: PseudoGroundTruth) -> None:
+    def add(self, image_id: str, size_hw: tuple[int, int], pseudo: PseudoGroundTruth) -> None:
         self._images += 1
         self._boxes += len(pseudo)
         self._empty += len(pseudo) == 0
-        self._quality.add(image_id, pseudo, self._truth.get(image_id) or no_objects())
+        self._quality.add(image_id, pseudo, true_objects(self._truth, image_id, size_hw))
 
     def to_plain(self) -> dict[str, Any]:
         counts = {"images": self._images, "boxes": self._boxes / self._images, "empty": self._empty}

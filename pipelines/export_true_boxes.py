@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,15 @@ from pydantic import TypeAdapter
 
 from pipelines.export import finished_instance
 from pipelines.imports import instance_name, read_size
+from pipelines.recipe import load_recipe
 from pipelines.runs import Instance, Lock, instance_key, prove
 from pipelines.schemas import DROPPED, IMAGES, PSEUDO_LABELS, SCHEMA_VERSION, pseudo_labels_to_row, with_class_names
 from weaksam.config import DataConfig
+from weaksam.datasets.ground_truth import StatedSize, true_objects
 from weaksam.errors import ConfigError, DataError, ImageError
+from weaksam.files import join, open_fs
 from weaksam.noise import CLEAN, MISSING, NOISE_KINDS, NoisyBoxes, TrueBoxes, add_noise
-from weaksam.structures import BOXES, GroundTruth, PseudoGroundTruth, no_objects
+from weaksam.structures import BOXES, GroundTruth, PseudoGroundTruth
 
 _ROWS_PER_PART = 4096  # images
 _READERS = 16
@@ -54,10 +58,17 @@ def run_export_true_boxes(run_uri: str, *, name: str, noise: float = 0.0, seed: 
     called = instance_name(name)
     index = finished_instance(run_uri, "index")
     config = TypeAdapter(DataConfig).validate_python((index.plan() or {})["parts"]["method"]["data"])
+    config = replace(config, stated_size=_stated_size(run_uri))
     parts = {
         "verb": "import",
         "schema": SCHEMA_VERSION,
-        "method": {"supervision": BOXES, "noise": noise, "seed": seed, "include_difficult": config.include_difficult},
+        "method": {
+            "supervision": BOXES,
+            "noise": noise,
+            "seed": seed,
+            "include_difficult": config.include_difficult,
+            **({} if config.stated_size == "check" else {"stated_size": config.stated_size}),
+        },
         "fingerprints": {},
         "reads": {"index": index.key},
     }
@@ -71,6 +82,13 @@ def run_export_true_boxes(run_uri: str, *, name: str, noise: float = 0.0, seed: 
     instance.begin(parts)
     with Lock(instance.folder, f"weaksam {instance.name}"):
         return instance.finish(_write(instance, index, truth, split, noise, seed, config))
+
+
+def _stated_size(run_uri: str) -> StatedSize:
+    """Return what the run's recipe says now of stated sizes, which is of no matter to its index."""
+    uri = join(run_uri, "recipe.yaml")
+    fs, path = open_fs(uri)
+    return load_recipe(uri)[0].data.stated_size if fs.exists(path) else "check"
 
 
 def _ground_truth(config: DataConfig, split: str) -> dict[str, GroundTruth]:
@@ -128,19 +146,19 @@ def _true_boxes(
     dropped = []
     left_out = {"difficult": 0, "crowd": 0, "without area in their image": 0}
     with ThreadPoolExecutor(_READERS) as threads:
-        for row, read in zip(rows, threads.map(read_size, (row["uri"] for row in rows)), strict=True):
-            objects = truth.get(row["image_id"]) or no_objects()
-            size = _as_annotated(read, objects.size_hw)
-            if isinstance(size, ImageError):
-                dropped.append({**row, "stage": instance.name, "reason": size.reason, "detail": size.detail})
+        for row, size in zip(rows, threads.map(read_size, (row["uri"] for row in rows)), strict=True):
+            found = _objects_of(truth, row["image_id"], size)
+            if isinstance(found, ImageError):
+                dropped.append({**row, "stage": instance.name, "reason": found.reason, "detail": found.detail})
                 continue
+            size_hw, objects = found
             difficult = objects.difficult & ~objects.crowd & (not config.include_difficult)
             left_out["difficult"] += int(difficult.sum())
             left_out["without area in their image"] += objects.left_out
             left_out["crowd"] += int(objects.crowd.sum())
             wanted = ~(difficult | objects.crowd)
             boxes_xyxy, class_index = objects.boxes_xyxy[wanted], objects.class_index[wanted]
-            images[row["image_id"]] = TrueBoxes(size_hw=size, boxes_xyxy=boxes_xyxy, class_index=class_index)
+            images[row["image_id"]] = TrueBoxes(size_hw=size_hw, boxes_xyxy=boxes_xyxy, class_index=class_index)
     if dropped:
         instance.dropped.write_rows([{column: row[column] for column in DROPPED.names} for row in dropped], "part-0")
     if rows and not images:
@@ -149,18 +167,16 @@ def _true_boxes(
     return images, {reason: count for reason, count in left_out.items() if count}
 
 
-def _as_annotated(size_hw: tuple[int, int] | ImageError, stated_hw: tuple[int, int]) -> tuple[int, int] | ImageError:
-    """Return a picture's size unchanged, or an error if the annotations state another; a side of 0 states nothing."""
-    if isinstance(size_hw, ImageError) or all(
-        stated in (0, side) for side, stated in zip(size_hw, stated_hw, strict=True)
-    ):
+def _objects_of(
+    truth: Mapping[str, GroundTruth], image_id: str, size_hw: tuple[int, int] | ImageError
+) -> tuple[tuple[int, int], GroundTruth] | ImageError:
+    """Return a picture's size and its true objects, or why it has none: unreadable, or annotated in another size."""
+    if isinstance(size_hw, ImageError):
         return size_hw
-    (height, width), (stated_height, stated_width) = size_hw, stated_hw
-    return ImageError(
-        "annotated in another size",
-        f"{stated_width} x {stated_height} pixels in the annotations, the upright picture has {width} x {height}; put the "
-        "right picture there or correct its annotations",
-    )
+    try:
+        return size_hw, true_objects(truth, image_id, size_hw)
+    except DataError as error:
+        return ImageError("annotated in another size", str(error))
 
 
 def _row(image_id: str, split: str, image: TrueBoxes, noisy: NoisyBoxes) -> dict[str, Any]:

@@ -1,35 +1,53 @@
 """The index stage: list a data set's images once, with the labels that the recipe grants, into the ``images`` table.
 
 Labels are granted to the training split only and are null everywhere else, so that no test label can leak into gating or
-training. Boxes are not read here. ``--limit N`` keeps the first N ids of each split in hash order, a sample that does not
-depend on how the data set sorts its files.
+training. Where the recipe measures by true boxes they are read and counted, so that a malformed one is an error before hours
+of work and not after them; no coordinate is kept. ``--limit N`` keeps the first N ids of each split in hash order, a sample
+that does not depend on how the data set sorts its files.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, to_plain
 from pipelines.schemas import IMAGES, with_class_names
 from pipelines.stage import Content, Job, Stage
 from weaksam.config import DataConfig
-from weaksam.errors import DataError
+from weaksam.datasets.ground_truth import BoxCounts
+from weaksam.datasets.passed_over import PassedOver
+from weaksam.errors import DataError, ImageError
 from weaksam.structures import ImageRecord
+
+if TYPE_CHECKING:
+    from weaksam.datasets import Dataset
+
+_MEASURING = ("evaluate", "analyse", "report")  # verbs of the stages that read true boxes
+_WITHOUT_TRUTH = ("evaluate.agreement", "evaluate.label-agreement", "analyse.similarity")
+_SIZES_LOOKED_AT = 64  # pictures of a split; the measuring stages compare them all
+_READERS = 16
 
 
 def execute(job: Job) -> dict[str, Any]:
-    """Write the ``images`` table and return the counts per split."""
+    """Write the ``images`` table, say what was passed over, and return the counts per split."""
     from weaksam.datasets import open_dataset, train_split
 
     config = job.recipe.data
     dataset = open_dataset(config)
     labelled = train_split(dataset, config)
     available = {split: dataset.records(split) for split in dataset.splits}
+    told = [*dataset.passed_over, *_empty_splits(available)]
+    _require_images(available, told, labelled, config)
+    _require_unique(available, config.uri)
+    boxes = _count_true_boxes(job.recipe, dataset, available)
+
     records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
-    _require_unique_ids(records, config.uri)
     rows = [
         {
             "image_id": r.image_id,
@@ -41,15 +59,21 @@ def execute(job: Job) -> dict[str, Any]:
         for r in records
     ]
     job.instance.table(with_class_names(IMAGES, dataset.class_names)).write_rows(rows, "part-0")
+    if told:
+        line = f"passed over: {'; '.join(map(str, told))}"
+        job.console.print(line, markup=False, highlight=False, soft_wrap=True)
     counts = Counter(r.split for r in records)
     parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    labels = _what_labels_say(records, dataset.class_names, labelled)
     return {
-        "text": f"images {len(rows):,} ({parts}) · classes {len(dataset.class_names)} · labels granted to {labelled}",
+        "text": " · ".join([f"images {len(rows):,} ({parts})", labels, *_what_boxes_say(boxes)]),
         "splits": dict(counts),
         "available": {split: len(all_records) for split, all_records in available.items()},
         "classes": len(dataset.class_names),
         "labels_granted_to": labelled,
         "kind": dataset.kind,
+        "passed_over": [asdict(one) for one in told],
+        "true_boxes": {split: of_split._asdict() for split, of_split in boxes.items()},
     }
 
 
@@ -66,19 +90,100 @@ def in_hash_order(image_ids: list[str]) -> list[str]:
     return sorted(image_ids, key=lambda image_id: hashlib.sha1(image_id.encode()).digest())
 
 
-def _require_unique_ids(records: list[ImageRecord], uri: str) -> None:
-    first: dict[str, ImageRecord] = {}
-    for record in records:
-        other = first.setdefault(record.image_id, record)
+def _empty_splits(available: Mapping[str, Sequence[ImageRecord]]) -> list[PassedOver]:
+    empty = [split for split, records in available.items() if not records]
+    return [PassedOver("splits without an image", len(empty), empty[0])] if empty else []
+
+
+def _require_images(
+    available: Mapping[str, Sequence[ImageRecord]], told: Sequence[PassedOver], labelled: str, config: DataConfig
+) -> None:
+    """Refuse a data set without images, and an empty split that was asked for or that labels are granted to."""
+    wanted = {*config.splits, labelled}
+    for split, records in available.items():
+        if not records and (split in wanted or not any(available.values())):
+            what = f", and passed over {'; '.join(map(str, told))}" if told else ""
+            raise DataError(
+                f"{config.uri}: expected images in split {split}, found none in its list{what}; list some, or name the splits "
+                "that have images in data.splits and the one to learn from in data.train_split"
+            )
+
+
+def _require_unique(available: Mapping[str, Sequence[ImageRecord]], uri: str) -> None:
+    """Refuse an id or a picture that stands for two images."""
+    by_id: dict[str, ImageRecord] = {}
+    by_uri: dict[str, ImageRecord] = {}
+    for record in (record for records in available.values() for record in records):
+        other = by_id.setdefault(record.image_id, record)
         if other is not record:
             raise DataError(
                 f"{uri}: image id {record.image_id!r} stands in split {other.split} and in split {record.split}; "
                 f"ids must be unique, name the splits you want in data.splits"
             )
+        other = by_uri.setdefault(record.uri, record)
+        if other is not record:
+            raise DataError(
+                f"{uri}: the picture {record.uri} is image {other.image_id!r} of split {other.split} and image "
+                f"{record.image_id!r} of split {record.split}; list it once, or name the splits you want in data.splits"
+            )
+
+
+def _count_true_boxes(
+    recipe: Recipe, dataset: Dataset, available: Mapping[str, Sequence[ImageRecord]]
+) -> dict[str, BoxCounts]:
+    """Count the true boxes of each split by which the recipe measures, so that malformed ones are an error now and not later.
+
+    Some pictures' sizes are compared with those that their annotations state.
+    """
+    from weaksam.datasets import check_true_boxes
+
+    if not any(name.partition(".")[0] in _MEASURING and name not in _WITHOUT_TRUTH for name in recipe.stages):
+        return {}
+    found = {split: check_true_boxes(dataset, split, partial(_some_sizes, of)) for split, of in available.items()}
+    return {split: counts for split, counts in found.items() if counts.images}
+
+
+def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:
+    """Return (height, width) of the first pictures in hash order by image id; one that cannot be read has none."""
+    from pipelines.imports import read_size
+
+    uris = {record.image_id: record.uri for record in records}
+    some = in_hash_order(list(uris))[:_SIZES_LOOKED_AT]
+    with ThreadPoolExecutor(_READERS) as threads:
+        sizes = dict(zip(some, threads.map(read_size, (uris[image_id] for image_id in some)), strict=True))
+    return {image_id: size for image_id, size in sizes.items() if not isinstance(size, ImageError)}
+
+
+def _what_labels_say(records: Sequence[ImageRecord], class_names: Sequence[str], labelled: str) -> str:
+    known = [r.labels_difficult for r in records if r.split == labelled and r.labels_difficult is not None]
+    granted = sum(r.split == labelled for r in records)
+    if labelled == "none":
+        return f"classes {len(class_names):,} · labels granted to no split" if class_names else "no labels"
+    if not known:
+        return f"no labels: no image of {labelled} is annotated"
+    shown = {class_index for labels in known for class_index in labels}
+    unseen = [name for class_index, name in enumerate(class_names) if class_index not in shown]
+    listed = f" ({', '.join(unseen[:3])}{', …' if len(unseen) > 3 else ''}: without an object)" if unseen else ""
+    some = f" ({len(known):,} of {granted:,} images)" if len(known) < granted else ""
+    return f"classes {len(class_names):,}{listed} · labels granted to {labelled}{some}"
+
+
+def _what_boxes_say(boxes: Mapping[str, BoxCounts]) -> list[str]:
+    left_out, cut = sum(of.left_out for of in boxes.values()), sum(of.cut for of in boxes.values())
+    if not left_out and not cut:
+        return []
+    return [f"true boxes left out {left_out:,} (without area or outside), cut {cut:,}"]
 
 
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    return {"data": recipe.data}
+    # What stated sizes count for is of no matter to the table: see ``truth_options``.
+    return {"data": {name: value for name, value in to_plain(recipe.data).items() if name != "stated_size"}}
+
+
+def truth_options(recipe: Recipe) -> Mapping[str, Any]:
+    """Return what can change how true boxes are read, for the keys of the stages that read them; nothing by default."""
+    stated_size = recipe.data.stated_size
+    return {} if stated_size == "check" else {"stated_size": stated_size}
 
 
 def _fingerprint(config: DataConfig) -> str:

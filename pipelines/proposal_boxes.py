@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipelines.store import Table
 from weaksam.errors import RunError
 
-_COLUMNS = ("image_id", "split", "boxes_xyxy", "source", "prompt_points_xy", "prompt_source", "prompt_kind")
+_COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "source", "prompt_points_xy", "prompt_source", "prompt_kind")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class ImageBoxes:
 
     image_id: str
     split: str
+    size_hw: tuple[int, int]
     boxes_xyxy: NDArray[np.float32]  # [N, 4]
     source: list[str]  # [N]
     points: Counter[str]  # source -> points prompted; a class-joint prompt repeats points and adds none
@@ -46,6 +47,7 @@ def iter_boxes(table: Table) -> Iterator[ImageBoxes]:
             yield ImageBoxes(
                 image_id=row["image_id"],
                 split=row["split"],
+                size_hw=(row["size_hw"][0], row["size_hw"][1]),
                 boxes_xyxy=corners[ends[n] : ends[n + 1]],
                 source=row["source"],
                 points=count_points(row),

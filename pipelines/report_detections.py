@@ -23,6 +23,7 @@ from pipelines.loss_drop import dropped_shares
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, detections_from_row
 from pipelines.train import CHECKPOINTS
+from weaksam.datasets.ground_truth import true_objects
 from weaksam.errors import ImageError
 from weaksam.files import join
 from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth
@@ -35,7 +36,7 @@ VERDICTS = {"correct": "correct", "part": "part", "elsewhere": "elsewhere", "und
 _FAILURE_BYTES = 2**20  # of encoded pictures, beside those of the gallery
 _MOST_POINTS = 120  # of a loss curve, a third of the drawing's width
 _LINE_COLOURS = 8  # CSS classes line-0, line-1, …
-_COLUMNS = ("image_id", "split", "boxes_xyxy", "class_index", "score", "image_scores")
+_COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "image_scores")
 
 
 # ------------------------------------------------------------------------------------------------------------------- curves
@@ -198,7 +199,10 @@ def failures(
             continue
         table = instance.table(DETECTIONS)
         class_names = table.class_names()
-        images = ((r["image_id"], r["split"], detections_from_row(r)) for r in table.iter_rows(_COLUMNS))
+        images = (
+            (r["image_id"], r["split"], (r["size_hw"][0], r["size_hw"][1]), detections_from_row(r))
+            for r in table.iter_rows(_COLUMNS)
+        )
         worst = worst_failures(images, ground_truth, len(class_names), config.failures)
         shown += [(_heading(name, split), class_names, of_split) for split, of_split in worst.items()]
     return [
@@ -208,7 +212,7 @@ def failures(
 
 
 def worst_failures(
-    images: Iterable[tuple[str, str, Detections]],
+    images: Iterable[tuple[str, str, tuple[int, int], Detections]],
     ground_truth: Callable[[str], Mapping[str, GroundTruth]],
     num_classes: int,
     most: int,
@@ -220,7 +224,7 @@ def worst_failures(
     matter.
 
     Args:
-        images: (image id, split, detections), in any order.
+        images: (image id, split, (height, width), detections), in any order.
         ground_truth: as in ``failures``.
         num_classes: C.
         most: 0 or more.
@@ -229,9 +233,11 @@ def worst_failures(
         split -> failures, worst first; splits in name order, without those that have none.
     """
     worst: dict[str, list[Failure]] = {}
-    for image_id, split, found in images:
-        truth = ground_truth(split).get(image_id)
-        failure = None if truth is None else _worst_of(image_id, found, truth, num_classes)
+    for image_id, split, size_hw, found in images:
+        truth = ground_truth(split)
+        failure = None
+        if image_id in truth:
+            failure = _worst_of(image_id, found, true_objects(truth, image_id, size_hw), num_classes)
         if failure is not None:
             of_split = worst.setdefault(split, [])
             bisect.insort(of_split, failure, key=_order)

@@ -19,6 +19,7 @@ from pipelines.index import in_hash_order
 from pipelines.schemas import DETECTIONS, PROPOSALS, detections_from_row, proposals_from_row
 from pipelines.stage import Job
 from pipelines.store import Table
+from weaksam.datasets.ground_truth import true_objects
 from weaksam.errors import ImageError
 from weaksam.structures import GroundTruth
 
@@ -58,6 +59,8 @@ def draw(
     def drawn(row: Mapping[str, Any]) -> dict[str, Any]:
         image_id, side = row["image_id"], config.gallery_side
         image, proposals = read_image(image_id), proposals_from_row(dict(row))
+        truth = ground_truth(row["split"])
+        known = true_objects(truth, image_id, (image.shape[0], image.shape[1])) if image_id in truth else None
         detected = [
             pictures.detections(
                 image,
@@ -72,7 +75,7 @@ def draw(
         ]
         return {
             "pictures": [
-                pictures.true_objects(image, ground_truth(row["split"]).get(image_id), class_names, side),
+                pictures.true_objects(image, known, class_names, side),
                 *detected,
                 pictures.prompts(image, proposals.prompts, side),
                 *pictures.proposals(image, proposals, side),

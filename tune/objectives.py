@@ -142,12 +142,12 @@ def _pseudo_labels(figure: str, reading: Reading) -> float | None:
     from weaksam.datasets import open_dataset
 
     table = reading.instance.table(PSEUDO_LABELS)
-    columns = ("image_id", "split", "boxes_xyxy", "class_index", "score", "score_normalised")
+    columns = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "score_normalised")
 
-    def rows() -> Iterator[tuple[str, str, PseudoGroundTruth]]:
+    def rows() -> Iterator[tuple[str, str, tuple[int, int], PseudoGroundTruth]]:
         for row in table.iter_rows(columns):
             if half_of(row["image_id"]) == reading.part:
-                yield row["image_id"], row["split"], pseudo_labels_from_row(row)
+                yield row["image_id"], row["split"], (row["size_hw"][0], row["size_hw"][1]), pseudo_labels_from_row(row)
 
     measured = measure(rows(), table.class_names(), open_dataset(reading.recipe.data).ground_truth)
     for of_split in measured.values():

@@ -163,6 +163,7 @@ def boxes_of(image_id, **boxes):
     return ImageBoxes(
         image_id=image_id,
         split="train",
+        size_hw=(100, 100),
         boxes_xyxy=np.float32([box for _, box in flat]).reshape(-1, 4),
         source=[source for source, _ in flat],
         points=Counter(dict.fromkeys((source for source, _ in flat), 2)),

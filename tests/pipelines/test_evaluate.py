@@ -32,6 +32,7 @@ def image(image_id, split, boxes, source, **points):
     return ImageBoxes(
         image_id=image_id,
         split=split,
+        size_hw=(100, 100),
         boxes_xyxy=np.float32(boxes).reshape(-1, 4),
         source=list(source),
         points=Counter(points),

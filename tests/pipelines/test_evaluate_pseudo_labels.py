@@ -37,13 +37,14 @@ def true(*rows):
     )
 
 
+SIZE = (100, 100)
 QUARTER, MORE, WHOLE = (0, 0, 50, 50), (0, 0, 50, 60), (0, 0, 100, 100)
 TRUTH = {"a": true((QUARTER, 0)), "b": true((WHOLE, 1), (QUARTER, 1)), "c": true((WHOLE, 0))}
 # The cat's box has an IoU of 5/6 with it, the dog's of 1/4.
 IMAGES = [
-    ("a", "train", pseudo((MORE, 0, 0.5))),
-    ("b", "train", pseudo((QUARTER, 0, 0.5), (WHOLE, 1, 0.25))),
-    ("c", "train", pseudo()),
+    ("a", "train", SIZE, pseudo((MORE, 0, 0.5))),
+    ("b", "train", SIZE, pseudo((QUARTER, 0, 0.5), (WHOLE, 1, 0.25))),
+    ("c", "train", SIZE, pseudo()),
 ]
 
 
@@ -70,7 +71,7 @@ def test_a_split_without_true_boxes_is_counted_and_not_measured():
 
 
 def test_no_boxes_at_all_have_no_precision_and_no_recall_beside_it():
-    measured = measure([("a", "train", pseudo())], ("cat", "dog"), lambda _: TRUTH)["train"]
+    measured = measure([("a", "train", SIZE, pseudo())], ("cat", "dog"), lambda _: TRUTH)["train"]
     assert (measured["rows"][0]["precision"], measured["rows"][0]["recall"]) == (None, 0.0)
     assert measured["classes"][1]["rows"][0]["recall"] is None
 

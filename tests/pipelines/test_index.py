@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from pipelines.recipe import load_recipe
 from pipelines.runs import current_instance
 from pipelines.schemas import IMAGES
 from pipelines.stage import Options
-from pipelines.stages import run_instances
+from pipelines.stages import resolve, run_instances
 from tests.broken_files import encode, picture
-from tests.weaksam.datasets.trees import build_coco_tree, build_voc_tree
+from tests.weaksam.datasets.trees import build_coco_tree, build_voc_tree, coco_document, write_json
 from weaksam.errors import ConfigError, DataError
 from weaksam.structures import ImageRecord
 
@@ -119,6 +120,145 @@ def test_a_limit_keeps_the_first_of_each_split_in_hash_order(tmp_path: Path) -> 
         kept = [i for i, row in some.items() if row["split"] == split]
         assert kept == [i for i in ids if i in in_hash_order(ids)[:3]]
     assert all(some[i] == everything[i] for i in some)
+
+
+# ------------------------------------------------------------------------------------------------------ what index says
+
+
+def say(data: Path, run: Path, *overrides: str, recipe: str = "grid") -> str:
+    """Index a data set; returns what is printed, in one line."""
+    printed = io.StringIO()
+    loaded, _ = load_recipe(recipe, overrides, str(data))
+    run_instances(loaded, str(run), ["index"], Options(), Console(file=printed, width=1000))
+    return " ".join(printed.getvalue().split())
+
+
+def coco_tree(
+    root: Path, boxes: Sequence[Any] = ([1, 2, 3, 4],), size: tuple[int, int] = (8, 8), **annotation: Any
+) -> Path:
+    """One picture of 8 x 8 pixels in the split train, with an object per box and a stated size (width, height)."""
+    folder_tree(root, "", "train/a.png")
+    content: dict[str, Any] = coco_document()
+    content["images"] = [{"id": 7, "file_name": "a.png", "width": size[0], "height": size[1]}]
+    content["annotations"] = [
+        {"id": n, "image_id": 7, "category_id": 3, "bbox": box} | annotation for n, box in enumerate(boxes)
+    ]
+    write_json(root, "train", content)
+    return root
+
+
+def test_what_was_passed_over_is_said_in_a_line_and_kept(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    (root / "licence [of all].TXT").write_text("free")
+    (root / "train" / "b.png").write_bytes(b"")
+    said = say(root, tmp_path / "run")
+    assert (
+        "passed over: 1 images that no split in use lists (e.g. train/b.png); 1 files .txt (e.g. licence [of all].TXT)"
+        in said
+    )
+    manifest, _, _ = index(str(root), tmp_path / "run")
+    assert [(one["what"], one["count"]) for one in manifest["passed_over"]] == [
+        ("images that no split in use lists", 1),
+        ("files .txt", 1),
+    ]
+    assert "passed over" not in say(coco_tree(tmp_path / "other"), tmp_path / "other run")
+
+
+@pytest.mark.parametrize(
+    ("labels", "overrides", "expected"),
+    [
+        ("a.png,cat\nb.png,\n", (), "classes 1 · labels granted to all"),
+        ("a.png,cat\n", (), "classes 1 · labels granted to all (1 of 2 images)"),
+        ("a.png,cat\n", ("data.train_split=none",), "classes 1 · labels granted to no split"),
+        ("", (), "no labels: no image of all is annotated"),
+        ("", ("data.train_split=none",), "no labels"),
+    ],
+)
+def test_labels_are_not_said_to_be_granted_where_there_are_none(
+    tmp_path: Path, labels: str, overrides: tuple[str, ...], expected: str
+) -> None:
+    said = say(folder_tree(tmp_path / "data", labels, "a.png", "b.png"), tmp_path / "run", *overrides)
+    assert f"images 2 (all 2) · {expected}" in said
+
+
+def test_classes_without_an_object_are_named(tmp_path: Path) -> None:
+    said = say(coco_tree(tmp_path / "data"), tmp_path / "run")
+    assert "classes 6 (rectangle, triangle, star, …: without an object) · labels granted to train" in said
+
+
+def test_a_data_set_without_images_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path, "train", coco_document())
+    with pytest.raises(
+        DataError, match=r"expected images in split train, found none in its list.*splits without an image"
+    ):
+        index(str(tmp_path), tmp_path / "run")
+
+
+def test_an_empty_split_is_said_and_refused_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    write_json(root, "test", coco_document())
+    assert "images 1 (train 1)" in (said := say(root, tmp_path / "run"))
+    assert "passed over: 1 splits without an image (e.g. test)" in said
+    for setting in ("data.splits=[train, test]", "data.train_split=test"):
+        with pytest.raises(DataError, match=r"expected images in split test, found none in its list"):
+            index(str(root), tmp_path / "run", setting)
+
+
+def test_a_picture_in_two_splits_is_refused_whatever_its_ids(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    content = coco_document()
+    content["images"] = [{"id": 8, "file_name": "train/a.png"}]
+    write_json(root, "val", content)
+    with pytest.raises(DataError, match=r"train/a\.png is image '7' of split train and image '8' of split val"):
+        index(str(root), tmp_path / "run")
+
+
+def test_ids_that_every_split_counts_anew_are_indexed(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    folder_tree(root, "", "val/b.png")
+    content = coco_document()
+    content["images"] = [{"id": 7, "file_name": "b.png"}]
+    write_json(root, "val", content)
+    _, rows, _ = index(str(root), tmp_path / "run")
+    assert {i: Path(row["uri"]).name for i, row in rows.items()} == {"train/7": "a.png", "val/7": "b.png"}
+
+
+def test_true_boxes_that_are_cut_or_left_out_are_counted_where_they_measure(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data", [[1, 1, 2, 2], [6, 6, 5, 5], [1, 1, 0, 0], [9, 9, 2, 2]])
+    assert "true boxes left out 2 (without area or outside), cut 1" in say(root, tmp_path / "run")
+    manifest, _, _ = index(str(root), tmp_path / "run")
+    assert manifest["true_boxes"] == {"train": {"images": 1, "objects": 2, "cut": 1, "left_out": 2}}
+
+
+def test_a_malformed_box_is_an_error_where_it_measures_and_none_elsewhere(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data", [[10**400, 1, 2, 3]])
+    with pytest.raises(DataError, match=r"annotation 0 of image 7: expected \"bbox\""):
+        index(str(root), tmp_path / "run")
+    manifest, _, _ = index(str(root), tmp_path / "run", "stages=[index, propose]")
+    assert manifest["true_boxes"] == {}
+
+
+def test_a_size_that_contradicts_the_picture_is_an_error_before_the_work(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data", size=(16, 16))
+    with pytest.raises(
+        DataError, match=r"split train: image 7: expected a picture of 16 x 16 pixels .* got one of 8 x 8"
+    ):
+        index(str(root), tmp_path / "run")
+    for remedy in ("scale", "ignore"):
+        _, rows, _ = index(str(root), tmp_path / "run", f"data.stated_size={remedy}")
+        assert rows["7"]["labels"] == [0]
+
+
+def test_what_stated_sizes_count_for_makes_no_other_table(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    found = []
+    for setting in ("check", "scale"):
+        recipe, _ = load_recipe("grid", [f"data.stated_size={setting}"], str(root))
+        found.append(
+            {name: resolve(recipe, str(tmp_path), name).instance.key for name in ("index", "evaluate.proposals")}
+        )
+    assert found[0]["index"] == found[1]["index"]
+    assert found[0]["evaluate.proposals"] != found[1]["evaluate.proposals"]
 
 
 def test_hash_order_is_fixed_and_does_not_follow_names() -> None:

@@ -134,7 +134,11 @@ def test_pseudo_labels_are_measured_on_two_halves_that_never_meet(tmp_path):
     rows = list(label.table(PSEUDO_LABELS).iter_rows())
     assert {half_of(row["image_id"]) for row in rows} == {"select", "report"}
     for part in ("select", "report"):
-        mine = [(r["image_id"], "train", pseudo_labels_from_row(r)) for r in rows if half_of(r["image_id"]) == part]
+        mine = [
+            (r["image_id"], "train", tuple(r["size_hw"]), pseudo_labels_from_row(r))
+            for r in rows
+            if half_of(r["image_id"]) == part
+        ]
         (expected,) = measure(
             mine, label.table(PSEUDO_LABELS).class_names(), open_dataset(recipe.data).ground_truth
         ).values()

@@ -34,6 +34,9 @@ class DataConfig:
     train_split: str = "auto"  # labels are granted to this split only; "auto" asks the data set, "none" grants none
     splits: tuple[str, ...] = ()  # splits to index; empty = all that the data set has
     include_difficult: bool = False  # labels for training count objects marked difficult (method 0.2)
+    stated_size: Literal["check", "scale", "ignore"] = (
+        "check"  # where a picture has another size than its annotation states
+    )
     limit: int = 0  # first images of each split in hash order, for previews (--limit); 0 = all
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
 

@@ -5,13 +5,14 @@ To add one: a class like ``Dataset`` in a file of its own, a line in ``DATASETS`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from weaksam.config import DataConfig
 from weaksam.datasets import coco_layout, voc
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.folder import FolderDataset
+from weaksam.datasets.ground_truth import BoxCounts, count_boxes, true_objects
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.datasets.shapes import Shapes
 from weaksam.datasets.voc import VocDataset
@@ -50,8 +51,8 @@ class Dataset(Protocol):
 
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
-    "voc": lambda config: VocDataset(absolute(config.uri), splits=config.splits),
-    "coco": lambda config: CocoDataset(absolute(config.uri), splits=config.splits),
+    "voc": lambda config: VocDataset(absolute(config.uri), splits=config.splits, stated_size=config.stated_size),
+    "coco": lambda config: CocoDataset(absolute(config.uri), splits=config.splits, stated_size=config.stated_size),
     "folder": lambda config: FolderDataset(absolute(config.uri), splits=config.splits),
     "shapes": lambda config: Shapes(config.shapes, splits=config.splits),
 }
@@ -101,6 +102,25 @@ def detect_kind(uri: str) -> str:
             f"--set data.kind={kinds[0]}"
         )
     return kinds[0] if kinds else "folder"
+
+
+def check_true_boxes(
+    dataset: Dataset, split: str, sizes_hw: Callable[[], Mapping[str, tuple[int, int]]] = dict
+) -> BoxCounts:
+    """Read the true boxes of a split for their faults alone: what comes back says how many there are, not where.
+
+    Args:
+        dataset: The data set.
+        split: One of its splits.
+        sizes_hw: Called where true boxes are known; gives the sizes of some of the pictures by image id.
+
+    Raises:
+        DataError: A box is malformed, or one of these pictures has another size than its annotation states.
+    """
+    truth = dataset.ground_truth(split)
+    for image_id, size_hw in (sizes_hw() if truth else {}).items():
+        true_objects(truth, image_id, size_hw, f"split {split}")
+    return count_boxes(truth)
 
 
 def train_split(dataset: Dataset, config: DataConfig) -> str:

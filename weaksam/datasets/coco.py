@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from weaksam.datasets.coco_file import CocoFile, read_coco_file
 from weaksam.datasets.coco_layout import annotation_files, one_per_split
-from weaksam.datasets.ground_truth import TrueObject, ground_truth_of
+from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
 from weaksam.datasets.passed_over import PassedOver, by_suffix
 from weaksam.datasets.picture_search import Pictures, choose, names_split
 from weaksam.errors import DataError
@@ -34,17 +34,19 @@ class CocoDataset:
 
     kind: ClassVar[str] = "coco"
 
-    def __init__(self, uri: str, *, splits: Sequence[str] = ()) -> None:
+    def __init__(self, uri: str, *, splits: Sequence[str] = (), stated_size: StatedSize = "check") -> None:
         """Open a data set; the JSON files of the splits in use are parsed when first asked for.
 
         Args:
             uri: The folder that holds annotation files and images.
             splits: Splits to use; empty = all. Only their files are read.
+            stated_size: What the stated sizes of images count for.
 
         Raises:
             DataError: There are no instances files, not of these splits, or several of one.
         """
         self._root = uri
+        self._stated_size = stated_size
         self._listing = dict(list_files(uri))
         self._available = annotation_files(uri, self._listing)
         missing = [split for split in splits if split not in self._available]
@@ -98,19 +100,24 @@ class CocoDataset:
     def ground_truth(self, split: str) -> dict[str, GroundTruth]:
         """The objects of every image of ``split`` by image id.
 
-        Boxes are cut to the image's stated size; degenerate ones are left out, and both are counted.
+        Boxes are cut to the image's stated size; degenerate ones are left out, and both are counted. Where no annotation of a
+        split has a "bbox", its true objects are not known, and the answer is empty.
 
         Raises:
             DataError: Unknown split, malformed file, or a box that is not four numbers.
         """
         loaded = self._load(split)
+        if loaded.annotations and not any("bbox" in item.fields for item in loaded.annotations):
+            return {}
         index = {category_id: i for i, category_id in enumerate(self.category_ids)}
         objects: dict[int, list[TrueObject]] = defaultdict(list)
         for item in loaded.annotations:
             box_xyxy = item.box_xyxy(loaded.uri)
             objects[item.image].append(TrueObject(box_xyxy, index[item.category], crowd=item.crowd))
         return {
-            self._image_id(split, image.number): ground_truth_of(objects[image.number], image.size_hw)
+            self._image_id(split, image.number): ground_truth_of(
+                objects[image.number], image.size_hw, self._stated_size
+            )
             for image in loaded.images
         }
 

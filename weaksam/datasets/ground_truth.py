@@ -1,16 +1,28 @@
-"""From a data set's own boxes to ``GroundTruth``: the part that VOC and COCO share."""
+"""True boxes, between a data set's annotations and the pictures that they are measured on: what all data sets share.
+
+An annotation may state its picture's size. ``StatedSize`` says what that counts for: "check" refuses boxes of a picture that
+has another size, "scale" takes the picture for a resized copy of the annotated one, "ignore" takes the boxes for pixels of the
+picture as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from weaksam.structures import GroundTruth
+from weaksam.errors import DataError
+from weaksam.structures import GroundTruth, no_objects
+
+StatedSize = Literal["check", "scale", "ignore"]
 
 # Pixels by which a box may stick out of its image without being counted: COCO's corners are sums of rounded decimals.
 _TOLERANCE = 0.02
+# Pixels by which a resized copy may differ from the exact proportions: either side was rounded.
+_ROUNDED = 1.0
 
 
 class TrueObject(NamedTuple):
@@ -22,28 +34,127 @@ class TrueObject(NamedTuple):
     crowd: bool = False
 
 
-def ground_truth_of(objects: Sequence[TrueObject], size_hw: tuple[int, int]) -> GroundTruth:
-    """Cut the objects of one image to it.
+class BoxCounts(NamedTuple):
+    """What is known of the true boxes of some images without a coordinate: see ``GroundTruth``."""
+
+    images: int
+    objects: int
+    cut: int
+    left_out: int
+
+
+def ground_truth_of(
+    objects: Sequence[TrueObject], size_hw: tuple[int, int], stated_size: StatedSize = "check"
+) -> GroundTruth:
+    """Cut the objects of one image to the size that its annotation states.
 
     Args:
         objects: In any number.
-        size_hw: The image's size; 0 where it is not known, and then nothing is cut at that side.
+        size_hw: The stated size; 0 where it is not known, and then nothing is cut at that side.
+        stated_size: What the size counts for; "ignore" makes it unknown.
 
     Returns:
         The objects of which something lies inside the image, how many of them were cut, and how many others are left out
         because nothing of them remains (an empty or reversed box among them).
     """
     boxes = np.array([item.box_xyxy for item in objects], np.float64).reshape(-1, 4)
+    truth = GroundTruth(
+        boxes_xyxy=boxes.astype(np.float32),
+        class_index=np.array([item.class_index for item in objects], np.int64),
+        difficult=np.array([item.difficult for item in objects], bool),
+        crowd=np.array([item.crowd for item in objects], bool),
+        size_hw=(0, 0) if stated_size == "ignore" else size_hw,
+        to_scale=stated_size == "scale",
+    )
+    return _cut(truth, boxes, truth.size_hw)
+
+
+def true_objects(
+    truth: Mapping[str, GroundTruth], image_id: str, size_hw: tuple[int, int], where: str = ""
+) -> GroundTruth:
+    """Return the true objects of one picture, in its own pixels: the one way in which readers get them.
+
+    Args:
+        truth: By image id; an image that is not there holds nothing.
+        image_id: Of the picture.
+        size_hw: The size that the picture has, upright.
+        where: Where its annotations are, for the message.
+
+    Returns:
+        The objects, cut to the picture where the annotations state no size, and scaled to it if they are ``to_scale``.
+
+    Raises:
+        DataError: The annotations have boxes and state another size.
+    """
+    known = truth.get(image_id) or no_objects()
+    stated = known.size_hw
+    if stated != size_hw and known.to_scale and min(stated) > 0:
+        return _scaled(known, image_id, size_hw, where)
+    boxes = len(known.boxes_xyxy) + known.left_out
+    if boxes and any(side and side != actual for side, actual in zip(stated, size_hw, strict=True)):
+        raise _another_size(image_id, stated, size_hw, where)
+    return known if stated == size_hw else _cut(known, known.boxes_xyxy, size_hw)
+
+
+def count_boxes(truth: Mapping[str, GroundTruth]) -> BoxCounts:
+    """Count the true boxes of a split."""
+    known = truth.values()
+    objects, cut, left_out = (
+        sum(counts)
+        for counts in ((len(t.boxes_xyxy) for t in known), (t.cut for t in known), (t.left_out for t in known))
+    )
+    return BoxCounts(len(truth), objects, cut, left_out)
+
+
+def _cut(truth: GroundTruth, boxes_xyxy: NDArray[np.floating], size_hw: tuple[int, int]) -> GroundTruth:
+    """Cut the boxes of ``truth`` to ``size_hw``, and count; nothing is cut at a side of 0."""
     height, width = (side or np.inf for side in size_hw)
-    inside = boxes.clip(0, (width, height, width, height))
+    inside = boxes_xyxy.clip(0, (width, height, width, height))
     kept = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
-    cut = (np.abs(inside - boxes) > _TOLERANCE).any(axis=1)
-    return GroundTruth(
+    cut = (np.abs(inside - boxes_xyxy) > _TOLERANCE).any(axis=1)
+    return replace(
+        truth,
         boxes_xyxy=inside[kept].astype(np.float32),
-        class_index=np.array([item.class_index for item in objects], np.int64)[kept],
-        difficult=np.array([item.difficult for item in objects], bool)[kept],
-        crowd=np.array([item.crowd for item in objects], bool)[kept],
-        cut=int((cut & kept).sum()),
-        left_out=int((~kept).sum()),
-        size_hw=size_hw,
+        class_index=truth.class_index[kept],
+        difficult=truth.difficult[kept],
+        crowd=truth.crowd[kept],
+        cut=truth.cut + int((cut & kept).sum()),
+        left_out=truth.left_out + int((~kept).sum()),
+    )
+
+
+def _scaled(truth: GroundTruth, image_id: str, size_hw: tuple[int, int], where: str) -> GroundTruth:
+    (stated_height, stated_width), (height, width) = truth.size_hw, size_hw
+    least = max((height - _ROUNDED) / stated_height, (width - _ROUNDED) / stated_width)
+    most = min((height + _ROUNDED) / stated_height, (width + _ROUNDED) / stated_width)
+    if least > most:  # no one factor gives both sides
+        raise _another_size(image_id, truth.size_hw, size_hw, where, to_scale=True)
+    factors: NDArray[np.float64] = np.array([width / stated_width, height / stated_height] * 2)
+    return replace(truth, boxes_xyxy=(truth.boxes_xyxy * factors).astype(np.float32), size_hw=size_hw)
+
+
+def _another_size(
+    image_id: str, stated_hw: tuple[int, int], size_hw: tuple[int, int], where: str, *, to_scale: bool = False
+) -> DataError:
+    (stated_height, stated_width), (height, width) = stated_hw, size_hw
+    if (stated_width, stated_height) == (height, width):
+        remedy = (
+            "width and height have changed places, as where a tool annotates without turning a picture by its EXIF "
+            "orientation: remove that tag from the picture (exiftool -Orientation= FILE), or correct the stated size; "
+            "data.stated_size=ignore takes the boxes for pixels of the upright picture"
+        )
+    elif to_scale:
+        remedy = (
+            "its proportions are others, so that it is no resized copy: annotate this picture or correct the stated size; "
+            "data.stated_size=ignore takes the boxes for pixels of the pictures as they are"
+        )
+    else:
+        remedy = (
+            "annotate this picture, correct the stated size, or set data.stated_size=scale if the pictures are resized "
+            "copies of the annotated ones (ignore: the boxes are pixels of the pictures as they are)"
+        )
+    return DataError(
+        f"{f'{where}: ' if where else ''}image {image_id}: expected a picture of {stated_width or '?'} x "
+        f"{stated_height or '?'} pixels (width x height), for which its boxes are annotated, got one of {width} x {height}; "
+        f"{remedy}"
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 
-from weaksam.datasets.ground_truth import TrueObject, ground_truth_of
+from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError
 from weaksam.files import is_folder, join, list_files, list_folders, read_annotations, read_texts
@@ -47,18 +47,20 @@ class VocDataset:
 
     kind: ClassVar[str] = "voc"
 
-    def __init__(self, uri: str, *, splits: Sequence[str] = ()) -> None:
+    def __init__(self, uri: str, *, splits: Sequence[str] = (), stated_size: StatedSize = "check") -> None:
         """Open a data set.
 
         Args:
             uri: The folder that holds ``ImageSets/Main``, or one above it (``VOCdevkit``, or the folder that holds this).
             splits: Split lists to use, which may overlap; empty = as many as are disjoint, in the order trainval, train,
                 val, test, others.
+            stated_size: What the ``<size>`` of an XML counts for.
 
         Raises:
             DataError: There is no such layout, several years of it, or no such split.
         """
         self._root = _only_root(uri)
+        self._stated_size = stated_size
         self._lists = _read_split_lists(self._root)
         unknown = [name for name in splits if name not in self._lists]
         if unknown or not self._lists:
@@ -117,7 +119,7 @@ class VocDataset:
                 TrueObject(_box_xyxy(element, uri), index[name], difficult=difficult)
                 for element, (name, difficult) in zip(root.iterfind("object"), _names(root, uri), strict=True)
             ]
-            truth[image_id] = ground_truth_of(objects, _size_hw(root, uri))
+            truth[image_id] = ground_truth_of(objects, _size_hw(root, uri), self._stated_size)
         return truth
 
     @property
