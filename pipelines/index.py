@@ -161,11 +161,11 @@ def _what_labels_say(records: Sequence[ImageRecord], class_names: Sequence[str],
         return f"classes {len(class_names):,} · labels granted to no split" if class_names else "no labels"
     if not known:
         return f"no labels: no image of {labelled} is annotated"
+    some = f" ({len(known):,} of {granted:,} images)" if len(known) < granted else ""
     shown = {class_index for labels in known for class_index in labels}
     unseen = [name for class_index, name in enumerate(class_names) if class_index not in shown]
-    listed = f" ({', '.join(unseen[:3])}{', …' if len(unseen) > 3 else ''}: without an object)" if unseen else ""
-    some = f" ({len(known):,} of {granted:,} images)" if len(known) < granted else ""
-    return f"classes {len(class_names):,}{listed} · labels granted to {labelled}{some}"
+    listed = f" · without an object there: {', '.join(unseen[:3])}{', …' if len(unseen) > 3 else ''}" if unseen else ""
+    return f"classes {len(class_names):,} · labels granted to {labelled}{some}{listed}"
 
 
 def _what_boxes_say(boxes: Mapping[str, BoxCounts]) -> list[str]:

@@ -183,7 +183,7 @@ def test_labels_are_not_said_to_be_granted_where_there_are_none(
 
 def test_classes_without_an_object_are_named(tmp_path: Path) -> None:
     said = say(coco_tree(tmp_path / "data"), tmp_path / "run")
-    assert "classes 6 (rectangle, triangle, star, …: without an object) · labels granted to train" in said
+    assert "classes 6 · labels granted to train · without an object there: rectangle, triangle, star, … " in said
 
 
 def test_a_data_set_without_images_is_refused(tmp_path: Path) -> None:
