@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from weaksam.config import DataConfig
-from weaksam.datasets import coco_layout, voc
+from weaksam.datasets import coco_layout, voc_layout
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.folder import FolderDataset
 from weaksam.datasets.ground_truth import BoxCounts, count_boxes, true_objects
@@ -79,8 +79,8 @@ def open_dataset(config: DataConfig) -> Dataset:
 def detect_kind(uri: str) -> str:
     """Tell the kind of the data set at ``uri`` from its layout.
 
-    ``shapes:`` is drawn; ``ImageSets/Main`` there or in ``VOC…`` below is VOC; instances files (``coco_layout``) are COCO;
-    everything else is a folder.
+    ``shapes:`` is drawn; a devkit or pictures with XML files (``voc_layout``) are VOC; instances files (``coco_layout``) are
+    COCO; everything else is a folder.
 
     Raises:
         ConfigError: It has the layouts of several kinds.
@@ -89,11 +89,11 @@ def detect_kind(uri: str) -> str:
         return "shapes"
     root = absolute(uri)
     paths = [path for path, _ in list_files(root)]
-    roots, splits = voc.find_roots(root), coco_layout.annotation_files(root, paths)
+    roots, splits = voc_layout.find_roots(root, paths), coco_layout.annotation_files(root, paths)
     shown = {
         "voc": f"VOC ({', '.join(roots)})" if roots else "",
         "coco": f"COCO (splits {', '.join(splits)})" if splits else "",
-        "folder": "a folder with labels.csv" if "labels.csv" in paths else "",
+        "folder": "a folder with labels.csv" if any(path.lower() == "labels.csv" for path in paths) else "",
     }
     kinds = [kind for kind, what in shown.items() if what]
     if len(kinds) > 1:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+_CONVERT = "convert them to JPEG or PNG"
+# Pictures of other formats than ``images`` reads, and annotations that are read by other names or in other places.
+_REMEDIES = dict.fromkeys(
+    (
+        ".arw", ".avifs", ".cr2", ".cr3", ".dcm", ".dib", ".dng", ".eps", ".exr", ".gz", ".hdr", ".heic", ".heics", ".heif",
+        ".hif", ".ico", ".jxl", ".jxr", ".nef", ".nii", ".npy", ".orf", ".pcx", ".pdf", ".psd", ".raf", ".raw", ".rw2",
+        ".sgi", ".svg", ".svs", ".tga", ".wdp", ".xcf",
+    ),
+    _CONVERT,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,12 +34,22 @@ class PassedOver:
 
 
 def by_suffix(paths: Iterable[str], *, remedy: str = "") -> tuple[PassedOver, ...]:
-    """Count files by their suffix in lower case, most frequent first, then by suffix; the first path is the example."""
+    """Count files by their suffix in lower case, most frequent first, then by suffix; the first path is the example.
+
+    Pictures of formats that are not read have their own remedy.
+    """
     groups: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         groups[posixpath.splitext(path)[1].lower()].append(path)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return tuple(
-        PassedOver(f"files {suffix}" if suffix else "files without suffix", len(names), names[0], remedy)
+        PassedOver(
+            f"files {suffix}" if suffix else "files without suffix", len(names), names[0], _REMEDIES.get(suffix, remedy)
+        )
         for suffix, names in ordered
     )
+
+
+def some(what: str, paths: Sequence[str], remedy: str = "") -> tuple[PassedOver, ...]:
+    """Files of one sort by their paths; nothing if there are none."""
+    return (PassedOver(what, len(paths), paths[0], remedy),) if paths else ()

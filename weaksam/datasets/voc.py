@@ -1,35 +1,29 @@
-"""PASCAL VOC: ``JPEGImages``, ``Annotations``, ``ImageSets/Main``, in the devkit's layout.
+"""PASCAL VOC, in the devkit's layout or as LabelImg and Roboflow write it, see ``voc_layout``.
 
 Image-level labels come from names and difficult flags alone; coordinates are parsed by ``ground_truth`` and nowhere
 else. VOC counts pixels from 1 and includes both corners: ``xmin ymin xmax ymax`` becomes ``xmin-1 ymin-1 xmax ymax``.
-The stem of a file is its image's id; the ``filename`` inside an XML is not looked at.
+The ``filename`` inside an XML is not looked at.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import math
-import posixpath
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-import defusedxml.ElementTree
-from defusedxml.common import DefusedXmlException
-
+from weaksam.datasets.class_names import refuse_look_alikes
 from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
-from weaksam.datasets.passed_over import PassedOver
+from weaksam.datasets.passed_over import PassedOver, by_suffix, some
+from weaksam.datasets.split_folders import split_folders
+from weaksam.datasets.voc_layout import MAIN, VocLayout, only_root
+from weaksam.datasets.voc_xml import VocObject, boxes_xyxy_of, objects_of, parse_annotation, size_hw_of
 from weaksam.errors import DataError
-from weaksam.files import is_folder, join, list_files, list_folders, read_annotations, read_texts
-from weaksam.images import IMAGE_SUFFIXES
+from weaksam.files import is_folder, join, list_files, read_annotations
 from weaksam.structures import GroundTruth, ImageRecord
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
-
-log = logging.getLogger(__name__)
 
 # The official classes; a data set that uses only these has all twenty, in this order.
 CLASS_NAMES = (
@@ -37,13 +31,11 @@ CLASS_NAMES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-_MAIN = "ImageSets/Main"
 _PREFERRED_SPLITS = ("trainval", "train", "val", "test")
-_LINE_OF_CLASS_LIST = re.compile(r"\S.*\s(-1|0|1)")
 
 
 class VocDataset:
-    """One year of a devkit, or anything laid out like it."""
+    """One year of a devkit, or anything laid out like one."""
 
     kind: ClassVar[str] = "voc"
 
@@ -51,30 +43,48 @@ class VocDataset:
         """Open a data set.
 
         Args:
-            uri: The folder that holds ``ImageSets/Main``, or one above it (``VOCdevkit``, or the folder that holds this).
+            uri: The folder that holds the data set, or one above it (``VOCdevkit``, or the folder that holds this).
             splits: Split lists to use, which may overlap; empty = as many as are disjoint, in the order trainval, train,
                 val, test, others.
             stated_size: What the ``<size>`` of an XML counts for.
 
         Raises:
-            DataError: There is no such layout, several years of it, or no such split.
+            DataError: There is no such layout, several years of it, no such split, or nothing in its list.
         """
-        self._root = _only_root(uri)
+        self._root = only_root(uri)
         self._stated_size = stated_size
-        self._lists = _read_split_lists(self._root)
-        unknown = [name for name in splits if name not in self._lists]
-        if unknown or not self._lists:
+        self._layout = VocLayout(self._root, dict(list_files(self._root)))
+        self._told: tuple[PassedOver, ...] = ()
+        lists = self._read_lists()
+        unknown = [name for name in splits if name not in lists]
+        if unknown or not lists:
             raise DataError(
-                f"{join(self._root, _MAIN)}: expected split lists {', '.join(splits) or 'like trainval.txt'}, "
-                f"found {', '.join(self._lists) or 'none'}; set data.splits"
+                f"{join(self._root, MAIN)}: expected split lists {', '.join(splits) or 'like trainval.txt'}, "
+                f"found {', '.join(lists) or 'none'}; set data.splits, or write the list: an image id a line"
             )
+        empty = [name for name, places in lists.items() if not places]
+        if len(empty) == len(lists) or set(splits) & set(empty):
+            name = next(name for name in empty if name in (splits or empty))
+            raise DataError(
+                f"{join(self._root, MAIN, name)}.txt: expected an image id a line, found none; fill the list, or remove it"
+            )
+        self._told += some("empty split lists", [f"{MAIN}/{name}.txt" for name in empty], "fill or remove them")
+        self._lists = {name: places for name, places in lists.items() if places}
         self.splits: tuple[str, ...] = tuple(splits) or _disjoint(self._lists)
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """The official twenty if no other name occurs in the annotations, else all names that occur, sorted."""
-        names = {name for objects in self._objects.values() for name, _ in objects}
-        return CLASS_NAMES if names <= set(CLASS_NAMES) else tuple(sorted(names))
+        """The official twenty if no other name occurs in the annotations, else all names that occur, sorted.
+
+        Raises:
+            DataError: Malformed XML, two files for one image, or names that differ in capitals only.
+        """
+        places: dict[str, str] = {}
+        for image_id, objects in self._objects.items():
+            for item in objects:
+                places.setdefault(item.name, join(self._root, self._layout.annotations[image_id][0]))
+        refuse_look_alikes(places)
+        return CLASS_NAMES if places.keys() <= set(CLASS_NAMES) else tuple(sorted(places))
 
     def records(self, split: str) -> list[ImageRecord]:
         """One record per line of the split list; labels are None where an image has no XML.
@@ -82,8 +92,9 @@ class VocDataset:
         An image without a file gets the address where it should be.
 
         Raises:
-            DataError: Unknown split, malformed XML, or two files for one image.
+            DataError: Unknown split, malformed XML, two files for one image, or no file for any.
         """
+        self._require_pictures(split)
         index = {name: i for i, name in enumerate(self.class_names)}
         records = []
         for image_id in self._ids(split):
@@ -91,17 +102,12 @@ class VocDataset:
             records.append(
                 ImageRecord(
                     image_id=image_id,
-                    uri=join(self._root, "JPEGImages", self._image_files.get(image_id, f"{image_id}.jpg")),
+                    uri=join(self._root, self._picture(image_id)),
                     split=split,
-                    labels=None
-                    if objects is None
-                    else _labels(index[name] for name, difficult in objects if not difficult),
-                    labels_difficult=None if objects is None else _labels(index[name] for name, _ in objects),
+                    labels=None if objects is None else _labels(index[o.name] for o in objects if not o.difficult),
+                    labels_difficult=None if objects is None else _labels(index[o.name] for o in objects),
                 )
             )
-        unlabelled = sum(record.labels is None for record in records)
-        if 0 < unlabelled < len(records):
-            log.warning("%s: %d of %d images of %s have no XML file", self._root, unlabelled, len(records), split)
         return records
 
     def ground_truth(self, split: str) -> dict[str, GroundTruth]:
@@ -116,101 +122,98 @@ class VocDataset:
         truth = {}
         for image_id, uri, root in self._parsed(self._ids(split)):
             objects = [
-                TrueObject(_box_xyxy(element, uri), index[name], difficult=difficult)
-                for element, (name, difficult) in zip(root.iterfind("object"), _names(root, uri), strict=True)
+                TrueObject(box_xyxy, index[item.name], difficult=item.difficult)
+                for box_xyxy, item in zip(boxes_xyxy_of(root, uri), objects_of(root, uri), strict=True)
             ]
-            truth[image_id] = ground_truth_of(objects, _size_hw(root, uri), self._stated_size)
+            truth[image_id] = ground_truth_of(objects, size_hw_of(root, uri), self._stated_size)
         return truth
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:
-        """Nothing yet."""
-        return ()
+        """Pictures, annotations and lists that are not read, what they lack, and files of other kinds."""
+        layout = self._layout
+        used = [image_id for split in self.splits for image_id in self._ids(split)]
+        listed = {image_id for places in self._lists.values() for image_id in places}
+        unlisted = [paths[0] for image_id, paths in layout.pictures.items() if image_id not in listed]
+        alone = [
+            paths[0]
+            for image_id, paths in layout.annotations.items()
+            if image_id not in layout.pictures and image_id not in listed
+        ]
+        missing = [self._picture(image_id) for image_id in used if image_id not in layout.pictures]
+        unlabelled = [
+            self._picture(image_id)
+            for split in self.splits
+            if not layout.annotations.keys().isdisjoint(self._ids(split))
+            for image_id in self._ids(split)
+            if image_id not in layout.annotations
+        ]
+        return (
+            *self._told,
+            *some("listed images without a file", missing, "put them there or remove them from the list"),
+            *some("images without an XML file, whose labels are unknown", unlabelled),
+            *some("pictures in no split list", unlisted, f"list them in {MAIN}"),
+            *some("XML files without a picture", alone),
+            *by_suffix(layout.others),
+        )
 
     def fingerprint(self) -> str:
         """Changes with the split lists and with the names and sizes of annotations and images."""
-        listings = repr((self._lists, sorted(self._annotations.items()), list_files(join(self._root, "JPEGImages"))))
+        layout = self._layout
+        paths = sorted(
+            path for group in (layout.pictures, layout.annotations) for paths in group.values() for path in paths
+        )
+        lists = {name: list(places) for name, places in self._lists.items()}
+        listings = repr((lists, [(path, layout.files[path]) for path in paths]))
         return hashlib.sha256(f"voc {listings}".encode()).hexdigest()[:16]
 
-    def _ids(self, split: str) -> list[str]:
+    def _read_lists(self) -> dict[str, dict[str, str]]:
+        """The splits: of split lists, or where there are none, of folders."""
+        lists = self._layout.read_lists()
+        if lists or is_folder(join(self._root, MAIN)):
+            return lists
+        folders = split_folders(self._layout.pictures)
+        self._told += folders.passed_over
+        for split in folders.splits:
+            lists[split] = {i: self._root for i in self._layout.pictures if folders.split_of(i) == split}
+        return lists
+
+    def _ids(self, split: str) -> dict[str, str]:
         if split not in self._lists:
             raise DataError(f"{self._root}: expected a split of {', '.join(self._lists)}, got {split!r}")
         return self._lists[split]
 
-    @cached_property
-    def _annotations(self) -> dict[str, int]:
-        """Size of each XML by image id."""
-        files = list_files(join(self._root, "Annotations"))
-        return {name.removesuffix(".xml"): size for name, size in files if name.endswith(".xml")}
+    def _picture(self, image_id: str) -> str:
+        """Its path, or that where it should be."""
+        paths = self._layout.pictures.get(image_id, [f"{self._layout.base}{image_id}.jpg"])
+        return _only(paths, f"{self._root}: image {image_id!r}")
+
+    def _require_pictures(self, split: str) -> None:
+        ids, pictures = self._ids(split), self._layout.pictures
+        if pictures.keys().isdisjoint(ids):
+            image_id, where = next(iter(ids.items()))
+            holds = f"{len(pictures):,} others, such as {next(iter(pictures))!r}" if pictures else "none at all"
+            raise DataError(
+                f"{where}: expected pictures of the {len(ids):,} images of {split} in {join(self._root, self._layout.base)}, "
+                f"found no file of any (e.g. {image_id!r}), but {holds}; write the pictures' names without folder and suffix, "
+                "put the pictures there, or leave the list out of data.splits"
+            )
 
     @cached_property
-    def _image_files(self) -> dict[str, str]:
-        """File name under ``JPEGImages`` by image id."""
-        listed = {image_id for ids in self._lists.values() for image_id in ids}
-        found: dict[str, str] = {}
-        for name, _ in list_files(join(self._root, "JPEGImages")):
-            stem, suffix = posixpath.splitext(name)
-            if stem in listed and suffix.lower() in IMAGE_SUFFIXES:
-                other = found.setdefault(stem, name)
-                if other != name:
-                    raise DataError(
-                        f"{join(self._root, 'JPEGImages')}: image {stem!r} has two files, {other} and {name}; remove one"
-                    )
-        return found
-
-    @cached_property
-    def _objects(self) -> dict[str, list[tuple[str, bool]]]:
-        """Names and difficult flags by image id, of every listed image that has an XML."""
-        listed = dict.fromkeys(image_id for ids in self._lists.values() for image_id in ids)
-        return {image_id: _names(root, uri) for image_id, uri, root in self._parsed(listed)}
+    def _objects(self) -> dict[str, list[VocObject]]:
+        """The objects by image id, of every listed image that has an XML."""
+        listed = dict.fromkeys(image_id for places in self._lists.values() for image_id in places)
+        return {image_id: objects_of(root, uri) for image_id, uri, root in self._parsed(listed)}
 
     def _parsed(self, image_ids: Iterable[str]) -> Iterator[tuple[str, str, Element]]:
-        ids = [image_id for image_id in image_ids if image_id in self._annotations]
-        uris = [join(self._root, "Annotations", f"{image_id}.xml") for image_id in ids]
-        for image_id, uri, data in zip(ids, uris, read_annotations(uris), strict=True):
-            yield image_id, uri, _parse(data, uri)
+        found = {i: self._layout.annotations[i] for i in image_ids if i in self._layout.annotations}
+        paths = [_only(paths, f"{self._root}: image {image_id!r}") for image_id, paths in found.items()]
+        uris = [join(self._root, path) for path in paths]
+        for image_id, uri, data in zip(found, uris, read_annotations(uris), strict=True):
+            yield image_id, uri, parse_annotation(data, uri)
 
 
-def find_roots(uri: str, levels: int = 2) -> list[str]:
-    """Folders of VOC's layout at ``uri`` or, in folders named ``VOC…``, at most ``levels`` below it."""
-    if is_folder(join(uri, _MAIN)):
-        return [uri]
-    below = [join(uri, name) for name in list_folders(uri) if levels and name.upper().startswith("VOC")]
-    return [root for folder in below for root in find_roots(folder, levels - 1)]
-
-
-def _only_root(uri: str) -> str:
-    roots = find_roots(uri)
-    if len(roots) != 1:
-        found = f"several: {', '.join(roots)}; give one of them" if roots else "none; check the path"
-        raise DataError(f"{uri}: expected one folder that holds {_MAIN}, found {found}")
-    return roots[0]
-
-
-def _read_split_lists(root: str) -> dict[str, list[str]]:
-    """Image ids by split name, of every list but the per-class ones (``dog_train.txt``: an id and -1, 0 or 1 a line)."""
-    folder = join(root, _MAIN)
-    names = [name for name, _ in list_files(folder) if name.endswith(".txt") and "/" not in name]
-    lists = {}
-    for name, text in zip(names, read_texts([join(folder, name) for name in names]), strict=True):
-        lines = [line.strip() for line in text.splitlines()]
-        per_class = "_" in name and all(_LINE_OF_CLASS_LIST.fullmatch(line) for line in lines if line)
-        if not per_class:
-            lists[name.removesuffix(".txt")] = _unique(lines, join(folder, name))
-    return lists
-
-
-def _unique(lines: Sequence[str], uri: str) -> list[str]:
-    first: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if line and first.setdefault(line, number) != number:
-            raise DataError(
-                f"{uri}:{number}: image {line!r} is listed already in line {first[line]}; remove one of them"
-            )
-    return list(first)
-
-
-def _disjoint(lists: dict[str, list[str]]) -> tuple[str, ...]:
+def _disjoint(lists: dict[str, dict[str, str]]) -> tuple[str, ...]:
     order = [name for name in _PREFERRED_SPLITS if name in lists]
     order += sorted(lists.keys() - set(order))
     chosen: list[str] = []
@@ -222,60 +225,10 @@ def _disjoint(lists: dict[str, list[str]]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _parse(data: bytes, uri: str) -> Element:
-    try:
-        root: Element = defusedxml.ElementTree.fromstring(data)
-    except defusedxml.ElementTree.ParseError as error:
-        line = error.position[0]
-        raise DataError(f"{uri}:{line}: expected well-formed XML: {error}; repair or remove the file") from error
-    except (DefusedXmlException, ValueError, LookupError) as error:  # entities; an encoding that Python does not know
-        line = data.count(b"\n", 0, max(data.find(b"<!ENTITY"), 0)) + 1
-        raise DataError(
-            f"{uri}:{line}: expected plain XML without entities: {error}; remove the declaration"
-        ) from error
-    return root
-
-
-def _names(root: Element, uri: str) -> list[tuple[str, bool]]:
-    """Class name and difficult flag of every object; nothing else of it is looked at."""
-    names = []
-    for number, element in enumerate(root.iterfind("object"), start=1):
-        name = (element.findtext("name") or "").strip()
-        difficult = (element.findtext("difficult") or "0").strip()
-        if not name or difficult not in ("0", "1"):
-            raise DataError(
-                f"{uri}: object {number}: expected a <name> and, if any, <difficult> 0 or 1, "
-                f"got {name!r} and {difficult!r}; correct the file"
-            )
-        names.append((name, difficult == "1"))
-    return names
-
-
-def _box_xyxy(element: Element, uri: str) -> tuple[float, float, float, float]:
-    box = element.find("bndbox")
-    if box is None:
-        raise DataError(f"{uri}: object {element.findtext('name')}: expected a <bndbox>, found none; correct the file")
-    x1, y1, x2, y2 = (_number(box, name, uri) for name in ("xmin", "ymin", "xmax", "ymax"))
-    return x1 - 1, y1 - 1, x2, y2
-
-
-def _size_hw(root: Element, uri: str) -> tuple[int, int]:
-    size = root.find("size")
-    if size is None:
-        return 0, 0
-    height, width = (0 if size.find(name) is None else int(_number(size, name, uri)) for name in ("height", "width"))
-    return height, width
-
-
-def _number(parent: Element, name: str, uri: str) -> float:
-    text = parent.findtext(name)
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{uri}: <{parent.tag}>: expected a number in <{name}>, got {text!r}; correct the file")
-    return value
+def _only(paths: Sequence[str], whose: str) -> str:
+    if len(paths) > 1:
+        raise DataError(f"{whose} has two files, {paths[0]} and {paths[1]}; remove one")
+    return paths[0]
 
 
 def _labels(class_indices: Iterable[int]) -> tuple[int, ...]:

@@ -66,10 +66,29 @@ def test_csv_as_people_write_it(tmp_path: Path, labels: str, name: str, expected
     assert labels_of(write_tree(tmp_path, name, labels=labels)) == {name: expected}
 
 
-def test_other_files_are_ignored_and_counted_and_hidden_ones_not_seen(tmp_path: Path) -> None:
-    dataset = write_tree(tmp_path, "a.jpg", "notes.txt", "b.psd", ".hidden.jpg", ".cache/c.jpg", labels="path,labels\n")
+def test_other_files_are_told_and_hidden_ones_not_seen(tmp_path: Path) -> None:
+    names = ("a.jpg", "notes.txt", "b.psd", "c.HEIC", "c.xml", "train/labels.csv", ".hidden.jpg", ".cache/c.jpg")
+    dataset = write_tree(tmp_path, *names, labels="path,labels\n")
     assert labels_of(dataset) == {"a.jpg": None}
-    assert sum(one.count for one in dataset.passed_over) == 2
+    assert [str(one) for one in dataset.passed_over] == [
+        "1 empty tables of labels (e.g. labels.csv)",
+        "1 tables of labels below the data set's folder (e.g. train/labels.csv; put one there, its paths relative to it)",
+        "1 annotation files of an unknown layout or place (e.g. c.xml; see README for the layouts that are read)",
+        "1 files .heic (e.g. c.HEIC; convert them to JPEG or PNG)",
+        "1 files .psd (e.g. b.psd; convert them to JPEG or PNG)",
+        "1 files .txt (e.g. notes.txt)",
+    ]
+
+
+def test_nothing_is_told_where_everything_is_read(tmp_path: Path) -> None:
+    dataset = write_tree(tmp_path, "a.jfif", "b.jp2", labels="path,labels\na.jfif,x\n", classes="x\n")
+    assert set(labels_of(dataset)) == {"a.jfif", "b.jp2"}
+    assert dataset.passed_over == ()
+
+
+def test_folder_of_unread_pictures_alone_says_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"found none among 2 files \(2 files \.heic .*convert them to JPEG or PNG"):
+        write_tree(tmp_path, "a.heic", "b.HEIC")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +96,9 @@ def test_other_files_are_ignored_and_counted_and_hidden_ones_not_seen(tmp_path: 
     [
         (("train/a.jpg", "test/deep/b.jpg"), ("train", "test")),
         (("val/a.jpg",), ("val",)),
+        (("train/a.jpg", "valid/b.jpg", "test/c.jpg"), ("train", "valid", "test")),
+        (("train/a.jpg", "validation/b.jpg", "val/c.jpg"), ("train", "val", "validation")),
+        (("Train/a.jpg", "TEST/b.jpg"), ("Train", "TEST")),
         (("train/a.jpg", "b.jpg"), ("all",)),
         (("train/a.jpg", "extra/b.jpg"), ("all",)),
     ],
@@ -90,15 +112,21 @@ def test_folders_named_after_splits_are_splits_if_all_images_lie_in_them(
     assert FolderDataset(str(tmp_path), splits=splits[-1:]).splits == splits[-1:]
 
 
+def test_folders_called_like_splits_beside_other_pictures_are_told(tmp_path: Path) -> None:
+    dataset = write_tree(tmp_path, "train/a.jpg", "test/b.jpg", "cover.jpg")
+    assert [str(one) for one in dataset.passed_over] == [
+        "2 folders called like splits that are read as one split (e.g. train, test; move what lies beside them, such as "
+        "cover.jpg, out of the data set to have splits)"
+    ]
+    assert write_tree(tmp_path / "classes", "train/a.jpg", "plane/b.jpg").passed_over == ()
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
         pytest.param("", r"labels\.csv:1: expected the header path,labels, got ''", id="empty file"),
         pytest.param(
             "file,label\na.jpg,dog\n", r":1: expected the header path,labels, got 'file,label'", id="other header"
-        ),
-        pytest.param(
-            "path;labels\na.jpg;dog\n", r":1: expected the header path,labels, got 'path;labels'", id="semicolons"
         ),
         pytest.param(
             "path,labels\na.jpg,dog,cat\n", r":2: expected 2 cells.* got 3; separate labels by ';'", id="three cells"
@@ -124,7 +152,7 @@ def test_class_named_twice_is_an_error(tmp_path: Path) -> None:
 
 
 def test_folder_without_images_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected images \(\.apng .*found none among 1 files; check the path"):
+    with pytest.raises(DataError, match=r"expected images \(\.apng .*among 1 files \(1 files \.txt .*; check the path"):
         write_tree(tmp_path, "notes.txt")
 
 

@@ -5,7 +5,7 @@ def test_groups_by_suffix_whatever_its_case_and_puts_the_largest_first() -> None
     found = by_suffix(["a.txt", "x/b.HEIC", "README", "c.heic", "d.txt", "e.heic"])
 
     assert found == (
-        PassedOver("files .heic", 3, "x/b.HEIC"),
+        PassedOver("files .heic", 3, "x/b.HEIC", "convert them to JPEG or PNG"),
         PassedOver("files .txt", 2, "a.txt"),
         PassedOver("files without suffix", 1, "README"),
     )

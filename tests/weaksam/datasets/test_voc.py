@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 
@@ -151,8 +150,9 @@ def test_linked_devkit_is_followed(tmp_path: Path) -> None:
 def test_lists_of_single_classes_are_no_splits(tmp_path: Path) -> None:
     write_list(tmp_path, "dog_train", "000001 -1", "000002  1", "000003  0")
     write_list(tmp_path, "train_small", "000001", "my photo 7")
-    dataset = write_tree(tmp_path, {"000002": None})
-    assert dataset.splits == ("train", "train_small")
+    dataset = write_tree(tmp_path, {"000001": None, "000002": None})
+    assert dataset.splits == ("train",)
+    dataset = VocDataset(str(tmp_path), splits=("train_small",))
     assert [r.image_id for r in dataset.records("train_small")] == ["000001", "my photo 7"]
 
 
@@ -166,40 +166,41 @@ def test_lists_of_single_classes_are_no_splits(tmp_path: Path) -> None:
 )
 def test_splits_in_use_do_not_overlap(tmp_path: Path, lists: dict[str, str], splits: tuple[str, ...]) -> None:
     for name, stems in lists.items():
-        write_list(tmp_path, name, *stems)
+        write_tree(tmp_path, dict.fromkeys(stems), split=name)
     assert VocDataset(str(tmp_path)).splits == splits
     assert VocDataset(str(tmp_path), splits=tuple(lists)).splits == tuple(lists)
     assert len(VocDataset(str(tmp_path)).records(next(iter(lists)))) == len(next(iter(lists.values())))
 
 
 def test_list_may_come_from_windows_with_blank_lines(tmp_path: Path) -> None:
-    write_list(tmp_path, "train")
+    write_tree(tmp_path, {"000001": None, "000002": None})
     (tmp_path / "ImageSets/Main/train.txt").write_bytes(b"\xef\xbb\xbf000001 \r\n\r\n000002\r\n")
     assert [r.image_id for r in VocDataset(str(tmp_path)).records("train")] == ["000001", "000002"]
 
 
 def test_image_keeps_its_own_suffix_and_a_missing_one_is_expected_as_jpg(tmp_path: Path) -> None:
-    dataset = write_tree(tmp_path, {"a": None, "b": None, "gone": None})
+    write_tree(tmp_path, {"a": None, "b": None, "gone": None})
     (tmp_path / "JPEGImages" / "a.jpg").rename(tmp_path / "JPEGImages" / "a.JPEG")
     (tmp_path / "JPEGImages" / "b.jpg").rename(tmp_path / "JPEGImages" / "b.PNG")
     (tmp_path / "JPEGImages" / "gone.jpg").unlink()
+    dataset = VocDataset(str(tmp_path))
     uris = [record.uri.removeprefix(f"{tmp_path}/JPEGImages/") for record in dataset.records("train")]
     assert uris == ["a.JPEG", "b.PNG", "gone.jpg"]
 
 
 def test_split_without_annotations_has_unknown_labels_and_no_truth(tmp_path: Path) -> None:
     build_voc_tree(tmp_path)
-    write_list(tmp_path, "test", "900001")
-    dataset = VocDataset(str(tmp_path))
+    dataset = write_tree(tmp_path, {"900001": None}, split="test")
     assert [(r.labels, r.labels_difficult) for r in dataset.records("test")] == [(None, None)]
     assert dataset.ground_truth("test") == {}
 
 
-def test_split_with_some_annotations_says_how_many_lack(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_split_with_some_annotations_says_how_many_lack(tmp_path: Path) -> None:
     dataset = write_tree(tmp_path, {"a": voc_xml(), "b": None})
-    with caplog.at_level(logging.WARNING):
-        assert [r.labels for r in dataset.records("train")] == [(), None]
-    assert "1 of 2 images of train have no XML file" in caplog.text
+    assert [r.labels for r in dataset.records("train")] == [(), None]
+    assert [str(one) for one in dataset.passed_over] == [
+        "1 images without an XML file, whose labels are unknown (e.g. JPEGImages/b.jpg)"
+    ]
     assert set(dataset.ground_truth("train")) == {"a"}
 
 
@@ -255,18 +256,31 @@ def test_image_listed_twice_is_an_error(tmp_path: Path) -> None:
         VocDataset(str(tmp_path))
 
 
-def test_two_files_for_one_image_are_an_error(tmp_path: Path) -> None:
-    dataset = write_tree(tmp_path, {"a": None})
-    (tmp_path / "JPEGImages" / "a.png").touch()
-    with pytest.raises(DataError, match=r"'a' has two files, a\.jpg and a\.png"):
-        dataset.records("train")
+def test_two_files_for_one_image_are_an_error_only_if_it_is_listed(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a": None})
+    for name in ("a.png", "b.png", "b.jpg"):
+        (tmp_path / "JPEGImages" / name).touch()
+    with pytest.raises(DataError, match=r"'a' has two files, JPEGImages/a\.jpg and JPEGImages/a\.png; remove one"):
+        VocDataset(str(tmp_path)).records("train")
+    (tmp_path / "JPEGImages" / "a.png").unlink()
+    assert len(VocDataset(str(tmp_path)).records("train")) == 1
+
+
+def test_two_annotation_files_for_one_image_are_an_error_only_if_it_is_listed(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a": voc_xml()})
+    for name in ("a.XML", "b.xml", "b.XML"):
+        (tmp_path / "Annotations" / name).write_text(voc_xml())
+    with pytest.raises(DataError, match=r"'a' has two files, Annotations/a\.XML and Annotations/a\.xml; remove one"):
+        VocDataset(str(tmp_path)).records("train")
+    (tmp_path / "Annotations" / "a.XML").unlink()
+    assert VocDataset(str(tmp_path)).records("train")[0].labels == ()
 
 
 def test_unknown_split_and_empty_main_are_errors(tmp_path: Path) -> None:
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
     with pytest.raises(DataError, match=r"expected split lists like trainval\.txt, found none"):
         VocDataset(str(tmp_path))
-    write_list(tmp_path, "train", "a")
+    write_tree(tmp_path, {"a": None})
     with pytest.raises(DataError, match="expected split lists trainval, found train"):
         VocDataset(str(tmp_path), splits=("trainval",))
 

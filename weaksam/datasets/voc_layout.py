@@ -1,0 +1,193 @@
+"""Where VOC's files lie, and which of them belong together.
+
+    JPEGImages/ Annotations/ ImageSets/Main/   the devkit's layout; its lists are the splits
+    JPEGImages/ Annotations/                   without lists: one split "all"
+    pictures with XML of VOC's content         LabelImg's and Roboflow's: XML beside the pictures, or in a folder near them;
+                                               folders called like splits are the splits
+
+An image's id is the path of its picture without suffix, under ``JPEGImages`` if there is one. Suffixes' capitals do not
+matter. A list's line finds its picture by that id; else without a suffix, as a path that ends there, in either Unicode form
+and whatever its capitals; an XML finds the picture of its name that is nearest. Several that are meant alike are an error.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from weaksam.datasets.named_pictures import find_named
+from weaksam.datasets.picture_search import Pictures
+from weaksam.datasets.voc_xml import sets_out_to_be_voc
+from weaksam.errors import DataError
+from weaksam.files import is_folder, join, list_files, list_folders, read_annotations, read_texts, split_lines
+from weaksam.images import IMAGE_SUFFIXES
+
+MAIN = "ImageSets/Main"
+_IMAGES, _ANNOTATIONS, _SETS = "JPEGImages", "Annotations", "ImageSets"
+_OF_THE_DEVKIT = (f"{_SETS}/", "SegmentationClass/", "SegmentationObject/")  # known, and of no use here
+_LINE_OF_CLASS_LIST = re.compile(r"(\S.*)\s(-1|0|1)")
+_LOOKED_AT = 20  # XML files whose content is looked at before a folder is held for another layout
+
+
+def find_roots(uri: str, paths: Sequence[str] | None = None) -> list[str]:
+    """Folders of one of the layouts: at ``uri``, else in folders named ``VOC…`` at most two below it.
+
+    Args:
+        uri: A folder.
+        paths: Of all files under it, if they are listed already.
+    """
+    roots = _devkits(uri, 2)
+    if roots:
+        return roots
+    listed = [path for path, _ in list_files(uri)] if paths is None else paths
+    return [uri] if _has_annotated_pictures(uri, listed) else []
+
+
+def only_root(uri: str) -> str:
+    """The one folder that ``find_roots`` finds. Raises ``DataError``, naming them, if there are several or none."""
+    roots = find_roots(uri)
+    if len(roots) != 1:
+        found = f"several: {', '.join(roots)}; give one of them" if roots else "none; check the path"
+        raise DataError(
+            f"{uri}: expected one folder that holds {MAIN}, or pictures with VOC's XML files, found {found}"
+        )
+    return roots[0]
+
+
+@dataclass(frozen=True)
+class VocLayout:
+    """The files of one data set. Paths are relative to ``root``."""
+
+    root: str
+    files: Mapping[str, int]  # bytes by path, of all files
+
+    @cached_property
+    def base(self) -> str:
+        """The folder that ids are relative to, with its slash; empty for the root itself."""
+        return f"{_IMAGES}/" if any(path.startswith((f"{_IMAGES}/", f"{_SETS}/")) for path in self.files) else ""
+
+    @cached_property
+    def pictures(self) -> dict[str, list[str]]:
+        """Paths of pictures by image id; more than one is for the caller to judge."""
+        found = defaultdict(list)
+        for path in self.files:
+            if path.startswith(self.base) and path.lower().endswith(IMAGE_SUFFIXES):
+                found[posixpath.splitext(path.removeprefix(self.base))[0]].append(path)
+        return dict(found)
+
+    @cached_property
+    def annotations(self) -> dict[str, list[str]]:
+        """Paths of XML files by image id; of those without a picture by the id that it would have."""
+        found = defaultdict(list)
+        for path in self.files:
+            if path.lower().endswith(".xml") and (not self.base or path.startswith((self.base, f"{_ANNOTATIONS}/"))):
+                found[self._id_of_annotation(path)].append(path)
+        return dict(found)
+
+    @property
+    def others(self) -> list[str]:
+        """Files that are neither pictures nor annotations nor known parts of a devkit."""
+        taken = {path for paths in (*self.pictures.values(), *self.annotations.values()) for path in paths}
+        return [path for path in self.files if path not in taken and not path.startswith(_OF_THE_DEVKIT)]
+
+    def read_lists(self) -> dict[str, dict[str, str]]:
+        """Split lists: by name, the address of each image's line (``train.txt:3``) by image id.
+
+        Lists of single classes are left out, empty ones are not.
+
+        Raises:
+            DataError: Two lists of one name, an image listed twice, or a line that may mean several images.
+        """
+        folder = f"{MAIN}/" if is_folder(join(self.root, MAIN)) else f"{_SETS}/"
+        paths: dict[str, str] = {}
+        for path in self.files:
+            name = path.removeprefix(folder)
+            if path.startswith(folder) and name.lower().endswith(".txt") and "/" not in name:
+                other = paths.setdefault(name[: -len(".txt")], path)
+                if other != path:
+                    raise DataError(f"{self.root}: expected one list of a name, found {other} and {path}; remove one")
+        uris = [join(self.root, path) for path in paths.values()]
+        lists = zip(paths, uris, map(split_lines, read_texts(uris)), strict=True)
+        return {name: self._ids(lines, uri) for name, uri, lines in lists if not self._is_of_a_class(name, lines)}
+
+    def find(self, name: str, where: str) -> str | None:
+        """The image id that a name from a list means; None if it means no picture.
+
+        Raises:
+            DataError: Several pictures are meant alike.
+        """
+        if name in self.pictures or name in self.annotations:
+            return name
+        uncommented = re.split(r"\s#", name)[0].rstrip()
+        readings = (name, _without_suffix(name), uncommented, _without_suffix(uncommented))
+        return find_named(self._search, join(self.root, self.base), readings, where)
+
+    @cached_property
+    def _search(self) -> Pictures:
+        return Pictures(self.root, self.pictures)
+
+    def _id_of_annotation(self, path: str) -> str:
+        """The id of the picture beside it, or of the nearest one of that name."""
+        under = path.removeprefix(self.base).removeprefix(f"{_ANNOTATIONS}/" if self.base else "")
+        own_id = posixpath.splitext(under)[0]
+        if own_id in self.pictures:
+            return own_id
+        found = self._search.search(own_id).paths or self._search.search(posixpath.basename(own_id)).paths
+        if len(found) > 1:
+            near = [len(posixpath.commonpath((f"/{own_id}", f"/{image_id}"))) for image_id in found]
+            found = tuple(image_id for image_id, length in zip(found, near, strict=True) if length == max(near))
+        if len(found) > 1:
+            raise DataError(
+                f"{join(self.root, path)}: expected the annotations of one picture, found {' and '.join(found)} of that name; "
+                "put the file beside its picture"
+            )
+        return found[0] if found else own_id
+
+    def _is_of_a_class(self, name: str, lines: Sequence[str]) -> bool:
+        """Whether a list is of one class (``dog_train.txt``: an id and -1, 0 or 1 a line): no line of it is an id."""
+        matches = [_LINE_OF_CLASS_LIST.fullmatch(line.strip()) for line in lines if line.strip()]
+        ids = [match[1].strip() for match in matches if match]
+        if not ids or len(ids) < len(matches) or any(match[0] in self.pictures for match in matches if match):
+            return False
+        return "_" in name or any(image_id in self.pictures for image_id in ids)
+
+    def _ids(self, lines: Iterable[str], uri: str) -> dict[str, str]:
+        places: dict[str, str] = {}
+        for number, raw in enumerate(lines, start=1):
+            line, where = raw.strip(), f"{uri}:{number}"
+            if not line or (line.startswith("#") and line not in self.pictures):
+                continue
+            image_id = self.find(line, where) or _without_suffix(line)
+            if image_id in places:
+                first = places[image_id].rpartition(":")[2]
+                raise DataError(f"{where}: image {image_id!r} is listed already in line {first}; remove one of them")
+            places[image_id] = where
+        return places
+
+
+def _devkits(uri: str, levels: int) -> list[str]:
+    if is_folder(join(uri, MAIN)) or all(is_folder(join(uri, name)) for name in (_IMAGES, _ANNOTATIONS)):
+        return [uri]
+    below = [join(uri, name) for name in list_folders(uri) if levels and name.upper().startswith("VOC")]
+    return [root for folder in below for root in _devkits(folder, levels - 1)]
+
+
+def _has_annotated_pictures(uri: str, paths: Sequence[str]) -> bool:
+    """Whether pictures have XML files of their names that set out to be VOC's."""
+    stems = {_stem(path) for path in paths if path.lower().endswith(IMAGE_SUFFIXES)}
+    of_pictures = [path for path in paths if path.lower().endswith(".xml") and _stem(path) in stems]
+    uris = [join(uri, path) for path in of_pictures[:_LOOKED_AT]]
+    return any(map(sets_out_to_be_voc, read_annotations(uris)))
+
+
+def _stem(path: str) -> str:
+    return posixpath.splitext(posixpath.basename(path))[0].casefold()
+
+
+def _without_suffix(name: str) -> str:
+    stem, suffix = posixpath.splitext(name)
+    return stem if suffix.lower() in (*IMAGE_SUFFIXES, ".xml") else name
