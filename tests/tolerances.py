@@ -70,7 +70,7 @@ def assert_near(
         magnitude: as of ``rounding``; the largest finite absolute value of ``expected`` unless given.
         dtype: what was computed in; unless given, the coarsest floating type of the two, float32 if neither has one.
     """
-    a, b = (torch.as_tensor(values).detach().cpu() for values in (found, expected))
+    a, b = (_tensor(values).detach().cpu() for values in (found, expected))
     assert a.shape == b.shape, f"{tuple(a.shape)} found, {tuple(b.shape)} expected"
     types = [values.dtype for values in (found, expected) if isinstance(values, (Tensor, np.ndarray, np.generic))]
     if dtype is None:
@@ -82,6 +82,10 @@ def assert_near(
         magnitude = finite.max().item() if finite.numel() else 0.0
     allowed = rounding(dtype, length, magnitude)
     torch.testing.assert_close(a, b, rtol=0.0, atol=allowed, equal_nan=True)
+
+
+def _tensor(values: Tensor | ArrayLike) -> Tensor:
+    return values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
 
 
 def _torch_type(dtype: object) -> torch.dtype:

@@ -21,6 +21,7 @@ from pipelines.stage import Options
 from pipelines.stages import needed_for, resolve, run_instances
 from pipelines.store import Table, write_bytes
 from pipelines.train import choose_resources
+from tests.tolerances import assert_near, roundings_in
 from tests.tune.upstream import RECIPE, finish_upstream
 from weaksam.datasets.shapes import CLASS_NAMES
 from weaksam.detectors import build_retrained, detector_to_bytes
@@ -116,10 +117,13 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
         image = decode_image(read_bytes(images[image_id]))
         expected = detect_alone(detector, np.ascontiguousarray(image[:, ::-1]))
         x1, y1, x2, y2 = expected.boxes_xyxy.T
-        np.testing.assert_allclose(detections.boxes_xyxy, np.stack([64 - x2, y1, 64 - x1, y2], axis=1), atol=1e-3)
-        np.testing.assert_array_equal(detections.score, expected.score)
+        turned = np.stack([64 - x2, y1, 64 - x1, y2], axis=1)
+        assert_near(detections.boxes_xyxy, turned, length=roundings_in(detector), magnitude=64.0)
+        assert_near(detections.score, expected.score, length=roundings_in(detector))
         plain = detect_alone(detector, image)
-        np.testing.assert_array_equal(found["plain"][image_id].boxes_xyxy, plain.boxes_xyxy)
+        assert_near(
+            found["plain"][image_id].boxes_xyxy, plain.boxes_xyxy, length=roundings_in(detector), magnitude=64.0
+        )
 
 
 def test_here_means_no_worker_and_a_gpu_only_if_asked():

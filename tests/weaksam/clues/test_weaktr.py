@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
+from tests.tolerances import assert_near, near, roundings_in
 from tests.weaksam.clues.weaktr_by_hand import Fusion, published_state, weaktr_by_hand
 from weaksam.clues.checkpoint import weaktr_from_published
 from weaksam.clues.small_stem import SmallCnnStem
@@ -19,13 +22,6 @@ def tiny(**changes: object) -> WeakTr:
     settings: dict[str, object] = {"patch_size": 8, "dim": 32, "depth": 3, "heads": 2, "position_grid": 4}
     settings["fusion_reduction"] = 2
     return WeakTr(WeakTrConfig(**{**settings, **changes}), num_classes=5)  # type: ignore[arg-type]
-
-
-def assert_close(got: Tensor, expected: Tensor) -> None:
-    """Within 1e-5 absolutely, and of the largest value where all are small."""
-    assert got.shape == expected.shape
-    allowed = 1e-5 * min(float(expected.abs().max()), 1.0)
-    assert float((got - expected).abs().max()) <= allowed
 
 
 @pytest.mark.parametrize(
@@ -52,15 +48,18 @@ def test_published_weights_give_what_the_specification_gives(
         image = torch.randn(3, height, width, generator=torch.Generator().manual_seed(1))
         by_hand = weaktr_by_hand(state, image, fusion)
         logits = network(image[None])
-        assert_close(logits.classes[0], by_hand.y_cls)
-        assert_close(logits.coarse[0], by_hand.y_coarse)
-        assert_close(logits.fine[0], by_hand.y_fine)
         maps = network.activation_maps(image[None], range(num_classes), KINDS, ())
         assert maps["coarse"].shape == (1, num_classes, 1, h, w)
         assert maps["cross"].shape == (1, num_classes, 72, h, w)
-        assert_close(maps["coarse"][0, :, 0], by_hand.coarse)
-        assert_close(maps["fine"][0, :, 0], by_hand.fine)
-        assert_close(maps["cross"][0], by_hand.cross.flatten(0, 1).transpose(0, 1))
+        for found, expected in (
+            (logits.classes[0], by_hand.y_cls),
+            (logits.coarse[0], by_hand.y_coarse),
+            (logits.fine[0], by_hand.y_fine),
+            (maps["coarse"][0, :, 0], by_hand.coarse),
+            (maps["fine"][0, :, 0], by_hand.fine),
+            (maps["cross"][0], by_hand.cross.flatten(0, 1).transpose(0, 1)),
+        ):
+            assert_near(found, expected, length=roundings_in(network))
 
 
 @torch.no_grad()
@@ -70,9 +69,9 @@ def test_only_asked_classes_and_layers_come_in_their_order() -> None:
     everything = network.activation_maps(image, range(5), KINDS, ())
     some = network.activation_maps(image, [3, 1], ("cross", "fine"), [3, 2])
     assert set(some) == {"cross", "fine"}
-    torch.testing.assert_close(some["fine"], everything["fine"][:, [3, 1]])
+    assert_near(some["fine"], everything["fine"][:, [3, 1]], length=roundings_in(network))
     # head-major: head 0 layers 1 2 3, head 1 layers 1 2 3
-    torch.testing.assert_close(some["cross"], everything["cross"][:, [3, 1]][:, :, [1, 2, 4, 5]])
+    assert_near(some["cross"], everything["cross"][:, [3, 1]][:, :, [1, 2, 4, 5]], length=roundings_in(network))
 
 
 @pytest.mark.parametrize("fusion", ["se", "feat"])
@@ -89,8 +88,8 @@ def test_exchanging_two_fusion_weights_changes_the_fine_map_only(fusion: Fusion)
     state[key] = state[key][[7, 1, 2, 3, 4, 5, 6, 0]]  # head 0 layer 0 with head 1 layer 3
     after = weaktr_from_published(state, "").eval().activation_maps(image, range(3), KINDS, ())
     assert not torch.allclose(before["fine"], after["fine"], rtol=1e-3, atol=0)
-    torch.testing.assert_close(before["coarse"], after["coarse"])
-    torch.testing.assert_close(before["cross"], after["cross"])
+    assert torch.equal(before["coarse"], after["coarse"])
+    assert torch.equal(before["cross"], after["cross"])
 
 
 @torch.no_grad()
@@ -100,7 +99,7 @@ def test_rows_of_every_attention_map_sum_to_one() -> None:
     for block in network.blocks:
         tokens, seen = block(tokens)
         assert seen.attention.shape == (2, 2, 9, 9)
-        torch.testing.assert_close(seen.attention.sum(dim=-1), torch.ones(2, 2, 9))
+        assert_near(seen.attention.sum(dim=-1), torch.ones(2, 2, 9), length=9)
 
 
 @pytest.mark.parametrize("pool", ["avg", "max"])
@@ -135,9 +134,9 @@ def test_loss_is_the_sum_of_three_soft_margins() -> None:
     network = tiny(depth=1, fusion="uniform").eval()
     logits = network(torch.randn(1, 3, 32, 32))
     zeros = type(logits)(*(torch.zeros(1, 2) for _ in range(3)))
-    assert weaktr_loss(zeros, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(3 * 0.693147, abs=1e-5)
+    assert weaktr_loss(zeros, torch.tensor([[1.0, 0.0]])).item() == near(3 * math.log(2), length=4)
     certain = type(logits)(*(torch.tensor([[30.0, -30.0]]) for _ in range(3)))
-    assert weaktr_loss(certain, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(0.0, abs=1e-6)
+    assert weaktr_loss(certain, torch.tensor([[1.0, 0.0]])).item() == near(0.0, magnitude=0.1)
 
 
 def test_a_few_steps_lower_the_loss() -> None:
@@ -217,7 +216,7 @@ def test_blocks_on_a_trained_stem_start_out_looking_at_like_patches_and_changing
     tokens = torch.randn(1, 40, 32)
     for block in network.blocks:
         after, seen = block(tokens)
-        assert torch.equal(after, tokens)
+        assert torch.equal(after, tokens)  # what is added is 0
         assert torch.equal(seen.attention.mean(1)[0].argmax(1), torch.arange(40))
 
 
