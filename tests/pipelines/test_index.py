@@ -188,9 +188,10 @@ def test_classes_without_an_object_are_named(tmp_path: Path) -> None:
 
 def test_a_data_set_without_images_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path, "train", coco_document())
-    with pytest.raises(
-        DataError, match=r"expected images in split train, found none in its list.*splits without an image"
-    ):
+    message = (
+        r"expected images in split train, found none in its list.*list no image \(e\.g\. annotations/instances_train"
+    )
+    with pytest.raises(DataError, match=message):
         index(str(tmp_path), tmp_path / "run")
 
 
@@ -198,7 +199,7 @@ def test_an_empty_split_is_said_and_refused_only_where_it_is_asked_for(tmp_path:
     root = coco_tree(tmp_path / "data")
     write_json(root, "test", coco_document())
     assert "images 1 (train 1)" in (said := say(root, tmp_path / "run"))
-    assert "passed over: 1 splits without an image (e.g. test)" in said
+    assert "passed over: 1 annotation files that list no image (e.g. annotations/instances_test.json" in said
     for setting in ("data.splits=[train, test]", "data.train_split=test"):
         with pytest.raises(DataError, match=r"expected images in split test, found none in its list"):
             index(str(root), tmp_path / "run", setting)

@@ -13,11 +13,12 @@ from weaksam.datasets import coco_layout, voc_layout
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.folder import FolderDataset
 from weaksam.datasets.ground_truth import BoxCounts, count_boxes, true_objects
+from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.datasets.shapes import Shapes
 from weaksam.datasets.voc import VocDataset
 from weaksam.errors import ConfigError
-from weaksam.files import absolute, list_files
+from weaksam.files import absolute
 from weaksam.structures import GroundTruth, ImageRecord
 
 
@@ -88,7 +89,7 @@ def detect_kind(uri: str) -> str:
     if uri.startswith("shapes:"):
         return "shapes"
     root = absolute(uri)
-    paths = [path for path, _ in list_files(root)]
+    paths = [path for path, _ in list_data(root)]
     roots, splits = voc_layout.find_roots(root, paths), coco_layout.annotation_files(root, paths)
     shown = {
         "voc": f"VOC ({', '.join(roots)})" if roots else "",

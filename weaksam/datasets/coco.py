@@ -21,10 +21,11 @@ from typing import ClassVar
 from weaksam.datasets.coco_file import CocoFile, read_coco_file
 from weaksam.datasets.coco_layout import annotation_files, one_per_split
 from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
-from weaksam.datasets.passed_over import PassedOver, by_suffix
+from weaksam.datasets.listing import list_data
+from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.picture_search import Pictures, choose, names_split
 from weaksam.errors import DataError
-from weaksam.files import join, list_files, read_annotations
+from weaksam.files import join, read_annotations
 from weaksam.images import IMAGE_SUFFIXES
 from weaksam.structures import GroundTruth, ImageRecord
 
@@ -47,7 +48,7 @@ class CocoDataset:
         """
         self._root = uri
         self._stated_size = stated_size
-        self._listing = dict(list_files(uri))
+        self._listing = dict(list_data(uri))
         self._available = annotation_files(uri, self._listing)
         missing = [split for split in splits if split not in self._available]
         if missing or not self._available:
@@ -131,13 +132,16 @@ class CocoDataset:
         unlisted = [path for path in others if path.lower().endswith(IMAGE_SUFFIXES)]
         texts = [path for path in others if path.lower().endswith((".json", ".json.gz"))]
         apart = {*unlisted, *texts}
-        groups = (
-            ("listed images without a file", missing, "put them there or remove them from the list"),
-            ("images that no split in use lists", unlisted, ""),
-            ("annotation files that are not read", texts, "call one annotations/instances_<split>.json to read it"),
+        empty = [self._paths[split] for split in self.splits if not self._load(split).images]
+        return (
+            *some("listed images without a file", missing, "put them there or remove them from the list"),
+            *some("annotation files that list no image", empty, "fill or remove them"),
+            *some("images that no split in use lists", unlisted),
+            *some(
+                "annotation files that are not read", texts, "call one annotations/instances_<split>.json to read it"
+            ),
+            *by_suffix(path for path in others if path not in apart),
         )
-        told = [PassedOver(what, len(paths), paths[0], remedy) for what, paths, remedy in groups if paths]
-        return (*told, *by_suffix(path for path in others if path not in apart))
 
     def fingerprint(self) -> str:
         """Changes with the content of the annotation files in use and with the names and sizes of all images."""

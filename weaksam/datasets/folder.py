@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from weaksam.datasets.label_table import parse_classes, parse_labels
+from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.split_folders import split_folders
 from weaksam.errors import DataError
-from weaksam.files import join, list_files, read_text
+from weaksam.files import join, read_text
 from weaksam.images import IMAGE_SUFFIXES
 from weaksam.structures import GroundTruth, ImageRecord
 
@@ -44,7 +45,7 @@ class FolderDataset:
             DataError: No images, a malformed ``labels.csv`` or ``classes.txt``, or no such split.
         """
         self._root = uri
-        files = dict(list_files(uri))
+        files = dict(list_data(uri))
         names = {name: path for name in (_LABELS, _CLASSES) if (path := _one_called(name, files, uri))}
         self._texts = {name: read_text(join(uri, path)) for name, path in names.items()}
         classes = parse_classes(self._texts[_CLASSES], join(uri, names[_CLASSES])) if _CLASSES in names else None

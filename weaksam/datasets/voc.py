@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from weaksam.datasets.class_names import refuse_look_alikes
 from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
+from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.split_folders import split_folders
 from weaksam.datasets.voc_layout import MAIN, VocLayout, only_root
 from weaksam.datasets.voc_xml import VocObject, boxes_xyxy_of, objects_of, parse_annotation, size_hw_of
 from weaksam.errors import DataError
-from weaksam.files import is_folder, join, list_files, read_annotations
+from weaksam.files import is_folder, join, read_annotations
 from weaksam.structures import GroundTruth, ImageRecord
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class VocDataset:
         """
         self._root = only_root(uri)
         self._stated_size = stated_size
-        self._layout = VocLayout(self._root, dict(list_files(self._root)))
+        self._layout = VocLayout(self._root, dict(list_data(self._root)))
         self._told: tuple[PassedOver, ...] = ()
         lists = self._read_lists()
         unknown = [name for name in splits if name not in lists]

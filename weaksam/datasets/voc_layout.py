@@ -19,11 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from weaksam.datasets.listing import list_data
 from weaksam.datasets.named_pictures import find_named
 from weaksam.datasets.picture_search import Pictures
 from weaksam.datasets.voc_xml import sets_out_to_be_voc
 from weaksam.errors import DataError
-from weaksam.files import is_folder, join, list_files, list_folders, read_annotations, read_texts, split_lines
+from weaksam.files import is_folder, join, list_folders, read_annotations, read_texts, split_lines
 from weaksam.images import IMAGE_SUFFIXES
 
 MAIN = "ImageSets/Main"
@@ -43,7 +44,7 @@ def find_roots(uri: str, paths: Sequence[str] | None = None) -> list[str]:
     roots = _devkits(uri, 2)
     if roots:
         return roots
-    listed = [path for path, _ in list_files(uri)] if paths is None else paths
+    listed = [path for path, _ in list_data(uri)] if paths is None else paths
     return [uri] if _has_annotated_pictures(uri, listed) else []
 
 

@@ -104,6 +104,20 @@ def test_what_is_passed_over_is_told_with_a_count_and_an_example(config: DataCon
     assert [str(one) for one in again.passed_over] == ["2 files .odd (e.g. notes 0.Odd)"]
 
 
+def test_a_run_inside_the_data_set_is_no_part_of_it(config: DataConfig, dataset: Dataset) -> None:
+    if dataset.kind == "shapes":
+        return
+    before = [dataset.records(split) for split in dataset.splits], dataset.fingerprint()
+    run = Path(config.uri, "runs", "first")
+    (run / "index" / "0123").mkdir(parents=True)
+    for path in ("recipe.yaml", "index/0123/part-0.parquet", "report/picture.png", "annotations/instances_odd.json"):
+        (run / path).parent.mkdir(parents=True, exist_ok=True)
+        (run / path).write_text("nonsense")
+    again = open_dataset(config)
+    assert ([again.records(split) for split in again.splits], again.fingerprint()) == before
+    assert again.passed_over == ()
+
+
 def test_one_split_can_be_chosen(config: DataConfig, dataset: Dataset) -> None:
     chosen = DataConfig(uri=config.uri, shapes=config.shapes, splits=dataset.splits[-1:])
     assert open_dataset(chosen).splits == dataset.splits[-1:]
