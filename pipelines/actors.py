@@ -8,7 +8,6 @@ Encoded bytes and points travel between them; pixels and activation maps never d
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipelines.runs import Instance
 from pipelines.schemas import PROMPT_COLUMNS, PROPOSALS, prompts_from_columns, prompts_to_columns, proposals_to_row
+from pipelines.store import part_name
 from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig, SelectiveSearchConfig
 from weaksam.errors import ImageError
 from weaksam.structures import CLUE_SOURCES, ClassMaps
@@ -162,11 +162,11 @@ def write_dropped(instance: Instance, rows: list[Mapping[str, Any]]) -> None:
     """Write images that cannot be used into ``_dropped``, under a name that a retried task writes again."""
     if not rows:
         return
-    name = hashlib.sha1("\n".join(sorted(row["image_id"] for row in rows)).encode()).hexdigest()[:16]
     verb = instance.name.partition(".")[0]
     columns = ("image_id", "split", "uri", "reason")
     instance.dropped.write_rows(
-        [{**{c: row[c] for c in columns}, "stage": verb, "detail": row["detail"] or ""} for row in rows], f"part-{name}"
+        [{**{c: row[c] for c in columns}, "stage": verb, "detail": row["detail"] or ""} for row in rows],
+        part_name(row["image_id"] for row in rows),
     )
 
 
@@ -179,6 +179,8 @@ def guarded(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any
         return work(row)
     except ImageError as error:
         reason, detail = error.reason, error.detail
+    except OSError:  # of the storage that heat maps are written to; images are read in ``fetch``
+        raise
     except Exception as error:  # one image must not cost the job; --max-dropped judges how many may fail
         if "CUDA error" in str(error):
             logger.exception("the GPU context is broken; this actor ends and a fresh one takes over")

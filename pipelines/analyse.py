@@ -14,6 +14,7 @@ from typing import Any
 from pipelines import analyse_noise, analyse_prompts, analyse_similarity
 from pipelines.index import truth_options
 from pipelines.recipe import Recipe
+from pipelines.schemas import PROPOSALS
 from pipelines.stage import Job, Stage
 
 
@@ -43,4 +44,5 @@ STAGE = Stage(
     reads=_reads,
     method=_method,
     execute=execute,
+    table=PROPOSALS,  # of the controls of Table 4
 )

@@ -278,5 +278,6 @@ STAGE = Stage(
     reads=_reads,
     method=_method,
     execute=execute,
+    table=DETECTIONS,
     contents=_contents,
 )

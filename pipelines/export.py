@@ -100,19 +100,8 @@ def finished_instance(run_uri: str, name: str) -> Instance:
     instance = current_instance(run_uri, name)
     if instance is None or instance.manifest() is None:
         state = "has not been run" if instance is None else "is not finished"
-        raise RunError(f"{run_uri}: {name} {state}; {how_to_make(run_uri, name)}")
+        raise RunError(f"{run_uri}: {name} {state}; run {Instance(run_uri, name, '').mended_by} first")
     return instance
-
-
-def how_to_make(run_uri: str, name: str) -> str:
-    """Return which command makes an instance of this name."""
-    verb, _, label = name.partition(".")
-    if verb == "import":
-        return (
-            f"run `weaksam import` to read a file (weaksam import {run_uri} FILE --name {label}), or make it of true boxes: "
-            f"weaksam export {run_uri} --as pseudo-labels --name {label}"
-        )
-    return f"run `weaksam {verb}`{f' with --label {label}' if label else ''} on it first"
 
 
 def image_ids(images: Table, kind: str, split: str) -> list[str]:

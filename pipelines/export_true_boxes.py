@@ -73,7 +73,7 @@ def run_export_true_boxes(run_uri: str, *, name: str, noise: float = 0.0, seed: 
         "reads": {"index": index.key},
     }
     instance = Instance(run_uri, called, instance_key(parts))
-    manifest = instance.manifest()
+    manifest = instance.finished(PSEUDO_LABELS)
     if manifest is not None:
         instance.make_current()
         return manifest
@@ -81,6 +81,8 @@ def run_export_true_boxes(run_uri: str, *, name: str, noise: float = 0.0, seed: 
     truth = _ground_truth(config, split)  # before ``begin``, which puts an earlier instance of this name aside
     instance.begin(parts)
     with Lock(instance.folder, f"weaksam {instance.name}"):
+        instance.set_aside_damaged(PSEUDO_LABELS)
+        instance.reopen()
         return instance.finish(_write(instance, index, truth, split, noise, seed, config))
 
 

@@ -71,7 +71,7 @@ def run_import(
         "reads": {"index": index.key},
     }
     instance = Instance(run_uri, called, instance_key(parts))
-    manifest = instance.manifest()
+    manifest = instance.finished(PROPOSALS)
     if manifest is not None:
         instance.begin(parts)
         return manifest
@@ -94,6 +94,8 @@ def run_import(
         )
     instance.begin(parts)
     with Lock(instance.folder, f"weaksam {instance.name}"):
+        instance.set_aside_damaged(PROPOSALS)
+        instance.reopen()
         counts = _write(instance, rows, found, source)
         proof = prove(ids, instance.table(PROPOSALS), instance.dropped)
         lost = counts["discarded"] + counts["outside"]

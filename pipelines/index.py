@@ -193,5 +193,6 @@ STAGE = Stage(
     reads=lambda _recipe, _name: (),
     method=_method,
     execute=execute,
+    table=IMAGES,
     contents=lambda recipe, _name: {"data": Content(recipe.data, _fingerprint)},
 )

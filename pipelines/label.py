@@ -230,5 +230,6 @@ STAGE = Stage(
     reads=lambda _recipe, _name: ("index", DETECTED),
     method=_method,
     execute=execute,
+    table=PSEUDO_LABELS,
     describe=_describe,
 )

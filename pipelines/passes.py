@@ -7,9 +7,9 @@ and one that kills its process again is dropped as "process died".
 
 from __future__ import annotations
 
+import errno
 import math
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ from pipelines.actors import write_dropped
 from pipelines.progress import rows_progress
 from pipelines.runs import prove
 from pipelines.stage import Job
-from pipelines.store import Table
+from pipelines.store import Table, part_name
 from weaksam.heap import KEEP_HEAP_ENV
 
 
@@ -41,6 +41,7 @@ Operators = Callable[[Any, Pools], Any]  # from planned rows to rows of the tabl
 # Restarts granted to a task whose process dies before its images are tried one by one.
 _DEATHS_PER_TASK = 2
 _TASK_CPUS = 0.25  # of a logical CPU
+_TROUBLE = pa.schema([("errno", pa.int32()), ("reason", pa.string()), ("file", pa.string())])  # of the storage
 
 
 class ActorPools:
@@ -123,8 +124,8 @@ def work_off(
     """
     instance = job.instance
     table = instance.table(schema)
-    table.remove_torn()
-    instance.dropped.remove_torn()
+    table.set_aside_damaged()
+    instance.dropped.set_aside_damaged()
     if job.options.retry_dropped:
         instance.dropped.remove_all()
 
@@ -136,11 +137,12 @@ def work_off(
             if sizes.here:
                 _run_here(left, table, sizes.rows_per_task, operators)
             else:
-                _run(left, instance.folder, ActorPools(sizes, left.num_rows, _DEATHS_PER_TASK), operators)
+                _run(left, table, ActorPools(sizes, left.num_rows, _DEATHS_PER_TASK), operators)
         left = _left(planned, table, instance.dropped)
         if left.num_rows and not sizes.here:
             job.console.print(f"  {left.num_rows:,} image(s) left over by tasks whose process died: one per task now")
-            _run(left, instance.folder, ActorPools(replace(sizes, rows_per_task=1), left.num_rows, 0), operators)
+            _run(left, table, ActorPools(replace(sizes, rows_per_task=1), left.num_rows, 0), operators)
+            table.require_room()  # a disk that is full is no fault of these images
             reason = {"reason": "process died", "detail": "twice, the second time alone"}
             write_dropped(instance, [row | reason for row in _left(planned, table, instance.dropped).to_pylist()])
     seconds = time.time() - started
@@ -162,27 +164,35 @@ def _left(planned: pa.Table, table: Table, dropped: Table) -> pa.Table:
 def _run_here(rows: pa.Table, table: Table, rows_at_once: int, operators: Operators) -> None:
     batches = (rows.slice(first, rows_at_once) for first in range(0, rows.num_rows, rows_at_once))
     for part in operators(batches, OwnProcess()):
-        if part.num_rows:
-            table.write_part(part, f"part-{uuid.uuid4().hex}")
+        _write(part, table)
 
 
-def _run(rows: pa.Table, folder: str, pools: ActorPools, operators: Operators) -> None:
+def _run(rows: pa.Table, table: Table, pools: ActorPools, operators: Operators) -> None:
     import ray
-    from ray.data.datasource import FilenameProvider
-
-    class PartNames(FilenameProvider):
-        def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
-            return f"part-{write_uuid}-{task_index:06}.parquet"
 
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # one block per task: a replayed task of several can lose or double rows
     context.max_errored_blocks = -1  # lost blocks are found by subtraction and tried again one image per task
     context.execution_options.preserve_order = False
     dataset: Any = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=pools.sizes.rows_per_task)
-    operators(dataset, pools).write_parquet(
-        folder,
-        filename_provider=PartNames(),
-        mode="append",
-        compression="zstd",
-        ray_remote_args={"num_cpus": _TASK_CPUS},
+    troubles = operators(dataset, pools).map_batches(
+        _write_or_say_why, fn_kwargs={"table": table}, batch_size=None, batch_format="pyarrow", num_cpus=_TASK_CPUS
     )
+    for batch in troubles.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for trouble in batch.to_pylist():
+            raise OSError(trouble["errno"], trouble["reason"], trouble["file"])
+
+
+def _write(part: pa.Table, table: Table) -> None:
+    if part.num_rows:
+        table.write_part(part, part_name(part["image_id"].to_pylist()))
+
+
+def _write_or_say_why(part: pa.Table, *, table: Table) -> pa.Table:
+    """Write a part; a storage that does not take it ends the pass, where an exception would be one more block to try again."""
+    rows = []
+    try:
+        _write(part, table)
+    except OSError as error:
+        rows = [{"errno": error.errno or errno.EIO, "reason": error.strerror or str(error), "file": error.filename}]
+    return pa.Table.from_pylist(rows, schema=_TROUBLE)

@@ -152,5 +152,6 @@ STAGE = Stage(
     reads=_reads,
     method=_method,
     execute=execute,
+    table=PROPOSALS,
     contents=_contents,
 )

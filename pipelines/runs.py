@@ -26,8 +26,17 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from pipelines import products
 from pipelines.schemas import DROPPED
-from pipelines.store import Table, create_exclusively, read_json, write_bytes, write_json
+from pipelines.store import (
+    DamagedFileError,
+    Table,
+    create_exclusively,
+    read_object,
+    set_aside,
+    write_bytes,
+    write_json,
+)
 from weaksam.errors import RunError
 from weaksam.files import join, open_fs
 
@@ -57,27 +66,37 @@ class Instance:
         return join(self.run_uri, self.name, self.key)
 
     @property
+    def mended_by(self) -> str:
+        """The command that makes the instance, for messages."""
+        verb, _, label = self.name.partition(".")
+        if verb == "import":
+            name = f"{self.run_uri} --name {label}"
+            return (
+                f"`weaksam import {name} FILE`, or where it is of true boxes `weaksam export {name} --as pseudo-labels`"
+            )
+        return f"`weaksam {verb} {self.run_uri}{f' --label {label}' if label else ''}`"
+
+    @property
     def dropped(self) -> Table:
         """One row per image that could not be processed."""
-        return Table(join(self.folder, "_dropped"), DROPPED)
+        return Table(join(self.folder, "_dropped"), DROPPED, self.mended_by)
 
     def table(self, schema: pa.Schema) -> Table:
         """Return the instance's table."""
-        return Table(self.folder, schema)
+        return Table(self.folder, schema, self.mended_by)
 
     def file(self, *names: str) -> str:
         """Return the URI of a file of the instance."""
         return join(self.folder, *names)
 
     def plan(self) -> dict[str, Any] | None:
-        """Return what the instance was asked to do, or None before it started."""
-        plan: dict[str, Any] | None = read_json(self.file("_plan.json"))
-        return plan
+        """Return what the instance was asked to do, or None before it started; raise DamagedFileError if nobody can tell."""
+        return self._read("_plan.json", {"parts": dict})
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return what the instance has proved to have done, or None while it is not finished."""
-        manifest: dict[str, Any] | None = read_json(self.file("_manifest.json"))
-        return manifest
+        """Return what the instance has proved to have done, or None while it is not finished; raises as ``plan``."""
+        kinds = {"text": str, "images": dict, "reads": dict, "files": dict, "parts": int}
+        return self._read("_manifest.json", kinds)
 
     def begin(self, parts: Mapping[str, Any]) -> None:
         """Record what is going to be done, before the first row, and make this the current instance of its name."""
@@ -86,12 +105,16 @@ class Instance:
 
     def make_current(self) -> None:
         """Make this the instance of its name that is shown, and that cleaning keeps."""
-        if current_instance(self.run_uri, self.name) != self:
-            write_bytes(join(self.run_uri, self.name, "current"), f"{self.key}\n".encode())
+        try:
+            if current_instance(self.run_uri, self.name) == self:
+                return
+        except DamagedFileError as error:
+            set_aside(join(self.run_uri, self.name), {"current": error.reason})
+        write_bytes(join(self.run_uri, self.name, "current"), f"{self.key}\n".encode())
 
     def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """Record that the work is done and proved; return the manifest."""
-        manifest = {"instance": self.name, "key": self.key, **summary}
+        """Record that the work is done and proved, and what it left behind; return the manifest."""
+        manifest = {"instance": self.name, "key": self.key, **summary, **products.record(self.folder)}
         write_json(self.file("_manifest.json"), manifest)
         return manifest
 
@@ -101,20 +124,72 @@ class Instance:
         if fs.exists(path):
             fs.rm_file(path)
 
+    def finished(self, schema: pa.Schema | None) -> dict[str, Any] | None:
+        """Return the manifest if the instance is finished and its files read as they were written; see ``damage``."""
+        with suppress(DamagedFileError):
+            manifest = self.manifest()
+            return None if manifest is None or self.damage(schema) else manifest
+        return None
+
+    def damage(self, schema: pa.Schema | None) -> dict[str, str]:
+        """Return what is wrong with the files of a finished instance, by name in its folder; its parts are read to their end.
+
+        Args:
+            schema: of its table; None where it has none.
+        """
+        found = {}
+        for name, read in (("_plan.json", self.plan), ("_manifest.json", self.manifest)):
+            try:
+                read()
+            except DamagedFileError as error:
+                found[name] = error.reason
+        manifest = {} if "_manifest.json" in found else self.manifest() or {}
+        found |= products.damage(self.folder, manifest, None if schema is None else self.table(schema))
+        return found | {f"_dropped/{name}": reason for name, reason in self.dropped.damaged().items()}
+
+    def set_aside_damaged(self, schema: pa.Schema | None) -> None:
+        """Move damaged files out of the way; see ``damage``. Only for the holder of the lock."""
+        self.dropped.set_aside_damaged()
+        fs, root = open_fs(self.folder)
+        found = self.damage(schema)
+        there = {name: reason for name, reason in found.items() if name and fs.exists(posixpath.join(root, name))}
+        set_aside(self.folder, there)
+        for name in found.keys() - there.keys():
+            logger.warning("%s: %s; made again now", self.file(name) if name else self.folder, found[name])
+
     def previous(self) -> Instance | None:
-        """Return the instance of the same name that was worked on last, if it is another one."""
-        current = current_instance(self.run_uri, self.name)
-        return None if current is None or current.key == self.key else current
+        """Return the instance of the same name that was worked on last, if it is another one and known."""
+        with suppress(DamagedFileError):
+            current = current_instance(self.run_uri, self.name)
+            return None if current is None or current.key == self.key else current
+        return None
+
+    def _read(self, name: str, kinds: Mapping[str, type]) -> dict[str, Any] | None:
+        content = read_object(self.file(name), self.mended_by)
+        for field, kind in kinds.items():
+            if content is not None and field in content and not isinstance(content[field], kind):
+                got = type(content[field]).__name__
+                raise DamagedFileError(self.file(name), f"{field}: expected {kind.__name__}, got {got}", self.mended_by)
+        return content
 
 
 def current_instance(run_uri: str, name: str) -> Instance | None:
-    """Return the instance of this name that was worked on last, or None."""
-    fs, path = open_fs(join(run_uri, name, "current"))
+    """Return the instance of this name that was worked on last, or None; raise DamagedFileError if nobody can tell."""
+    uri = join(run_uri, name, "current")
+    fs, path = open_fs(uri)
     fs.invalidate_cache()
     try:
-        return Instance(run_uri, name, fs.cat_file(path).decode().strip())
+        data = fs.cat_file(path)
     except (FileNotFoundError, NotADirectoryError):  # no such instance; a file of the run folder, such as recipe.yaml
         return None
+    except IsADirectoryError:
+        data = b"(a folder)"
+    key = data.decode(errors="replace").strip()
+    if not key.isalnum():
+        raise DamagedFileError(
+            uri, f"expected the key of an instance, got {key[:40]!r}", Instance(run_uri, name, "").mended_by
+        )
+    return Instance(run_uri, name, key)
 
 
 def current_instances(run_uri: str) -> list[Instance]:
@@ -369,6 +444,6 @@ def prove(planned: list[str], table: Table, dropped: Table) -> dict[str, Any]:
         some = ", ".join(sorted(missing | surplus)[:5])
         raise RunError(
             f"{table.folder}: the proof does not hold: {text}, missing {len(missing):,}, not asked for {len(surplus):,} "
-            f"({some}). Run the same command again; if it persists, `weaksam clean` the instance."
+            f"({some}). Run the same command again; if it persists, delete {table.folder} and run it once more"
         )
     return {"images": len(planned), "done": len(set(done)), "dropped": len(lost), "duplicates": 0, "text": text}

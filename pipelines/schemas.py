@@ -23,9 +23,11 @@ POINT = pa.list_(pa.float32(), 2)
 BOX = pa.list_(pa.float32(), 4)
 RLE = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())])
 
+IMAGE_ID = pa.field("image_id", pa.string(), nullable=False)  # of every table
+
 IMAGES = pa.schema(
     [
-        pa.field("image_id", pa.string(), nullable=False),
+        IMAGE_ID,
         pa.field("uri", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("labels", pa.list_(pa.int32())),  # null = unknown or not granted to this split
@@ -42,7 +44,7 @@ PROMPT_COLUMNS = [
 
 PROPOSALS = pa.schema(
     [
-        pa.field("image_id", pa.string(), nullable=False),
+        IMAGE_ID,
         pa.field("split", pa.string(), nullable=False),
         pa.field("size_hw", pa.list_(pa.int32(), 2)),
         pa.field("boxes_xyxy", pa.list_(BOX)),
@@ -61,7 +63,7 @@ PROPOSALS = pa.schema(
 
 DETECTIONS = pa.schema(
     [
-        pa.field("image_id", pa.string(), nullable=False),
+        IMAGE_ID,
         pa.field("split", pa.string(), nullable=False),
         pa.field("size_hw", pa.list_(pa.int32(), 2)),
         pa.field("boxes_xyxy", pa.list_(BOX)),
@@ -73,7 +75,7 @@ DETECTIONS = pa.schema(
 
 PSEUDO_LABELS = pa.schema(
     [
-        pa.field("image_id", pa.string(), nullable=False),
+        IMAGE_ID,
         pa.field("split", pa.string(), nullable=False),
         pa.field("size_hw", pa.list_(pa.int32(), 2)),
         pa.field("boxes_xyxy", pa.list_(BOX)),
@@ -100,7 +102,7 @@ PSEUDO_LABELS = pa.schema(
 
 DROPPED = pa.schema(
     [
-        pa.field("image_id", pa.string(), nullable=False),
+        IMAGE_ID,
         pa.field("split", pa.string(), nullable=False),
         pa.field("stage", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 from rich.console import Console
 
 from pipelines.recipe import Recipe
@@ -64,6 +65,8 @@ class Stage:
     method: Callable[[Recipe, str], Mapping[str, Any]]
     # does the work and returns what its manifest should say; "images" holds a proof where the stage writes a table
     execute: Callable[[Job], dict[str, Any]]
+    # of the table that the stage writes into its instance's folder, if it writes one
+    table: pa.Schema | None = None
     # what else can change it
     contents: Callable[[Recipe, str], Mapping[str, Content]] = field(default=lambda _recipe, _name: {})
     # one line per instance for --dry-run, given what is done so far

@@ -1,7 +1,7 @@
 """The stages by verb, and how a list of their instances is brought up to date.
 
 Keys, plans, locks, proofs and the question what is finished already are handled here, the same way for all. A finished
-instance is recognised from its manifest alone, without importing torch or starting Ray.
+instance is recognised from its manifest, which its files must not contradict, without importing torch or starting Ray.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from pipelines import analyse, detect, evaluate, index, label, propose, report, 
 from pipelines.dropped import dropped_by_reason
 from pipelines.recipe import Recipe, to_plain
 from pipelines.runs import Instance, Lock, current_instance, differences, instance_key
-from pipelines.schemas import SCHEMA_VERSION
+from pipelines.schemas import PROPOSALS, PSEUDO_LABELS, SCHEMA_VERSION
 from pipelines.stage import Content, Job, Options, Stage
+from pipelines.store import DamagedFileError
 from weaksam.errors import ConfigError, RunError, WeaksamError
 
 logger = logging.getLogger(__name__)
@@ -173,31 +174,30 @@ def _is_import(name: str) -> bool:
 def _imported(run_uri: str, name: str) -> Instance:
     instance = current_instance(run_uri, name)
     if instance is None or instance.manifest() is None:
-        label = name.removeprefix("import.")
-        raise RunError(
-            f"{run_uri}: no finished {name}; read it first: weaksam import {run_uri} FILE --name {label}, or for true boxes: "
-            f"weaksam export {run_uri} --as pseudo-labels --name {label}"
-        )
+        raise RunError(f"{run_uri}: no finished {name}; make it first: {Instance(run_uri, name, '').mended_by}")
+    damage = instance.damage(PSEUDO_LABELS if label.holds_pseudo_labels(instance) else PROPOSALS)
+    for file, reason in damage.items():
+        raise DamagedFileError(instance.file(file), reason, instance.mended_by)
     return instance
 
 
 def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, console: Console) -> dict[str, Any]:
     instance, stage = resolved.instance, resolved.stage
     reads = {name: _read_state(upstream) for name, upstream in resolved.upstream.items()}
-    manifest = instance.manifest()
-    retry = options.retry_dropped and manifest is not None and manifest.get("images", {}).get("dropped", 0) > 0
-    if manifest is not None and manifest.get("reads") == reads and not retry:
+    manifest = _finished(resolved, reads, options)
+    if manifest is not None:
         console.print(f"[bold]{instance.name}[/] {instance.key} is finished: {manifest.get('text', '')}")
         instance.make_current()
         return manifest
     with Lock(instance.folder, f"weaksam {instance.name}", options.wait_s) as lock:
-        manifest = instance.manifest()
-        if manifest is not None and manifest.get("reads") == reads and not retry:
+        manifest = _finished(resolved, reads, options)
+        if manifest is not None:
             return manifest  # somebody finished it while this process waited for the lock
         _print_differences(resolved, console)
         console.print(f"[bold]{instance.name}[/] {instance.key} in {instance.folder}")
         for name, fingerprint in resolved.parts["fingerprints"].items():
             console.print(f"  {name} {fingerprint}", style="dim", highlight=False)
+        instance.set_aside_damaged(stage.table)
         instance.reopen()
         instance.begin(resolved.parts)
         started = time.time()
@@ -219,6 +219,15 @@ def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, cons
         return manifest
 
 
+def _finished(resolved: Resolved, reads: Mapping[str, Any], options: Options) -> dict[str, Any] | None:
+    """Return the manifest of an instance that has nothing left to do, or None."""
+    manifest = resolved.instance.finished(resolved.stage.table)
+    if manifest is None or manifest.get("reads") != reads:
+        return None
+    retry = options.retry_dropped and manifest.get("images", {}).get("dropped", 0) > 0
+    return None if retry else manifest
+
+
 def _read_state(upstream: Instance) -> dict[str, str]:
     """Return which instance is read and with what in it: rows that --retry-dropped brings back leave its key as it is."""
     manifest = upstream.manifest() or {}
@@ -227,7 +236,11 @@ def _read_state(upstream: Instance) -> dict[str, str]:
 
 def _print_differences(resolved: Resolved, console: Console) -> None:
     previous = resolved.instance.previous()
-    plan = previous.plan() if previous is not None else None
+    try:
+        plan = None if previous is None else previous.plan()
+    except DamagedFileError as error:
+        logger.warning("%s; what differs from it cannot be told", error)
+        return
     if previous is None or plan is None:
         return
     console.print(f"[yellow]{resolved.instance.name}[/]: not the {previous.key} of before, which stays; what differs:")
@@ -237,8 +250,11 @@ def _print_differences(resolved: Resolved, console: Console) -> None:
 
 def _print_dry_run(recipe: Recipe, resolved: Resolved, console: Console) -> None:
     instance = resolved.instance
-    manifest = instance.manifest()
-    if manifest is not None:
+    damaged = instance.damage(resolved.stage.table)
+    manifest = None if damaged else instance.manifest()
+    if damaged:
+        state = f"damaged, would be mended. {resolved.stage.describe(recipe)}"
+    elif manifest is not None:
         state = f"finished: {manifest.get('text', '')}"
     elif instance.plan() is not None:
         state = f"started, would go on. {resolved.stage.describe(recipe)}"

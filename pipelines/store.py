@@ -1,18 +1,23 @@
-"""Tables as folders of Parquet files, on a disk or in a bucket, and nothing else.
+"""Tables as folders of Parquet files, on a disk or in a bucket, and small JSON files; nothing else.
 
-A table's rows are whatever its readable ``*.parquet`` files hold: there is no second record of what is done that could
-disagree with them. Local writes are atomic (a hidden name, then a rename), bucket writes are so by nature; files torn by a
-kill can only come from other writers and are removed by ``remove_torn``, which only the holder of the folder's lock may call.
+A table's rows are whatever its ``*.parquet`` files hold: there is no second record of what is done that could disagree with
+them. Local writes are atomic (a hidden name, then a rename), bucket writes are so by nature. Pages carry checksums, which are
+verified at every reading; a file that does not read as a part of its table is damaged, whoever damaged it: readers raise
+``DamagedFileError``, and the holder of the folder's lock sets it aside into ``_damaged/`` and makes its rows again.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import logging
+import os
 import posixpath
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -20,33 +25,50 @@ import pyarrow.parquet as pq
 
 from pipelines import schemas
 from pipelines.explain import naming
-from weaksam.errors import RunError
+from weaksam.errors import DataError, RunError
 from weaksam.files import join, open_fs
 
 logger = logging.getLogger(__name__)
 
-_READERS = 16  # concurrent footers; a bucket answers each in tens of milliseconds
+_READERS = 16  # concurrent files; a bucket answers each in tens of milliseconds
+_ASIDE = "_damaged"  # folder beside damaged files, for whoever wants to know what happened to them
+# Codes that a file system gives when asked for what a damaged file says (a place before its start) or for no file at all;
+# Arrow's own findings have none. Any other code is the storage's trouble, not the file's.
+_NOT_OF_STORAGE = (None, errno.EINVAL, errno.EISDIR, errno.ENOENT)
+_DAMAGE = (pa.ArrowException, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError)
+
+
+class DamagedFileError(RunError):
+    """A file of ours that does not read as what it must be; ``path`` is where it is, ``reason`` what is wrong with it."""
+
+    def __init__(self, path: str, reason: str, mended_by: str) -> None:
+        super().__init__(f"{path}: damaged: {reason}. To set it aside and make it again, run {mended_by} again")
+        self.path = path
+        self.reason = reason
+        self.mended_by = mended_by
+
+    def __reduce__(self) -> tuple[type[DamagedFileError], tuple[str, str, str]]:
+        return DamagedFileError, (self.path, self.reason, self.mended_by)
 
 
 class Table:
-    """The Parquet files of one folder, read under one schema. Names starting with ``_`` or ``.`` are not its files."""
+    """The Parquet files of one folder, read under one schema. Names starting with ``_`` or ``.`` are not its files.
 
-    def __init__(self, folder: str, schema: pa.Schema) -> None:
+    ``mended_by`` is the command that makes the table, for messages.
+    """
+
+    def __init__(self, folder: str, schema: pa.Schema, mended_by: str = "the command that made it") -> None:
         self.folder = folder
         self.schema = schema
+        self.mended_by = mended_by
         self._rows: dict[str, int] = {}  # files never change once written, so their row counts are remembered
 
     def parts(self) -> list[str]:
         """Return the paths of the table's files, sorted; empty when the folder does not exist."""
-        fs, root = open_fs(self.folder)
-        fs.invalidate_cache()  # other processes add files
-        if not fs.exists(root):
-            return []
-        names = (posixpath.basename(path) for path in fs.ls(root, detail=False))
-        return sorted(posixpath.join(root, n) for n in names if n.endswith(".parquet") and n[0] not in "._")
+        return [info["name"] for info in self._listed()]
 
     def count(self) -> int:
-        """Return the number of rows in readable files; a file that is being written counts as none."""
+        """Return the number of rows in readable files; one that is being written, or is damaged, counts as none."""
         fs, _ = open_fs(self.folder)
         parts = self.parts()
         for path in parts:
@@ -54,24 +76,31 @@ class Table:
                 try:
                     with fs.open(path, "rb") as file:
                         self._rows[path] = pq.ParquetFile(file).metadata.num_rows
-                except (pa.ArrowInvalid, OSError):
+                except (*_DAMAGE, OSError):
                     continue
         return sum(self._rows.get(path, 0) for path in parts)
 
     def ids(self) -> list[str]:
-        """Return the image ids of all rows, one each, so that duplicates show."""
-        fs, _ = open_fs(self.folder)
+        """Return the image ids of all rows, one each, so that duplicates show.
+
+        Raises:
+            DamagedFileError: a file is no part of a table of images.
+        """
+        id_alone = pa.schema([schemas.IMAGE_ID])
 
         def read(path: str) -> list[str]:
-            with fs.open(path, "rb") as file:
-                ids: list[str] = pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()
+            ids: list[str] = self._read(path, id_alone)["image_id"].to_pylist()
             return ids
 
         with ThreadPoolExecutor(_READERS) as pool:
             return [image_id for ids in pool.map(read, self.parts()) for image_id in ids]
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the whole table in memory, its files in name order. Class names stay in the metadata."""
+        """Return the whole table in memory, its files in name order. Class names stay in the metadata.
+
+        Raises:
+            DamagedFileError: a file is no part of this table.
+        """
         parts = [part for part in self.iter_parts(columns) if part.num_rows]
         if not parts:
             empty = self.schema.empty_table()
@@ -79,52 +108,107 @@ class Table:
         return pa.concat_tables(parts).combine_chunks()
 
     def iter_parts(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the table file by file, for what does not fit into memory."""
-        fs, _ = open_fs(self.folder)
-        wanted = [f for f in self.schema if columns is None or f.name in columns]
+        """Yield the table file by file, for what does not fit into memory; raises as ``read``."""
+        wanted = pa.schema([f for f in self.schema if columns is None or f.name in columns])
         for path in self.parts():
-            with fs.open(path, "rb") as file:
-                part = pq.read_table(file, columns=[f.name for f in wanted])
-            yield schemas.check(part, pa.schema(wanted), path)
+            yield self._read(path, wanted)
 
     def iter_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the rows as dictionaries, file by file."""
+        """Yield the rows as dictionaries, file by file; raises as ``read``."""
         for part in self.iter_parts(columns):
             yield from part.to_pylist()
 
     def class_names(self) -> tuple[str, ...]:
-        """Return the class list that travels with the table; empty when it has no file or no classes."""
-        fs, _ = open_fs(self.folder)
+        """Return the class list that travels with the table; empty when it has no file or no classes.
+
+        Raises:
+            DamagedFileError: the file that is asked is no part of a table.
+        """
         for path in self.parts()[:1]:
-            with fs.open(path, "rb") as file:
-                return schemas.class_names_of(pq.read_schema(file))
+            return schemas.class_names_of(self._read(path, pa.schema([schemas.IMAGE_ID])).schema)
         return ()
+
+    def damaged(self) -> dict[str, str]:
+        """Read every file from end to end; return what is wrong with those that are no part of this table, by file name.
+
+        Those that this process has found sound before, and that have not changed since, are not read again.
+        """
+
+        def examine(info: Mapping[str, Any]) -> str | None:
+            sound = tuple(str(info.get(name)) for name in ("name", "size", "mtime", "ino", "ETag", "LastModified"))
+            if sound in _sound:
+                return None
+            try:
+                part = self._read(info["name"], self.schema)
+            except DamagedFileError as error:
+                return error.reason
+            if self.schema.metadata and schemas.class_names_of(part.schema) != schemas.class_names_of(self.schema):
+                return "it is of other classes than the table"
+            _sound.add(sound)
+            return None
+
+        listed = self._listed()
+        with ThreadPoolExecutor(_READERS) as pool:
+            reasons = pool.map(examine, listed)
+            named = {posixpath.basename(info["name"]): reason for info, reason in zip(listed, reasons, strict=True)}
+        return {name: reason for name, reason in named.items() if reason is not None}
+
+    def set_aside_damaged(self) -> list[str]:
+        """Move files that are no part of this table out of it; return their names. Only for the holder of the lock."""
+        damaged = self.damaged()
+        set_aside(self.folder, damaged)
+        return list(damaged)
+
+    def _listed(self) -> list[dict[str, Any]]:
+        fs, root = open_fs(self.folder)
+        fs.invalidate_cache()  # other processes add files
+        if not fs.exists(root):
+            return []
+        found = ({**info, "name": info["name"].rstrip("/")} for info in fs.ls(root, detail=True))
+        named = ((posixpath.basename(info["name"]), info) for info in found)
+        parts = [info for name, info in named if name.endswith(".parquet") and name[0] not in "._"]
+        return sorted(parts, key=lambda info: str(info["name"]))
+
+    def _read(self, path: str, wanted: pa.Schema) -> pa.Table:
+        """Return the columns of one file under their types; raise DamagedFileError if they are not in it as they should be."""
+        fs, _ = open_fs(self.folder)
+        uri = join(self.folder, posixpath.basename(path))
+        try:
+            with fs.open(path, "rb") as file:
+                parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True)
+                part = parquet.read(wanted.names)
+                rows = parquet.metadata.num_rows
+            schemas.check(part, wanted, uri)
+            schemas.class_names_of(part.schema)
+            part.validate(full=True)
+        except DataError as error:
+            raise DamagedFileError(uri, str(error).removeprefix(f"{uri}: "), self.mended_by) from error
+        except (*_DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _NOT_OF_STORAGE:
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DamagedFileError(uri, reason, self.mended_by) from error
+        if part.num_rows != rows:
+            raise DamagedFileError(uri, f"expected {rows:,} rows, got {part.num_rows:,}", self.mended_by)
+        return part
 
     def write_part(self, table: pa.Table, name: str) -> None:
         """Write one file ``<name>.parquet``, all or nothing; one of the same name is replaced."""
         schemas.check(table, self.schema, f"{self.folder}/{name}.parquet")
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         write_bytes(join(self.folder, f"{name}.parquet"), sink.getvalue().to_pybytes())
 
     def write_rows(self, rows: Sequence[dict[str, Any]], name: str) -> None:
         """Write rows given as dictionaries as one file under this table's schema and metadata."""
         self.write_part(pa.Table.from_pylist(list(rows), schema=self.schema), name)
 
-    def remove_torn(self) -> list[str]:
-        """Delete files that no reader can open, left by a kill; return their paths. Only for the holder of the lock."""
-        fs, _ = open_fs(self.folder)
-        torn = []
-        for path in self.parts():
-            try:
-                with fs.open(path, "rb") as file:
-                    pq.ParquetFile(file)
-            except pa.ArrowInvalid:
-                fs.rm_file(path)
-                torn.append(path)
-        if torn:
-            logger.warning("removed %d torn file(s) of an interrupted write in %s", len(torn), self.folder)
-        return torn
+    def require_room(self) -> None:
+        """Raise OSError, naming a file, if the storage takes no more: it is full, read-only or out of reach."""
+        uri = join(self.folder, "_room")
+        write_bytes(uri, bytes(2**20))
+        fs, path = open_fs(uri)
+        fs.rm_file(path)
 
     def remove_all(self) -> None:
         """Delete all files of the table. Only for the holder of the lock."""
@@ -133,17 +217,62 @@ class Table:
             fs.rm_file(path)
 
 
-def write_bytes(uri: str, data: bytes) -> None:
-    """Write a small file, all or nothing, making its folder."""
-    fs, path = open_fs(uri)
+_sound: set[tuple[str, ...]] = set()  # files that this process has read from end to end: path, size, times
+
+
+def part_name(image_ids: Iterable[str]) -> str:
+    """Return the name of a file of these images' rows: a task that is tried again writes the same file again."""
+    return f"part-{hashlib.sha1(chr(10).join(sorted(image_ids)).encode()).hexdigest()[:16]}"
+
+
+def set_aside(folder: str, damaged: Mapping[str, str]) -> None:
+    """Move files, or folders, of a folder into its ``_damaged/`` and say so. Only for the holder of the lock.
+
+    Args:
+        folder: where they are.
+        damaged: name -> what is wrong with it.
+    """
+    if not damaged:
+        return
+    fs, root = open_fs(folder)
+    for name in damaged:
+        _move(fs, posixpath.join(root, name), posixpath.join(root, _ASIDE, f"{uuid.uuid4().hex[:8]}-{name}"))
+    name, reason = next(iter(damaged.items()))
+    what = f"{len(damaged):,} damaged file{'s' if len(damaged) > 1 else ''}"
+    logger.warning("set aside %s in %s: %s (%s); made again now", what, join(folder, _ASIDE), name, reason)
+
+
+def _move(fs: Any, old: str, new: str) -> None:
+    """Move a file or folder; ``fs.mv`` takes brackets in names for patterns."""
     if _is_local(fs):
-        fs.makedirs(posixpath.dirname(path), exist_ok=True)
-        temporary = posixpath.join(posixpath.dirname(path), f".{posixpath.basename(path)}.{uuid.uuid4().hex[:8]}")
-        with naming(path):
-            fs.pipe_file(temporary, data)
-            fs.mv(temporary, path)
-    else:
+        os.makedirs(posixpath.dirname(new), exist_ok=True)
+        os.rename(old, new)
+        return
+    for path in fs.find(old) or [old]:
+        fs.cp_file(path, new + path.removeprefix(old))
+        fs.rm_file(path)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a small file, all or nothing, making its folder.
+
+    Raises:
+        OSError: naming the file; what was there before is still there, and nothing else is left behind.
+    """
+    fs, path = open_fs(uri)
+    if not _is_local(fs):
         fs.pipe_file(path, data)
+        return
+    os.makedirs(posixpath.dirname(path), exist_ok=True)
+    temporary = posixpath.join(posixpath.dirname(path), f".{posixpath.basename(path)}.{uuid.uuid4().hex[:8]}")
+    try:
+        with naming(path):
+            with open(temporary, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+    finally:
+        with suppress(OSError):  # gone, unless something went wrong
+            os.unlink(temporary)
 
 
 def write_json(uri: str, value: Any) -> None:
@@ -151,32 +280,56 @@ def write_json(uri: str, value: Any) -> None:
     write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(uri: str) -> Any:
-    """Return what a JSON file holds, or None when there is no such file; raise RunError on anything unreadable."""
+def read_json(uri: str, mended_by: str = "the command that made it") -> Any:
+    """Return what a JSON file holds, or None when there is no such file.
+
+    Raises:
+        DamagedFileError: it holds no JSON; the message says to run ``mended_by`` again.
+    """
     fs, path = open_fs(uri)
     fs.invalidate_cache(posixpath.dirname(path))
     try:
         data = fs.cat_file(path)
     except FileNotFoundError:
         return None
+    except IsADirectoryError as error:
+        raise DamagedFileError(uri, "expected a file, found a folder", mended_by) from error
     try:
         return json.loads(data)
-    except ValueError as error:
-        raise RunError(
-            f"{uri}: expected JSON, got {data[:40]!r} ({error}). Delete the file to start afresh."
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(uri, f"expected JSON, got {data[:40]!r} ({error})", mended_by) from error
+
+
+def read_object(uri: str, mended_by: str = "the command that made it") -> dict[str, Any] | None:
+    """Return the object that a JSON file holds, or None when there is no such file; raise DamagedFileError for all else."""
+    value = read_json(uri, mended_by)
+    if value is not None and not isinstance(value, dict):
+        raise DamagedFileError(uri, f"expected a JSON object, got a {type(value).__name__}", mended_by)
+    return value
 
 
 def create_exclusively(uri: str, data: bytes) -> bool:
-    """Create a non-empty file that must not exist yet; return False when it does. Safe against a second caller anywhere."""
+    """Create a non-empty file that must not exist yet; return False when it does. Safe against a second caller anywhere.
+
+    Raises:
+        OSError: naming the file, of which nothing is left behind.
+    """
     fs, path = open_fs(uri)
     if _is_local(fs):
-        fs.makedirs(posixpath.dirname(path), exist_ok=True)
+        os.makedirs(posixpath.dirname(path), exist_ok=True)
     try:
-        with naming(path), fs.open(path, "xb") as file:  # O_EXCL on a disk, a conditional put (If-None-Match) on S3
-            file.write(data)
+        file = fs.open(path, "xb")  # O_EXCL on a disk, a conditional put (If-None-Match) on S3
     except FileExistsError:
         return False
+    try:
+        with naming(path), file:
+            file.write(data)
+    except FileExistsError:  # S3 answers at the end
+        return False
+    except OSError:
+        if _is_local(fs):
+            os.unlink(path)  # ours, and of no use
+        raise
     return True
 
 

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import builtins
+import errno
 import io
+import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines import store
 from pipelines.schemas import DROPPED, IMAGES, with_class_names
-from pipelines.store import Table, create_exclusively, read_json, write_bytes, write_json
+from pipelines.store import (
+    DamagedFileError,
+    Table,
+    create_exclusively,
+    read_json,
+    read_object,
+    write_bytes,
+    write_json,
+)
 from tests.s3_server import s3_server
-from weaksam.errors import DataError, RunError
+from weaksam.errors import DataError
 from weaksam.files import join, open_fs
 
 
@@ -51,7 +64,7 @@ def test_a_folder_that_is_not_there_is_an_empty_table(folder: str) -> None:
     assert table.ids() == []
     assert table.count() == 0
     assert table.class_names() == ()
-    assert table.remove_torn() == []
+    assert table.set_aside_damaged() == []
     assert list(table.iter_rows()) == []
     assert table.read().schema.equals(IMAGES)
     assert table.read(["uri"]).schema.names == ["uri"]
@@ -107,10 +120,10 @@ def test_hidden_names_and_other_files_are_no_parts(folder: str) -> None:
     for name in ("_part.parquet", ".part-1.parquet.1234", ".part-2.parquet", "_dropped/part-0.parquet", "notes.txt"):
         write_bytes(join(folder, name), content)
     assert table.ids() == ["a"]
-    assert table.remove_torn() == []
+    assert table.set_aside_damaged() == []
 
 
-def test_torn_files_are_not_counted_and_are_removed(folder: str) -> None:
+def test_torn_files_are_not_counted_and_are_set_aside(folder: str) -> None:
     table = Table(folder, IMAGES)
     table.write_rows([image("a")], "part-0")
     whole = parquet_bytes([image(str(n), [n]) for n in range(50)])
@@ -118,8 +131,10 @@ def test_torn_files_are_not_counted_and_are_removed(folder: str) -> None:
         write_bytes(join(folder, f"torn-{number}.parquet"), whole[:length])
     write_bytes(join(folder, "whole.parquet"), whole)
     assert table.count() == 51
-    assert [path.rpartition("/")[2] for path in table.remove_torn()] == [f"torn-{n}.parquet" for n in range(7)]
-    assert names_in(folder) == ["part-0.parquet", "whole.parquet"]
+    assert table.set_aside_damaged() == [f"torn-{n}.parquet" for n in range(7)]
+    assert names_in(folder) == ["_damaged", "part-0.parquet", "whole.parquet"]
+    aside = [name.partition("-")[2] for name in names_in(join(folder, "_damaged"))]
+    assert sorted(aside) == [f"torn-{n}.parquet" for n in range(7)]
     assert table.count() == len(table.ids()) == 51
 
 
@@ -136,8 +151,194 @@ def test_rows_of_another_schema_are_refused(folder: str) -> None:
     with pytest.raises(DataError, match=r"part-0\.parquet: expected columns"):
         Table(folder, IMAGES).write_part(DROPPED.empty_table(), "part-0")
     Table(folder, IMAGES).write_rows([image("a")], "part-0")
-    with pytest.raises(Exception, match="stage"):
+    with pytest.raises(DamagedFileError, match="stage"):
         Table(folder, DROPPED).read()
+
+
+# --- damage
+
+CLASSES = with_class_names(IMAGES, ["cat", "dog"])
+
+
+def parts_by_name() -> dict[str, bytes]:
+    """Files that are no part of a table of images of cats and dogs."""
+    whole = parquet_bytes([image(str(n), [n]) for n in range(50)])
+    zeroed = whole[:200] + bytes(60) + whole[260:]
+    nulls = pa.table({**{n: pa.nulls(1, IMAGES.field(n).type) for n in IMAGES.names}, "image_id": ["a"]})
+    return {
+        "empty": b"",
+        "cut in half": whole[: len(whole) // 2],
+        "without its end": whole[:-1],
+        "with a footer longer than itself": whole[:-8] + b"\xff\xff\xff\x7f" + whole[-4:],
+        "with a zeroed page": zeroed,
+        "text": b"image_id,uri\n",
+        "of another table": bytes_of(pa.Table.from_pylist([], schema=DROPPED)),
+        "of another program": bytes_of(pa.table({"x": [1]})),
+        "with rows that are no images": bytes_of(nulls),
+        "of other classes": bytes_of(pa.Table.from_pylist([image("a")], schema=with_class_names(IMAGES, ["cow"]))),
+        "whose class list is no list": bytes_of(
+            pa.Table.from_pylist([image("a")], schema=IMAGES.with_metadata({b"class_names": b"7"}))
+        ),
+        "whose class list is no JSON": bytes_of(
+            pa.Table.from_pylist([image("a")], schema=IMAGES.with_metadata({b"class_names": b"\xff"}))
+        ),
+        "with an id that is no text": bytes_of(no_text()),
+    }
+
+
+def bytes_of(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def no_text() -> pa.Table:
+    broken = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff"))
+    columns = {**{name: pa.array([None], IMAGES.field(name).type) for name in IMAGES.names}, "image_id": broken}
+    columns |= {"uri": pa.array(["u"]), "split": pa.array(["s"])}
+    return pa.table(list(columns.values()), schema=CLASSES)
+
+
+@pytest.mark.parametrize("name", parts_by_name())
+def test_a_file_that_is_no_part_is_named_with_its_remedy_and_set_aside(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Table(str(tmp_path), CLASSES, mended_by="`weaksam index RUN`")
+    table.write_rows([image("good", [1])], "part-1")
+    (tmp_path / "part-0.parquet").write_bytes(parts_by_name()[name])
+    if name != "of other classes":  # which only who works on the table can know
+        with pytest.raises(DamagedFileError) as found:
+            table.read()
+        assert str(found.value).startswith(f"{tmp_path}/part-0.parquet: damaged: ")
+        assert str(found.value).endswith(" To set it aside and make it again, run `weaksam index RUN` again")
+        assert "\n" not in str(found.value)
+    assert list(table.damaged()) == ["part-0.parquet"]
+    assert table.set_aside_damaged() == ["part-0.parquet"]
+    assert "set aside 1 damaged file in" in caplog.text
+    assert table.ids() == ["good"]
+    (aside,) = (tmp_path / "_damaged").iterdir()
+    assert aside.read_bytes() == parts_by_name()[name]
+
+
+def test_a_folder_in_the_place_of_a_part_is_set_aside(folder: str) -> None:
+    table = Table(folder, IMAGES)
+    table.write_rows([image("good")], "part-1")
+    write_bytes(join(folder, "part-0.parquet", "notes.txt"), b"x")
+    with pytest.raises(DamagedFileError, match=r"part-0\.parquet: damaged"):
+        table.ids()
+    assert table.count() == 1
+    assert table.set_aside_damaged() == ["part-0.parquet"]
+    assert table.ids() == ["good"]
+
+
+def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    table = Table(str(tmp_path), IMAGES)
+    rows = [{**image(f"image {n}", [n % 3]), "labels_difficult": [0]} for n in range(30)]
+    table.write_rows(rows, "part-0")
+    part = tmp_path / "part-0.parquet"
+    data = part.read_bytes()
+    found = 0
+    for place in range(0, len(data), 3):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        part.write_bytes(flipped)
+        try:
+            assert table.read().to_pylist() == rows, place
+        except DamagedFileError:
+            found += 1
+    assert found > len(data) / 6  # those that change nothing are in the statistics and the padding of the footer
+
+
+def test_pages_carry_checksums(tmp_path: Path) -> None:
+    """Uncompressed, so that only the checksum can tell that a letter is another one."""
+    table = Table(str(tmp_path), IMAGES)
+    table.write_rows([image("some-name")], "part-0")
+    part = tmp_path / "part-0.parquet"
+    with_checksum = pq.read_table(part)
+    sink = pa.BufferOutputStream()
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(with_checksum, sink, write_page_checksum=True, **plain)
+    part.write_bytes(sink.getvalue().to_pybytes().replace(b"some-name", b"same-name", 1))
+    with pytest.raises(DamagedFileError, match="CRC"):
+        table.ids()
+
+
+def test_a_storage_that_does_not_answer_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(str(tmp_path), IMAGES)
+    table.write_rows([image("a")], "part-0")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "not yours")
+
+    monkeypatch.setattr(type(open_fs(str(tmp_path))[0]), "open", refuse)
+    with pytest.raises(PermissionError):
+        table.set_aside_damaged()
+
+
+def test_a_part_that_was_found_sound_is_read_again_once_it_changes(tmp_path: Path) -> None:
+    table = Table(str(tmp_path), IMAGES)
+    table.write_rows([image("a")], "part-0")
+    assert table.damaged() == {}
+    assert table.damaged() == {}
+    (tmp_path / "part-0.parquet").write_bytes(b"PAR1")
+    assert list(table.damaged()) == ["part-0.parquet"]
+
+
+def test_an_error_about_damage_survives_the_way_through_a_cluster() -> None:
+    error = pickle.loads(pickle.dumps(DamagedFileError("/r/part-0.parquet", "cut", "`weaksam index /r`")))
+    expected = "/r/part-0.parquet: damaged: cut. To set it aside and make it again, run `weaksam index /r` again"
+    assert (str(error), error.path) == (expected, "/r/part-0.parquet")
+
+
+# --- a disk that is full
+
+
+class FullDisk:
+    """Lets files be opened, and fails when they are written to, as a full disk does."""
+
+    def __init__(self, *args: object) -> None:
+        self._file = builtins.open(*args)  # type: ignore[call-overload]  # noqa: SIM115
+
+    def __enter__(self) -> FullDisk:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data[:3])
+        self._file.flush()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_write_that_fails_names_the_file_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "file.json")
+    write_bytes(uri, b"before")
+    monkeypatch.setattr(store, "open", FullDisk, raising=False)
+    with pytest.raises(OSError, match="No space left on device") as failed:
+        write_bytes(uri, b"after")
+    assert (failed.value.errno, failed.value.filename) == (errno.ENOSPC, uri)
+    assert names_in(str(tmp_path)) == ["file.json"]
+    assert (tmp_path / "file.json").read_bytes() == b"before"
+
+
+def test_a_lock_that_finds_no_room_is_not_left_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = str(tmp_path / "_lock")
+    with monkeypatch.context() as full:
+        full.setattr(type(open_fs(uri)[0]), "open", lambda _fs, path, mode: FullDisk(path, mode))
+        with pytest.raises(OSError, match="No space left on device"):
+            create_exclusively(uri, b"owner")
+    assert names_in(str(tmp_path)) == []
+    assert create_exclusively(uri, b"owner")
+
+
+def test_room_is_asked_for_without_a_trace(folder: str) -> None:
+    table = Table(folder, IMAGES)
+    table.write_rows([image("a")], "part-0")
+    table.require_room()
+    assert names_in(folder) == ["part-0.parquet"]
 
 
 def test_the_folder_is_one_table_for_plain_readers(tmp_path: Path) -> None:
@@ -160,11 +361,27 @@ def test_json_comes_back_and_a_missing_file_is_none(folder: str) -> None:
     assert names_in(folder) == ["_plan.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b'{"cut', b"\xff\xfe"], ids=["empty", "cut", "not text"])
+BROKEN = {"empty": b"", "cut": b'{"cut', "not text": b"\xff\xfe", "deep": b"[" * 100_000, "digits": b"1" * 10_000}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
 def test_broken_json_is_refused_by_name(folder: str, content: bytes) -> None:
     write_bytes(join(folder, "_plan.json"), content)
-    with pytest.raises(RunError, match=r"_plan\.json: expected JSON, got .* Delete the file"):
-        read_json(join(folder, "_plan.json"))
+    with pytest.raises(DamagedFileError, match=r"_plan\.json: damaged: expected JSON, got .* run `it` again"):
+        read_json(join(folder, "_plan.json"), "`it`")
+
+
+@pytest.mark.parametrize("content", [b"[]", b'"text"', b"7", b"true"])
+def test_json_of_another_kind_is_no_object(folder: str, content: bytes) -> None:
+    write_bytes(join(folder, "_plan.json"), content)
+    with pytest.raises(DamagedFileError, match=r"expected a JSON object, got a (list|str|int|bool)"):
+        read_object(join(folder, "_plan.json"))
+
+
+def test_a_folder_in_the_place_of_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "_plan.json").mkdir()
+    with pytest.raises(DamagedFileError, match="expected a file, found a folder"):
+        read_object(str(tmp_path / "_plan.json"))
 
 
 def test_a_file_is_created_exclusively_once(folder: str) -> None:
