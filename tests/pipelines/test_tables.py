@@ -344,6 +344,22 @@ def test_corloc_is_that_of_the_training_split(tmp_path):
     assert row["published"] == {"CorLoc": 74.5}
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (1, ["evaluate.voc_levels"]),
+        (4, ["of the same boxes it reads higher, most of all at IoU .9", "filled up with pixels that are none"]),
+        (6, ["filled up with pixels that are none"]),
+        (10, ["published CorLoc of MIST compares boxes with true ones a pixel off"]),
+    ],
+)
+def test_what_reads_differently_is_said_beside_what_was_published(tmp_path, number, said):
+    finish_table(number, str(tmp_path))
+    document, printed = made(number, str(tmp_path))
+    for text in (" ".join(document["notes"]), to_markdown(document), " ".join(printed.split())):
+        assert [part for part in said if part not in text] == []
+
+
 def test_several_seeds_give_their_mean_and_spread(tmp_path):
     finish_table(1, str(tmp_path), seeds=(0, 1, 2))
     document, _ = made(1, str(tmp_path), seeds=(0, 1, 2))
