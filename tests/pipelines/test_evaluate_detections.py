@@ -83,6 +83,17 @@ def test_an_image_without_objects_can_only_hold_false_positives():
     assert detector["corloc"] == 0.5
 
 
+@pytest.mark.parametrize(("levels", "expected"), [("published", 3 / 11), ("exact", 4 / 11)])
+def test_the_recipe_says_how_levels_of_recall_are_rounded(levels, expected):
+    # Three of ten cats are found, and nothing else: a recall of exactly .3.
+    cats = [(10 * n, 0, 10 * n + 8, 8) for n in range(10)]
+    images = [image("a", found(*((box, 0, 0.9) for box in cats[:3]), image_scores=[0.9, 0.1]), cats)]
+    truth = {"a": true(*((box, 0) for box in cats))}
+    measured = measure(images, ("cat", "dog"), lambda _: truth, EvaluateConfig(voc_levels=levels))["test"]
+    assert measured["rows"][0]["ap50_eleven_point"] == pytest.approx(expected)
+    assert measured["rows"][0]["ap50_area"] == pytest.approx(0.3)
+
+
 def test_a_split_without_true_boxes_is_counted_and_not_measured():
     measured = measure(IMAGES, ("cat", "dog"), lambda _: {}, EvaluateConfig())["test"]
     assert measured == {

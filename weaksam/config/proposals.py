@@ -128,7 +128,8 @@ class PromptsConfig:
     sources: tuple[Literal["grid", "fine", "coarse", "cross"], ...] = ("grid", "fine", "coarse", "cross")
     points_per_side: int = 32  # S of the S x S grid (segment-anything's own)
     class_joint: bool = True  # also prompt all peaks of a class together (published code)
-    cluster_cross: bool = True  # k-means over the cross-attention peaks (published code)
+    # k-means over the cross-attention peaks, by the published rule and start with another stream of random numbers.
+    cluster_cross: bool = True
     points_per_cluster: int = 5  # n_clusters = max(1, n // this)
     peaks: PeaksConfig = field(default_factory=PeaksConfig)
 
