@@ -29,6 +29,8 @@ from weaksam.files import join, read_annotations
 from weaksam.images import IMAGE_SUFFIXES
 from weaksam.structures import GroundTruth, ImageRecord
 
+_COPIES_LOOKED_AT = 8  # pairs of pictures
+
 
 class CocoDataset:
     """A folder of images with instances JSON files of any year or name; a file's name gives its split's."""
@@ -174,13 +176,27 @@ class CocoDataset:
 
     @cached_property
     def _numbered_anew(self) -> bool:
-        """Whether one number means two pictures; two splits that list one picture overlap, which is another matter."""
+        """Whether one number means two pictures.
+
+        Splits that list the same pictures, be it as copies in other folders (COCO's years), overlap: that is another matter,
+        and their numbers stay. The first pictures that share a number tell.
+        """
         pictures: dict[int, str] = {}
+        shared: list[tuple[str, str]] = []
         for split in self.splits if len(self.splits) > 1 else ():
             for image, path in zip(self._load(split).images, self._pictures(split), strict=True):
-                if pictures.setdefault(image.number, path) != path:
-                    return True
-        return False
+                other = pictures.setdefault(image.number, path)
+                if other != path:
+                    shared.append((other, path))
+        return any(not self._is_copy(one, other) for one, other in shared[:_COPIES_LOOKED_AT])
+
+    def _is_copy(self, path: str, other: str) -> bool:
+        """Whether two pictures are the same file, byte for byte; one that is missing or empty is no copy of another."""
+        size = self._listing.get(path, 0)
+        if not size or size != self._listing.get(other, 0):
+            return False
+        one, two = read_annotations([join(self._root, path), join(self._root, other)])
+        return one == two
 
     @cached_property
     def _search(self) -> Pictures:

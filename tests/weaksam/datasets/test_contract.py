@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from tests.s3_server import s3_server
 from tests.weaksam.datasets.trees import build_coco_tree, build_folder_tree, build_voc_tree
 from weaksam.config import DataConfig, ShapesConfig
-from weaksam.datasets import DATASETS, Dataset, detect_kind, open_dataset, train_split
+from weaksam.datasets import DATASETS, Dataset, check_true_boxes, detect_kind, open_dataset, train_split
+from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.errors import ConfigError, DataError
 from weaksam.files import join, open_fs, read_bytes
 from weaksam.images import decode_image
@@ -94,7 +96,7 @@ def test_what_is_passed_over_is_told_with_a_count_and_an_example(config: DataCon
     for split in dataset.splits:
         dataset.records(split)
     assert dataset.passed_over == ()
-    if dataset.kind not in ("folder", "coco"):
+    if dataset.kind == "shapes":
         return
     for number in range(2):
         Path(config.uri, f"notes {number}.Odd").write_text("hello")
@@ -116,6 +118,44 @@ def test_a_run_inside_the_data_set_is_no_part_of_it(config: DataConfig, dataset:
     again = open_dataset(config)
     assert ([again.records(split) for split in again.splits], again.fingerprint()) == before
     assert again.passed_over == ()
+
+
+def test_true_boxes_are_checked_without_telling_where_they_are(dataset: Dataset) -> None:
+    for split in dataset.splits:
+        truth = dataset.ground_truth(split)
+        objects = sum(len(of.boxes_xyxy) for of in truth.values())
+        counts = check_true_boxes(dataset, split, partial(dict.fromkeys, truth, (64, 64)))
+        assert counts == BoxCounts(images=len(truth), objects=objects, cut=0, left_out=0)
+        assert {of.size_hw for of in truth.values()} <= {(64, 64), (0, 0)}
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_a_picture_of_another_size_than_its_annotation_states_is_refused(tmp_path: Path, kind: str) -> None:
+    config = DataConfig(uri=str(TREES[kind](tmp_path)))
+    dataset = open_dataset(config)
+    split = dataset.splits[0]
+    image_id = next(i for i, of in dataset.ground_truth(split).items() if len(of.boxes_xyxy))
+    with pytest.raises(
+        DataError, match=rf"image {image_id}: expected a picture of 64 x 64 pixels .* got one of 32 x 64"
+    ):
+        check_true_boxes(dataset, split, lambda: {image_id: (64, 32)})
+    ignoring = open_dataset(DataConfig(uri=config.uri, stated_size="ignore"))
+    scaling = open_dataset(DataConfig(uri=config.uri, stated_size="scale"))
+    check_true_boxes(ignoring, split, lambda: {image_id: (64, 32)})
+    check_true_boxes(scaling, split, lambda: {image_id: (128, 128)})
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_a_list_of_images_of_which_none_has_a_file_is_refused(tmp_path: Path, kind: str) -> None:
+    root = TREES[kind](tmp_path)
+    pictures = sorted(root.rglob("*.jpg"))
+    for path in pictures[1:]:  # the first is of the first split
+        path.unlink()
+    dataset = open_dataset(DataConfig(uri=str(root)))
+    with pytest.raises(DataError, match=r"expected .*images .*, found no(ne| file of any) \(e\.g\. "):
+        dataset.records(dataset.splits[1])
+    partly = open_dataset(DataConfig(uri=str(root), splits=dataset.splits[:1]))
+    assert [(one.what, one.count) for one in partly.passed_over] == [("listed images without a file", 3)]
 
 
 def test_one_split_can_be_chosen(config: DataConfig, dataset: Dataset) -> None:
