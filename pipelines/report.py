@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -31,6 +31,7 @@ from pipelines import (
     evaluate_proposals,
     pictures,
     report_detections,
+    report_dropped,
     report_gallery,
 )
 from pipelines.analyse import question_of
@@ -44,7 +45,7 @@ from pipelines.runs import Instance
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job, Stage
 from pipelines.store import read_json, write_bytes
-from weaksam.drawing import KIND_COLOURS, SOURCE_COLOURS, TRUTH_COLOUR
+from weaksam.drawing import KIND_COLOURS, OTHER_COLOUR, SOURCE_COLOURS, TRUTH_COLOUR
 from weaksam.files import join, read_bytes
 from weaksam.structures import TABLE_SOURCES
 
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     import jinja2
 
 PAGE_FILE = "report.html"
-_IDS_LISTED = 50  # dropped images named per reason
 _DONE_ELSEWHERE = ("report", "export")  # verbs that a report does not read
 ALWAYS_READ = ("index", "propose")  # a page can do without the others
 
@@ -100,10 +100,12 @@ def gather(job: Job) -> dict[str, Any]:
     analyses = _read_all(job.upstream, "analyse", ANALYSIS_FILE)
     ground_truth = cache(open_dataset(recipe.data).ground_truth)
     read_image = _image_reader(job.upstream["index"])
+    dropped = [reason for instance in job.upstream.values() for reason in dropped_by_reason(instance)]
     return {
         "title": recipe.report.title or recipe.name,
         "description": recipe.description,
         "facts": _facts(job, manifests),
+        "alerts": report_dropped.alerts(dropped, manifests, scan.box_counts),
         "tiles": [*report_detections.tiles(detected), *_tiles(scan, manifests["propose"], recalls)],
         "iou_thresholds": recipe.evaluate.iou_thresholds,
         "evaluations": [
@@ -132,15 +134,16 @@ def gather(job: Job) -> dict[str, Any]:
         "counts": [_count_chart(split, counts) for split, counts in sorted(scan.box_counts.items())],
         "stages": [_stage(job.upstream[name], manifest) for name, manifest in manifests.items()],
         "whole": _whole(recipe, manifests["propose"]),
-        "dropped": _dropped(job.upstream.values()),
+        "dropped": report_dropped.groups(dropped),
         "discarded": [
             {"source": source, "reason": reason, "count": count, "per_image": count / max(scan.images, 1)}
             for (source, reason), count in sorted(scan.discarded.items(), key=_table_order)
         ],
         "gallery": report_gallery.draw(job, scan.ids, ground_truth, read_image),
+        "prompt_signs": report_gallery.prompt_signs(scan.kinds),
         "detection_score": recipe.report.detection_score,
         "colours": {
-            "source": SOURCE_COLOURS,
+            "source": {name: SOURCE_COLOURS.get(name, OTHER_COLOUR) for name in sorted(scan.sources, key=_rank)},
             "kind": KIND_COLOURS,
             "truth": TRUTH_COLOUR,
             "top": pictures.TOP_COLOUR,
@@ -156,12 +159,16 @@ class Scan:
     images: int = 0
     box_counts: dict[str, list[int]] = field(default_factory=dict)  # split -> boxes of each image
     discarded: Counter[tuple[str, str]] = field(default_factory=Counter)  # (source, reason) -> boxes
+    sources: set[str] = field(default_factory=set)  # of boxes
+    kinds: set[str] = field(default_factory=set)  # of prompts
     ids: list[str] = field(default_factory=list)
 
     def add(self, part: pa.Table) -> None:
         """Count one file of the table."""
         self.images += part.num_rows
         self.ids += part["image_id"].to_pylist()
+        for met, column in ((self.sources, "source"), (self.kinds, "prompt_kind")):
+            met.update(pc.unique(part[column].combine_chunks().flatten()).to_pylist())
         counts = pc.list_value_length(part["boxes_xyxy"]).to_pylist()
         for split, count in zip(part["split"].to_pylist(), counts, strict=True):
             self.box_counts.setdefault(split, []).append(count)
@@ -204,9 +211,10 @@ def _tiles(
 ) -> list[tuple[str, str, str]]:
     """Return the page's first figures: (name, figure, remark)."""
     proof = propose.get("images", {})
+    dropped = proof.get("dropped", 0)
     counts = [count for of_split in scan.box_counts.values() for count in of_split]
     tiles = [
-        ("images", f"{scan.images:,}", f"{proof.get('dropped', 0):,} dropped"),
+        ("images", f"{scan.images:,}", f"of {proof['images']:,}, {dropped:,} dropped" if dropped else "none dropped"),
         ("boxes an image", f"{mean(counts):.1f}" if counts else "–", f"median {median(counts):g}" if counts else ""),
     ]
     for _, content in metrics:
@@ -271,10 +279,14 @@ def _similarity(instance: Instance, analysis: Mapping[str, Any]) -> dict[str, An
 
 
 def _table_order(item: tuple[tuple[str, str], int]) -> tuple[int, str, str]:
-    """Sort discarded boxes like the table of recall: the method's sources in their order, then others."""
+    """Sort discarded boxes like the table of recall."""
     (source, reason), _ = item
-    place = TABLE_SOURCES.index(source) if source in TABLE_SOURCES else len(TABLE_SOURCES)
-    return (place, source, reason)
+    return (*_rank(source), reason)
+
+
+def _rank(source: str) -> tuple[int, str]:
+    """Sort the method's sources in their order, then others by name."""
+    return (TABLE_SOURCES.index(source) if source in TABLE_SOURCES else len(TABLE_SOURCES), source)
 
 
 def _css_class(source: str) -> str:
@@ -321,15 +333,6 @@ def _whole(recipe: Recipe, propose: Mapping[str, Any]) -> dict[str, str] | None:
     splits = recipe.propose.splits or recipe.data.splits or dataset.splits
     images = sum(len(dataset.records(split)) for split in splits)
     return {"images": f"{images:,}", "time": _time(images / rate)}
-
-
-def _dropped(instances: Iterable[Instance]) -> list[dict[str, Any]]:
-    """Return the images that could not be used, by stage and reason, each reason with its first images."""
-    return [
-        {"stage": r.instance, "reason": r.reason, "count": len(r.images), "images": r.images[:_IDS_LISTED]}
-        for instance in sorted(instances, key=lambda i: i.name)
-        for r in dropped_by_reason(instance)
-    ]
 
 
 def _image_reader(index: Instance) -> Callable[[str], NDArray[np.uint8]]:

@@ -5,7 +5,7 @@ The first images in hash order, those with heat maps before others; as many as t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,17 @@ def draw(
             break
         entries.append(entry)
     return {"entries": entries, "left_out": len(wanted) - len(entries)}
+
+
+def prompt_signs(kinds: Collection[str]) -> list[str]:
+    """Return how pictures show the prompts of these kinds."""
+    signs = {
+        "grid": "a small dot is a grid point",
+        "semantic": "a disc is a peak of one class",
+        "class-joint": "tied squares are the peaks of a class together",
+        "instance": "a diamond is a cluster of cross-attention peaks",
+    }
+    return [sign for kind, sign in signs.items() if kind in kinds] or ["none"]
 
 
 def _rows_of(table: Table, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,5 @@
 import html.parser
+import pathlib
 import re
 import shutil
 
@@ -12,6 +13,7 @@ from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS, proposals_to_row, with_class_names
 from pipelines.store import write_bytes, write_json
 from tests.pipelines.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
+from weaksam.datasets.shapes import Shapes
 from weaksam.structures import Prompts, Proposals
 
 NASTY = '<script>alert("x")</script>'
@@ -160,8 +162,42 @@ def test_a_run_without_figures_still_makes_a_page(tmp_path):
 
 def test_a_table_without_rows_still_makes_a_page(tmp_path):
     write_run(str(tmp_path), dropped=10)
-    text, _, _ = make_page(str(tmp_path), upstream=("index", "propose"))
-    assert "No image has proposals." in text
+    _, parsed, _ = make_page(str(tmp_path), upstream=("index", "propose"))
+    assert parsed.text.count("No image has proposals.") == 2  # no chart and no gallery
+    assert "propose dropped 10 of 10 images: truncated 10." in parsed.text
+    assert "No image of the split train is left." in parsed.text
+    assert "such as shapes:" in parsed.text
+    assert parsed.open == []
+
+
+def test_a_page_without_true_boxes_has_no_columns_for_recall(tmp_path, monkeypatch):
+    run = str(tmp_path)
+    write_run(run)
+    monkeypatch.setattr(Shapes, "ground_truth", lambda *_: {})
+    text, parsed, _ = make_page(run, upstream=("index", "propose", "evaluate.proposals"))
+    assert parsed.text.count("The true boxes of this split are not known, so there is no recall.") == 2
+    assert "one-to-one" not in text
+    assert "–" not in re.findall("<table>.*?</table>", text, re.DOTALL)[0]
+
+
+def test_only_sources_and_prompts_that_are_there_are_explained(page):
+    legend = re.findall(r'aria-label="Colours of boxes">(.*?)</ul>', page[0], re.DOTALL)[0]
+    assert re.sub("<.*?>", " ", legend).split() == ["true", "objects", "grid", "fine", "cross"]  # coarse made no box
+    assert "a small dot is a grid point, a disc is a peak of one class, tied squares" in page[1].text
+    assert "Whole-image" not in page[1].text
+
+
+def test_the_one_box_of_images_in_which_nothing_was_found_is_explained(tmp_path):
+    run = str(tmp_path)
+    write_run(run)
+    table = Instance(run, "propose", "k").table(with_class_names(PROPOSALS, Shapes.class_names))
+    (first, *_) = table.parts()
+    row = next(table.iter_rows())
+    pathlib.Path(first).unlink()
+    alone = {"boxes_xyxy": [[0, 0, 64, 64]], "prompt_index": [-1], "mask_index": [-1], "predicted_iou": [None]}
+    table.write_rows([{**row, **alone, "source": ["whole-image"]}], "part-0")
+    _, parsed, _ = make_page(run)
+    assert "Whole-image: the one box of an image in which nothing else was found." in parsed.text
 
 
 def test_a_run_that_was_stopped_before_its_proposals_still_makes_a_page(tmp_path):

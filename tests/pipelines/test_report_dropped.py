@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pipelines.dropped import DroppedImage, DroppedReason
+from pipelines.report_dropped import alerts, groups
+
+
+def reason(instance: str, why: str, *splits: str) -> DroppedReason:
+    images = (DroppedImage(image_id=str(n), split=s, uri=f"/{n}.jpg", detail="") for n, s in enumerate(splits))
+    return DroppedReason(instance=instance, reason=why, images=tuple(images))
+
+
+def test_each_stage_says_how_many_and_why_and_splits_without_an_image_are_named() -> None:
+    reasons = [
+        reason("propose", "truncated", "train", "val", "val"),
+        reason("propose", "missing", "train"),
+        reason("detect.mil", "too small", "train"),
+    ]
+    manifests = {"propose": {"images": {"images": 1200, "dropped": 4}}, "detect.mil": {}}
+    assert alerts(reasons, manifests, {"train": [3]}) == [
+        "propose dropped 4 of 1,200 images: truncated 3, missing 1.",
+        "detect.mil dropped 1 image: too small 1.",
+        "No image of the split val is left.",
+    ]
+
+
+def test_nothing_dropped_is_no_alarm() -> None:
+    assert alerts([], {"propose": {}}, ["train"]) == []
+    assert groups([]) == []
+
+
+def test_a_reason_lists_its_first_images_and_counts_all() -> None:
+    (group,) = groups([reason("propose", "missing", *["train"] * 51)])
+    assert (group["stage"], group["reason"], group["count"], len(group["images"])) == ("propose", "missing", 51, 50)
