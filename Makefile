@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-plain check format lock clean
+.PHONY: help setup demo test test-plain test-long test-portable check format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,11 +24,17 @@ $(READY): requirements.lock pyproject.toml
 demo: setup ## the main job on drawn images: from image labels to proposals, detectors and a report
 	$(BIN)/weaksam demo
 
-test: setup ## every test that this machine can run (plain, slow, ray, gpu where there is one)
-	$(BIN)/python -m pytest $(IN_PARALLEL)
+test: setup ## every test that this machine can run within minutes (plain, slow, ray, gpu where there is one)
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not long"
 
 test-plain: setup ## the tests that start no Ray and train for no more than moments
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not ray and not slow and not gpu"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not ray and not slow and not gpu and not long"
+
+test-long: setup ## the tests that test leaves out: whole runs that are killed, whole sweeps that train
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m long
+
+test-portable: setup ## the suite as other processors round, with 1 and 2 threads, in shuffled orders (1 to 2 hours)
+	$(BIN)/python -m tests.portable
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .

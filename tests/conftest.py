@@ -1,21 +1,21 @@
-"""What all tests share: quiet single-threaded libraries, one Ray cluster, and the two markers' rules."""
+"""What all tests share: quiet single-threaded libraries, one Ray cluster, and the rule of tests that need a GPU."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 # Read when ray, matplotlib and torch are imported, and inherited by the processes that tests start.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MPLBACKEND"] = "Agg"
-os.environ["OMP_NUM_THREADS"] = "1"  # results must not depend on the machine, and its cores are shared
+# One thread, because the tests share the cores; WEAKSAM_TEST_THREADS asks for more, as ``tests/portable.py`` does.
+os.environ["OMP_NUM_THREADS"] = os.environ.get("WEAKSAM_TEST_THREADS", "1")
 os.environ.pop("RAY_ADDRESS", None)  # tests never run on somebody's cluster
 
 import pytest
-
-RAY_TIMEOUT_S = 300  # of a test on Ray: actors import torch, and two cores may be shared with others
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,9 +26,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu_missing: bool | None = None
     for item in items:
-        patience_given = item.get_closest_marker("timeout") or item.config.getoption("timeout") is not None
-        if item.get_closest_marker("ray") and not patience_given:
-            item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
         if item.get_closest_marker("gpu"):
             if gpu_missing is None:
                 gpu_missing = not _has_cuda()
@@ -40,6 +37,20 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """Let no test see what others drew or how many threads they took; those that need no PyTorch do not import it."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TESTED = re.findall(r"<!-- tested -->\n```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -34,18 +36,17 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_example_runs_and_prints_boxes(code: str) -> None:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert re.match(r"\[\[ *\d", done.stdout)
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("code", blocks("sh"))
 def test_first_commands_run_and_leave_a_page(code: str, checkout: Path) -> None:
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(
-        ["sh", "-ec", code], capture_output=True, text=True, timeout=280, cwd=checkout, env=environment
+        ["sh", "-ec", code], capture_output=True, text=True, timeout=PATIENCE_S, cwd=checkout, env=environment
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "`runs/first/preview-4/report.html`" in README

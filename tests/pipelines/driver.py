@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-PATIENCE_S = 280  # of one step; the machine may be busy
+from tests.patience import wait_until
 
 
 class Driver(subprocess.Popen[bytes]):
@@ -37,11 +36,13 @@ class Driver(subprocess.Popen[bytes]):
 
     def wait_until(self, happened: Callable[[], Any], every_s: float = 0.05) -> None:
         """Wait for something that this driver will bring about."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not happened():
-            assert self.poll() is None, f"ended too early: {self.log.read_text()}"
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(every_s)
+
+        def happened_in_time() -> object:
+            done = happened()
+            assert done or self.poll() is None, f"ended too early: {self.log.read_text()}"
+            return done
+
+        wait_until(happened_in_time, every_s=every_s, explain=self.log.read_text)
 
     def process(self, name: str) -> psutil.Process | None:
         """The descendant whose command line begins with or, for binaries, whose program is ``name``."""

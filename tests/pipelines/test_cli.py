@@ -15,6 +15,7 @@ from pipelines import cli
 from pipelines.recipe import load_recipe
 from pipelines.runs import Lock
 from pipelines.stages import resolve
+from tests.patience import PATIENCE_S
 
 ROOT = Path(weaksam.__file__).parents[1]
 SETTINGS = ["data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32"]
@@ -222,7 +223,7 @@ def test_an_interrupt_ends_in_a_line_and_exit_code_130(tmp_path: Path, verb: lis
         assert waiting.stderr is not None
         assert any("waiting for" in line for line in waiting.stderr)  # reads until it says so
         waiting.send_signal(signal.SIGINT)
-        _, err = waiting.communicate(timeout=60)
+        _, err = waiting.communicate(timeout=PATIENCE_S)
     assert waiting.returncode == 130
     assert "interrupted; the same command goes on" in err
     assert "Traceback" not in err

@@ -1,7 +1,8 @@
 """Processes killed without a warning, at moments that hurt, and what the next run makes of what they left.
 
 Each driver here is a process of its own with a Ray of its own. The result is compared with the stage's own operators called
-one after another in this process, without Ray: to the bit, because on a CPU no image's result depends on its neighbours.
+one after another in this process, without Ray: to the bit, because for each image, whatever its neighbours, that is the
+same computation by the same libraries on the same CPU with as many threads.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pipelines.recipe import Recipe, load_recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stages import resolve
-from tests.pipelines.driver import PATIENCE_S, Driver
+from tests.patience import PATIENCE_S
+from tests.pipelines.driver import Driver
 from weaksam.config import SAM_INPUT_SIDE
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # four drivers, one after another
+pytestmark = [pytest.mark.ray, pytest.mark.long]  # four drivers, one after another
 
 IMAGES_IN_ALL = 40
 SETTINGS = [

@@ -12,6 +12,7 @@ from pipelines import progress
 from pipelines.progress import rows_progress
 from pipelines.schemas import IMAGES
 from pipelines.store import Table
+from tests.patience import wait_until
 
 
 @pytest.fixture
@@ -25,10 +26,7 @@ def write(table: Table, *ids: str) -> None:
 
 
 def until(printed: io.StringIO, text: str) -> None:
-    deadline = time.monotonic() + 20
-    while text not in printed.getvalue():
-        assert time.monotonic() < deadline, printed.getvalue()
-        time.sleep(0.01)
+    wait_until(lambda: text in printed.getvalue(), explain=printed.getvalue)
 
 
 def test_plain_lines_count_the_rows_that_are_in_the_files(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

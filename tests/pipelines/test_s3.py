@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import PROPOSALS
+from tests.patience import PATIENCE_S, wait_until
 from tests.s3_server import s3_server
 from weaksam.files import join
 from weaksam.sam.small import build_small_sam
@@ -22,7 +22,6 @@ pytestmark = pytest.mark.ray
 
 IMAGES = 24
 ROWS_PER_TASK = 2
-TIMEOUT_S = 240
 SETTINGS = {
     "sam.name": "builtin",
     "prompts.points_per_side": 6,
@@ -64,7 +63,7 @@ def _command(source: str, out: str) -> list[str]:
 
 
 def _run(source: str, out: str) -> str:
-    done = subprocess.run(_command(source, out), capture_output=True, text=True, timeout=TIMEOUT_S)
+    done = subprocess.run(_command(source, out), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -113,20 +112,18 @@ def test_a_killed_run_in_a_bucket_goes_on_where_it_stopped(
     printed = _run(str(local), out)
     assert f"images {IMAGES} = done {IMAGES} + dropped 0 · duplicates 0" in printed
     assert current_instance(out, "propose") == interrupted
-    assert _rows(out) == uninterrupted  # local and remote images and weights, killed or not: the same to the last bit
+    assert _rows(out) == uninterrupted  # wherever images and weights lie, killed or not: the same computation
     assert before.items() <= _parts(interrupted).items()  # what was there has not been written again
     assert "is finished" in _run(str(local), out)
 
 
 def _wait_for_parts(out: str, driver: subprocess.Popen[bytes], number: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
+    def there() -> bool:
         assert driver.poll() is None, "the driver ended before it was killed"
         propose = current_instance(out, "propose")
-        if propose is not None and len(propose.table(PROPOSALS).parts()) >= number:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"no {number} parts after {TIMEOUT_S} s")
+        return propose is not None and len(propose.table(PROPOSALS).parts()) >= number
+
+    wait_until(there)
 
 
 def _parts(instance: Instance) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pipelines.runs import Instance, Lock, current_instance, prove
 from pipelines.schemas import IMAGES
 from pipelines.stage import Job, Options, Stage
 from pipelines.stages import TooManyDroppedError, dropped_allowed, needed_for, resolve, run_instances
+from tests.patience import PATIENCE_S
 from weaksam.errors import ConfigError, RunError
 
 SHAPES = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
@@ -174,7 +175,7 @@ def test_who_waited_for_a_lock_finds_the_work_done(tmp_path: Path) -> None:
     first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
-    manifests, _ = bring(recipe, tmp_path, "index", wait_s=60.0)
+    manifests, _ = bring(recipe, tmp_path, "index", wait_s=PATIENCE_S)
     first.communicate()
     assert manifests["index"]["text"] == "by the first"
 

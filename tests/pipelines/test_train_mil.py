@@ -17,7 +17,8 @@ from pipelines.store import Table
 from pipelines.train_mil import choose_images
 from pipelines.training import Position, TrainingResources
 from pipelines.worker_loop import run_training
-from tests.pipelines.driver import PATIENCE_S, Driver
+from tests.patience import PATIENCE_S
+from tests.pipelines.driver import Driver
 from tests.pipelines.two_workers import train_two
 from tests.tolerances import near, roundings_in
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig, ShapesConfig
@@ -179,6 +180,7 @@ def test_a_detector_learns_the_labels_of_its_images(tmp_path, detector):
     assert result.text == "steps planned 60 = done 60 · checkpoint read back"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(tmp_path):
     config = replace(SMALL, mist=MistConfig(), dropout=0.5)
     one, two = (run(drawn_task(tmp_path / name, config), tmp_path / name).model for name in ("a", "b"))
@@ -212,7 +214,7 @@ KILLED = [
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(900)
+@pytest.mark.long
 def test_a_killed_worker_and_then_a_killed_driver_cost_no_step(tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "driver.log"
 

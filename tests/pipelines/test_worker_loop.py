@@ -5,7 +5,6 @@ import re
 import struct
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event
 from pipelines.checkpoints import Checkpoints, read_scalars, write_events
 from pipelines.training import Losses, NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
 from pipelines.worker_loop import GlobalBatches
+from tests.patience import PATIENCE_S, wait_until
 from tests.pipelines import toy_training
 from tests.pipelines.toy_training import AdversaryTask, ToyTask, train
 from tests.pipelines.two_workers import train_two
@@ -515,17 +515,17 @@ def start(folder, step_s=0.0):
 
 
 def kill_once_it_has_a_checkpoint(process, folder):
-    deadline = time.monotonic() + 200
-    while not list(Path(folder).glob("run/step-*.pt")):
+    def there():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        return list(Path(folder).glob("run/step-*.pt"))
+
+    wait_until(there)
     process.kill()
     process.communicate()
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     found = re.search(r"resumed at (\d+) steps planned 6 = done 6", output)
     assert found, output

@@ -14,6 +14,7 @@ from rich.console import Console
 from pipelines.runs import Lock
 from pipelines.stage import Options
 from pipelines.stages import resolve
+from tests.patience import PATIENCE_S, wait_until
 from tests.pipelines.driver import Driver
 from tests.tune.upstream import SWEEP, finish_upstream, write_files
 from tune.report import render_page, write_report
@@ -26,7 +27,6 @@ from weaksam.weights import BUILTIN_STEM
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray Tune's own
 ]
 
@@ -119,14 +119,11 @@ def test_trials_that_need_the_same_instance_wait_for_it(tmp_path, ray_cluster):
     sweep = threading.Thread(target=lambda: found.append(run(trials)))
     with Lock(label.folder, "a test"):
         sweep.start()
-        deadline = time.monotonic() + 200
-        while len(list(logs.glob("*.txt"))) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        time.sleep(1)
+        wait_until(lambda: len(list(logs.glob("*.txt"))) >= 2)
+        time.sleep(1)  # in which they would begin if they did not wait
         assert label.manifest() is None
         assert sweep.is_alive()
-    sweep.join(timeout=300)
+    sweep.join(timeout=PATIENCE_S)
     ((outcome, _),) = found
     assert [record.state for _, record in outcome.trials] == ["finished"] * 4
     done = executed(trials)
@@ -181,6 +178,7 @@ def test_a_failed_trial_stays_until_another_attempt_has_ended(tmp_path, ray_clus
     assert records.read() == {failed.key: failed}
 
 
+@pytest.mark.long
 def test_a_hopeless_training_is_stopped_and_stays_so_until_nothing_stops_trainings(tmp_path, ray_cluster):
     # A detector that finds nothing larger than a few pixels is worse than one that has hardly learnt.
     text = SWEEP.replace(
@@ -223,6 +221,7 @@ def test_optuna_chooses_each_setting_once_and_ends_when_there_are_no_more(tmp_pa
     assert len(executed(trials)) == 6
 
 
+@pytest.mark.long
 def test_optuna_and_asha_train_compare_and_go_on(tmp_path, ray_cluster):
     text = SWEEP.replace("[0.1, 0.6]", "{uniform: [0.0, 0.7]}")
     text = text.replace("evaluate.voc_style: [devkit, chainer]", "retrain.lr: {log_uniform: [0.0001, 0.01]}")
@@ -263,7 +262,7 @@ def test_a_killed_sweep_loses_no_trial_and_repeats_none(tmp_path):
     assert 2 <= len(before) < 6
     with Driver(tmp_path / "second.log", "tune", str(sweep), Path(trials.run_uri), []) as second:
         second.wait_until(lambda: second.poll() is not None or Path(sweep_folder(trials), "best.yaml").exists())
-        assert second.wait(60) == 0, second.log.read_text()
+        assert second.wait(PATIENCE_S) == 0, second.log.read_text()
     after = {path.name: path.read_bytes() for path in folder.glob("*.json")}
     assert len(after) == 6
     assert {name: after[name] for name in before} == before

@@ -166,6 +166,7 @@ def test_background_prompts_train_the_predicted_iou_alone(corpus):
     assert parts["iou_loss"] != other["iou_loss"]
 
 
+@pytest.mark.slow
 def test_resumed_training_gives_the_weights_of_training_in_one_go(tmp_path, monkeypatch):
     monkeypatch.setattr(train_small, "SAVE_EVERY", 2)
     monkeypatch.setattr(train_small, "VAL_IMAGES", 1)
@@ -191,6 +192,7 @@ def _stops_at(call: int):
     return loss
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_measures(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(train_small, "VAL_IMAGES", 1)
     monkeypatch.setattr(train_small, "TEST_IMAGES", 2)

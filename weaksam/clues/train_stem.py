@@ -56,7 +56,9 @@ class Drawings(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
 
 def train(seed: int, images: int) -> SmallCnnClassifier:
     """Train on ``images`` drawings, each seen once, under one cosine of the learning rate."""
-    torch.set_num_threads(1)  # the loader's process draws on the other core, and the result repeats bit for bit
+    torch.set_num_threads(
+        1
+    )  # the loader's process draws on the other core, and a machine repeats its result bit for bit
     torch.manual_seed(derive_seed(seed, "small stem"))
     model = SmallCnnClassifier(DIM, len(CLASS_NAMES)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=WEIGHT_DECAY)

@@ -24,6 +24,7 @@ def tiny(**changes: object) -> WeakTr:
     return WeakTr(WeakTrConfig(**{**settings, **changes}), num_classes=5)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fusion", "num_classes", "sizes"),
     [
