@@ -152,12 +152,14 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
     if wide is not None:
         return Image.fromarray(to_8_bits(*wide)).convert("RGB")
     wide = wide_colours(image, data)
-    colours = image if wide is None else Image.fromarray(to_8_bits(*wide)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = colours.convert("RGBA")
-        rgba.putalpha(image.convert("RGBA").getchannel("A"))
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return colours.convert("RGB")
+    rgb = None if wide is None else Image.fromarray(to_8_bits(*wide)).convert("RGB")
+    if not image.has_transparency_data:
+        return rgb or image.convert("RGB")
+    rgba = image.convert("RGBA")
+    if rgb is not None:
+        rgb.putalpha(rgba.getchannel("A"))
+        rgba = rgb
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _unidentified(data: bytes) -> ImageError:

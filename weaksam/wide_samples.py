@@ -37,7 +37,7 @@ class Wide(NamedTuple):
 def wide_greys(image: Image.Image, data: bytes) -> Wide | None:
     """The samples of a grey image of more than 8 bits; None for others. ``image`` is loaded, ``data`` its file."""
     if image.format == "PPM" and image.mode == "I":
-        return _pnm(data)
+        return _pnm(data) or Wide(np.asarray(image))
     if image.mode.startswith("I") or image.mode == "F":
         return Wide(np.asarray(image))
     return None

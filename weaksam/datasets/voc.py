@@ -20,7 +20,7 @@ from weaksam.datasets.split_folders import split_folders
 from weaksam.datasets.voc_layout import MAIN, VocLayout, only_root
 from weaksam.datasets.voc_xml import VocObject, boxes_xyxy_of, objects_of, parse_annotation, size_hw_of
 from weaksam.errors import DataError
-from weaksam.files import is_folder, join, read_annotations
+from weaksam.files import join, read_annotations
 from weaksam.structures import GroundTruth, ImageRecord
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ class VocDataset:
                 f"{join(self._root, MAIN)}: expected split lists {', '.join(splits) or 'like trainval.txt'}, "
                 f"found {', '.join(lists) or 'none'}; set data.splits, or write the list: an image id a line"
             )
-        empty = [name for name, places in lists.items() if not places]
-        if len(empty) == len(lists) or set(splits) & set(empty):
-            name = next(name for name in empty if name in (splits or empty))
+        empty = {name: self._layout.lists[name][0] for name, places in lists.items() if not places}
+        if len(empty) == len(lists) or empty.keys() & set(splits):
+            path = next(path for name, path in empty.items() if name in (splits or empty))
             raise DataError(
-                f"{join(self._root, MAIN, name)}.txt: expected an image id a line, found none; fill the list, or remove it"
+                f"{join(self._root, path)}: expected an image id a line, found none; fill the list, or remove it"
             )
-        self._told += some("empty split lists", [f"{MAIN}/{name}.txt" for name in empty], "fill or remove them")
+        self._told += some("empty split lists", list(empty.values()), "fill or remove them")
         self._lists = {name: places for name, places in lists.items() if places}
         self.splits: tuple[str, ...] = tuple(splits) or _disjoint(self._lists)
 
@@ -169,15 +169,23 @@ class VocDataset:
         return hashlib.sha256(f"voc {listings}".encode()).hexdigest()[:16]
 
     def _read_lists(self) -> dict[str, dict[str, str]]:
-        """The splits: of split lists, or where there are none, of folders."""
-        lists = self._layout.read_lists()
-        if lists or is_folder(join(self._root, MAIN)):
-            return lists
-        folders = split_folders(self._layout.pictures)
+        """The splits: of split lists, or where there are no lists at all, of folders."""
+        layout = self._layout
+        if layout.lists:
+            return layout.read_lists()
+        if not layout.pictures:
+            raise DataError(f"{self._root}: expected pictures, found none{self._others()}; check the path")
+        folders = split_folders(layout.pictures)
         self._told += folders.passed_over
-        for split in folders.splits:
-            lists[split] = {i: self._root for i in self._layout.pictures if folders.split_of(i) == split}
-        return lists
+        return {
+            split: {image_id: self._root for image_id in layout.pictures if folders.split_of(image_id) == split}
+            for split in folders.splits
+        }
+
+    def _others(self) -> str:
+        """Files of other kinds, as an aside."""
+        told = by_suffix(self._layout.others)
+        return f" ({', '.join(map(str, told))})" if told else ""
 
     def _ids(self, split: str) -> dict[str, str]:
         if split not in self._lists:
@@ -193,7 +201,11 @@ class VocDataset:
         ids, pictures = self._ids(split), self._layout.pictures
         if pictures.keys().isdisjoint(ids):
             image_id, where = next(iter(ids.items()))
-            holds = f"{len(pictures):,} others, such as {next(iter(pictures))!r}" if pictures else "none at all"
+            holds = (
+                f"{len(pictures):,} others, such as {next(iter(pictures))!r}"
+                if pictures
+                else f"none at all{self._others()}"
+            )
             raise DataError(
                 f"{where}: expected pictures of the {len(ids):,} images of {split} in {join(self._root, self._layout.base)}, "
                 f"found no file of any (e.g. {image_id!r}), but {holds}; write the pictures' names without folder and suffix, "

@@ -69,14 +69,15 @@ class VocLayout:
     @cached_property
     def base(self) -> str:
         """The folder that ids are relative to, with its slash; empty for the root itself."""
-        return f"{_IMAGES}/" if any(path.startswith((f"{_IMAGES}/", f"{_SETS}/")) for path in self.files) else ""
+        return f"{_IMAGES}/" if any(path.startswith(f"{_IMAGES}/") for path in self.files) else ""
 
     @cached_property
     def pictures(self) -> dict[str, list[str]]:
         """Paths of pictures by image id; more than one is for the caller to judge."""
         found = defaultdict(list)
         for path in self.files:
-            if path.startswith(self.base) and path.lower().endswith(IMAGE_SUFFIXES):
+            inside = path.startswith(self.base) and not path.startswith(_OF_THE_DEVKIT)
+            if inside and path.lower().endswith(IMAGE_SUFFIXES):
                 found[posixpath.splitext(path.removeprefix(self.base))[0]].append(path)
         return dict(found)
 
@@ -85,7 +86,9 @@ class VocLayout:
         """Paths of XML files by image id; of those without a picture by the id that it would have."""
         found = defaultdict(list)
         for path in self.files:
-            if path.lower().endswith(".xml") and (not self.base or path.startswith((self.base, f"{_ANNOTATIONS}/"))):
+            if path.lower().endswith(".xml") and path.lower().startswith(
+                (self.base.lower(), f"{_ANNOTATIONS}/".lower())
+            ):
                 found[self._id_of_annotation(path)].append(path)
         return dict(found)
 
@@ -95,6 +98,17 @@ class VocLayout:
         taken = {path for paths in (*self.pictures.values(), *self.annotations.values()) for path in paths}
         return [path for path in self.files if path not in taken and not path.startswith(_OF_THE_DEVKIT)]
 
+    @cached_property
+    def lists(self) -> dict[str, list[str]]:
+        """Paths of lists by name, those of single classes among them; more than one is for the caller to judge."""
+        folder = f"{MAIN}/" if is_folder(join(self.root, MAIN)) else f"{_SETS}/"
+        found = defaultdict(list)
+        for path in self.files:
+            name = path.removeprefix(folder)
+            if path.startswith(folder) and name.lower().endswith(".txt") and "/" not in name:
+                found[name[: -len(".txt")]].append(path)
+        return dict(found)
+
     def read_lists(self) -> dict[str, dict[str, str]]:
         """Split lists: by name, the address of each image's line (``train.txt:3``) by image id.
 
@@ -103,16 +117,11 @@ class VocLayout:
         Raises:
             DataError: Two lists of one name, an image listed twice, or a line that may mean several images.
         """
-        folder = f"{MAIN}/" if is_folder(join(self.root, MAIN)) else f"{_SETS}/"
-        paths: dict[str, str] = {}
-        for path in self.files:
-            name = path.removeprefix(folder)
-            if path.startswith(folder) and name.lower().endswith(".txt") and "/" not in name:
-                other = paths.setdefault(name[: -len(".txt")], path)
-                if other != path:
-                    raise DataError(f"{self.root}: expected one list of a name, found {other} and {path}; remove one")
-        uris = [join(self.root, path) for path in paths.values()]
-        lists = zip(paths, uris, map(split_lines, read_texts(uris)), strict=True)
+        for paths in self.lists.values():
+            if len(paths) > 1:
+                raise DataError(f"{self.root}: expected one list of a name, found {' and '.join(paths)}; remove one")
+        uris = [join(self.root, *paths) for paths in self.lists.values()]
+        lists = zip(self.lists, uris, map(split_lines, read_texts(uris)), strict=True)
         return {name: self._ids(lines, uri) for name, uri, lines in lists if not self._is_of_a_class(name, lines)}
 
     def find(self, name: str, where: str) -> str | None:
@@ -133,8 +142,7 @@ class VocLayout:
 
     def _id_of_annotation(self, path: str) -> str:
         """The id of the picture beside it, or of the nearest one of that name."""
-        under = path.removeprefix(self.base).removeprefix(f"{_ANNOTATIONS}/" if self.base else "")
-        own_id = posixpath.splitext(under)[0]
+        own_id = posixpath.splitext(path.partition("/")[2] if self.base else path)[0]
         if own_id in self.pictures:
             return own_id
         found = self._search.search(own_id).paths or self._search.search(posixpath.basename(own_id)).paths

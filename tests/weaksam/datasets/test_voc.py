@@ -278,7 +278,7 @@ def test_two_annotation_files_for_one_image_are_an_error_only_if_it_is_listed(tm
 
 def test_unknown_split_and_empty_main_are_errors(tmp_path: Path) -> None:
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"expected split lists like trainval\.txt, found none"):
+    with pytest.raises(DataError, match="expected pictures, found none; check the path"):
         VocDataset(str(tmp_path))
     write_tree(tmp_path, {"a": None})
     with pytest.raises(DataError, match="expected split lists trainval, found train"):

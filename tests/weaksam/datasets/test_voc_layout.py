@@ -65,6 +65,12 @@ def told(root: Path) -> list[str]:
             id="devkit in capitals",
         ),
         pytest.param({**ONE_PICTURE, "ImageSets/train.txt": "a\n"}, {"train": {"a": ("disc",)}}, id="lists without Main"),
+        pytest.param({"JPEGImages/a.jpg": "", "annotations/a.xml": XML}, {"all": {"a": ("disc",)}}, id="small letters"),
+        pytest.param(
+            {"photos/a.jpg": "", "Annotations/a.xml": XML, "ImageSets/Main/train.txt": "a\n", "SegmentationClass/a.png": ""},
+            {"train": {"photos/a": ("disc",)}},
+            id="devkit with pictures elsewhere",
+        ),
         pytest.param({"images/a.png": "", "annotations/a.xml": XML}, {"all": {"images/a": ("disc",)}}, id="two folders"),
         pytest.param(
             {"images/a.png": "", "annotations/xmls/a.xml": XML, "masks/b.png": ""},
@@ -223,6 +229,19 @@ def test_remedies_of_an_empty_list_help(tmp_path: Path) -> None:
     assert "1 empty split lists (e.g. ImageSets/Main/trainval.txt; fill or remove them)" in told(root)
     with pytest.raises(DataError, match=r"trainval\.txt: expected an image id a line"):
         VocDataset(str(root), splits=("trainval",))
+
+    (root / "ImageSets" / "Main" / "trainval.txt").unlink()
+    (root / "ImageSets" / "Main" / "test.txt").unlink()
+    assert ids(root) == {"all": ["a"]}
+
+
+def test_pictures_of_another_kind_are_named_where_there_are_no_others(tmp_path: Path) -> None:
+    write(tmp_path, {"JPEGImages/a.heic": "", "Annotations/a.xml": XML})
+    with pytest.raises(DataError, match=r"found none \(1 files \.heic \(e\.g\. JPEGImages/a\.heic; convert them"):
+        ids(tmp_path)
+    write(tmp_path, {"ImageSets/Main/train.txt": "a\n"})
+    with pytest.raises(DataError, match=r"train\.txt:1: .*but none at all \(1 files \.heic .*convert them"):
+        ids(tmp_path)
 
 
 def test_list_of_absent_pictures_can_be_left_out(tmp_path: Path) -> None:
