@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin, features
 
 from tests.broken_files import encode, picture
 from weaksam.errors import ImageError
@@ -69,6 +69,27 @@ def test_metadata_costs_no_jpeg(data: bytes) -> None:
     np.testing.assert_array_equal(decode_image(data), decode_image(encode(picture(), "JPEG")))
 
 
+@pytest.mark.parametrize("tag", [269, 270, 271, 272, 305, 700, 34665, 34675])
+def test_metadata_costs_no_tiff(tag: int) -> None:
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[tag] = 8 if tag == 34665 else b"x" * 60 if tag in (700, 34675) else "x" * 60
+    data = bytearray(encode(picture(), "TIFF", tiffinfo=info))
+    (first,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, first)
+    (at,) = (o for o in range(first + 2, first + 2 + 12 * entries, 12) if struct.unpack_from("<H", data, o)[0] == tag)
+    struct.pack_into("<II", data, at + 4, 500, 2**31)  # 500 values, far behind the end of the file
+    np.testing.assert_array_equal(decode_image(bytes(data)), np.asarray(picture()))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow does not read AVIF")
+def test_damaged_exif_costs_no_avif() -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "maker" * 20
+    data = encode(picture(), "AVIF", exif=exif.tobytes())
+    at = data.index(exif.tobytes()[6:])
+    np.testing.assert_array_equal(decode_image(data[:at] + bytes(60) + data[at + 60 :]), decode_image(data))
+
+
 def test_orientation_outlives_what_is_damaged_beside_it() -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -78,7 +99,8 @@ def test_orientation_outlives_what_is_damaged_beside_it() -> None:
 
 def test_nothing_is_left_out_of_other_formats_nor_of_files_without_metadata() -> None:
     assert list(without_metadata(encode(picture(), "PNG"))) == []
-    assert list(without_metadata(encode(picture(), "TIFF"))) == []
+    assert list(without_metadata(encode(picture(), "BMP"))) == []
+    assert list(without_metadata(b"II*\0")) == []
     assert list(without_metadata(b"")) == []
 
 
