@@ -7,16 +7,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_CONVERT = "convert them to JPEG or PNG"
-# Pictures of other formats than ``images`` reads, and annotations that are read by other names or in other places.
-_REMEDIES = dict.fromkeys(
-    (
-        ".arw", ".avifs", ".cr2", ".cr3", ".dcm", ".dib", ".dng", ".eps", ".exr", ".gz", ".hdr", ".heic", ".heics", ".heif",
-        ".hif", ".ico", ".jxl", ".jxr", ".nef", ".nii", ".npy", ".orf", ".pcx", ".pdf", ".psd", ".raf", ".raw", ".rw2",
-        ".sgi", ".svg", ".svs", ".tga", ".wdp", ".xcf",
+# Pictures of other formats than ``images`` reads, and what holds pictures.
+_REMEDIES = {
+    "convert them to JPEG or PNG": (
+        ".arw", ".avifs", ".cr2", ".cr3", ".dcm", ".dib", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heics", ".heif", ".hif",
+        ".ico", ".jxl", ".jxr", ".nef", ".nii", ".npy", ".orf", ".pcx", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".sgi",
+        ".svg", ".svs", ".tga", ".wdp", ".xcf",
     ),
-    _CONVERT,
-)  # fmt: skip
+    "unpack them": (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"),
+    "take pictures out of them": (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"),
+}  # fmt: skip
+_REMEDY_OF = {suffix: remedy for remedy, suffixes in _REMEDIES.items() for suffix in suffixes}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,10 @@ def by_suffix(paths: Iterable[str], *, remedy: str = "") -> tuple[PassedOver, ..
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return tuple(
         PassedOver(
-            f"files {suffix}" if suffix else "files without suffix", len(names), names[0], _REMEDIES.get(suffix, remedy)
+            f"files {suffix}" if suffix else "files without suffix",
+            len(names),
+            names[0],
+            _REMEDY_OF.get(suffix, remedy),
         )
         for suffix, names in ordered
     )

@@ -167,7 +167,7 @@ class VocLayout:
     def _ids(self, lines: Iterable[str], uri: str) -> dict[str, str]:
         places: dict[str, str] = {}
         for number, raw in enumerate(lines, start=1):
-            line, where = raw.strip(), f"{uri}:{number}"
+            line, where = raw if raw in self.pictures else raw.strip(), f"{uri}:{number}"
             if not line or (line.startswith("#") and line not in self.pictures):
                 continue
             image_id = self.find(line, where) or _without_suffix(line)

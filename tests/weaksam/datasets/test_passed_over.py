@@ -11,6 +11,14 @@ def test_groups_by_suffix_whatever_its_case_and_puts_the_largest_first() -> None
     )
 
 
+def test_archives_and_films_have_remedies_of_their_own() -> None:
+    assert [one.remedy for one in by_suffix(["a.ZIP", "b.mov", "c.odd"], remedy="none")] == [
+        "take pictures out of them",
+        "none",
+        "unpack them",
+    ]
+
+
 def test_reads_as_a_phrase() -> None:
     assert (
         str(PassedOver("files .heic", 1200, "a.heic", "convert them"))

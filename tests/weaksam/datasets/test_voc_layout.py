@@ -183,7 +183,7 @@ def test_list_of_any_marked_encoding_is_read(tmp_path: Path, encoding: str) -> N
 
 
 def test_names_that_look_like_more_are_taken_as_they_stand(tmp_path: Path) -> None:
-    names = ("a.jpg", "#1", "b # c", "d\x85e", "dog 1")
+    names = ("a.jpg", "#1", "b # c", "d\x85e", "dog 1", " e ")
     root = write(
         tmp_path, with_list("".join(f"{name}\n" for name in names), *(f"{name}.png" for name in names), "a.png")
     )
