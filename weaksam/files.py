@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weaksam.errors import DataError, ImageError
@@ -178,8 +179,8 @@ def list_files(uri: str) -> list[tuple[str, int]]:
     """List every file under the folder ``uri`` as (POSIX path relative to it, bytes), sorted by path.
 
     Hidden files and folders (a leading dot) are left out, and so are S3's empty "folder" keys. Local links are followed,
-    each folder once, by its path without links if it has one; a link that leads nowhere, or to itself, counts 0 bytes. A
-    folder that is missing or empty gives an empty list.
+    each folder once, by its path without links if it has one, but not to folders that hold ``uri``; a link that leads
+    nowhere, or to itself, counts 0 bytes. A folder that is missing or empty gives an empty list.
 
     Raises:
         DataError: A folder cannot be listed, or a name is not valid Unicode, so that no table could hold it.
@@ -236,7 +237,7 @@ def _listing_remedy(uri: str, error: Exception) -> str:
 
 def _walk_local(root: str) -> Iterator[tuple[str, int]]:
     """Folders before the links to them, so that a folder goes by the same path whatever its links are called."""
-    visited: set[str] = set()
+    visited = {str(folder) for folder in Path(os.path.realpath(root)).parents}
     folders, links = deque([root]), deque[str]()
     while folders or links:
         folder = (folders or links).popleft()

@@ -158,6 +158,15 @@ def test_links_to_themselves_and_in_circles_cost_nothing_beside_them(tmp_path: P
         files.read_bytes(str(tmp_path / "self.jpg"))
 
 
+def test_link_to_a_folder_that_holds_the_data_set_brings_nothing_in(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b.jpg").touch()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.jpg").touch()
+    (tmp_path / "set" / "up").symlink_to("..")
+    assert files.list_files(str(tmp_path / "set")) == [("a.jpg", 0)]
+
+
 def test_folders_that_link_to_each_other_are_listed_once(tmp_path: Path) -> None:
     for name, other in (("a", "b"), ("b", "a")):
         (tmp_path / name).mkdir()
