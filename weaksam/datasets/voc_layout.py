@@ -68,8 +68,11 @@ class VocLayout:
 
     @cached_property
     def base(self) -> str:
-        """The folder that ids are relative to, with its slash; empty for the root itself."""
-        return f"{_IMAGES}/" if any(path.startswith(f"{_IMAGES}/") for path in self.files) else ""
+        """The folder that ids are relative to, with its slash; empty, for the root itself, if all pictures lie elsewhere."""
+        elsewhere = any(
+            path.lower().endswith(IMAGE_SUFFIXES) and not path.startswith(_OF_THE_DEVKIT) for path in self.files
+        )
+        return "" if elsewhere and not any(path.startswith(f"{_IMAGES}/") for path in self.files) else f"{_IMAGES}/"
 
     @cached_property
     def pictures(self) -> dict[str, list[str]]:

@@ -133,6 +133,11 @@ def test_one_xml_near_two_pictures_is_refused(tmp_path: Path) -> None:
     assert ids(tmp_path) == {"all": ["x/a", "y/a"]}
 
 
+def test_boxes_are_read_where_the_pictures_are_not_there_yet(tmp_path: Path) -> None:
+    write(tmp_path, {"Annotations/a.xml": XML, "ImageSets/Main/train.txt": "a\n"})
+    assert list(VocDataset(str(tmp_path)).ground_truth("train")) == ["a"]
+
+
 def test_year_without_lists_is_found_beside_one_with_lists(tmp_path: Path) -> None:
     build_voc_tree(tmp_path / "VOC2007")
     write(tmp_path / "VOC2012", ONE_PICTURE)
