@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from pipelines import cli
 from pipelines.recipe import Recipe, load_recipe
-from pipelines.runs import current_instance
+from pipelines.runs import Instance, current_instance
 from pipelines.stage import Options
 from pipelines.stages import needed_for, resolve
+from pipelines.store import write_json
 from pipelines.table_document import Outcome, mean_and_spread, to_document, to_lines, to_markdown
 from pipelines.table_plans import PLANS, Finished, Row, Variant, data_name
 from pipelines.tables import Recipes, make_table, oicr_recipe, parse_seeds
@@ -236,11 +237,15 @@ def finish(recipe: Recipe, run: str, *names: str, ap50: float = 0.5, **changes) 
             reads = {n: {"key": u.key, "text": u.manifest()["text"]} for n, u in resolved.upstream.items()}
             manifest, metrics = content(recipe, name, ap50)
             if metrics is not None:
-                from pipelines.store import write_json
-
                 write_json(instance.file("metrics.json"), metrics)
             instance.begin(resolved.parts)
             instance.finish(manifest | {"reads": reads} | (changes if name == names[-1] else {}))
+
+
+def measured_otherwise(instance: Instance, metrics: dict) -> None:
+    """Give a finished instance other metrics, as if it had written these: a file that changes later counts as damaged."""
+    write_json(instance.file("metrics.json"), metrics)
+    instance.finish(instance.manifest())
 
 
 def finish_table(number: int, run: str, seeds=(0,), recipes: Recipes = SHAPES, only=lambda _row, _seed: True) -> None:
@@ -432,7 +437,7 @@ def test_a_cell_whose_metrics_are_broken_fails_alone(tmp_path, caplog):
     run = str(tmp_path)
     finish_table(10, run, seeds=(0, 1))
     broken = resolve(SHAPES.variant(Variant(detector="oicr"), 1), run, "evaluate.mil").instance
-    (tmp_path / "evaluate.mil" / broken.key / "metrics.json").write_text("{}")
+    measured_otherwise(broken, {})
     document, _ = made(10, run, seeds=(0, 1))
     assert [(e["cell"], e["seed"], e["error"]) for e in document["errors"]] == [
         ("OICR, WeakSAM", 1, "KeyError: 'detections'")
@@ -446,8 +451,8 @@ def test_a_split_without_true_boxes_has_dashes(tmp_path):
     run = str(tmp_path)
     finish_table(1, run)
     recipe = SHAPES.variant(Variant(detector="mist"), 0)
-    metrics = tmp_path / "evaluate.mil" / resolve(recipe, run, "evaluate.mil").instance.key / "metrics.json"
-    metrics.write_text(json.dumps({"detections": {"train": detections_of(0.5), "val": {"rows": []}}}))
+    evaluate = resolve(recipe, run, "evaluate.mil").instance
+    measured_otherwise(evaluate, {"detections": {"train": detections_of(0.5), "val": {"rows": []}}})
     _, lines = to_lines(made(1, run)[0])
     assert lines[3][:10] == ["shapes", "MIST", "WeakSAM", "val", "–", "–", "–", "–", "–", "–"]
 
