@@ -127,7 +127,8 @@ def check_true_boxes(
 def train_split(dataset: Dataset, config: DataConfig) -> str:
     """The split to which image-level labels are granted; "none" grants none.
 
-    "auto" takes the split called trainval, train or all, else the only one whose name begins with train.
+    "auto" takes the split called trainval, train, all or default (CVAT's name for a set without splits), else the only one
+    whose name begins with train. Capitals do not matter.
 
     Raises:
         ConfigError: The data set has no such split, or several that "auto" could mean.
@@ -136,8 +137,8 @@ def train_split(dataset: Dataset, config: DataConfig) -> str:
     if config.train_split == "none" or config.train_split in splits:
         return config.train_split
     if config.train_split == "auto":
-        named = [split for split in splits if split in ("trainval", "train", "all")]
-        candidates = named or [split for split in splits if split.startswith("train")]
+        named = [split for split in splits if split.lower() in ("trainval", "train", "all", "default")]
+        candidates = named or [split for split in splits if split.lower().startswith("train")]
         if len(candidates) == 1:
             return candidates[0]
     raise ConfigError(

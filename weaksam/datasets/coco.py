@@ -110,7 +110,7 @@ class CocoDataset:
             DataError: Unknown split, malformed file, or a box that is not four numbers.
         """
         loaded = self._load(split)
-        if loaded.annotations and not any("bbox" in item.fields for item in loaded.annotations):
+        if loaded.annotations and not any(item.has_box for item in loaded.annotations):
             return {}
         index = {category_id: i for i, category_id in enumerate(self.category_ids)}
         objects: dict[int, list[TrueObject]] = defaultdict(list)

@@ -38,13 +38,16 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """An entry of ``annotations``; ``fields`` is as it stands in the file."""
+    """An entry of ``annotations``; what is of type Any stands as it does in the file, None where it does not."""
 
     image: int
     category: int
     crowd: bool
     place: int  # in the list, from 0
-    fields: dict[str, Any]
+    own_id: Any
+    has_box: bool
+    bbox: Any
+    bbox_mode: Any
 
     def box_xyxy(self, uri: str) -> tuple[float, float, float, float]:
         """Return the box with exclusive right and bottom, not cut to the image.
@@ -52,17 +55,16 @@ class Annotation:
         Raises:
             DataError: It is not four finite numbers, or of a ``bbox_mode`` that is not in pixels of the image.
         """
-        mode = str(self.fields.get("bbox_mode", "1")).strip().lower()
+        mode = str(self.bbox_mode).strip().lower()
         if mode not in _XYWH + _XYXY:
             raise DataError(
                 f"{uri}: {self._name}: expected bbox_mode 1 (x, y, width, height) or 0 (x1, y1, x2, y2), got "
-                f"{shown(self.fields['bbox_mode'])}; write boxes in pixels as [x, y, width, height] without bbox_mode"
+                f"{shown(self.bbox_mode)}; write boxes in pixels as [x, y, width, height] without bbox_mode"
             )
-        box = self.fields.get("bbox")
-        values = [_coordinate(value) for value in box] if isinstance(box, list) else []
+        values = [_coordinate(value) for value in self.bbox] if isinstance(self.bbox, list) else []
         if len(values) != 4 or not all(abs(value) <= MAX_COORDINATE for value in values):  # NaN is not
             raise DataError(
-                f'{uri}: {self._name}: expected "bbox" [x, y, width, height] in pixels, got {shown(box)}; '
+                f'{uri}: {self._name}: expected "bbox" [x, y, width, height] in pixels, got {shown(self.bbox)}; '
                 "correct the annotation or remove it"
             )
         x, y, right, bottom = values
@@ -70,8 +72,7 @@ class Annotation:
 
     @property
     def _name(self) -> str:
-        own = self.fields.get("id")
-        called = f"annotations[{self.place}]" if own is None else f"annotation {shown(own)}"
+        called = f"annotations[{self.place}]" if self.own_id is None else f"annotation {shown(self.own_id)}"
         return f"{called} of image {self.image}"
 
 
@@ -204,7 +205,7 @@ class _Entry(NamedTuple):
     def flag(self, key: str) -> bool:
         """0 or 1, whatever its type; False where there is none."""
         value = self.get(key)
-        if value is None:
+        if value is None or (type(value) is int and value == 0):  # nearly always
             return False
         text = str(int(value)) if isinstance(value, bool | int | float) and value in (0, 1) else value
         if not isinstance(text, str) or text.strip().lower() not in _FLAGS:
@@ -265,7 +266,18 @@ def _read_annotations(
             raise DataError(
                 f"{entry.where}: category_id {category} is not among the categories ({known}); correct or add it"
             )
-        annotations.append(Annotation(image, category, entry.flag("iscrowd"), place, entry.fields))
+        annotations.append(
+            Annotation(
+                image=image,
+                category=category,
+                crowd=entry.flag("iscrowd"),
+                place=place,
+                own_id=item.get("id"),
+                has_box="bbox" in item,
+                bbox=item.get("bbox"),
+                bbox_mode=item.get("bbox_mode", _XYWH[0]),
+            )
+        )
     return annotations
 
 
@@ -281,6 +293,8 @@ def _list(document: dict[str, Any], key: str, uri: str) -> list[Any]:
 
 def _whole(value: object) -> int | None:
     """The whole number of 64 bits that ``value`` is or spells, else None."""
+    if type(value) is int and 0 <= value < 2**63:  # nearly always, and there are millions
+        return value
     if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
         value = int(value.partition(".")[0])
     elif isinstance(value, float) and value.is_integer():

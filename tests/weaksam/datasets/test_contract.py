@@ -190,6 +190,8 @@ class Splits:
         (("trainval", "test"), "auto", "trainval"),
         (("train", "train_extra", "val"), "auto", "train"),
         (("train2014", "val2014"), "auto", "train2014"),
+        (("Train", "Test"), "auto", "Train"),
+        (("default",), "auto", "default"),
         (("a", "b"), "b", "b"),
         (("a", "b"), "none", "none"),
     ],
@@ -198,7 +200,10 @@ def test_training_split_by_name(splits: tuple[str, ...], asked: str, granted: st
     assert train_split(Splits(*splits), DataConfig(train_split=asked)) == granted  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("splits", "asked"), [(("val",), "auto"), (("train2014", "train2017"), "auto"), (("a",), "b")])
+@pytest.mark.parametrize(
+    ("splits", "asked"),
+    [(("val",), "auto"), (("Train", "train"), "auto"), (("train2014", "train2017"), "auto"), (("a",), "b")],
+)
 def test_training_split_that_cannot_be_told_is_an_error(splits: tuple[str, ...], asked: str) -> None:
     with pytest.raises(ConfigError, match=r"expected one of .* or none"):
         train_split(Splits(*splits), DataConfig(train_split=asked))  # type: ignore[arg-type]
