@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,11 +15,12 @@ from rich.logging import RichHandler
 from rich.text import Text
 from typer.core import TyperGroup
 
-from pipelines.explain import explain
+from pipelines import cluster, interrupts, terminal
+from pipelines.explain import explain, in_the_way
 from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes
 from pipelines.stage import Options
 from pipelines.text_table import Kind, TextTable
-from weaksam.errors import ConfigError
+from weaksam.errors import ConfigError, StorageError
 from weaksam.files import absolute, join, open_fs
 
 
@@ -29,8 +31,16 @@ class _Verbs(TyperGroup):
         """See click."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _interrupted()
+        except KeyboardInterrupt as error:
+            raise _Interrupted(interrupts.exit_code(error)) from error
+
+
+class _Interrupted(Exception):  # noqa: N818
+    """A verb was interrupted, and has unwound."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 app = typer.Typer(
@@ -44,6 +54,9 @@ app = typer.Typer(
     "Start with `weaksam demo`, or look at your own pictures: `weaksam propose grid --data photos/ --out runs/photos`.",
 )
 console = Console(soft_wrap=True)
+
+_INTERRUPTED = "interrupted; the same command goes on where this one stopped"
+_told: list[str] = []  # what this process ends with
 
 RecipeArgument = Annotated[
     str,
@@ -565,17 +578,37 @@ def weights_pull(
 
 def main() -> None:
     """Run the command line; a mistake of the user's ends in one line of text, exit code 1 (3: too many images dropped)."""
+    terminal.open_streams()
+    interrupts.install(_end_now)
+    with cluster.left_at_the_end():
+        try:
+            _check_surroundings()
+            for entry_point in _extensions():
+                entry_point.load()(app)
+            app(prog_name="weaksam")
+        except _Interrupted as error:
+            _end_now(error.code)
+        except KeyboardInterrupt as error:  # while verbs are being imported
+            _end_now(interrupts.exit_code(error))
+        except Exception as error:
+            told = explain(error)
+            if told is None:
+                raise
+            _fail(str(told), told.exit_code)
+        finally:
+            interrupts.hold()
+
+
+def _check_surroundings() -> None:
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"expected arguments in UTF-8, got {argument!a}; rename the file or folder") from None
     try:
-        for entry_point in _extensions():
-            entry_point.load()(app)
-        app(prog_name="weaksam")
-    except KeyboardInterrupt:  # while verbs are being imported
-        _interrupted()
-    except Exception as error:
-        told = explain(error)
-        if told is None:
-            raise
-        _fail(str(told), told.exit_code)
+        os.getcwd()
+    except OSError as error:
+        raise StorageError(f"the working directory is gone ({error.strerror}); change to another one") from error
 
 
 def _run(
@@ -604,6 +637,7 @@ def _run(
     run_uri = _run_uri(recipe, out, limit)
     names = choose(recipe)
     if not options.dry_run:
+        terminal.go_on_unread()
         write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
     manifests = run_instances(recipe, run_uri, names, options, console)
     if limit and manifests:
@@ -615,6 +649,8 @@ def _run_uri(recipe: Recipe, out: str, limit: int) -> str:
     if not recipe.data.uri:
         raise ConfigError(f"recipe {recipe.name} names no data; add --data FOLDER, s3://… or shapes:")
     out = absolute(out or join("runs", recipe.name))
+    if found := in_the_way(out):
+        raise ConfigError(f"--out: {found}; name a folder")
     return join(out, f"preview-{limit}") if limit else out
 
 
@@ -678,10 +714,17 @@ def _extensions() -> list[Any]:
     return list(entry_points(group="weaksam.commands"))
 
 
-def _interrupted() -> NoReturn:
-    _fail("interrupted; the same command goes on where this one stopped", 130)
+def _end_now(code: int) -> NoReturn:
+    """End this process, which was asked to stop, with all that it started; its locks are released or known to be nobody's."""
+    if not _told:
+        _told.append(_INTERRUPTED)
+        terminal.say(f"error: {_INTERRUPTED}")
+    terminal.close_streams()
+    cluster.kill_processes()
+    os._exit(code)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(f"error: {message}", markup=False, highlight=False)
+    _told.append(message)
+    terminal.say(f"error: {message}")
     sys.exit(code)

@@ -10,16 +10,16 @@ import os
 import platform
 import re
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
+from pipelines import ray_address
 from pipelines.cluster import usable_cpus
+from pipelines.explain import explain
 from weaksam.errors import WeaksamError
 from weaksam.files import is_folder, is_remote, open_fs
 from weaksam.heap import KEEP_HEAP_ENV
@@ -44,7 +44,6 @@ _MEMORY_BYTES = 4 * 2**30  # one SAM actor with ViT-B, one clue actor and Ray it
 _SHM_BYTES = 2**30  # Ray's object store with room to spare; Ray falls back to the disk below
 _DISK_BYTES = 5 * 2**30
 _DISK_SHARE_FULL = 0.95  # Ray refuses to spill above it (RAY_local_fs_capacity_threshold)
-_CONNECT_S = 3.0
 _CPU_FLAGS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX bf16", "bf16": "bf16"}
 
 
@@ -75,8 +74,17 @@ def run_doctor(uri: str = "") -> list[Check]:
         s3_settings,
         builtin_weights,
     ]
-    done = [check() for check in checks]
+    done = [_looked_at(check) for check in checks]
     return [*done, access(uri)] if uri else done
+
+
+def _looked_at(check: Callable[[], Check]) -> Check:
+    """Return what a check finds; one that cannot look must not keep the others from it."""
+    try:
+        return check()
+    except Exception as error:
+        name = check.__name__.replace("_", " ")
+        return Check(name=name, state="warn", detail=f"cannot be looked at: {explain(error) or repr(error)}")
 
 
 def python_version() -> Check:
@@ -200,7 +208,7 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> Check:
 
 def temporary_disk() -> Check:
     """Room in Ray's temp folder, where it logs and spills."""
-    folder = Path(os.environ.get("RAY_TMPDIR") or "/tmp")
+    folder = ray_address.temporary_folder()
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         remedy = "set RAY_TMPDIR to a folder that this user can write to"
         return Check(name="temp folder", state="fail", detail=f"{folder} cannot be written to", remedy=remedy)
@@ -220,17 +228,17 @@ def ray_cluster() -> Check:
     if not address:
         return Check(name="Ray", state="ok", detail="RAY_ADDRESS is not set: Ray starts on this machine")
     remedy = "start the cluster or its tunnel, or unset RAY_ADDRESS to run on this machine"
-    if address in ("auto", "local"):
-        known = address == "local" or Path("/tmp/ray/ray_current_cluster").is_file()
-        detail = f"RAY_ADDRESS={address}" + ("" if known else ", and no cluster was started on this machine")
-        return Check(name="Ray", state="ok" if known else "fail", detail=detail, remedy="" if known else remedy)
     try:
-        place = urlsplit(address if "://" in address else f"//{address}")
-        where = (place.hostname or "", place.port or 10001)  # ray:// without a port means its client server
-        with socket.create_connection(where, timeout=_CONNECT_S):
-            return Check(name="Ray", state="ok", detail=f"RAY_ADDRESS={address} answers")
-    except (OSError, ValueError) as error:
-        return Check(name="Ray", state="fail", detail=f"RAY_ADDRESS={address}: {error}", remedy=remedy)
+        chosen = ray_address.chosen_address("")
+        if chosen:
+            ray_address.check_address(chosen)
+    except WeaksamError as error:
+        return Check(name="Ray", state="fail", detail=str(error), remedy=remedy)
+    if chosen == ray_address.AUTO and not ray_address.head_runs():
+        return Check(
+            name="Ray", state="fail", detail="RAY_ADDRESS=auto, and no cluster runs on this machine", remedy=remedy
+        )
+    return Check(name="Ray", state="ok", detail=f"RAY_ADDRESS={address}" + (" answers" if chosen else ""))
 
 
 def s3_settings(environment: Mapping[str, str] = os.environ) -> Check:

@@ -75,29 +75,35 @@ _STORAGE_CLIENTS = (
 )  # whose errors are of families of their own
 
 
-def explain(error: BaseException) -> WeaksamError | None:
+def explain(error: BaseException, where: str = "") -> WeaksamError | None:
     """Return the first cause of an error as something to tell people, or None if it is a mistake in this program.
 
-    An error of ours is returned as it is, unless it came up while a failure of the whole storage was being handled.
+    An error of ours is returned as it is, unless it came up while a failure of the whole storage was being handled. ``where``
+    is said of an error of a storage that names no place.
     """
+    if told := storage_failure(error, where):
+        return told
     chain = list(_chain(error))[::-1]  # the first cause first
-    for cause in chain:
-        if fails_as_a_whole(cause):
-            return _of_storage(cause)
     for cause in chain:
         if isinstance(cause, WeaksamError):
             return cause
     for cause in chain:
         if isinstance(cause, OSError) or _number(cause) is not None or _is_of_client(cause):
-            return _of_storage(cause)
+            return _of_storage(cause, where)
     if isinstance(chain[0], MemoryError):
         return StorageError("; ".join(_MEANINGS[errno.ENOMEM]))
     return _of_ray(chain[0]) if _is_of_ray(chain[0]) else None
 
 
-def fails_as_a_whole(error: BaseException) -> bool:
-    """Whether a storage cannot be written or read at all just now: it is full, read-only or broken."""
-    return _number(error) in _OF_THE_WHOLE
+def storage_failure(error: BaseException, where: str = "") -> StorageError | None:
+    """Return what to tell people if an error came of a storage that fails as a whole: it is full, read-only or broken.
+
+    ``where`` is said if the error itself names no place.
+    """
+    for cause in list(_chain(error))[::-1]:
+        if _number(cause) in _OF_THE_WHOLE:
+            return _of_storage(cause, where)
+    return None
 
 
 @contextmanager
@@ -164,19 +170,21 @@ def _number(error: BaseException) -> int | None:
     return int(match[1]) if match else None
 
 
-def _of_storage(error: BaseException) -> StorageError:
-    number, text = _number(error), _last_line(error)
-    where = _place(error, text)
+def _of_storage(error: BaseException, where: str) -> StorageError:
+    number, text = _number(error), last_line(error)
+    where = _place(error, text) or where
     what, remedy = _MEANINGS.get(number or 0, ("", f"mend this, and {AGAIN}"))
-    if number in (errno.EEXIST, errno.ENOTDIR):
-        where, what = _in_the_way(where, what)
+    if number in (errno.EEXIST, errno.ENOTDIR) and where and (found := in_the_way(where)):
+        return StorageError(f"{found}, but a folder is needed here; {_IN_THE_WAY}")
     what = what or (number and os.strerror(number)) or f"{type(error).__name__}: {text}"
     return StorageError(f"{where}: {what}; {remedy}" if where else f"{what} ({text}); {remedy}")
 
 
 def _of_ray(error: BaseException) -> RunError | None:
     """Return what Ray says of a node, process or actor that it lost; None for what a mistake of ours brought about in one."""
-    text = _last_line(error)
+    text = last_line(error)
+    if type(error).__name__ in ("RayTaskError", "UserCodeException"):
+        return None
     if "creation task" not in str(error):
         return RunError(f"Ray: {text}; {AGAIN}")
     kind, _, said = text.partition(": ")  # of an actor's constructor only the text of a traceback arrives
@@ -187,25 +195,23 @@ def _of_ray(error: BaseException) -> RunError | None:
 def _place(error: BaseException, text: str) -> str:
     """Return the file or address that an error is about, "" if it names none."""
     name: Any = getattr(error, "filename", None) or getattr(error, "filename2", None)
-    if isinstance(name, (bytes, str)):
+    if isinstance(name, bytes | str) and b"\n" not in os.fsencode(name):  # Ray Data puts a text of its own there
         return _TEMPORARY.sub(r"/\1", os.fsdecode(name))
     match = _QUOTED.search(text)
     return match[1] if match else ""
 
 
-def _in_the_way(path: str, what: str) -> tuple[str, str]:
-    """Return the first part of a local path that is there and is no folder, and what it is; else the path and ``what``."""
-    if not path or is_remote(path):
-        return path, what
+def in_the_way(path: str) -> str:
+    """Return which part of a local path is no folder and what it is instead; "" if there could be a folder at the path."""
+    if is_remote(path):
+        return ""
     parts = os.path.abspath(path).split(os.sep)
     for part in (os.sep.join(parts[:n]) for n in range(2, len(parts) + 1)):
-        if os.path.islink(part) and not os.path.exists(part):
-            return part, "is a link to nothing, but a folder is needed here"
-        if os.path.exists(part) and not os.path.isdir(part):
-            return part, _MEANINGS[errno.ENOTDIR][0]
-    return path, what
+        if os.path.lexists(part) and not os.path.isdir(part):
+            return f"{part} is {'a file' if os.path.exists(part) else 'a link that leads nowhere'}"
+    return ""
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """Return the last line of an error's text, which of a traceback is the one that says something, or its type's name."""
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipelines import cluster
 from pipelines.actors import write_dropped
+from pipelines.lost_rows import errors_of_tasks, raise_unless_processes_died
 from pipelines.progress import rows_progress
 from pipelines.runs import prove
 from pipelines.stage import Job
@@ -121,6 +122,7 @@ def work_off(
 
     Raises:
         RunError: the proof does not hold.
+        StorageError: the run's folder cannot be written to.
     """
     instance = job.instance
     table = instance.table(schema)
@@ -141,7 +143,8 @@ def work_off(
         left = _left(planned, table, instance.dropped)
         if left.num_rows and not sizes.here:
             job.console.print(f"  {left.num_rows:,} image(s) left over by tasks whose process died: one per task now")
-            _run(left, table, ActorPools(replace(sizes, rows_per_task=1), left.num_rows, 0), operators)
+            errors = _run(left, table, ActorPools(replace(sizes, rows_per_task=1), left.num_rows, 0), operators)
+            raise_unless_processes_died(errors)
             table.require_room()  # a disk that is full is no fault of these images
             reason = {"reason": "process died", "detail": "twice, the second time alone"}
             write_dropped(instance, [row | reason for row in _left(planned, table, instance.dropped).to_pylist()])
@@ -167,7 +170,8 @@ def _run_here(rows: pa.Table, table: Table, rows_at_once: int, operators: Operat
         _write(part, table)
 
 
-def _run(rows: pa.Table, table: Table, pools: ActorPools, operators: Operators) -> None:
+def _run(rows: pa.Table, table: Table, pools: ActorPools, operators: Operators) -> list[BaseException]:
+    """Work rows off on Ray Data; return the errors of tasks whose rows it went on without."""
     import ray
 
     context = ray.data.DataContext.get_current()
@@ -175,12 +179,14 @@ def _run(rows: pa.Table, table: Table, pools: ActorPools, operators: Operators) 
     context.max_errored_blocks = -1  # lost blocks are found by subtraction and tried again one image per task
     context.execution_options.preserve_order = False
     dataset: Any = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=pools.sizes.rows_per_task)
-    troubles = operators(dataset, pools).map_batches(
-        _write_or_say_why, fn_kwargs={"table": table}, batch_size=None, batch_format="pyarrow", num_cpus=_TASK_CPUS
-    )
-    for batch in troubles.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for trouble in batch.to_pylist():
-            raise OSError(trouble["errno"], trouble["reason"], trouble["file"])
+    with cluster.frozen_when_interrupted(), errors_of_tasks(table.folder) as errors:
+        troubles = operators(dataset, pools).map_batches(
+            _write_or_say_why, fn_kwargs={"table": table}, batch_size=None, batch_format="pyarrow", num_cpus=_TASK_CPUS
+        )
+        for batch in troubles.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for trouble in batch.to_pylist():
+                raise OSError(trouble["errno"], trouble["reason"], trouble["file"])
+    return errors
 
 
 def _write(part: pa.Table, table: Table) -> None:

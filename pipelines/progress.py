@@ -1,4 +1,4 @@
-"""Progress of a table stage, fed by nothing but the rows that are safely in its files."""
+"""Progress of a stage: a sign of life soon after its start, then the rows that are safely in its files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ from pipelines.store import Table
 
 _POLL_S = 1.0  # on a terminal
 _LINE_S = 15.0  # one plain line this often where there is no terminal
+_SIGN_S = 2.0  # from a stage's start to its first sign of life
+
+
+@contextmanager
+def sign_of_life(console: Console, line: str) -> Iterator[None]:
+    """Print a line once the body takes longer than a moment, such as while models load and processes start."""
+    timer = threading.Timer(_SIGN_S, lambda: console.print(line, markup=False, highlight=False))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 @contextmanager

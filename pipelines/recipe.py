@@ -282,6 +282,10 @@ def _find(name: str, asked_by: Path | None) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
+    if Path(name).is_dir():
+        raise ConfigError(
+            f"{name}: expected a recipe file or a run folder (with recipe.yaml in it), got another folder"
+        )
     close = difflib.get_close_matches(name, shipped_recipes(), n=1)
     hint = f"did you mean {close[0]}?" if close else f"shipped recipes: {', '.join(shipped_recipes())}"
     raise ConfigError(

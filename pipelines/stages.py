@@ -16,9 +16,11 @@ from fractions import Fraction
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipelines import analyse, detect, evaluate, index, label, propose, report, retrain, train_classifier, train_mil
 from pipelines.dropped import dropped_by_reason
+from pipelines.progress import sign_of_life
 from pipelines.recipe import Recipe, to_plain
 from pipelines.runs import Instance, Lock, current_instance, differences, instance_key
 from pipelines.schemas import PROPOSALS, PSEUDO_LABELS, SCHEMA_VERSION
@@ -40,6 +42,7 @@ STAGES: dict[str, Stage] = {
     "analyse": analyse.STAGE,
     "report": report.STAGE,
 }
+_LOADING = ("train-classifier", "propose", "train-mil", "detect", "retrain")  # verbs whose first result takes a while
 
 
 class TooManyDroppedError(RunError):
@@ -148,7 +151,8 @@ def run_instances(
     manifests: dict[str, dict[str, Any]] = {}
     stopped: TooManyDroppedError | None = None
     for name in ordered:
-        resolved = resolve(recipe, run_uri, name, known, fingerprints)
+        with sign_of_life(console, f"{name}: reading its data and weights"):
+            resolved = resolve(recipe, run_uri, name, known, fingerprints)
         if options.dry_run:
             _print_dry_run(recipe, resolved, console)
         elif stopped is not None:
@@ -194,7 +198,7 @@ def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, cons
         if manifest is not None:
             return manifest  # somebody finished it while this process waited for the lock
         _print_differences(resolved, console)
-        console.print(f"[bold]{instance.name}[/] {instance.key} in {instance.folder}")
+        console.print(f"[bold]{instance.name}[/] {instance.key} in {escape(instance.folder)}")
         for name, fingerprint in resolved.parts["fingerprints"].items():
             console.print(f"  {name} {fingerprint}", style="dim", highlight=False)
         instance.set_aside_damaged(stage.table)
@@ -204,7 +208,9 @@ def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, cons
         job = Job(
             recipe=recipe, instance=instance, upstream=resolved.upstream, options=options, console=console, lock=lock
         )
-        summary = stage.execute(job)
+        loading = "; models load and processes start first" if stage.verb in _LOADING else ""
+        with sign_of_life(console, f"  {instance.name} is at work{loading}"):
+            summary = stage.execute(job)
         lock.check()
         summary |= {
             "seconds": round(time.time() - started, 2),

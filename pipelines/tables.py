@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pipelines.explain import explain, storage_failure
 from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes
 from pipelines.stage import Options
 from pipelines.stages import Resolved, needed_for, resolve, run_instances
@@ -200,10 +201,14 @@ def _measure(
         keys = {name: finished.instance(name).key for name in _instances(plan, recipe)}
         return Outcome(figures=figures, instances=keys, notes=tuple(finished.notes))
     except Exception as error:  # one cell must not cost the table; the exit code tells
-        if not isinstance(error, WeaksamError):
+        if storage_failure(error):
+            raise  # the other cells and the table's own file would fail the same way
+        told = explain(error)
+        if told is None:
             logger.exception("%s, seed %d", row.name, seed)
-        console.print(f"failed: {error}", style="red", markup=False)
-        return Outcome(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        said = told or error
+        console.print(f"failed: {said}", style="red", markup=False)
+        return Outcome(error=f"{type(said).__name__}: {' '.join(str(said).split())}")
 
 
 def _make_current(plan: Plan, recipes: Recipes, seed: int, run_uri: str) -> None:

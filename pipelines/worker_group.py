@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from pipelines import cluster, interrupts
 from pipelines.checkpoints import read_scalars
+from pipelines.explain import explain, storage_failure
 from pipelines.training import NonFiniteLossError, Progress, TrainingResources
 from weaksam.errors import CheckpointError, ConfigError, RunError, WeaksamError
 from weaksam.files import join
@@ -40,6 +42,11 @@ def run_on_ray(
             run_worker(**place, device=ray.train.torch.get_device())
         except (NonFiniteLossError, ConfigError, CheckpointError) as error:
             return error  # all workers stop together, and starting again would not help
+        except Exception as error:
+            told = storage_failure(error)
+            if told is None or place["world"] > 1:
+                raise  # Ray Train stops the other workers, which may wait for this one
+            return told
         return None
 
     trainer = TorchTrainer(
@@ -57,23 +64,19 @@ def run_on_ray(
     )
     with _Follower(folder, progress):
         try:
-            result: Any = trainer.fit()
+            with cluster.frozen_when_interrupted():
+                result: Any = interrupts.in_a_thread(trainer.fit)  # in the main one it takes over Ctrl-C, for good
         except TrainingFailedError as failure:
-            raise RunError(
-                f"{folder}: training failed {resources.max_failures + 1} times: {_cause(failure)}"
-            ) from failure
+            raise _told(failure, folder, resources.max_failures + 1) from failure
     if result.return_value is not None:
         raise result.return_value
 
 
-def _cause(failure: Exception) -> str:
+def _told(failure: Exception, folder: str, times: int) -> WeaksamError:
     """Return what the first failing worker said, or the whole story when no worker can be blamed."""
     causes = list(getattr(failure, "worker_failures", {}).values())
-    for cause in causes:
-        original = getattr(cause, "_base_exc", cause)
-        if isinstance(original, WeaksamError):
-            return str(original)
-    return str(causes[0] if causes else failure)
+    said = explain(failure) or (causes[0] if causes else failure)
+    return storage_failure(failure) or RunError(f"{folder}: training failed {times} times: {said}")
 
 
 class _Follower:

@@ -280,7 +280,7 @@ def _tune(
     )
     gpus = sweep.resources.gpus
     best = max((value_of(sweep, record) for record in _of_sweep(trials, records.read()).values()), default=-1.0)
-    with tempfile.TemporaryDirectory(prefix="weaksam-tune-") as state:
+    with tempfile.TemporaryDirectory(prefix="weaksam-tune-") as state, cluster.frozen_when_interrupted():
         ray.tune.Tuner(
             ray.tune.with_resources(work, _NEXT_TO_NOTHING if gpus > 1 else {"cpu": trials.cpus, "gpu": gpus}),
             param_space={"settings": ray.tune.grid_search(search)} if listed else {},

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from pipelines.explain import explain
 from pipelines.recipe import Recipe
 from pipelines.stage import Job, Options
 from pipelines.stages import Resolved, run_instances
@@ -25,7 +26,7 @@ from pipelines.store import read_json, write_bytes, write_json
 from tune.objectives import OBJECTIVES, RANK, EarlyDetections, Part, Reading
 from tune.spaces import Settings
 from tune.sweep import Sweep, Trials
-from weaksam.errors import ImageError, RunError, WeaksamError
+from weaksam.errors import ImageError, RunError
 from weaksam.files import join, open_fs
 
 State = Literal["finished", "stopped", "failed"]
@@ -79,7 +80,7 @@ def run_trial(
             raise RunError(f"{trials.sweep.objective}: nothing to measure on {trials.sweep.select_on}")
         record = Record(key=key, settings=settings, state="finished", select=select, report=report, by_seed=by_seed)
     except Exception as error:  # whatever it is, the other trials go on
-        text = str(error) if isinstance(error, WeaksamError) else "".join(traceback.format_exception(error)[-4:])
+        text = str(explain(error) or "".join(traceback.format_exception(error)[-4:]))
         record = Record(key=key, settings=settings, state="failed", by_seed=by_seed, error=text)
     return replace(record, seconds=round(time.time() - started, 2), ended=utc_now())
 

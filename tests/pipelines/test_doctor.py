@@ -1,13 +1,15 @@
+import errno
 import os
-import socket
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import save_file
 
 from pipelines import doctor
+from tests.pipelines.listening import SETTINGS, server
 from tests.s3_server import s3_server
 from weaksam.heap import KEEP_HEAP_ENV
 
@@ -70,18 +72,34 @@ def test_a_temp_folder_that_cannot_be_used_is_a_failure(monkeypatch: pytest.Monk
     assert str(tmp_path) in doctor.temporary_disk().detail
 
 
-def test_a_cluster_that_answers_is_told_from_one_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_answers_is_told_from_one_that_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert doctor.ray_cluster().state == "ok"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        for name in (address, f"ray://{address}"):
-            monkeypatch.setenv("RAY_ADDRESS", name)
-            assert doctor.ray_cluster().detail == f"RAY_ADDRESS={name} answers"
-    for name in (address, "127.0.0.1:99999", "ray://"):
+    with server(SETTINGS) as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert doctor.ray_cluster().detail == f"RAY_ADDRESS={address} answers"
+    for name in (address, "127.0.0.1:99999", "ray://", f"ray://{address}", f"http://{address}"):
         monkeypatch.setenv("RAY_ADDRESS", name)
         check = doctor.ray_cluster()
         assert (check.state, "unset RAY_ADDRESS" in check.remedy) == ("fail", True)
+    monkeypatch.setattr(psutil, "process_iter", lambda _: iter(()))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert doctor.ray_cluster().state == "fail"
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert doctor.ray_cluster().state == "ok"
+
+
+def test_a_check_that_cannot_look_does_not_keep_the_others_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def memory() -> doctor.Check:
+        raise PermissionError(errno.EACCES, "", "/proc/meminfo")
+
+    monkeypatch.setattr(doctor, "memory", memory)
+    found = {check.name: check for check in doctor.run_doctor()}
+    assert found["memory"].state == "warn"
+    assert "/proc/meminfo: permission denied" in found["memory"].detail
+    assert "Python" in found
+    assert "built-in weights" in found
 
 
 @pytest.mark.parametrize(

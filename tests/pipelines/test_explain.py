@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.explain import AGAIN, explain, fails_as_a_whole, naming
-from weaksam.errors import ConfigError, DataError, RunError, StorageError
+from pipelines.explain import AGAIN, explain, naming, storage_failure
+from weaksam.errors import ConfigError, DataError, RunError
 
 
 def told(error: BaseException) -> str:
@@ -83,11 +83,11 @@ def test_what_is_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     wanted = tmp_path / "out" / "index" / "0123"
     with pytest.raises(OSError) as raised:
         wanted.mkdir(parents=True, exist_ok=True)
-    assert told(raised.value).startswith(f"{tmp_path / 'out'}: is a file, but a folder is needed here; move it away")
+    assert told(raised.value).startswith(f"{tmp_path / 'out'} is a file, but a folder is needed here; move it away")
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(FileExistsError) as raised_too:
         (tmp_path / "link").mkdir()
-    assert told(raised_too.value).startswith(f"{tmp_path / 'link'}: is a link to nothing")
+    assert told(raised_too.value).startswith(f"{tmp_path / 'link'} is a link that leads nowhere")
     with pytest.raises(FileExistsError) as raised_again:
         tmp_path.mkdir()
     assert told(raised_again.value).startswith(f"{tmp_path}: is there already")
@@ -158,11 +158,11 @@ def test_several_errors_at_once_are_told_by_their_first() -> None:
 
 
 def test_only_a_storage_that_fails_as_a_whole_is_given_up_at_once() -> None:
-    assert fails_as_a_whole(OSError(errno.ENOSPC, ""))
-    assert fails_as_a_whole(OSError(errno.EROFS, ""))
-    assert not fails_as_a_whole(FileNotFoundError(errno.ENOENT, ""))
-    assert not fails_as_a_whole(ConnectionResetError(errno.ECONNRESET, ""))
-    assert not fails_as_a_whole(StorageError("/a: no space left"))
+    assert storage_failure(OSError(errno.ENOSPC, ""))
+    assert storage_failure(caught(ValueError("torn"), OSError(errno.EROFS, "")))
+    assert storage_failure(FileNotFoundError(errno.ENOENT, "")) is None
+    assert storage_failure(ConnectionResetError(errno.ECONNRESET, "")) is None
+    assert storage_failure(KeyError("x")) is None
 
 
 def test_what_ray_wraps_is_unwrapped() -> None:

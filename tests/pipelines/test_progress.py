@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipelines import progress
-from pipelines.progress import rows_progress
+from pipelines.progress import rows_progress, sign_of_life
 from pipelines.schemas import IMAGES
 from pipelines.store import Table
 from tests.patience import wait_until
@@ -57,15 +57,32 @@ def test_a_bar_ends_at_what_was_done(table: Table, monkeypatch: pytest.MonkeyPat
 
 def test_short_work_prints_no_lines_and_leaves_no_thread(table: Table) -> None:
     printed = io.StringIO()
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with rows_progress(Console(file=printed), table, total=0, label="propose"):
         pass
     assert printed.getvalue() == ""
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_work_that_fails_ends_the_progress_too(table: Table) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(ZeroDivisionError), rows_progress(Console(file=io.StringIO()), table, total=1, label="x"):
         raise ZeroDivisionError
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
+
+
+def test_work_that_takes_a_moment_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SIGN_S", 0.02)
+    printed = io.StringIO()
+    with sign_of_life(Console(file=printed), "  propose [x] is at work"):
+        until(printed, "  propose [x] is at work\n")
+    assert printed.getvalue().count("\n") == 1
+    assert progress._SIGN_S < 3
+
+
+def test_short_work_needs_no_sign_of_life() -> None:
+    printed, before = io.StringIO(), set(threading.enumerate())
+    with pytest.raises(ZeroDivisionError), sign_of_life(Console(file=printed), "x"):
+        raise ZeroDivisionError
+    assert printed.getvalue() == ""
+    assert set(threading.enumerate()) <= before

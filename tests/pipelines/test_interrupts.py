@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import weaksam
+from pipelines import interrupts
+from pipelines.interrupts import Stopped, exit_code, in_a_thread, install, kept
+
+ROOT = Path(weaksam.__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def signals_are_not_ignored() -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):  # SIGINT is in a job in the background
+        signal.signal(signum, signal.default_int_handler)
+
+
+def ask(signum: int) -> None:
+    """Ask this process to stop, and wait for it."""
+    os.kill(os.getpid(), signum)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_unwinds_and_the_second_does_not_disturb_it(
+    monkeypatch: pytest.MonkeyPatch, signum: int, code: int
+) -> None:
+    monkeypatch.setattr(interrupts, "_HURRY_S", 60)
+    install(lambda _: None)
+    unwound = []
+
+    def work() -> None:
+        try:
+            ask(signum)
+        finally:
+            for again in (signal.SIGINT, signal.SIGTERM, signum, signum):
+                os.kill(os.getpid(), again)
+            unwound.append("whole")
+
+    with pytest.raises(Stopped) as raised:
+        work()
+    assert unwound == ["whole"]
+    assert isinstance(raised.value, KeyboardInterrupt)
+    assert exit_code(raised.value) == code
+
+
+def test_whoever_does_not_end_by_itself_is_ended_once_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_HURRY_S", 0.05)
+    ended, codes = threading.Event(), list[int]()
+    install(lambda code: (codes.append(code), ended.set()))  # type: ignore[func-returns-value]
+    with pytest.raises(Stopped):
+        ask(signal.SIGINT)
+    assert not ended.wait(0.2)  # one Ctrl-C is patient
+    os.kill(os.getpid(), signal.SIGINT)
+    assert ended.wait(20)
+    assert codes == [130]
+
+
+def test_a_termination_is_not_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_GRACE_S", 0.05)
+    ended = threading.Event()
+    install(lambda _: ended.set())
+    with pytest.raises(Stopped):
+        ask(signal.SIGTERM)
+    assert ended.wait(20)
+
+
+def test_a_handler_that_ray_sets_is_taken_back() -> None:
+    install(lambda _: None)
+    ours = signal.getsignal(signal.SIGTERM)
+    with kept():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert signal.getsignal(signal.SIGTERM) is ours
+
+
+def test_work_in_a_thread_gives_its_result_or_its_error() -> None:
+    assert in_a_thread(lambda: threading.current_thread() is not threading.main_thread())
+    with pytest.raises(ZeroDivisionError):
+        in_a_thread(lambda: 1 / 0)
+
+
+def test_an_interrupt_ends_the_wait_for_a_thread() -> None:
+    install(lambda _: None)
+    going = threading.Event()
+
+    def work() -> None:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        going.wait(60)
+
+    with pytest.raises(Stopped):
+        in_a_thread(work)
+    going.set()
+
+
+def test_a_command_that_does_not_end_says_its_line_once_and_leaves_no_process_behind() -> None:
+    """Its main thread hangs in an unwinding that takes for ever, as a shutdown may."""
+    code = """
+import subprocess, sys, time
+from pipelines import cli, interrupts
+interrupts._HURRY_S = 0.1
+def hang(*_, **__):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        print(child.pid, flush=True)
+        time.sleep(600)
+    finally:
+        print("unwinding", flush=True)
+        time.sleep(600)
+cli.app, cli._extensions = hang, list
+cli.main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        child = int(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "unwinding\n"
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
+    assert process.returncode == 130
+    assert err == "error: interrupted; the same command goes on where this one stopped\n"
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
