@@ -191,8 +191,8 @@ def _start(cpus: int, quiet: Mapping[str, Any]) -> None:
     """Start a Ray of this process's own; never join one that somebody else started on this machine."""
     import ray
 
-    folder = ray_address.temporary_folder()
-    _check_writable(folder / "ray" if (folder / "ray").exists() else folder)
+    folder = ray_address.temporary_folder().absolute() / "ray"
+    _check_writable(next(place for place in (folder, *folder.parents) if place.exists()))  # Ray makes the rest
     try:
         ray.init(
             address=ray_address.LOCAL,

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from pipelines.explain import naming
 from pipelines.store import read_json, write_json
 from weaksam.errors import DataError
 from weaksam.files import is_remote, join, list_files, open_fs
@@ -44,7 +45,7 @@ def open_whole(uri: str) -> Iterator[IO[bytes]]:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{posixpath.basename(path)}.{uuid.uuid4().hex[:8]}"
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             yield file
         if is_remote(uri):
             fs.put_file(str(temporary), path)

@@ -8,6 +8,7 @@ and to pin.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -31,6 +32,7 @@ Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all (None
 
 _CHUNK_BYTES = 8 * 2**20
 _SILENCE_S = 60.0  # give a download up when nothing arrives for this long
+_OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # never of the other end of a download
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -124,7 +126,13 @@ def fetch_weights(
         return WeightsFile(path=path, sha256=digest, known=bool(expected))
 
     path = cached_path(uri, cache_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.parent}: no folder for fetched weights can be made here ({error.strerror}); set WEAKSAM_CACHE to one that "
+            "can be written to"
+        ) from error
     with _one_at_a_time(path.parent):  # the actors of a machine want the same gigabytes at the same moment
         if path.is_file():
             digest = file_sha256(path)
@@ -224,5 +232,10 @@ def _download(uri: str, target: Path, progress: Progress | None) -> None:
         fs, path = _open_for_download(uri)
         fs.get_file(path, str(target), callback=Report())
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THIS_DISK:
+            raise CheckpointError(
+                f"{target.parent}: cannot keep {uri} here ({error.strerror}); free some space, or set WEAKSAM_CACHE to a "
+                "folder on another disk"
+            ) from error
         # Every protocol has errors of its own (aiohttp, botocore, OSError, ValueError for an unknown one): all mean this.
         raise CheckpointError(f"{uri}: cannot fetch the weights ({type(error).__name__}: {error})") from error

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines import cluster
 from pipelines.cluster import PoolSizes, pool_sizes, usable_cpus
 from pipelines.config import ResourcesConfig
-from weaksam.errors import ConfigError
+from weaksam.errors import ConfigError, RunError, StorageError
 
 
 def sizes(prompt: int, segment: int, threads: int, gpu_share: float, cpu_share: float, rows: int) -> PoolSizes:
@@ -83,6 +89,64 @@ def test_no_more_cpus_are_used_than_this_process_may_use() -> None:
         assert usable_cpus() == 1
     finally:
         os.sched_setaffinity(0, everything)
+
+
+def test_a_temporary_folder_that_ray_cannot_use_is_told_before_ray_fails_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match=r"temporary folder .*/file.*RAY_TMPDIR.*resources.here"):
+        cluster._start(2, {})
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/ray/tmp0")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    with pytest.raises(StorageError, match="/tmp/ray/tmp0: no space left on this disk"):
+        cluster._check_writable(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EAGAIN, "Resource temporarily unavailable"),
+        RuntimeError("Failed to start the GCS\nserver: the port 6379 is taken"),
+        ValueError("cannot reserve 9 CPUs"),
+    ],
+)
+def test_a_ray_that_does_not_start_here_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(RunError, match=r"Ray did not start on this machine: .*resources.here=true") as raised:
+        cluster._start(2, {})
+    assert "\n" not in str(raised.value)
+
+
+def test_one_line_of_a_library_is_held_back_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+    with cluster._filtered_stderr("max_restarts"):
+        os.write(2, b"before\ncore_worker.cc: max_restarts > 0\nafter\n")
+    os.write(2, b"max_restarts later\n")
+    assert capfd.readouterr().err == "before\nafter\nmax_restarts later\n"
+
+
+def test_processes_are_halted_before_an_interrupt_goes_on_and_killed_at_the_end() -> None:
+    code = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print(child.pid, flush=True)\nchild.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        family = [psutil.Process(process.pid), psutil.Process(int(process.stdout.readline()))]
+        with pytest.raises(KeyboardInterrupt), cluster.frozen_when_interrupted():
+            raise KeyboardInterrupt
+        assert [member.status() for member in family] == [psutil.STATUS_STOPPED] * 2
+        cluster._kill(family)
 
 
 @pytest.mark.ray

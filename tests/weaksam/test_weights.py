@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -170,3 +172,25 @@ def test_a_bucket_is_fetched_from_and_its_mistakes_are_named(tmp_path: Path) -> 
             fetch_weights(f"{bucket}/none.pth", cache_dir=tmp_path)
         with pytest.raises(CheckpointError, match="not kept"):
             fetch_weights(f"{bucket}/weights/w.pth", sha256=OTHER, cache_dir=tmp_path / "other")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_cannot_keep_a_download_is_told_from_a_fault_of_the_address(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    class Disk:
+        def get_file(self, _: str, target: str, **__: object) -> None:
+            Path(target).write_bytes(CONTENT[:10])
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(weights, "_open_for_download", lambda uri: (Disk(), uri))
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/cache: cannot keep .*{os.strerror(number)}.*WEAKSAM_CACHE"):
+        fetch_weights(f"{site}/w.pth", cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_made_is_told(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path / "home"))
+    with pytest.raises(CheckpointError, match=r"home/weights: no folder .*Not a directory.*set WEAKSAM_CACHE"):
+        fetch_weights(f"{site}/w.pth")
