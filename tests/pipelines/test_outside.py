@@ -23,6 +23,7 @@ from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
 from pipelines.stages import resolve
 from pipelines.store import Table
+from tests.patience import PATIENCE_S
 from tests.pipelines.driver import Driver
 from tests.pipelines.listening import HTTP, free_port, server
 from weaksam.errors import StorageError
@@ -242,8 +243,8 @@ def test_two_signals_while_ray_works_leave_one_line_and_nothing_else(tmp_path: P
         started = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(signum)
         driver.send_signal(signum)
-        assert driver.wait(timeout=60) == code
-    _, alive = psutil.wait_procs(started, timeout=20)
+        assert driver.wait(timeout=PATIENCE_S) == code
+    _, alive = psutil.wait_procs(started, timeout=PATIENCE_S)
     assert alive == []
     said = (tmp_path / "log").read_text()
     assert said.endswith("\nerror: interrupted; the same command goes on where this one stopped\n")
