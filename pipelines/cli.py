@@ -257,6 +257,8 @@ def table_(
     recipes = Recipes(name=recipe, overrides=tuple(values), data_uri=data)
     options = Options(dry_run=dry_run, max_dropped=max_dropped, address=address, wait_s=wait)
     run_uri = _run_uri(recipes.base(), out, limit)
+    if not dry_run:
+        terminal.go_on_unread()
     if make_table(number, recipes, run_uri, parse_seeds(seeds), options, console).get("errors"):
         raise typer.Exit(1)
 
@@ -358,6 +360,7 @@ def clean(
     if not found:
         console.print("nothing to remove")
     elif yes or typer.confirm(f"Remove these {len(found)}?"):
+        terminal.go_on_unread()
         for leftover in found:
             remove(leftover)
 
@@ -413,6 +416,7 @@ def export_(
 
         weaksam export runs/voc07 --as pseudo-labels --name noisy --noise 0.3
     """
+    terminal.go_on_unread()
     _one_of("--missing", missing, ("error", "empty"))
     _one_of("--pictures", pictures, ("link", "copy", "none"))
     if to == "pseudo-labels":
@@ -501,6 +505,7 @@ def import_(
     """
     from pipelines.imports import run_import
 
+    terminal.go_on_unread()
     _one_of("--missing", missing, ("error", "empty"))
     done = run_import(run_folder, file, name=name, split=split, source=source, missing=missing)  # type: ignore[arg-type]
     console.print(f"import.{name}: {done['text']}", markup=False)
@@ -571,6 +576,7 @@ def weights_pull(
     """
     from pipelines.weights_command import pull_weights
 
+    terminal.go_on_unread()
     with console.status(f"fetching {name}"):
         file = pull_weights(name, sha256=sha256)
     console.print(f"{file.path}\nsha256 {file.sha256} ({'as expected' if file.known else 'nothing to compare with'})")

@@ -183,7 +183,7 @@ def _join(address: str, quiet: Mapping[str, Any]) -> None:
     ray_address.check_address(address)
     try:
         ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError) as error:
+    except Exception as error:  # of every kind, if it is the server of something else
         raise ray_address.no_cluster(address, last_line(error)) from error
 
 

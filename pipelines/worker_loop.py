@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -456,8 +457,15 @@ def _loader(
         batch_sampler=batches,
         collate_fn=samples.collate,
         num_workers=processes,
+        worker_init_fn=_leave_interrupts_to_parent,
         pin_memory=device.type == "cuda",
     )
+
+
+def _leave_interrupts_to_parent(_worker: int) -> None:
+    """Ignore Ctrl-C, which a terminal sends to loading processes, too: their parent ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with which it does so, and for which it has a handler
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

@@ -50,6 +50,7 @@ def tune(
     verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="-v: what each stage does.")] = 0,
 ) -> None:
     """Run a sweep."""
+    from pipelines import terminal
     from pipelines.cli import console, set_up_logging
     from pipelines.recipe import load_recipe
     from pipelines.stage import Options
@@ -67,6 +68,7 @@ def tune(
     if dry_run:
         describe(trials, options, console, where=sweep)
         return
+    terminal.go_on_unread()
     outcome = run_sweep(trials, options, console, where=sweep, retry_failed=retry_failed)
     for table in text_tables(outcome):
         console.print(table)

@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from pipelines.checkpoints import Checkpoints, read_scalars, write_events
 from pipelines.training import Losses, NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
-from pipelines.worker_loop import GlobalBatches
+from pipelines.worker_loop import GlobalBatches, _loader
 from tests.patience import PATIENCE_S, wait_until
 from tests.pipelines import toy_training
 from tests.pipelines.toy_training import AdversaryTask, ToyTask, train
@@ -244,6 +245,15 @@ def test_accumulated_passes_equal_one_big_batch(tmp_path, images_per_pass, kind)
     big = train(tmp_path, task, name="big")
     small = train(tmp_path, task, name="small", images_per_pass=images_per_pass)
     assert_learnt_alike(big.model, small.model, task)
+
+
+def test_loading_processes_leave_an_interrupt_to_their_parent(tmp_path):
+    dataset = ToyTask().build_dataset()
+    loader = _loader(dataset, [[(0, 0)]], 1, torch.device("cpu"))
+    assert loader.worker_init_fn is not None
+    loader.worker_init_fn(0)  # signals are restored after every test
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_loader_processes_change_nothing(tmp_path):
