@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import pickle
 import posixpath
 import tempfile
 from collections.abc import Sequence
@@ -22,10 +21,11 @@ from typing import Any
 import torch
 from tensorboardX import SummaryWriter
 
-from pipelines.store import write_bytes
+from pipelines.store import set_aside, write_bytes
 from pipelines.training import Progress, TrainingPlan
-from weaksam.errors import RunError
+from weaksam.errors import CheckpointError, RunError
 from weaksam.files import join, open_fs
+from weaksam.state_dicts import read_pickled
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ SCALARS = "_scalars.jsonl"
 EVENTS = "events.out.tfevents"  # names that TensorBoard looks for; the last step follows
 
 _KEPT = 2
-_UNREADABLE = (RuntimeError, EOFError, pickle.UnpicklingError)
+_HELD = frozenset({"plan", "step", "model", "optimizers", "scaler", "best", "skipped"})  # of a checkpoint
 
 
 class Checkpoints:
@@ -50,12 +50,21 @@ class Checkpoints:
         Raises:
             RunError: it belongs to a training of another plan.
         """
-        fs, _ = open_fs(self.folder)
+        return self._newest({})
+
+    def recover(self) -> dict[str, Any] | None:
+        """Return ``newest`` after moving those after it out of the way. Only for the holder of the lock."""
+        damaged: dict[str, str] = {}
+        state = self._newest(damaged)
+        set_aside(self.folder, damaged)
+        return state
+
+    def _newest(self, damaged: dict[str, str]) -> dict[str, Any] | None:
         for path in reversed(self._paths()):
             try:
-                state = _load(fs.cat_file(path))
-            except _UNREADABLE as error:
-                logger.warning("%s does not read back (%s); taking the one before", path, error)
+                state = _load(join(self.folder, posixpath.basename(path)))
+            except CheckpointError as error:
+                damaged[posixpath.basename(path)] = str(error)
                 continue
             return self._of_this_plan(state, path)
         return None
@@ -66,17 +75,22 @@ class Checkpoints:
         Raises:
             RunError: there is none that reads back.
         """
-        fs, folder = open_fs(self.folder)
-        path = posixpath.join(folder, _name(step))
+        path = join(self.folder, _name(step))
         try:
-            state = _load(fs.cat_file(path))
-        except (FileNotFoundError, *_UNREADABLE) as error:
-            raise RunError(f"{path}: expected a checkpoint of step {step:,} that reads back: {error}") from error
+            state = _load(path)
+        except (FileNotFoundError, CheckpointError) as error:
+            raise RunError(
+                f"{path}: expected a checkpoint of step {step:,} that reads back: {error}. To train again, delete the folder "
+                "of the stage instance that this one is in, and run its command again"
+            ) from error
         return self._of_this_plan(state, path)
 
     def _of_this_plan(self, state: dict[str, Any], path: str) -> dict[str, Any]:
         if state["plan"] != self._plan:
-            raise RunError(f"{path}: expected a checkpoint of the plan {self._plan}, got one of {state['plan']}")
+            raise RunError(
+                f"{path}: expected a checkpoint of the plan {self._plan}, got one of {state['plan']}; delete "
+                f"{self.folder} to train afresh"
+            )
         return state
 
     def save(self, state: dict[str, Any]) -> None:
@@ -97,20 +111,36 @@ def _name(step: int) -> str:
     return f"step-{step:08d}.pt"
 
 
-def _load(data: bytes) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+def _load(uri: str) -> dict[str, Any]:
+    fs, path = open_fs(uri)
+    name = posixpath.basename(path)
+    try:
+        state = read_pickled(io.BytesIO(fs.cat_file(path)), name, expected="a training's state")
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{name}: expected a training's state, found a folder") from error
+    if not isinstance(state, dict) or not state.keys() >= _HELD:
+        raise CheckpointError(f"{name}: expected a training's state ({', '.join(sorted(_HELD))}), got something else")
     return state
 
 
 def read_scalars(folder: str) -> list[Progress]:
-    """Return the rows written so far, in step order; empty before the first."""
-    fs, path = open_fs(join(folder, SCALARS))
+    """Return the rows written so far, in step order; empty before the first. Lines that are damaged are left out and said."""
+    uri = join(folder, SCALARS)
+    fs, path = open_fs(uri)
     fs.invalidate_cache()
     try:
-        lines = fs.cat_file(path).decode().splitlines()
+        lines = fs.cat_file(path).splitlines()
     except FileNotFoundError:
         return []
-    return [Progress(**json.loads(line)) for line in lines]
+    rows, damaged = [], 0
+    for line in lines:
+        try:
+            rows.append(Progress(**json.loads(line)))
+        except (ValueError, TypeError, RecursionError):
+            damaged += 1
+    if damaged:
+        logger.warning("%s: left %d damaged line(s) of %d out; curves lack them", uri, damaged, len(lines))
+    return rows
 
 
 def write_scalars(folder: str, rows: Sequence[Progress]) -> None:

@@ -82,7 +82,7 @@ def run_training(
         )
     started = time.monotonic()
     checkpoints = Checkpoints(folder, plan)
-    newest = checkpoints.newest()
+    newest = checkpoints.recover()
     resumed_at = 0 if newest is None else int(newest["step"])
     if resumed_at < plan.steps and resources.workers == 0:
         with torch.random.fork_rng():

@@ -197,6 +197,53 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
     assert train(tmp_path, checkpoint_every=1).resumed_at == 3
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x20
+    path.write_bytes(content)
+
+
+def make_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: torch.save([1], path),
+        lambda path: torch.save({"step": 4}, path),
+        flip,
+        make_folder,
+    ],
+    ids=["empty", "a list", "without its parts", "a flipped bit", "a folder"],
+)
+def test_damaged_checkpoints_are_set_aside_and_training_starts_afresh_without_any(tmp_path, damage, caplog):
+    straight = train(tmp_path / "straight", checkpoint_every=1)
+    with pytest.raises(Died):
+        train(tmp_path, progress=die_at(4), checkpoint_every=1)
+    folder = tmp_path / "run"
+    damage(folder / "step-00000004.pt")
+    damage(folder / "step-00000003.pt")
+    again = train(tmp_path, checkpoint_every=1)
+    assert again.resumed_at == 0
+    assert equal_bits(again.model, straight.model)
+    assert f"set aside 2 damaged files in {folder}/_damaged: step-00000004.pt (" in caplog.text
+    aside = sorted(path.name.partition("-")[2] for path in (folder / "_damaged").iterdir())
+    assert aside == ["step-00000003.pt", "step-00000004.pt"]
+
+
+@pytest.mark.parametrize("line", [b"", b"\xff\xfe", b"[1]", b'{"step": 1}', b'{"step": 2, "ste'])
+def test_damaged_lines_of_the_curves_are_left_out_and_said(tmp_path, line, caplog):
+    train(tmp_path)
+    scalars = tmp_path / "run" / "_scalars.jsonl"
+    whole = scalars.read_bytes().splitlines()
+    scalars.write_bytes(b"\n".join([whole[0], line, *whole[2:]]))
+    assert [row.step for row in read_scalars(str(tmp_path / "run"))] == [1, 3, 4, 5, 6]
+    assert "left 1 damaged line(s) of 6 out" in caplog.text
+
+
 def test_two_checkpoints_are_kept_and_hold_no_objects(tmp_path):
     train(tmp_path, checkpoint_every=1)
     files = sorted(p.name for p in (tmp_path / "run").iterdir())

@@ -132,7 +132,7 @@ def load_classifier(path: Path) -> Classifier:
         names = tuple(description["class_names"])
         network = kind(kind.config_type(**description["config"]), len(names))
         network.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: expected a classifier of this version of weaksam, got {description.get('architecture')!r} that does "
             f"not fit it: {error}; train it again"

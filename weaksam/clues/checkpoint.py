@@ -8,21 +8,18 @@ never run.
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import WeakTrConfig
 from weaksam.errors import CheckpointError
+from weaksam.state_dicts import described, is_safetensors, read_pickled, read_safetensors, refuse_nan
 
 HEAD_DIM = 64  # of every published WeakTr and DeiT; the keys do not tell it
 # Pooling of the published fusions; unlike the bottleneck's width it leaves no trace in the keys.
@@ -50,28 +47,17 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     with open(path, "rb") as file:
         start = file.read(9)
-    if start[8:] == b"{":  # safetensors: 8 bytes of header length, then JSON
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                metadata = tensors.metadata() or {}
-                state = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118  (not a mapping)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: a damaged safetensors file: {error}") from error
-        return state, json.loads(metadata.get(METADATA_KEY, "{}"))
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(
-            f"{path}: expected a safetensors file or a PyTorch file of tensors and numbers; it is damaged, another format, "
-            f"or holds objects whose loading could run code: {reason}"
-        ) from error
+    if is_safetensors(start):
+        state, metadata = read_safetensors(path, str(path))
+        refuse_nan(state, str(path))
+        return state, described(metadata, METADATA_KEY, str(path))
+    content = read_pickled(path, str(path), harmless=_HARMLESS)
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path}: expected a state dict (name -> tensor), got {_outline(content)}")
+    refuse_nan(content, str(path))
     return content, {}
 
 
@@ -115,7 +101,7 @@ def _published_sizes(state: Mapping[str, Tensor], where: str) -> tuple[WeakTrCon
             f"{', '.join(wrong)}. {_likely_cause(state)}"
         )
     num_classes, dim = state["cls_token"].shape[1:]
-    depth = 1 + max((int(key.split(".")[1]) for key in state if key.startswith("blocks.")), default=0)
+    depth = max(len({key.split(".")[1] for key in state if key.startswith("blocks.")}), 1)
     heads = max(dim // HEAD_DIM, 1)
     fusion_keys = {key.removeprefix(_FUSION_PREFIX) for key in state if key.startswith(_FUSION_PREFIX)}
     fusion: Literal["uniform", "se", "feat"] = "uniform"

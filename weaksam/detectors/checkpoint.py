@@ -8,18 +8,15 @@ Caffe VGG-16 and name no classes. Pickled code is never run.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from weaksam.detectors.bodies import VGG_STAGES
 from weaksam.detectors.wsod import NUM_BRANCHES
 from weaksam.errors import CheckpointError
+from weaksam.state_dicts import described, is_safetensors, read_pickled, read_safetensors, refuse_nan
 from weaksam.structures import IMAGE_LABELS
 
 METADATA_KEY = "detector"  # of the metadata of our own files; the value is JSON
@@ -75,17 +72,9 @@ def read_checkpoint(file: BinaryIO, where: str) -> Checkpoint:
     """
     start = file.read(9)
     file.seek(0)
-    if start[8:] == b"{":  # safetensors: 8 bytes of header length, then JSON
+    if is_safetensors(start):
         return _own(file.read(), where)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{where}: expected a detector as safetensors or as a PyTorch file of tensors and plain values; it is damaged, "
-            f"another format, or holds objects whose loading could run code: {reason}"
-        ) from error
-    return _published(content, where)
+    return _published(read_pickled(file, where, expected="a detector"), where)
 
 
 def description(
@@ -103,21 +92,20 @@ def description(
 
 
 def _own(data: bytes, where: str) -> Checkpoint:
-    try:
-        state = safetensors_torch.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        described = json.loads(header["__metadata__"][METADATA_KEY])
-        names = tuple(described["class_names"])
-        return Checkpoint(
-            described["detector"], described["backbone"], len(names), names, described["supervision"], state
-        )
-    except SafetensorError as error:
-        raise CheckpointError(f"{where}: a damaged safetensors file: {error}") from error
-    except KeyError as error:
+    state, metadata = read_safetensors(data, where)
+    found = described(metadata, METADATA_KEY, where)
+    fits = {key: isinstance(found.get(key), str) for key in ("detector", "backbone", "supervision")}
+    names = found.get("class_names")
+    fits["class_names"] = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    missing = [key for key, fit in fits.items() if not fit] if metadata else ["__metadata__"]
+    if missing:
         raise CheckpointError(
-            f"{where}: expected a detector that weaksam trained, but its metadata has no {error}; give the file that "
+            f"{where}: expected a detector that weaksam trained, but its metadata has no {missing[0]!r}; give the file that "
             "train-mil or retrain wrote"
-        ) from error
+        )
+    refuse_nan(state, where)
+    names = tuple(found["class_names"])
+    return Checkpoint(found["detector"], found["backbone"], len(names), names, found["supervision"], state)
 
 
 def _published(content: object, where: str) -> Checkpoint:
@@ -140,6 +128,7 @@ def _published(content: object, where: str) -> Checkpoint:
             f"{where}: expected a detector of weaksam, or the published MIST ('backbone.body.features.…') or OICR "
             f"('roi_head.bbox_head.…'); got {held}; backbone weights belong in mil.init"
         )
+    refuse_nan(own, where)
     if "refinements.0.bias" not in own:
         raise CheckpointError(f"{where}: a published {detector} without its first refinement branch; a damaged copy")
     return Checkpoint(detector, PUBLISHED_BACKBONE, len(own["refinements.0.bias"]) - 1, (), IMAGE_LABELS, own)

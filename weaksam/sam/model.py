@@ -6,13 +6,10 @@ stands in ``prompting``.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError
 from weaksam.sam.small import build_small_sam
+from weaksam.state_dicts import read_pickled, read_safetensors, refuse_nan
 from weaksam.weights import sam_weights
 
 SAMS: dict[str, Callable[[], Sam]] = {
@@ -53,15 +51,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is damaged or holds anything but tensors by name.
     """
-    try:
-        is_safetensors = path.suffix == ".safetensors"
-        state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: expected a file of plain tensors, cannot read it ({reason})") from error
+    is_safetensors = path.suffix == ".safetensors"
+    state = read_safetensors(path, str(path))[0] if is_safetensors else read_pickled(path, str(path))
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         held = sorted(map(str, state))[:_SHOWN_KEYS] if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"{path}: expected tensors by name (a state dict), got {held}; save the inner state dict")
+    refuse_nan(state, str(path))
     return state
 
 
