@@ -177,7 +177,8 @@ def _of_storage(error: BaseException, where: str) -> StorageError:
     if number in (errno.EEXIST, errno.ENOTDIR) and where and (found := in_the_way(where)):
         return StorageError(f"{found}, but a folder is needed here; {_IN_THE_WAY}")
     what = what or (number and os.strerror(number)) or f"{type(error).__name__}: {text}"
-    return StorageError(f"{where}: {what}; {remedy}" if where else f"{what} ({text}); {remedy}")
+    said = f"{where}: {what}" if where else what if text in what else f"{what} ({text})"
+    return StorageError(f"{said}; {remedy}")
 
 
 def _of_ray(error: BaseException) -> RunError | None:

@@ -139,6 +139,9 @@ def test_buckets_raise_without_a_number() -> None:
     )
     assert "permission denied (Access Denied)" in told(PermissionError("Access Denied"))
     client = type("EndpointConnectionError", (Exception,), {"__module__": "botocore.exceptions"})
+    keys = type("NoCredentialsError", (Exception,), {"__module__": "botocore.exceptions"})
+    expected = f"NoCredentialsError: Unable to locate credentials; mend this, and {AGAIN}"
+    assert told(keys("Unable to locate credentials")) == expected
     assert told(client('Could not connect to the endpoint URL: "http://s3:9000/"')).endswith(AGAIN)
 
 
