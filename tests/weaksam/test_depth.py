@@ -5,7 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
@@ -87,6 +87,7 @@ def test_size_of_nothing_is_nothing() -> None:
     assert to_8_bits(np.zeros((0, 3), np.uint16)).shape == (0, 3)
 
 
+@settings(deadline=None)
 @given(arrays.arrays(st.sampled_from([np.uint16, np.int32, np.float32]), st.integers(1, 40)))
 def test_larger_sample_is_never_darker(samples: NDArray[Any]) -> None:
     samples = np.sort(samples[np.isfinite(samples)])

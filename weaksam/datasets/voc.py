@@ -112,13 +112,16 @@ class VocDataset:
         return records
 
     def ground_truth(self, split: str) -> dict[str, GroundTruth]:
-        """The objects of every image of ``split`` that has an XML, by image id; empty if none has.
+        """The objects of every image of ``split`` that has an XML, by image id; empty if none has, or none of them a box.
 
         Boxes are cut to the ``<size>`` that the XML states; one that states none, or 0, cuts nothing at that side.
 
         Raises:
-            DataError: Unknown split, malformed XML, or a box without four numbers.
+            DataError: Unknown split, malformed XML, or a box that lacks or is not four numbers.
         """
+        objects_of_split = [item for image_id in self._ids(split) for item in self._objects.get(image_id, ())]
+        if objects_of_split and not any(item.boxed for item in objects_of_split):
+            return {}
         index = {name: i for i, name in enumerate(self.class_names)}
         truth = {}
         for image_id, uri, root in self._parsed(self._ids(split)):
@@ -149,10 +152,16 @@ class VocDataset:
             for image_id in self._ids(split)
             if image_id not in layout.annotations
         ]
+        unboxed = [
+            layout.annotations[image_id][0]
+            for image_id in used
+            if (objects := self._objects.get(image_id)) and not any(item.boxed for item in objects)
+        ]
         return (
             *self._told,
             *some("listed images without a file", missing, "put them there or remove them from the list"),
             *some("images without an XML file, whose labels are unknown", unlabelled),
+            *some("XML files without a box, of which the labels are read", unboxed),
             *some("pictures in no split list", unlisted, f"list them in {MAIN}"),
             *some("XML files without a picture", alone),
             *by_suffix(layout.others),

@@ -30,6 +30,7 @@ class VocObject(NamedTuple):
 
     name: str
     difficult: bool
+    boxed: bool  # whether there is a box at all
 
 
 def parse_annotation(data: bytes, uri: str) -> Element:
@@ -64,7 +65,7 @@ def sets_out_to_be_voc(data: bytes) -> bool:
 
 
 def objects_of(root: Element, uri: str) -> list[VocObject]:
-    """Class name and difficult flag of every object; nothing else of it is looked at.
+    """Class name and flags of every object; nothing else of it is looked at.
 
     Raises:
         DataError: No name, several of them, or a flag of another kind.
@@ -78,7 +79,7 @@ def objects_of(root: Element, uri: str) -> list[VocObject]:
                 f"{uri}: object {number}: expected a <name> and, if any, a <difficult> 0 or 1, "
                 f"got {_told(names)} and {_told(flags)}; correct the file"
             )
-        objects.append(VocObject(names[0], _DIFFICULT[flags[0]]))
+        objects.append(VocObject(names[0], _DIFFICULT[flags[0]], element.find("bndbox") is not None))
     return objects
 
 

@@ -240,13 +240,28 @@ def test_malformed_annotation_is_named_with_its_place(tmp_path: Path, xml: str, 
     [
         pytest.param(bndbox("x", 1, 2, 2), r"a\.xml: <bndbox>: expected a number in <xmin>, got 'x'", id="text"),
         pytest.param(bndbox("inf", 1, 2, 2), "expected a number in <xmin>, got 'inf'", id="infinite"),
-        pytest.param("<object><name>dog</name></object>", r"object dog: expected a <bndbox>", id="no box"),
+        pytest.param(
+            bndbox(1, 1, 2, 2) + "<object><name>dog</name></object>", r"object dog: expected a <bndbox>", id="no box"
+        ),
     ],
 )
 def test_malformed_box_is_an_error_of_ground_truth_only(tmp_path: Path, element: str, message: str) -> None:
     dataset = write_tree(tmp_path, {"a": voc_xml(element)})
     assert dataset.records("train")[0].labels == (DOG,)
     with pytest.raises(DataError, match=message):
+        dataset.ground_truth("train")
+
+
+def test_objects_without_any_box_are_labels_and_no_truth(tmp_path: Path) -> None:
+    xml = voc_xml("<object><name>dog</name></object>")
+    dataset = write_tree(tmp_path, {"a": xml, "b": voc_xml()})
+    assert [record.labels for record in dataset.records("train")] == [(DOG,), ()]
+    assert dataset.ground_truth("train") == {}
+    assert [str(one) for one in dataset.passed_over] == [
+        "1 XML files without a box, of which the labels are read (e.g. Annotations/a.xml)"
+    ]
+    dataset = write_tree(tmp_path, {"a": xml, "c": voc_xml(bndbox(1, 1, 2, 2))})
+    with pytest.raises(DataError, match=r"a\.xml: object dog: expected a <bndbox>, found none"):
         dataset.ground_truth("train")
 
 

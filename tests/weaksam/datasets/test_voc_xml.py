@@ -92,7 +92,7 @@ def test_namespaces_do_not_hide_objects() -> None:
 )
 def test_flag_may_be_a_word(flag: str, difficult: bool) -> None:
     data = one_object(f"<name>dog</name><difficult>{flag}</difficult>")
-    assert objects_of(parse_annotation(data, "a"), "a") == [("dog", difficult)]
+    assert objects_of(parse_annotation(data, "a"), "a") == [("dog", difficult, False)]
 
 
 @pytest.mark.parametrize(
