@@ -57,6 +57,7 @@ class GroundTruth:
     cut: int = 0  # boxes that stuck out of their image and of which a part is kept
     left_out: int = 0  # boxes that are not here because nothing of them lies inside: empty, reversed or outside
     size_hw: tuple[int, int] = (0, 0)  # that the annotations state; 0 where they do not
+    where: str = ""  # the file that states all this, for messages
     to_scale: bool = False  # boxes are pixels of ``size_hw`` and wait to be scaled to the picture's own size
 
 

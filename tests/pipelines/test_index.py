@@ -242,7 +242,7 @@ def test_a_malformed_box_is_an_error_where_it_measures_and_none_elsewhere(tmp_pa
 def test_a_size_that_contradicts_the_picture_is_an_error_before_the_work(tmp_path: Path) -> None:
     root = coco_tree(tmp_path / "data", size=(16, 16))
     with pytest.raises(
-        DataError, match=r"split train: image 7: expected a picture of 16 x 16 pixels .* got one of 8 x 8"
+        DataError, match=r"instances_train\.json: image 7: expected a picture of 16 x 16 pixels .* got one of 8 x 8"
     ):
         index(str(root), tmp_path / "run")
     for remedy in ("scale", "ignore"):

@@ -120,7 +120,7 @@ def check_true_boxes(
     """
     truth = dataset.ground_truth(split)
     for image_id, size_hw in (sizes_hw() if truth else {}).items():
-        true_objects(truth, image_id, size_hw, f"split {split}")
+        true_objects(truth, image_id, size_hw)
     return count_boxes(truth)
 
 

@@ -29,8 +29,6 @@ from weaksam.files import join, read_annotations
 from weaksam.images import IMAGE_SUFFIXES
 from weaksam.structures import GroundTruth, ImageRecord
 
-_COPIES_LOOKED_AT = 8  # pairs of pictures
-
 
 class CocoDataset:
     """A folder of images with instances JSON files of any year or name; a file's name gives its split's."""
@@ -119,7 +117,7 @@ class CocoDataset:
             objects[item.image].append(TrueObject(box_xyxy, index[item.category], crowd=item.crowd))
         return {
             self._image_id(split, image.number): ground_truth_of(
-                objects[image.number], image.size_hw, self._stated_size
+                objects[image.number], image.size_hw, self._stated_size, loaded.uri
             )
             for image in loaded.images
         }
@@ -178,25 +176,25 @@ class CocoDataset:
     def _numbered_anew(self) -> bool:
         """Whether one number means two pictures.
 
-        Splits that list the same pictures, be it as copies in other folders (COCO's years), overlap: that is another matter,
-        and their numbers stay. The first pictures that share a number tell.
+        Splits that list the same pictures overlap: that is another matter, and their numbers stay. So do those of COCO's own
+        years, where one picture lies in two folders under two names that both end in its number.
         """
         pictures: dict[int, str] = {}
-        shared: list[tuple[str, str]] = []
         for split in self.splits if len(self.splits) > 1 else ():
             for image, path in zip(self._load(split).images, self._pictures(split), strict=True):
                 other = pictures.setdefault(image.number, path)
-                if other != path:
-                    shared.append((other, path))
-        return any(not self._is_copy(one, other) for one, other in shared[:_COPIES_LOOKED_AT])
+                if other != path and not self._is_of_another_year(image.number, path, other):
+                    return True
+        return False
 
-    def _is_copy(self, path: str, other: str) -> bool:
-        """Whether two pictures are the same file, byte for byte; one that is missing or empty is no copy of another."""
-        size = self._listing.get(path, 0)
-        if not size or size != self._listing.get(other, 0):
-            return False
-        one, two = read_annotations([join(self._root, path), join(self._root, other)])
-        return one == two
+    def _is_of_another_year(self, number: int, path: str, other: str) -> bool:
+        """Whether two paths are one picture of COCO's in two years, by their names and sizes.
+
+        Such names are ``COCO_train2014_000000000009.jpg`` and ``000000000009.jpg``.
+        """
+        names = {posixpath.splitext(posixpath.basename(one))[0] for one in (path, other)}
+        of_coco = len(names) == 2 and all(name.endswith(f"{number:012}") for name in names)
+        return of_coco and self._listing.get(path) == self._listing.get(other)
 
     @cached_property
     def _search(self) -> Pictures:

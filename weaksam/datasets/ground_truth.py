@@ -44,7 +44,7 @@ class BoxCounts(NamedTuple):
 
 
 def ground_truth_of(
-    objects: Sequence[TrueObject], size_hw: tuple[int, int], stated_size: StatedSize = "check"
+    objects: Sequence[TrueObject], size_hw: tuple[int, int], stated_size: StatedSize = "check", where: str = ""
 ) -> GroundTruth:
     """Cut the objects of one image to the size that its annotation states.
 
@@ -52,6 +52,7 @@ def ground_truth_of(
         objects: In any number.
         size_hw: The stated size; 0 where it is not known, and then nothing is cut at that side.
         stated_size: What the size counts for; "ignore" makes it unknown.
+        where: The file that they are from.
 
     Returns:
         The objects of which something lies inside the image, how many of them were cut, and how many others are left out
@@ -64,21 +65,19 @@ def ground_truth_of(
         difficult=np.array([item.difficult for item in objects], bool),
         crowd=np.array([item.crowd for item in objects], bool),
         size_hw=(0, 0) if stated_size == "ignore" else size_hw,
+        where=where,
         to_scale=stated_size == "scale",
     )
     return _cut(truth, boxes, truth.size_hw)
 
 
-def true_objects(
-    truth: Mapping[str, GroundTruth], image_id: str, size_hw: tuple[int, int], where: str = ""
-) -> GroundTruth:
+def true_objects(truth: Mapping[str, GroundTruth], image_id: str, size_hw: tuple[int, int]) -> GroundTruth:
     """Return the true objects of one picture, in its own pixels: the one way in which readers get them.
 
     Args:
         truth: By image id; an image that is not there holds nothing.
         image_id: Of the picture.
         size_hw: The size that the picture has, upright.
-        where: Where its annotations are, for the message.
 
     Returns:
         The objects, cut to the picture where the annotations state no size, and scaled to it if they are ``to_scale``.
@@ -89,10 +88,10 @@ def true_objects(
     known = truth.get(image_id) or no_objects()
     stated = known.size_hw
     if stated != size_hw and known.to_scale and min(stated) > 0:
-        return _scaled(known, image_id, size_hw, where)
+        return _scaled(known, image_id, size_hw)
     boxes = len(known.boxes_xyxy) + known.left_out
     if boxes and any(side and side != actual for side, actual in zip(stated, size_hw, strict=True)):
-        raise _another_size(image_id, stated, size_hw, where)
+        raise _another_size(known, image_id, size_hw)
     return known if stated == size_hw else _cut(known, known.boxes_xyxy, size_hw)
 
 
@@ -123,27 +122,25 @@ def _cut(truth: GroundTruth, boxes_xyxy: NDArray[np.floating], size_hw: tuple[in
     )
 
 
-def _scaled(truth: GroundTruth, image_id: str, size_hw: tuple[int, int], where: str) -> GroundTruth:
+def _scaled(truth: GroundTruth, image_id: str, size_hw: tuple[int, int]) -> GroundTruth:
     (stated_height, stated_width), (height, width) = truth.size_hw, size_hw
     least = max((height - _ROUNDED) / stated_height, (width - _ROUNDED) / stated_width)
     most = min((height + _ROUNDED) / stated_height, (width + _ROUNDED) / stated_width)
     if least > most:  # no one factor gives both sides
-        raise _another_size(image_id, truth.size_hw, size_hw, where, to_scale=True)
+        raise _another_size(truth, image_id, size_hw)
     factors: NDArray[np.float64] = np.array([width / stated_width, height / stated_height] * 2)
     return replace(truth, boxes_xyxy=(truth.boxes_xyxy * factors).astype(np.float32), size_hw=size_hw)
 
 
-def _another_size(
-    image_id: str, stated_hw: tuple[int, int], size_hw: tuple[int, int], where: str, *, to_scale: bool = False
-) -> DataError:
-    (stated_height, stated_width), (height, width) = stated_hw, size_hw
+def _another_size(truth: GroundTruth, image_id: str, size_hw: tuple[int, int]) -> DataError:
+    (stated_height, stated_width), (height, width) = truth.size_hw, size_hw
     if (stated_width, stated_height) == (height, width):
         remedy = (
             "width and height have changed places, as where a tool annotates without turning a picture by its EXIF "
             "orientation: remove that tag from the picture (exiftool -Orientation= FILE), or correct the stated size; "
             "data.stated_size=ignore takes the boxes for pixels of the upright picture"
         )
-    elif to_scale:
+    elif truth.to_scale:
         remedy = (
             "its proportions are others, so that it is no resized copy: annotate this picture or correct the stated size; "
             "data.stated_size=ignore takes the boxes for pixels of the pictures as they are"
@@ -154,7 +151,7 @@ def _another_size(
             "copies of the annotated ones (ignore: the boxes are pixels of the pictures as they are)"
         )
     return DataError(
-        f"{f'{where}: ' if where else ''}image {image_id}: expected a picture of {stated_width or '?'} x "
+        f"{f'{truth.where}: ' if truth.where else ''}image {image_id}: expected a picture of {stated_width or '?'} x "
         f"{stated_height or '?'} pixels (width x height), for which its boxes are annotated, got one of {width} x {height}; "
         f"{remedy}"
     )

@@ -129,7 +129,7 @@ class VocDataset:
                 TrueObject(box_xyxy, index[item.name], difficult=item.difficult)
                 for box_xyxy, item in zip(boxes_xyxy_of(root, uri), objects_of(root, uri), strict=True)
             ]
-            truth[image_id] = ground_truth_of(objects, size_hw_of(root, uri), self._stated_size)
+            truth[image_id] = ground_truth_of(objects, size_hw_of(root, uri), self._stated_size, uri)
         return truth
 
     @property

@@ -227,14 +227,14 @@ def test_one_shared_id_gives_every_image_the_split_in_its_id_and_one_split_alone
     assert list(records(tmp_path, "val")["val"]) == ["1", "2"]
 
 
-def test_copies_of_a_picture_in_two_splits_overlap_and_keep_their_number(tmp_path: Path) -> None:
-    for split, name in (("train2014", "COCO_1.png"), ("val2017", "1.png")):
-        write(tmp_path, f"annotations/instances_{split}.json", name)
+def test_one_picture_in_two_of_coco_s_years_is_an_overlap_and_keeps_its_number(tmp_path: Path) -> None:
+    for split, name in (("train2014", "COCO_train2014_000000000009.jpg"), ("val2017", "000000000009.jpg")):
+        write(tmp_path, f"annotations/instances_{split}.json", name, first=9)
         touch(tmp_path, f"{split}/{name}")
         (tmp_path / split / name).write_bytes(b"the same picture")
-    assert {split: list(of) for split, of in records(tmp_path).items()} == {"train2014": ["0"], "val2017": ["0"]}
-    (tmp_path / "val2017" / "1.png").write_bytes(b"another  picture")
-    assert list(records(tmp_path)["val2017"]) == ["val2017/0"]
+    assert {split: list(of) for split, of in records(tmp_path).items()} == {"train2014": ["9"], "val2017": ["9"]}
+    (tmp_path / "val2017" / "000000000009.jpg").write_bytes(b"another picture")
+    assert list(records(tmp_path)["val2017"]) == ["val2017/9"]
 
 
 # ------------------------------------------------------------------------------------------------------------ passed over

@@ -41,10 +41,10 @@ def test_an_image_that_is_not_annotated_holds_nothing() -> None:
 
 @pytest.mark.parametrize(("stated", "got"), [((72, 96), (71, 96)), ((0, 96), (72, 95)), ((72, 0), (36, 96))])
 def test_a_picture_of_another_size_is_refused_with_both_sizes(stated: tuple[int, int], got: tuple[int, int]) -> None:
-    known = truth((60, 10, 90, 40), size_hw=stated)
+    known = truth((60, 10, 90, 40), size_hw=stated, where="a.xml")
     sizes = f"a picture of {stated[1] or '.'} x {stated[0] or '.'} pixels .* got one of {got[1]} x {got[0]}"
-    with pytest.raises(DataError, match=rf"split val: image a: expected {sizes}; .*data\.stated_size=scale"):
-        true_objects(known, "a", got, "split val")
+    with pytest.raises(DataError, match=rf"a\.xml: image a: expected {sizes}; .*data\.stated_size=scale"):
+        true_objects(known, "a", got)
 
 
 def test_a_picture_that_is_turned_by_its_exif_is_told_from_a_resized_one() -> None:
