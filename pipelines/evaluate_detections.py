@@ -80,7 +80,7 @@ def execute(job: Job, detect: str) -> dict[str, Any]:
         job.console.print(text_table(split, measured))
     if any(measured["rows"] for measured in splits.values()):
         job.console.print(_NOTES, style="dim", highlight=False, markup=False)
-    text = " · ".join(_summary(split, measured) for split, measured in splits.items())
+    text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
     return {"text": text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"}
 
 

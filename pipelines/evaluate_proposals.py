@@ -42,7 +42,8 @@ def execute(job: Job, read: str) -> dict[str, Any]:
         job.console.print(text_table(split, measured, config.iou_thresholds))
     for note in _notes(splits):
         job.console.print(note, style="dim", highlight=False, markup=False)
-    return {"text": " · ".join(_summary(split, measured, config.iou_thresholds) for split, measured in splits.items())}
+    text = " · ".join(_summary(split, measured, config.iou_thresholds) for split, measured in splits.items())
+    return {"text": text or "no image to measure"}
 
 
 def measure(
@@ -99,7 +100,7 @@ def _notes(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
     notes = []
     if any(measured["objects"] for measured in splits.values()):
         notes.append(
-            "R@T: % of the objects that a box covers with an IoU of T, each box counting for one object at most; "
+            "R@T: % of the objects that a box covers with an IoU of T or more, each box counting for one object at most; "
             "m:1 (many to one): a box may count for several."
         )
     if any(row["name"] == WHOLE_IMAGE for measured in splits.values() for row in measured["rows"]):

@@ -39,7 +39,7 @@ def execute(job: Job, read: str) -> dict[str, Any]:
     write_json(job.instance.file(METRICS_FILE), metrics)
     for split, measured in splits.items():
         job.console.print(text_table(split, measured))
-    text = " · ".join(_summary(split, measured) for split, measured in splits.items())
+    text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
     marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
     return {"text": marked, "supervision": supervision}
 

@@ -192,8 +192,9 @@ def _facts(job: Job, manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[s
     not_run = [name for name in _reads(recipe, job.instance.name) if not manifests.get(name)]
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "ray"))
     return [
-        ("data", f"{recipe.data.uri} ({index.get('kind', recipe.data.kind)}, {index.get('classes', 0)} classes)"),
-        ("labels granted to", str(index.get("labels_granted_to") or "no split")),
+        ("data", f"{recipe.data.uri} ({index.get('kind', recipe.data.kind)})"),
+        ("found", index.get("text", "")),
+        *([("passed over", report_dropped.passed_over(index))] if index.get("passed_over") else []),
         ("run", job.instance.run_uri),
         *([("not finished", ", ".join(not_run))] if not_run else []),
         ("proposals", f"propose {job.upstream['propose'].key}"),

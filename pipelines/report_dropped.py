@@ -1,4 +1,4 @@
-"""What a report says of images that could not be used: at its top how many and why, further down which."""
+"""What a report says of images that are not in its figures: at its top how many were dropped and why, further down which."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pipelines.dropped import DroppedReason
+from weaksam.datasets.passed_over import PassedOver
 
 _IMAGES_LISTED = 50  # per reason
 
@@ -31,6 +32,11 @@ def alerts(
     proposed = [image.split for reason in reasons if reason.instance == "propose" for image in reason.images]
     gone = [split for split in dict.fromkeys(proposed) if split not in splits_left]
     return [*sentences, *(f"No image of the split {split} is left." for split in gone)]
+
+
+def passed_over(index: Mapping[str, Any]) -> str:
+    """Return what the index stage has passed over, of its manifest."""
+    return "; ".join(str(PassedOver(**one)) for one in index["passed_over"])
 
 
 def groups(reasons: Sequence[DroppedReason]) -> list[dict[str, Any]]:

@@ -170,7 +170,7 @@ def test_what_was_passed_over_is_said_in_a_line_and_kept(tmp_path: Path) -> None
         ("a.png,cat\nb.png,\n", (), "classes 1 · labels granted to all"),
         ("a.png,cat\n", (), "classes 1 · labels granted to all (1 of 2 images)"),
         ("a.png,cat\n", ("data.train_split=none",), "classes 1 · labels granted to no split"),
-        ("", (), "no labels: no image of all is annotated"),
+        ("", (), "no labels: no image of the split all is annotated"),
         ("", ("data.train_split=none",), "no labels"),
     ],
 )
