@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -241,11 +242,19 @@ def read_mapping(path: Path, of: str) -> dict[str, Any]:
     return _mapping(text, str(path), of)
 
 
-def _mapping(text: str, where: str, of: str) -> dict[str, Any]:
+def _parse(text: str, trouble: str) -> Any:
+    """Return what YAML says; raise ConfigError, beginning with ``trouble``, if it says nothing that JSON could."""
     try:
-        content = yaml.load(text, Loader=StrictLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not valid YAML: {error}") from error
+        value = yaml.load(text, Loader=StrictLoader)
+        json.dumps(value, default=str)  # a value may contain itself
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # The others are what its constructors make of values that do not fit their tags, and of nesting without end.
+        raise ConfigError(f"{trouble}: {error}") from error
+    return value
+
+
+def _mapping(text: str, where: str, of: str) -> dict[str, Any]:
+    content = _parse(text, f"{where}: not valid YAML")
     if not isinstance(content, dict):
         raise ConfigError(f"{where}: expected a mapping of {of}, got {type(content).__name__}")
     return content
@@ -280,9 +289,9 @@ def _find(name: str, asked_by: Path | None) -> Path:
     if asked_by is not None:
         candidates.insert(0, asked_by.parent / name)
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # of a name that no file can have, too
             return candidate.resolve()
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         raise ConfigError(
             f"{name}: expected a recipe file or a run folder (with recipe.yaml in it), got another folder"
         )
@@ -313,10 +322,7 @@ def _parse_override(item: str) -> tuple[list[str], Any]:
     name, equals, text = item.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {item}: expected a.b=value, for instance --set prompts.points_per_side=16")
-    try:
-        return name.strip().split("."), yaml.load(text, Loader=StrictLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {item}: the value is not valid YAML: {error}") from error
+    return name.strip().split("."), _parse(text, f"--set {item}: the value is not valid YAML")
 
 
 def explain(
