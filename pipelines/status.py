@@ -9,7 +9,7 @@ from pipelines.dropped import DroppedReason, dropped_by_reason
 from pipelines.recipe import load_recipe
 from pipelines.runs import Instance, current_instances, lock_holder
 from pipelines.schemas import IMAGES
-from pipelines.store import Table, read_json
+from pipelines.store import DamagedFileError, Table, read_object
 from weaksam.errors import RunError, WeaksamError
 from weaksam.files import join, open_fs
 
@@ -97,7 +97,7 @@ def leftovers(run_uri: str, *, previews: bool) -> list[Leftover]:
             for key_path in sorted(fs.ls(path, detail=False)):
                 key = posixpath.basename(key_path.rstrip("/"))
                 folder = join(run_uri, name, key)
-                superseded = key not in ("current", current[name]) and (name, key) not in in_tables
+                superseded = key[0] != "_" and key not in ("current", current[name]) and (name, key) not in in_tables
                 if superseded and lock_holder(folder) is None:
                     found.append(Leftover(uri=folder, what=f"{name}: an earlier key", size_bytes=fs.du(key_path)))
         elif previews and name.startswith("preview-"):
@@ -125,9 +125,16 @@ def _in_tables(run_uri: str) -> set[tuple[str, str]]:
     """Return (name, key) of the instances that the tables of a run were measured on."""
     fs, root = open_fs(run_uri)
     files = fs.glob(posixpath.join(root, TABLES, "table-*.json"))
-    documents = (read_json(join(run_uri, TABLES, posixpath.basename(path))) for path in files)
-    cells = (keys for document in documents for row in document["rows"] for keys in row["instances"].values())
-    return {(name, key) for keys in cells for name, key in keys.items()}
+    found: set[tuple[str, str]] = set()
+    for path in files:
+        uri = join(run_uri, TABLES, posixpath.basename(path))
+        document = read_object(uri, "`weaksam table`") or {"rows": []}
+        try:
+            cells = [keys for row in document["rows"] for keys in row["instances"].values()]
+            found |= {(str(name), str(key)) for keys in cells for name, key in keys.items()}
+        except (LookupError, TypeError, AttributeError) as error:
+            raise DamagedFileError(uri, "expected a table of instances", "`weaksam table`") from error
+    return found
 
 
 def remove(leftover: Leftover) -> None:

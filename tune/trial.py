@@ -16,13 +16,14 @@ from datetime import UTC, datetime
 from statistics import mean
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from pipelines.explain import explain
 from pipelines.recipe import Recipe
 from pipelines.stage import Job, Options
 from pipelines.stages import Resolved, run_instances
-from pipelines.store import read_json, write_bytes, write_json
+from pipelines.store import DamagedFileError, read_object, write_bytes, write_json
 from tune.objectives import OBJECTIVES, RANK, EarlyDetections, Part, Reading
 from tune.spaces import Settings
 from tune.sweep import Sweep, Trials
@@ -211,17 +212,27 @@ class Records:
         fs, path = open_fs(self.folder)
         fs.invalidate_cache()
         names = [name.rpartition("/")[2] for name in fs.ls(path, detail=False)] if fs.exists(path) else []
-        found = [Record(**read_json(join(self.folder, name))) for name in names if name.endswith(".json")]
-        return {record.key: record for record in sorted(found, key=lambda r: (r.ended, r.key))}
+        found = [self._read(join(self.folder, name)) for name in names if name.endswith(".json")]
+        known = [record for record in found if record is not None]
+        return {record.key: record for record in sorted(known, key=lambda r: (r.ended, r.key))}
 
     def get(self, key: str) -> Record | None:
         """Return one record, or None."""
-        content = read_json(self._file(key))
-        return None if content is None else Record(**content)
+        return self._read(self._file(key))
 
     def write(self, record: Record) -> None:
         """Write one record, all or nothing."""
         write_json(self._file(record.key), {name: getattr(record, name) for name in Record.__dataclass_fields__})
+
+    def _read(self, uri: str) -> Record | None:
+        try:
+            content = read_object(uri)
+            return None if content is None else TypeAdapter(Record).validate_python(content)
+        except (DamagedFileError, ValidationError) as error:
+            reason = error.reason if isinstance(error, DamagedFileError) else f"{error.error_count()} wrong values"
+            raise RunError(
+                f"{uri}: a damaged record of a trial ({reason}); delete it, and the sweep runs it again"
+            ) from error
 
     def _file(self, key: str) -> str:
         return join(self.folder, f"{key}.json")
@@ -238,7 +249,7 @@ class TrialLog(io.StringIO):
         self._uri = uri
         fs, path = open_fs(uri)
         with suppress(FileNotFoundError):
-            self.write(fs.cat_file(path).decode())
+            self.write(fs.cat_file(path).decode(errors="replace"))
         self.write(f"--- {utc_now()}\n")
 
     def flush(self) -> None:

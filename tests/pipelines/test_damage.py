@@ -14,7 +14,7 @@ from pipelines.imports import run_import
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import DROPPED, IMAGES, PROPOSALS
-from pipelines.status import run_status
+from pipelines.status import leftovers, run_status
 from pipelines.store import DamagedFileError, Table
 from tests.pipelines.test_stages import bring
 from weaksam.errors import RunError
@@ -225,3 +225,17 @@ def test_an_import_that_is_not_there_names_the_commands_that_make_it(tmp_path: P
         f"{tmp_path}: no finished import.truth; make it first: `weaksam import {tmp_path} --name truth FILE`, or where it "
         f"is of true boxes `weaksam export {tmp_path} --name truth --as pseudo-labels`"
     )
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"rows": 7}', b'{"rows": [{"instances": {"x": 5}}]}'], ids=str)
+def test_a_damaged_table_of_the_paper_stops_cleaning(run: Path, content: bytes) -> None:
+    (run / "tables").mkdir()
+    (run / "tables" / "table-1.json").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"table-1\.json: damaged: .* run `weaksam table` again"):
+        leftovers(str(run), previews=False)
+
+
+def test_cleaning_leaves_what_was_set_aside(run: Path) -> None:
+    (run / "propose" / "current").write_bytes(b"")
+    bring(recipe(), run, "propose")
+    assert leftovers(str(run), previews=False) == []

@@ -10,6 +10,7 @@ from tests.s3_server import s3_server
 from tests.tune.upstream import SWEEP, finish_upstream, write_files
 from tune.sweep import Trials, load_sweep
 from tune.trial import Record, Records, TrialLog, early_percents, last_known, run_trial, value_of
+from weaksam.errors import RunError
 from weaksam.files import open_fs
 
 ON_DETECTORS = SWEEP.replace("pseudo_f1", "ap50").replace("[label_agreement]", "[classification_map]")
@@ -162,3 +163,16 @@ def test_records_are_read_back_in_the_order_in_which_they_ended(tmp_path):
         records.write(record)
     assert list(records.read().items()) == [("b", first), ("a", second)]
     assert records.get("a") == second
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"\xff", b'{"key": 1}', b'{"key": "a", "settings": {}, "state": "lost"}'], ids=str
+)
+def test_a_damaged_record_is_named_and_its_trial_runs_again_without_it(tmp_path, content):
+    records = Records(str(tmp_path))
+    (tmp_path / "a.json").write_bytes(content)
+    for read in (records.read, lambda: records.get("a")):
+        with pytest.raises(RunError, match=r"a\.json: a damaged record of a trial \(.*\); delete it, and the sweep"):
+            read()
+    (tmp_path / "a.json").unlink()
+    assert records.get("a") is None
