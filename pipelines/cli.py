@@ -293,7 +293,7 @@ def recipes() -> None:
 
 @app.command()
 def status(run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
-    """Show what a run has done, what is running, what was interrupted, and why images were dropped. Reads files only.
+    """Show what a run has done, what is running, what was interrupted, and why images were dropped. Changes nothing in it.
 
     Example:
 
