@@ -124,9 +124,12 @@ class TextTable:
         return table
 
     def _widths(self, block: Sequence[int], most: int) -> dict[int, int]:
-        """Give every column what it needs, and what is left to columns that want more, those that want least first."""
+        """Give every column what it needs: headings a line if all have room for it, texts what is left, the shortest first."""
         widths = {n: self._needed(n) for n in block}
-        wanted = {n: max(widths[n], cell_len(self.columns[n].heading), self._widest_cell(n)) for n in block}
+        one_line = {n: max(width, cell_len(self.columns[n].heading)) for n, width in widths.items()}
+        if _width(list(one_line.values())) <= most:
+            widths = one_line
+        wanted = {n: max(widths[n], self._widest_cell(n)) for n in block}
         texts = sorted((n for n in block if wanted[n] > widths[n]), key=lambda n: wanted[n])
         left = most - _width(list(widths.values()))
         for count, n in enumerate(texts):
