@@ -285,3 +285,23 @@ def test_the_command_replaces_an_export_when_told_to(run, tmp_path):
     assert "--overwrite replaces them" in str(command().exception)
     assert "replaced 9 files of an earlier export" in command("--overwrite").output
     assert "--pictures: expected one of link, copy, none" in str(command("--pictures", "move").exception)
+
+
+def test_ids_that_repeat_across_splits_go_out_as_each_file_has_them(tmp_path):
+    for split in ("train", "valid"):
+        pictures = {"a.jpg": (0, (40, 30), [[2, 3, 10, 20]]), "b.jpg": (12, (40, 30), [[0, 0, 9, 9]])}
+        build_coco(tmp_path / "data", pictures, split, split)
+    (tmp_path / "data" / "annotations" / "instances_train.json").rename(tmp_path / "data/train/_annotations.coco.json")
+    (tmp_path / "data" / "annotations" / "instances_valid.json").rename(tmp_path / "data/valid/_annotations.coco.json")
+    (tmp_path / "data" / "annotations").rmdir()
+    run = index(tmp_path / "data", tmp_path / "run")
+    export(run, "coco", tmp_path / "f.json")
+    assert [(i["id"], i["file_name"]) for i in json.loads((tmp_path / "f.json").read_text())["images"]] == [
+        (0, "a.jpg"), (12, "b.jpg"),
+    ]  # fmt: skip
+    export(run, "yolo", tmp_path / "yolo")
+    assert set(read_yolo(tmp_path / "yolo" / "data.yaml")) == {"a.jpg", "b.jpg"}
+    write_detections(run, "valid", {"valid/0": [([2, 3, 12, 23], 1, 0.5)], "valid/12": []}, ("cat", "a & b"))
+    run_export_detections(run, to="coco", split="valid", out=str(tmp_path / "r.json"), instance="detect.mil")
+    held = COCO(str(tmp_path / "data/valid/_annotations.coco.json")).loadRes(str(tmp_path / "r.json"))
+    assert [(a["image_id"], a["category_id"]) for a in held.dataset["annotations"]] == [(0, 8)]
