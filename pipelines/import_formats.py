@@ -13,10 +13,8 @@ another number of scores than of boxes, a MATLAB file that counts from 0.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 
 from pipelines.export import number_of
 from pipelines.import_names import KnownImages, shown
+from pipelines.matlab import MatlabError, read_variables
 from pipelines.unpickle import load_plain
 from weaksam.errors import DataError
 
@@ -159,23 +158,21 @@ def read_coco(data: bytes, where: str, known: KnownImages) -> dict[str, Boxes]:
 
 def read_selective_search(data: bytes, where: str, known: KnownImages) -> dict[str, Boxes]:
     """Read a MATLAB file up to version 7: ``boxes``, a cell of (y1 x1 y2 x2), inclusive and from 1, and ``images``, names."""
-    import scipy.io
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other variables in the file
-            held = scipy.io.loadmat(io.BytesIO(data), variable_names=("boxes", "images"))
+        held = read_variables(data, ("boxes", "images"))
     except NotImplementedError as error:
         raise DataError(f"{where}: a MATLAB 7.3 file; save it with -v7 (or read and export it with h5py)") from error
-    except Exception as error:  # scipy's reader surfaces whatever a damaged file makes it stumble over
-        raise DataError(
-            f"{where}: not a readable MATLAB file ({type(error).__name__}: {error}); write it again"
-        ) from error
+    except MatlabError as error:
+        raise DataError(f"{where}: not a readable MATLAB file ({error}); write it again") from error
     if "boxes" not in held or "images" not in held:
         raise DataError(
-            f"{where}: expected the variables boxes and images, got {sorted(k for k in held if k[0] != '_')}; rename them"
+            f"{where}: expected the variables boxes and images, got "
+            f"{', '.join(sorted(map(shown, held))[:8]) or 'none'}; rename them"
         )
-    cells, names = np.ravel(held["boxes"]), [_text(cell, where) for cell in np.ravel(held["images"])]
+    cells, names = held["boxes"], held["images"]
+    for variable, value in (("boxes", cells), ("images", names)):
+        if not isinstance(value, list):
+            raise DataError(f"{where}: {variable}: expected a cell array with one cell per image, got {shown(value)}")
     if len(cells) != len(names):
         raise DataError(
             f"{where}: expected as many boxes as images, got {len(cells):,} and {len(names):,}; write the file again"
@@ -188,6 +185,8 @@ def read_selective_search(data: bytes, where: str, known: KnownImages) -> dict[s
             raise DataError(
                 f"{place}: expected coordinates that count from 1, got {yxyx.min():g}; add 1 to those that count from 0"
             )
+        if not isinstance(name, str):
+            raise DataError(f"{where}: images: expected names, got {shown(name)}")
         xyxy = (yxyx[:, (1, 0, 3, 2)] - (1, 1, 0, 0)).astype(np.float32)
         _add(found, known.find(name, where), _in_order(xyxy, place), where)
     return found
@@ -320,13 +319,6 @@ def _is_whole(value: Any) -> bool:
     if isinstance(value, (float, np.floating)):
         return float(value).is_integer()
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _text(cell: Any, where: str) -> str:
-    text = np.ravel(cell) if isinstance(cell, np.ndarray) else np.asarray([cell])
-    if text.size != 1 or text.dtype.kind != "U":
-        raise DataError(f"{where}: images: expected names, got {shown(cell)}")
-    return str(text[0])
 
 
 def _add(found: dict[str, Boxes], image_id: str, boxes: Boxes, where: str) -> None:
