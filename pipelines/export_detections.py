@@ -117,7 +117,7 @@ def narrow(ids: Sequence[str], only: str, kind: str = "coco") -> list[str]:
         raise DataError(f"{only}: names none of the split's {len(ids):,} images, which are like {ids[0]!r}")
     if unknown:
         raise DataError(
-            f"{only}: {len(unknown):,} of its {len(named):,} images are not in the split (such as {str(unknown[0])[:40]}); "
+            f"{only}: {len(unknown):,} of its {len(named):,} images are not in the split (such as {str(unknown[0])[:40]!a}); "
             "name the split that they are of, or take them out"
         )
     return [image_id for image_id in ids if image_id in kept]

@@ -8,13 +8,11 @@ mean differs from file to file.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from pipelines.export import finished_instance, image_ids
 from pipelines.import_formats import Boxes, read_boxes
@@ -22,12 +20,12 @@ from pipelines.runs import Instance, Lock, instance_key, prove
 from pipelines.schemas import DROPPED, IMAGES, PROPOSALS, SCHEMA_VERSION, proposals_to_row
 from weaksam.errors import ConfigError, DataError, ImageError
 from weaksam.files import read_annotations, read_bytes
+from weaksam.images import image_size
 from weaksam.structures import Proposals
 
 _ROWS_PER_PART = 128  # images; Selective Search has 2,000 boxes each
 _READERS = 16
 _READER_VERSION = 2  # raise it when the same file gives other boxes: instance keys contain it
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations whose width and height change places
 
 
 def run_import(
@@ -178,9 +176,6 @@ def read_size(uri: str) -> tuple[int, int] | ImageError:
     except ImageError as error:
         return error
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            sideways = image.getexif().get(0x0112) in _SIDEWAYS
-    except Exception as error:  # Pillow's readers raise whatever a damaged header makes them stumble over
-        return ImageError("not an image" if data else "empty file", f"{type(error).__name__}: {error}")
-    return (width, height) if sideways else (height, width)
+        return image_size(data)
+    except ImageError as error:
+        return error

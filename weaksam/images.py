@@ -13,6 +13,8 @@ import io
 import struct
 import threading
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +56,8 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it (TIFF 6.0, tag 274)
     8: Image.Transpose.ROTATE_90,
 }
 
+_Read = TypeVar("_Read")
+_SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height change places
 _QUIET = threading.Lock()
 
 
@@ -71,6 +75,20 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
         ImageError: With the reason "empty file", "not an image", "truncated", "decompression bomb" or "unreadable".
             Nothing else is raised, whatever the bytes.
     """
+    return _judged(data, lambda kept: _decode(kept, max_pixels))
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Return (height, width) of an image file's first frame, upright, from its header alone.
+
+    Raises:
+        ImageError: As ``decode_image``; of a file that is damaged behind its header nothing is noticed.
+    """
+    return _judged(data, _size_hw)
+
+
+def _judged(data: bytes, read: Callable[[bytes], _Read]) -> _Read:
+    """Read a file; whatever goes wrong is an ImageError with one of few reasons."""
     if not data:
         raise ImageError("empty file")
     # Pillow warns about damaged metadata and large headers. Here these are either harmless or judged below, and must
@@ -78,7 +96,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _decode_any(data, max_pixels)
+            return _read_any(data, read)
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -104,17 +122,25 @@ def check_resized(size_hw: tuple[int, int], longest_side: int) -> None:
         raise ImageError("too thin", f"{width} x {height} pixels leave no pixel at a longest side of {longest_side}")
 
 
-def _decode_any(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """Decode; where that fails, decode what is left without the metadata. The first failure is the one to tell of."""
+def _read_any(data: bytes, read: Callable[[bytes], _Read]) -> _Read:
+    """Read; where that fails, read what is left without the metadata. The first failure is the one to tell of."""
     try:
-        return _decode(data, max_pixels)
+        return read(data)
     except ImageError:
         raise
     except Exception:
         for kept in without_metadata(data):
             with contextlib.suppress(Exception):
-                return _decode(kept, max_pixels)
+                return read(kept)
         raise
+
+
+def _size_hw(data: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(data), formats=_available_formats()) as image:
+        width, height = image.size
+        if width * height == 0:
+            raise ImageError("unreadable", f"{width} x {height} pixels")
+        return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
 def _decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
