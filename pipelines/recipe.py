@@ -198,6 +198,9 @@ def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
+_LONGEST_SHOWN = 200  # characters of a value that a message repeats
+
+
 class StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses a name given twice in one mapping, reads 6e-4 as a number and leaves dates as they are."""
 
@@ -274,7 +277,7 @@ def _on_bases(
     bases = own.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{where}: base: expected a recipe's name or a list of them, got {bases!r}")
+        raise ConfigError(f"{where}: base: expected a recipe's name or a list of them, got {str(bases)[:200]}")
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for base in bases:
@@ -298,7 +301,7 @@ def _find(name: str, asked_by: Path | None) -> Path:
     close = difflib.get_close_matches(name, shipped_recipes(), n=1)
     hint = f"did you mean {close[0]}?" if close else f"shipped recipes: {', '.join(shipped_recipes())}"
     raise ConfigError(
-        f"no recipe {name!r}{f', a base of {asked_by},' if asked_by else ''} as a file or by name; {hint}"
+        f"no recipe {name!r:.200}{f', a base of {asked_by},' if asked_by else ''} as a file or by name; {hint}"
     )
 
 
@@ -350,7 +353,8 @@ def explain(
             close = difflib.get_close_matches(path[-1], names_at(path[:-1]), n=1)
             message = f"no such option{f'; did you mean {close[0]}?' if close else ''}"
         elif finding["type"] not in ("missing", "value_error"):
-            message = f"{message}, got {finding['input']!r}"
+            got = repr(finding["input"])
+            message = f"{message}, got {got if len(got) <= _LONGEST_SHOWN else got[:_LONGEST_SHOWN] + ' …'}"
         lines.append(f"  {dotted or what.partition(' ')[0]}{f' (from {origin})' if origin else ''}: {message}")
     return f"{what}:\n" + "\n".join(lines)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -234,7 +235,7 @@ def load_sweep(path_or_name: str, overrides: Sequence[str] = ()) -> Sweep:
     given = {"name": path.stem, **read_mapping(path, "a sweep's fields")}
     beside = [folder / str(given.get("recipe")) for folder in (path.parent, Path.cwd())]
     # Trials run in processes that may have another working folder.
-    given["recipe"] = next((str(file.resolve()) for file in beside if file.is_file()), given.get("recipe"))
+    given["recipe"] = next((str(file.resolve()) for file in beside if os.path.isfile(file)), given.get("recipe"))
     try:
         sweep = Sweep.model_validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
@@ -380,11 +381,11 @@ def _fields_at(names: Sequence[str]) -> list[str]:
 
 def _find(name: str) -> Path:
     for candidate in (Path(name), _folder() / name, _folder() / f"{name}.yaml"):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # of a name that no file can have, too
             return candidate.resolve()
     close = difflib.get_close_matches(name, shipped_sweeps(), n=1)
     hint = f"did you mean {close[0]}?" if close else f"shipped sweeps: {', '.join(shipped_sweeps())}"
-    raise ConfigError(f"no sweep {name!r} as a file or by name; {hint}")
+    raise ConfigError(f"no sweep {name!r:.200} as a file or by name; {hint}")
 
 
 def _folder() -> Path:

@@ -56,7 +56,7 @@ def main() -> int:
     jobs = [(kind, share + (n < surplus)) for n, kind in enumerate(kinds)]
     started = time.monotonic()
     with ThreadPoolExecutor(args.processes) as threads:
-        results = list(threads.map(lambda job: _watch(*job, args.seed), jobs))
+        results = list(threads.map(lambda job: _watch(job[0], job[1], args.seed), jobs))
     faults = _report(dict(zip(kinds, results, strict=True)), args.seed, args.out)
     print(f"seed {args.seed}, {args.count:,} files, {time.monotonic() - started:,.0f} s")
     return 1 if faults else 0

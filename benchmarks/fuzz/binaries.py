@@ -75,13 +75,18 @@ def _read_image(path: Path) -> None:
         if len(error.reason) > _LONGEST_REASON:
             raise AssertionError(f"a reason that reports cannot count by: {error.reason}") from error
         raise
-    assert (pixels.dtype, pixels.ndim, pixels.shape[2]) == (np.uint8, 3, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2:] == (3,)
     assert size == pixels.shape[:2], f"{size} by the header"
 
 
 @cache
 def _pickles() -> list[bytes]:
-    boxes = [np.asarray([[0, 1, 5, 6], [2, 2, 9, 9]], np.float32), np.zeros((0, 4), np.uint16), np.ones((1, 5))]
+    boxes: list[Any] = [
+        np.asarray([[0, 1, 5, 6], [2, 2, 9, 9]], np.float32),
+        np.zeros((0, 4), np.uint16),
+        np.ones((1, 5)),
+    ]
     held: list[Any] = [
         boxes,
         [rows.tolist() for rows in boxes[:1]] + boxes[1:],

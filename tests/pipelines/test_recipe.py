@@ -278,3 +278,20 @@ def test_the_recipe_of_a_run_in_a_bucket_is_read() -> None:
     assert origins["name"] == "recipe.yaml"
     with pytest.raises(DataError, match=r"memory://run/other\.yaml"):
         load_recipe("memory://run/other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1" + "0" * 5000 + "\n", "not valid YAML: Exceeds the limit"),
+        ("name: " + "[" * 2000 + "\n", "not valid YAML"),
+        ("base: " + "a" * 5000 + "\n", r"no recipe 'a{199}, a base of"),
+        ("name: x\nstages: [index]\ndata: {splits: " + "a" * 5000 + "}\n", r"got 'a{199} …$"),
+    ],
+    ids=["a number of 5,001 digits", "lists in lists", "a base of 5,000 letters", "a value of 5,000 letters"],
+)
+def test_what_is_too_long_or_too_deep_is_refused_in_few_words(tmp_path, text, message):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(str(tmp_path / "r.yaml"))
+    assert len(str(caught.value)) < 2000

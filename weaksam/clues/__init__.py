@@ -130,12 +130,15 @@ def load_classifier(path: Path) -> Classifier:
     try:
         kind = CLUES[description["architecture"]]
         names = tuple(description["class_names"])
-        network = kind(kind.config_type(**description["config"]), len(names))
+        config = kind.config_type(**description["config"])
+        if getattr(config, "depth", 0) > len(state):  # before so many blocks are made
+            raise ValueError(f"{config.depth} blocks in {len(state)} tensors")
+        network = kind(config, len(names))
         network.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
             f"{path}: expected a classifier of this version of weaksam, got {description.get('architecture')!r} that does "
-            f"not fit it: {error}; train it again"
+            f"not fit it: {str(error)[:300]!a}; train it again"
         ) from error
     return Classifier(network, names)
 
