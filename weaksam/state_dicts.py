@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,7 +69,8 @@ def read_pickled(
         "loading could run code"
     ):
         _check_sums(source)
-        with torch.serialization.safe_globals(list(harmless)):
+        with torch.serialization.safe_globals(list(harmless)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickles: a file is read or it is not
             return torch.load(source, map_location="cpu", weights_only=True)
 
 
