@@ -24,6 +24,7 @@ from torch import Tensor
 from weaksam.errors import CheckpointError
 
 _REMEDY = "copy or download it again; where a run made it, run the command that made it again"
+_LONGEST_REASON = 300  # characters
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -108,6 +109,7 @@ def _refusing(what: str) -> Iterator[None]:
     except Exception as error:  # readers of damaged files surface whatever they stumble over
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         reason = reason.partition(". In PyTorch")[0]  # what follows advises to run whatever is in the file
+        reason = reason[:_LONGEST_REASON].encode(errors="backslashreplace").decode()  # some repeat what is in the file
         raise CheckpointError(f"{what}: {reason}; {_REMEDY}") from error
 
 

@@ -80,3 +80,20 @@ def test_an_error_of_another_type_and_a_slow_reader_are_faults(tmp_path: Path, m
         outcome = attempt("pickle", 0, 0, tmp_path / "p", limit_s=0.05)
         assert outcome.word == "fault"
         assert text in outcome.text
+
+
+# Found by longer runs: (kind, seed, number) of what was neither read nor refused by a message that tells something.
+FOUND = [
+    ("VOC's XML, bytes", 2, 434),
+    ("recipe", 2, 338),
+    ("safetensors, classifier", 1, 130),
+    ("safetensors, classifier", 2, 82),
+    ("safetensors, SAM", 2, 125),
+    ("PyTorch file, classifier", 1, 179),
+]
+
+
+@pytest.mark.parametrize(("kind", "seed", "number"), FOUND)
+def test_what_longer_runs_found_stays_mended(kind: str, seed: int, number: int, tmp_path: Path) -> None:
+    outcome = attempt(kind, seed, number, KINDS[kind].place(tmp_path), limit_s=60)
+    assert outcome.word != "fault", outcome.text

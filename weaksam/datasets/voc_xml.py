@@ -124,7 +124,7 @@ def _decode(data: bytes, uri: str) -> str:
         return decode_text(data, uri, encoding)
     except DataError as error:
         raise DataError(f"{error}, or declare the encoding that it is in") from error
-    except (LookupError, UnicodeError) as error:  # a name that Python does not know, or that is no text encoding
+    except (LookupError, ValueError) as error:  # a name that Python does not know, that is no text encoding, or no name
         raise DataError(f"{uri}:1: expected an encoding of text, got {encoding!r}; save the file as UTF-8") from error
 
 
