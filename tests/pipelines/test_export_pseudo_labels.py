@@ -193,7 +193,7 @@ def test_images_without_a_row_are_an_error_or_left_out(tmp_path):
 def test_a_run_without_labels_says_what_to_run(tmp_path):
     run = write_labels(str(tmp_path / "run"), "voc", VOC)
     Path(run, "label", "k", "_manifest.json").unlink()
-    with pytest.raises(RunError, match="label is not finished; run `weaksam label .*` first"):
+    with pytest.raises(RunError, match=r"label is not finished; run `weaksam label .*` first"):
         run_export_pseudo_labels(run, to="coco", split="train", out=str(tmp_path / "f"))
 
 
