@@ -84,6 +84,7 @@ def unusual_files() -> dict[str, tuple[bytes, tuple[int, int]]]:
         files["plain.avif"] = encode(image, "AVIF")
     return {name: (data, SIZE_HW) for name, data in files.items()} | {
         "rotated by exif.jpg": (encode(image, "JPEG", exif=rotated), SIZE_HW[::-1]),
+        "rotated by its own tag.tiff": (encode(image, "TIFF", exif=rotated), SIZE_HW[::-1]),
         "one pixel.png": (encode(image.resize((1, 1)), "PNG"), (1, 1)),
         "one row.png": (encode(image.resize((40, 1)), "PNG"), (1, 40)),
     }

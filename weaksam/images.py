@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from weaksam.depth import to_8_bits
 from weaksam.errors import ImageError
@@ -46,6 +46,7 @@ _SIGNATURES = (
 )  # fmt: skip
 
 _ORIENTATION_TAG = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 256, 257, 262, 0
 _UPRIGHT = {  # EXIF orientation -> what undoes it (TIFF 6.0, tag 274)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -140,6 +141,8 @@ def _size_hw(data: bytes) -> tuple[int, int]:
         width, height = image.size
         if width * height == 0:
             raise ImageError("unreadable", f"{width} x {height} pixels")
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose size some versions of Pillow turn upright already
+            width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
         return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
@@ -176,7 +179,8 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
     wide = wide_greys(image, data)
     if wide is not None:
-        return Image.fromarray(to_8_bits(*wide)).convert("RGB")
+        levels = to_8_bits(*wide)
+        return Image.fromarray(255 - levels if _is_negative(image) else levels).convert("RGB")
     wide = wide_colours(image, data)
     rgb = None if wide is None else Image.fromarray(to_8_bits(*wide)).convert("RGB")
     if not image.has_transparency_data:
@@ -186,6 +190,11 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         rgb.putalpha(rgba.getchannel("A"))
         rgba = rgb
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _is_negative(image: Image.Image) -> bool:
+    """Whether 0 stands for white, as in TIFFs of films; Pillow turns samples of up to 8 bits over, but no wider ones."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def _unidentified(data: bytes) -> ImageError:

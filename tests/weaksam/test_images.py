@@ -115,6 +115,13 @@ def test_first_pixel_is(data: bytes, colour: tuple[int, int, int]) -> None:
     np.testing.assert_allclose(decode_image(data)[0, 0], colour, atol=1)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_wide_samples_of_which_0_is_white_are_turned_over(dtype: type[np.generic]) -> None:
+    samples = np.array([[0, 1023, 4095]]).astype(dtype)
+    film = encode(Image.fromarray(samples), "TIFF").replace(b"\x06\x01\x03\0\1\0\0\0\1", b"\x06\x01\x03\0\1\0\0\0\0")
+    np.testing.assert_allclose(decode_image(film)[0, :, 0], [255, 192, 0], atol=1)
+
+
 def test_values_of_no_customary_scale_are_stretched() -> None:
     values = np.array([[-100.0, 0.0, 200.0]], np.float32)
     assert decode_image(encode(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 85, 255]

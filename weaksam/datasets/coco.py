@@ -230,21 +230,38 @@ class CocoDataset:
         )
 
     def _refuse_pictures_of(self, others: set[str], split: str, loaded: CocoFile, paths: Sequence[str]) -> None:
-        """Refuse pictures that were found in the folder of another split alone, which lists them as other images."""
+        """Refuse pictures that were found in the folder of another split alone, where they show something else.
+
+        They are that split's own: its file lists them with another number, size or classes, or the name here says this split.
+        """
         for other in sorted(others):
             there = [n for n, path in enumerate(paths) if _lies_in(path, other, split, self._available)]
             if not there or len(self._available[other]) > 1:
                 continue
             uri = join(self._root, self._available[other][0])
             theirs = self._load(other) if other in self.splits else read_coco_file(uri)
-            numbers = {image.file_name: image.number for image in theirs.images}
+            listed = {path: image for image in theirs.images for path in self._search.search(image.file_name).paths}
+            shown, shown_theirs = _categories_shown(loaded), _categories_shown(theirs)
             for n in there:
-                image = loaded.images[n]
-                if numbers.get(image.file_name, image.number) != image.number:
+                image, image_theirs = loaded.images[n], listed.get(paths[n])
+                folder = posixpath.dirname(image.file_name.replace("\\", "/"))
+                is_theirs = image_theirs is not None and (
+                    (image_theirs.number, image_theirs.size_hw, shown_theirs[image_theirs.number])
+                    != (image.number, image.size_hw, shown[image.number])
+                )
+                if is_theirs or names_split(folder, split, others) > 0:
+                    which = f"image {image_theirs.number} of" if image_theirs else "in the folder of"
                     raise DataError(
-                        f"{loaded.uri}: {image.where}: {image.file_name!r} was found only as {paths[n]}, which is image "
-                        f"{numbers[image.file_name]} of split {other}; put the pictures of {split} into a folder {split}"
+                        f"{loaded.uri}: {image.where}: {image.file_name!r} was found only as {paths[n]}, which is {which} "
+                        f"split {other}; put the pictures of {split} into a folder {split}"
                     )
+
+
+def _categories_shown(loaded: CocoFile) -> dict[int, set[int]]:
+    shown: dict[int, set[int]] = defaultdict(set)
+    for item in loaded.annotations:
+        shown[item.image].add(item.category)
+    return shown
 
 
 def _lies_in(path: str, other: str, split: str, splits: dict[str, list[str]]) -> bool:

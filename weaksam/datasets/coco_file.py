@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from weaksam.datasets.class_names import normal_name
 from weaksam.errors import DataError
 from weaksam.files import read_annotations
 
@@ -230,7 +231,7 @@ def _read_categories(document: dict[str, Any], uri: str) -> tuple[tuple[int, str
         entry = _Entry(uri, "categories", place, item)
         name = entry.get("name")
         is_number = isinstance(name, int) and not isinstance(name, bool)
-        categories.append((entry.integer("id"), shown(name) if is_number else entry.text("name")))
+        categories.append((entry.integer("id"), shown(name) if is_number else normal_name(entry.text("name"))))
     for key, values in (("id", [i for i, _ in categories]), ("name", [name for _, name in categories])):
         for value, count in Counter(values).items():
             if count > 1:

@@ -20,6 +20,7 @@ from weaksam.files import split_lines
 
 _HEADER = ["path", "labels"]
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_OTHER_SEPARATORS = {",": "comma", "|": "vertical bar"}  # which some put between labels
 
 
 def parse_labels(text: str, uri: str, files: Collection[str], classes: tuple[str, ...] | None) -> dict[str, list[str]]:
@@ -94,7 +95,11 @@ def _parse_row(cells: list[str], where: str, separator: str) -> tuple[str, list[
             f"holds a {_SEPARATORS[separator]} in double quotes"
         )
     path, *labels = cells
-    return path, [normal_name(name) for cell in labels for name in cell.split(";") if name.strip()]
+    names = [name.strip() for cell in labels for name in cell.split(";") if name.strip()]
+    broken = [name for name in names if len(split_lines(name)) > 1]
+    if broken:
+        raise DataError(f"{where}: label {broken[0]!r} holds a line break; separate labels by ';'")
+    return path, list(map(normal_name, names))
 
 
 def _find(path: str, where: str, uri: str, files: Collection[str], search: Pictures) -> str:
@@ -107,9 +112,10 @@ def _find(path: str, where: str, uri: str, files: Collection[str], search: Pictu
 
 
 def _check_class(name: str, where: str, classes: tuple[str, ...] | None) -> None:
-    if classes is None and "," in name:
+    held = [what for character, what in _OTHER_SEPARATORS.items() if character in name]
+    if classes is None and held:
         raise DataError(
-            f"{where}: label {name!r} holds a comma; separate labels by ';', or name it in classes.txt if it is one class"
+            f"{where}: label {name!r} holds a {held[0]}; separate labels by ';', or name it in classes.txt if it is one class"
         )
     if classes is not None and name not in classes:
         close = difflib.get_close_matches(name, classes, n=1)

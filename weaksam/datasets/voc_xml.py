@@ -96,11 +96,14 @@ def size_hw_of(root: Element, uri: str) -> tuple[int, int]:
     """Height and width that the file states; 0 where it states none.
 
     Raises:
-        DataError: A side that is no whole number of pixels.
+        DataError: A side that is no whole number of pixels, or two sizes.
     """
-    size = root.find("size")
-    if size is None:
+    sizes = root.findall("size")
+    if not sizes:
         return 0, 0
+    if len(sizes) > 1:
+        raise DataError(f"{uri}: expected one <size>, found {len(sizes)}; keep that of the picture")
+    (size,) = sizes
     sides = []
     for name in ("height", "width"):
         value = 0.0 if size.find(name) is None else _number(size, name, uri)

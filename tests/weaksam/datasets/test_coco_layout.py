@@ -199,6 +199,30 @@ def test_pictures_of_another_split_are_not_taken_for_missing_ones(tmp_path: Path
             records(tmp_path, *splits)
 
 
+def test_equal_numbers_do_not_make_pictures_of_another_split_one_s_own(tmp_path: Path) -> None:
+    write(tmp_path, "annotations/instances_train.json", "1.png", "2.png")
+    write(tmp_path, "annotations/instances_val.json", "2.png")  # number 0 is 1.png of train
+    touch(tmp_path, "train/1.png", "train/2.png")
+    with pytest.raises(DataError, match=r"'2\.png' was found only as train/2\.png, which is image 1 of split train"):
+        records(tmp_path, "val")
+    write(tmp_path, "annotations/instances_val.json", "2.png", "1.png", first=1)  # number 1 shows another class
+    with pytest.raises(DataError, match=r"'2\.png' was found only as train/2\.png, which is image 1 of split train"):
+        records(tmp_path, "val")
+
+
+def test_an_absolute_name_that_says_one_split_is_not_a_picture_of_another(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("val", 100)):
+        write(tmp_path, f"annotations/instances_{split}.json", f"/data/{split}/1.png", first=first)
+    touch(tmp_path, "train/1.png", "train/2.png")
+    with pytest.raises(DataError, match=r"'/data/val/1\.png' was found only as train/1\.png, which is image 0 of"):
+        records(tmp_path, "val")
+    write(tmp_path, "annotations/instances_val.json", "C:\\val\\2.png")
+    with pytest.raises(DataError, match=r"was found only as train/2\.png, which is in the folder of split train; put"):
+        records(tmp_path, "val")
+    touch(tmp_path, "val/2.png")
+    assert records(tmp_path, "val") == {"val": {"0": "val/2.png"}}
+
+
 def test_a_part_of_a_split_finds_its_pictures_in_the_folder_of_the_whole(tmp_path: Path) -> None:
     write(tmp_path, "annotations/instances_val2014.json", "1.png", "2.png")
     write(tmp_path, "annotations/instances_minival2014.json", "1.png")

@@ -89,6 +89,17 @@ def test_a_class_without_a_name_is_an_error(tmp_path: Path, value: Any) -> None:
         write_tree(tmp_path, category={"name": value}).records("train")
 
 
+def test_names_that_differ_in_blanks_or_unicode_form_only_are_one_name(tmp_path: Path) -> None:
+    content: dict[str, Any] = coco_document()
+    content["categories"] = [{"id": 1, "name": "gru\u0308n  x "}, {"id": 2, "name": "gr\u00fcn x"}]
+    write_json(tmp_path, "train", content)
+    with pytest.raises(DataError, match=r"categories: name 'gr\u00fcn x' occurs 2 times; remove or rename all but one"):
+        CocoDataset(str(tmp_path)).class_names  # noqa: B018
+    content["categories"].pop()
+    write_json(tmp_path, "train", content)
+    assert CocoDataset(str(tmp_path)).class_names == ("gr\u00fcn x",)
+
+
 @pytest.mark.parametrize("value", ["", None, 7, "\ud800.jpg"])
 def test_an_image_without_a_name_is_an_error(tmp_path: Path, value: Any) -> None:
     with pytest.raises(DataError, match=r'images\[0\]: expected a string.* "file_name", got'):

@@ -37,6 +37,7 @@ def parse(text: str, *files: str, classes: tuple[str, ...] | None = None) -> dic
         pytest.param("path,labels\nset/x/b.jpg,dog\n", {"x/b.jpg": ["dog"]}, id="from the folder above"),
         pytest.param("path,labels\nc d.png,dog\n", {"y/c d.png": ["dog"]}, id="name that lies once under the folder"),
         pytest.param("path,labels\nA.JPG,dog\n", {"a.jpg": ["dog"]}, id="capitals of a name"),
+        pytest.param('path,labels\na.jpg,"dog;\ncat\n"\n', {"a.jpg": ["dog", "cat"]}, id="lines and semicolons"),
         pytest.param("path,labels\r\ra.jpg,dog\r", {"a.jpg": ["dog"]}, id="line ends of old"),
     ],
 )
@@ -57,6 +58,8 @@ def test_unicode_forms_of_paths_and_labels_are_one(written: str, stored: str) ->
         pytest.param("path,labels\nz/b.jpg,dog\n", r":2: there is no file 'z/b\.jpg'", id="another folder"),
         pytest.param("path,labels\nx/b.jpg,dog\nX\\B.JPG,cat\n", r":3: 'x/b\.jpg' has a row already", id="one file twice"),
         pytest.param('path,labels\na.jpg,"dog,cat"\n', r":2: label 'dog,cat' holds a comma; separate .*';'", id="commas"),
+        pytest.param("path,labels\na.jpg,dog|cat\n", r":2: label 'dog\|cat' holds a vertical bar; separate", id="bars"),
+        pytest.param('path,labels\na.jpg,"dog\ncat"\n', r":3: label 'dog\\ncat' holds a line break; separate", id="lines"),
         pytest.param("path,labels\na.jpg,Dog\nx/b.jpg,dog\n", r":3: class 'dog' is 'Dog' in .*:2; write", id="capitals"),
         pytest.param("labels,path\ndog,a.jpg\n", r":1: expected the header path,labels, got 'labels,path'", id="swapped"),
         pytest.param("a.jpg,dog\n", r":1: expected the header path,labels, got 'a\.jpg,dog'", id="no header"),

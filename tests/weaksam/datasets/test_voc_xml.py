@@ -133,6 +133,13 @@ def test_size_that_is_none_is_refused(width: str) -> None:
         size_hw_of(root, "a.xml")
 
 
+def test_two_sizes_are_refused() -> None:
+    size = "<size><width>{}</width><height>72</height></size>"
+    root = parse_annotation(annotation(size.format(96) + size.format(72)), "a.xml")
+    with pytest.raises(DataError, match=r"a\.xml: expected one <size>, found 2; keep that of the picture"):
+        size_hw_of(root, "a.xml")
+
+
 @pytest.mark.parametrize("xmin", ["1" + "0" * 400, "1e300", "-inf", "0x10", "1</xmin><xmin>2"])
 def test_corner_that_is_no_number_of_pixels_is_refused(xmin: str) -> None:
     corners = f"<xmin>{xmin}</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
