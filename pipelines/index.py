@@ -156,6 +156,8 @@ def _what_labels_say(records: Sequence[ImageRecord], class_names: Sequence[str],
         return f"classes {len(class_names):,} · labels granted to no split" if class_names else "no labels"
     if not known:
         return f"no labels: no image of the split {labelled} is annotated"
+    if not class_names:
+        return "no labels: the data set has no classes"
     some = f" ({len(known):,} of {granted:,} images)" if len(known) < granted else ""
     shown = {class_index for labels in known for class_index in labels}
     unseen = [name for class_index, name in enumerate(class_names) if class_index not in shown]

@@ -181,6 +181,12 @@ def test_labels_are_not_said_to_be_granted_where_there_are_none(
     assert f"images 2 (all 2) · {expected}" in said
 
 
+def test_a_data_set_without_classes_has_no_labels(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data", boxes=())
+    write_json(root, "train", {"images": [{"id": 7, "file_name": "a.png"}], "annotations": [], "categories": []})
+    assert "images 1 (train 1) · no labels: the data set has no classes" in say(root, tmp_path / "run")
+
+
 def test_classes_without_an_object_are_named(tmp_path: Path) -> None:
     said = say(coco_tree(tmp_path / "data"), tmp_path / "run")
     assert "classes 6 · labels granted to train · without an object there: rectangle, triangle, star, … " in said

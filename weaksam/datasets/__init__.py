@@ -63,11 +63,14 @@ def open_dataset(config: DataConfig) -> Dataset:
     """Open the data set at ``config.uri``, of ``config.kind`` or the kind that its layout shows.
 
     Raises:
-        ConfigError: No address is given, or one beside drawn images.
+        ConfigError: No address is given, or one beside drawn images; or a split twice.
         DataError: The data set is malformed, or lacks one of ``config.splits``.
     """
     if not config.uri and config.kind != "shapes":
         raise ConfigError("data.uri: expected a folder, s3://… or shapes:, got nothing; give --data URI")
+    twice = next((split for split in config.splits if config.splits.count(split) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"data.splits: expected each split once, got {twice!r} {config.splits.count(twice)} times")
     kind = detect_kind(config.uri) if config.kind == "auto" else config.kind
     if kind == "shapes" and config.uri and detect_kind(config.uri) != "shapes":
         raise ConfigError(

@@ -233,9 +233,14 @@ class CocoDataset:
         """Refuse pictures that were found in the folder of another split alone, where they show something else.
 
         They are that split's own: its file lists them with another number, size or classes, or the name here says this split.
+        A name that is the very path is taken at its word.
         """
         for other in sorted(others):
-            there = [n for n, path in enumerate(paths) if _lies_in(path, other, split, self._available)]
+            there = [
+                n
+                for n, path in enumerate(paths)
+                if path != loaded.images[n].file_name and _lies_in(path, other, split, self._available)
+            ]
             if not there or len(self._available[other]) > 1:
                 continue
             uri = join(self._root, self._available[other][0])

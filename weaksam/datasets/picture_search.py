@@ -2,7 +2,8 @@
 
 A name is searched as it stands, then with backslashes as separators, then with its percent signs decoded; each of these
 exactly, in either Unicode form, and at last whatever its capitals. A relative name must agree with the end of a path as a
-whole; of an absolute one, which another machine wrote, the longest end that agrees with some path counts.
+whole; of an absolute one, which another machine wrote, the longest end that agrees with some path counts, unless another name
+of the split agrees with more of that path.
 
 Where several pictures have the name, evidence decides, in this order: the path that the name spells from the root or from the
 annotation file's folder; a folder that is called like the split, and none that is called like another split; the one folder
@@ -16,7 +17,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from weaksam.errors import DataError
@@ -32,6 +33,7 @@ class Found:
 
     paths: tuple[str, ...]  # relative to the root; none, one or several
     tail: str  # the part of the name that agrees with all of them; of a picture that is missing, where to look for it
+    whole: str  # the longest part that might agree: all of a relative name
 
 
 class Pictures:
@@ -46,14 +48,15 @@ class Pictures:
     def search(self, name: str) -> Found:
         """Return the pictures of a name."""
         for reading in _readings(name.removeprefix(f"{self._root}/")):
-            for tail in _tails(reading):
+            tails = list(_tails(reading))
+            for tail in tails:
                 for spelled in (str, _composed, _folded):
                     paths = self._ending(tail, spelled)
                     if paths:
-                        return Found(tuple(paths), tail)
+                        return Found(tuple(paths), tail, tails[0])
         *_, last = _readings(name)
         tails = list(_tails(last))
-        return Found((), tails[-1] if _FROM_ELSEWHERE.match(last) else tails[0])
+        return Found((), tails[-1] if _FROM_ELSEWHERE.match(last) else tails[0], tails[0])
 
     def _ending(self, tail: str, spelled: Callable[[str], str]) -> list[str]:
         if spelled not in self._by_name:
@@ -84,6 +87,7 @@ def choose(
     Raises:
         DataError: Several pictures have a name, and nothing tells which is meant.
     """
+    found = _left_to_fuller_names(found)
     holds = Counter(_folder(path, one.tail) for one in found for path in one.paths)
     every = sum(bool(one.paths) for one in found)
 
@@ -114,8 +118,27 @@ def choose(
         )
     usual = Counter(_folder(paths[0], one.tail) for one, paths in zip(found, decided, strict=True) if paths)
     expected = min(usual, key=lambda folder: (-usual[folder], folder), default=split)
-    return [
+    places = [
         paths[0] if paths else posixpath.join(expected, one.tail) for one, paths in zip(found, decided, strict=True)
+    ]
+    names_of = Counter(places)
+    return [
+        posixpath.join(expected, one.whole) if not paths and names_of[place] > 1 else place
+        for one, paths, place in zip(found, decided, places, strict=True)
+    ]
+
+
+def _left_to_fuller_names(found: Sequence[Found]) -> list[Found]:
+    """Take from shortened names the pictures that other names spell more of: theirs lie elsewhere, or nowhere."""
+    agreed: dict[str, int] = defaultdict(int)  # characters, by path
+    for one in found:
+        for path in one.paths:
+            agreed[path] = max(agreed[path], len(one.tail))
+    return [
+        one
+        if one.tail == one.whole
+        else replace(one, paths=tuple(path for path in one.paths if agreed[path] == len(one.tail)))
+        for one in found
     ]
 
 

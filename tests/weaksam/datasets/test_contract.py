@@ -214,6 +214,11 @@ def test_no_address_is_an_error_that_says_how_to_give_one() -> None:
         open_dataset(DataConfig())
 
 
+def test_a_split_that_is_named_twice_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"data\.splits: expected each split once, got 'train' 2 times"):
+        open_dataset(DataConfig(uri="shapes:", splits=("train", "val", "train")))
+
+
 def test_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     for kind in ("auto", "voc", "coco", "folder"):
         with pytest.raises(DataError, match="nowhere"):

@@ -120,6 +120,19 @@ def test_a_missing_picture_gets_the_address_where_it_should_be(name: str, expect
     assert find(["x/a.jpg"], "a.jpg", name)[1] == expected
 
 
+def test_a_shortened_name_does_not_take_the_picture_that_another_name_spells_in_full() -> None:
+    names = [f"/data/cam{n}/1.jpg" for n in (1, 2, 3)]
+    assert find(["cam3/1.jpg"], *names) == ["data/cam1/1.jpg", "data/cam2/1.jpg", "cam3/1.jpg"]
+    assert find(["cam2/1.jpg", "cam3/1.jpg"], *names) == ["1.jpg", "cam2/1.jpg", "cam3/1.jpg"]
+    assert find(["cam1/1.jpg", "cam2/1.jpg", "cam3/1.jpg"], *names) == ["cam1/1.jpg", "cam2/1.jpg", "cam3/1.jpg"]
+    assert find(["flat/1.jpg", "flat/2.jpg"], "/a/1.jpg", "/b/2.jpg") == ["flat/1.jpg", "flat/2.jpg"]
+
+
+def test_missing_pictures_of_one_name_are_kept_apart() -> None:
+    names = ("/data/a/9.jpg", "C:\\data\\b\\9.jpg", "/data/1.jpg")
+    assert find(["1.jpg"], *names) == ["data/a/9.jpg", "C:/data/b/9.jpg", "1.jpg"]
+
+
 def test_without_names_there_is_nothing_to_find() -> None:
     assert find(["x/a.jpg"]) == []
 
