@@ -202,8 +202,9 @@ class VocDataset:
         return self._lists[split]
 
     def _picture(self, image_id: str) -> str:
-        """Its path, or that where it should be."""
-        paths = self._layout.pictures.get(image_id, [f"{self._layout.base}{image_id}.jpg"])
+        """Its path, or that where it should be, which is never outside the data set's folder."""
+        inside = "/".join(part for part in image_id.split("/") if part not in ("", ".", ".."))
+        paths = self._layout.pictures.get(image_id, [f"{self._layout.base}{inside}.jpg"])
         return _only(paths, f"{self._root}: image {image_id!r}")
 
     def _require_pictures(self, split: str) -> None:

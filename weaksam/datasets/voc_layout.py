@@ -7,7 +7,8 @@
 
 An image's id is the path of its picture without suffix, under ``JPEGImages`` if there is one. Suffixes' capitals do not
 matter. A list's line finds its picture by that id; else without a suffix, as a path that ends there, in either Unicode form
-and whatever its capitals; an XML finds the picture of its name that is nearest. Several that are meant alike are an error.
+and whatever its capitals; an XML finds the picture of its name that is nearest, of these the one whose folders end alike
+(``annotations/val/1.xml`` and ``images/val/1.jpg``). Several that are meant alike are an error.
 """
 
 from __future__ import annotations
@@ -149,8 +150,8 @@ class VocLayout:
         if own_id in self.pictures:
             return own_id
         found = self._search.search(own_id).paths or self._search.search(posixpath.basename(own_id)).paths
-        if len(found) > 1:
-            near = [len(posixpath.commonpath((f"/{own_id}", f"/{image_id}"))) for image_id in found]
+        for nearness in (_shared_head, _shared_tail):
+            near = [nearness(own_id, image_id) for image_id in found]
             found = tuple(image_id for image_id, length in zip(found, near, strict=True) if length == max(near))
         if len(found) > 1:
             raise DataError(
@@ -194,6 +195,16 @@ def _has_annotated_pictures(uri: str, paths: Sequence[str]) -> bool:
     of_pictures = [path for path in paths if path.lower().endswith(".xml") and _stem(path) in stems]
     uris = [join(uri, path) for path in of_pictures[:_LOOKED_AT]]
     return any(map(sets_out_to_be_voc, read_annotations(uris)))
+
+
+def _shared_head(first: str, second: str) -> int:
+    """How many of two paths' folders are the same, from the top."""
+    return len(posixpath.commonprefix([posixpath.dirname(path).split("/") for path in (first, second)]))
+
+
+def _shared_tail(first: str, second: str) -> int:
+    """How many of two paths' folders are the same, from the end."""
+    return len(posixpath.commonprefix([posixpath.dirname(path).split("/")[::-1] for path in (first, second)]))
 
 
 def _stem(path: str) -> str:

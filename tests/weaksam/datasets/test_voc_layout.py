@@ -83,6 +83,13 @@ def told(root: Path) -> list[str]:
             {split: {f"{split}/images/a": ("disc",)} for split in ("train", "val")},
             id="equal stems: the nearest picture",
         ),
+        pytest.param(
+            {f"{kind}/{split}/a.{suffix}": XML * (suffix == "xml")
+             for split in ("train", "val") for kind, suffix in (("images", "jpg"), ("annotations", "xml"))}
+            | {"images/train/b.jpg": ""},
+            {"train": {"images/train/a": ("disc",), "images/train/b": None}, "val": {"images/val/a": ("disc",)}},
+            id="equal stems: folders that end alike",
+        ),
     ],
 )  # fmt: skip
 def test_layout_is_read(
@@ -203,6 +210,15 @@ def test_picture_in_a_sub_folder_is_found_if_it_is_the_only_one_of_its_name(tmp_
         ids(root)
     write(root, with_list("y/a\n"))
     assert ids(root) == {"trainval": ["y/a"]}
+
+
+@pytest.mark.parametrize("line", ["../../secret", "x/../../../secret", "/../../secret"])
+def test_line_leads_to_no_picture_outside(tmp_path: Path, line: str) -> None:
+    root = write(tmp_path / "VOC", with_list(f"{line}\na\n", "a.jpg"))
+    write(tmp_path, {"secret.jpg": ""})
+    records = VocDataset(str(root)).records("trainval")
+    assert [Path(record.uri).resolve().is_relative_to(root) for record in records] == [True, True]
+    assert not Path(records[0].uri).exists()
 
 
 def test_picture_of_another_folder_is_not_taken(tmp_path: Path) -> None:
