@@ -123,12 +123,22 @@ def numeric_ids(ids: Sequence[str], kind: str) -> list[int]:
     for image_id in ids:
         number = number_of(image_id, kind)
         if number is None:
-            raise DataError(f"image {image_id!r} of a {kind} data set has no number, by which this format knows images")
+            raise DataError(
+                f"image {image_id!r} of a {kind} data set has no number, by which this format knows images; export as coco"
+            )
         numbers.append(number)
     if len(set(numbers)) < len(numbers):
         twice = next(i for i, n in zip(ids, numbers, strict=True) if numbers.count(n) > 1)
-        raise DataError(f"image {twice!r} and another image have the same number, by which this format knows images")
+        raise DataError(
+            f"image {twice!r} and another image have the same number, by which this format knows images; export as coco"
+        )
     return numbers
+
+
+def numbers_if_all(ids: Sequence[str], kind: str) -> list[int] | None:
+    """Return the number of each image, or None unless every one has a number of its own."""
+    numbers = {number for number in (number_of(image_id, kind) for image_id in ids) if number is not None}
+    return numeric_ids(ids, kind) if len(numbers) == len(ids) else None
 
 
 def number_of(image_id: str, kind: str) -> int | None:
@@ -191,8 +201,8 @@ def write_coco(
     kind: str,
     file: IO[bytes],
 ) -> None:
-    """Write COCO results, one box a line. Ids of VOC and COCO are numbers, those of other data sets stay text."""
-    numbers: Sequence[int | str] = numeric_ids(ids, kind) if kind in ("voc", "coco") else ids
+    """Write COCO results, one box a line. Ids are numbers where all images have one (VOC, COCO), and else stay text."""
+    numbers: Sequence[int | str] = numbers_if_all(ids, kind) or ids
     file.write(b"[")
     separator = "\n"
     for number, image_boxes, image_scores in zip(numbers, boxes, scores, strict=True):

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pipelines.export import finished_instance, image_ids, number_of, numeric_ids
+from pipelines.export import finished_instance, image_ids, number_of, numbers_if_all
 from pipelines.export_files import begin_folder, open_whole, require_new_file
 from pipelines.export_layout import file_stems, safe_name, without_blanks
 from pipelines.export_pictures import pictures_of
@@ -161,7 +161,7 @@ def _write_voc(
 
 def _write_coco(images: Sequence[tuple[str, Detections]], category_ids: Sequence[int], kind: str, out: str) -> None:
     ids = [image_id for image_id, _ in images]
-    numbers: Sequence[int | str] = numeric_ids(ids, kind) if kind in ("voc", "coco") else ids
+    numbers: Sequence[int | str] = numbers_if_all(ids, kind) or ids
     with open_whole(out) as file:
         file.write(b"[")
         separator = "\n"

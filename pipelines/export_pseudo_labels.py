@@ -23,7 +23,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
-from pipelines.export import finished_instance, image_ids, numeric_ids
+from pipelines.export import finished_instance, image_ids, numbers_if_all
 from pipelines.export_detections import category_ids_of
 from pipelines.export_files import begin_folder, open_whole, require_new_file
 from pipelines.export_layout import LabelledImage, boxes_of, describe, file_stem, file_stems, without_blanks
@@ -126,9 +126,7 @@ def write_coco(
     out: str,
 ) -> None:
     """Write an instances JSON."""
-    numbers: Sequence[int] = range(1, len(images) + 1)
-    if kind in ("voc", "coco"):
-        numbers = numeric_ids([image.image_id for image in images], kind)
+    numbers = numbers_if_all([image.image_id for image in images], kind) or range(1, len(images) + 1)
     entries, annotations = [], list[Mapping[str, Any]]()
     for number, image in zip(numbers, images, strict=True):
         height, width = image.size_hw

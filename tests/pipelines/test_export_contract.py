@@ -305,3 +305,25 @@ def test_ids_that_repeat_across_splits_go_out_as_each_file_has_them(tmp_path):
     run_export_detections(run, to="coco", split="valid", out=str(tmp_path / "r.json"), instance="detect.mil")
     held = COCO(str(tmp_path / "data/valid/_annotations.coco.json")).loadRes(str(tmp_path / "r.json"))
     assert [(a["image_id"], a["category_id"]) for a in held.dataset["annotations"]] == [(0, 8)]
+
+
+@pytest.mark.parametrize(("stems", "ids"), [(("a", "b"), [1, 2]), (("007", "8"), [7, 8]), (("01", "1"), [1, 2])])
+def test_voc_goes_out_as_coco_whatever_its_pictures_are_called(tmp_path, stems, ids):
+    box = "<bndbox><xmin>3</xmin><ymin>4</ymin><xmax>12</xmax><ymax>23</ymax></bndbox>"
+    (tmp_path / "data").mkdir()
+    for stem in stems:
+        Image.new("RGB", (40, 30)).save(tmp_path / "data" / f"{stem}.jpg")
+        xml = f"<annotation><object><name>cat</name>{box}</object></annotation>"
+        (tmp_path / "data" / f"{stem}.xml").write_text(xml)
+    run = index(tmp_path / "data", tmp_path / "run")
+    out = tmp_path / "instances.json"
+    run_export_pseudo_labels(run, to="coco", split="all", out=str(out), instance="import.truth")
+    content = json.loads(out.read_text())
+    assert [(i["id"], i["file_name"]) for i in content["images"]] == [
+        (n, f"{stem}.jpg") for n, stem in zip(ids, stems, strict=True)
+    ]
+    assert [(a["image_id"], a["bbox"]) for a in content["annotations"]] == [(n, [2, 3, 10, 20]) for n in ids]
+    write_proposals(run, "all", {stem: [[0, 0, 9, 9]] for stem in stems})
+    run_export(run, to="coco", split="all", out=str(tmp_path / "results.json"))
+    held = [entry["image_id"] for entry in json.loads((tmp_path / "results.json").read_text())]
+    assert held == (ids if stems == ("007", "8") else list(stems))
