@@ -199,6 +199,9 @@ def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
 
 
 _LONGEST_SHOWN = 200  # characters of a value that a message repeats
+_MOST_VALUES = (
+    100_000  # of a file, with all that its aliases repeat: a few lines of them can say more than a memory holds
+)
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -249,11 +252,27 @@ def _parse(text: str, trouble: str) -> Any:
     """Return what YAML says; raise ConfigError, beginning with ``trouble``, if it says nothing that JSON could."""
     try:
         value = yaml.load(text, Loader=StrictLoader)
+        if (count := _count(value, {})) > _MOST_VALUES:
+            raise ValueError(
+                f"it says {count:,} values, aliases counted as what they repeat; at most {_MOST_VALUES:,} fit"
+            )
         json.dumps(value, default=str)  # a value may contain itself
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         # The others are what its constructors make of values that do not fit their tags, and of nesting without end.
         raise ConfigError(f"{trouble}: {error}") from error
     return value
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """Return how many values a value holds, each as often as aliases repeat it; ``known`` are those counted before."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 0  # within itself
+        known[id(value)] = 1 + sum(
+            _count(part, known) for part in (value.values() if isinstance(value, dict) else value)
+        )
+    return known[id(value)]
 
 
 def _mapping(text: str, where: str, of: str) -> dict[str, Any]:

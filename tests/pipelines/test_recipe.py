@@ -295,3 +295,17 @@ def test_what_is_too_long_or_too_deep_is_refused_in_few_words(tmp_path, text, me
     with pytest.raises(ConfigError, match=message) as caught:
         load_recipe(str(tmp_path / "r.yaml"))
     assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("empty", ["[{}]", "{{a: {}}}"], ids=["lists", "mappings"])
+def test_aliases_that_say_more_than_a_memory_holds_are_refused(tmp_path, empty):
+    repeats = [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 12)]
+    (tmp_path / "r.yaml").write_text(f"x0: &x0 {empty.format(1)}\n" + "".join(repeats))
+    with pytest.raises(ConfigError, match=r"r\.yaml: not valid YAML: it says [0-9,]{15,} values, aliases counted"):
+        load_recipe(str(tmp_path / "r.yaml"))
+
+
+def test_aliases_repeat_what_they_name(tmp_path: Path) -> None:
+    text = "prompts: {points_per_side: &n 4}\nreport: {gallery_images: *n}\n"
+    recipe, _ = load_recipe(write(tmp_path, one=SMALLEST, mine=f"base: one.yaml\n{text}"))
+    assert recipe.report.gallery_images == 4
