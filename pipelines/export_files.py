@@ -8,6 +8,7 @@ somebody else's (true annotations, say): they are never replaced.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import tempfile
 import uuid
@@ -26,12 +27,14 @@ def require_new_file(uri: str, *, overwrite: bool) -> bool:
     """Return whether a file stands at ``uri``, which then will be replaced.
 
     Raises:
-        DataError: one does and ``overwrite`` is not set, or a folder does.
+        DataError: one does and ``overwrite`` is not set, or a folder, a device or a pipe does.
     """
     fs, path = open_fs(uri)
     if fs.isdir(path):
         raise DataError(f"--out {uri}: expected a file to write, got a folder; name a file in it")
     exists = bool(fs.exists(path))
+    if exists and not is_remote(uri) and not os.path.isfile(path):
+        raise DataError(f"--out {uri}: expected a file to write, got a device or a pipe; name a file")
     if exists and not overwrite:
         raise DataError(f"--out {uri}: there is a file already; --overwrite replaces it, or name another")
     return exists

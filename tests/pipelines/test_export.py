@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,14 @@ def test_a_bucket_is_written_to_whole_or_not_at_all(voc: str) -> None:
         with pytest.raises(KeyError):
             _fail_to_write(f"{bucket}/f.pkl")
         assert len(read_bytes(f"{bucket}/f.pkl")) > 4
+
+
+def test_a_device_or_a_pipe_is_not_replaced(voc: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="pipe: expected a file to write, got a device or a pipe; name a file"):
+            run_export(voc, to="mmdet", split="train", out=str(tmp_path / "pipe"), overwrite=overwrite)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
