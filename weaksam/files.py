@@ -31,6 +31,9 @@ _BYTE_ORDER_MARKS = (  # UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_S3_WAIT_S = {"connect_timeout": 5, "read_timeout": 10}  # for an answer or more of it, before the request is made again
+_S3_ATTEMPTS = {"total_max_attempts": 3}  # a server that never answers is an error within two minutes
+_S3_READS = 2  # of an object whose transfer breaks off, each with as many attempts
 _READERS = 32  # concurrent reads; small objects on S3 wait for the network, not for this machine
 
 
@@ -65,11 +68,14 @@ def open_fs(uri: str) -> tuple[AbstractFileSystem, str]:
     if uri.startswith(("s3://", "s3a://")):
         # botocore would find the endpoint by itself; naming it keeps clients of different endpoints apart in fsspec's cache.
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        options = {"endpoint_url": endpoint, "use_listings_cache": False}
+        retries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"retries": _S3_ATTEMPTS}
+        options = {"endpoint_url": endpoint, "use_listings_cache": False, "config_kwargs": {**_S3_WAIT_S, **retries}}
     try:
         fs = fsspec.filesystem(uri.partition("://")[0], **options)
     except (ValueError, ImportError) as error:  # fsspec: no such protocol, or its package is not installed
         raise DataError(f"{uri}: expected a local path, s3:// or another address that fsspec reads: {error}") from error
+    if options:
+        fs.retries = _S3_READS
     return fs, fs._strip_protocol(uri)
 
 
@@ -101,9 +107,7 @@ def read_annotations(uris: Sequence[str]) -> Iterator[bytes]:
         try:
             return _fetch(fs, path, uri)
         except ImageError as error:
-            raise DataError(
-                f"expected a readable annotation file: {error}; check the path and its permissions"
-            ) from error
+            raise DataError(f"expected a readable file: {error}; check the path and its permissions") from error
 
     with ThreadPoolExecutor(_READERS) as threads:
         yield from threads.map(read, uris)

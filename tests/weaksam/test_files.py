@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -314,3 +315,13 @@ def test_unknown_scheme_is_an_error_of_the_data() -> None:
 def test_bucket_that_does_not_exist_lists_nothing_or_says_why(bucket: str) -> None:
     with pytest.raises(DataError, match="check the address"):
         files.list_files("s3://no-such-bucket-here/x")
+
+
+def test_server_that_never_answers_is_an_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_S3_WAIT_S", {"connect_timeout": 0.1, "read_timeout": 0.1})
+    with socket.create_server(("127.0.0.1", 0)) as server:  # connections wait in its queue for ever
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        with pytest.raises(DataError, match=r"s3://bucket/x: cannot list this folder \(.*[Tt]imeout"):
+            files.list_files("s3://bucket/x")
