@@ -53,6 +53,7 @@ app = typer.Typer(
     help="Weakly-supervised recognition on Ray: image-level labels in, object proposals and detectors out.\n\n"
     "Start with `weaksam demo`, or look at your own pictures: `weaksam propose grid --data photos/ --out runs/photos`.",
 )
+terminal.correct_width()
 console = Console(soft_wrap=True)
 
 _INTERRUPTED = "interrupted; the same command goes on where this one stopped"

@@ -43,6 +43,7 @@ _LIKE = {
     "┃": "|",
     "║": "|",
 }
+_WIDTHS = range(10, 10_000)  # columns that a table can be shown in
 _HORIZONTAL = "─━═╌╍┄┅┈┉╴╶╸╺╼╾"
 
 _working = False  # whether the command does more than to show something
@@ -59,6 +60,13 @@ def open_streams() -> None:
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
             setattr(sys, name, _Stream(stream))
+
+
+def correct_width() -> None:
+    """Let consoles see for themselves how wide they are if ``COLUMNS`` is no width: some pseudo-terminals set it to 0."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns and not (columns.isdecimal() and len(columns) < 6 and int(columns) in _WIDTHS):
+        del os.environ["COLUMNS"]
 
 
 def go_on_unread() -> None:

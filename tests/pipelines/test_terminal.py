@@ -66,6 +66,13 @@ def test_rich_draws_tables_of_ascii_there() -> None:
     assert b"\\u" not in done.stdout
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "-80", "²", "9" * 12])
+def test_what_is_no_width_is_not_taken_for_one(columns: str) -> None:
+    code = "terminal.correct_width()\nfrom rich.console import Console\nprint(Console().width)"
+    assert python(code, COLUMNS=columns).stdout == b"80\n"
+    assert python(code, COLUMNS="40").stdout == b"40\n"
+
+
 def test_whoever_only_shows_something_ends_as_a_filter_when_nobody_reads_on() -> None:
     code = "for n in range(10**6):\n    print(n)"
     assert read_one_line(code) == (141, b"0\n", b"")
