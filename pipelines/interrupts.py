@@ -1,4 +1,5 @@
-"""What Ctrl-C and SIGTERM do: the first ends the work in order, with locks released and Ray left; a second one hurries.
+"""What Ctrl-C, SIGTERM and SIGHUP (the terminal is gone) do: the first ends the work in order, with locks released and Ray
+left; a second one hurries.
 
 first     KeyboardInterrupt in the main thread; everything unwinds, and signals that come meanwhile do not disturb it
 second    the same, but whoever is not done after some seconds is ended: exit code and line are the same
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HURRY_S = 5.0  # from the second signal to the end of a process that does not end by itself
 _GRACE_S = 20.0  # from SIGTERM, which is often followed by SIGKILL after half a minute, to the same
 
@@ -48,7 +49,7 @@ def install(forced_end: Callable[[int], None]) -> None:
 
     def first(signum: int, _frame: FrameType | None) -> None:
         _set(again)
-        if signum == signal.SIGTERM:
+        if signum != signal.SIGINT:
             end_after(_GRACE_S, signum)
         raise Stopped(signum)
 
@@ -62,7 +63,9 @@ def hold() -> None:
 
 def _set(handler: Any) -> None:
     for signum in _SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # a job in the background ignores Ctrl-C
+        if (
+            signal.getsignal(signum) is not signal.SIG_IGN
+        ):  # as a job in the background does with Ctrl-C, and nohup with SIGHUP
             signal.signal(signum, handler)
 
 

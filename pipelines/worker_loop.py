@@ -463,8 +463,9 @@ def _loader(
 
 
 def _leave_interrupts_to_parent(_worker: int) -> None:
-    """Ignore Ctrl-C, which a terminal sends to loading processes, too: their parent ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignore what a terminal sends to loading processes, too, on Ctrl-C and when it is closed: their parent ends them."""
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with which it does so, and for which it has a handler
 
 

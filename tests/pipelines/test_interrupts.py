@@ -21,7 +21,7 @@ ROOT = Path(weaksam.__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def signals_are_not_ignored() -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):  # SIGINT is in a job in the background
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT is in a job in the background
         signal.signal(signum, signal.default_int_handler)
 
 
@@ -31,7 +31,7 @@ def ask(signum: int) -> None:
     time.sleep(10)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_first_signal_unwinds_and_the_second_does_not_disturb_it(
     monkeypatch: pytest.MonkeyPatch, signum: int, code: int
 ) -> None:
@@ -73,6 +73,13 @@ def test_a_termination_is_not_patient(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Stopped):
         ask(signal.SIGTERM)
     assert ended.wait(20)
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    install(lambda _: None)
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_a_handler_that_ray_sets_is_taken_back() -> None:
