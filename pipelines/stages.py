@@ -144,6 +144,7 @@ def run_instances(
             measures and shows the rows that there are was brought up to date.
         RunError: another process holds an instance's lock, or a proof does not hold.
     """
+    dropped_allowed(options.max_dropped, 0)  # a mistake in it is told before anything is done
     ordered: list[str] = []
     for name in names:
         ordered += [n for n in needed_for(recipe, name) if n not in ordered]

@@ -362,3 +362,9 @@ def test_a_share_rounds_down_and_a_count_is_a_count(text: str, total: int, allow
 def test_other_limits_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected a share like 1% or a count like 25"):
         dropped_allowed(text, 100)
+
+
+def test_a_limit_that_is_none_is_told_before_anything_is_done(tmp_path: Path, toy: Counting) -> None:
+    with pytest.raises(ConfigError, match="expected a share like 1% or a count like 25, got 'few'"):
+        bring(grid(), tmp_path, "sum", max_dropped="few")
+    assert toy.executed == []
