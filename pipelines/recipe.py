@@ -199,9 +199,7 @@ def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
 
 
 _LONGEST_SHOWN = 200  # characters of a value that a message repeats
-_MOST_VALUES = (
-    100_000  # of a file, with all that its aliases repeat: a few lines of them can say more than a memory holds
-)
+_MOST_VALUES = 100_000  # of a file, as often as aliases repeat them: a few lines can say more than a memory holds
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -269,9 +267,8 @@ def _count(value: Any, known: dict[int, int]) -> int:
         return 1
     if id(value) not in known:
         known[id(value)] = 0  # within itself
-        known[id(value)] = 1 + sum(
-            _count(part, known) for part in (value.values() if isinstance(value, dict) else value)
-        )
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
     return known[id(value)]
 
 
