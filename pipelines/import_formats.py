@@ -72,6 +72,7 @@ def read_boxes(
     value = load_plain(data, where)
     if isinstance(value, dict):
         return read_wetectron(value, where, known, kind)
+    _require_sequence(value, where)
     if not in_split_order:
         raise DataError(
             f"{where}: a list of boxes without names (mmdet) is in the order of one split; name it with --split"

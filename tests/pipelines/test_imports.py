@@ -417,3 +417,10 @@ def test_what_is_wrong_with_a_file_is_said(
 def test_a_list_without_names_needs_a_split() -> None:
     with pytest.raises(DataError, match="name it with --split"):
         _read(pickle.dumps([NO_BOXES, NO_BOXES]), in_split_order=False)
+
+
+@pytest.mark.parametrize("value", [None, 3, "boxes"])
+def test_a_pickle_of_neither_a_dict_nor_a_list_is_called_so(value: object) -> None:
+    for in_split_order in (False, True):
+        with pytest.raises(DataError, match=r"f\.pkl: expected a list with one item per image, got "):
+            read_boxes(pickle.dumps(value), "f.pkl", ["a"], "folder", in_split_order=in_split_order)
