@@ -294,10 +294,15 @@ class Worker:
             done = step + 1
             if done % math.ceil(steps / _EVALUATIONS) == 0 or done == steps:
                 self._evaluate(done)
+            # The row before the checkpoint: a training that goes on from there writes no row of an earlier step.
+            reported = self.rank == 0 and (done % math.ceil(steps / _SCALAR_ROWS) == 0 or done == steps)
+            if reported:
+                self.rows.append(window.close(done, plan, float(self.optimizers[0].param_groups[0]["lr"])))
+                write_scalars(self.folder, self.rows)
             if done % checkpoint_every == 0 or done == steps or done in plan.keep:
                 self._save(done)
-            if self.rank == 0 and (done % math.ceil(steps / _SCALAR_ROWS) == 0 or done == steps):
-                self._log(window.close(done, plan, float(self.optimizers[0].param_groups[0]["lr"])))
+            if reported and self.progress is not None:
+                self.progress(self.rows[-1])
 
     def _set_rates(self, factors: Sequence[float]) -> None:
         for optimizer, factor in zip(self.optimizers, factors, strict=True):
@@ -384,12 +389,6 @@ class Worker:
                     "skipped": [list(row) for row in sorted(self.skipped)],
                 }
             )
-
-    def _log(self, row: Progress) -> None:
-        self.rows.append(row)
-        write_scalars(self.folder, self.rows)
-        if self.progress is not None:
-            self.progress(row)
 
     def _autocast(self) -> torch.autocast:
         precision = self.plan.precision

@@ -172,6 +172,21 @@ def test_a_resumed_training_gives_the_same_bits_as_an_uninterrupted_one(tmp_path
     ]
 
 
+def test_a_training_that_dies_right_after_a_checkpoint_keeps_the_row_of_its_step(tmp_path, monkeypatch):
+    class DyingAfterThree(Checkpoints):
+        def save(self, state):
+            super().save(state)
+            if state["step"] == 3:
+                raise Died
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr("pipelines.worker_loop.Checkpoints", DyingAfterThree)
+        train(tmp_path, name="broken", checkpoint_every=1)
+    resumed = train(tmp_path, name="broken", checkpoint_every=1)
+    assert resumed.resumed_at == 3
+    assert [row.step for row in resumed.scalars] == [1, 2, 3, 4, 5, 6]
+
+
 def test_work_after_the_last_checkpoint_is_done_again(tmp_path):
     straight = train(tmp_path, name="straight")
     with pytest.raises(Died):
@@ -522,7 +537,7 @@ def test_tensorboard_finds_every_row_once(tmp_path):
     task = AdversaryTask()
     with pytest.raises(Died):
         train(tmp_path, task, progress=die_at(5), checkpoint_every=2)
-    assert {step for _, step, _ in drawn(tmp_path / "run")} == {1, 2, 3}  # the row of step 4 followed its checkpoint
+    assert {step for _, step, _ in drawn(tmp_path / "run")} == {1, 2, 3, 4}  # as many as the last checkpoint has done
     rows = train(tmp_path, task, checkpoint_every=2).scalars
     expected = [
         (tag, row.step, near(value))
