@@ -132,15 +132,10 @@ def test_trials_that_need_the_same_instance_wait_for_it(tmp_path, ray_cluster):
 
 
 def test_a_failed_trial_is_kept_shown_and_run_again_only_if_asked(tmp_path, ray_cluster):
-    # What the objective reads is torn, and its manifest says that it is finished.
+    # A file lies where the labels of all trials would.
     trials = trials_of(tmp_path, SWEEP)
-    table = resolve(trials.recipe({}, 0), trials.run_uri, "detect.mil-mirrored").instance.folder
-    hidden = Path(table).rename(Path(table).with_name("hidden"))
-    bad = Path(table)
-    bad.mkdir()
-    for name in ("_manifest.json", "_plan.json"):
-        (bad / name).write_bytes((hidden / name).read_bytes())
-    (bad / "part-0.parquet").write_bytes(b"torn")
+    in_the_way = Path(trials.run_uri, "label")
+    in_the_way.write_text("")
     with pytest.raises(RunError, match="no trial finished"):
         run(trials)
     records = Records(str(Path(sweep_folder(trials), "trials")))
@@ -150,10 +145,7 @@ def test_a_failed_trial_is_kept_shown_and_run_again_only_if_asked(tmp_path, ray_
     with pytest.raises(RunError, match="no trial finished"):
         run(trials)
     assert records.read() == first
-    for path in bad.iterdir():
-        path.unlink()
-    bad.rmdir()
-    hidden.rename(bad)
+    in_the_way.unlink()
     outcome, out = run(trials, retry_failed=True)
     assert all(record.state == "finished" for _, record in outcome.trials)
     assert "0 of them done before" in out
