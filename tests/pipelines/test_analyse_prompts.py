@@ -23,8 +23,8 @@ from pipelines.config import AnalyseConfig, ProposeConfig, ResourcesConfig
 from pipelines.proposal_boxes import ImageBoxes
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
-from tests.pipelines.drawn_run import SHAPES, drawn_recipe, job_for, write_run
-from tests.weaksam.sams import in_double, trained_sam
+from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, write_run
+from tests.support.sams import in_double, trained_sam
 from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.datasets.shapes import Shapes
 from weaksam.errors import DataError

@@ -17,8 +17,8 @@ from pipelines.index import in_hash_order
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
 from pipelines.store import read_json
-from tests.pipelines.drawn_run import drawn_recipe, job_for, write_run
-from tests.tolerances import assert_near, roundings_in
+from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import DetectConfig, MilConfig, PromptsConfig
 from weaksam.detectors import build_detector, detector_to_bytes
 from weaksam.detectors.views import scaled

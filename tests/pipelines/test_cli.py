@@ -15,7 +15,7 @@ from pipelines import cli
 from pipelines.recipe import load_recipe
 from pipelines.runs import Lock
 from pipelines.stages import resolve
-from tests.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S
 
 ROOT = Path(weaksam.__file__).parents[1]
 SETTINGS = ["data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32"]

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipelines import doctor
-from tests.pipelines.listening import SETTINGS, server
-from tests.s3_server import s3_server
+from tests.support.listening import SETTINGS, server
+from tests.support.s3_server import s3_server
 from weaksam.heap import KEEP_HEAP_ENV
 
 LOCK = """\

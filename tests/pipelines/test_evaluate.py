@@ -13,7 +13,7 @@ from pipelines.figures import percent
 from pipelines.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS, proposals_to_row
-from tests.pipelines.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
 from weaksam.structures import GroundTruth
 
 

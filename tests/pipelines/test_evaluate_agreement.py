@@ -14,7 +14,7 @@ from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, detections_to_row, with_class_names
 from pipelines.store import read_json
-from tests.pipelines.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from weaksam.config import PseudoLabelsConfig
 from weaksam.datasets.shapes import CLASS_NAMES, Shapes
 from weaksam.errors import ConfigError, DataError

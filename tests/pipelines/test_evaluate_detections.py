@@ -11,7 +11,7 @@ from pipelines.config import EvaluateConfig
 from pipelines.evaluate_detections import DetectedImage, measure, text_table
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, detections_to_row, with_class_names
-from tests.pipelines.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from weaksam.structures import Detections, GroundTruth
 
 

@@ -10,7 +10,7 @@ from pipelines import evaluate
 from pipelines.evaluate_pseudo_labels import measure, text_table
 from pipelines.runs import Instance
 from pipelines.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
-from tests.pipelines.drawn_run import SHAPES, drawn_recipe, job_for
+from tests.support.drawn_run import SHAPES, drawn_recipe, job_for
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 

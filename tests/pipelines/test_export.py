@@ -9,9 +9,9 @@ import pytest
 
 from pipelines.export import numeric_ids, open_whole, run_export, whole_pixels
 from pipelines.runs import Instance
-from tests.pipelines.handmade import write_index, write_proposals
-from tests.s3_server import s3_server
-from tests.tolerances import near
+from tests.support.handmade import write_index, write_proposals
+from tests.support.s3_server import s3_server
+from tests.support.tolerances import near
 from weaksam.errors import DataError, RunError
 from weaksam.files import read_bytes
 

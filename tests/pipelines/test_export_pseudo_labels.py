@@ -17,7 +17,7 @@ from pipelines.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_
 from pipelines.stage import Options
 from pipelines.stages import run_instances
 from pipelines.store import write_bytes
-from tests.weaksam.datasets.trees import build_coco_tree, build_voc_tree
+from tests.support.trees import build_coco_tree, build_voc_tree
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.voc import VocDataset
 from weaksam.errors import DataError, RunError

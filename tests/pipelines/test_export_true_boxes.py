@@ -15,7 +15,7 @@ from pipelines.runs import Lock, current_instance
 from pipelines.schemas import PSEUDO_LABELS
 from pipelines.stage import Options
 from pipelines.stages import run_instances
-from tests.weaksam.datasets.trees import (
+from tests.support.trees import (
     FIRST_CATEGORY_ID,
     build_coco_tree,
     build_voc_tree,

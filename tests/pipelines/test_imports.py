@@ -14,7 +14,7 @@ from pipelines.export import run_export
 from pipelines.imports import read_boxes, run_import, to_proposals
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import PROPOSALS, proposals_from_row
-from tests.pipelines.handmade import write_index, write_proposals
+from tests.support.handmade import write_index, write_proposals
 from weaksam.errors import ConfigError, DataError, RunError
 
 IDS = ["000005", "2008_000001"]

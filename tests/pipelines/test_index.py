@@ -14,8 +14,8 @@ from pipelines.runs import current_instance
 from pipelines.schemas import IMAGES
 from pipelines.stage import Options
 from pipelines.stages import resolve, run_instances
-from tests.broken_files import encode, picture
-from tests.weaksam.datasets.trees import build_coco_tree, build_voc_tree, coco_document, write_json
+from tests.support.broken_files import encode, picture
+from tests.support.trees import build_coco_tree, build_voc_tree, coco_document, write_json
 from weaksam.errors import ConfigError, DataError
 from weaksam.structures import ImageRecord
 

@@ -14,7 +14,7 @@ import pytest
 import weaksam
 from pipelines import interrupts
 from pipelines.interrupts import Stopped, exit_code, in_a_thread, install, kept
-from tests.patience import wait_until
+from tests.support.patience import wait_until
 
 ROOT = Path(weaksam.__file__).parents[1]
 

@@ -18,8 +18,8 @@ from pipelines.recipe import Recipe, load_recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stages import resolve
-from tests.patience import PATIENCE_S
-from tests.pipelines.driver import Driver
+from tests.support.driver import Driver
+from tests.support.patience import PATIENCE_S
 from weaksam.config import SAM_INPUT_SIDE
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]  # four drivers, one after another

@@ -10,7 +10,7 @@ from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, IMAGES, PSEUDO_LABELS, detections_to_row, with_class_names
 from pipelines.stage import Options
 from pipelines.stages import resolve, run_instances
-from tests.pipelines.drawn_run import job_for
+from tests.support.drawn_run import job_for
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError
 from weaksam.pseudo_labels import pseudo_ground_truth

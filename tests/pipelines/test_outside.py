@@ -23,9 +23,9 @@ from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
 from pipelines.stages import resolve
 from pipelines.store import Table
-from tests.patience import PATIENCE_S
-from tests.pipelines.driver import Driver
-from tests.pipelines.listening import HTTP, free_port, server
+from tests.support.driver import Driver
+from tests.support.listening import HTTP, free_port, server
+from tests.support.patience import PATIENCE_S
 from weaksam.errors import StorageError
 
 ROOT = Path(weaksam.__file__).parents[1]

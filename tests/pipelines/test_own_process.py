@@ -21,8 +21,8 @@ from pipelines.stage import Options
 from pipelines.stages import needed_for, resolve, run_instances
 from pipelines.store import Table, write_bytes
 from pipelines.train import choose_resources
-from tests.tolerances import assert_near, roundings_in
-from tests.tune.upstream import RECIPE, finish_upstream
+from tests.support.tolerances import assert_near, roundings_in
+from tests.support.upstream import RECIPE, finish_upstream
 from weaksam.datasets.shapes import CLASS_NAMES
 from weaksam.detectors import build_retrained, detector_to_bytes
 from weaksam.detectors.test_time import detect_alone

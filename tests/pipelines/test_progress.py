@@ -12,7 +12,7 @@ from pipelines import progress
 from pipelines.progress import rows_progress, sign_of_life
 from pipelines.schemas import IMAGES
 from pipelines.store import Table
-from tests.patience import wait_until
+from tests.support.patience import wait_until
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS, proposals_from_row
 from pipelines.stage import Options
 from pipelines.stages import TooManyDroppedError, run_instances
-from tests.broken_files import encode, picture, write_broken_files
+from tests.support.broken_files import encode, picture, write_broken_files
 from weaksam.structures import Proposals
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

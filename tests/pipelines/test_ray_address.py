@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import ray_address
 from pipelines.ray_address import check_address, chosen_address, host_and_port
-from tests.pipelines.listening import HTTP, SETTINGS, free_port, server
+from tests.support.listening import HTTP, SETTINGS, free_port, server
 from weaksam.errors import ConfigError, RunError
 
 

@@ -12,7 +12,7 @@ from pipelines.charts import Curve, bins, histogram, recall_chart
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS, proposals_to_row, with_class_names
 from pipelines.store import write_bytes, write_json
-from tests.pipelines.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import Prompts, Proposals
 

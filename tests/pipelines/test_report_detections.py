@@ -15,9 +15,9 @@ from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, detections_to_row, with_class_names
 from pipelines.store import write_json
 from pipelines.training import Progress
-from tests.pipelines.drawn_run import drawn_recipe, job_for, write_run
 from tests.pipelines.test_report import NASTY, Page
-from tests.weaksam.metrics.images import found, truth
+from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.metric_images import found, truth
 from weaksam.errors import ConfigError, ImageError
 from weaksam.structures import Detections
 

@@ -13,8 +13,8 @@ from pipelines.retrain_task import BoxedImage, RetrainTask
 from pipelines.stages import resolve
 from pipelines.training import Position, TrainingResources
 from pipelines.worker_loop import run_training
-from tests.pipelines.two_workers import train_two
-from tests.tolerances import near, roundings_in
+from tests.support.tolerances import near, roundings_in
+from tests.support.two_workers import train_two
 from weaksam.config import (
     DinoConfig,
     FasterRcnnConfig,

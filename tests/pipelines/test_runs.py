@@ -19,8 +19,8 @@ from pipelines import runs
 from pipelines.runs import Instance, Lock, current_instances, differences, instance_key, lock_holder, prove
 from pipelines.schemas import DROPPED, IMAGES
 from pipelines.store import Table, create_exclusively, read_json, write_bytes, write_json
-from tests.patience import PATIENCE_S, wait_until
-from tests.s3_server import s3_server
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.s3_server import s3_server
 from weaksam.errors import RunError
 from weaksam.files import join, open_fs
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import PROPOSALS
-from tests.patience import PATIENCE_S, wait_until
-from tests.s3_server import s3_server
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.s3_server import s3_server
 from weaksam.files import join
 from weaksam.sam.small import build_small_sam
 

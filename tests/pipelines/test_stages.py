@@ -17,7 +17,7 @@ from pipelines.runs import Instance, Lock, current_instance, prove
 from pipelines.schemas import IMAGES
 from pipelines.stage import Job, Options, Stage
 from pipelines.stages import TooManyDroppedError, dropped_allowed, needed_for, resolve, run_instances
-from tests.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S
 from weaksam.errors import ConfigError, RunError
 
 SHAPES = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")

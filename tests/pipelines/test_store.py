@@ -24,7 +24,7 @@ from pipelines.store import (
     write_bytes,
     write_json,
 )
-from tests.s3_server import s3_server
+from tests.support.s3_server import s3_server
 from weaksam.errors import DataError
 from weaksam.files import join, open_fs
 

@@ -17,10 +17,10 @@ from pipelines.store import Table
 from pipelines.train_mil import choose_images
 from pipelines.training import Position, TrainingResources
 from pipelines.worker_loop import run_training
-from tests.patience import PATIENCE_S
-from tests.pipelines.driver import Driver
-from tests.pipelines.two_workers import train_two
-from tests.tolerances import near, roundings_in
+from tests.support.driver import Driver
+from tests.support.patience import PATIENCE_S
+from tests.support.tolerances import near, roundings_in
+from tests.support.two_workers import train_two
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig, ShapesConfig
 from weaksam.datasets.shapes import Shapes
 from weaksam.detectors import load_detector

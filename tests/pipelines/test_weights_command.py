@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.weights_command import list_weights, pull_weights
-from tests.s3_server import s3_server
+from tests.support.s3_server import s3_server
 from weaksam import weights
 from weaksam.errors import CheckpointError
 from weaksam.files import open_fs

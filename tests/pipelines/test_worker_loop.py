@@ -17,11 +17,11 @@ from tensorboardX.proto.event_pb2 import Event
 from pipelines.checkpoints import Checkpoints, read_scalars, write_events
 from pipelines.training import Losses, NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
 from pipelines.worker_loop import GlobalBatches, _loader
-from tests.patience import PATIENCE_S, wait_until
-from tests.pipelines import toy_training
-from tests.pipelines.toy_training import AdversaryTask, ToyTask, train
-from tests.pipelines.two_workers import train_two
-from tests.tolerances import assert_near, near, roundings_in
+from tests.support import toy_training
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.tolerances import assert_near, near, roundings_in
+from tests.support.toy_training import AdversaryTask, ToyTask, train
+from tests.support.two_workers import train_two
 from weaksam.errors import ConfigError, DataError, RunError
 from weaksam.transforms import derive_seed
 

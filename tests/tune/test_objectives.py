@@ -8,7 +8,7 @@ from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.recipe import load_recipe
 from pipelines.runs import Instance
 from pipelines.store import write_json
-from tests.tune.upstream import RECIPE, finish_upstream
+from tests.support.upstream import RECIPE, finish_upstream
 from tune.objectives import OBJECTIVES, RANKED, EarlyDetections, Reading, half_of, mean_ranks
 from weaksam.datasets import open_dataset
 from weaksam.datasets.shapes import Shapes

@@ -3,7 +3,7 @@
 import optuna
 from ray.tune.search import Searcher
 
-from tests.tune.upstream import SWEEP, write_files
+from tests.support.upstream import SWEEP, write_files
 from tune.optuna_search import OptunaSearch
 from tune.sweep import Trials, load_sweep, whole_numbers
 from tune.trial import Record

@@ -14,9 +14,9 @@ from rich.console import Console
 from pipelines.runs import Lock
 from pipelines.stage import Options
 from pipelines.stages import resolve
-from tests.patience import PATIENCE_S, wait_until
-from tests.pipelines.driver import Driver
-from tests.tune.upstream import SWEEP, finish_upstream, write_files
+from tests.support.driver import Driver
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.upstream import SWEEP, finish_upstream, write_files
 from tune.report import render_page, write_report
 from tune.results import how_many, text_tables, write_results
 from tune.search import run_sweep, sweep_folder

@@ -7,7 +7,7 @@ import pytest
 from pipelines import index
 from pipelines.cluster import usable_cpus
 from pipelines.stages import resolve
-from tests.tune.upstream import SWEEP, write_files
+from tests.support.upstream import SWEEP, write_files
 from tune.sweep import Trials, check_gpus, check_recipes, cpus_of_each, load_sweep, shipped_sweeps, whole_numbers
 from weaksam.errors import ConfigError
 

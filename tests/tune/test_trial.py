@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from pipelines.stage import Options
-from tests.s3_server import s3_server
-from tests.tune.upstream import SWEEP, finish_upstream, write_files
+from tests.support.s3_server import s3_server
+from tests.support.upstream import SWEEP, finish_upstream, write_files
 from tune.sweep import Trials, load_sweep
 from tune.trial import Record, Records, TrialLog, early_percents, last_known, run_trial, value_of
 from weaksam.errors import RunError

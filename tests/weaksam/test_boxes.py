@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from tests.tolerances import near
+from tests.support.tolerances import near
 from weaksam.boxes import area, clip_boxes, iou_matrix, nms_in_order
 
 UNIT = [0.0, 0.0, 10.0, 10.0]

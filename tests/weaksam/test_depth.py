@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.broken_files import encode, png
+from tests.support.broken_files import encode, png
 from weaksam.depth import to_8_bits
 from weaksam.images import decode_image
 

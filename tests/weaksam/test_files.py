@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.s3_server import s3_server
+from tests.support.s3_server import s3_server
 from weaksam import files
 from weaksam.errors import DataError, ImageError
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tolerances import assert_near
-from tests.weaksam.sams import drawn_image, trained_sam
+from tests.support.sams import drawn_image, trained_sam
+from tests.support.tolerances import assert_near
 from weaksam.clues import MultiScaleCam, build_classifier
 from weaksam.config import CamConfig, ClassifierConfig, PeaksConfig, PromptsConfig, SamConfig, WeakTrConfig
 from weaksam.peaks import find_peaks

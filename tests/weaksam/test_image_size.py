@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.broken_files import broken_files, encode, picture, unusual_files
+from tests.support.broken_files import broken_files, encode, picture, unusual_files
 from weaksam.errors import ImageError
 from weaksam.images import decode_image, image_size
 

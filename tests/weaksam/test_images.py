@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from tests.broken_files import Expected, broken_files, encode, picture, png, unusual_files, write_broken_files
+from tests.support.broken_files import Expected, broken_files, encode, picture, png, unusual_files, write_broken_files
 from weaksam.errors import ImageError
 from weaksam.files import read_bytes
 from weaksam.images import check_resized, decode_image

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin, features
 
-from tests.broken_files import encode, picture
+from tests.support.broken_files import encode, picture
 from weaksam.errors import ImageError
 from weaksam.images import decode_image
 from weaksam.metadata import without_metadata

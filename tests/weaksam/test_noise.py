@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.tolerances import assert_near
+from tests.support.tolerances import assert_near
 from weaksam.metrics.detection import iou_float64
 from weaksam.noise import CLASS, CLEAN, MISSING, PLACE, TrueBoxes, add_noise
 

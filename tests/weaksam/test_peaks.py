@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from tests.tolerances import near
+from tests.support.tolerances import near
 from weaksam.config import PeaksConfig
 from weaksam.peaks import find_peaks
 

@@ -4,8 +4,8 @@ import torch
 from segment_anything import SamPredictor
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 
-from tests.tolerances import assert_near, rounding, roundings_in
-from tests.weaksam.sams import drawn_image, in_double, lively_sam, tiny_sam, trained_sam
+from tests.support.sams import drawn_image, in_double, lively_sam, tiny_sam, trained_sam
+from tests.support.tolerances import assert_near, rounding, roundings_in
 from weaksam.config import SamConfig
 from weaksam.masks import masks_to_boxes
 from weaksam.sam.model import load_sam

@@ -4,8 +4,8 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator, automatic_mask_generator
 from torchvision.ops import batched_nms
 
-from tests.tolerances import assert_near, roundings_in
-from tests.weaksam.sams import drawn_image, in_double, lively_sam, trained_sam
+from tests.support.sams import drawn_image, in_double, lively_sam, trained_sam
+from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import ProposalsConfig
 from weaksam.masks import decode_rle
 from weaksam.prompts import grid_prompts

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.weaksam.sams import lively_sam
+from tests.support.sams import lively_sam
 from weaksam.config import CluesConfig, PeaksConfig, PromptsConfig, ProposalsConfig
 from weaksam.errors import ConfigError
 from weaksam.proposer import Proposer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.pseudo_labels import plain_reasons
-from tests.tolerances import assert_near, near
+from tests.support.tolerances import assert_near, near
 from weaksam import pseudo_labels
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import ConfigError

@@ -8,7 +8,7 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 
-from tests.tolerances import assert_near, near, roundings_in
+from tests.support.tolerances import assert_near, near, roundings_in
 from weaksam.datasets.shapes import draw, reserved_seed
 from weaksam.sam import small, train_small
 from weaksam.sam.train_small import Recipe, decode, learning_rate, load_weights, mask_losses, training_loss

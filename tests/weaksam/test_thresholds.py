@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tolerances import near
+from tests.support.tolerances import near
 from weaksam.thresholds import knee, outlier_fence, two_groups
 
 

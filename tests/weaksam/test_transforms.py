@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tolerances import near
+from tests.support.tolerances import near
 from weaksam.transforms import IMAGENET_MEAN, IMAGENET_STD, derive_seed, evaluation_view, normalise, training_view
 
 AUGMENTATIONS = ["none", "flip", "deit"]

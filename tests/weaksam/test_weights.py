@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tests.s3_server import s3_server
+from tests.support.s3_server import s3_server
 from weaksam import weights
 from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.tolerances import assert_near, near, roundings_in
+from tests.support.tolerances import assert_near, near, roundings_in
 from weaksam.clues import MultiScaleCam
 from weaksam.clues.resnet_cam import ResNetCam
 from weaksam.clues.weaktr import WeakTr

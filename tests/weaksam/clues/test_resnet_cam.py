@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchvision
 
-from tests.tolerances import assert_near, roundings_in
+from tests.support.tolerances import assert_near, roundings_in
 from weaksam.clues import MultiScaleCam
 from weaksam.clues.resnet_cam import ResNetCam
 from weaksam.config import CamConfig, ResNetCamConfig

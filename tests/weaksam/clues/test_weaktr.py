@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tolerances import assert_near, near, roundings_in
+from tests.support.tolerances import assert_near, near, roundings_in
 from tests.weaksam.clues.weaktr_by_hand import Fusion, published_state, weaktr_by_hand
 from weaksam.clues.checkpoint import weaktr_from_published
 from weaksam.clues.small_stem import SmallCnnStem

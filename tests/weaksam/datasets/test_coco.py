@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.weaksam.datasets.trees import build_coco_tree, coco_document, write_json
+from tests.support.trees import build_coco_tree, coco_document, write_json
 from weaksam.datasets.coco import CocoDataset
 from weaksam.errors import DataError
 

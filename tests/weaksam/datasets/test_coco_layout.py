@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.weaksam.datasets.trees import build_coco_tree, build_voc_tree, coco_document
+from tests.support.trees import build_coco_tree, build_voc_tree, coco_document
 from weaksam.config import DataConfig
 from weaksam.datasets import detect_kind, open_dataset
 from weaksam.datasets.coco import CocoDataset

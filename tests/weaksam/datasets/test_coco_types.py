@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.weaksam.datasets.trees import coco_document, write_json
+from tests.support.trees import coco_document, write_json
 from weaksam.datasets.coco import CocoDataset
 from weaksam.errors import DataError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.weaksam.datasets.trees import build_voc_tree, voc_object, voc_xml, write_list
+from tests.support.trees import build_voc_tree, voc_object, voc_xml, write_list
 from weaksam.config import DataConfig
 from weaksam.datasets import detect_kind, open_dataset
 from weaksam.datasets.voc import CLASS_NAMES, VocDataset

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from tests.tolerances import assert_near, roundings_in
+from tests.support.tolerances import assert_near, roundings_in
 from weaksam.clues.small_stem import load_builtin_classifier
 from weaksam.detectors.backbones import build_backbone, pixel_format
 from weaksam.detectors.bodies import IMAGENET, SmallBody

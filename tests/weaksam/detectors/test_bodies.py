@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tests.tolerances import assert_near, roundings_in
+from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import MilConfig
 from weaksam.detectors import DETECTORS, build_detector, pixel_format
 from weaksam.detectors.bodies import IMAGENET, SmallBody, build_body

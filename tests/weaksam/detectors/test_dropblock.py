@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.tolerances import assert_near
+from tests.support.tolerances import assert_near
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig
 from weaksam.detectors import build_detector
 from weaksam.detectors.dropblock import ConcreteDropBlock

@@ -11,7 +11,7 @@ from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from tests.tolerances import assert_near, near, rounding, roundings_in
+from tests.support.tolerances import assert_near, near, rounding, roundings_in
 from weaksam.clues.small_stem import load_builtin_classifier
 from weaksam.config import DetectConfig, FasterRcnnConfig, RetrainConfig, RoiDropConfig
 from weaksam.datasets.shapes import data_set_seed, draw

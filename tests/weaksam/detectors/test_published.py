@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tests.tolerances import assert_near, roundings_in
+from tests.support.tolerances import assert_near, roundings_in
 from tests.weaksam.detectors.by_hand import hidden_of, scores_of
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig
 from weaksam.detectors import load_detector

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.ops import nms
 
-from tests.tolerances import assert_near, near, roundings_in
+from tests.support.tolerances import assert_near, near, roundings_in
 from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig
 from weaksam.detectors import DETECTORS, build_detector
 from weaksam.detectors.retrained import RetrainedDetector, ViewDetections

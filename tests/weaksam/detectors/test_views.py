@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tolerances import assert_near
+from tests.support.tolerances import assert_near
 from weaksam.config import MilConfig
 from weaksam.detectors.bodies import IMAGENET, PixelFormat
 from weaksam.detectors.views import collate, mirrored, prepare_proposals, scaled, training_sample

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tolerances import assert_near, near
+from tests.support.tolerances import assert_near, near
 from weaksam.losses.mil import (
     BACKGROUND,
     PseudoLabels,

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tolerances import near
+from tests.support.tolerances import near
 from weaksam.metrics.classification import average_precision, classification_scores
 
 

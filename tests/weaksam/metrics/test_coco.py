@@ -3,8 +3,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.tolerances import assert_near
-from tests.weaksam.metrics.images import found, random_image, truth
+from tests.support.metric_images import found, random_image, truth
+from tests.support.tolerances import assert_near
 from weaksam.errors import DataError
 from weaksam.metrics.coco import CocoAveragePrecision
 

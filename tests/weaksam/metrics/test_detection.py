@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.weaksam.metrics.images import found, random_image, truth
+from tests.support.metric_images import found, random_image, truth
 from weaksam.errors import DataError
 from weaksam.metrics.detection import (
     VocAveragePrecision,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.weaksam.metrics.images import found, truth
+from tests.support.metric_images import found, truth
 from weaksam.errors import DataError
 from weaksam.metrics.localisation import CorLoc, PartDomination
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tests.tolerances import assert_near, near
+from tests.support.tolerances import assert_near, near
 from weaksam.metrics.similarity import cosine_matrix, mean_off_diagonal
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.tolerances import assert_near, near
+from tests.support.tolerances import assert_near, near
 from weaksam.config import DinoConfig, QueryDropConfig
 from weaksam.detectors.dino.boxes import BACKGROUND, Objects
 from weaksam.detectors.dino.criterion import Outputs, Predictions, assign, detection_losses, query_losses

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tests.tolerances import assert_near, roundings_in
+from tests.support.tolerances import assert_near, roundings_in
 from weaksam.detectors.dino.deformable_attention import DeformableAttention, Geometry, attend
 from weaksam.detectors.dino.neck import geometry_of
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tolerances import assert_near, near
+from tests.support.tolerances import assert_near, near
 from weaksam.detectors.dino.boxes import Objects, generalised_iou
 from weaksam.detectors.dino.matcher import match, matching_costs
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.tolerances import assert_near, roundings_in
+from tests.support.tolerances import assert_near, roundings_in
 from weaksam.boxes import iou_matrix
 from weaksam.config import DetectConfig, DinoConfig, QueryDropConfig, RetrainConfig
 from weaksam.datasets.shapes import data_set_seed, draw

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.tolerances import assert_near, roundings_in
+from tests.support.tolerances import assert_near, roundings_in
 from weaksam.detectors.dino.neck import ImageGroupNorm, Neck, geometry_of, real_cells
 
 SIZES = torch.tensor([[64, 96], [96, 64], [40, 33]])

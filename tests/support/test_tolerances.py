@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tolerances import assert_near, near, rounding, roundings_in
+from tests.support.tolerances import assert_near, near, rounding, roundings_in
 
 EPS = 2.0**-23
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.s3_server import s3_server
-from tests.weaksam.datasets.trees import build_coco_tree, build_folder_tree, build_voc_tree
+from tests.support.s3_server import s3_server
+from tests.support.trees import build_coco_tree, build_folder_tree, build_voc_tree
 from weaksam.config import DataConfig, ShapesConfig
 from weaksam.datasets import DATASETS, Dataset, check_true_boxes, detect_kind, open_dataset, train_split
 from weaksam.datasets.ground_truth import BoxCounts

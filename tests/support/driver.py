@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from tests.patience import wait_until
+from tests.support.patience import wait_until
 
 
 class Driver(subprocess.Popen[bytes]):

@@ -22,8 +22,8 @@ from pipelines.recipe import load_recipe
 from pipelines.stage import Options
 from pipelines.stages import run_instances
 from pipelines.store import write_bytes
-from tests.pipelines.handmade import write_proposals
 from tests.pipelines.test_export_detections import write_detections
+from tests.support.handmade import write_proposals
 from weaksam.errors import DataError
 
 # Picture -> (its id, size as width and height, boxes as XYWH). Equal stems in two folders; ids that no stem shows.

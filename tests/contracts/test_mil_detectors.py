@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from tests.tolerances import assert_near, near, roundings_in
+from tests.support.tolerances import assert_near, near, roundings_in
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig, OicrConfig
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
 from weaksam.detectors import DETECTORS, build_detector, detector_to_bytes, load_detector
