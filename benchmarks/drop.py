@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from weaksam.config import RetrainConfig
 from weaksam.detectors import RetrainedDetector, build_retrained
 from weaksam.detectors.retrained import Targets

@@ -18,7 +18,7 @@ from rich.table import Table as TextTable
 from benchmarks.paired import PATIENT, Cell, add_arguments, report, resources, run_cells
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.export_true_boxes import run_export_true_boxes
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.stages import resolve, run_instances
 from pipelines.store import read_json
 from weaksam.files import absolute

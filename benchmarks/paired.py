@@ -19,7 +19,7 @@ from rich.table import Table as TextTable
 from scipy.stats import t as student
 
 from pipelines.evaluate_proposals import METRICS_FILE
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.stage import Options
 from pipelines.stages import resolve, run_instances
 from pipelines.store import read_json

@@ -75,7 +75,7 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
 
     from rich.console import Console
 
-    from pipelines.recipe import load_recipe
+    from pipelines.recipe.model import load_recipe
     from pipelines.runs import current_instance
     from pipelines.stage import Options
     from pipelines.stages import run_instances
@@ -111,7 +111,7 @@ def _loop(recipe: object, out: str, threads: int) -> float:
     """Run the stage's own operators one after another in this process, without Ray."""
     from pipelines.actors import ActorSpec, SegmentActor, fetch
     from pipelines.propose import planned_images
-    from pipelines.recipe import Recipe
+    from pipelines.recipe.model import Recipe
     from pipelines.runs import Instance, current_instance
     from pipelines.schemas import IMAGES, PROPOSALS
 

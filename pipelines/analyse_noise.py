@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.figures import percent
 from pipelines.index import in_hash_order
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.schemas import IMAGES, PSEUDO_LABELS
 from pipelines.stage import Job
 from pipelines.store import write_json

@@ -30,7 +30,7 @@ from pipelines.figures import known, percent
 from pipelines.index import in_hash_order
 from pipelines.passes import Pools, work_off
 from pipelines.proposal_boxes import ImageBoxes, count_points, iter_boxes
-from pipelines.recipe import Recipe, to_plain
+from pipelines.recipe.model import Recipe, to_plain
 from pipelines.runs import Instance
 from pipelines.schemas import (
     IMAGES,

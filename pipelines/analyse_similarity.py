@@ -21,7 +21,7 @@ from pipelines.analyse_prompts import ANALYSIS_FILE, analysed_split, first_propo
 from pipelines.detect import DETECTOR_FILE
 from pipelines.evaluate_proposals import named_sources
 from pipelines.figures import known
-from pipelines.recipe import Recipe, to_plain
+from pipelines.recipe.model import Recipe, to_plain
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job
 from pipelines.store import Table, write_bytes, write_json

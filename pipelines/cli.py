@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from pipelines import cluster, interrupts, terminal
 from pipelines.explain import explain, in_the_way
-from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes
+from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes
 from pipelines.stage import Options
 from pipelines.text_table import Kind, TextTable
 from weaksam.errors import ConfigError, StorageError

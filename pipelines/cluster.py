@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import interrupts, ray_address
-from pipelines.config import ResourcesConfig
 from pipelines.explain import explain, last_line
+from pipelines.recipe.config import ResourcesConfig
 from weaksam.errors import ConfigError, RunError, StorageError
 
 if TYPE_CHECKING:

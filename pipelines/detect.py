@@ -21,7 +21,7 @@ from pipelines import cluster
 from pipelines.actors import TODO, decode_row, fetch, finish_batch, guarded, use_threads
 from pipelines.passes import Pools, work_off
 from pipelines.proposal_boxes import ProposalBoxes
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, IMAGES, PROPOSALS, detections_to_row, with_class_names
 from pipelines.stage import Content, Job, Stage

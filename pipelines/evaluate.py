@@ -16,7 +16,7 @@ from pipelines.detect import FINAL
 from pipelines.evaluate_proposals import named_sources
 from pipelines.index import truth_options
 from pipelines.label import holds_pseudo_labels
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.stage import Job, Stage
 
 DETECTED = ("mil", FINAL)  # labels of detect instances

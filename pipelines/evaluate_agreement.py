@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.figures import known, percent
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, detections_from_row
 from pipelines.stage import Job

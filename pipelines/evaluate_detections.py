@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.config import EvaluateConfig
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.figures import known, percent
 from pipelines.proposal_boxes import ProposalBoxes
+from pipelines.recipe.config import EvaluateConfig
 from pipelines.schemas import DETECTIONS, PROPOSALS, detections_from_row
 from pipelines.stage import Job
 from pipelines.store import write_json

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.config import EvaluateConfig
 from pipelines.figures import known, percent
 from pipelines.proposal_boxes import ImageBoxes, iter_boxes, met_sources
-from pipelines.recipe import Recipe
+from pipelines.recipe.config import EvaluateConfig
+from pipelines.recipe.model import Recipe
 from pipelines.schemas import PROPOSALS
 from pipelines.stage import Job
 from pipelines.store import write_json

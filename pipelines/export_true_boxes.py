@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from pipelines.export import finished_instance
 from pipelines.imports import instance_name, read_size
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import Instance, Lock, instance_key, prove
 from pipelines.schemas import DROPPED, IMAGES, PSEUDO_LABELS, SCHEMA_VERSION, pseudo_labels_to_row, with_class_names
 from weaksam.config import DataConfig

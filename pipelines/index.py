@@ -16,7 +16,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipelines.recipe import Recipe, to_plain
+from pipelines.recipe.model import Recipe, to_plain
 from pipelines.schemas import IMAGES, with_class_names
 from pipelines.stage import Content, Job, Stage
 from weaksam.config import DataConfig

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.runs import Instance, prove
 from pipelines.schemas import BOX, DETECTIONS, IMAGES, PSEUDO_LABELS, with_class_names
 from pipelines.stage import Job, Stage

@@ -17,7 +17,7 @@ from pipelines import cluster
 from pipelines.actors import TODO, ActorSpec, PromptActor, SearchActor, SegmentActor, fetch
 from pipelines.index import in_hash_order
 from pipelines.passes import Pools, work_off
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS, with_class_names
 from pipelines.stage import Content, Job, Stage

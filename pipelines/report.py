@@ -40,7 +40,7 @@ from pipelines.analyse_similarity import matrix_file
 from pipelines.cluster import usable_cpus
 from pipelines.dropped import dropped_by_reason
 from pipelines.figures import percent
-from pipelines.recipe import Recipe, render
+from pipelines.recipe.model import Recipe, render
 from pipelines.runs import Instance
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job, Stage

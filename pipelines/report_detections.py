@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import charts, pictures
-from pipelines.config import ReportConfig
 from pipelines.evaluate_detections import DETECTOR, WHOLE_IMAGE
 from pipelines.figures import percent
 from pipelines.loss_drop import dropped_shares
+from pipelines.recipe.config import ReportConfig
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, detections_from_row
 from pipelines.train import CHECKPOINTS

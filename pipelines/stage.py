@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from rich.console import Console
 
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.runs import Instance, Lock
 
 if TYPE_CHECKING:

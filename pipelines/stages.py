@@ -21,7 +21,7 @@ from rich.markup import escape
 from pipelines import analyse, detect, evaluate, index, label, propose, report, retrain, train_classifier, train_mil
 from pipelines.dropped import dropped_by_reason
 from pipelines.progress import sign_of_life
-from pipelines.recipe import Recipe, to_plain
+from pipelines.recipe.model import Recipe, to_plain
 from pipelines.runs import Instance, Lock, current_instance, differences, instance_key
 from pipelines.schemas import PROPOSALS, PSEUDO_LABELS, SCHEMA_VERSION
 from pipelines.stage import Content, Job, Options, Stage

@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass
 
 from pipelines.dropped import DroppedReason, dropped_by_reason
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import Instance, current_instances, lock_holder
 from pipelines.schemas import IMAGES
 from pipelines.store import DamagedFileError, Table, read_object

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.figures import percent
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.table_plans import PLANS, Row, Splits
 from pipelines.text_table import Kind, TextTable
 

@@ -21,7 +21,7 @@ from pipelines.published import (
     WEAKSAM,
     Figures,
 )
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.runs import Instance
 from pipelines.stages import Resolved, resolve
 from pipelines.store import read_json

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from pipelines.explain import explain, storage_failure
-from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes
+from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes
 from pipelines.stage import Options
 from pipelines.stages import Resolved, needed_for, resolve, run_instances
 from pipelines.status import TABLES

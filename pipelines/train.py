@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as ProgressBar
 
 from pipelines import cluster
-from pipelines.config import ResourcesConfig
+from pipelines.recipe.config import ResourcesConfig
 from pipelines.stage import Content, Job
 from weaksam.config import MilConfig, RetrainConfig
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.figures import known
 from pipelines.index import in_hash_order
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.schemas import IMAGES
 from pipelines.stage import Content, Job, Stage
 from pipelines.store import write_bytes, write_json

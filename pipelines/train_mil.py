@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pipelines.detect import DETECTOR_FILE
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job, Stage
 from pipelines.store import write_bytes

@@ -1,1 +1,1 @@
-"""Shipped recipes: YAML files, found by name through ``pipelines.recipe``."""
+"""Shipped recipes: YAML files, found by name through ``pipelines.recipe.model``."""

@@ -80,7 +80,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     from pipelines import cluster
-    from pipelines.config import ResourcesConfig
+    from pipelines.recipe.config import ResourcesConfig
 
     cluster.connect(ResourcesConfig(cpus=4))
     yield

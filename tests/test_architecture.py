@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import pipelines.config
+import pipelines.recipe.config
 import weaksam
 import weaksam.config
 
@@ -146,7 +146,7 @@ def test_only_the_command_line_exports_true_boxes_and_no_stage_does() -> None:
 def config_fields() -> list[tuple[str, str, str]]:
     return [
         (value.__module__, name, field.name)
-        for module in (weaksam.config, pipelines.config)
+        for module in (weaksam.config, pipelines.recipe.config)
         for name, value in vars(module).items()
         if is_dataclass(value) and value.__module__.startswith(module.__name__)
         for field in fields(value)

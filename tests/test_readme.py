@@ -58,7 +58,7 @@ def test_every_verb_and_recipe_named_in_commands_exists() -> None:
     from typer.main import get_command
 
     from pipelines.cli import app
-    from pipelines.recipe import shipped_recipes
+    from pipelines.recipe.model import shipped_recipes
     from tune.cli import register
     from tune.sweep import shipped_sweeps
 

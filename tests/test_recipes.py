@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import recipes
-from pipelines.recipe import Recipe, load_recipe, render, shipped_recipes, to_plain
+from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes, to_plain
 from pipelines.stages import STAGES, needed_for
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import WeakTrConfig

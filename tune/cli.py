@@ -52,7 +52,7 @@ def tune(
     """Run a sweep."""
     from pipelines import terminal
     from pipelines.cli import console, set_up_logging
-    from pipelines.recipe import load_recipe
+    from pipelines.recipe.model import load_recipe
     from pipelines.stage import Options
     from tune.report import write_report
     from tune.results import text_tables, write_results

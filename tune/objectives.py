@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from pipelines.evaluate_agreement import AGREEMENT, classification_map, image_labels
 from pipelines.evaluate_detections import DetectedImage
 from pipelines.evaluate_proposals import METRICS_FILE
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.runs import Instance
 from pipelines.schemas import PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.store import read_json

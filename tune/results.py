@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.figures import known, percent
-from pipelines.recipe import render
+from pipelines.recipe.model import render
 from pipelines.store import write_bytes
 from pipelines.text_table import Kind, TextTable
 from tune.objectives import OBJECTIVES, RANK

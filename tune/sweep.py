@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.cluster import usable_cpus
-from pipelines.recipe import Recipe, explain, read_mapping, read_recipe, shipped_folder
+from pipelines.recipe.model import Recipe, explain, read_mapping, read_recipe, shipped_folder
 from pipelines.runs import instance_key
 from pipelines.stages import Fingerprints, Resolved, needed_for, resolve
 from tune.objectives import OBJECTIVES, RANK, RANKED

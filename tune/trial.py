@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from pipelines.explain import explain
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.stage import Job, Options
 from pipelines.stages import Resolved, run_instances
 from pipelines.store import DamagedFileError, read_object, write_bytes, write_json

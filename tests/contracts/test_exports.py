@@ -18,7 +18,7 @@ from pipelines.export import run_export
 from pipelines.export_detections import run_export_detections
 from pipelines.export_pseudo_labels import run_export_pseudo_labels
 from pipelines.export_true_boxes import run_export_true_boxes
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.stage import Options
 from pipelines.stages import run_instances
 from pipelines.store import write_bytes

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.analyse_noise import Regions, auroc, best_ious, judge, method, of_loss, reads, verdict, what_is_dropped
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from weaksam.config import RoiDropConfig
 from weaksam.errors import ConfigError
 from weaksam.structures import GroundTruth, PseudoGroundTruth, no_objects

@@ -19,8 +19,8 @@ from pipelines.analyse_prompts import (
     table_rows,
     verdict,
 )
-from pipelines.config import AnalyseConfig, ProposeConfig, ResourcesConfig
 from pipelines.proposal_boxes import ImageBoxes
+from pipelines.recipe.config import AnalyseConfig, ProposeConfig, ResourcesConfig
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
 from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, write_run

@@ -12,8 +12,8 @@ from rich.console import Console
 from pipelines import analyse, analyse_similarity
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.analyse_similarity import drawn_boxes, grey_png, mean_and_spread, pooled_features, source_sets, verdict
-from pipelines.config import AnalyseConfig
 from pipelines.index import in_hash_order
+from pipelines.recipe.config import AnalyseConfig
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
 from pipelines.store import read_json

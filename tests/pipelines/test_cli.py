@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import weaksam
 from pipelines import cli
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import Lock
 from pipelines.stages import resolve
 from tests.support.patience import PATIENCE_S

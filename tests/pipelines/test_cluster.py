@@ -12,7 +12,7 @@ import pytest
 
 from pipelines import cluster
 from pipelines.cluster import PoolSizes, pool_sizes, usable_cpus
-from pipelines.config import ResourcesConfig
+from pipelines.recipe.config import ResourcesConfig
 from tests.support.patience import wait_until
 from weaksam.errors import ConfigError, RunError, StorageError
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.export import finished_instance
 from pipelines.imports import run_import
-from pipelines.recipe import Recipe, load_recipe
+from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import DROPPED, IMAGES, PROPOSALS
 from pipelines.status import leftovers, run_status

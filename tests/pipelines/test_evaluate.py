@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from pipelines import evaluate
-from pipelines.config import EvaluateConfig, ProposeConfig
 from pipelines.evaluate_proposals import measure, row_label
 from pipelines.figures import percent
 from pipelines.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
+from pipelines.recipe.config import EvaluateConfig, ProposeConfig
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS, proposals_to_row
 from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pipelines import cli
 from pipelines.export_pseudo_labels import LabelledImage, file_stem, file_stems, run_export_pseudo_labels, voc_xml
 from pipelines.export_true_boxes import run_export_true_boxes
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import Instance
 from pipelines.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from pipelines.stage import Options

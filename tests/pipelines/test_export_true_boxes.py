@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pipelines import cli
 from pipelines.export_true_boxes import run_export_true_boxes
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import Lock, current_instance
 from pipelines.schemas import PSEUDO_LABELS
 from pipelines.stage import Options

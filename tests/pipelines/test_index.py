@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.index import first_in_hash_order, in_hash_order
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import current_instance
 from pipelines.schemas import IMAGES
 from pipelines.stage import Options

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.actors import ActorSpec, SegmentActor, fetch
 from pipelines.propose import planned_images
-from pipelines.recipe import Recipe, load_recipe
+from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stages import resolve

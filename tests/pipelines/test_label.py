@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from pipelines import label
-from pipelines.recipe import Recipe, load_recipe
+from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, IMAGES, PSEUDO_LABELS, detections_to_row, with_class_names
 from pipelines.stage import Options

@@ -18,7 +18,7 @@ import pytest
 import weaksam
 from pipelines import actors, cli, store
 from pipelines.lost_rows import errors_of_tasks, raise_unless_processes_died
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import Instance
 from pipelines.schemas import PROPOSALS
 from pipelines.stages import resolve

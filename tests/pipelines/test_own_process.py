@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 
 from pipelines import cluster
-from pipelines.config import ResourcesConfig
 from pipelines.detect import DETECTOR_FILE
-from pipelines.recipe import load_recipe
+from pipelines.recipe.config import ResourcesConfig
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, DROPPED, IMAGES, PROPOSALS, detections_from_row
 from pipelines.stage import Options

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pipelines import cli, propose
 from pipelines.actors import SegmentActor, fetch
-from pipelines.recipe import Recipe, load_recipe
+from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.schemas import IMAGES, PROPOSALS, proposals_from_row
 from pipelines.stage import Options

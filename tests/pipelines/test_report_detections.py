@@ -9,7 +9,7 @@ import pytest
 from pipelines import evaluate, pictures, report, report_detections
 from pipelines.charts import Line, bar, loss_chart, round_numbers
 from pipelines.checkpoints import write_scalars
-from pipelines.config import ReportConfig
+from pipelines.recipe.config import ReportConfig
 from pipelines.report_detections import averages, evaluations, tiles, trainings, worst_failures
 from pipelines.runs import Instance
 from pipelines.schemas import DETECTIONS, detections_to_row, with_class_names

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines.checkpoints import read_scalars
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.retrain import choose_images
 from pipelines.retrain_task import BoxedImage, RetrainTask
 from pipelines.stages import resolve

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.schedules import milestones_passed
 from pipelines.training import Position
 from weaksam.config import MilConfig, RetrainConfig

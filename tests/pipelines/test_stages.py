@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from pipelines import stages
-from pipelines.recipe import Recipe, load_recipe
+from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runs import Instance, Lock, current_instance, prove
 from pipelines.schemas import IMAGES
 from pipelines.stage import Job, Options, Stage

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.recipe import Recipe, load_recipe
+from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runs import Instance, current_instance
 from pipelines.stage import Options
 from pipelines.stages import needed_for, resolve

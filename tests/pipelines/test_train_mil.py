@@ -9,7 +9,7 @@ import torch
 
 from pipelines.checkpoints import read_scalars
 from pipelines.mil_task import MilTask, WeakImage
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import current_instance
 from pipelines.schedules import warmed_up
 from pipelines.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names

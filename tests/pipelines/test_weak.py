@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import current_instance
 from pipelines.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS
 from pipelines.stage import Options

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
-from pipelines.config import ReportConfig
 from pipelines.gallery import write_heat_map
-from pipelines.recipe import Recipe
+from pipelines.recipe.config import ReportConfig
+from pipelines.recipe.model import Recipe
 from pipelines.runs import Instance, Lock
 from pipelines.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
 from pipelines.stage import Job, Options

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pipelines.recipe import Recipe
+from pipelines.recipe.model import Recipe
 from pipelines.schemas import DETECTIONS, detections_to_row, with_class_names
 from pipelines.stage import Options
 from pipelines.stages import needed_for, resolve, run_instances

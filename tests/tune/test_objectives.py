@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.evaluate_detections import NO_PROPOSALS, DetectedImage
 from pipelines.evaluate_proposals import METRICS_FILE
-from pipelines.recipe import load_recipe
+from pipelines.recipe.model import load_recipe
 from pipelines.runs import Instance
 from pipelines.store import write_json
 from tests.support.upstream import RECIPE, finish_upstream

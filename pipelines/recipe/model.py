@@ -1,7 +1,7 @@
 """Recipes: YAML files that say everything about a run except where it reads and writes.
 
-A recipe is the tree of the component dataclasses of ``weaksam.config`` and ``pipelines.config``; unknown names, wrong types
-and impossible combinations are errors that name the file and the nearest valid name, before anything starts. ``base`` lists
+A recipe is the tree of the component dataclasses of ``weaksam.config`` and ``recipe.config``; unknown names, wrong types and
+impossible combinations are errors that name the file and the nearest valid name, before anything starts. ``base`` lists
 recipes that are merged first, left to right; then come the file's own values, then ``--set a.b=c``.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines.config import AnalyseConfig, EvaluateConfig, ProposeConfig, ReportConfig, ResourcesConfig
+from pipelines.recipe.config import AnalyseConfig, EvaluateConfig, ProposeConfig, ReportConfig, ResourcesConfig
 from weaksam.config import (
     ClassifierConfig,
     CluesConfig,

@@ -6,7 +6,7 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from pipelines.recipe import Recipe, load_recipe, render, to_plain
+from pipelines.recipe.model import Recipe, load_recipe, render, to_plain
 from pipelines.store import write_bytes
 from weaksam.errors import ConfigError, DataError
 
