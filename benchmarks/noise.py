@@ -20,7 +20,7 @@ from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.stages import resolve, run_instances
-from pipelines.store import read_json
+from pipelines.store.tables import read_json
 from weaksam.files import absolute
 
 RECIPE = "table5"

@@ -22,7 +22,7 @@ from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.recipe.model import load_recipe
 from pipelines.stage import Options
 from pipelines.stages import resolve, run_instances
-from pipelines.store import read_json
+from pipelines.store.tables import read_json
 
 FEWEST_SEEDS = 3  # an interval of fewer says nothing
 MEASURES = ("ap50_area", "ap50_eleven_point", "coco_ap75")  # of the first the differences are reported

@@ -76,9 +76,9 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
     from rich.console import Console
 
     from pipelines.recipe.model import load_recipe
-    from pipelines.runs import current_instance
     from pipelines.stage import Options
     from pipelines.stages import run_instances
+    from pipelines.store.instances import current_instance
 
     settings = [
         f"data.shapes.train={images}",
@@ -112,8 +112,8 @@ def _loop(recipe: object, out: str, threads: int) -> float:
     from pipelines.actors import ActorSpec, SegmentActor, fetch
     from pipelines.propose import planned_images
     from pipelines.recipe.model import Recipe
-    from pipelines.runs import Instance, current_instance
-    from pipelines.schemas import IMAGES, PROPOSALS
+    from pipelines.store.instances import Instance, current_instance
+    from pipelines.store.schemas import IMAGES, PROPOSALS
 
     assert isinstance(recipe, Recipe)
     index = current_instance(out, "index")

@@ -19,9 +19,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.runs import Instance
-from pipelines.schemas import PROMPT_COLUMNS, PROPOSALS, prompts_from_columns, prompts_to_columns, proposals_to_row
-from pipelines.store import part_name
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import (
+    PROMPT_COLUMNS,
+    PROPOSALS,
+    prompts_from_columns,
+    prompts_to_columns,
+    proposals_to_row,
+)
+from pipelines.store.tables import part_name
 from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig, SelectiveSearchConfig
 from weaksam.errors import ImageError
 from weaksam.structures import CLUE_SOURCES, ClassMaps
@@ -213,7 +219,7 @@ def use_threads(threads: int, device: str) -> None:
 
 def _heat_map_writer(instance: Instance, image_id: str) -> Callable[[ClassMaps], None]:
     """Return what keeps the maps of one gallery image as small grey pictures; many maps of one source by their mean."""
-    from pipelines.gallery import write_heat_map
+    from pipelines.store.heat_maps import write_heat_map
 
     def keep(of_class: ClassMaps) -> None:
         for source, maps in of_class.maps.items():

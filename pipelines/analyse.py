@@ -14,8 +14,8 @@ from typing import Any
 from pipelines import analyse_noise, analyse_prompts, analyse_similarity
 from pipelines.index import truth_options
 from pipelines.recipe.model import Recipe
-from pipelines.schemas import PROPOSALS
 from pipelines.stage import Job, Stage
+from pipelines.store.schemas import PROPOSALS
 
 
 def question_of(name: str) -> ModuleType:

@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 from pipelines import cluster
 from pipelines.actors import guarded, use_threads, write_dropped
 from pipelines.evaluate_proposals import row_label
-from pipelines.figures import known, percent
 from pipelines.index import in_hash_order
 from pipelines.passes import Pools, work_off
-from pipelines.proposal_boxes import ImageBoxes, count_points, iter_boxes
 from pipelines.recipe.model import Recipe, to_plain
-from pipelines.runs import Instance
-from pipelines.schemas import (
+from pipelines.stage import Job
+from pipelines.store.instances import Instance
+from pipelines.store.numbers import known, percent
+from pipelines.store.proposal_boxes import ImageBoxes, count_points, iter_boxes
+from pipelines.store.schemas import (
     IMAGES,
     PROMPT_COLUMNS,
     PROPOSALS,
@@ -40,8 +41,7 @@ from pipelines.schemas import (
     prompts_to_columns,
     proposals_to_row,
 )
-from pipelines.stage import Job
-from pipelines.store import Table, write_json
+from pipelines.store.tables import Table, write_json
 from pipelines.text_table import Kind, TextTable
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.errors import DataError

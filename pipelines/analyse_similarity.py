@@ -20,11 +20,11 @@ from PIL import Image
 from pipelines.analyse_prompts import ANALYSIS_FILE, analysed_split, first_proposed
 from pipelines.detect import DETECTOR_FILE
 from pipelines.evaluate_proposals import named_sources
-from pipelines.figures import known
 from pipelines.recipe.model import Recipe, to_plain
-from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job
-from pipelines.store import Table, write_bytes, write_json
+from pipelines.store.numbers import known
+from pipelines.store.schemas import IMAGES, PROPOSALS
+from pipelines.store.tables import Table, write_bytes, write_json
 from pipelines.text_table import Kind, TextTable
 from weaksam.config import DetectConfig
 from weaksam.structures import TABLE_SOURCES

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tensorboardX import SummaryWriter
 
-from pipelines.store import set_aside, write_bytes
+from pipelines.store.tables import set_aside, write_bytes
 from pipelines.training import Progress, TrainingPlan
 from weaksam.errors import CheckpointError, RunError
 from weaksam.files import join, open_fs

@@ -16,9 +16,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from pipelines import cluster, interrupts, terminal
-from pipelines.explain import explain, in_the_way
 from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes
 from pipelines.stage import Options
+from pipelines.store.explain import explain, in_the_way
 from pipelines.text_table import Kind, TextTable
 from weaksam.errors import ConfigError, StorageError
 from weaksam.files import absolute, join, open_fs
@@ -333,8 +333,8 @@ def dropped(
 
         weaksam dropped runs/voc07 --json | jq -r '.[].uri'
     """
-    from pipelines.dropped import to_json, to_lines
     from pipelines.status import run_dropped
+    from pipelines.store.dropped import to_json, to_lines
 
     found = run_dropped(run_folder)
     for line in [to_json(found)] if as_json else to_lines(found, every=every):
@@ -630,7 +630,7 @@ def _run(
     choose: Callable[[Recipe], list[str]],
 ) -> None:
     from pipelines.stages import run_instances
-    from pipelines.store import write_bytes
+    from pipelines.store.tables import write_bytes
 
     set_up_logging(verbose)
     if _is_run_folder(recipe_name):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import interrupts, ray_address
-from pipelines.explain import explain, last_line
 from pipelines.recipe.config import ResourcesConfig
+from pipelines.store.explain import explain, last_line
 from weaksam.errors import ConfigError, RunError, StorageError
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from pipelines import cluster
 from pipelines.actors import TODO, decode_row, fetch, finish_batch, guarded, use_threads
 from pipelines.passes import Pools, work_off
-from pipelines.proposal_boxes import ProposalBoxes
 from pipelines.recipe.model import Recipe
-from pipelines.runs import Instance
-from pipelines.schemas import DETECTIONS, IMAGES, PROPOSALS, detections_to_row, with_class_names
 from pipelines.stage import Content, Job, Stage
-from pipelines.store import Table
+from pipelines.store.instances import Instance
+from pipelines.store.proposal_boxes import ProposalBoxes
+from pipelines.store.schemas import DETECTIONS, IMAGES, PROPOSALS, detections_to_row, with_class_names
+from pipelines.store.tables import Table
 from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig, require
 from weaksam.errors import DataError
 from weaksam.structures import IMAGE_LABELS, Detections

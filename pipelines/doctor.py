@@ -19,7 +19,7 @@ from typing import Literal
 
 from pipelines import ray_address
 from pipelines.cluster import usable_cpus
-from pipelines.explain import explain
+from pipelines.store.explain import explain
 from weaksam.errors import WeaksamError
 from weaksam.files import is_folder, is_remote, open_fs
 from weaksam.heap import KEEP_HEAP_ENV

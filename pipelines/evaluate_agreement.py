@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluate_proposals import METRICS_FILE
-from pipelines.figures import known, percent
 from pipelines.recipe.model import Recipe
-from pipelines.runs import Instance
-from pipelines.schemas import DETECTIONS, detections_from_row
 from pipelines.stage import Job
-from pipelines.store import write_json
+from pipelines.store.instances import Instance
+from pipelines.store.numbers import known, percent
+from pipelines.store.schemas import DETECTIONS, detections_from_row
+from pipelines.store.tables import write_json
 from weaksam.config import PseudoLabelsConfig
 from weaksam.datasets import Dataset
 from weaksam.errors import DataError

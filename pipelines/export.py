@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.export_files import open_whole, require_new_file
-from pipelines.runs import Instance, current_instance
-from pipelines.schemas import IMAGES, PROPOSALS
-from pipelines.store import Table
+from pipelines.store.instances import Instance, current_instance
+from pipelines.store.schemas import IMAGES, PROPOSALS
+from pipelines.store.tables import Table
 from weaksam.errors import DataError, RunError
 
 Format = Literal["wetectron", "mmdet", "coco"]

@@ -18,7 +18,7 @@ from pipelines.export_files import begin_folder, open_whole, require_new_file
 from pipelines.export_layout import file_stems, safe_name, without_blanks
 from pipelines.export_pictures import pictures_of
 from pipelines.recipe.model import load_recipe
-from pipelines.schemas import DETECTIONS, IMAGES, detections_from_row
+from pipelines.store.schemas import DETECTIONS, IMAGES, detections_from_row
 from weaksam.errors import DataError
 from weaksam.files import join, read_text
 from weaksam.structures import Detections

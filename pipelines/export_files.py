@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from pipelines.explain import naming
-from pipelines.store import read_json, write_json
+from pipelines.store.explain import naming
+from pipelines.store.tables import read_json, write_json
 from weaksam.errors import DataError
 from weaksam.files import is_remote, join, list_files, open_fs
 

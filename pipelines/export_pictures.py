@@ -19,9 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
-from pipelines.runs import Instance
-from pipelines.schemas import IMAGES
-from pipelines.store import write_bytes
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import IMAGES
+from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError, ImageError
 from weaksam.files import absolute, is_remote, join, read_bytes
 

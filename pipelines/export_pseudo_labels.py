@@ -29,8 +29,8 @@ from pipelines.export_files import begin_folder, open_whole, require_new_file
 from pipelines.export_layout import LabelledImage, boxes_of, describe, file_stem, file_stems, without_blanks
 from pipelines.export_pictures import PictureMode, pictures_of, place_pictures, plan_pictures
 from pipelines.export_yolo import write_yolo
-from pipelines.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
-from pipelines.store import write_bytes
+from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
+from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError
 from weaksam.files import join
 

@@ -20,8 +20,15 @@ from pydantic import TypeAdapter
 from pipelines.export import finished_instance
 from pipelines.imports import instance_name, read_size
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import Instance, Lock, instance_key, prove
-from pipelines.schemas import DROPPED, IMAGES, PSEUDO_LABELS, SCHEMA_VERSION, pseudo_labels_to_row, with_class_names
+from pipelines.store.instances import Instance, Lock, instance_key, prove
+from pipelines.store.schemas import (
+    DROPPED,
+    IMAGES,
+    PSEUDO_LABELS,
+    SCHEMA_VERSION,
+    pseudo_labels_to_row,
+    with_class_names,
+)
 from weaksam.config import DataConfig
 from weaksam.datasets.ground_truth import StatedSize, true_objects
 from weaksam.errors import ConfigError, DataError, ImageError

@@ -16,8 +16,8 @@ import numpy as np
 
 from pipelines.export import finished_instance, image_ids
 from pipelines.import_formats import Boxes, read_boxes
-from pipelines.runs import Instance, Lock, instance_key, prove
-from pipelines.schemas import DROPPED, IMAGES, PROPOSALS, SCHEMA_VERSION, proposals_to_row
+from pipelines.store.instances import Instance, Lock, instance_key, prove
+from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS, SCHEMA_VERSION, proposals_to_row
 from weaksam.errors import ConfigError, DataError, ImageError
 from weaksam.files import read_annotations, read_bytes
 from weaksam.images import image_size

@@ -17,8 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.recipe.model import Recipe, to_plain
-from pipelines.schemas import IMAGES, with_class_names
 from pipelines.stage import Content, Job, Stage
+from pipelines.store.schemas import IMAGES, with_class_names
 from weaksam.config import DataConfig
 from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.datasets.passed_over import PassedOver

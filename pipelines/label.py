@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.recipe.model import Recipe
-from pipelines.runs import Instance, prove
-from pipelines.schemas import BOX, DETECTIONS, IMAGES, PSEUDO_LABELS, with_class_names
 from pipelines.stage import Job, Stage
+from pipelines.store.instances import Instance, prove
+from pipelines.store.schemas import BOX, DETECTIONS, IMAGES, PSEUDO_LABELS, with_class_names
 from pipelines.train import granted_split
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines.explain import explain, storage_failure
+from pipelines.store.explain import explain, storage_failure
 
 
 class _Errors(logging.Handler):

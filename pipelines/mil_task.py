@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.byte_cache import ByteCache
-from pipelines.proposal_boxes import ProposalBoxes
 from pipelines.schedules import MOMENTUM, milestones_passed, warmed_up
-from pipelines.store import Table
+from pipelines.store.proposal_boxes import ProposalBoxes
+from pipelines.store.tables import Table
 from pipelines.training import Losses, Position, TrainingPlan, steps_of
 from weaksam.config import MilConfig
 from weaksam.detectors import WeakDetector, build_detector, pixel_format

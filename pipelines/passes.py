@@ -21,9 +21,9 @@ from pipelines import cluster
 from pipelines.actors import write_dropped
 from pipelines.lost_rows import errors_of_tasks, raise_unless_processes_died
 from pipelines.progress import rows_progress
-from pipelines.runs import prove
 from pipelines.stage import Job
-from pipelines.store import Table, part_name
+from pipelines.store.instances import prove
+from pipelines.store.tables import Table, part_name
 from weaksam.heap import KEEP_HEAP_ENV
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipelines.store import Table
+from pipelines.store.tables import Table
 
 _POLL_S = 1.0  # on a terminal
 _LINE_S = 15.0  # one plain line this often where there is no terminal

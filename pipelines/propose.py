@@ -18,9 +18,9 @@ from pipelines.actors import TODO, ActorSpec, PromptActor, SearchActor, SegmentA
 from pipelines.index import in_hash_order
 from pipelines.passes import Pools, work_off
 from pipelines.recipe.model import Recipe
-from pipelines.runs import Instance, current_instance
-from pipelines.schemas import IMAGES, PROPOSALS, with_class_names
 from pipelines.stage import Content, Job, Stage
+from pipelines.store.instances import Instance, current_instance
+from pipelines.store.schemas import IMAGES, PROPOSALS, with_class_names
 from weaksam.config import SAM_INPUT_SIDE, CluesConfig, SamConfig
 from weaksam.errors import DataError
 

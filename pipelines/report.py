@@ -38,13 +38,13 @@ from pipelines.analyse import question_of
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.analyse_similarity import matrix_file
 from pipelines.cluster import usable_cpus
-from pipelines.dropped import dropped_by_reason
-from pipelines.figures import percent
 from pipelines.recipe.model import Recipe, render
-from pipelines.runs import Instance
-from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job, Stage
-from pipelines.store import read_json, write_bytes
+from pipelines.store.dropped import dropped_by_reason
+from pipelines.store.instances import Instance
+from pipelines.store.numbers import percent
+from pipelines.store.schemas import IMAGES, PROPOSALS
+from pipelines.store.tables import read_json, write_bytes
 from weaksam.drawing import KIND_COLOURS, OTHER_COLOUR, SOURCE_COLOURS, TRUTH_COLOUR
 from weaksam.files import join, read_bytes
 from weaksam.structures import TABLE_SOURCES

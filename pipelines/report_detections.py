@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from pipelines import charts, pictures
 from pipelines.evaluate_detections import DETECTOR, WHOLE_IMAGE
-from pipelines.figures import percent
 from pipelines.loss_drop import dropped_shares
 from pipelines.recipe.config import ReportConfig
-from pipelines.runs import Instance
-from pipelines.schemas import DETECTIONS, detections_from_row
+from pipelines.store.instances import Instance
+from pipelines.store.numbers import percent
+from pipelines.store.schemas import DETECTIONS, detections_from_row
 from pipelines.train import CHECKPOINTS
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.errors import ImageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pipelines.dropped import DroppedReason
+from pipelines.store.dropped import DroppedReason
 from weaksam.datasets.passed_over import PassedOver
 
 _IMAGES_LISTED = 50  # per reason

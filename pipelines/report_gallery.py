@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines import pictures
-from pipelines.gallery import read_heat_maps
 from pipelines.index import in_hash_order
-from pipelines.schemas import DETECTIONS, PROPOSALS, detections_from_row, proposals_from_row
 from pipelines.stage import Job
-from pipelines.store import Table
+from pipelines.store.heat_maps import read_heat_maps
+from pipelines.store.schemas import DETECTIONS, PROPOSALS, detections_from_row, proposals_from_row
+from pipelines.store.tables import Table
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.errors import ImageError
 from weaksam.structures import GroundTruth

@@ -13,7 +13,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from pipelines.recipe.model import Recipe
-from pipelines.runs import Instance, Lock
+from pipelines.store.instances import Instance, Lock
 
 if TYPE_CHECKING:
     from pipelines.retrain_task import RetrainTask

@@ -5,11 +5,11 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass
 
-from pipelines.dropped import DroppedReason, dropped_by_reason
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import Instance, current_instances, lock_holder
-from pipelines.schemas import IMAGES
-from pipelines.store import DamagedFileError, Table, read_object
+from pipelines.store.dropped import DroppedReason, dropped_by_reason
+from pipelines.store.instances import Instance, current_instances, lock_holder
+from pipelines.store.schemas import IMAGES
+from pipelines.store.tables import DamagedFileError, Table, read_object
 from weaksam.errors import RunError, WeaksamError
 from weaksam.files import join, open_fs
 

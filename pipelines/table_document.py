@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.figures import percent
 from pipelines.recipe.model import Recipe
+from pipelines.store.numbers import percent
 from pipelines.table_plans import PLANS, Row, Splits
 from pipelines.text_table import Kind, TextTable
 

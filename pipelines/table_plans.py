@@ -22,9 +22,9 @@ from pipelines.published import (
     Figures,
 )
 from pipelines.recipe.model import Recipe
-from pipelines.runs import Instance
 from pipelines.stages import Resolved, resolve
-from pipelines.store import read_json
+from pipelines.store.instances import Instance
+from pipelines.store.tables import read_json
 from weaksam.structures import TABLE_SOURCES
 
 GPU_MEMORY = "gpu_memory_mib"  # how the manifest of a training that measured it calls its largest memory of a GPU

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.figures import known
 from pipelines.index import in_hash_order
 from pipelines.recipe.model import Recipe
-from pipelines.schemas import IMAGES
 from pipelines.stage import Content, Job, Stage
-from pipelines.store import write_bytes, write_json
+from pipelines.store.numbers import known
+from pipelines.store.schemas import IMAGES
+from pipelines.store.tables import write_bytes, write_json
 from pipelines.train import granted_split, initial_weights, train
 from weaksam.errors import DataError
 

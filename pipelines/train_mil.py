@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.detect import DETECTOR_FILE
 from pipelines.recipe.model import Recipe
-from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stage import Job, Stage
-from pipelines.store import write_bytes
+from pipelines.store.schemas import IMAGES, PROPOSALS
+from pipelines.store.tables import write_bytes
 from pipelines.train import describe, granted_split, initial_weights, train
 from weaksam.errors import DataError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines import cluster, interrupts
 from pipelines.checkpoints import read_scalars
-from pipelines.explain import explain, storage_failure
+from pipelines.store.explain import explain, storage_failure
 from pipelines.training import NonFiniteLossError, Progress, TrainingResources
 from weaksam.errors import CheckpointError, ConfigError, RunError, WeaksamError
 from weaksam.files import join

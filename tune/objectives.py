@@ -21,9 +21,9 @@ from pipelines.evaluate_agreement import AGREEMENT, classification_map, image_la
 from pipelines.evaluate_detections import DetectedImage
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.recipe.model import Recipe
-from pipelines.runs import Instance
-from pipelines.schemas import PSEUDO_LABELS, pseudo_labels_from_row
-from pipelines.store import read_json
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
+from pipelines.store.tables import read_json
 from weaksam.structures import PseudoGroundTruth
 
 Part = Literal["select", "report"]

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
 
-from pipelines.figures import percent
 from pipelines.report import page_templates
-from pipelines.store import write_bytes
+from pipelines.store.numbers import percent
+from pipelines.store.tables import write_bytes
 from tune import charts
 from tune.objectives import OBJECTIVES, Part
 from tune.results import (

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.figures import known, percent
 from pipelines.recipe.model import render
-from pipelines.store import write_bytes
+from pipelines.store.numbers import known, percent
+from pipelines.store.tables import write_bytes
 from pipelines.text_table import Kind, TextTable
 from tune.objectives import OBJECTIVES, RANK
 from tune.search import Outcome, sweep_folder

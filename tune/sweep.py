@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.cluster import usable_cpus
 from pipelines.recipe.model import Recipe, explain, read_mapping, read_recipe, shipped_folder
-from pipelines.runs import instance_key
 from pipelines.stages import Fingerprints, Resolved, needed_for, resolve
+from pipelines.store.instances import instance_key
 from tune.objectives import OBJECTIVES, RANK, RANKED
 from tune.spaces import Knob, Settings, combinations, corners, every_combination, told
 from weaksam.errors import ConfigError

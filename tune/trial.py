@@ -19,11 +19,11 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
-from pipelines.explain import explain
 from pipelines.recipe.model import Recipe
 from pipelines.stage import Job, Options
 from pipelines.stages import Resolved, run_instances
-from pipelines.store import DamagedFileError, read_object, write_bytes, write_json
+from pipelines.store.explain import explain
+from pipelines.store.tables import DamagedFileError, read_object, write_bytes, write_json
 from tune.objectives import OBJECTIVES, RANK, EarlyDetections, Part, Reading
 from tune.spaces import Settings
 from tune.sweep import Sweep, Trials
@@ -172,7 +172,7 @@ class EarlyLook:
 def measure_early(job: Job, detector: Any, sweep: Sweep) -> float | None:
     """Return the objective of a detector on the split that trials are selected on."""
     from pipelines.evaluate_detections import NO_PROPOSALS, DetectedImage
-    from pipelines.schemas import IMAGES
+    from pipelines.store.schemas import IMAGES
     from weaksam.detectors.test_time import detect_alone
     from weaksam.files import read_bytes
     from weaksam.images import decode_image

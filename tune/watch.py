@@ -9,7 +9,7 @@ from typing import Any
 import ray.tune
 from rich.console import Console
 
-from pipelines.figures import percent
+from pipelines.store.numbers import percent
 from tune.spaces import told
 from tune.sweep import Trials
 from tune.trial import Record, Records, State, utc_now, value_of

@@ -21,7 +21,7 @@ from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.stage import Options
 from pipelines.stages import run_instances
-from pipelines.store import write_bytes
+from pipelines.store.tables import write_bytes
 from tests.pipelines.test_export_detections import write_detections
 from tests.support.handmade import write_proposals
 from weaksam.errors import DataError

@@ -19,10 +19,10 @@ from pipelines.analyse_prompts import (
     table_rows,
     verdict,
 )
-from pipelines.proposal_boxes import ImageBoxes
 from pipelines.recipe.config import AnalyseConfig, ProposeConfig, ResourcesConfig
-from pipelines.runs import Instance
-from pipelines.schemas import PROPOSALS
+from pipelines.store.instances import Instance
+from pipelines.store.proposal_boxes import ImageBoxes
+from pipelines.store.schemas import PROPOSALS
 from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, write_run
 from tests.support.sams import in_double, trained_sam
 from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig

@@ -14,9 +14,9 @@ from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.analyse_similarity import drawn_boxes, grey_png, mean_and_spread, pooled_features, source_sets, verdict
 from pipelines.index import in_hash_order
 from pipelines.recipe.config import AnalyseConfig
-from pipelines.runs import Instance
-from pipelines.schemas import PROPOSALS
-from pipelines.store import read_json
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import PROPOSALS
+from pipelines.store.tables import read_json
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import DetectConfig, MilConfig, PromptsConfig

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 import weaksam
 from pipelines import cli
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import Lock
 from pipelines.stages import resolve
+from pipelines.store.instances import Lock
 from tests.support.patience import PATIENCE_S
 
 ROOT = Path(weaksam.__file__).parents[1]

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from pipelines import evaluate
 from pipelines.evaluate_proposals import measure, row_label
-from pipelines.figures import percent
-from pipelines.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
 from pipelines.recipe.config import EvaluateConfig, ProposeConfig
-from pipelines.runs import Instance
-from pipelines.schemas import PROPOSALS, proposals_to_row
+from pipelines.store.instances import Instance
+from pipelines.store.numbers import percent
+from pipelines.store.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
+from pipelines.store.schemas import PROPOSALS, proposals_to_row
 from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
 from weaksam.structures import GroundTruth
 

@@ -11,9 +11,9 @@ from pipelines import evaluate_agreement
 from pipelines.detect import settings_of
 from pipelines.evaluate_agreement import STUDENT_VIEWS, TEACHER, TEACHER_VIEWS, agreements
 from pipelines.evaluate_proposals import METRICS_FILE
-from pipelines.runs import Instance
-from pipelines.schemas import DETECTIONS, detections_to_row, with_class_names
-from pipelines.store import read_json
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
+from pipelines.store.tables import read_json
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from weaksam.config import PseudoLabelsConfig
 from weaksam.datasets.shapes import CLASS_NAMES, Shapes

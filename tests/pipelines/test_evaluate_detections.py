@@ -9,8 +9,8 @@ from rich.console import Console
 from pipelines import evaluate
 from pipelines.evaluate_detections import DetectedImage, measure, text_table
 from pipelines.recipe.config import EvaluateConfig
-from pipelines.runs import Instance
-from pipelines.schemas import DETECTIONS, detections_to_row, with_class_names
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from weaksam.structures import Detections, GroundTruth
 

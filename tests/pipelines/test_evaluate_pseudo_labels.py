@@ -8,8 +8,8 @@ from rich.console import Console
 
 from pipelines import evaluate
 from pipelines.evaluate_pseudo_labels import measure, text_table
-from pipelines.runs import Instance
-from pipelines.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from tests.support.drawn_run import SHAPES, drawn_recipe, job_for
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import GroundTruth, PseudoGroundTruth

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.export import numeric_ids, open_whole, run_export, whole_pixels
-from pipelines.runs import Instance
+from pipelines.store.instances import Instance
 from tests.support.handmade import write_index, write_proposals
 from tests.support.s3_server import s3_server
 from tests.support.tolerances import near

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines.export_detections import narrow, run_export_detections, voc_line
-from pipelines.runs import Instance
-from pipelines.schemas import DETECTIONS, detections_to_row, with_class_names
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from tests.support.handmade import write_index
 from weaksam.errors import DataError, RunError
 from weaksam.structures import Detections

@@ -12,11 +12,11 @@ from pipelines import cli
 from pipelines.export_pseudo_labels import LabelledImage, file_stem, file_stems, run_export_pseudo_labels, voc_xml
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import Instance
-from pipelines.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from pipelines.stage import Options
 from pipelines.stages import run_instances
-from pipelines.store import write_bytes
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
+from pipelines.store.tables import write_bytes
 from tests.support.trees import build_coco_tree, build_voc_tree
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.voc import VocDataset

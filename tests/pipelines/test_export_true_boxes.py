@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from pipelines import cli
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import Lock, current_instance
-from pipelines.schemas import PSEUDO_LABELS
 from pipelines.stage import Options
 from pipelines.stages import run_instances
+from pipelines.store.instances import Lock, current_instance
+from pipelines.store.schemas import PSEUDO_LABELS
 from tests.support.trees import (
     FIRST_CATEGORY_ID,
     build_coco_tree,

@@ -12,8 +12,8 @@ from PIL import Image
 
 from pipelines.export import run_export
 from pipelines.imports import read_boxes, run_import, to_proposals
-from pipelines.runs import Instance, current_instance
-from pipelines.schemas import PROPOSALS, proposals_from_row
+from pipelines.store.instances import Instance, current_instance
+from pipelines.store.schemas import PROPOSALS, proposals_from_row
 from tests.support.handmade import write_index, write_proposals
 from weaksam.errors import ConfigError, DataError, RunError
 

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from pipelines.index import first_in_hash_order, in_hash_order
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import current_instance
-from pipelines.schemas import IMAGES
 from pipelines.stage import Options
 from pipelines.stages import resolve, run_instances
+from pipelines.store.instances import current_instance
+from pipelines.store.schemas import IMAGES
 from tests.support.broken_files import encode, picture
 from tests.support.trees import build_coco_tree, build_voc_tree, coco_document, write_json
 from weaksam.errors import ConfigError, DataError

@@ -15,9 +15,9 @@ import pytest
 from pipelines.actors import ActorSpec, SegmentActor, fetch
 from pipelines.propose import planned_images
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runs import Instance, current_instance
-from pipelines.schemas import IMAGES, PROPOSALS
 from pipelines.stages import resolve
+from pipelines.store.instances import Instance, current_instance
+from pipelines.store.schemas import IMAGES, PROPOSALS
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S
 from weaksam.config import SAM_INPUT_SIDE

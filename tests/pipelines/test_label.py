@@ -6,10 +6,10 @@ from rich.console import Console
 
 from pipelines import label
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runs import Instance
-from pipelines.schemas import DETECTIONS, IMAGES, PSEUDO_LABELS, detections_to_row, with_class_names
 from pipelines.stage import Options
 from pipelines.stages import resolve, run_instances
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import DETECTIONS, IMAGES, PSEUDO_LABELS, detections_to_row, with_class_names
 from tests.support.drawn_run import job_for
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError

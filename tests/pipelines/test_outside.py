@@ -16,13 +16,14 @@ import psutil
 import pytest
 
 import weaksam
-from pipelines import actors, cli, store
+from pipelines import actors, cli
 from pipelines.lost_rows import errors_of_tasks, raise_unless_processes_died
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import Instance
-from pipelines.schemas import PROPOSALS
 from pipelines.stages import resolve
-from pipelines.store import Table
+from pipelines.store import tables as store
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import PROPOSALS
+from pipelines.store.tables import Table
 from tests.support.driver import Driver
 from tests.support.listening import HTTP, free_port, server
 from tests.support.patience import PATIENCE_S

@@ -15,11 +15,11 @@ from pipelines import cluster
 from pipelines.detect import DETECTOR_FILE
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import Instance
-from pipelines.schemas import DETECTIONS, DROPPED, IMAGES, PROPOSALS, detections_from_row
 from pipelines.stage import Options
 from pipelines.stages import needed_for, resolve, run_instances
-from pipelines.store import Table, write_bytes
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import DETECTIONS, DROPPED, IMAGES, PROPOSALS, detections_from_row
+from pipelines.store.tables import Table, write_bytes
 from pipelines.train import choose_resources
 from tests.support.tolerances import assert_near, roundings_in
 from tests.support.upstream import RECIPE, finish_upstream

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from pipelines import progress
 from pipelines.progress import rows_progress, sign_of_life
-from pipelines.schemas import IMAGES
-from pipelines.store import Table
+from pipelines.store.schemas import IMAGES
+from pipelines.store.tables import Table
 from tests.support.patience import wait_until
 
 

@@ -18,10 +18,10 @@ from rich.console import Console
 from pipelines import cli, propose
 from pipelines.actors import SegmentActor, fetch
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runs import Instance, current_instance
-from pipelines.schemas import IMAGES, PROPOSALS, proposals_from_row
 from pipelines.stage import Options
 from pipelines.stages import TooManyDroppedError, run_instances
+from pipelines.store.instances import Instance, current_instance
+from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row
 from tests.support.broken_files import encode, picture, write_broken_files
 from weaksam.structures import Proposals
 

@@ -9,9 +9,9 @@ import pytest
 from pipelines import evaluate, pictures, report, report_gallery
 from pipelines.analyse_similarity import grey_png
 from pipelines.charts import Curve, bins, histogram, recall_chart
-from pipelines.runs import Instance
-from pipelines.schemas import PROPOSALS, proposals_to_row, with_class_names
-from pipelines.store import write_bytes, write_json
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import PROPOSALS, proposals_to_row, with_class_names
+from pipelines.store.tables import write_bytes, write_json
 from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import Prompts, Proposals
@@ -257,7 +257,7 @@ def test_an_image_that_is_gone_is_named_instead_of_shown(tmp_path):
     run = str(tmp_path)
     write_run(run)
     index = tmp_path / "index" / "k" / "part-0.parquet"
-    from pipelines.schemas import IMAGES
+    from pipelines.store.schemas import IMAGES
 
     table = Instance(run, "index", "k").table(IMAGES)
     rows = [{**row, "uri": f"/nowhere/{row['image_id']}.png"} for row in table.iter_rows()]

@@ -11,9 +11,9 @@ from pipelines.charts import Line, bar, loss_chart, round_numbers
 from pipelines.checkpoints import write_scalars
 from pipelines.recipe.config import ReportConfig
 from pipelines.report_detections import averages, evaluations, tiles, trainings, worst_failures
-from pipelines.runs import Instance
-from pipelines.schemas import DETECTIONS, detections_to_row, with_class_names
-from pipelines.store import write_json
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
+from pipelines.store.tables import write_json
 from pipelines.training import Progress
 from tests.pipelines.test_report import NASTY, Page
 from tests.support.drawn_run import drawn_recipe, job_for, write_run

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from pipelines.dropped import DroppedImage, DroppedReason
 from pipelines.report_dropped import alerts, groups
+from pipelines.store.dropped import DroppedImage, DroppedReason
 
 
 def reason(instance: str, why: str, *splits: str) -> DroppedReason:

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from pipelines import stages
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runs import Instance, Lock, current_instance, prove
-from pipelines.schemas import IMAGES
 from pipelines.stage import Job, Options, Stage
 from pipelines.stages import TooManyDroppedError, dropped_allowed, needed_for, resolve, run_instances
+from pipelines.store.instances import Instance, Lock, current_instance, prove
+from pipelines.store.schemas import IMAGES
 from tests.support.patience import PATIENCE_S
 from weaksam.errors import ConfigError, RunError
 

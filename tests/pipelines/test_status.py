@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runs import Instance, Lock
-from pipelines.schemas import DROPPED, IMAGES
 from pipelines.status import instances_in_order, leftovers, remove, run_dropped, run_status
-from pipelines.store import Table, write_bytes, write_json
+from pipelines.store.instances import Instance, Lock
+from pipelines.store.schemas import DROPPED, IMAGES
+from pipelines.store.tables import Table, write_bytes, write_json
 from weaksam.errors import RunError
 
 

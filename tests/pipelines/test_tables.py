@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from pipelines import cli
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runs import Instance, current_instance
 from pipelines.stage import Options
 from pipelines.stages import needed_for, resolve
-from pipelines.store import write_json
+from pipelines.store.instances import Instance, current_instance
+from pipelines.store.tables import write_json
 from pipelines.table_document import Outcome, mean_and_spread, to_document, to_lines, to_markdown
 from pipelines.table_plans import PLANS, Finished, Row, Variant, data_name
 from pipelines.tables import Recipes, make_table, oicr_recipe, parse_seeds

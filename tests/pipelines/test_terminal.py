@@ -107,7 +107,7 @@ def test_nobody_need_read_standard_error_either() -> None:
 @pytest.mark.skipif(not os.path.exists(FULL), reason="only Linux has it")
 def test_a_log_on_a_full_disk_is_named() -> None:
     code = (
-        "from pipelines.explain import explain\n"
+        "from pipelines.store.explain import explain\n"
         "try:\n    print('x', flush=True)\nexcept OSError as error:\n    terminal.say(f'error: {explain(error)}')"
     )
     with open(FULL, "wb") as full:

@@ -13,10 +13,10 @@ from pipelines.classifier_task import ClassifierTask, LabelledImage, learning_ra
 from pipelines.index import in_hash_order
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
-from pipelines.schemas import DROPPED, IMAGES
 from pipelines.stage import Options
 from pipelines.stages import run_instances
-from pipelines.store import Table
+from pipelines.store.schemas import DROPPED, IMAGES
+from pipelines.store.tables import Table
 from pipelines.training import Position, Progress, TrainingResources
 from pipelines.worker_loop import run_training
 from weaksam.clues import classifier_to_bytes, load_classifier

@@ -10,10 +10,10 @@ import torch
 from pipelines.checkpoints import read_scalars
 from pipelines.mil_task import MilTask, WeakImage
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import current_instance
 from pipelines.schedules import warmed_up
-from pipelines.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
-from pipelines.store import Table
+from pipelines.store.instances import current_instance
+from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
+from pipelines.store.tables import Table
 from pipelines.train_mil import choose_images
 from pipelines.training import Position, TrainingResources
 from pipelines.worker_loop import run_training

@@ -10,10 +10,10 @@ from PIL import Image
 from rich.console import Console
 
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import current_instance
-from pipelines.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS
 from pipelines.stage import Options
 from pipelines.stages import run_instances
+from pipelines.store.instances import current_instance
+from pipelines.store.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
 from weaksam.files import read_bytes
 

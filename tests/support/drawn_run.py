@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
-from pipelines.gallery import write_heat_map
 from pipelines.recipe.config import ReportConfig
 from pipelines.recipe.model import Recipe
-from pipelines.runs import Instance, Lock
-from pipelines.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
 from pipelines.stage import Job, Options
+from pipelines.store.heat_maps import write_heat_map
+from pipelines.store.instances import Instance, Lock
+from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
 from weaksam.config import CluesConfig, DataConfig, PromptsConfig, ShapesConfig
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import Prompts, Proposals

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.runs import Instance
-from pipelines.schemas import IMAGES, PROPOSALS, proposals_to_row
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row
 from weaksam.structures import Proposals
 
 

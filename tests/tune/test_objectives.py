@@ -6,8 +6,8 @@ import pytest
 from pipelines.evaluate_detections import NO_PROPOSALS, DetectedImage
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.recipe.model import load_recipe
-from pipelines.runs import Instance
-from pipelines.store import write_json
+from pipelines.store.instances import Instance
+from pipelines.store.tables import write_json
 from tests.support.upstream import RECIPE, finish_upstream
 from tune.objectives import OBJECTIVES, RANKED, EarlyDetections, Reading, half_of, mean_ranks
 from weaksam.datasets import open_dataset
@@ -121,9 +121,9 @@ def test_pseudo_labels_are_measured_on_two_halves_that_never_meet(tmp_path):
     from rich.console import Console
 
     from pipelines.evaluate_pseudo_labels import measure
-    from pipelines.schemas import PSEUDO_LABELS, pseudo_labels_from_row
     from pipelines.stage import Options
     from pipelines.stages import resolve, run_instances
+    from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), data_uri="shapes:")

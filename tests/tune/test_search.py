@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipelines.runs import Lock
 from pipelines.stage import Options
 from pipelines.stages import resolve
+from pipelines.store.instances import Lock
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.upstream import SWEEP, finish_upstream, write_files

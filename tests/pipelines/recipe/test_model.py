@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipelines.recipe.model import Recipe, load_recipe, render, to_plain
-from pipelines.store import write_bytes
+from pipelines.store.tables import write_bytes
 from weaksam.errors import ConfigError, DataError
 
 SMALLEST = "{name: x, stages: [index], sam: {name: builtin}, clues: {name: none}, prompts: {sources: [grid]}}"

@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.dropped import DroppedImage, DroppedReason, dropped_by_reason, to_json, to_lines
-from pipelines.runs import Instance
-from pipelines.schemas import IMAGES
+from pipelines.store.dropped import DroppedImage, DroppedReason, dropped_by_reason, to_json, to_lines
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import IMAGES
 
 
 def drop(instance: Instance, part: str, *rows: tuple[str, str, str]) -> None:

@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.store import Table
+from pipelines.store.tables import Table
 from weaksam.files import open_fs
 
 _DIGESTED_BYTES = (

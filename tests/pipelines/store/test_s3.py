@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipelines.runs import Instance, current_instance
-from pipelines.schemas import PROPOSALS
+from pipelines.store.instances import Instance, current_instance
+from pipelines.store.schemas import PROPOSALS
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.s3_server import s3_server
 from weaksam.files import join

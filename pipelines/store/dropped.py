@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from pipelines.runs import Instance
-from pipelines.schemas import DROPPED
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import DROPPED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import schemas
-from pipelines.explain import naming
+from pipelines.store import schemas
+from pipelines.store.explain import naming
 from weaksam.errors import DataError, RunError
 from weaksam.files import join, open_fs
 

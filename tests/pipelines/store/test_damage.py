@@ -12,10 +12,10 @@ import pytest
 from pipelines.export import finished_instance
 from pipelines.imports import run_import
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runs import Instance, current_instance
-from pipelines.schemas import DROPPED, IMAGES, PROPOSALS
 from pipelines.status import leftovers, run_status
-from pipelines.store import DamagedFileError, Table
+from pipelines.store.instances import Instance, current_instance
+from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS
+from pipelines.store.tables import DamagedFileError, Table
 from tests.pipelines.test_stages import bring
 from weaksam.errors import RunError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.explain import AGAIN, explain, naming, storage_failure
+from pipelines.store.explain import AGAIN, explain, naming, storage_failure
 from weaksam.errors import ConfigError, DataError, RunError
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.schemas import (
+from pipelines.store.schemas import (
     DROPPED,
     IMAGES,
     PROPOSALS,

@@ -26,9 +26,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipelines import products
-from pipelines.schemas import DROPPED
-from pipelines.store import (
+from pipelines.store import products
+from pipelines.store.schemas import DROPPED
+from pipelines.store.tables import (
     DamagedFileError,
     Table,
     create_exclusively,

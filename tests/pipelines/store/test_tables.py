@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import store
-from pipelines.schemas import DROPPED, IMAGES, with_class_names
-from pipelines.store import (
+from pipelines.store import tables as store
+from pipelines.store.schemas import DROPPED, IMAGES, with_class_names
+from pipelines.store.tables import (
     DamagedFileError,
     Table,
     create_exclusively,

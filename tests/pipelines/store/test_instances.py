@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from pipelines import runs
-from pipelines.runs import Instance, Lock, current_instances, differences, instance_key, lock_holder, prove
-from pipelines.schemas import DROPPED, IMAGES
-from pipelines.store import Table, create_exclusively, read_json, write_bytes, write_json
+from pipelines.store import instances as runs
+from pipelines.store.instances import Instance, Lock, current_instances, differences, instance_key, lock_holder, prove
+from pipelines.store.schemas import DROPPED, IMAGES
+from pipelines.store.tables import Table, create_exclusively, read_json, write_bytes, write_json
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.s3_server import s3_server
 from weaksam.errors import RunError
@@ -412,7 +412,7 @@ def hold_lock(folder: Path, work: str) -> subprocess.Popen[str]:
     """Start a process that holds the lock of ``folder`` while it works; returns once it holds it."""
     code = f"""
 import time
-from pipelines.runs import Lock
+from pipelines.store.instances import Lock
 with Lock({str(folder)!r}, "child"):
     print("held", flush=True)
     {work}
@@ -427,7 +427,7 @@ with Lock({str(folder)!r}, "child"):
 CLAIMANTS = """
 import os, sys, time
 from pathlib import Path
-from pipelines.runs import Lock
+from pipelines.store.instances import Lock
 from weaksam.errors import RunError
 
 folder = Path(sys.argv[1])

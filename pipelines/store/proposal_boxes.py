@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.store import Table
+from pipelines.store.tables import Table
 from weaksam.errors import RunError
 
 _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "source", "prompt_points_xy", "prompt_source", "prompt_kind")
