@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table as TextTable
 from scipy.stats import t as student
 
+from pipelines.engine.stage import Options
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.recipe.model import load_recipe
-from pipelines.stage import Options
 from pipelines.stages import resolve, run_instances
 from pipelines.store.tables import read_json
 

@@ -75,8 +75,8 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
 
     from rich.console import Console
 
+    from pipelines.engine.stage import Options
     from pipelines.recipe.model import load_recipe
-    from pipelines.stage import Options
     from pipelines.stages import run_instances
     from pipelines.store.instances import current_instance
 

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.analyse_prompts import ANALYSIS_FILE
+from pipelines.engine.stage import Job
+from pipelines.engine.text_table import Kind, TextTable
 from pipelines.index import in_hash_order
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Job
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS
 from pipelines.store.tables import write_json
-from pipelines.text_table import Kind, TextTable
 from pipelines.train import CHECKPOINTS
 from weaksam.config import RoiDropConfig, require
 from weaksam.datasets.ground_truth import true_objects

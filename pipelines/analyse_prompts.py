@@ -23,13 +23,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines import cluster
 from pipelines.actors import guarded, use_threads, write_dropped
+from pipelines.engine import ray_session
+from pipelines.engine.stage import Job
+from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate_proposals import row_label
 from pipelines.index import in_hash_order
 from pipelines.passes import Pools, work_off
 from pipelines.recipe.model import Recipe, to_plain
-from pipelines.stage import Job
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent
 from pipelines.store.proposal_boxes import ImageBoxes, count_points, iter_boxes
@@ -42,7 +43,6 @@ from pipelines.store.schemas import (
     proposals_to_row,
 )
 from pipelines.store.tables import Table, write_json
-from pipelines.text_table import Kind, TextTable
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.errors import DataError
 from weaksam.structures import CLUE_SOURCES, TABLE_SOURCES, GroundTruth, Prompts, Proposals
@@ -77,8 +77,8 @@ def execute(job: Job) -> dict[str, Any]:
     propose, index = job.upstream["propose"], job.upstream["index"]
     split = analysed_split(recipe, index)
     planned = _planned(propose, index, split, recipe.analyse.max_images)
-    cluster.connect(recipe.resources, job.options.address)
-    sizes = cluster.connected_pool_sizes(recipe.resources, planned.num_rows, with_clues=False)
+    ray_session.connect(recipe.resources, job.options.address)
+    sizes = ray_session.connected_pool_sizes(recipe.resources, planned.num_rows, with_clues=False)
     spec = {
         "instance": job.instance,
         "sam": recipe.sam,

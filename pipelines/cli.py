@@ -15,11 +15,12 @@ from rich.logging import RichHandler
 from rich.text import Text
 from typer.core import TyperGroup
 
-from pipelines import cluster, interrupts, terminal
+from pipelines import terminal
+from pipelines.engine import interrupts, ray_session
+from pipelines.engine.stage import Options
+from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes
-from pipelines.stage import Options
 from pipelines.store.explain import explain, in_the_way
-from pipelines.text_table import Kind, TextTable
 from weaksam.errors import ConfigError, StorageError
 from weaksam.files import absolute, join, open_fs
 
@@ -300,7 +301,7 @@ def status(run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run 
 
         weaksam status runs/voc07
     """
-    from pipelines.status import run_status
+    from pipelines.engine.status import run_status
 
     colours = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
     table = TextTable()
@@ -333,7 +334,7 @@ def dropped(
 
         weaksam dropped runs/voc07 --json | jq -r '.[].uri'
     """
-    from pipelines.status import run_dropped
+    from pipelines.engine.status import run_dropped
     from pipelines.store.dropped import to_json, to_lines
 
     found = run_dropped(run_folder)
@@ -353,7 +354,7 @@ def clean(
 
         weaksam clean runs/voc07 --previews
     """
-    from pipelines.status import leftovers, remove
+    from pipelines.engine.status import leftovers, remove
 
     found = leftovers(run_folder, previews=previews)
     for leftover in found:
@@ -587,7 +588,7 @@ def main() -> None:
     """Run the command line; a mistake of the user's ends in one line of text, exit code 1 (3: too many images dropped)."""
     terminal.open_streams()
     interrupts.install(_end_now)
-    with cluster.left_at_the_end():
+    with ray_session.left_at_the_end():
         try:
             _check_surroundings()
             for entry_point in _extensions():
@@ -727,7 +728,7 @@ def _end_now(code: int) -> NoReturn:
         _told.append(_INTERRUPTED)
         terminal.say(f"error: {_INTERRUPTED}")
     terminal.close_streams()
-    cluster.kill_processes()
+    ray_session.kill_processes()
     os._exit(code)
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines import cluster
 from pipelines.actors import TODO, decode_row, fetch, finish_batch, guarded, use_threads
+from pipelines.engine import ray_session
+from pipelines.engine.stage import Content, Job, Stage
 from pipelines.passes import Pools, work_off
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Content, Job, Stage
 from pipelines.store.instances import Instance
 from pipelines.store.proposal_boxes import ProposalBoxes
 from pipelines.store.schemas import DETECTIONS, IMAGES, PROPOSALS, detections_to_row, with_class_names
@@ -55,8 +55,8 @@ def execute(job: Job) -> dict[str, Any]:
     proposed = None if proposals is None else set(proposals.ids())
     images = planned_images(index.read(), proposed, test, "retrain.test" if final else "detect")
     schema = with_class_names(DETECTIONS, index.class_names())
-    cluster.connect(recipe.resources, job.options.address)
-    sizes = cluster.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=False)
+    ray_session.connect(recipe.resources, job.options.address)
+    sizes = ray_session.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=False)
     spec = DetectSpec(
         instance=job.instance,
         weights=config.weights or job.upstream["retrain" if final else "train-mil"].file(DETECTOR_FILE),

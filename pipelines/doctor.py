@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Literal
 
-from pipelines import ray_address
-from pipelines.cluster import usable_cpus
+from pipelines.engine import ray_address
+from pipelines.engine.ray_session import usable_cpus
 from pipelines.store.explain import explain
 from weaksam.errors import WeaksamError
 from weaksam.files import is_folder, is_remote, open_fs

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.engine.stage import Job
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Job
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent
 from pipelines.store.schemas import DETECTIONS, detections_from_row

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.engine.stage import Job
+from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.recipe.config import EvaluateConfig
-from pipelines.stage import Job
 from pipelines.store.numbers import known, percent
 from pipelines.store.proposal_boxes import ProposalBoxes
 from pipelines.store.schemas import DETECTIONS, PROPOSALS, detections_from_row
 from pipelines.store.tables import write_json
-from pipelines.text_table import Kind, TextTable
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth
 

@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipelines.engine.stage import Job
+from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.config import EvaluateConfig
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Job
 from pipelines.store.numbers import known, percent
 from pipelines.store.proposal_boxes import ImageBoxes, iter_boxes, met_sources
 from pipelines.store.schemas import PROPOSALS
 from pipelines.store.tables import write_json
-from pipelines.text_table import Kind, TextTable
 from weaksam.datasets.ground_truth import true_objects
 
 if TYPE_CHECKING:

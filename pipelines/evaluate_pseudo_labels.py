@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pipelines.engine.stage import Job
+from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate_proposals import METRICS_FILE
-from pipelines.stage import Job
 from pipelines.store.numbers import known, percent
 from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.store.tables import write_json
-from pipelines.text_table import Kind, TextTable
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.structures import IMAGE_LABELS, GroundTruth, PseudoGroundTruth
 

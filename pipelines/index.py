@@ -16,8 +16,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipelines.engine.stage import Content, Job, Stage
 from pipelines.recipe.model import Recipe, to_plain
-from pipelines.stage import Content, Job, Stage
 from pipelines.store.schemas import IMAGES, with_class_names
 from weaksam.config import DataConfig
 from weaksam.datasets.ground_truth import BoxCounts

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.engine.stage import Job, Stage
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Job, Stage
 from pipelines.store.instances import Instance, prove
 from pipelines.store.schemas import BOX, DETECTIONS, IMAGES, PSEUDO_LABELS, with_class_names
 from pipelines.train import granted_split

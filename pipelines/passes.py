@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pipelines import cluster
 from pipelines.actors import write_dropped
+from pipelines.engine import ray_session
+from pipelines.engine.progress import rows_progress
+from pipelines.engine.stage import Job
 from pipelines.lost_rows import errors_of_tasks, raise_unless_processes_died
-from pipelines.progress import rows_progress
-from pipelines.stage import Job
 from pipelines.store.instances import prove
 from pipelines.store.tables import Table, part_name
 from weaksam.heap import KEEP_HEAP_ENV
@@ -48,7 +48,7 @@ _TROUBLE = pa.schema([("errno", pa.int32()), ("reason", pa.string()), ("file", p
 class ActorPools:
     """``Pools`` on Ray Data, with what all operators have in common; one for each pass."""
 
-    def __init__(self, sizes: cluster.PoolSizes, rows: int, deaths: int) -> None:
+    def __init__(self, sizes: ray_session.PoolSizes, rows: int, deaths: int) -> None:
         self.sizes = sizes
         self._most_actors = math.ceil(rows / sizes.rows_per_task)  # one more would have nothing to do
         self._deaths = deaths  # restarts granted to a task; then its rows are left undone
@@ -104,7 +104,7 @@ def work_off(
     job: Job,
     planned: pa.Table,
     schema: pa.Schema,
-    sizes: cluster.PoolSizes,
+    sizes: ray_session.PoolSizes,
     operators: Operators,
 ) -> dict[str, Any]:
     """Bring the table of the job's instance up to date.
@@ -179,7 +179,7 @@ def _run(rows: pa.Table, table: Table, pools: ActorPools, operators: Operators) 
     context.max_errored_blocks = -1  # lost blocks are found by subtraction and tried again one image per task
     context.execution_options.preserve_order = False
     dataset: Any = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=pools.sizes.rows_per_task)
-    with cluster.frozen_when_interrupted(), errors_of_tasks(table.folder) as errors:
+    with ray_session.frozen_when_interrupted(), errors_of_tasks(table.folder) as errors:
         troubles = operators(dataset, pools).map_batches(
             _write_or_say_why, fn_kwargs={"table": table}, batch_size=None, batch_format="pyarrow", num_cpus=_TASK_CPUS
         )

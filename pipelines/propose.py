@@ -13,12 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import cluster
 from pipelines.actors import TODO, ActorSpec, PromptActor, SearchActor, SegmentActor, fetch
+from pipelines.engine import ray_session
+from pipelines.engine.stage import Content, Job, Stage
 from pipelines.index import in_hash_order
 from pipelines.passes import Pools, work_off
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Content, Job, Stage
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, with_class_names
 from weaksam.config import SAM_INPUT_SIDE, CluesConfig, SamConfig
@@ -32,8 +32,8 @@ def execute(job: Job) -> dict[str, Any]:
     images = planned_images(index.read(), recipe)
     class_names = index.class_names() or _clue_class_names(recipe, job.upstream)
     schema = with_class_names(PROPOSALS, class_names)
-    cluster.connect(recipe.resources, job.options.address)
-    sizes = cluster.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=recipe.uses_clues)
+    ray_session.connect(recipe.resources, job.options.address)
+    sizes = ray_session.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=recipe.uses_clues)
     spec = _actor_spec(job, images, class_names, sizes)
 
     def operators(dataset: Any, pools: Pools) -> Any:
@@ -64,7 +64,7 @@ def planned_images(images: pa.Table, recipe: Recipe) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TODO)
 
 
-def _actor_spec(job: Job, images: pa.Table, class_names: tuple[str, ...], sizes: cluster.PoolSizes) -> ActorSpec:
+def _actor_spec(job: Job, images: pa.Table, class_names: tuple[str, ...], sizes: ray_session.PoolSizes) -> ActorSpec:
     recipe = job.recipe
     gallery = in_hash_order(images["image_id"].to_pylist())[: recipe.report.gallery_images]
     return ActorSpec(

@@ -37,9 +37,9 @@ from pipelines import (
 from pipelines.analyse import question_of
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.analyse_similarity import matrix_file
-from pipelines.cluster import usable_cpus
+from pipelines.engine.ray_session import usable_cpus
+from pipelines.engine.stage import Job, Stage
 from pipelines.recipe.model import Recipe, render
-from pipelines.stage import Job, Stage
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent

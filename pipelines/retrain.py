@@ -14,9 +14,9 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pipelines.detect import DETECTOR_FILE
+from pipelines.engine.stage import Job, Stage
 from pipelines.loss_drop import dropped_shares, warn_of_dropped_positives
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Job, Stage
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.store.tables import write_bytes
 from pipelines.train import describe, initial_weights, train

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines import analyse, detect, evaluate, index, label, propose, report, retrain, train_classifier, train_mil
-from pipelines.progress import sign_of_life
+from pipelines.engine.progress import sign_of_life
+from pipelines.engine.stage import Content, Job, Options, Stage
 from pipelines.recipe.model import Recipe, to_plain
-from pipelines.stage import Content, Job, Options, Stage
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.instances import Instance, Lock, current_instance, differences, instance_key
 from pipelines.store.schemas import PROPOSALS, PSEUDO_LABELS, SCHEMA_VERSION

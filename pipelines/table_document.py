@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import Recipe
 from pipelines.store.numbers import percent
 from pipelines.table_plans import PLANS, Row, Splits
-from pipelines.text_table import Kind, TextTable
 
 
 @dataclass(frozen=True, kw_only=True)

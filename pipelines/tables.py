@@ -18,15 +18,15 @@ from typing import Any
 
 from rich.console import Console
 
+from pipelines.engine.stage import Options
+from pipelines.engine.status import TABLES
+from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes
-from pipelines.stage import Options
 from pipelines.stages import Resolved, needed_for, resolve, run_instances
-from pipelines.status import TABLES
 from pipelines.store.explain import explain, storage_failure
 from pipelines.store.tables import write_bytes, write_json
 from pipelines.table_document import Outcome, Outcomes, remarks, to_document, to_markdown, to_text
 from pipelines.table_plans import PLANS, Finished, Plan, Row, Variant
-from pipelines.text_table import Kind, TextTable
 from weaksam.errors import ConfigError, WeaksamError
 from weaksam.files import join
 

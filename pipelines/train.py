@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
-from pipelines import cluster
+from pipelines.engine import ray_session
+from pipelines.engine.stage import Content, Job
 from pipelines.recipe.config import ResourcesConfig
-from pipelines.stage import Content, Job
 from weaksam.config import MilConfig, RetrainConfig
 
 if TYPE_CHECKING:
@@ -51,8 +51,10 @@ def train(
     from pipelines.worker_loop import run_training
 
     plan = task.plan
-    cluster.connect(job.recipe.resources, job.options.address)
-    resources = choose_resources(job.recipe.resources, plan.batch_size, *cluster.connected_size(job.recipe.resources))
+    ray_session.connect(job.recipe.resources, job.options.address)
+    resources = choose_resources(
+        job.recipe.resources, plan.batch_size, *ray_session.connected_size(job.recipe.resources)
+    )
     others = "".join(f", {count:,} {reason} left out" for reason, count in left_out.items())
     each = "one GPU" if resources.use_gpu else f"{resources.threads} thread(s)"
     job.console.print(

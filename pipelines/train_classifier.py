@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from pipelines.engine.stage import Content, Job, Stage
 from pipelines.index import in_hash_order
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Content, Job, Stage
 from pipelines.store.numbers import known
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import write_bytes, write_json

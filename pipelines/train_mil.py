@@ -12,8 +12,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pipelines.detect import DETECTOR_FILE
+from pipelines.engine.stage import Job, Stage
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Job, Stage
 from pipelines.store.schemas import IMAGES, PROPOSALS
 from pipelines.store.tables import write_bytes
 from pipelines.train import describe, granted_split, initial_weights, train

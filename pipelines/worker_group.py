@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from pipelines import cluster, interrupts
 from pipelines.checkpoints import read_scalars
+from pipelines.engine import interrupts, ray_session
 from pipelines.store.explain import explain, storage_failure
 from pipelines.training import NonFiniteLossError, Progress, TrainingResources
 from weaksam.errors import CheckpointError, ConfigError, RunError, WeaksamError
@@ -64,7 +64,7 @@ def run_on_ray(
     )
     with _Follower(folder, progress):
         try:
-            with cluster.frozen_when_interrupted():
+            with ray_session.frozen_when_interrupted():
                 result: Any = interrupts.in_a_thread(trainer.fit)  # in the main one it takes over Ctrl-C, for good
         except TrainingFailedError as failure:
             raise _told(failure, folder, resources.max_failures + 1) from failure

@@ -79,9 +79,9 @@ def ray_cluster() -> Iterator[None]:
     """The one local Ray of this process, with four logical CPUs whatever the machine has."""
     import ray
 
-    from pipelines import cluster
+    from pipelines.engine import ray_session
     from pipelines.recipe.config import ResourcesConfig
 
-    cluster.connect(ResourcesConfig(cpus=4))
+    ray_session.connect(ResourcesConfig(cpus=4))
     yield
     ray.shutdown()

@@ -52,8 +52,8 @@ def tune(
     """Run a sweep."""
     from pipelines import terminal
     from pipelines.cli import console, set_up_logging
+    from pipelines.engine.stage import Options
     from pipelines.recipe.model import load_recipe
-    from pipelines.stage import Options
     from tune.report import write_report
     from tune.results import text_tables, write_results
     from tune.search import describe, run_sweep

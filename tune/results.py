@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import render
 from pipelines.store.numbers import known, percent
 from pipelines.store.tables import write_bytes
-from pipelines.text_table import Kind, TextTable
 from tune.objectives import OBJECTIVES, RANK
 from tune.search import Outcome, sweep_folder
 from tune.spaces import Settings, headings, short

@@ -25,8 +25,8 @@ from typing import Any
 
 from rich.console import Console
 
-from pipelines import cluster
-from pipelines.stage import Options
+from pipelines.engine import ray_session
+from pipelines.engine.stage import Options
 from pipelines.stages import run_instances
 from tune.objectives import RANK, RANKED, mean_ranks
 from tune.spaces import Settings, combinations, drawn, every_combination, told
@@ -132,7 +132,7 @@ def check(trials: Trials, options: Options, where: str) -> None:
     """Raise ConfigError if the sweep does not fit its recipe or, where it is to run on one, this machine."""
     check_recipes(trials, where)
     if not _on_cluster(options):
-        cpus_of_each(trials.sweep, [cluster.usable_cpus()], where)
+        cpus_of_each(trials.sweep, [ray_session.usable_cpus()], where)
 
 
 def _on_cluster(options: Options) -> bool:
@@ -144,11 +144,11 @@ def _fitted(trials: Trials, options: Options, where: str) -> Trials:
     sweep, resources = trials.sweep, trials.base.resources
     if not _on_cluster(options):
         if sweep.resources.gpus:
-            cluster.connect(resources)
-            check_gpus(sweep, cluster.connected_size(resources)[1], where)
-        return trials.with_cpus(cpus_of_each(sweep, [cluster.usable_cpus()], where))
-    cluster.connect(resources, options.address)
-    return trials if sweep.resources.cpus else trials.with_cpus(cpus_of_each(sweep, cluster.machine_cpus(), where))
+            ray_session.connect(resources)
+            check_gpus(sweep, ray_session.connected_size(resources)[1], where)
+        return trials.with_cpus(cpus_of_each(sweep, [ray_session.usable_cpus()], where))
+    ray_session.connect(resources, options.address)
+    return trials if sweep.resources.cpus else trials.with_cpus(cpus_of_each(sweep, ray_session.machine_cpus(), where))
 
 
 def _of_sweep(trials: Trials, records: Mapping[str, Record]) -> dict[str, Record]:
@@ -252,7 +252,7 @@ def _tune(
     if count <= 0 or seconds <= 0:
         return
     sweep, base = trials.sweep, trials.base
-    cluster.connect(base.resources, options.address)
+    ray_session.connect(base.resources, options.address)
     import ray.tune
     from ray.tune.schedulers import ASHAScheduler
 
@@ -280,7 +280,7 @@ def _tune(
     )
     gpus = sweep.resources.gpus
     best = max((value_of(sweep, record) for record in _of_sweep(trials, records.read()).values()), default=-1.0)
-    with tempfile.TemporaryDirectory(prefix="weaksam-tune-") as state, cluster.frozen_when_interrupted():
+    with tempfile.TemporaryDirectory(prefix="weaksam-tune-") as state, ray_session.frozen_when_interrupted():
         ray.tune.Tuner(
             ray.tune.with_resources(work, _NEXT_TO_NOTHING if gpus > 1 else {"cpu": trials.cpus, "gpu": gpus}),
             param_space={"settings": ray.tune.grid_search(search)} if listed else {},

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines.cluster import usable_cpus
+from pipelines.engine.ray_session import usable_cpus
 from pipelines.recipe.model import Recipe, explain, read_mapping, read_recipe, shipped_folder
 from pipelines.stages import Fingerprints, Resolved, needed_for, resolve
 from pipelines.store.instances import instance_key

@@ -19,8 +19,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
+from pipelines.engine.stage import Job, Options
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Job, Options
 from pipelines.stages import Resolved, run_instances
 from pipelines.store.explain import explain
 from pipelines.store.tables import DamagedFileError, read_object, write_bytes, write_json

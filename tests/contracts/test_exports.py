@@ -14,12 +14,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.engine.stage import Options
 from pipelines.export import run_export
 from pipelines.export_detections import run_export_detections
 from pipelines.export_pseudo_labels import run_export_pseudo_labels
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.stage import Options
 from pipelines.stages import run_instances
 from pipelines.store.tables import write_bytes
 from tests.pipelines.test_export_detections import write_detections

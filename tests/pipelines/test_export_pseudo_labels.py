@@ -9,10 +9,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.engine.stage import Options
 from pipelines.export_pseudo_labels import LabelledImage, file_stem, file_stems, run_export_pseudo_labels, voc_xml
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.stage import Options
 from pipelines.stages import run_instances
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pipelines.engine.stage import Options
 from pipelines.index import first_in_hash_order, in_hash_order
 from pipelines.recipe.model import load_recipe
-from pipelines.stage import Options
 from pipelines.stages import resolve, run_instances
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES

@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from pipelines import label
+from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.stage import Options
 from pipelines.stages import resolve, run_instances
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, IMAGES, PSEUDO_LABELS, detections_to_row, with_class_names

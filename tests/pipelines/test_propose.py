@@ -17,8 +17,8 @@ from rich.console import Console
 
 from pipelines import cli, propose
 from pipelines.actors import SegmentActor, fetch
+from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.stage import Options
 from pipelines.stages import TooManyDroppedError, run_instances
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row

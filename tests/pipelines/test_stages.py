@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from pipelines import stages
+from pipelines.engine.stage import Job, Options, Stage
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.stage import Job, Options, Stage
 from pipelines.stages import TooManyDroppedError, dropped_allowed, needed_for, resolve, run_instances
 from pipelines.store.instances import Instance, Lock, current_instance, prove
 from pipelines.store.schemas import IMAGES

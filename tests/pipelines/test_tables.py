@@ -10,8 +10,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
+from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.stage import Options
 from pipelines.stages import needed_for, resolve
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.tables import write_json

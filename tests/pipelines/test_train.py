@@ -10,10 +10,10 @@ from rich.console import Console
 from pipelines import train, train_classifier
 from pipelines.byte_cache import ByteCache
 from pipelines.classifier_task import ClassifierTask, LabelledImage, learning_rate, peak_lr, score_classifier
+from pipelines.engine.stage import Options
 from pipelines.index import in_hash_order
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
-from pipelines.stage import Options
 from pipelines.stages import run_instances
 from pipelines.store.schemas import DROPPED, IMAGES
 from pipelines.store.tables import Table

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from pipelines.engine.stage import Options
 from pipelines.recipe.model import load_recipe
-from pipelines.stage import Options
 from pipelines.stages import run_instances
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
+from pipelines.engine.stage import Job, Options
 from pipelines.recipe.config import ReportConfig
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Job, Options
 from pipelines.store.heat_maps import write_heat_map
 from pipelines.store.instances import Instance, Lock
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names

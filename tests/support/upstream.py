@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe
-from pipelines.stage import Options
 from pipelines.stages import needed_for, resolve, run_instances
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from weaksam.datasets import open_dataset

@@ -120,8 +120,8 @@ def test_label_free_figures_are_read_from_the_agreement(tmp_path):
 def test_pseudo_labels_are_measured_on_two_halves_that_never_meet(tmp_path):
     from rich.console import Console
 
+    from pipelines.engine.stage import Options
     from pipelines.evaluate_pseudo_labels import measure
-    from pipelines.stage import Options
     from pipelines.stages import resolve, run_instances
     from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipelines.stage import Options
+from pipelines.engine.stage import Options
 from pipelines.stages import resolve
 from pipelines.store.instances import Lock
 from tests.support.driver import Driver

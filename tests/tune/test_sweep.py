@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from pipelines import index
-from pipelines.cluster import usable_cpus
+from pipelines.engine.ray_session import usable_cpus
 from pipelines.stages import resolve
 from tests.support.upstream import SWEEP, write_files
 from tune.sweep import Trials, check_gpus, check_recipes, cpus_of_each, load_sweep, shipped_sweeps, whole_numbers

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pipelines.stage import Options
+from pipelines.engine.stage import Options
 from tests.support.s3_server import s3_server
 from tests.support.upstream import SWEEP, finish_upstream, write_files
 from tune.sweep import Trials, load_sweep

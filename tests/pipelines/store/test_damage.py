@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.engine.status import leftovers, run_status
 from pipelines.export import finished_instance
 from pipelines.imports import run_import
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.status import leftovers, run_status
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS
 from pipelines.store.tables import DamagedFileError, Table

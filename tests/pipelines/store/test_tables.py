@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.store import tables as store
+from pipelines.store import tables
 from pipelines.store.schemas import DROPPED, IMAGES, with_class_names
 from pipelines.store.tables import (
     DamagedFileError,
@@ -316,7 +316,7 @@ def test_a_write_that_fails_names_the_file_and_leaves_what_was_there(
 ) -> None:
     uri = str(tmp_path / "file.json")
     write_bytes(uri, b"before")
-    monkeypatch.setattr(store, "open", FullDisk, raising=False)
+    monkeypatch.setattr(tables, "open", FullDisk, raising=False)
     with pytest.raises(OSError, match="No space left on device") as failed:
         write_bytes(uri, b"after")
     assert (failed.value.errno, failed.value.filename) == (errno.ENOSPC, uri)

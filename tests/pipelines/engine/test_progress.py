@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipelines import progress
-from pipelines.progress import rows_progress, sign_of_life
+from pipelines.engine import progress
+from pipelines.engine.progress import rows_progress, sign_of_life
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import Table
 from tests.support.patience import wait_until

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 import weaksam
-from pipelines import interrupts
-from pipelines.interrupts import Stopped, exit_code, in_a_thread, install, kept
+from pipelines.engine import interrupts
+from pipelines.engine.interrupts import Stopped, exit_code, in_a_thread, install, kept
 from tests.support.patience import wait_until
 
 ROOT = Path(weaksam.__file__).parents[1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import interrupts, ray_address
+from pipelines.engine import interrupts, ray_address
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.store.explain import explain, last_line
 from weaksam.errors import ConfigError, RunError, StorageError

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pipelines import analyse_noise, analyse_prompts, analyse_similarity, evaluate_detections, evaluate_proposals
 from pipelines import evaluate_pseudo_labels as pseudo
-from pipelines.text_table import Kind, TextTable
+from pipelines.engine.text_table import Kind, TextTable
 
 THRESHOLDS = (0.5, 0.75, 0.9)
 NARROW = (40, 80)

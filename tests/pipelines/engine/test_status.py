@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.status import instances_in_order, leftovers, remove, run_dropped, run_status
+from pipelines.engine.status import instances_in_order, leftovers, remove, run_dropped, run_status
 from pipelines.store.instances import Instance, Lock
 from pipelines.store.schemas import DROPPED, IMAGES
 from pipelines.store.tables import Table, write_bytes, write_json

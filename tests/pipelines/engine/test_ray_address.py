@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines import ray_address
-from pipelines.ray_address import check_address, chosen_address, host_and_port
+from pipelines.engine import ray_address
+from pipelines.engine.ray_address import check_address, chosen_address, host_and_port
 from tests.support.listening import HTTP, SETTINGS, free_port, server
 from weaksam.errors import ConfigError, RunError
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipelines import cluster
 from pipelines.detect import DETECTOR_FILE
+from pipelines.engine import ray_session
+from pipelines.engine.stage import Options
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
-from pipelines.stage import Options
 from pipelines.stages import needed_for, resolve, run_instances
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, DROPPED, IMAGES, PROPOSALS, detections_from_row
@@ -129,12 +129,12 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
 def test_here_means_no_worker_and_a_gpu_only_if_asked():
     sizes = choose_resources(ResourcesConfig(here=True), 4, 3, 0)
     assert (sizes.workers, sizes.threads, sizes.use_gpu, sizes.loader_processes) == (0, 3, False, 0)
-    assert cluster.connected_size(ResourcesConfig(here=True, cpus=3)) == (3, 0)
+    assert ray_session.connected_size(ResourcesConfig(here=True, cpus=3)) == (3, 0)
     on_gpu = ResourcesConfig(here=True, cpus=3, gpus_per_actor=1)
-    assert cluster.connected_size(on_gpu) == (3, 1)
+    assert ray_session.connected_size(on_gpu) == (3, 1)
     sizes = choose_resources(on_gpu, 4, 3, 1)
     assert (sizes.workers, sizes.threads, sizes.use_gpu, sizes.loader_processes) == (0, 3, True, 2)
-    assert cluster.pool_sizes(on_gpu, 10, True, 3, 1).gpu_share == 1
+    assert ray_session.pool_sizes(on_gpu, 10, True, 3, 1).gpu_share == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -142,7 +142,7 @@ def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(
         ConfigError, match=r"resources\.gpus_per_actor: expected 0, because torch finds no GPU here, got 1"
     ):
-        cluster.connect(ResourcesConfig(here=True, gpus_per_actor=1))
+        ray_session.connect(ResourcesConfig(here=True, gpus_per_actor=1))
 
 
 @pytest.mark.parametrize("setting", [{"train_workers": 2}, {"segment_actors": 3}, {"gpus_per_actor": 0.5}])
@@ -150,4 +150,4 @@ def test_here_refuses_what_it_would_have_to_ignore(setting):
     with pytest.raises(ConfigError, match=r"resources\.\w+: expected none beside resources\.here"):
         ResourcesConfig(here=True, **setting)
     with pytest.raises(ConfigError, match="expected no --address beside it, got auto"):
-        cluster.connect(ResourcesConfig(here=True), "auto")
+        ray_session.connect(ResourcesConfig(here=True), "auto")

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines import cluster
-from pipelines.cluster import PoolSizes, pool_sizes, usable_cpus
+from pipelines.engine import ray_session
+from pipelines.engine.ray_session import PoolSizes, pool_sizes, usable_cpus
 from pipelines.recipe.config import ResourcesConfig
 from tests.support.patience import wait_until
 from weaksam.errors import ConfigError, RunError, StorageError
@@ -98,14 +98,14 @@ def test_a_temporary_folder_that_ray_cannot_use_is_told_before_ray_fails_on_it(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
     with pytest.raises(StorageError, match=r"temporary folder .*/file.*RAY_TMPDIR.*resources.here"):
-        cluster._start(2, {})
+        ray_session._start(2, {})
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/tmp/ray/tmp0")
 
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
     with pytest.raises(StorageError, match="/tmp/ray/tmp0: no space left on this disk"):
-        cluster._check_writable(tmp_path)
+        ray_session._check_writable(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_a_ray_that_does_not_start_here_is_one_line(error: Exception, monkeypatc
 
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(RunError, match=r"Ray did not start on this machine: .*resources.here=true") as raised:
-        cluster._start(2, {})
+        ray_session._start(2, {})
     assert "\n" not in str(raised.value)
 
 
 def test_one_line_of_a_library_is_held_back_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
-    with cluster._filtered_stderr("max_restarts"):
+    with ray_session._filtered_stderr("max_restarts"):
         os.write(2, b"before\ncore_worker.cc: max_restarts > 0\nafter\n")
     os.write(2, b"max_restarts later\n")
     assert capfd.readouterr().err == "before\nafter\nmax_restarts later\n"
@@ -146,24 +146,24 @@ def test_processes_are_halted_before_an_interrupt_goes_on_and_killed_at_the_end(
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         family = [psutil.Process(process.pid), psutil.Process(int(process.stdout.readline()))]
-        started = {member.pid for member in cluster._descendants()}
+        started = {member.pid for member in ray_session._descendants()}
         assert {member.pid for member in family} <= started
         # Not what other tests have started, which would never go on.
-        monkeypatch.setattr(cluster, "_descendants", lambda: family)
+        monkeypatch.setattr(ray_session, "_descendants", lambda: family)
         try:
-            with pytest.raises(KeyboardInterrupt), cluster.frozen_when_interrupted():
+            with pytest.raises(KeyboardInterrupt), ray_session.frozen_when_interrupted():
                 raise KeyboardInterrupt
             wait_until(lambda: [member.status() for member in family] == [psutil.STATUS_STOPPED] * 2)
         finally:
-            cluster._kill(family)
+            ray_session._kill(family)
 
 
 @pytest.mark.ray
 def test_joining_twice_joins_once(ray_cluster: None) -> None:
     import ray
 
-    cluster.connect(ResourcesConfig(cpus=9), "127.0.0.1:1")
-    assert cluster.connected_size(ResourcesConfig()) == (4, 0)
-    assert cluster.connected_size(ResourcesConfig(cpus=3)) == (3, 0)
-    assert cluster.connected_size(ResourcesConfig(cpus=9)) == (4, 0)
+    ray_session.connect(ResourcesConfig(cpus=9), "127.0.0.1:1")
+    assert ray_session.connected_size(ResourcesConfig()) == (4, 0)
+    assert ray_session.connected_size(ResourcesConfig(cpus=3)) == (3, 0)
+    assert ray_session.connected_size(ResourcesConfig(cpus=9)) == (4, 0)
     assert ray.data.DataContext.get_current().enable_progress_bars is False

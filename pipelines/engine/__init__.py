@@ -1,0 +1,1 @@
+"""What every stage needs: its definition, Ray, interrupts, progress, status."""
