@@ -109,7 +109,8 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
 
 def _loop(recipe: object, out: str, threads: int) -> float:
     """Run the stage's own operators one after another in this process, without Ray."""
-    from pipelines.actors import ActorSpec, SegmentActor, fetch
+    from pipelines.actors import ActorSpec, SegmentActor
+    from pipelines.dataflow.rows import fetch
     from pipelines.propose import planned_images
     from pipelines.recipe.model import Recipe
     from pipelines.store.instances import Instance, current_instance

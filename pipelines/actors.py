@@ -1,24 +1,19 @@
-"""What runs inside Ray: plain functions and classes, columns in and columns out, callable in a test without Ray.
+"""The workers of ``propose``: columns in and columns out, callable in a test without Ray.
 
     fetch (tasks)  uri -> encoded bytes, checked        PromptActor  bytes -> prompts        SegmentActor  prompts -> boxes
 
-Encoded bytes and points travel between them; pixels and activation maps never do. An image that cannot be used gets a
-``reason`` and passes through to the last actor, which writes it into ``_dropped``; nothing is raised for a single image.
+Encoded bytes and points travel between them; pixels and activation maps never do.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from pipelines.dataflow.rows import FETCHED, decode_row, finish_batch, guarded, use_threads
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import (
     PROMPT_COLUMNS,
@@ -27,31 +22,9 @@ from pipelines.store.schemas import (
     prompts_to_columns,
     proposals_to_row,
 )
-from pipelines.store.tables import part_name
 from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig, SelectiveSearchConfig
-from weaksam.errors import ImageError
 from weaksam.structures import CLUE_SOURCES, ClassMaps
 
-logger = logging.getLogger(__name__)
-
-_READERS = 16  # concurrent reads per fetching task: a bucket answers each in tens of milliseconds
-
-TODO = pa.schema(
-    [
-        pa.field("image_id", pa.string()),
-        pa.field("split", pa.string()),
-        pa.field("uri", pa.string()),
-        pa.field("labels", pa.list_(pa.int32())),  # what gating may use; null = predict
-    ]
-)
-FETCHED = pa.schema(
-    [
-        *TODO,
-        pa.field("bytes", pa.binary()),
-        pa.field("reason", pa.string()),  # null = fine
-        pa.field("detail", pa.string()),
-    ]
-)
 PROMPTED = pa.schema([*FETCHED, *PROMPT_COLUMNS])
 
 
@@ -69,24 +42,6 @@ class ActorSpec:
     gallery: frozenset[str]  # ids of the images whose heat maps the report will show
     threads: int
     device: str  # "cpu" or "cuda"
-
-
-def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
-    """Read and validate images, one thread each; what cannot be used gets a reason. Columns TODO -> FETCHED."""
-    from weaksam.files import read_bytes
-    from weaksam.images import check_resized, decode_image
-
-    def one(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            data = read_bytes(row["uri"])
-            image = decode_image(data)
-            check_resized(image.shape[:2], longest_side)
-        except ImageError as error:
-            return {**row, "bytes": None, "reason": error.reason, "detail": error.detail}
-        return {**row, "bytes": data, "reason": None, "detail": None}
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        return pa.Table.from_pylist(list(pool.map(one, batch.to_pylist())), schema=FETCHED)
 
 
 class PromptActor:
@@ -156,65 +111,6 @@ class SearchActor:
         from weaksam.selective_search import selective_search
 
         return proposals_to_row(row["image_id"], row["split"], selective_search(decode_row(row), self._config))
-
-
-def finish_batch(instance: Instance, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Set rows with a reason aside into ``_dropped``; return the others as the table that is written."""
-    write_dropped(instance, [row for row in rows if row.get("reason")])
-    return pa.Table.from_pylist([row for row in rows if not row.get("reason")], schema=schema)
-
-
-def write_dropped(instance: Instance, rows: list[Mapping[str, Any]]) -> None:
-    """Write images that cannot be used into ``_dropped``, under a name that a retried task writes again."""
-    if not rows:
-        return
-    verb = instance.name.partition(".")[0]
-    columns = ("image_id", "split", "uri", "reason")
-    instance.dropped.write_rows(
-        [{**{c: row[c] for c in columns}, "stage": verb, "detail": row["detail"] or ""} for row in rows],
-        part_name(row["image_id"] for row in rows),
-    )
-
-
-def guarded(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any], missing: Any) -> dict[str, Any]:
-    """Run ``work`` on a row that is fine so far; a failure becomes its reason. A broken GPU ends the process instead."""
-    blank = {f.name: None for f in missing}
-    if row["reason"]:
-        return {**row, **blank}
-    try:
-        return work(row)
-    except ImageError as error:
-        reason, detail = error.reason, error.detail
-    except OSError:  # of the storage that heat maps are written to; images are read in ``fetch``
-        raise
-    except Exception as error:  # one image must not cost the job; --max-dropped judges how many may fail
-        if "CUDA error" in str(error):
-            logger.exception("the GPU context is broken; this actor ends and a fresh one takes over")
-            os._exit(1)  # sys.exit can hang the pool (ray#62746), and every later call here would fail as well
-        reason, detail = _failure_reason(error), f"{type(error).__name__}: {error}"
-        logger.exception("image %s", row["image_id"])
-    return {**row, **blank, "reason": reason, "detail": detail[:500]}
-
-
-def _failure_reason(error: Exception) -> str:
-    import torch
-
-    return "out of GPU memory" if isinstance(error, torch.cuda.OutOfMemoryError) else "internal error"
-
-
-def decode_row(row: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Return the pixels of a fetched row."""
-    from weaksam.images import decode_image
-
-    return decode_image(row["bytes"])
-
-
-def use_threads(threads: int, device: str) -> None:
-    """Give torch this many threads in this process when it computes on the CPU."""
-    import torch
-
-    if device == "cpu":
-        torch.set_num_threads(threads)
 
 
 def _heat_map_writer(instance: Instance, image_id: str) -> Callable[[ClassMaps], None]:

@@ -23,13 +23,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.actors import guarded, use_threads, write_dropped
+from pipelines.dataflow.passes import Pools, work_off
+from pipelines.dataflow.rows import guarded, use_threads, write_dropped
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate_proposals import row_label
 from pipelines.index import in_hash_order
-from pipelines.passes import Pools, work_off
 from pipelines.recipe.model import Recipe, to_plain
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 ANALYSIS_FILE = "analysis.json"
 
-TODO = pa.schema(
+PLANNED = pa.schema(
     [
         pa.field("image_id", pa.string()),
         pa.field("split", pa.string()),
@@ -216,7 +216,7 @@ def segment_controls(
 
 
 class ControlActor:
-    """Holds SAM; turns images and the prompts they had into the proposals of their controls. Columns TODO -> PROPOSALS."""
+    """Holds SAM; turns images and the prompts they had into the proposals of their controls. Columns PLANNED -> PROPOSALS."""
 
     def __init__(
         self,
@@ -414,10 +414,10 @@ def reads(_recipe: Recipe) -> tuple[str, ...]:
 
 
 def _planned(propose: Instance, index: Instance, split: str, max_images: int) -> pa.Table:
-    """Return the images to analyse as TODO rows."""
+    """Return the images to analyse as PLANNED rows."""
     table = propose.table(PROPOSALS)
     chosen = set(first_proposed(table, split, max_images))
     uris = {row["image_id"]: row["uri"] for row in index.table(IMAGES).iter_rows(["image_id", "uri"])}
     columns = ["image_id", "split", *(field.name for field in PROMPT_COLUMNS)]
     rows = [row | {"uri": uris[row["image_id"]]} for row in table.iter_rows(columns) if row["image_id"] in chosen]
-    return pa.Table.from_pylist(rows, schema=TODO)
+    return pa.Table.from_pylist(rows, schema=PLANNED)

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.actors import TODO, decode_row, fetch, finish_batch, guarded, use_threads
+from pipelines.dataflow.passes import Pools, work_off
+from pipelines.dataflow.rows import PLANNED, decode_row, fetch, finish_batch, guarded, use_threads
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Content, Job, Stage
-from pipelines.passes import Pools, work_off
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance
 from pipelines.store.proposal_boxes import ProposalBoxes
@@ -195,7 +195,7 @@ def _mirrored_back(found: Detections, image: NDArray[np.uint8]) -> Detections:
 
 
 def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectConfig, where: str) -> pa.Table:
-    """Return the images to work on as TODO rows: those of the chosen splits, with a row of proposals where it takes any.
+    """Return the images to work on as PLANNED rows: those of the chosen splits, with a row of proposals where it takes any.
 
     Args:
         images: the images table.
@@ -218,7 +218,7 @@ def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectCo
     if not rows:
         has = "" if proposed is None else " has proposals"
         raise DataError(f"{where}.splits: no image of {', '.join(config.splits) or 'any split'}{has}")
-    return pa.Table.from_pylist(rows, schema=TODO)
+    return pa.Table.from_pylist(rows, schema=PLANNED)
 
 
 def _supervision(job: Job) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.actors import TODO, ActorSpec, PromptActor, SearchActor, SegmentActor, fetch
+from pipelines.actors import ActorSpec, PromptActor, SearchActor, SegmentActor
+from pipelines.dataflow.passes import Pools, work_off
+from pipelines.dataflow.rows import PLANNED, fetch
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Content, Job, Stage
 from pipelines.index import in_hash_order
-from pipelines.passes import Pools, work_off
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, with_class_names
@@ -49,7 +50,7 @@ def execute(job: Job) -> dict[str, Any]:
 
 
 def planned_images(images: pa.Table, recipe: Recipe) -> pa.Table:
-    """Return the indexed images to work on as TODO rows, their labels being those that gating may use."""
+    """Return the indexed images to work on as PLANNED rows, their labels being those that gating may use."""
     wanted = recipe.propose.splits
     splits = set(images["split"].to_pylist())
     unknown = [s for s in wanted if s not in splits]
@@ -61,7 +62,7 @@ def planned_images(images: pa.Table, recipe: Recipe) -> pa.Table:
         for r in images.to_pylist()
         if not wanted or r["split"] in wanted
     ]
-    return pa.Table.from_pylist(rows, schema=TODO)
+    return pa.Table.from_pylist(rows, schema=PLANNED)
 
 
 def _actor_spec(job: Job, images: pa.Table, class_names: tuple[str, ...], sizes: ray_session.PoolSizes) -> ActorSpec:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipelines import analyse_prompts
 from pipelines.analyse_prompts import (
-    TODO,
+    PLANNED,
     Control,
     ControlActor,
     analysed_split,
@@ -264,7 +264,7 @@ def test_an_actor_alone_turns_prompts_into_controls_and_sets_bad_images_aside(tm
     rows[1]["uri"] = "/nowhere.png"
     instance = Instance(run, "analyse.prompts", "k")
     actor = ControlActor(instance, SamConfig(name="builtin"), ProposalsConfig(), SOURCES, (0,), 1, "cpu")
-    done = actor(planned.from_pylist(rows, schema=TODO)).to_pylist()
+    done = actor(planned.from_pylist(rows, schema=PLANNED)).to_pylist()
     assert [row["image_id"] for row in done] == [rows[0]["image_id"]]
     assert set(done[0]["source"]) <= {"random-0:fine", "random-0:cross"} | {f"dense-grid:{s}" for s in SOURCES}
     assert [(row["image_id"], row["reason"]) for row in instance.dropped.iter_rows()] == [

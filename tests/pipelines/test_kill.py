@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.actors import ActorSpec, SegmentActor, fetch
+from pipelines.actors import ActorSpec, SegmentActor
+from pipelines.dataflow.rows import fetch
 from pipelines.propose import planned_images
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.stages import resolve

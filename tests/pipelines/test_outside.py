@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 import weaksam
-from pipelines import actors, cli
-from pipelines.lost_rows import errors_of_tasks, raise_unless_processes_died
+from pipelines import cli
+from pipelines.dataflow.lost_rows import errors_of_tasks, raise_unless_processes_died
+from pipelines.dataflow.rows import guarded
 from pipelines.recipe.model import load_recipe
 from pipelines.stages import resolve
 from pipelines.store import tables as store
@@ -137,8 +138,8 @@ def test_a_disk_that_fills_up_on_the_way_costs_no_image(
 def test_an_image_is_not_dropped_for_a_full_disk() -> None:
     row = {"image_id": "a", "reason": None}
     with pytest.raises(OSError, match="No space left"):
-        actors.guarded(raising(FULL), row, ())
-    assert actors.guarded(raising(KeyError("x")), row, ())["reason"] == "internal error"
+        guarded(raising(FULL), row, ())
+    assert guarded(raising(KeyError("x")), row, ())["reason"] == "internal error"
 
 
 def test_what_ray_data_goes_on_after_stops_the_stage_where_the_disk_is_full() -> None:

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from pipelines import cli, propose
-from pipelines.actors import SegmentActor, fetch
+from pipelines.actors import SegmentActor
+from pipelines.dataflow.rows import fetch
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.stages import TooManyDroppedError, run_instances

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pipelines.actors import write_dropped
+from pipelines.dataflow.lost_rows import errors_of_tasks, raise_unless_processes_died
+from pipelines.dataflow.rows import write_dropped
 from pipelines.engine import ray_session
 from pipelines.engine.progress import rows_progress
 from pipelines.engine.stage import Job
-from pipelines.lost_rows import errors_of_tasks, raise_unless_processes_died
 from pipelines.store.instances import prove
 from pipelines.store.tables import Table, part_name
 from weaksam.heap import KEEP_HEAP_ENV

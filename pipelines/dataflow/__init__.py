@@ -1,0 +1,1 @@
+"""Rows through workers: over Ray Data, or in this process."""
