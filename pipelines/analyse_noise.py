@@ -22,7 +22,7 @@ from pipelines.recipe.model import Recipe
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS
 from pipelines.store.tables import write_json
-from pipelines.train import CHECKPOINTS
+from pipelines.training.fit import CHECKPOINTS
 from weaksam.config import RoiDropConfig, require
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.structures import GroundTruth, PseudoGroundTruth
@@ -41,7 +41,7 @@ LOSSES = {"cls": "classification loss", "reg": "box loss"}
 
 def execute(job: Job) -> dict[str, Any]:
     """Measure, write ``analysis.json`` and print it; without true boxes there is nothing to measure and no file."""
-    from pipelines.train import granted_split
+    from pipelines.training.fit import granted_split
     from weaksam.datasets import open_dataset
 
     truth = open_dataset(job.recipe.data).ground_truth(granted_split(job))
@@ -257,9 +257,9 @@ def _preliminary(job: Job) -> tuple[RetrainTask, FasterRcnn, int]:
     """Return the training as it was when the drop began, on the GPU if there is one."""
     import torch
 
-    from pipelines.checkpoints import Checkpoints
     from pipelines.retrain import choose_images
     from pipelines.retrain_task import RetrainTask
+    from pipelines.training.checkpoints import Checkpoints
     from weaksam.detectors.faster_rcnn import FasterRcnn
 
     recipe, index = job.recipe, job.upstream["index"].table(IMAGES)

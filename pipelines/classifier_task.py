@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.byte_cache import ByteCache
-from pipelines.training import Losses, Position, TrainingPlan, steps_of
+from pipelines.training.byte_cache import ByteCache
+from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
 from weaksam.clues import build_classifier
 from weaksam.clues.network import ClueNetwork
 from weaksam.config import ClassifierConfig

@@ -20,7 +20,7 @@ from pipelines.engine.stage import Job, Stage
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance, prove
 from pipelines.store.schemas import BOX, DETECTIONS, IMAGES, PSEUDO_LABELS, with_class_names
-from pipelines.train import granted_split
+from pipelines.training.fit import granted_split
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError
 from weaksam.pseudo_labels import KEPT, REASONS, Selection, fill_in, select

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipelines.byte_cache import ByteCache
-from pipelines.schedules import MOMENTUM, milestones_passed, warmed_up
 from pipelines.store.proposal_boxes import ProposalBoxes
 from pipelines.store.tables import Table
-from pipelines.training import Losses, Position, TrainingPlan, steps_of
+from pipelines.training.byte_cache import ByteCache
+from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
+from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
 from weaksam.config import MilConfig
 from weaksam.detectors import WeakDetector, build_detector, pixel_format
 from weaksam.detectors.views import collate, prepare_proposals, training_sample

@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 
 from pipelines import charts, pictures
 from pipelines.evaluate_detections import DETECTOR, WHOLE_IMAGE
-from pipelines.loss_drop import dropped_shares
 from pipelines.recipe.config import ReportConfig
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import DETECTIONS, detections_from_row
-from pipelines.train import CHECKPOINTS
+from pipelines.training.fit import CHECKPOINTS
+from pipelines.training.loss_drop import dropped_shares
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.errors import ImageError
 from weaksam.files import join
 from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth
 
 if TYPE_CHECKING:
-    from pipelines.training import Progress
+    from pipelines.training.task import Progress
 
 TRAININGS = ("train-classifier", "train-mil", "retrain")  # verbs
 VERDICTS = {"correct": "correct", "part": "part", "elsewhere": "elsewhere", "undetected": "missed class"}
@@ -47,7 +47,7 @@ def trainings(upstream: Mapping[str, Instance]) -> list[dict[str, Any]]:
     names = [name for name in upstream if name.partition(".")[0] in TRAININGS]
     if not names:
         return []
-    from pipelines.checkpoints import read_scalars  # with torch
+    from pipelines.training.checkpoints import read_scalars  # with torch
 
     found = ((n, read_scalars(join(upstream[n].file(CHECKPOINTS), upstream[n].key))) for n in names)
     return [_training(name, rows) for name, rows in found if rows]

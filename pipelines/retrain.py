@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.detect import DETECTOR_FILE
 from pipelines.engine.stage import Job, Stage
-from pipelines.loss_drop import dropped_shares, warn_of_dropped_positives
 from pipelines.recipe.model import Recipe
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.store.tables import write_bytes
-from pipelines.train import describe, initial_weights, train
+from pipelines.training.fit import describe, initial_weights, train
+from pipelines.training.loss_drop import dropped_shares, warn_of_dropped_positives
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:
     from pipelines.retrain_task import BoxedImage
-    from pipelines.training import Progress
+    from pipelines.training.task import Progress
 
 # Where weights lie, which instance the boxes come from (its key is read) and what the detect stage adds is not in the key.
 _NOT_METHOD = ("init", "weights", "pseudo_labels", "faster_rcnn", "dino", "test")

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipelines.byte_cache import ByteCache
-from pipelines.schedules import MOMENTUM, milestones_passed, warmed_up
-from pipelines.training import Losses, Position, TrainingPlan, steps_of
+from pipelines.training.byte_cache import ByteCache
+from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
+from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
 from weaksam.config import RetrainConfig
 from weaksam.detectors import RetrainedDetector, build_retrained
 from weaksam.detectors.backbones import pixel_format

@@ -18,7 +18,7 @@ from pipelines.recipe.model import Recipe
 from pipelines.store.numbers import known
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import write_bytes, write_json
-from pipelines.train import granted_split, initial_weights, train
+from pipelines.training.fit import granted_split, initial_weights, train
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pipelines.engine.stage import Job, Stage
 from pipelines.recipe.model import Recipe
 from pipelines.store.schemas import IMAGES, PROPOSALS
 from pipelines.store.tables import write_bytes
-from pipelines.train import describe, granted_split, initial_weights, train
+from pipelines.training.fit import describe, granted_split, initial_weights, train
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:

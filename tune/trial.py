@@ -150,8 +150,8 @@ class EarlyLook:
         due = [p for p in early_percents(self._sweep) if self._told < p <= 100 * row.step / row.steps]
         if not due or row.step == row.steps:
             return
-        from pipelines.checkpoints import Checkpoints
-        from pipelines.train import CHECKPOINTS
+        from pipelines.training.checkpoints import Checkpoints
+        from pipelines.training.fit import CHECKPOINTS
 
         state = Checkpoints(f"{job.instance.file(CHECKPOINTS)}/{job.instance.key}", task.plan).newest()
         if state is None or 100 * state["step"] < due[-1] * row.steps:

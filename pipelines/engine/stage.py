@@ -17,7 +17,7 @@ from pipelines.store.instances import Instance, Lock
 
 if TYPE_CHECKING:
     from pipelines.retrain_task import RetrainTask
-    from pipelines.training import Progress
+    from pipelines.training.task import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,13 @@ import pytest
 
 from pipelines import evaluate, pictures, report, report_detections
 from pipelines.charts import Line, bar, loss_chart, round_numbers
-from pipelines.checkpoints import write_scalars
 from pipelines.recipe.config import ReportConfig
 from pipelines.report_detections import averages, evaluations, tiles, trainings, worst_failures
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from pipelines.store.tables import write_json
-from pipelines.training import Progress
+from pipelines.training.checkpoints import write_scalars
+from pipelines.training.task import Progress
 from tests.pipelines.test_report import NASTY, Page
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from tests.support.metric_images import found, truth

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.checkpoints import read_scalars
 from pipelines.recipe.model import load_recipe
 from pipelines.retrain import choose_images
 from pipelines.retrain_task import BoxedImage, RetrainTask
 from pipelines.stages import resolve
-from pipelines.training import Position, TrainingResources
-from pipelines.worker_loop import run_training
+from pipelines.training.checkpoints import read_scalars
+from pipelines.training.loop import run_training
+from pipelines.training.task import Position, TrainingResources
 from tests.support.tolerances import near, roundings_in
 from tests.support.two_workers import train_two
 from weaksam.config import (

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.checkpoints import read_scalars
 from pipelines.mil_task import MilTask, WeakImage
 from pipelines.recipe.model import load_recipe
-from pipelines.schedules import warmed_up
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
 from pipelines.store.tables import Table
 from pipelines.train_mil import choose_images
-from pipelines.training import Position, TrainingResources
-from pipelines.worker_loop import run_training
+from pipelines.training.checkpoints import read_scalars
+from pipelines.training.loop import run_training
+from pipelines.training.schedules import warmed_up
+from pipelines.training.task import Position, TrainingResources
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S
 from tests.support.tolerances import near, roundings_in

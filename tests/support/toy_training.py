@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipelines.training import Losses, Position, TrainingPlan, TrainingResources, steps_of
-from pipelines.worker_loop import run_training
+from pipelines.training.loop import run_training
+from pipelines.training.task import Losses, Position, TrainingPlan, TrainingResources, steps_of
 from weaksam.errors import ImageError
 from weaksam.transforms import derive_seed
 

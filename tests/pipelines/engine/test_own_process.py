@@ -20,7 +20,7 @@ from pipelines.stages import needed_for, resolve, run_instances
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, DROPPED, IMAGES, PROPOSALS, detections_from_row
 from pipelines.store.tables import Table, write_bytes
-from pipelines.train import choose_resources
+from pipelines.training.fit import choose_resources
 from tests.support.tolerances import assert_near, roundings_in
 from tests.support.upstream import RECIPE, finish_upstream
 from weaksam.datasets.shapes import CLASS_NAMES

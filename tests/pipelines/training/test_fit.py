@@ -7,8 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipelines import train, train_classifier
-from pipelines.byte_cache import ByteCache
+from pipelines import train_classifier
 from pipelines.classifier_task import ClassifierTask, LabelledImage, learning_rate, peak_lr, score_classifier
 from pipelines.engine.stage import Options
 from pipelines.index import in_hash_order
@@ -17,8 +16,10 @@ from pipelines.recipe.model import load_recipe
 from pipelines.stages import run_instances
 from pipelines.store.schemas import DROPPED, IMAGES
 from pipelines.store.tables import Table
-from pipelines.training import Position, Progress, TrainingResources
-from pipelines.worker_loop import run_training
+from pipelines.training import fit as train
+from pipelines.training.byte_cache import ByteCache
+from pipelines.training.loop import run_training
+from pipelines.training.task import Position, Progress, TrainingResources
 from weaksam.clues import classifier_to_bytes, load_classifier
 from weaksam.config import ClassifierConfig, ResNetCamConfig, ShapesConfig, WeakTrConfig
 from weaksam.datasets.shapes import shape_uri

@@ -22,7 +22,7 @@ from pipelines.recipe.config import ResourcesConfig
 from weaksam.config import MilConfig, RetrainConfig
 
 if TYPE_CHECKING:
-    from pipelines.training import Progress, TrainingResources, TrainingResult, TrainingTask
+    from pipelines.training.task import Progress, TrainingResources, TrainingResult, TrainingTask
 
 CHECKPOINTS = "checkpoints"  # folder of an instance
 MOST_THREADS = 16  # of one worker; small networks gain nothing from more
@@ -48,7 +48,7 @@ def train(
     Returns:
         The result, and what every training's manifest says: text, steps, images, throughput.
     """
-    from pipelines.worker_loop import run_training
+    from pipelines.training.loop import run_training
 
     plan = task.plan
     ray_session.connect(job.recipe.resources, job.options.address)
@@ -113,7 +113,7 @@ def choose_resources(config: ResourcesConfig, batch_size: int, cpus: int, gpus: 
     On GPUs there is one worker on each, as many as share the batch evenly, and its CPUs load images. Without a GPU one worker
     takes all CPUs: convolutions use threads better than a second copy of the network does. With ``here`` the driver trains.
     """
-    from pipelines.training import TrainingResources
+    from pipelines.training.task import TrainingResources
 
     workers = config.train_workers
     if not workers:

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from pipelines.loss_drop import dropped_shares, warn_of_dropped_positives
-from pipelines.training import Progress
+from pipelines.training.loss_drop import dropped_shares, warn_of_dropped_positives
+from pipelines.training.task import Progress
 
 
 def row(step, **counts):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from pipelines.training import Progress
+    from pipelines.training.task import Progress
 
 
 def dropped_shares(rows: Sequence[Progress]) -> dict[str, float]:

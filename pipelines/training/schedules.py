@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.training import Position
+from pipelines.training.task import Position
 
 MOMENTUM = 0.9  # of SGD, in all published schedules
 

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.checkpoints import read_scalars
 from pipelines.engine import interrupts, ray_session
 from pipelines.store.explain import explain, storage_failure
-from pipelines.training import NonFiniteLossError, Progress, TrainingResources
+from pipelines.training.checkpoints import read_scalars
+from pipelines.training.task import NonFiniteLossError, Progress, TrainingResources
 from weaksam.errors import CheckpointError, ConfigError, RunError, WeaksamError
 from weaksam.files import join
 

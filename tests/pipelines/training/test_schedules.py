@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from pipelines.recipe.model import load_recipe
-from pipelines.schedules import milestones_passed
-from pipelines.training import Position
+from pipelines.training.schedules import milestones_passed
+from pipelines.training.task import Position
 from weaksam.config import MilConfig, RetrainConfig
 from weaksam.errors import ConfigError
 

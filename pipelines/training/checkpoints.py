@@ -22,7 +22,7 @@ import torch
 from tensorboardX import SummaryWriter
 
 from pipelines.store.tables import set_aside, write_bytes
-from pipelines.training import Progress, TrainingPlan
+from pipelines.training.task import Progress, TrainingPlan
 from weaksam.errors import CheckpointError, RunError
 from weaksam.files import join, open_fs
 from weaksam.state_dicts import read_pickled

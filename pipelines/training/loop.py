@@ -22,8 +22,8 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipelines.checkpoints import Checkpoints, read_scalars, write_events, write_scalars
-from pipelines.training import (
+from pipelines.training.checkpoints import Checkpoints, read_scalars, write_events, write_scalars
+from pipelines.training.task import (
     Losses,
     NonFiniteLossError,
     Position,
@@ -89,7 +89,7 @@ def run_training(
             device = torch.device("cuda" if resources.use_gpu else "cpu")
             Worker(task, resources, folder, progress=progress, device=device).run()
     elif resumed_at < plan.steps:
-        from pipelines.worker_group import run_on_ray
+        from pipelines.training.ray_workers import run_on_ray
 
         def run_worker(**place: Any) -> None:
             Worker(task, resources, folder, **place).run()

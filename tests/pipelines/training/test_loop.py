@@ -14,9 +14,9 @@ import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
-from pipelines.checkpoints import Checkpoints, read_scalars, write_events
-from pipelines.training import Losses, NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
-from pipelines.worker_loop import GlobalBatches, _loader
+from pipelines.training.checkpoints import Checkpoints, read_scalars, write_events
+from pipelines.training.loop import GlobalBatches, _loader
+from pipelines.training.task import Losses, NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
 from tests.support import toy_training
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.tolerances import assert_near, near, roundings_in
@@ -180,7 +180,7 @@ def test_a_training_that_dies_right_after_a_checkpoint_keeps_the_row_of_its_step
                 raise Died
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.worker_loop.Checkpoints", DyingAfterThree)
+        patched.setattr("pipelines.training.loop.Checkpoints", DyingAfterThree)
         with pytest.raises(Died):
             train(tmp_path, name="broken", checkpoint_every=1)
     resumed = train(tmp_path, name="broken", checkpoint_every=1)

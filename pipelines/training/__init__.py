@@ -1,0 +1,1 @@
+"""Training: tasks, the loop, workers of Ray Train, checkpoints."""
