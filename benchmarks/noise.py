@@ -19,7 +19,7 @@ from benchmarks.paired import PATIENT, Cell, add_arguments, report, resources, r
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import resolve, run_instances
+from pipelines.runner import resolve, run_instances
 from pipelines.store.tables import read_json
 from weaksam.files import absolute
 

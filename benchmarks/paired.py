@@ -21,7 +21,7 @@ from scipy.stats import t as student
 from pipelines.engine.stage import Options
 from pipelines.evaluate_proposals import METRICS_FILE
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import resolve, run_instances
+from pipelines.runner import resolve, run_instances
 from pipelines.store.tables import read_json
 
 FEWEST_SEEDS = 3  # an interval of fewer says nothing

@@ -77,7 +77,7 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
 
     from pipelines.engine.stage import Options
     from pipelines.recipe.model import load_recipe
-    from pipelines.stages import run_instances
+    from pipelines.runner import run_instances
     from pipelines.store.instances import current_instance
 
     settings = [
@@ -109,10 +109,10 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
 
 def _loop(recipe: object, out: str, threads: int) -> float:
     """Run the stage's own operators one after another in this process, without Ray."""
-    from pipelines.actors import ActorSpec, SegmentActor
     from pipelines.dataflow.rows import fetch
-    from pipelines.propose import planned_images
     from pipelines.recipe.model import Recipe
+    from pipelines.stages.propose.actors import ActorSpec, SegmentActor
+    from pipelines.stages.propose.stage import planned_images
     from pipelines.store.instances import Instance, current_instance
     from pipelines.store.schemas import IMAGES, PROPOSALS
 

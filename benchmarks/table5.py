@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.paired import FEWEST_SEEDS, PATIENT, Cell, add_arguments, report, run_cells
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import run_instances
+from pipelines.runner import run_instances
 from weaksam.files import absolute
 
 TRUTH = "true-boxes"

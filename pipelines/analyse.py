@@ -13,8 +13,8 @@ from typing import Any
 
 from pipelines import analyse_noise, analyse_prompts, analyse_similarity
 from pipelines.engine.stage import Job, Stage
-from pipelines.index import truth_options
 from pipelines.recipe.model import Recipe
+from pipelines.stages.index import truth_options
 from pipelines.store.schemas import PROPOSALS
 
 

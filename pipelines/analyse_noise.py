@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.index import in_hash_order
 from pipelines.recipe.model import Recipe
+from pipelines.stages.index import in_hash_order
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS
 from pipelines.store.tables import write_json
@@ -28,7 +28,7 @@ from weaksam.datasets.ground_truth import true_objects
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 
 if TYPE_CHECKING:
-    from pipelines.retrain_task import RetrainTask
+    from pipelines.stages.retrain.task import RetrainTask
     from weaksam.detectors.faster_rcnn import FasterRcnn
 
 LABEL = "noise"  # of the analyse instance
@@ -257,8 +257,8 @@ def _preliminary(job: Job) -> tuple[RetrainTask, FasterRcnn, int]:
     """Return the training as it was when the drop began, on the GPU if there is one."""
     import torch
 
-    from pipelines.retrain import choose_images
-    from pipelines.retrain_task import RetrainTask
+    from pipelines.stages.retrain.stage import choose_images
+    from pipelines.stages.retrain.task import RetrainTask
     from pipelines.training.checkpoints import Checkpoints
     from weaksam.detectors.faster_rcnn import FasterRcnn
 

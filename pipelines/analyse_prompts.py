@@ -29,8 +29,8 @@ from pipelines.engine import ray_session
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate_proposals import row_label
-from pipelines.index import in_hash_order
 from pipelines.recipe.model import Recipe, to_plain
+from pipelines.stages.index import in_hash_order
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent
 from pipelines.store.proposal_boxes import ImageBoxes, count_points, iter_boxes

@@ -453,7 +453,7 @@ def export_(
         console.print(found["text"], markup=False)
         return
     from pipelines.export import finished_instance, run_export
-    from pipelines.label import holds_pseudo_labels
+    from pipelines.stages.label import holds_pseudo_labels
 
     if only:
         raise ConfigError("--only narrows detections; proposals and pseudo labels are exported by whole splits")
@@ -630,7 +630,7 @@ def _run(
     verbose: int,
     choose: Callable[[Recipe], list[str]],
 ) -> None:
-    from pipelines.stages import run_instances
+    from pipelines.runner import run_instances
     from pipelines.store.tables import write_bytes
 
     set_up_logging(verbose)

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines import evaluate_agreement, evaluate_detections, evaluate_proposals, evaluate_pseudo_labels
-from pipelines.detect import FINAL
 from pipelines.engine.stage import Job, Stage
 from pipelines.evaluate_proposals import named_sources
-from pipelines.index import truth_options
-from pipelines.label import holds_pseudo_labels
 from pipelines.recipe.model import Recipe
+from pipelines.stages.detect import FINAL
+from pipelines.stages.index import truth_options
+from pipelines.stages.label import holds_pseudo_labels
 
 DETECTED = ("mil", FINAL)  # labels of detect instances
 AGREE = (evaluate_agreement.AGREEMENT, evaluate_agreement.LABEL_AGREEMENT)

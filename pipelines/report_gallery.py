@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines import pictures
 from pipelines.engine.stage import Job
-from pipelines.index import in_hash_order
+from pipelines.stages.index import in_hash_order
 from pipelines.store.heat_maps import read_heat_maps
 from pipelines.store.schemas import DETECTIONS, PROPOSALS, detections_from_row, proposals_from_row
 from pipelines.store.tables import Table

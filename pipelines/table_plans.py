@@ -22,7 +22,7 @@ from pipelines.published import (
     Figures,
 )
 from pipelines.recipe.model import Recipe
-from pipelines.stages import Resolved, resolve
+from pipelines.runner import Resolved, resolve
 from pipelines.store.instances import Instance
 from pipelines.store.tables import read_json
 from weaksam.structures import TABLE_SOURCES

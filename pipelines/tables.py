@@ -22,7 +22,7 @@ from pipelines.engine.stage import Options
 from pipelines.engine.status import TABLES
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes
-from pipelines.stages import Resolved, needed_for, resolve, run_instances
+from pipelines.runner import Resolved, needed_for, resolve, run_instances
 from pipelines.store.explain import explain, storage_failure
 from pipelines.store.tables import write_bytes, write_json
 from pipelines.table_document import Outcome, Outcomes, remarks, to_document, to_markdown, to_text

@@ -122,7 +122,7 @@ for name in {names!r}:
 """)
 
 
-@pytest.mark.parametrize("statement", ["import pipelines.cli, pipelines.stages", "import pipelines.engine.status"])
+@pytest.mark.parametrize("statement", ["import pipelines.cli, pipelines.runner", "import pipelines.engine.status"])
 def test_the_command_line_loads_neither_torch_nor_ray(statement: str) -> None:
     loaded = run_python(f"import sys\n{statement}\nprint(sorted({{'torch', 'ray', 'timm', 'cv2'}} & set(sys.modules)))")
     assert loaded.strip() == "[]"

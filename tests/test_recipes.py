@@ -10,7 +10,7 @@ import yaml
 
 import recipes
 from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes, to_plain
-from pipelines.stages import STAGES, needed_for
+from pipelines.runner import STAGES, needed_for
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import WeakTrConfig
 from weaksam.peaks import find_peaks

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Options
-from pipelines.stages import run_instances
+from pipelines.runner import run_instances
 from tune.objectives import RANK, RANKED, mean_ranks
 from tune.spaces import Settings, combinations, drawn, every_combination, told
 from tune.sweep import BEST, Sweep, Trials, check_gpus, check_recipes, cpus_of_each, whole_numbers

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.recipe.model import Recipe, explain, read_mapping, read_recipe, shipped_folder
-from pipelines.stages import Fingerprints, Resolved, needed_for, resolve
+from pipelines.runner import Fingerprints, Resolved, needed_for, resolve
 from pipelines.store.instances import instance_key
 from tune.objectives import OBJECTIVES, RANK, RANKED
 from tune.spaces import Knob, Settings, combinations, corners, every_combination, told
@@ -159,7 +159,7 @@ class Trials:
         return self._made_of(self._values(settings, seed))
 
     def resolve(self, recipe: Recipe, name: str, known: dict[str, Resolved]) -> Resolved:
-        """Return an instance of a trial's recipe; see ``pipelines.stages.resolve``."""
+        """Return an instance of a trial's recipe; see ``pipelines.runner.resolve``."""
         return resolve(recipe, self.run_uri, name, known, self.fingerprints)
 
     def key(self, settings: Mapping[str, Any]) -> str:

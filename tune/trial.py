@@ -21,7 +21,7 @@ from rich.console import Console
 
 from pipelines.engine.stage import Job, Options
 from pipelines.recipe.model import Recipe
-from pipelines.stages import Resolved, run_instances
+from pipelines.runner import Resolved, run_instances
 from pipelines.store.explain import explain
 from pipelines.store.tables import DamagedFileError, read_object, write_bytes, write_json
 from tune.objectives import OBJECTIVES, RANK, EarlyDetections, Part, Reading

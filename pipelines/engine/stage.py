@@ -16,7 +16,7 @@ from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance, Lock
 
 if TYPE_CHECKING:
-    from pipelines.retrain_task import RetrainTask
+    from pipelines.stages.retrain.task import RetrainTask
     from pipelines.training.task import Progress
 
 

@@ -20,7 +20,7 @@ from pipelines.export_detections import run_export_detections
 from pipelines.export_pseudo_labels import run_export_pseudo_labels
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import run_instances
+from pipelines.runner import run_instances
 from pipelines.store.tables import write_bytes
 from tests.pipelines.test_export_detections import write_detections
 from tests.support.handmade import write_proposals

@@ -12,8 +12,8 @@ from rich.console import Console
 from pipelines import analyse, analyse_similarity
 from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.analyse_similarity import drawn_boxes, grey_png, mean_and_spread, pooled_features, source_sets, verdict
-from pipelines.index import in_hash_order
 from pipelines.recipe.config import AnalyseConfig
+from pipelines.stages.index import in_hash_order
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS
 from pipelines.store.tables import read_json

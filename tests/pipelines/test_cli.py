@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import weaksam
 from pipelines import cli
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import resolve
+from pipelines.runner import resolve
 from pipelines.store.instances import Lock
 from tests.support.patience import PATIENCE_S
 

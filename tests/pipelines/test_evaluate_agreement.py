@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from pipelines import evaluate_agreement
-from pipelines.detect import settings_of
 from pipelines.evaluate_agreement import STUDENT_VIEWS, TEACHER, TEACHER_VIEWS, agreements
 from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.stages.detect import settings_of
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from pipelines.store.tables import read_json

@@ -13,7 +13,7 @@ from pipelines.engine.stage import Options
 from pipelines.export_pseudo_labels import LabelledImage, file_stem, file_stems, run_export_pseudo_labels, voc_xml
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import run_instances
+from pipelines.runner import run_instances
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from pipelines.store.tables import write_bytes

@@ -12,7 +12,7 @@ from pipelines import cli
 from pipelines.engine.stage import Options
 from pipelines.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import run_instances
+from pipelines.runner import run_instances
 from pipelines.store.instances import Lock, current_instance
 from pipelines.store.schemas import PSEUDO_LABELS
 from tests.support.trees import (

@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.actors import ActorSpec, SegmentActor
 from pipelines.dataflow.rows import fetch
-from pipelines.propose import planned_images
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.stages import resolve
+from pipelines.runner import resolve
+from pipelines.stages.propose.actors import ActorSpec, SegmentActor
+from pipelines.stages.propose.stage import planned_images
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS
 from tests.support.driver import Driver

@@ -20,7 +20,7 @@ from pipelines import cli
 from pipelines.dataflow.lost_rows import errors_of_tasks, raise_unless_processes_died
 from pipelines.dataflow.rows import guarded
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import resolve
+from pipelines.runner import resolve
 from pipelines.store import tables as store
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS

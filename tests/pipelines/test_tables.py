@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipelines import cli
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.stages import needed_for, resolve
+from pipelines.runner import needed_for, resolve
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.tables import write_json
 from pipelines.table_document import Outcome, mean_and_spread, to_document, to_lines, to_markdown

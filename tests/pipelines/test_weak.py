@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import run_instances
+from pipelines.runner import run_instances
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe
-from pipelines.stages import needed_for, resolve, run_instances
+from pipelines.runner import needed_for, resolve, run_instances
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from weaksam.datasets import open_dataset
 from weaksam.structures import Detections

@@ -122,7 +122,7 @@ def test_pseudo_labels_are_measured_on_two_halves_that_never_meet(tmp_path):
 
     from pipelines.engine.stage import Options
     from pipelines.evaluate_pseudo_labels import measure
-    from pipelines.stages import resolve, run_instances
+    from pipelines.runner import resolve, run_instances
     from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)

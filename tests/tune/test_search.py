@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.engine.stage import Options
-from pipelines.stages import resolve
+from pipelines.runner import resolve
 from pipelines.store.instances import Lock
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S, wait_until

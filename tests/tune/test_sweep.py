@@ -4,9 +4,9 @@ import pickle
 
 import pytest
 
-from pipelines import index
 from pipelines.engine.ray_session import usable_cpus
-from pipelines.stages import resolve
+from pipelines.runner import resolve
+from pipelines.stages import index
 from tests.support.upstream import SWEEP, write_files
 from tune.sweep import Trials, check_gpus, check_recipes, cpus_of_each, load_sweep, shipped_sweeps, whole_numbers
 from weaksam.errors import ConfigError

@@ -11,12 +11,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipelines.detect import DETECTOR_FILE
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Options
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import needed_for, resolve, run_instances
+from pipelines.runner import needed_for, resolve, run_instances
+from pipelines.stages.detect import DETECTOR_FILE
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, DROPPED, IMAGES, PROPOSALS, detections_from_row
 from pipelines.store.tables import Table, write_bytes

@@ -16,7 +16,7 @@ from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS
 from pipelines.store.tables import DamagedFileError, Table
-from tests.pipelines.test_stages import bring
+from tests.pipelines.test_runner import bring
 from weaksam.errors import RunError
 
 NAMES = ("index", "propose", "evaluate.proposals", "report")

@@ -7,16 +7,22 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipelines import train_classifier
-from pipelines.classifier_task import ClassifierTask, LabelledImage, learning_rate, peak_lr, score_classifier
 from pipelines.engine.stage import Options
-from pipelines.index import in_hash_order
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
-from pipelines.stages import run_instances
+from pipelines.runner import run_instances
+from pipelines.stages.index import in_hash_order
+from pipelines.stages.train_classifier import stage as train_classifier
+from pipelines.stages.train_classifier.task import (
+    ClassifierTask,
+    LabelledImage,
+    learning_rate,
+    peak_lr,
+    score_classifier,
+)
 from pipelines.store.schemas import DROPPED, IMAGES
 from pipelines.store.tables import Table
-from pipelines.training import fit as train
+from pipelines.training import fit
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.loop import run_training
 from pipelines.training.task import Position, Progress, TrainingResources
@@ -164,13 +170,13 @@ def test_the_cache_reads_once_until_it_is_full(tmp_path):
     ],
 )
 def test_workers_are_chosen_for_the_machine(batch, cpus, gpus, expected):
-    chosen = train.choose_resources(ResourcesConfig(), batch, cpus, gpus)
+    chosen = fit.choose_resources(ResourcesConfig(), batch, cpus, gpus)
     assert (chosen.workers, chosen.use_gpu, chosen.threads, chosen.loader_processes) == expected
 
 
 def test_workers_named_in_the_recipe_are_taken():
     named = ResourcesConfig(train_workers=2, loader_workers=3, images_per_pass=5)
-    chosen = train.choose_resources(named, 64, 8, 1)
+    chosen = fit.choose_resources(named, 64, 8, 1)
     assert (chosen.workers, chosen.use_gpu, chosen.threads) == (2, False, 4)
     assert (chosen.loader_processes, chosen.images_per_pass) == (3, 5)
 
@@ -212,10 +218,10 @@ def test_scoring_leaves_unreadable_images_out(tmp_path):
 def test_progress_on_a_plain_console_is_a_line_now_and_then():
     out = StringIO()
     now = Progress(step=3, steps=9, epoch=1.0, loss=0.5, losses={"labels": 0.5}, lr=1e-3, images_per_s=40.0, eta_s=61.0)
-    with train.training_progress(Console(file=out), "train-classifier") as progress:
+    with fit.training_progress(Console(file=out), "train-classifier") as progress:
         progress(now)
     assert out.getvalue() == ""
-    with train.training_progress(Console(file=out, force_terminal=True, width=120), "train-classifier") as progress:
+    with fit.training_progress(Console(file=out, force_terminal=True, width=120), "train-classifier") as progress:
         progress(now)
     assert "loss 0.500 40 img/s, 1:01 left" in out.getvalue()
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pipelines.recipe.model import load_recipe
-from pipelines.retrain import choose_images
-from pipelines.retrain_task import BoxedImage, RetrainTask
-from pipelines.stages import resolve
+from pipelines.runner import resolve
+from pipelines.stages.retrain.stage import choose_images
+from pipelines.stages.retrain.task import BoxedImage, RetrainTask
 from pipelines.training.checkpoints import read_scalars
 from pipelines.training.loop import run_training
 from pipelines.training.task import Position, TrainingResources

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipelines import stages
+from pipelines import runner
 from pipelines.engine.stage import Job, Options, Stage
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.stages import TooManyDroppedError, dropped_allowed, needed_for, resolve, run_instances
+from pipelines.runner import TooManyDroppedError, dropped_allowed, needed_for, resolve, run_instances
 from pipelines.store.instances import Instance, Lock, current_instance, prove
 from pipelines.store.schemas import IMAGES
 from tests.support.patience import PATIENCE_S
@@ -167,7 +167,7 @@ def test_an_instance_that_another_process_works_on_is_left_alone(tmp_path: Path)
 def test_who_waited_for_a_lock_finds_the_work_done(tmp_path: Path) -> None:
     recipe = grid()
     code = (
-        "import io, sys, time; from tests.pipelines.test_stages import *\n"
+        "import io, sys, time; from tests.pipelines.test_runner import *\n"
         "with Lock(resolve(grid(), sys.argv[1], 'index').instance.folder, 'first') as lock:\n"
         "    print('held', flush=True); time.sleep(0.5)\n"
         "    resolve(grid(), sys.argv[1], 'index').instance.finish({'text': 'by the first', 'reads': {}})\n"
@@ -186,7 +186,7 @@ def test_a_finished_run_is_recognised_without_torch_and_ray(tmp_path: Path) -> N
     bring(recipe, tmp_path, "index")
     finish(resolve(recipe, str(tmp_path), "propose"), images=5, dropped=0)
     code = (
-        "import sys; from pathlib import Path; from tests.pipelines.test_stages import bring, grid\n"
+        "import sys; from pathlib import Path; from tests.pipelines.test_runner import bring, grid\n"
         "manifests, printed = bring(grid(), Path(sys.argv[1]), 'propose')\n"
         "print(sorted(manifests), printed.count('is finished'), sorted({'torch', 'ray'} & set(sys.modules)))"
     )
@@ -194,7 +194,7 @@ def test_a_finished_run_is_recognised_without_torch_and_ray(tmp_path: Path) -> N
     assert done.stdout == "['index', 'propose'] 2 []\n", done.stderr
 
 
-def finish(resolved: stages.Resolved, **proof: int) -> Instance:
+def finish(resolved: runner.Resolved, **proof: int) -> Instance:
     """Write what a finished instance leaves behind, as if its work had been done."""
     reads = {n: {"key": i.key, "text": (i.manifest() or {})["text"]} for n, i in resolved.upstream.items()}
     resolved.instance.begin(resolved.parts)
@@ -242,8 +242,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Counting:
     def stage(verb: str, reads: str, execute: Callable[[Job], dict[str, Any]]) -> Stage:
         return Stage(verb=verb, help=verb, reads=lambda _r, _n: (reads,), method=lambda _r, _n: {}, execute=execute)
 
-    monkeypatch.setitem(stages.STAGES, "toy", stage("toy", "index", counting.toy))
-    monkeypatch.setitem(stages.STAGES, "sum", stage("sum", "toy", counting.sum))
+    monkeypatch.setitem(runner.STAGES, "toy", stage("toy", "index", counting.toy))
+    monkeypatch.setitem(runner.STAGES, "sum", stage("sum", "toy", counting.sum))
     return counting
 
 
@@ -276,8 +276,8 @@ def measured(monkeypatch: pytest.MonkeyPatch, toy: Counting) -> Counting:
                 raise RunError("nothing to measure")
             return {"text": ""}
 
-        changed = replace(stages.STAGES[verb], reads=lambda _r, _n: reads, method=lambda _r, _n: {}, execute=execute)
-        monkeypatch.setitem(stages.STAGES, verb, changed)
+        changed = replace(runner.STAGES[verb], reads=lambda _r, _n: reads, method=lambda _r, _n: {}, execute=execute)
+        monkeypatch.setitem(runner.STAGES, verb, changed)
 
     stand_in("evaluate", "toy")
     stand_in("analyse", "toy")
@@ -328,7 +328,7 @@ def test_a_proof_that_fails_leaves_the_instance_unfinished(tmp_path: Path, toy: 
     def loses_all(job: Job) -> dict[str, Any]:
         return prove(["a"], job.instance.table(IMAGES), job.instance.dropped)
 
-    stages.STAGES["toy"] = replace(stages.STAGES["toy"], execute=loses_all)
+    runner.STAGES["toy"] = replace(runner.STAGES["toy"], execute=loses_all)
     with pytest.raises(RunError, match="the proof does not hold"):
         bring(grid(), tmp_path, "toy")
     instance = current_instance(str(tmp_path), "toy")

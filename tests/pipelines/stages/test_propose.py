@@ -15,12 +15,13 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from pipelines import cli, propose
-from pipelines.actors import SegmentActor
+from pipelines import cli
 from pipelines.dataflow.rows import fetch
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.stages import TooManyDroppedError, run_instances
+from pipelines.runner import TooManyDroppedError, run_instances
+from pipelines.stages.propose import stage as propose
+from pipelines.stages.propose.actors import SegmentActor
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row
 from tests.support.broken_files import encode, picture, write_broken_files

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.mil_task import MilTask, WeakImage
 from pipelines.recipe.model import load_recipe
+from pipelines.stages.train_mil.stage import choose_images
+from pipelines.stages.train_mil.task import MilTask, WeakImage
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
 from pipelines.store.tables import Table
-from pipelines.train_mil import choose_images
 from pipelines.training.checkpoints import read_scalars
 from pipelines.training.loop import run_training
 from pipelines.training.schedules import warmed_up

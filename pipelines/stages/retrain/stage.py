@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pipelines.detect import DETECTOR_FILE
 from pipelines.engine.stage import Job, Stage
 from pipelines.recipe.model import Recipe
+from pipelines.stages.detect import DETECTOR_FILE
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.store.tables import write_bytes
 from pipelines.training.fit import describe, initial_weights, train
@@ -23,7 +23,7 @@ from pipelines.training.loss_drop import dropped_shares, warn_of_dropped_positiv
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:
-    from pipelines.retrain_task import BoxedImage
+    from pipelines.stages.retrain.task import BoxedImage
     from pipelines.training.task import Progress
 
 # Where weights lie, which instance the boxes come from (its key is read) and what the detect stage adds is not in the key.
@@ -33,7 +33,7 @@ _COLUMNS = ("image_id", "boxes_xyxy", "class_index", "score", "score_normalised"
 
 def execute(job: Job) -> dict[str, Any]:
     """Train and write the detector; return the proof."""
-    from pipelines.retrain_task import RetrainTask
+    from pipelines.stages.retrain.task import RetrainTask
     from weaksam.detectors import detector_to_bytes
 
     recipe = job.recipe
@@ -93,7 +93,7 @@ def choose_images(
     Raises:
         DataError: no image is left, or some boxes are owed to image labels and others to true boxes.
     """
-    from pipelines.retrain_task import BoxedImage
+    from pipelines.stages.retrain.task import BoxedImage
     from weaksam.detectors.box_views import learnable
 
     images: dict[str, BoxedImage] = {}

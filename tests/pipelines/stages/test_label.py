@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines import label
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.stages import resolve, run_instances
+from pipelines.runner import resolve, run_instances
+from pipelines.stages import label
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, IMAGES, PSEUDO_LABELS, detections_to_row, with_class_names
 from tests.support.drawn_run import job_for

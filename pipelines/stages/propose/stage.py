@@ -13,13 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.actors import ActorSpec, PromptActor, SearchActor, SegmentActor
 from pipelines.dataflow.passes import Pools, work_off
 from pipelines.dataflow.rows import PLANNED, fetch
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Content, Job, Stage
-from pipelines.index import in_hash_order
 from pipelines.recipe.model import Recipe
+from pipelines.stages.index import in_hash_order
+from pipelines.stages.propose.actors import ActorSpec, PromptActor, SearchActor, SegmentActor
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, with_class_names
 from weaksam.config import SAM_INPUT_SIDE, CluesConfig, SamConfig

@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pipelines.detect import DETECTOR_FILE
 from pipelines.engine.stage import Job, Stage
 from pipelines.recipe.model import Recipe
+from pipelines.stages.detect import DETECTOR_FILE
 from pipelines.store.schemas import IMAGES, PROPOSALS
 from pipelines.store.tables import write_bytes
 from pipelines.training.fit import describe, granted_split, initial_weights, train
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:
-    from pipelines.mil_task import WeakImage
+    from pipelines.stages.train_mil.task import WeakImage
 
 REVISION = 2  # raise it when the same settings train another detector: keys contain it, so that older ones are not taken for it
 # Where weights lie and what the detect stage adds is not in the key.
@@ -29,7 +29,7 @@ _NOT_METHOD = ("init", "weights", "oicr", "mist")
 
 def execute(job: Job) -> dict[str, Any]:
     """Train and write the detector; return the proof."""
-    from pipelines.mil_task import MilTask
+    from pipelines.stages.train_mil.task import MilTask
     from weaksam.detectors import detector_to_bytes
 
     recipe = job.recipe
@@ -67,7 +67,7 @@ def choose_images(
     Raises:
         DataError: no image is left.
     """
-    from pipelines.mil_task import WeakImage
+    from pipelines.stages.train_mil.task import WeakImage
 
     column = "labels_difficult" if recipe.data.include_difficult else "labels"
     images: list[WeakImage] = []

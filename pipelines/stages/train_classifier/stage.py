@@ -13,8 +13,8 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.stage import Content, Job, Stage
-from pipelines.index import in_hash_order
 from pipelines.recipe.model import Recipe
+from pipelines.stages.index import in_hash_order
 from pipelines.store.numbers import known
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import write_bytes, write_json
@@ -22,7 +22,7 @@ from pipelines.training.fit import granted_split, initial_weights, train
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:
-    from pipelines.classifier_task import LabelledImage
+    from pipelines.stages.train_classifier.task import LabelledImage
 
 WEIGHTS_FILE = "classifier.safetensors"
 METRICS_FILE = "metrics.json"
@@ -32,7 +32,7 @@ HELD_OUT_DIVISOR = 10  # select: best-map judges by one training image in ten
 
 def execute(job: Job) -> dict[str, Any]:
     """Train, write the classifier and its scores; return the proof."""
-    from pipelines.classifier_task import ClassifierTask, score_classifier
+    from pipelines.stages.train_classifier.task import ClassifierTask, score_classifier
     from weaksam.clues import classifier_to_bytes
 
     recipe, instance = job.recipe, job.instance
@@ -87,7 +87,7 @@ def choose_images(
     Raises:
         DataError: no image has labels, or too few to hold some out.
     """
-    from pipelines.classifier_task import LabelledImage
+    from pipelines.stages.train_classifier.task import LabelledImage
 
     column = "labels_difficult" if recipe.data.include_difficult else "labels"
     mine = [row for row in rows if row["split"] == split]

@@ -18,10 +18,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines import analyse, detect, evaluate, index, label, propose, report, retrain, train_classifier, train_mil
+from pipelines import analyse, evaluate, report
 from pipelines.engine.progress import sign_of_life
 from pipelines.engine.stage import Content, Job, Options, Stage
 from pipelines.recipe.model import Recipe, to_plain
+from pipelines.stages import detect, index, label
+from pipelines.stages.propose import stage as propose
+from pipelines.stages.retrain import stage as retrain
+from pipelines.stages.train_classifier import stage as train_classifier
+from pipelines.stages.train_mil import stage as train_mil
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.instances import Instance, Lock, current_instance, differences, instance_key
 from pipelines.store.schemas import PROPOSALS, PSEUDO_LABELS, SCHEMA_VERSION

@@ -1,0 +1,1 @@
+"""Proposals: clues prompt SAM."""

@@ -1,0 +1,1 @@
+"""Detectors trained on pseudo labels."""

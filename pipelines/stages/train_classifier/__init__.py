@@ -1,0 +1,1 @@
+"""The clue network's training."""

@@ -1,0 +1,1 @@
+"""OICR's and MIST's training."""
