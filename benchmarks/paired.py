@@ -19,7 +19,7 @@ from rich.table import Table as TextTable
 from scipy.stats import t as student
 
 from pipelines.engine.stage import Options
-from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import resolve, run_instances
 from pipelines.store.tables import read_json

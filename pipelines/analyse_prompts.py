@@ -28,7 +28,7 @@ from pipelines.dataflow.rows import guarded, use_threads, write_dropped
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.evaluate_proposals import row_label
+from pipelines.evaluate.proposals import row_label
 from pipelines.recipe.model import Recipe, to_plain
 from pipelines.stages.index import in_hash_order
 from pipelines.store.instances import Instance

@@ -20,7 +20,7 @@ from PIL import Image
 from pipelines.analyse_prompts import ANALYSIS_FILE, analysed_split, first_proposed
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.evaluate_proposals import named_sources
+from pipelines.evaluate.proposals import named_sources
 from pipelines.recipe.model import Recipe, to_plain
 from pipelines.stages.detect import DETECTOR_FILE
 from pipelines.store.numbers import known

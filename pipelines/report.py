@@ -28,7 +28,6 @@ from pipelines import (
     analyse_prompts,
     analyse_similarity,
     charts,
-    evaluate_proposals,
     pictures,
     report_detections,
     report_dropped,
@@ -39,6 +38,7 @@ from pipelines.analyse_prompts import ANALYSIS_FILE
 from pipelines.analyse_similarity import matrix_file
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.engine.stage import Job, Stage
+from pipelines.evaluate import proposals as evaluate_proposals
 from pipelines.recipe.model import Recipe, render
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.instances import Instance

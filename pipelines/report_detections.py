@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import charts, pictures
-from pipelines.evaluate_detections import DETECTOR, WHOLE_IMAGE
+from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
 from pipelines.recipe.config import ReportConfig
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent

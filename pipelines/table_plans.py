@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.evaluate_detections import DETECTOR, WHOLE_IMAGE
-from pipelines.evaluate_proposals import METRICS_FILE, full_row
+from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
+from pipelines.evaluate.proposals import METRICS_FILE, full_row
 from pipelines.published import (
     CORLOC_READS_DIFFERENTLY,
     PEAKS_ARE_PADDED,

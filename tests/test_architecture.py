@@ -25,7 +25,7 @@ EXPORT_OF_TRUE_BOXES = (
     "pipelines.export_true_boxes"  # the one way from true boxes to a trainer: it marks what it writes
 )
 READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage whose result a model is trained on
-    "pipelines.evaluate_proposals", "pipelines.evaluate_detections", "pipelines.evaluate_pseudo_labels",
+    "pipelines.evaluate.proposals", "pipelines.evaluate.detections", "pipelines.evaluate.pseudo_labels",
     "pipelines.analyse_prompts", "pipelines.analyse_noise", "pipelines.report",
     "tune.objectives",  # measures what was trained; what it says chooses settings, and the sweep says so
     EXPORT_OF_TRUE_BOXES,

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from scipy.stats import rankdata
 
-from pipelines.evaluate_agreement import AGREEMENT, classification_map, image_labels
-from pipelines.evaluate_detections import DetectedImage
-from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.evaluate.agreement import AGREEMENT, classification_map, image_labels
+from pipelines.evaluate.detections import DetectedImage
+from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
@@ -101,7 +101,7 @@ def _of_detections(figure: str, measured: Mapping[str, Any]) -> float | None:
 
 
 def _early_detections(figure: str, seen: EarlyDetections) -> float | None:
-    from pipelines.evaluate_detections import measure
+    from pipelines.evaluate.detections import measure
     from weaksam.datasets import open_dataset
 
     truth = open_dataset(seen.recipe.data).ground_truth
@@ -138,7 +138,7 @@ def _label_agreement(reading: Reading) -> float | None:
 
 def _pseudo_labels(figure: str, reading: Reading) -> float | None:
     """Return precision, recall or F1 of one half of the pseudo labels."""
-    from pipelines.evaluate_pseudo_labels import measure
+    from pipelines.evaluate.pseudo_labels import measure
     from weaksam.datasets import open_dataset
 
     table = reading.instance.table(PSEUDO_LABELS)

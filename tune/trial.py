@@ -171,7 +171,7 @@ class EarlyLook:
 
 def measure_early(job: Job, detector: Any, sweep: Sweep) -> float | None:
     """Return the objective of a detector on the split that trials are selected on."""
-    from pipelines.evaluate_detections import NO_PROPOSALS, DetectedImage
+    from pipelines.evaluate.detections import NO_PROPOSALS, DetectedImage
     from pipelines.store.schemas import IMAGES
     from weaksam.detectors.test_time import detect_alone
     from weaksam.files import read_bytes

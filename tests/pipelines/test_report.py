@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from pipelines import evaluate, pictures, report, report_gallery
+from pipelines import pictures, report, report_gallery
 from pipelines.analyse_similarity import grey_png
 from pipelines.charts import Curve, bins, histogram, recall_chart
+from pipelines.evaluate import stage as evaluate
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS, proposals_to_row, with_class_names
 from pipelines.store.tables import write_bytes, write_json

@@ -6,8 +6,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from pipelines import evaluate, pictures, report, report_detections
+from pipelines import pictures, report, report_detections
 from pipelines.charts import Line, bar, loss_chart, round_numbers
+from pipelines.evaluate import stage as evaluate
 from pipelines.recipe.config import ReportConfig
 from pipelines.report_detections import averages, evaluations, tiles, trainings, worst_failures
 from pipelines.store.instances import Instance

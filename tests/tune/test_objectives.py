@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipelines.evaluate_detections import NO_PROPOSALS, DetectedImage
-from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.evaluate.detections import NO_PROPOSALS, DetectedImage
+from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.recipe.model import load_recipe
 from pipelines.store.instances import Instance
 from pipelines.store.tables import write_json
@@ -121,7 +121,7 @@ def test_pseudo_labels_are_measured_on_two_halves_that_never_meet(tmp_path):
     from rich.console import Console
 
     from pipelines.engine.stage import Options
-    from pipelines.evaluate_pseudo_labels import measure
+    from pipelines.evaluate.pseudo_labels import measure
     from pipelines.runner import resolve, run_instances
     from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
 

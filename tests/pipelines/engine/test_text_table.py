@@ -11,9 +11,11 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from pipelines import analyse_noise, analyse_prompts, analyse_similarity, evaluate_detections, evaluate_proposals
-from pipelines import evaluate_pseudo_labels as pseudo
+from pipelines import analyse_noise, analyse_prompts, analyse_similarity
 from pipelines.engine.text_table import Kind, TextTable
+from pipelines.evaluate import detections as evaluate_detections
+from pipelines.evaluate import proposals as evaluate_proposals
+from pipelines.evaluate import pseudo_labels as pseudo
 
 THRESHOLDS = (0.5, 0.75, 0.9)
 NARROW = (40, 80)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines import evaluate
-from pipelines.evaluate_detections import DetectedImage, measure, text_table
+from pipelines.evaluate import stage as evaluate
+from pipelines.evaluate.detections import DetectedImage, measure, text_table
 from pipelines.recipe.config import EvaluateConfig
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.store.numbers import known, percent
 from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.store.tables import write_json

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.recipe.config import EvaluateConfig
 from pipelines.store.numbers import known, percent
 from pipelines.store.proposal_boxes import ProposalBoxes

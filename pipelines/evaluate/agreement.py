@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.engine.stage import Job
-from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent

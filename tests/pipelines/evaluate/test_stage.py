@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines import evaluate
-from pipelines.evaluate_proposals import measure, row_label
+from pipelines.evaluate import stage as evaluate
+from pipelines.evaluate.proposals import measure, row_label
 from pipelines.recipe.config import EvaluateConfig, ProposeConfig
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent

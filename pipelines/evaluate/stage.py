@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines import evaluate_agreement, evaluate_detections, evaluate_proposals, evaluate_pseudo_labels
 from pipelines.engine.stage import Job, Stage
-from pipelines.evaluate_proposals import named_sources
+from pipelines.evaluate import agreement as evaluate_agreement
+from pipelines.evaluate import detections as evaluate_detections
+from pipelines.evaluate import proposals as evaluate_proposals
+from pipelines.evaluate import pseudo_labels as evaluate_pseudo_labels
+from pipelines.evaluate.proposals import named_sources
 from pipelines.recipe.model import Recipe
 from pipelines.stages.detect import FINAL
 from pipelines.stages.index import truth_options

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines import evaluate_agreement
-from pipelines.evaluate_agreement import STUDENT_VIEWS, TEACHER, TEACHER_VIEWS, agreements
-from pipelines.evaluate_proposals import METRICS_FILE
+from pipelines.evaluate import agreement as evaluate_agreement
+from pipelines.evaluate.agreement import STUDENT_VIEWS, TEACHER, TEACHER_VIEWS, agreements
+from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.stages.detect import settings_of
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names

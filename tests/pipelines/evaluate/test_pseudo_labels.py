@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines import evaluate
-from pipelines.evaluate_pseudo_labels import measure, text_table
+from pipelines.evaluate import stage as evaluate
+from pipelines.evaluate.pseudo_labels import measure, text_table
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from tests.support.drawn_run import SHAPES, drawn_recipe, job_for

@@ -1,0 +1,1 @@
+"""Figures against true boxes and labels."""
