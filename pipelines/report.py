@@ -23,19 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines import (
-    analyse_noise,
-    analyse_prompts,
-    analyse_similarity,
-    charts,
-    pictures,
-    report_detections,
-    report_dropped,
-    report_gallery,
-)
-from pipelines.analyse import question_of
-from pipelines.analyse_prompts import ANALYSIS_FILE
-from pipelines.analyse_similarity import matrix_file
+from pipelines import charts, pictures, report_detections, report_dropped, report_gallery
+from pipelines.analyse import noise as analyse_noise
+from pipelines.analyse import prompts as analyse_prompts
+from pipelines.analyse import similarity as analyse_similarity
+from pipelines.analyse.prompts import ANALYSIS_FILE
+from pipelines.analyse.similarity import matrix_file
+from pipelines.analyse.stage import question_of
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.engine.stage import Job, Stage
 from pipelines.evaluate import proposals as evaluate_proposals

@@ -18,7 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines import analyse, report
+from pipelines import report
+from pipelines.analyse import stage as analyse
 from pipelines.engine.progress import sign_of_life
 from pipelines.engine.stage import Content, Job, Options, Stage
 from pipelines.evaluate import stage as evaluate

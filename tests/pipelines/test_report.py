@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines import pictures, report, report_gallery
-from pipelines.analyse_similarity import grey_png
+from pipelines.analyse.similarity import grey_png
 from pipelines.charts import Curve, bins, histogram, recall_chart
 from pipelines.evaluate import stage as evaluate
 from pipelines.store.instances import Instance

@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from pipelines import analyse_noise, analyse_prompts, analyse_similarity
+from pipelines.analyse import noise as analyse_noise
+from pipelines.analyse import prompts as analyse_prompts
+from pipelines.analyse import similarity as analyse_similarity
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate import detections as evaluate_detections
 from pipelines.evaluate import proposals as evaluate_proposals

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.analyse_prompts import ANALYSIS_FILE
+from pipelines.analyse.prompts import ANALYSIS_FILE
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import Recipe

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines import analyse_prompts
-from pipelines.analyse_prompts import (
+from pipelines.analyse import prompts as analyse_prompts
+from pipelines.analyse.prompts import (
     PLANNED,
     Control,
     ControlActor,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.analyse_noise import Regions, auroc, best_ious, judge, method, of_loss, reads, verdict, what_is_dropped
+from pipelines.analyse.noise import Regions, auroc, best_ious, judge, method, of_loss, reads, verdict, what_is_dropped
 from pipelines.recipe.model import load_recipe
 from weaksam.config import RoiDropConfig
 from weaksam.errors import ConfigError

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from pipelines import analyse, analyse_similarity
-from pipelines.analyse_prompts import ANALYSIS_FILE
-from pipelines.analyse_similarity import drawn_boxes, grey_png, mean_and_spread, pooled_features, source_sets, verdict
+from pipelines.analyse import similarity as analyse_similarity
+from pipelines.analyse import stage as analyse
+from pipelines.analyse.prompts import ANALYSIS_FILE
+from pipelines.analyse.similarity import drawn_boxes, grey_png, mean_and_spread, pooled_features, source_sets, verdict
 from pipelines.recipe.config import AnalyseConfig
 from pipelines.stages.index import in_hash_order
 from pipelines.store.instances import Instance

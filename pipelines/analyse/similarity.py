@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.analyse_prompts import ANALYSIS_FILE, analysed_split, first_proposed
+from pipelines.analyse.prompts import ANALYSIS_FILE, analysed_split, first_proposed
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate.proposals import named_sources

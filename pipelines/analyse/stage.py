@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from pipelines import analyse_noise, analyse_prompts, analyse_similarity
+from pipelines.analyse import noise as analyse_noise
+from pipelines.analyse import prompts as analyse_prompts
+from pipelines.analyse import similarity as analyse_similarity
 from pipelines.engine.stage import Job, Stage
 from pipelines.recipe.model import Recipe
 from pipelines.stages.index import truth_options

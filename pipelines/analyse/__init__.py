@@ -1,0 +1,1 @@
+"""The paper's analyses of prompts, similarity and label noise."""
