@@ -18,12 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines import report
 from pipelines.analyse import stage as analyse
 from pipelines.engine.progress import sign_of_life
 from pipelines.engine.stage import Content, Job, Options, Stage
 from pipelines.evaluate import stage as evaluate
 from pipelines.recipe.model import Recipe, to_plain
+from pipelines.report import stage as report
 from pipelines.stages import detect, index, label
 from pipelines.stages.propose import stage as propose
 from pipelines.stages.retrain import stage as retrain

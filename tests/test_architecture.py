@@ -26,7 +26,7 @@ EXPORT_OF_TRUE_BOXES = (
 )
 READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage whose result a model is trained on
     "pipelines.evaluate.proposals", "pipelines.evaluate.detections", "pipelines.evaluate.pseudo_labels",
-    "pipelines.analyse.prompts", "pipelines.analyse.noise", "pipelines.report",
+    "pipelines.analyse.prompts", "pipelines.analyse.noise", "pipelines.report.stage",
     "tune.objectives",  # measures what was trained; what it says chooses settings, and the sweep says so
     EXPORT_OF_TRUE_BOXES,
 }  # fmt: skip

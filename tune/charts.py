@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from markupsafe import Markup
 
-from pipelines.charts import round_numbers
+from pipelines.report.charts import round_numbers
 from pipelines.store.numbers import percent
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 12, 30, 38

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
 
-from pipelines.report import page_templates
+from pipelines.report.stage import page_templates
 from pipelines.store.numbers import percent
 from pipelines.store.tables import write_bytes
 from tune import charts

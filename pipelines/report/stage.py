@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines import charts, pictures, report_detections, report_dropped, report_gallery
 from pipelines.analyse import noise as analyse_noise
 from pipelines.analyse import prompts as analyse_prompts
 from pipelines.analyse import similarity as analyse_similarity
@@ -34,6 +33,10 @@ from pipelines.engine.ray_session import usable_cpus
 from pipelines.engine.stage import Job, Stage
 from pipelines.evaluate import proposals as evaluate_proposals
 from pipelines.recipe.model import Recipe, render
+from pipelines.report import charts, pictures
+from pipelines.report import detections as report_detections
+from pipelines.report import dropped as report_dropped
+from pipelines.report import gallery as report_gallery
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent

@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from pipelines import pictures, report, report_gallery
 from pipelines.analyse.similarity import grey_png
-from pipelines.charts import Curve, bins, histogram, recall_chart
 from pipelines.evaluate import stage as evaluate
+from pipelines.report import gallery as report_gallery
+from pipelines.report import pictures
+from pipelines.report import stage as report
+from pipelines.report.charts import Curve, bins, histogram, recall_chart
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS, proposals_to_row, with_class_names
 from pipelines.store.tables import write_bytes, write_json

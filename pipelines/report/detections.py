@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import charts, pictures
 from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
 from pipelines.recipe.config import ReportConfig
+from pipelines.report import charts, pictures
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import DETECTIONS, detections_from_row

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipelines.report_dropped import alerts, groups
+from pipelines.report.dropped import alerts, groups
 from pipelines.store.dropped import DroppedImage, DroppedReason
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines import pictures
 from pipelines.engine.stage import Job
+from pipelines.report import pictures
 from pipelines.stages.index import in_hash_order
 from pipelines.store.heat_maps import read_heat_maps
 from pipelines.store.schemas import DETECTIONS, PROPOSALS, detections_from_row, proposals_from_row

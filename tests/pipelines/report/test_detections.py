@@ -6,17 +6,19 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from pipelines import pictures, report, report_detections
-from pipelines.charts import Line, bar, loss_chart, round_numbers
 from pipelines.evaluate import stage as evaluate
 from pipelines.recipe.config import ReportConfig
-from pipelines.report_detections import averages, evaluations, tiles, trainings, worst_failures
+from pipelines.report import detections as report_detections
+from pipelines.report import pictures
+from pipelines.report import stage as report
+from pipelines.report.charts import Line, bar, loss_chart, round_numbers
+from pipelines.report.detections import averages, evaluations, tiles, trainings, worst_failures
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from pipelines.store.tables import write_json
 from pipelines.training.checkpoints import write_scalars
 from pipelines.training.task import Progress
-from tests.pipelines.test_report import NASTY, Page
+from tests.pipelines.report.test_stage import NASTY, Page
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from tests.support.metric_images import found, truth
 from weaksam.errors import ConfigError, ImageError
