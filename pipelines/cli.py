@@ -427,7 +427,7 @@ def export_(
                 "--as pseudo-labels writes the labelled split's true boxes into the run: it takes --name, --noise and --seed "
                 "alone"
             )
-        from pipelines.export_true_boxes import run_export_true_boxes
+        from pipelines.exchange.export_true_boxes import run_export_true_boxes
 
         made = run_export_true_boxes(run_folder, name=name, noise=noise, seed=seed)
         console.print(f"import.{name}: {made['text']}", markup=False)
@@ -437,7 +437,7 @@ def export_(
     if not split or not out:
         raise ConfigError(f"--as {to}: expected --split, whose images, and --out, where to write them")
     if instance.startswith("detect."):
-        from pipelines.export_detections import run_export_detections
+        from pipelines.exchange.export_detections import run_export_detections
 
         _one_of("--as", to, ("voc", "coco"))
         found = run_export_detections(
@@ -452,13 +452,13 @@ def export_(
         )
         console.print(found["text"], markup=False)
         return
-    from pipelines.export import finished_instance, run_export
+    from pipelines.exchange.export_proposals import finished_instance, run_export
     from pipelines.stages.label import holds_pseudo_labels
 
     if only:
         raise ConfigError("--only narrows detections; proposals and pseudo labels are exported by whole splits")
     if instance.startswith(("label", "import.")) and holds_pseudo_labels(finished_instance(run_folder, instance)):
-        from pipelines.export_pseudo_labels import run_export_pseudo_labels
+        from pipelines.exchange.export_pseudo_labels import run_export_pseudo_labels
 
         _one_of("--as", to, ("coco", "voc", "yolo"))
         labels = run_export_pseudo_labels(
@@ -505,7 +505,7 @@ def import_(
 
         weaksam import runs/voc07 ss_voc_2007_trainval.mat --name ss --split trainval --source selective-search
     """
-    from pipelines.imports import run_import
+    from pipelines.exchange.import_proposals import run_import
 
     terminal.go_on_unread()
     _one_of("--missing", missing, ("error", "empty"))

@@ -22,7 +22,7 @@ FOREIGN_TO_THE_METHOD = {
     "ray", "pyarrow", "yaml", "pydantic", "typer", "rich", "jinja2", "matplotlib", "psutil", "pipelines", "tune",
 }  # fmt: skip
 EXPORT_OF_TRUE_BOXES = (
-    "pipelines.export_true_boxes"  # the one way from true boxes to a trainer: it marks what it writes
+    "pipelines.exchange.export_true_boxes"  # the one way from true boxes to a trainer: it marks what it writes
 )
 READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage whose result a model is trained on
     "pipelines.evaluate.proposals", "pipelines.evaluate.detections", "pipelines.evaluate.pseudo_labels",

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from benchmarks.fuzz.annotations import check_boxes
 from benchmarks.fuzz.kind import Kind, alone
 from benchmarks.fuzz.mutate import damage_bytes, damage_head, damage_tree, to_json, words_between
-from pipelines.import_formats import read_boxes
-from pipelines.imports import read_size
+from pipelines.exchange.import_formats import read_boxes
+from pipelines.exchange.import_proposals import read_size
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row, proposals_to_row, with_class_names
 from pipelines.store.tables import Table
 from weaksam.clues import classifier_to_bytes, load_classifier

@@ -64,7 +64,7 @@ def execute(job: Job) -> dict[str, Any]:
 
 def render_page(view: Mapping[str, Any]) -> str:
     """Fill the template; every string that is not markup already is escaped."""
-    return page_templates("pipelines").get_template("report.html.j2").render(view)
+    return page_templates("pipelines.report").get_template("report.html.j2").render(view)
 
 
 def page_templates(package: str) -> jinja2.Environment:
@@ -72,7 +72,9 @@ def page_templates(package: str) -> jinja2.Environment:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in dict.fromkeys((package, "pipelines"))]),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "pipelines.report"))]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -140,7 +140,7 @@ def _count_true_boxes(
 
 def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:
     """Return (height, width) of the first pictures in hash order by image id; one that cannot be read has none."""
-    from pipelines.imports import read_size
+    from pipelines.exchange.import_proposals import read_size
 
     uris = {record.image_id: record.uri for record in records}
     some = in_hash_order(list(uris))[:_SIZES_LOOKED_AT]

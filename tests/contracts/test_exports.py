@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from pipelines import cli
 from pipelines.engine.stage import Options
-from pipelines.export import run_export
-from pipelines.export_detections import run_export_detections
-from pipelines.export_pseudo_labels import run_export_pseudo_labels
-from pipelines.export_true_boxes import run_export_true_boxes
+from pipelines.exchange.export_detections import run_export_detections
+from pipelines.exchange.export_proposals import run_export
+from pipelines.exchange.export_pseudo_labels import run_export_pseudo_labels
+from pipelines.exchange.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import run_instances
 from pipelines.store.tables import write_bytes
-from tests.pipelines.test_export_detections import write_detections
+from tests.pipelines.exchange.test_export_detections import write_detections
 from tests.support.handmade import write_proposals
 from weaksam.errors import DataError
 

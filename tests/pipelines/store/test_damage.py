@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.engine.status import leftovers, run_status
-from pipelines.export import finished_instance
-from pipelines.imports import run_import
+from pipelines.exchange.export_proposals import finished_instance
+from pipelines.exchange.import_proposals import run_import
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.export import numeric_ids, open_whole, run_export, whole_pixels
+from pipelines.exchange.export_proposals import numeric_ids, open_whole, run_export, whole_pixels
 from pipelines.store.instances import Instance
 from tests.support.handmade import write_index, write_proposals
 from tests.support.s3_server import s3_server

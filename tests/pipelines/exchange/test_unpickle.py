@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.unpickle import load_plain
+from pipelines.exchange.unpickle import load_plain
 from weaksam.errors import DataError
 
 FLOATS = np.arange(8, dtype=np.float32).reshape(2, 4)

@@ -13,10 +13,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pipelines.export import finished_instance, image_ids, number_of, numbers_if_all
-from pipelines.export_files import begin_folder, open_whole, require_new_file
-from pipelines.export_layout import file_stems, safe_name, without_blanks
-from pipelines.export_pictures import pictures_of
+from pipelines.exchange.export_files import begin_folder, open_whole, require_new_file
+from pipelines.exchange.export_layout import file_stems, safe_name, without_blanks
+from pipelines.exchange.export_pictures import pictures_of
+from pipelines.exchange.export_proposals import finished_instance, image_ids, number_of, numbers_if_all
 from pipelines.recipe.model import load_recipe
 from pipelines.store.schemas import DETECTIONS, IMAGES, detections_from_row
 from weaksam.errors import DataError

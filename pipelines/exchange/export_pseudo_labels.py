@@ -23,12 +23,12 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
-from pipelines.export import finished_instance, image_ids, numbers_if_all
-from pipelines.export_detections import category_ids_of
-from pipelines.export_files import begin_folder, open_whole, require_new_file
-from pipelines.export_layout import LabelledImage, boxes_of, describe, file_stem, file_stems, without_blanks
-from pipelines.export_pictures import PictureMode, pictures_of, place_pictures, plan_pictures
-from pipelines.export_yolo import write_yolo
+from pipelines.exchange.export_detections import category_ids_of
+from pipelines.exchange.export_files import begin_folder, open_whole, require_new_file
+from pipelines.exchange.export_layout import LabelledImage, boxes_of, describe, file_stem, file_stems, without_blanks
+from pipelines.exchange.export_pictures import PictureMode, pictures_of, place_pictures, plan_pictures
+from pipelines.exchange.export_proposals import finished_instance, image_ids, numbers_if_all
+from pipelines.exchange.export_yolo import write_yolo
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pipelines import cli
 from pipelines.engine.stage import Options
-from pipelines.export_true_boxes import run_export_true_boxes
+from pipelines.exchange.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import run_instances
 from pipelines.store.instances import Lock, current_instance

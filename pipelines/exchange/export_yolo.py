@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 import yaml
 
-from pipelines.export_files import begin_folder
-from pipelines.export_layout import LabelledImage, boxes_of, describe, file_stem
-from pipelines.export_pictures import PictureMode, place_pictures, plan_pictures
+from pipelines.exchange.export_files import begin_folder
+from pipelines.exchange.export_layout import LabelledImage, boxes_of, describe, file_stem
+from pipelines.exchange.export_pictures import PictureMode, place_pictures, plan_pictures
 from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError
 from weaksam.files import absolute, is_remote, join

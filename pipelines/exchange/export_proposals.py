@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.export_files import open_whole, require_new_file
+from pipelines.exchange.export_files import open_whole, require_new_file
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS
 from pipelines.store.tables import Table

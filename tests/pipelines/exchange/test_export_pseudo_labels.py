@@ -10,8 +10,14 @@ from typer.testing import CliRunner
 
 from pipelines import cli
 from pipelines.engine.stage import Options
-from pipelines.export_pseudo_labels import LabelledImage, file_stem, file_stems, run_export_pseudo_labels, voc_xml
-from pipelines.export_true_boxes import run_export_true_boxes
+from pipelines.exchange.export_pseudo_labels import (
+    LabelledImage,
+    file_stem,
+    file_stems,
+    run_export_pseudo_labels,
+    voc_xml,
+)
+from pipelines.exchange.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import run_instances
 from pipelines.store.instances import Instance

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.export import number_of
+from pipelines.exchange.export_proposals import number_of
 from weaksam.errors import DataError
 
 _LONG = 10**40  # whole numbers from here on are shown by their length

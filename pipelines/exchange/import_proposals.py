@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipelines.export import finished_instance, image_ids
-from pipelines.import_formats import Boxes, read_boxes
+from pipelines.exchange.export_proposals import finished_instance, image_ids
+from pipelines.exchange.import_formats import Boxes, read_boxes
 from pipelines.store.instances import Instance, Lock, instance_key, prove
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS, SCHEMA_VERSION, proposals_to_row
 from weaksam.errors import ConfigError, DataError, ImageError

@@ -10,8 +10,8 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from pipelines.export import run_export
-from pipelines.imports import read_boxes, run_import, to_proposals
+from pipelines.exchange.export_proposals import run_export
+from pipelines.exchange.import_proposals import read_boxes, run_import, to_proposals
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import PROPOSALS, proposals_from_row
 from tests.support.handmade import write_index, write_proposals

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.export import number_of
-from pipelines.import_names import KnownImages, shown
-from pipelines.matlab import MatlabError, read_variables
-from pipelines.unpickle import load_plain
+from pipelines.exchange.export_proposals import number_of
+from pipelines.exchange.import_names import KnownImages, shown
+from pipelines.exchange.matlab import MatlabError, read_variables
+from pipelines.exchange.unpickle import load_plain
 from weaksam.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.export_detections import narrow, run_export_detections, voc_line
+from pipelines.exchange.export_detections import narrow, run_export_detections, voc_line
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from tests.support.handmade import write_index

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from pipelines.matlab import MatlabError, Other, read_variables
+from pipelines.exchange.matlab import MatlabError, Other, read_variables
 
 
 def written(*, compressed: bool = False, **variables: Any) -> bytes:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from pipelines.export import finished_instance
-from pipelines.imports import instance_name, read_size
+from pipelines.exchange.export_proposals import finished_instance
+from pipelines.exchange.import_proposals import instance_name, read_size
 from pipelines.recipe.model import load_recipe
 from pipelines.store.instances import Instance, Lock, instance_key, prove
 from pipelines.store.schemas import (
