@@ -248,7 +248,7 @@ def table_(
 
         weaksam table 10 mine.yaml --data cards/ --set mil.epochs=4     # OICR from mine-oicr.yaml if it is there
     """
-    from pipelines.tables import Recipes, make_table, parse_seeds
+    from pipelines.variants.run import Recipes, make_table, parse_seeds
 
     set_up_logging(verbose)
     if _is_run_folder(recipe):

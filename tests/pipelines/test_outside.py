@@ -171,7 +171,7 @@ def test_only_the_death_of_a_process_makes_an_image_a_dropped_one() -> None:
 
 
 def test_a_table_stops_where_the_disk_is_full(tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines import tables
+    from pipelines.variants import run as tables
 
     monkeypatch.setattr(tables, "run_instances", raising(OSError(errno.ENOSPC, "", "/runs/x")))
     code, out, err = command("table", "1", "shapes", "--out", tmp_path)

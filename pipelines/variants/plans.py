@@ -8,7 +8,11 @@ from typing import Any, Literal
 
 from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
 from pipelines.evaluate.proposals import METRICS_FILE, full_row
-from pipelines.published import (
+from pipelines.recipe.model import Recipe
+from pipelines.runner import Resolved, resolve
+from pipelines.store.instances import Instance
+from pipelines.store.tables import read_json
+from pipelines.variants.published import (
     CORLOC_READS_DIFFERENTLY,
     PEAKS_ARE_PADDED,
     RECALL_READS_HIGHER,
@@ -21,10 +25,6 @@ from pipelines.published import (
     WEAKSAM,
     Figures,
 )
-from pipelines.recipe.model import Recipe
-from pipelines.runner import Resolved, resolve
-from pipelines.store.instances import Instance
-from pipelines.store.tables import read_json
 from weaksam.structures import TABLE_SOURCES
 
 GPU_MEMORY = "gpu_memory_mib"  # how the manifest of a training that measured it calls its largest memory of a GPU

@@ -25,8 +25,8 @@ from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes
 from pipelines.runner import Resolved, needed_for, resolve, run_instances
 from pipelines.store.explain import explain, storage_failure
 from pipelines.store.tables import write_bytes, write_json
-from pipelines.table_document import Outcome, Outcomes, remarks, to_document, to_markdown, to_text
-from pipelines.table_plans import PLANS, Finished, Plan, Row, Variant
+from pipelines.variants.document import Outcome, Outcomes, remarks, to_document, to_markdown, to_text
+from pipelines.variants.plans import PLANS, Finished, Plan, Row, Variant
 from weaksam.errors import ConfigError, WeaksamError
 from weaksam.files import join
 

@@ -15,9 +15,9 @@ from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import needed_for, resolve
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.tables import write_json
-from pipelines.table_document import Outcome, mean_and_spread, to_document, to_lines, to_markdown
-from pipelines.table_plans import PLANS, Finished, Row, Variant, data_name
-from pipelines.tables import Recipes, make_table, oicr_recipe, parse_seeds
+from pipelines.variants.document import Outcome, mean_and_spread, to_document, to_lines, to_markdown
+from pipelines.variants.plans import PLANS, Finished, Row, Variant, data_name
+from pipelines.variants.run import Recipes, make_table, oicr_recipe, parse_seeds
 from weaksam.errors import ConfigError
 
 SMALL_SHAPES = ["data.shapes.size=32", "data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0"]

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import Recipe
 from pipelines.store.numbers import percent
-from pipelines.table_plans import PLANS, Row, Splits
+from pipelines.variants.plans import PLANS, Row, Splits
 
 
 @dataclass(frozen=True, kw_only=True)

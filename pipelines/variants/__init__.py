@@ -1,0 +1,1 @@
+"""Named settings of a recipe, run and compared: the paper's tables."""
