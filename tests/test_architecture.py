@@ -122,7 +122,7 @@ for name in {names!r}:
 """)
 
 
-@pytest.mark.parametrize("statement", ["import pipelines.cli, pipelines.runner", "import pipelines.engine.status"])
+@pytest.mark.parametrize("statement", ["import pipelines.cli.app, pipelines.runner", "import pipelines.engine.status"])
 def test_the_command_line_loads_neither_torch_nor_ray(statement: str) -> None:
     loaded = run_python(f"import sys\n{statement}\nprint(sorted({{'torch', 'ray', 'timm', 'cv2'}} & set(sys.modules)))")
     assert loaded.strip() == "[]"
@@ -139,7 +139,7 @@ def test_true_boxes_are_read_by_evaluation_analysis_report_and_sweeps_only() -> 
 
 def test_only_the_command_line_exports_true_boxes_and_no_stage_does() -> None:
     assert {name for name, tree in module_trees().items() if EXPORT_OF_TRUE_BOXES in imported_by(tree)} == {
-        "pipelines.cli"
+        "pipelines.cli.app"
     }
 
 

@@ -57,7 +57,7 @@ def test_every_verb_and_recipe_named_in_commands_exists() -> None:
     import typer
     from typer.main import get_command
 
-    from pipelines.cli import app
+    from pipelines.cli.app import app
     from pipelines.recipe.model import shipped_recipes
     from tune.cli import register
     from tune.sweep import shipped_sweeps

@@ -50,8 +50,8 @@ def tune(
     verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="-v: what each stage does.")] = 0,
 ) -> None:
     """Run a sweep."""
-    from pipelines import terminal
-    from pipelines.cli import console, set_up_logging
+    from pipelines.cli import terminal
+    from pipelines.cli.app import console, set_up_logging
     from pipelines.engine.stage import Options
     from pipelines.recipe.model import load_recipe
     from tune.report import write_report

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipelines import cli
+from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
 from pipelines.exchange.export_detections import run_export_detections
 from pipelines.exchange.export_proposals import run_export

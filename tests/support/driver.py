@@ -25,7 +25,7 @@ class Driver(subprocess.Popen[bytes]):
         self.log = log
         with log.open("w") as file:
             super().__init__(
-                [sys.executable, "-c", "from pipelines.cli import main; main()", *command],
+                [sys.executable, "-c", "from pipelines.cli.app import main; main()", *command],
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )

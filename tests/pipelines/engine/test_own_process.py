@@ -82,7 +82,9 @@ def test_a_bad_image_is_dropped_with_its_reason(tmp_path):
 def test_a_whole_chain_runs_where_ray_cannot_be_imported(tmp_path):
     settings = [argument for setting in GRID for argument in ("--set", setting)]
     command = ["run", "grid", "--data", "shapes:", "--out", str(tmp_path), "--until", "evaluate.proposals", *settings]
-    code = f"import sys; sys.modules['ray'] = None; sys.argv[1:] = {command!r}; from pipelines.cli import main; main()"
+    code = (
+        f"import sys; sys.modules['ray'] = None; sys.argv[1:] = {command!r}; from pipelines.cli.app import main; main()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "images 5 = done 5 + dropped 0" in done.stdout

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipelines import cli
+from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
 from pipelines.exchange.export_pseudo_labels import (
     LabelledImage,

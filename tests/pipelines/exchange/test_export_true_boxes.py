@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipelines import cli
+from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
 from pipelines.exchange.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe

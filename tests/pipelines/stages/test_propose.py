@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from pipelines import cli
+from pipelines.cli import app as cli
 from pipelines.dataflow.rows import fetch
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipelines import cli
+from pipelines.cli import app as cli
 from pipelines.store.dropped import DroppedImage, DroppedReason, dropped_by_reason, to_json, to_lines
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES

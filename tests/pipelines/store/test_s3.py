@@ -59,7 +59,7 @@ def _command(source: str, out: str) -> list[str]:
     settings = [*(f"{k}={v}" for k, v in SETTINGS.items()), f"sam.weights={join(source, 'sam.safetensors')}"]
     overrides = [argument for setting in settings for argument in ("--set", setting)]
     data = ["--data", join(source, "images"), "--out", out]
-    return [sys.executable, "-c", "from pipelines.cli import main; main()", "propose", "grid", *data, *overrides]
+    return [sys.executable, "-c", "from pipelines.cli.app import main; main()", "propose", "grid", *data, *overrides]
 
 
 def _run(source: str, out: str) -> str:

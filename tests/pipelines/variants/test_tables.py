@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipelines import cli
+from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import needed_for, resolve

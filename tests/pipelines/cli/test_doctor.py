@@ -8,7 +8,7 @@ import psutil
 import pytest
 from safetensors.numpy import save_file
 
-from pipelines import doctor
+from pipelines.cli import doctor
 from tests.support.listening import SETTINGS, server
 from tests.support.s3_server import s3_server
 from weaksam.heap import KEEP_HEAP_ENV
@@ -144,7 +144,7 @@ def test_access_to_folders_and_buckets_is_tried(tmp_path: Path) -> None:
 
 
 def test_no_torch_without_a_gpu() -> None:
-    code = "import sys; from pipelines.doctor import run_doctor; run_doctor(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from pipelines.cli.doctor import run_doctor; run_doctor(); sys.exit('torch' in sys.modules)"
     if any(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("torch is asked about the GPUs of this machine")
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import weaksam
-from pipelines import cli
+from pipelines.cli import app as cli
 from pipelines.dataflow.lost_rows import errors_of_tasks, raise_unless_processes_died
 from pipelines.dataflow.rows import guarded
 from pipelines.recipe.model import load_recipe
@@ -223,7 +223,7 @@ def test_a_reader_of_one_line_ends_a_listing_quietly_and_no_work(tmp_path: Path)
     index = ["index", "grid", "--data", "shapes:", "--out", str(tmp_path / "run"), *SET]
     for arguments, code, said in ((["recipes"], 141, 0), (["run", "--help"], 141, 0), (index, 0, 1)):
         done = subprocess.run(
-            [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from pipelines.cli.app import main; main()", *arguments],
             cwd=ROOT,
             stdout=writing,
             stderr=subprocess.PIPE,

@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 from typer.core import TyperGroup
 
-from pipelines import terminal
+from pipelines.cli import terminal
 from pipelines.engine import interrupts, ray_session
 from pipelines.engine.stage import Options
 from pipelines.engine.text_table import Kind, TextTable
@@ -521,7 +521,7 @@ def doctor(uri: Annotated[str, typer.Argument(help="Also check access to this da
 
         weaksam doctor s3://bucket/coco
     """
-    from pipelines.doctor import run_doctor
+    from pipelines.cli.doctor import run_doctor
 
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     checks = run_doctor(uri)
@@ -549,7 +549,7 @@ def weights_list() -> None:
 
         weaksam weights list
     """
-    from pipelines.weights_command import list_weights
+    from pipelines.cli.weights import list_weights
 
     table = TextTable()
     table.add_columns(Kind.NAME, "name", "here")
@@ -576,7 +576,7 @@ def weights_pull(
 
         weaksam weights pull vit_b
     """
-    from pipelines.weights_command import pull_weights
+    from pipelines.cli.weights import pull_weights
 
     terminal.go_on_unread()
     with console.status(f"fetching {name}"):

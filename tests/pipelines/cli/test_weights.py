@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.weights_command import list_weights, pull_weights
+from pipelines.cli.weights import list_weights, pull_weights
 from tests.support.s3_server import s3_server
 from weaksam import weights
 from weaksam.errors import CheckpointError

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 import weaksam
-from pipelines import cli
+from pipelines.cli import app as cli
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import resolve
 from pipelines.store.instances import Lock
@@ -25,7 +25,7 @@ ENTRY = (
     "import atexit, os, sys; sys.argv[0] = 'weaksam'\n"
     "heavy = lambda: os.write(3, repr(sorted({'torch', 'ray'} & set(sys.modules))).encode())\n"
     "atexit.register(heavy)\n"
-    "from pipelines.cli import main; main()"
+    "from pipelines.cli.app import main; main()"
 )
 
 
@@ -209,7 +209,7 @@ def test_an_interrupt_ends_in_a_line_and_exit_code_130(tmp_path: Path, verb: lis
     sweep.write_text("{recipe: grid, space: {prompts.points_per_side: [2, 3]}, objective: recall50}")
     verb = [str(sweep) if word == "sweep.yaml" else word for word in verb]
     command = [*verb, "--data", "shapes:", "--out", str(tmp_path), *SET]
-    code = "from pipelines.cli import main; main()"
+    code = "from pipelines.cli.app import main; main()"
     with Lock(folder, "weaksam index"):
         waiting = subprocess.Popen(
             [sys.executable, "-c", code, *command],
