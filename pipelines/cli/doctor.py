@@ -27,7 +27,7 @@ from weaksam.weights import BUILTIN_SAM, file_sha256
 
 State = Literal["ok", "warn", "fail"]
 
-_LOCK_FILE = Path(__file__).resolve().parents[1] / "requirements.lock"  # in a checkout; an installed package has none
+_LOCK_FILE = Path(__file__).resolve().parents[2] / "requirements.lock"  # in a checkout; an installed package has none
 _CGROUP = Path("/sys/fs/cgroup")
 _MAIN_PACKAGES = (
     "torch",
