@@ -21,7 +21,7 @@ from pipelines.exchange.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import resolve, run_instances
 from pipelines.store.tables import read_json
-from weaksam.files import absolute
+from weaksam.io.files import absolute
 
 RECIPE = "table5"
 SHARES = (0.1, 0.3, 0.5)

@@ -17,7 +17,7 @@ from benchmarks.paired import FEWEST_SEEDS, PATIENT, Cell, add_arguments, report
 from pipelines.exchange.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import run_instances
-from weaksam.files import absolute
+from weaksam.io.files import absolute
 
 TRUTH = "true-boxes"
 PAIRS = [("top-1", "adaptive"), ("adaptive", "adaptive + drop"), ("adaptive + drop", "true boxes")]

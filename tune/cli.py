@@ -58,7 +58,7 @@ def tune(
     from tune.results import text_tables, write_results
     from tune.search import describe, run_sweep
     from tune.sweep import Trials, load_sweep
-    from weaksam.files import absolute, join
+    from weaksam.io.files import absolute, join
 
     set_up_logging(verbose)
     loaded = load_sweep(sweep, overrides or ())

@@ -28,7 +28,7 @@ from tune.search import Outcome, sweep_folder
 from tune.spaces import Knob, headings, short, told
 from tune.sweep import BEST, Trials
 from tune.trial import Record
-from weaksam.files import join
+from weaksam.io.files import join
 
 PAGE_FILE = "report.html"
 _TICKS = 5  # of a knob with a range

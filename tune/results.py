@@ -22,7 +22,7 @@ from tune.search import Outcome, sweep_folder
 from tune.spaces import Settings, headings, short
 from tune.sweep import BEST, Trials
 from tune.trial import Record
-from weaksam.files import join
+from weaksam.io.files import join
 
 RESULTS_FILE, CHOSEN_FILE = "results.parquet", "best.yaml"
 _SHOWN = 12  # trials on the terminal

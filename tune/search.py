@@ -33,7 +33,7 @@ from tune.spaces import Settings, combinations, drawn, every_combination, told
 from tune.sweep import BEST, Sweep, Trials, check_gpus, check_recipes, cpus_of_each, whole_numbers
 from tune.trial import Record, Records, TrialLog, early_percents, last_known, run_trial, value_of
 from weaksam.errors import RunError
-from weaksam.files import join
+from weaksam.io.files import join
 
 # A trial with several GPUs waits for its workers, which reserve them; Ray wants it to reserve something itself.
 _NEXT_TO_NOTHING = {"memory": 1e6}

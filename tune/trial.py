@@ -28,7 +28,7 @@ from tune.objectives import OBJECTIVES, RANK, EarlyDetections, Part, Reading
 from tune.spaces import Settings
 from tune.sweep import Sweep, Trials
 from weaksam.errors import ImageError, RunError
-from weaksam.files import join, open_fs
+from weaksam.io.files import join, open_fs
 
 State = Literal["finished", "stopped", "failed"]
 Figures = dict[str, float | None]  # objective -> figure in [0, 1]
@@ -174,8 +174,8 @@ def measure_early(job: Job, detector: Any, sweep: Sweep) -> float | None:
     from pipelines.evaluate.detections import NO_PROPOSALS, DetectedImage
     from pipelines.store.schemas import IMAGES
     from weaksam.detectors.test_time import detect_alone
-    from weaksam.files import read_bytes
-    from weaksam.images import decode_image
+    from weaksam.io.files import read_bytes
+    from weaksam.io.images import decode_image
 
     early = OBJECTIVES[sweep.objective].early
     assert early is not None  # checked with the sweep

@@ -30,10 +30,10 @@ from weaksam.clues.weaktr import WeakTr
 from weaksam.config import MilConfig, SamConfig, WeakTrConfig
 from weaksam.detectors import DETECTORS, detector_to_bytes, load_detector
 from weaksam.errors import ImageError
-from weaksam.images import decode_image
+from weaksam.io.images import decode_image
+from weaksam.io.weights import BUILTIN_SAM
 from weaksam.sam.model import load_sam
 from weaksam.structures import Prompts, Proposals
-from weaksam.weights import BUILTIN_SAM
 
 _MAX_PIXELS = 2**18  # of a damaged header; the default allows 400 MB each
 _LONGEST_REASON = 40  # characters

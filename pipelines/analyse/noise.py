@@ -287,8 +287,8 @@ def _regions(
     from weaksam.detectors.box_views import collate_boxes
     from weaksam.detectors.retrained import Targets
     from weaksam.detectors.views import scaled
-    from weaksam.files import read_bytes
-    from weaksam.images import decode_image
+    from weaksam.io.files import read_bytes
+    from weaksam.io.images import decode_image
     from weaksam.transforms import derive_seed
 
     device = next(detector.parameters()).device

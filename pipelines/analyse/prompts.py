@@ -244,8 +244,8 @@ class ControlActor:
         return pa.Table.from_pylist([row for row in rows if not row.get("reason")], schema=PROPOSALS)
 
     def _segment(self, row: dict[str, Any]) -> dict[str, Any]:
-        from weaksam.files import read_bytes
-        from weaksam.images import decode_image
+        from weaksam.io.files import read_bytes
+        from weaksam.io.images import decode_image
 
         image = decode_image(read_bytes(row["uri"]))
         size_hw = (image.shape[0], image.shape[1])

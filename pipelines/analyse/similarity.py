@@ -59,8 +59,8 @@ def measure(job: Job, split: str) -> dict[str, Any]:
         DataError: no image of the split has proposals.
         ImageError: an image that had proposals cannot be read any more.
     """
-    from weaksam.files import read_bytes
-    from weaksam.images import decode_image
+    from weaksam.io.files import read_bytes
+    from weaksam.io.images import decode_image
     from weaksam.metrics.similarity import cosine_matrix, mean_off_diagonal
 
     recipe = job.recipe
@@ -101,7 +101,7 @@ def matrix_file(set_name: str) -> str:
 
 def method(recipe: Recipe) -> Mapping[str, Any]:
     """Return the part of the recipe that can change the numbers."""
-    from weaksam.weights import fetch_weights
+    from weaksam.io.weights import fetch_weights
 
     weights = recipe.mil.weights
     return {
@@ -227,7 +227,7 @@ def _load_detector(job: Job) -> WeakDetector:
     import torch
 
     from weaksam.detectors import load_detector
-    from weaksam.weights import fetch_weights
+    from weaksam.io.weights import fetch_weights
 
     mil = job.recipe.mil
     weights = mil.weights or job.upstream["train-mil"].file(DETECTOR_FILE)

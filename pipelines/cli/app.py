@@ -22,7 +22,7 @@ from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes
 from pipelines.store.explain import explain, in_the_way
 from weaksam.errors import ConfigError, StorageError
-from weaksam.files import absolute, join, open_fs
+from weaksam.io.files import absolute, join, open_fs
 
 
 class _Verbs(TyperGroup):

@@ -21,9 +21,9 @@ from pipelines.engine import ray_address
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.store.explain import explain
 from weaksam.errors import WeaksamError
-from weaksam.files import is_folder, is_remote, open_fs
 from weaksam.heap import KEEP_HEAP_ENV
-from weaksam.weights import BUILTIN_SAM, file_sha256
+from weaksam.io.files import is_folder, is_remote, open_fs
+from weaksam.io.weights import BUILTIN_SAM, file_sha256
 
 State = Literal["ok", "warn", "fail"]
 

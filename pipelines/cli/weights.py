@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weaksam.config import SamConfig
-from weaksam.weights import BUILTIN_SAM, PUBLISHED, Progress, WeightsFile, cached_path, fetch_weights, sam_weights
+from weaksam.io.weights import BUILTIN_SAM, PUBLISHED, Progress, WeightsFile, cached_path, fetch_weights, sam_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,8 +44,8 @@ FETCHED = pa.schema(
 
 def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
     """Read and validate images, one thread each; what cannot be used gets a reason. Columns PLANNED -> FETCHED."""
-    from weaksam.files import read_bytes
-    from weaksam.images import check_resized, decode_image
+    from weaksam.io.files import read_bytes
+    from weaksam.io.images import check_resized, decode_image
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -106,7 +106,7 @@ def _failure_reason(error: Exception) -> str:
 
 def decode_row(row: Mapping[str, Any]) -> NDArray[np.uint8]:
     """Return the pixels of a fetched row."""
-    from weaksam.images import decode_image
+    from weaksam.io.images import decode_image
 
     return decode_image(row["bytes"])
 

@@ -11,7 +11,7 @@ from pipelines.store.instances import Instance, current_instances, lock_holder
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import DamagedFileError, Table, read_object
 from weaksam.errors import RunError, WeaksamError
-from weaksam.files import join, open_fs
+from weaksam.io.files import join, open_fs
 
 TABLES = "tables"  # folder of a run: what `weaksam table` measured, and on which instances
 

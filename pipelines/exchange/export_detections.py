@@ -20,7 +20,7 @@ from pipelines.exchange.export_proposals import finished_instance, image_ids, nu
 from pipelines.recipe.model import load_recipe
 from pipelines.store.schemas import DETECTIONS, IMAGES, detections_from_row
 from weaksam.errors import DataError
-from weaksam.files import join, read_text
+from weaksam.io.files import join, read_text
 from weaksam.structures import Detections
 
 DetectionFormat = Literal["voc", "coco"]

@@ -20,7 +20,7 @@ from typing import IO
 from pipelines.store.explain import naming
 from pipelines.store.tables import read_json, write_json
 from weaksam.errors import DataError
-from weaksam.files import is_remote, join, list_files, open_fs
+from weaksam.io.files import is_remote, join, list_files, open_fs
 
 
 def require_new_file(uri: str, *, overwrite: bool) -> bool:

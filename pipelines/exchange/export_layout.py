@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from weaksam.errors import DataError
-from weaksam.images import IMAGE_SUFFIXES
+from weaksam.io.images import IMAGE_SUFFIXES
 from weaksam.structures import BOXES, PseudoGroundTruth
 
 _UNSAFE = re.compile(r'^\.|[%/\\:*?"<>|\x00-\x1f]')  # in file names; a leading dot hides them

@@ -23,7 +23,7 @@ from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError, ImageError
-from weaksam.files import absolute, is_remote, join, read_bytes
+from weaksam.io.files import absolute, is_remote, join, read_bytes
 
 PictureMode = Literal["link", "copy", "none"]
 

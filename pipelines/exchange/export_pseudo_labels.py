@@ -32,7 +32,7 @@ from pipelines.exchange.export_yolo import write_yolo
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
 from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError
-from weaksam.files import join
+from weaksam.io.files import join
 
 PseudoLabelFormat = Literal["coco", "voc", "yolo"]
 

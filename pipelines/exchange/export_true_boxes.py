@@ -32,7 +32,7 @@ from pipelines.store.schemas import (
 from weaksam.config import DataConfig
 from weaksam.datasets.ground_truth import StatedSize, true_objects
 from weaksam.errors import ConfigError, DataError, ImageError
-from weaksam.files import join, open_fs
+from weaksam.io.files import join, open_fs
 from weaksam.noise import CLEAN, MISSING, NOISE_KINDS, NoisyBoxes, TrueBoxes, add_noise
 from weaksam.structures import BOXES, GroundTruth, PseudoGroundTruth
 

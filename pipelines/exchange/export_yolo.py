@@ -21,7 +21,7 @@ from pipelines.exchange.export_layout import LabelledImage, boxes_of, describe, 
 from pipelines.exchange.export_pictures import PictureMode, place_pictures, plan_pictures
 from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError
-from weaksam.files import absolute, is_remote, join
+from weaksam.io.files import absolute, is_remote, join
 
 
 def write_yolo(

@@ -19,8 +19,8 @@ from pipelines.exchange.import_formats import Boxes, read_boxes
 from pipelines.store.instances import Instance, Lock, instance_key, prove
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS, SCHEMA_VERSION, proposals_to_row
 from weaksam.errors import ConfigError, DataError, ImageError
-from weaksam.files import read_annotations, read_bytes
-from weaksam.images import image_size
+from weaksam.io.files import read_annotations, read_bytes
+from weaksam.io.images import image_size
 from weaksam.structures import Proposals
 
 _ROWS_PER_PART = 128  # images; Selective Search has 2,000 boxes each

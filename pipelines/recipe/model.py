@@ -37,7 +37,7 @@ from weaksam.config import (
     SelectiveSearchConfig,
 )
 from weaksam.errors import ConfigError
-from weaksam.files import is_remote, read_text
+from weaksam.io.files import is_remote, read_text
 
 # Which maps each clue source can make (a recipe that prompts with others would find its source silently empty).
 CLUE_KINDS = {"none": (), "weaktr": ("fine", "coarse", "cross"), "resnet_cam": ("coarse",)}

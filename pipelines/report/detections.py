@@ -25,7 +25,7 @@ from pipelines.training.fit import CHECKPOINTS
 from pipelines.training.loss_drop import dropped_shares
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.errors import ImageError
-from weaksam.files import join
+from weaksam.io.files import join
 from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ from pipelines.store.numbers import percent
 from pipelines.store.schemas import IMAGES, PROPOSALS
 from pipelines.store.tables import read_json, write_bytes
 from weaksam.drawing import KIND_COLOURS, OTHER_COLOUR, SOURCE_COLOURS, TRUTH_COLOUR
-from weaksam.files import join, read_bytes
+from weaksam.io.files import join, read_bytes
 from weaksam.structures import TABLE_SOURCES
 
 if TYPE_CHECKING:
@@ -337,8 +337,8 @@ def _whole(recipe: Recipe, propose: Mapping[str, Any]) -> dict[str, str] | None:
 
 def _image_reader(index: Instance) -> Callable[[str], NDArray[np.uint8]]:
     """Give a function from image id to upright RGB image [H, W, 3]; it raises ImageError for one that cannot be read."""
-    from weaksam.files import read_bytes
-    from weaksam.images import decode_image
+    from weaksam.io.files import read_bytes
+    from weaksam.io.images import decode_image
 
     uris = {row["image_id"]: row["uri"] for row in index.table(IMAGES).iter_rows(["image_id", "uri"])}
     return lambda image_id: decode_image(read_bytes(uris[image_id]))

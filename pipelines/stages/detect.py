@@ -150,7 +150,7 @@ def _weak(spec: DetectSpec, proposals: Table) -> tuple[Find, tuple[str, ...]]:
     from weaksam.detectors import load_detector
     from weaksam.detectors.test_time import detect
     from weaksam.detectors.views import mirrored, prepare_proposals
-    from weaksam.weights import fetch_weights
+    from weaksam.io.weights import fetch_weights
 
     config = spec.config
     assert isinstance(config, MilConfig)
@@ -171,7 +171,7 @@ def _retrained(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
     """Return how a retrained detector finds objects, and its classes."""
     from weaksam.detectors import load_retrained
     from weaksam.detectors.test_time import detect_alone
-    from weaksam.weights import fetch_weights
+    from weaksam.io.weights import fetch_weights
 
     assert isinstance(spec.config, RetrainConfig)
     assert isinstance(spec.test, RetrainedDetectConfig)
@@ -228,7 +228,7 @@ def _supervision(job: Job) -> str:
     if "retrain" in job.upstream:
         return str((job.upstream["retrain"].manifest() or {})["supervision"])
     from weaksam.detectors import load_retrained
-    from weaksam.weights import fetch_weights
+    from weaksam.io.weights import fetch_weights
 
     return load_retrained(fetch_weights(job.recipe.retrain.weights).path, job.recipe.retrain)[2]
 
@@ -267,7 +267,7 @@ def _contents(recipe: Recipe, name: str) -> Mapping[str, Content]:
 
 
 def _detector_sha256(uri: str) -> str:
-    from weaksam.weights import fetch_weights
+    from weaksam.io.weights import fetch_weights
 
     return fetch_weights(uri).sha256
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from weaksam import errors
 from weaksam.errors import RunError, StorageError, WeaksamError
-from weaksam.files import is_remote
+from weaksam.io.files import is_remote
 
 AGAIN = "run the same command again: it goes on where it stopped"
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipelines.store.instances import Instance
 from pipelines.store.tables import write_bytes
-from weaksam.files import open_fs
+from weaksam.io.files import open_fs
 
 _LONGEST_SIDE = 320  # pixels
 

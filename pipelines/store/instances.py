@@ -38,7 +38,7 @@ from pipelines.store.tables import (
     write_json,
 )
 from weaksam.errors import RunError
-from weaksam.files import join, open_fs
+from weaksam.io.files import join, open_fs
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.store.tables import Table
-from weaksam.files import open_fs
+from weaksam.io.files import open_fs
 
 _DIGESTED_BYTES = (
     64 * 2**20

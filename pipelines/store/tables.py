@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pipelines.store import schemas
 from pipelines.store.explain import naming
 from weaksam.errors import DataError, RunError
-from weaksam.files import join, open_fs
+from weaksam.io.files import join, open_fs
 
 logger = logging.getLogger(__name__)
 

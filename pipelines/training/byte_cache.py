@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weaksam.files import read_bytes
+from weaksam.io.files import read_bytes
 
 
 class ByteCache:
@@ -17,7 +17,7 @@ class ByteCache:
         self._known: dict[str, bytes] = {}
 
     def read(self, uri: str) -> bytes:
-        """Return the encoded bytes; raises what ``weaksam.files.read_bytes`` raises, which is not remembered."""
+        """Return the encoded bytes; raises what ``weaksam.io.files.read_bytes`` raises, which is not remembered."""
         data = self._known.get(uri)
         if data is None:
             data = read_bytes(uri)

@@ -24,8 +24,8 @@ from tensorboardX import SummaryWriter
 from pipelines.store.tables import set_aside, write_bytes
 from pipelines.training.task import Progress, TrainingPlan
 from weaksam.errors import CheckpointError, RunError
-from weaksam.files import join, open_fs
-from weaksam.state_dicts import read_pickled
+from weaksam.io.files import join, open_fs
+from weaksam.io.state_dicts import read_pickled
 
 logger = logging.getLogger(__name__)
 

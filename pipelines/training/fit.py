@@ -102,7 +102,7 @@ def initial_weights(init: str) -> dict[str, Content]:
 
 
 def _initial_sha256(init: str) -> str:
-    from weaksam.weights import BUILTIN_STEM, fetch_weights, file_sha256
+    from weaksam.io.weights import BUILTIN_STEM, fetch_weights, file_sha256
 
     return file_sha256(BUILTIN_STEM) if init == "builtin" else fetch_weights(init).sha256
 

@@ -36,7 +36,7 @@ from pipelines.training.task import (
     TrainingTask,
 )
 from weaksam.errors import ConfigError, DataError, ImageError, RunError
-from weaksam.files import join
+from weaksam.io.files import join
 from weaksam.transforms import derive_seed
 
 _EVALUATIONS = 20  # looks at the validation score per training

@@ -11,7 +11,7 @@ from pipelines.store.explain import explain, storage_failure
 from pipelines.training.checkpoints import read_scalars
 from pipelines.training.task import NonFiniteLossError, Progress, TrainingResources
 from weaksam.errors import CheckpointError, ConfigError, RunError, WeaksamError
-from weaksam.files import join
+from weaksam.io.files import join
 
 _POLL_S = 1.0
 

@@ -28,7 +28,7 @@ from pipelines.store.tables import write_bytes, write_json
 from pipelines.variants.document import Outcome, Outcomes, remarks, to_document, to_markdown, to_text
 from pipelines.variants.plans import PLANS, Finished, Plan, Row, Variant
 from weaksam.errors import ConfigError, WeaksamError
-from weaksam.files import join
+from weaksam.io.files import join
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from weaksam.config import DataConfig, ShapesConfig
 from weaksam.datasets import DATASETS, Dataset, check_true_boxes, detect_kind, open_dataset, train_split
 from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.errors import ConfigError, DataError
-from weaksam.files import join, open_fs, read_bytes
-from weaksam.images import decode_image
+from weaksam.io.files import join, open_fs, read_bytes
+from weaksam.io.images import decode_image
 
 TREES: dict[str, Callable[[Path], Path]] = {"voc": build_voc_tree, "coco": build_coco_tree, "folder": build_folder_tree}
 SHAPES = ShapesConfig(size=64, train=4, val=2, test=3)

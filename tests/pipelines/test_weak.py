@@ -15,7 +15,7 @@ from pipelines.runner import run_instances
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
-from weaksam.files import read_bytes
+from weaksam.io.files import read_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 

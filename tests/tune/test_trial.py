@@ -11,7 +11,7 @@ from tests.support.upstream import SWEEP, finish_upstream, write_files
 from tune.sweep import Trials, load_sweep
 from tune.trial import Record, Records, TrialLog, early_percents, last_known, run_trial, value_of
 from weaksam.errors import RunError
-from weaksam.files import open_fs
+from weaksam.io.files import open_fs
 
 ON_DETECTORS = SWEEP.replace("pseudo_f1", "ap50").replace("[label_agreement]", "[classification_map]")
 

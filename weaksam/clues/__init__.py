@@ -27,8 +27,8 @@ from weaksam.clues.small_stem import load_builtin_classifier
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import ClassifierConfig, CluesConfig
 from weaksam.errors import CheckpointError, ConfigError
+from weaksam.io.weights import fetch_weights
 from weaksam.structures import ClassMaps
-from weaksam.weights import fetch_weights
 
 CLUES: dict[str, type[ClueNetwork]] = {
     "weaktr": WeakTr,

@@ -19,7 +19,7 @@ from torch import Tensor
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import WeakTrConfig
 from weaksam.errors import CheckpointError
-from weaksam.state_dicts import described, is_safetensors, read_pickled, read_safetensors, refuse_nan
+from weaksam.io.state_dicts import described, is_safetensors, read_pickled, read_safetensors, refuse_nan
 
 HEAD_DIM = 64  # of every published WeakTr and DeiT; the keys do not tell it
 # Pooling of the published fusions; unlike the bottleneck's width it leaves no trace in the keys.

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from weaksam.clues.small_stem import SmallCnnClassifier, load_builtin_classifier
 from weaksam.datasets.shapes import CLASS_NAMES, Drawing, draw, reserved_seed
+from weaksam.io.weights import BUILTIN_STEM
 from weaksam.metrics.classification import classification_scores
 from weaksam.transforms import derive_seed, normalise
-from weaksam.weights import BUILTIN_STEM
 
 logger = logging.getLogger(__name__)
 

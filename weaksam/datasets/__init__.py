@@ -18,7 +18,7 @@ from weaksam.datasets.passed_over import PassedOver
 from weaksam.datasets.shapes import Shapes
 from weaksam.datasets.voc import VocDataset
 from weaksam.errors import ConfigError
-from weaksam.files import absolute
+from weaksam.io.files import absolute
 from weaksam.structures import GroundTruth, ImageRecord
 
 

@@ -25,8 +25,8 @@ from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.picture_search import Pictures, choose, names_split
 from weaksam.errors import DataError
-from weaksam.files import join, read_annotations
-from weaksam.images import IMAGE_SUFFIXES
+from weaksam.io.files import join, read_annotations
+from weaksam.io.images import IMAGE_SUFFIXES
 from weaksam.structures import GroundTruth, ImageRecord
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from weaksam.datasets.class_names import normal_name
 from weaksam.errors import DataError
-from weaksam.files import read_annotations
+from weaksam.io.files import read_annotations
 
 MAX_COORDINATE = 2**24  # pixels; float32 holds whole numbers up to here
 

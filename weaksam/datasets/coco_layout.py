@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from weaksam.errors import DataError
-from weaksam.files import join, read_annotations
+from weaksam.io.files import join, read_annotations
 
 _STANDARD = re.compile(r"(?:.*/)?annotations/instances_([^/]+)\.json", re.IGNORECASE)
 _ROBOFLOW = re.compile(r"(?:(?:.*/)?([^/]+)/)?_annotations\.coco\.json", re.IGNORECASE)

@@ -17,8 +17,8 @@ from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.split_folders import split_folders
 from weaksam.errors import DataError
-from weaksam.files import join, read_text
-from weaksam.images import IMAGE_SUFFIXES
+from weaksam.io.files import join, read_text
+from weaksam.io.images import IMAGE_SUFFIXES
 from weaksam.structures import GroundTruth, ImageRecord
 
 _LABELS, _CLASSES = "labels.csv", "classes.txt"

@@ -16,7 +16,7 @@ from weaksam.datasets.class_names import normal_name, refuse_look_alikes
 from weaksam.datasets.named_pictures import find_named
 from weaksam.datasets.picture_search import Pictures
 from weaksam.errors import DataError
-from weaksam.files import split_lines
+from weaksam.io.files import split_lines
 
 _HEADER = ["path", "labels"]
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 
-from weaksam.files import list_files
+from weaksam.io.files import list_files
 
 _RECIPE, _INDEX = "recipe.yaml", "index/"  # what every run folder holds
 

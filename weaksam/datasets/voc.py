@@ -20,7 +20,7 @@ from weaksam.datasets.split_folders import split_folders
 from weaksam.datasets.voc_layout import MAIN, VocLayout, only_root
 from weaksam.datasets.voc_xml import VocObject, boxes_xyxy_of, objects_of, parse_annotation, size_hw_of
 from weaksam.errors import DataError
-from weaksam.files import join, read_annotations
+from weaksam.io.files import join, read_annotations
 from weaksam.structures import GroundTruth, ImageRecord
 
 if TYPE_CHECKING:

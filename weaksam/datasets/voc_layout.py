@@ -25,8 +25,8 @@ from weaksam.datasets.named_pictures import find_named
 from weaksam.datasets.picture_search import Pictures
 from weaksam.datasets.voc_xml import sets_out_to_be_voc
 from weaksam.errors import DataError
-from weaksam.files import is_folder, join, list_folders, read_annotations, read_texts, split_lines
-from weaksam.images import IMAGE_SUFFIXES
+from weaksam.io.files import is_folder, join, list_folders, read_annotations, read_texts, split_lines
+from weaksam.io.images import IMAGE_SUFFIXES
 
 MAIN = "ImageSets/Main"
 _IMAGES, _ANNOTATIONS, _SETS = "JPEGImages", "Annotations", "ImageSets"

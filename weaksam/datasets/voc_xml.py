@@ -15,7 +15,7 @@ from defusedxml.common import DefusedXmlException
 
 from weaksam.datasets.class_names import normal_name
 from weaksam.errors import DataError
-from weaksam.files import decode_text
+from weaksam.io.files import decode_text
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

@@ -31,9 +31,9 @@ from weaksam.detectors.oicr import Oicr
 from weaksam.detectors.retrained import RetrainedDetector
 from weaksam.detectors.wsod import WeakDetector
 from weaksam.errors import CheckpointError
+from weaksam.io.weights import PUBLISHED, fetch_weights
 from weaksam.sam.model import load_strictly
 from weaksam.structures import IMAGE_LABELS
-from weaksam.weights import PUBLISHED, fetch_weights
 
 __all__ = [
     "DETECTORS",

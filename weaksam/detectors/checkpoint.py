@@ -16,7 +16,7 @@ from torch import Tensor
 from weaksam.detectors.bodies import VGG_STAGES
 from weaksam.detectors.wsod import NUM_BRANCHES
 from weaksam.errors import CheckpointError
-from weaksam.state_dicts import described, is_safetensors, read_pickled, read_safetensors, refuse_nan
+from weaksam.io.state_dicts import described, is_safetensors, read_pickled, read_safetensors, refuse_nan
 from weaksam.structures import IMAGE_LABELS
 
 METADATA_KEY = "detector"  # of the metadata of our own files; the value is JSON

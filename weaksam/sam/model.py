@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError
+from weaksam.io.state_dicts import read_pickled, read_safetensors, refuse_nan
+from weaksam.io.weights import sam_weights
 from weaksam.sam.small import build_small_sam
-from weaksam.state_dicts import read_pickled, read_safetensors, refuse_nan
-from weaksam.weights import sam_weights
 
 SAMS: dict[str, Callable[[], Sam]] = {
     "builtin": build_small_sam,

@@ -96,7 +96,7 @@ def _clue_class_names(recipe: Recipe, upstream: Mapping[str, Instance]) -> tuple
     if not recipe.uses_clues:
         return ()
     from weaksam.clues import load_classifier
-    from weaksam.weights import fetch_weights
+    from weaksam.io.weights import fetch_weights
 
     return load_classifier(fetch_weights(_clue_weights(recipe, upstream)).path).class_names
 
@@ -134,7 +134,7 @@ def _contents(recipe: Recipe, _name: str) -> Mapping[str, Content]:
 
 
 def _sam_sha256(config: SamConfig) -> str:
-    from weaksam.weights import PUBLISHED, sam_weights
+    from weaksam.io.weights import PUBLISHED, sam_weights
 
     published = PUBLISHED.get(config.name)
     known = config.sha256 or ("" if config.weights or published is None else published.sha256)
@@ -142,7 +142,7 @@ def _sam_sha256(config: SamConfig) -> str:
 
 
 def _clues_sha256(config: CluesConfig) -> str:
-    from weaksam.weights import fetch_weights
+    from weaksam.io.weights import fetch_weights
 
     return config.sha256 or fetch_weights(resolve_weights(config.weights)).sha256
 

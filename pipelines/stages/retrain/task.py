@@ -18,7 +18,7 @@ from weaksam.detectors import RetrainedDetector, build_retrained
 from weaksam.detectors.backbones import pixel_format
 from weaksam.detectors.box_views import BoxBatch, box_sample, collate_boxes
 from weaksam.detectors.retrained import Targets
-from weaksam.images import decode_image
+from weaksam.io.images import decode_image
 from weaksam.structures import PseudoGroundTruth
 from weaksam.transforms import derive_seed
 

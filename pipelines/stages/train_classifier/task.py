@@ -17,7 +17,7 @@ from weaksam.clues import build_classifier
 from weaksam.clues.network import ClueNetwork
 from weaksam.config import ClassifierConfig
 from weaksam.errors import ImageError
-from weaksam.images import decode_image
+from weaksam.io.images import decode_image
 from weaksam.metrics.classification import ClassificationScores, classification_scores
 from weaksam.transforms import derive_seed, evaluation_view, training_view
 

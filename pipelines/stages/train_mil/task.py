@@ -18,7 +18,7 @@ from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
 from weaksam.config import MilConfig
 from weaksam.detectors import WeakDetector, build_detector, pixel_format
 from weaksam.detectors.views import collate, prepare_proposals, training_sample
-from weaksam.images import decode_image
+from weaksam.io.images import decode_image
 from weaksam.transforms import derive_seed
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # images [B, 3, H, W], boxes_xyxy [B, R, 4], real [B, R], labels [B, C]

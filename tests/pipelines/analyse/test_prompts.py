@@ -121,8 +121,8 @@ def sam():
 
 
 def test_each_control_is_segmented_as_if_it_were_alone(sam):
-    from weaksam.files import read_bytes
-    from weaksam.images import decode_image
+    from weaksam.io.files import read_bytes
+    from weaksam.io.images import decode_image
     from weaksam.proposals import propose
 
     image = decode_image(read_bytes(Shapes(SHAPES).records("train")[0].uri))

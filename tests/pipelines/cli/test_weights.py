@@ -5,10 +5,10 @@ import pytest
 
 from pipelines.cli.weights import list_weights, pull_weights
 from tests.support.s3_server import s3_server
-from weaksam import weights
 from weaksam.errors import CheckpointError
-from weaksam.files import open_fs
-from weaksam.weights import Published
+from weaksam.io import weights
+from weaksam.io.files import open_fs
+from weaksam.io.weights import Published
 
 
 def test_published_weights_are_listed_and_show_up_once_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

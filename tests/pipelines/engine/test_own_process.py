@@ -27,8 +27,8 @@ from weaksam.datasets.shapes import CLASS_NAMES
 from weaksam.detectors import build_retrained, detector_to_bytes
 from weaksam.detectors.test_time import detect_alone
 from weaksam.errors import ConfigError
-from weaksam.files import read_bytes
-from weaksam.images import decode_image
+from weaksam.io.files import read_bytes
+from weaksam.io.images import decode_image
 from weaksam.structures import IMAGE_LABELS
 
 GRID = [

@@ -13,7 +13,7 @@ from tests.support.handmade import write_index, write_proposals
 from tests.support.s3_server import s3_server
 from tests.support.tolerances import near
 from weaksam.errors import DataError, RunError
-from weaksam.files import read_bytes
+from weaksam.io.files import read_bytes
 
 A, B, C = [0, 0, 4, 3], [1, 2, 20, 10], [3.7, 0, 9.9, 5]  # exclusive
 A_INCLUSIVE, B_INCLUSIVE, C_INCLUSIVE = [0, 0, 3, 2], [1, 2, 19, 9], [3, 0, 8, 4]

@@ -22,7 +22,7 @@ from pipelines.store.tables import Table, create_exclusively, read_json, write_b
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.s3_server import s3_server
 from weaksam.errors import RunError
-from weaksam.files import join, open_fs
+from weaksam.io.files import join, open_fs
 
 # --- keys and plans
 

@@ -15,7 +15,7 @@ from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import PROPOSALS
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.s3_server import s3_server
-from weaksam.files import join
+from weaksam.io.files import join
 from weaksam.sam.small import build_small_sam
 
 pytestmark = pytest.mark.ray

@@ -26,7 +26,7 @@ from pipelines.store.tables import (
 )
 from tests.support.s3_server import s3_server
 from weaksam.errors import DataError
-from weaksam.files import join, open_fs
+from weaksam.io.files import join, open_fs
 
 
 @pytest.fixture(scope="module")

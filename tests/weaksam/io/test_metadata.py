@@ -9,8 +9,8 @@ from PIL import Image, TiffImagePlugin, features
 
 from tests.support.broken_files import encode, picture
 from weaksam.errors import ImageError
-from weaksam.images import decode_image
-from weaksam.metadata import without_metadata
+from weaksam.io.images import decode_image
+from weaksam.io.metadata import without_metadata
 
 LARGE = zlib.compress(bytes(5 << 20))  # more than Pillow unpacks of a text or a profile
 EXIF_UPSIDE_DOWN = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x03\0\0\0\0\0\0\0"

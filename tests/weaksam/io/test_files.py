@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.s3_server import s3_server
-from weaksam import files
 from weaksam.errors import DataError, ImageError
+from weaksam.io import files
 
 NAMES = [
     "a b.jpg",

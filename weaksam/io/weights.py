@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError
-from weaksam.files import is_remote, open_fs
+from weaksam.io.files import is_remote, open_fs
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -88,8 +88,8 @@ PUBLISHED: dict[str, Published] = {
     ),
 }
 
-BUILTIN_SAM = Path(__file__).parent / "sam" / "weights" / "small.safetensors"
-BUILTIN_STEM = Path(__file__).parent / "clues" / "weights" / "small_stem.safetensors"
+BUILTIN_SAM = Path(__file__).parents[1] / "sam" / "weights" / "small.safetensors"
+BUILTIN_STEM = Path(__file__).parents[1] / "clues" / "weights" / "small_stem.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from weaksam.depth import to_8_bits
 from weaksam.errors import ImageError
-from weaksam.metadata import without_metadata
-from weaksam.wide_samples import wide_colours, wide_greys
+from weaksam.io.depth import to_8_bits
+from weaksam.io.metadata import without_metadata
+from weaksam.io.wide_samples import wide_colours, wide_greys
 
 # Pixels, height x width, read from the header before anything is decoded; more is a "decompression bomb". 128 Mi pixels
 # are 400 MB as RGB and more than any common camera takes. Pillow's own limit (twice ``Image.MAX_IMAGE_PIXELS``) also

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.support.broken_files import encode, png
-from weaksam.depth import to_8_bits
-from weaksam.images import decode_image
+from weaksam.io.depth import to_8_bits
+from weaksam.io.images import decode_image
 
 DISC_HW = (40, 60)
 

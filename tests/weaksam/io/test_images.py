@@ -16,8 +16,8 @@ from PIL import Image, ImageFile
 
 from tests.support.broken_files import Expected, broken_files, encode, picture, png, unusual_files, write_broken_files
 from weaksam.errors import ImageError
-from weaksam.files import read_bytes
-from weaksam.images import check_resized, decode_image
+from weaksam.io.files import read_bytes
+from weaksam.io.images import check_resized, decode_image
 
 UNUSUAL, BROKEN = unusual_files(), broken_files()
 UPRIGHT = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
@@ -256,5 +256,5 @@ def test_short_side_must_keep_a_pixel(size_hw: tuple[int, int], longest_side: in
 
 
 def test_images_files_and_datasets_import_without_torch() -> None:
-    code = "import sys, weaksam.images, weaksam.files, weaksam.datasets; sys.exit('torch' in sys.modules)"
+    code = "import sys, weaksam.io.images, weaksam.io.files, weaksam.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

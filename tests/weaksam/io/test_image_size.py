@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.broken_files import broken_files, encode, picture, unusual_files
 from weaksam.errors import ImageError
-from weaksam.images import decode_image, image_size
+from weaksam.io.images import decode_image, image_size
 
 KEPT = unusual_files()
 

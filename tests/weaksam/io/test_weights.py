@@ -12,10 +12,10 @@ import fsspec
 import pytest
 
 from tests.support.s3_server import s3_server
-from weaksam import weights
 from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError
-from weaksam.weights import (
+from weaksam.io import weights
+from weaksam.io.weights import (
     PUBLISHED,
     Published,
     WeightsFile,

@@ -1,0 +1,1 @@
+"""Files, images and weights, wherever they lie."""
