@@ -23,11 +23,11 @@ from weaksam.clues.cam import MultiScaleCam
 from weaksam.clues.checkpoint import METADATA_KEY, read_state_dict, weaktr_from_published
 from weaksam.clues.network import ClueNetwork
 from weaksam.clues.resnet_cam import ResNetCam
-from weaksam.clues.small_stem import load_builtin_classifier
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import ClassifierConfig, CluesConfig
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.weights import fetch_weights
+from weaksam.networks.small_stem import load_builtin_classifier
 from weaksam.structures import ClassMaps
 
 CLUES: dict[str, type[ClueNetwork]] = {

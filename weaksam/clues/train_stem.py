@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from weaksam.clues.small_stem import SmallCnnClassifier, load_builtin_classifier
 from weaksam.datasets.shapes import CLASS_NAMES, Drawing, draw, reserved_seed
 from weaksam.io.weights import BUILTIN_STEM
 from weaksam.metrics.classification import classification_scores
+from weaksam.networks.small_stem import SmallCnnClassifier, load_builtin_classifier
 from weaksam.transforms import derive_seed, normalise
 
 logger = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from weaksam.clues.network import ClueNetwork
-from weaksam.clues.small_stem import SmallCnnStem
 from weaksam.config import WeakTrConfig
 from weaksam.errors import CheckpointError, ConfigError
+from weaksam.networks.small_stem import SmallCnnStem
 from weaksam.structures import CLUE_SOURCES
 
 

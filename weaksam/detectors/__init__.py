@@ -19,10 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from weaksam.clues.checkpoint import read_state_dict
-from weaksam.clues.small_stem import load_builtin_classifier
 from weaksam.config import MilConfig, RetrainConfig, require
-from weaksam.detectors.bodies import PixelFormat
-from weaksam.detectors.bodies import pixel_format as pixel_format_of
 from weaksam.detectors.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
 from weaksam.detectors.dino import Dino
 from weaksam.detectors.faster_rcnn import FasterRcnn
@@ -32,6 +29,9 @@ from weaksam.detectors.retrained import RetrainedDetector
 from weaksam.detectors.wsod import WeakDetector
 from weaksam.errors import CheckpointError
 from weaksam.io.weights import PUBLISHED, fetch_weights
+from weaksam.networks.roi_backbones import PixelFormat
+from weaksam.networks.roi_backbones import pixel_format as pixel_format_of
+from weaksam.networks.small_stem import load_builtin_classifier
 from weaksam.sam.model import load_strictly
 from weaksam.structures import IMAGE_LABELS
 

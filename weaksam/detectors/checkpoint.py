@@ -13,10 +13,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 from torch import Tensor
 
-from weaksam.detectors.bodies import VGG_STAGES
 from weaksam.detectors.wsod import NUM_BRANCHES
 from weaksam.errors import CheckpointError
 from weaksam.io.state_dicts import described, is_safetensors, read_pickled, read_safetensors, refuse_nan
+from weaksam.networks.roi_backbones import VGG_STAGES
 from weaksam.structures import IMAGE_LABELS
 
 METADATA_KEY = "detector"  # of the metadata of our own files; the value is JSON

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weaksam.detectors.bodies import VggVariant
 from weaksam.detectors.dropblock import ConcreteDropBlock
 from weaksam.detectors.wsod import WeakDetector
 from weaksam.losses.mil import PseudoLabels, mine_mist
+from weaksam.networks.roi_backbones import VggVariant
 
 
 class Mist(WeakDetector):

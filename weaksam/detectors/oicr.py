@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from weaksam.config import MilConfig, require
-from weaksam.detectors.bodies import VggVariant
 from weaksam.detectors.wsod import WeakDetector
 from weaksam.losses.mil import PseudoLabels, mine_oicr, mine_top1
+from weaksam.networks.roi_backbones import VggVariant
 
 
 class Oicr(WeakDetector):

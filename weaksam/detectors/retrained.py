@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from weaksam.config import RetrainConfig
-from weaksam.detectors.backbones import Backbone, build_backbone
 from weaksam.losses.history import LossHistory
+from weaksam.networks.pyramids import Backbone, build_backbone
 
 
 class Targets(NamedTuple):

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 
 from weaksam.config import MilConfig
-from weaksam.detectors.bodies import VggVariant, build_body
 from weaksam.detectors.dropblock import ConcreteDropBlock
 from weaksam.losses.mil import PseudoLabels, box_loss, image_loss, refinement_loss, wsddn_scores
+from weaksam.networks.roi_backbones import VggVariant, build_body
 
 NUM_BRANCHES = 3
 # Deltas are offsets of the centre and logarithms of the sides, times these weights (Fast R-CNN's; method 4.4).

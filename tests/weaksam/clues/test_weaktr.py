@@ -10,10 +10,10 @@ from torch import Tensor
 from tests.support.tolerances import assert_near, near, roundings_in
 from tests.weaksam.clues.weaktr_by_hand import Fusion, published_state, weaktr_by_hand
 from weaksam.clues.checkpoint import weaktr_from_published
-from weaksam.clues.small_stem import SmallCnnStem
 from weaksam.clues.weaktr import WeakTr, weaktr_loss
 from weaksam.config import WeakTrConfig
 from weaksam.errors import CheckpointError, ConfigError
+from weaksam.networks.small_stem import SmallCnnStem
 
 KINDS = ("fine", "coarse", "cross")
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from weaksam.config import RetrainConfig
-from weaksam.detectors.bodies import PixelFormat
 from weaksam.detectors.box_views import box_sample, collate_boxes, cropped, learnable
 from weaksam.detectors.retrained import Targets
+from weaksam.networks.roi_backbones import PixelFormat
 from weaksam.structures import PseudoGroundTruth
 
 RAW = PixelFormat(bgr=False, white=255.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # pixels as they are

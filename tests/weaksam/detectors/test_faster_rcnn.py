@@ -12,7 +12,6 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 from tests.support.tolerances import assert_near, near, rounding, roundings_in
-from weaksam.clues.small_stem import load_builtin_classifier
 from weaksam.config import DetectConfig, FasterRcnnConfig, RetrainConfig, RoiDropConfig
 from weaksam.datasets.shapes import data_set_seed, draw
 from weaksam.detectors import detector_to_bytes, load_retrained
@@ -20,6 +19,7 @@ from weaksam.detectors.faster_rcnn import FasterRcnn
 from weaksam.detectors.retrained import Targets
 from weaksam.errors import ConfigError
 from weaksam.losses import history
+from weaksam.networks.small_stem import load_builtin_classifier
 from weaksam.thresholds import knee, outlier_fence
 
 CLASSES = 3

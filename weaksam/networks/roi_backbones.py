@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import FrozenBatchNorm2d, roi_pool
 
-from weaksam.clues.small_stem import SmallCnnStem
 from weaksam.config import require
+from weaksam.networks.small_stem import SmallCnnStem
 from weaksam.sam.model import load_strictly
 from weaksam.transforms import IMAGENET_MEAN, IMAGENET_STD
 

@@ -3,10 +3,10 @@ import torch
 import torchvision
 
 from tests.support.tolerances import assert_near, roundings_in
-from weaksam.clues.small_stem import load_builtin_classifier
-from weaksam.detectors.backbones import build_backbone, pixel_format
-from weaksam.detectors.bodies import IMAGENET, SmallBody
 from weaksam.errors import CheckpointError, ConfigError
+from weaksam.networks.pyramids import build_backbone, pixel_format
+from weaksam.networks.roi_backbones import IMAGENET, SmallBody
+from weaksam.networks.small_stem import load_builtin_classifier
 
 
 @pytest.mark.parametrize("name", ["small", "resnet50.torchvision"])

@@ -20,10 +20,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from weaksam.clues.small_stem import SmallCnnStem
 from weaksam.config import require
-from weaksam.detectors.bodies import IMAGENET, SMALL_STAGES, SMALL_STEM_DIM, PixelFormat
 from weaksam.errors import CheckpointError
+from weaksam.networks.roi_backbones import IMAGENET, SMALL_STAGES, SMALL_STEM_DIM, PixelFormat
+from weaksam.networks.small_stem import SmallCnnStem
 from weaksam.sam.model import load_strictly
 
 # Parts of names in state dicts of detectors: torchvision, detectron2, mmdetection, DETR and its kin.

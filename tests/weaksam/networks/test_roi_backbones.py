@@ -7,10 +7,10 @@ from torch import nn
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import MilConfig
 from weaksam.detectors import DETECTORS, build_detector, pixel_format
-from weaksam.detectors.bodies import IMAGENET, SmallBody, build_body
 from weaksam.detectors.mist import Mist
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.weights import BUILTIN_STEM, PUBLISHED, Published, file_sha256
+from weaksam.networks.roi_backbones import IMAGENET, SmallBody, build_body
 
 PIXEL = np.array([[[255, 0, 51]]], dtype=np.uint8)  # red 1, green 0, blue .2
 OF_IMAGENET = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
