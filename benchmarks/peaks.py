@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weaksam.config import PeaksConfig
-from weaksam.peaks import find_peaks
+from weaksam.proposals.peaks import find_peaks
 
 CONFIG = PeaksConfig()
 Points = list[list[tuple[int, int]]]  # per map
@@ -39,7 +39,7 @@ def main() -> None:
     maps = _smooth_maps(args.maps, *args.size)
 
     ways: list[tuple[str, Callable[[Tensor, int], Points], int]] = [
-        ("weaksam.peaks", _ours, args.maps),
+        ("weaksam.proposals.peaks", _ours, args.maps),
         ("max_pool2d by rows, then columns", _separable, args.maps),
         ("max_pool2d, all maps at once", _direct, args.slow_maps),
         ("max_pool2d, map by map, Python filter", _map_by_map, args.slow_maps),

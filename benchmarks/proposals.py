@@ -38,7 +38,7 @@ from weaksam.boxes import nms_in_order
 from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.datasets.shapes import data_set_seed, draw
 from weaksam.heap import KEEP_HEAP_ENV
-from weaksam.proposer import Proposer
+from weaksam.proposals.proposer import Proposer
 from weaksam.sam.model import SAMS, load_sam
 from weaksam.structures import SOURCES, Prompts
 

@@ -13,7 +13,7 @@ from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes,
 from pipelines.runner import STAGES, needed_for
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import WeakTrConfig
-from weaksam.peaks import find_peaks
+from weaksam.proposals.peaks import find_peaks
 
 FOLDER = Path(recipes.__file__).parent
 WHOLE = [name for name in shipped_recipes() if not name.startswith("presets/")]

@@ -145,7 +145,7 @@ def control_prompts(
     Returns:
         The random controls, then the grids; none for sources without clues.
     """
-    from weaksam.prompts import grid_prompts
+    from weaksam.proposals.prompts import grid_prompts
 
     by_source = {p.source: p for p in prompts}
     clues = [source for source in TABLE_SOURCES if source in CLUE_SOURCES and source in sources]
@@ -194,7 +194,7 @@ def segment_controls(
     sam: Sam, image: NDArray[np.uint8], controls: Sequence[Control], config: ProposalsConfig
 ) -> Proposals:
     """Run SAM over all controls of one image [H, W, 3], encoded once; each control is filtered as if it were alone."""
-    from weaksam.proposals import propose
+    from weaksam.proposals.filters import propose
     from weaksam.sam.prompting import encode_image
 
     encoded = encode_image(sam, image)

@@ -95,7 +95,7 @@ def text_table(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence
 
 def _notes(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the sentences that explain what the tables of these splits abbreviate."""
-    from weaksam.proposals import WHOLE_IMAGE
+    from weaksam.proposals.filters import WHOLE_IMAGE
 
     notes = []
     if any(measured["objects"] for measured in splits.values()):

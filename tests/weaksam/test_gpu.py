@@ -8,8 +8,8 @@ from tests.support.sams import drawn_image, trained_sam
 from tests.support.tolerances import assert_near
 from weaksam.clues import MultiScaleCam, build_classifier
 from weaksam.config import CamConfig, ClassifierConfig, PeaksConfig, PromptsConfig, SamConfig, WeakTrConfig
-from weaksam.peaks import find_peaks
-from weaksam.proposer import Proposer
+from weaksam.proposals.peaks import find_peaks
+from weaksam.proposals.proposer import Proposer
 from weaksam.sam.model import load_sam
 
 pytestmark = pytest.mark.gpu

@@ -49,7 +49,7 @@ class PromptActor:
 
     def __init__(self, spec: ActorSpec) -> None:
         from weaksam.clues import load_clues
-        from weaksam.proposer import Proposer
+        from weaksam.proposals.proposer import Proposer
 
         use_threads(spec.threads, spec.device)
         clues = load_clues(
@@ -76,7 +76,7 @@ class SegmentActor:
     """Holds SAM; turns images and prompts into proposals. Columns FETCHED or PROMPTED -> PROPOSALS, bad rows set aside."""
 
     def __init__(self, spec: ActorSpec, schema: pa.Schema = PROPOSALS) -> None:
-        from weaksam.proposer import Proposer
+        from weaksam.proposals.proposer import Proposer
         from weaksam.sam.model import load_sam
 
         use_threads(spec.threads, spec.device)
@@ -108,7 +108,7 @@ class SearchActor:
         return finish_batch(self._instance, [guarded(self._search, row, ()) for row in batch.to_pylist()], self._schema)
 
     def _search(self, row: dict[str, Any]) -> dict[str, Any]:
-        from weaksam.selective_search import selective_search
+        from weaksam.proposals.selective_search import selective_search
 
         return proposals_to_row(row["image_id"], row["split"], selective_search(decode_row(row), self._config))
 

@@ -28,7 +28,7 @@ from tests.support.sams import in_double, trained_sam
 from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.datasets.shapes import Shapes
 from weaksam.errors import DataError
-from weaksam.prompts import grid_prompts
+from weaksam.proposals.prompts import grid_prompts
 from weaksam.structures import SOURCES, GroundTruth, Prompts
 
 SIZE_HW = (40, 60)
@@ -123,7 +123,7 @@ def sam():
 def test_each_control_is_segmented_as_if_it_were_alone(sam):
     from weaksam.io.files import read_bytes
     from weaksam.io.images import decode_image
-    from weaksam.proposals import propose
+    from weaksam.proposals.filters import propose
 
     image = decode_image(read_bytes(Shapes(SHAPES).records("train")[0].uri))
     prompts = [grid_prompts(image.shape[:2], 3), FINE, CROSS]

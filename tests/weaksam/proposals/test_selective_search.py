@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from weaksam.config import SelectiveSearchConfig
-from weaksam.selective_search import SOURCE, selective_search
+from weaksam.proposals.selective_search import SOURCE, selective_search
 
 AS_IS = SelectiveSearchConfig(resize_width=0, min_side=1)
 

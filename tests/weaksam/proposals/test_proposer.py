@@ -5,7 +5,7 @@ import torch
 from tests.support.sams import lively_sam
 from weaksam.config import CluesConfig, PeaksConfig, PromptsConfig, ProposalsConfig
 from weaksam.errors import ConfigError
-from weaksam.proposer import Proposer
+from weaksam.proposals.proposer import Proposer
 from weaksam.structures import ClassMaps
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)

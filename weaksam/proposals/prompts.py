@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 
 from weaksam.config import PromptsConfig
-from weaksam.peaks import find_peaks
+from weaksam.proposals.peaks import find_peaks
 from weaksam.structures import CLUE_SOURCES, ClassMaps, Prompts
 
 _NO_CLASS = -1

@@ -20,8 +20,8 @@ from segment_anything.modeling import Sam
 from weaksam.clues import ClueSource, present_classes
 from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig
 from weaksam.errors import ConfigError
-from weaksam.prompts import clue_prompts, grid_prompts
-from weaksam.proposals import propose
+from weaksam.proposals.filters import propose
+from weaksam.proposals.prompts import clue_prompts, grid_prompts
 from weaksam.structures import CLUE_SOURCES, ClassMaps, Prompts, Proposals
 
 

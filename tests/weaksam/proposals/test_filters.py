@@ -8,8 +8,8 @@ from tests.support.sams import drawn_image, in_double, lively_sam, trained_sam
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import ProposalsConfig
 from weaksam.masks import decode_rle
-from weaksam.prompts import grid_prompts
-from weaksam.proposals import propose, select_masks
+from weaksam.proposals.filters import propose, select_masks
+from weaksam.proposals.prompts import grid_prompts
 from weaksam.sam.prompting import Decoded
 from weaksam.structures import CLUE_SOURCES, SOURCES, TABLE_SOURCES, Prompts
 

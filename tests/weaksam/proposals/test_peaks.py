@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from tests.support.tolerances import near
 from weaksam.config import PeaksConfig
-from weaksam.peaks import find_peaks
+from weaksam.proposals.peaks import find_peaks
 
 
 def one_map(*pixels, height=40, width=50):

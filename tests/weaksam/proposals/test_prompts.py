@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from scipy.cluster.vq import kmeans2
 
 from weaksam.config import PeaksConfig, PromptsConfig
-from weaksam.prompts import clue_prompts, cluster_points, grid_prompts
+from weaksam.proposals.prompts import clue_prompts, cluster_points, grid_prompts
 from weaksam.structures import ClassMaps
 
 PEAKS = PeaksConfig(kernel_cam=3, kernel_cross=3, threshold=0.5)

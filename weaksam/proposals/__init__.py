@@ -1,0 +1,1 @@
+"""Proposals: clue maps prompt SAM, its masks become boxes; Selective Search beside it."""
