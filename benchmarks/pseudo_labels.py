@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weaksam.config import PseudoLabelsConfig
-from weaksam.pseudo_labels import REASONS, select
+from weaksam.pseudo_labels.boxes import REASONS, select
 
 NUM_CLASSES = 20
 SIDE = 500  # pixels of an image
@@ -64,8 +64,8 @@ def main() -> None:
     for share in args.labelled:
         batch = random_batch(args.images, args.detections, share)
         ways: list[tuple[str, Callable[[Batch], NDArray[np.int8] | list[str]], int]] = [
-            ("weaksam.pseudo_labels, all at once", _ours, args.images),
-            ("weaksam.pseudo_labels, image by image", _image_by_image, args.slow_images),
+            ("weaksam.pseudo_labels.boxes, all at once", _ours, args.images),
+            ("weaksam.pseudo_labels.boxes, image by image", _image_by_image, args.slow_images),
             ("loop over images, classes and boxes", _plain, args.slow_images),
         ]
         expected = np.array(REASONS)[_ours(batch)]
@@ -113,7 +113,7 @@ def plain_reasons(
     labels: Sequence[int],
     config: PseudoLabelsConfig,
 ) -> list[str]:
-    """Say what becomes of each detection of one image, one of ``weaksam.pseudo_labels.REASONS``, box by box."""
+    """Say what becomes of each detection of one image, one of ``weaksam.pseudo_labels.boxes.REASONS``, box by box."""
     reasons = ["not an image label"] * len(score)
     for label in labels:
         mine = [n for n in range(len(score)) if class_index[n] == label]

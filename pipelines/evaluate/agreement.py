@@ -76,7 +76,7 @@ def agreements(
         config: chooses boxes among an image's detections, as for pseudo ground truth.
     """
     from weaksam.metrics.agreement import Agreement
-    from weaksam.pseudo_labels import pseudo_ground_truth
+    from weaksam.pseudo_labels.boxes import pseudo_ground_truth
 
     chosen: dict[str, dict[str, PseudoGroundTruth]] = {
         source: {

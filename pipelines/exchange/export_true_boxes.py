@@ -33,7 +33,7 @@ from weaksam.config import DataConfig
 from weaksam.datasets.ground_truth import StatedSize, true_objects
 from weaksam.errors import ConfigError, DataError, ImageError
 from weaksam.io.files import join, open_fs
-from weaksam.noise import CLEAN, MISSING, NOISE_KINDS, NoisyBoxes, TrueBoxes, add_noise
+from weaksam.pseudo_labels.noise import CLEAN, MISSING, NOISE_KINDS, NoisyBoxes, TrueBoxes, add_noise
 from weaksam.structures import BOXES, GroundTruth, PseudoGroundTruth
 
 _ROWS_PER_PART = 4096  # images
@@ -48,7 +48,7 @@ def run_export_true_boxes(run_uri: str, *, name: str, noise: float = 0.0, seed: 
     Args:
         run_uri: a run with a finished ``index``.
         name: label of the instance.
-        noise: share of the boxes to make wrong, in [0, 1], see ``weaksam.noise``.
+        noise: share of the boxes to make wrong, in [0, 1], see ``weaksam.pseudo_labels.noise``.
         seed: of the noise.
 
     Returns:

@@ -23,7 +23,7 @@ from pipelines.store.schemas import BOX, DETECTIONS, IMAGES, PSEUDO_LABELS, with
 from pipelines.training.fit import granted_split
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError
-from weaksam.pseudo_labels import KEPT, REASONS, Selection, fill_in, select
+from weaksam.pseudo_labels.boxes import KEPT, REASONS, Selection, fill_in, select
 from weaksam.structures import IMAGE_LABELS
 
 DETECTED = "detect.mil"  # the instance whose detections are read

@@ -32,7 +32,7 @@ from weaksam.config import FasterRcnnConfig, RetrainConfig, RoiDropConfig, requi
 from weaksam.detectors.retrained import RetrainedDetector, Targets, TrainingLosses, ViewDetections
 from weaksam.losses.drop import RoiDrop, drops_at, roi_drop, roi_drop_counts
 from weaksam.losses.history import LossHistory
-from weaksam.thresholds import knee, outlier_fence
+from weaksam.pseudo_labels.thresholds import knee, outlier_fence
 
 ANCHORS_PER_IMAGE = 256  # sampled for the losses of the proposals; at most half of them foreground
 MIN_IOU_ANCHOR = 0.7  # with a box, for an anchor to be foreground; the best anchors of a box are, whatever their IoU

@@ -13,7 +13,7 @@ from pipelines.store.schemas import DETECTIONS, IMAGES, PSEUDO_LABELS, detection
 from tests.support.drawn_run import job_for
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError
-from weaksam.pseudo_labels import pseudo_ground_truth
+from weaksam.pseudo_labels.boxes import pseudo_ground_truth
 from weaksam.structures import Detections
 
 CLASSES = ("cat", "dog", "eel")

@@ -20,7 +20,7 @@ from weaksam.detectors.retrained import Targets
 from weaksam.errors import ConfigError
 from weaksam.losses import history
 from weaksam.networks.small_stem import load_builtin_classifier
-from weaksam.thresholds import knee, outlier_fence
+from weaksam.pseudo_labels.thresholds import knee, outlier_fence
 
 CLASSES = 3
 OFF = RoiDropConfig()

@@ -31,7 +31,7 @@ from weaksam.detectors.dino.transformer import (
 )
 from weaksam.detectors.retrained import RetrainedDetector, Targets, TrainingLosses, ViewDetections
 from weaksam.losses.history import LossHistory
-from weaksam.thresholds import percentile_of_knee
+from weaksam.pseudo_labels.thresholds import percentile_of_knee
 
 FINEST_SIDE = (
     0.05  # of the image: the box that a cell of the finest map starts from; doubled map by map (Deformable DETR)

@@ -12,7 +12,7 @@ from weaksam.detectors.dino.criterion import Outputs, Predictions, assign, detec
 from weaksam.detectors.dino.denoising import denoising_queries
 from weaksam.losses import history
 from weaksam.losses.history import LossHistory
-from weaksam.thresholds import percentile_of_knee
+from weaksam.pseudo_labels.thresholds import percentile_of_knee
 
 OFF = QueryDropConfig()
 ON = QueryDropConfig(enabled=True)

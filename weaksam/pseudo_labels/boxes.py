@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weaksam.config import PseudoLabelsConfig
+from weaksam.pseudo_labels.thresholds import two_groups
 from weaksam.structures import Detections, PseudoGroundTruth
-from weaksam.thresholds import two_groups
 
 # Why a detection is no pseudo label; ``Selection.reason`` counts through these.
 REASONS = ("kept", "not an image label", "low score", "covered", "not the best")

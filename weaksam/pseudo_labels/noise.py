@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weaksam.pseudo_labels import intersection_area
+from weaksam.pseudo_labels.boxes import intersection_area
 from weaksam.transforms import derive_seed
 
 # What was done to a box.

@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.tolerances import assert_near
 from weaksam.metrics.detection import iou_float64
-from weaksam.noise import CLASS, CLEAN, MISSING, PLACE, TrueBoxes, add_noise
+from weaksam.pseudo_labels.noise import CLASS, CLEAN, MISSING, PLACE, TrueBoxes, add_noise
 
 SIZE_HW = (60, 80)
 

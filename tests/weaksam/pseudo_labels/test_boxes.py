@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks.pseudo_labels import plain_reasons
 from tests.support.tolerances import assert_near, near
-from weaksam import pseudo_labels
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import ConfigError
-from weaksam.pseudo_labels import REASONS, fill_in, intersection_area, pseudo_ground_truth, select
+from weaksam.pseudo_labels import boxes as pseudo_labels
+from weaksam.pseudo_labels.boxes import REASONS, fill_in, intersection_area, pseudo_ground_truth, select
 from weaksam.structures import Detections
 
 PAPER = PseudoLabelsConfig(covered_by="any")

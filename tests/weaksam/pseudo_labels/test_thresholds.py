@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.tolerances import near
-from weaksam.thresholds import knee, outlier_fence, two_groups
+from weaksam.pseudo_labels.thresholds import knee, outlier_fence, two_groups
 
 
 def slow_two_groups(values):

@@ -1,0 +1,1 @@
+"""Pseudo labels: detections that a detector may learn from."""
