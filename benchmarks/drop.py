@@ -20,7 +20,7 @@ from torch import Tensor
 from pipelines.recipe.model import load_recipe
 from weaksam.config import RetrainConfig
 from weaksam.detectors import RetrainedDetector, build_retrained
-from weaksam.detectors.retrained import Targets
+from weaksam.detectors.retrained.base import Targets
 
 NUM_CLASSES = 20
 RECIPES = {"faster_rcnn": "table5", "dino": "table5-dino"}

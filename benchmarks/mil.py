@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from weaksam.boxes import iou_matrix
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig
 from weaksam.detectors import WeakDetector, build_detector
-from weaksam.detectors.wsod import BOX_CODER
+from weaksam.detectors.mil.base import BOX_CODER
 from weaksam.losses.mil import BACKGROUND, PseudoLabels, box_loss, image_loss, refinement_loss, wsddn_scores
 
 NUM_CLASSES = 20

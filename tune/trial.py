@@ -173,7 +173,7 @@ def measure_early(job: Job, detector: Any, sweep: Sweep) -> float | None:
     """Return the objective of a detector on the split that trials are selected on."""
     from pipelines.evaluate.detections import NO_PROPOSALS, DetectedImage
     from pipelines.store.schemas import IMAGES
-    from weaksam.detectors.test_time import detect_alone
+    from weaksam.detectors.inference import detect_alone
     from weaksam.io.files import read_bytes
     from weaksam.io.images import decode_image
 

@@ -29,7 +29,7 @@ from weaksam.structures import GroundTruth, PseudoGroundTruth
 
 if TYPE_CHECKING:
     from pipelines.stages.retrain.task import RetrainTask
-    from weaksam.detectors.faster_rcnn import FasterRcnn
+    from weaksam.detectors.retrained.faster_rcnn import FasterRcnn
 
 LABEL = "noise"  # of the analyse instance
 BINS = 10
@@ -260,7 +260,7 @@ def _preliminary(job: Job) -> tuple[RetrainTask, FasterRcnn, int]:
     from pipelines.stages.retrain.stage import choose_images
     from pipelines.stages.retrain.task import RetrainTask
     from pipelines.training.checkpoints import Checkpoints
-    from weaksam.detectors.faster_rcnn import FasterRcnn
+    from weaksam.detectors.retrained.faster_rcnn import FasterRcnn
 
     recipe, index = job.recipe, job.upstream["index"].table(IMAGES)
     uris = {row["image_id"]: row["uri"] for row in index.iter_rows(("image_id", "uri"))}
@@ -284,9 +284,9 @@ def _regions(
     """Yield the sampled regions of each of the first training images in hash order."""
     import torch
 
-    from weaksam.detectors.box_views import collate_boxes
-    from weaksam.detectors.retrained import Targets
-    from weaksam.detectors.views import scaled
+    from weaksam.detectors.mil.samples import scaled
+    from weaksam.detectors.retrained.base import Targets
+    from weaksam.detectors.retrained.samples import collate_boxes
     from weaksam.io.files import read_bytes
     from weaksam.io.images import decode_image
     from weaksam.transforms import derive_seed

@@ -144,7 +144,7 @@ def drawn_boxes(
         ``[N, 4]`` in the table's order, N at most ``COMPARED``; which ones follows from the image id. Empty when the sources
         have no box here.
     """
-    from weaksam.detectors.views import prepare_proposals
+    from weaksam.detectors.mil.samples import prepare_proposals
     from weaksam.transforms import derive_seed
 
     mine = [box for box, source in zip(row["boxes_xyxy"], row["source"], strict=True) if source in sources]
@@ -169,7 +169,7 @@ def pooled_features(
     """
     import torch
 
-    from weaksam.detectors.views import View, collate, scaled
+    from weaksam.detectors.mil.samples import View, collate, scaled
 
     device = next(detector.parameters()).device
     body = detector.body

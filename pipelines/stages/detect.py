@@ -148,8 +148,8 @@ Find = Callable[[NDArray[np.uint8], str], Detections]  # in an image, and its id
 def _weak(spec: DetectSpec, proposals: Table) -> tuple[Find, tuple[str, ...]]:
     """Return how a weakly-supervised detector finds objects among an image's proposals, and its classes."""
     from weaksam.detectors import load_detector
-    from weaksam.detectors.test_time import detect
-    from weaksam.detectors.views import mirrored, prepare_proposals
+    from weaksam.detectors.inference import detect
+    from weaksam.detectors.mil.samples import mirrored, prepare_proposals
     from weaksam.io.weights import fetch_weights
 
     config = spec.config
@@ -170,7 +170,7 @@ def _weak(spec: DetectSpec, proposals: Table) -> tuple[Find, tuple[str, ...]]:
 def _retrained(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
     """Return how a retrained detector finds objects, and its classes."""
     from weaksam.detectors import load_retrained
-    from weaksam.detectors.test_time import detect_alone
+    from weaksam.detectors.inference import detect_alone
     from weaksam.io.weights import fetch_weights
 
     assert isinstance(spec.config, RetrainConfig)
@@ -189,7 +189,7 @@ def _retrained(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
 
 def _mirrored_back(found: Detections, image: NDArray[np.uint8]) -> Detections:
     """Return what was found in the mirror image of ``image`` as boxes of ``image``."""
-    from weaksam.detectors.views import mirrored
+    from weaksam.detectors.mil.samples import mirrored
 
     return replace(found, boxes_xyxy=mirrored(image, found.boxes_xyxy)[1])
 

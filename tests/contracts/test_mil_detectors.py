@@ -12,7 +12,7 @@ from tests.support.tolerances import assert_near, near, roundings_in
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig, OicrConfig
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
 from weaksam.detectors import DETECTORS, build_detector, detector_to_bytes, load_detector
-from weaksam.detectors.views import collate, training_sample
+from weaksam.detectors.mil.samples import collate, training_sample
 from weaksam.errors import CheckpointError, ConfigError
 
 pytestmark = pytest.mark.parametrize("name", DETECTORS)

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from weaksam.clues.checkpoint import read_state_dict
 from weaksam.config import MilConfig, RetrainConfig, require
-from weaksam.detectors.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
-from weaksam.detectors.dino import Dino
-from weaksam.detectors.faster_rcnn import FasterRcnn
-from weaksam.detectors.mist import Mist
-from weaksam.detectors.oicr import Oicr
-from weaksam.detectors.retrained import RetrainedDetector
-from weaksam.detectors.wsod import WeakDetector
+from weaksam.detectors.mil.base import WeakDetector
+from weaksam.detectors.mil.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
+from weaksam.detectors.mil.mist import Mist
+from weaksam.detectors.mil.oicr import Oicr
+from weaksam.detectors.retrained.base import RetrainedDetector
+from weaksam.detectors.retrained.dino import Dino
+from weaksam.detectors.retrained.faster_rcnn import FasterRcnn
 from weaksam.errors import CheckpointError
 from weaksam.io.weights import PUBLISHED, fetch_weights
 from weaksam.networks.roi_backbones import PixelFormat

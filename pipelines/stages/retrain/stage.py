@@ -94,7 +94,7 @@ def choose_images(
         DataError: no image is left, or some boxes are owed to image labels and others to true boxes.
     """
     from pipelines.stages.retrain.task import BoxedImage
-    from weaksam.detectors.box_views import learnable
+    from weaksam.detectors.retrained.samples import learnable
 
     images: dict[str, BoxedImage] = {}
     left_out = {"not indexed": 0, "without boxes": 0}

@@ -17,7 +17,7 @@ from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
 from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
 from weaksam.config import MilConfig
 from weaksam.detectors import WeakDetector, build_detector, pixel_format
-from weaksam.detectors.views import collate, prepare_proposals, training_sample
+from weaksam.detectors.mil.samples import collate, prepare_proposals, training_sample
 from weaksam.io.images import decode_image
 from weaksam.transforms import derive_seed
 

@@ -22,7 +22,7 @@ from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import DetectConfig, MilConfig, PromptsConfig
 from weaksam.detectors import build_detector, detector_to_bytes
-from weaksam.detectors.views import scaled
+from weaksam.detectors.mil.samples import scaled
 from weaksam.errors import DataError
 
 MIL = MilConfig(backbone="small", init="builtin", scales=(64,), min_box_side=4, freeze_stages=0)

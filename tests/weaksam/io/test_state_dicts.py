@@ -16,7 +16,7 @@ from torch import Tensor
 
 from weaksam.clues import load_classifier
 from weaksam.clues.checkpoint import read_state_dict as read_classifier
-from weaksam.detectors.checkpoint import read_checkpoint
+from weaksam.detectors.mil.checkpoint import read_checkpoint
 from weaksam.errors import CheckpointError
 from weaksam.io.state_dicts import read_pickled, read_safetensors, refuse_nan
 from weaksam.sam.model import read_state_dict as read_sam

@@ -7,7 +7,7 @@ from torch import nn
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import MilConfig
 from weaksam.detectors import DETECTORS, build_detector, pixel_format
-from weaksam.detectors.mist import Mist
+from weaksam.detectors.mil.mist import Mist
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.weights import BUILTIN_STEM, PUBLISHED, Published, file_sha256
 from weaksam.networks.roi_backbones import IMAGENET, SmallBody, build_body

@@ -1,0 +1,1 @@
+"""Detectors that learn from pseudo labels: Faster R-CNN, DINO."""

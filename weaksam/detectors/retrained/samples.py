@@ -1,0 +1,107 @@
+"""From an image and its pseudo ground truth to what a retrained detector is fed with (method 6.3, 7.1).
+
+Views are scaled to one of several shorter sides and mirrored half of the time; DINO's are first cut to a random window half
+of the time. As in ``views.py`` every random choice of a view comes from one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weaksam.config import RetrainConfig
+from weaksam.detectors.mil.samples import PAD_MULTIPLE, Normaliser, mirrored, scaled
+from weaksam.detectors.retrained.base import Targets
+from weaksam.structures import PseudoGroundTruth
+
+
+class BoxBatch(NamedTuple):
+    """Views of several images, padded to one size; the arguments of a retrained detector."""
+
+    images: Tensor  # float32 [B, 3, H, W], 0 (the mean colour) right of and below each view
+    sizes_hw: Tensor  # int64 [B, 2], of each view in pixels
+    targets: list[Targets]
+
+
+def learnable(truth: PseudoGroundTruth, min_box_side: int) -> PseudoGroundTruth:
+    """Return the boxes with an area whose sides are at least ``min_box_side`` pixels; there may be none."""
+    sides = truth.boxes_xyxy[:, 2:] - truth.boxes_xyxy[:, :2]
+    kept = ((sides > 0) & (sides >= min_box_side)).all(axis=1)
+    return PseudoGroundTruth(
+        boxes_xyxy=truth.boxes_xyxy[kept],
+        class_index=truth.class_index[kept],
+        score=truth.score[kept],
+        score_normalised=truth.score_normalised[kept],
+    )
+
+
+def box_sample(
+    image: NDArray[np.uint8], truth: PseudoGroundTruth, config: RetrainConfig, pixels: Normaliser, seed: int
+) -> tuple[Tensor, Targets]:
+    """Make one training view: perhaps cut, scaled, mirrored half of the time if ``config.flip``, normalised.
+
+    Args:
+        image: ``[H, W, 3]`` RGB.
+        truth: pixels of the image.
+        config: ``scales``, ``max_side``, ``flip``, ``crop_scales`` and ``crop_sides`` are read.
+        pixels: how the detector's weights want them.
+        seed: decides every random choice.
+
+    Returns:
+        the view, float32 ``[3, h, w]``, and its boxes; a box of which the window shows nothing is gone.
+    """
+    random = np.random.default_rng(seed)
+    scale = int(random.choice(config.scales))
+    mirror, cut = random.random(2) < 0.5
+    boxes_xyxy, class_index = truth.boxes_xyxy, truth.class_index
+    if cut and config.crop_scales:
+        image, boxes_xyxy = scaled(image, boxes_xyxy, int(random.choice(config.crop_scales)), config.max_side)
+        window = _random_window(image.shape[:2], config.crop_sides, random)
+        image, boxes_xyxy, seen = cropped(image, boxes_xyxy, window)
+        class_index = class_index[seen]
+    image, boxes_xyxy = scaled(image, boxes_xyxy, scale, config.max_side)
+    if mirror and config.flip:
+        image, boxes_xyxy = mirrored(image, boxes_xyxy)
+    return pixels.normalise(image), Targets(torch.from_numpy(boxes_xyxy), torch.from_numpy(class_index))
+
+
+def cropped(
+    image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32], window_xyxy: tuple[int, int, int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
+    """Cut an image ``[H, W, 3]`` and its boxes ``[N, 4]`` to a window inside it.
+
+    Returns:
+        the window's pixels, what it shows of the M boxes that it shows something of ``[M, 4]``, and which of the N they are.
+    """
+    left, top, right, bottom = window_xyxy
+    shifted = boxes_xyxy - np.array([left, top, left, top], np.float32)
+    inside: NDArray[np.float32] = shifted.clip(0, np.array([right - left, bottom - top] * 2, np.float32))
+    seen: NDArray[np.bool_] = np.all(inside[:, 2:] > inside[:, :2], axis=1)
+    return image[top:bottom, left:right], inside[seen], seen
+
+
+def collate_boxes(samples: Sequence[tuple[Tensor, Targets]]) -> BoxBatch:
+    """Lay views ``[3, h, w]`` out as one batch, padded right and below to a multiple of 32 pixels."""
+    views, targets = zip(*samples, strict=True)
+    height, width = (-(-max(view.shape[axis] for view in views) // PAD_MULTIPLE) * PAD_MULTIPLE for axis in (1, 2))
+    return BoxBatch(
+        images=torch.stack([F.pad(v, (0, width - v.shape[2], 0, height - v.shape[1])) for v in views]),
+        sizes_hw=torch.tensor([v.shape[1:] for v in views]),
+        targets=list(targets),
+    )
+
+
+def _random_window(
+    size_hw: tuple[int, ...], sides: tuple[int, int], random: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw a window whose sides lie between the two given ones, or are the image's where that is smaller."""
+    height, width = size_hw[:2]
+    h, w = (int(random.integers(min(sides[0], s), min(sides[1], s), endpoint=True)) for s in (height, width))
+    top, left = int(random.integers(height - h, endpoint=True)), int(random.integers(width - w, endpoint=True))
+    return left, top, left + w, top + h
