@@ -2,10 +2,10 @@
 
     python -m benchmarks.noise --out runs/noise
 
-10, 30 and 50 % of the boxes are in a wrong place, of a wrong class or missing, in equal thirds (``weaksam.pseudo_labels.noise``). Faster
-R-CNN is trained with the drop off and on, seed by seed, and tested on 2,000 images (``recipes/table5.yaml``). The drop's
-precision is the share of dropped regions whose label is wrong, at the step where it begins (``analyse.noise``). Run it again
-to continue.
+10, 30 and 50 % of the boxes are in a wrong place, of a wrong class or missing, in equal thirds (``pseudo_labels.noise``).
+Faster R-CNN is trained with the drop off and on, seed by seed, and tested on 2,000 images (``recipes/table5.yaml``). The
+drop's precision is the share of dropped regions whose label is wrong, at the step where it begins (``analyse.noise``). Run
+it again to continue.
 """
 
 from __future__ import annotations

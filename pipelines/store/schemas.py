@@ -82,9 +82,8 @@ PSEUDO_LABELS = pa.schema(
         pa.field("class_index", pa.list_(pa.int32())),
         pa.field("score", pa.list_(pa.float32())),
         pa.field("score_normalised", pa.list_(pa.float32())),
-        pa.field(
-            "noise", pa.list_(pa.string())
-        ),  # per box: what was done to a true one (``weaksam.pseudo_labels.noise``); else null
+        # per box: what was done to a true one (``pseudo_labels.noise``); else null
+        pa.field("noise", pa.list_(pa.string())),
         pa.field(
             "rejected",
             pa.list_(
