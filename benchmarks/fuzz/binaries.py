@@ -32,7 +32,7 @@ from weaksam.detectors import DETECTORS, detector_to_bytes, load_detector
 from weaksam.errors import ImageError
 from weaksam.io.images import decode_image
 from weaksam.io.weights import BUILTIN_SAM
-from weaksam.sam.model import load_sam
+from weaksam.sam.load import load_sam
 from weaksam.structures import Prompts, Proposals
 
 _MAX_PIXELS = 2**18  # of a damaged header; the default allows 400 MB each

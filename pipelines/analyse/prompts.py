@@ -228,7 +228,7 @@ class ControlActor:
         threads: int,
         device: str,
     ) -> None:
-        from weaksam.sam.model import load_sam
+        from weaksam.sam.load import load_sam
 
         use_threads(threads, device)
         self._instance = instance

@@ -9,7 +9,7 @@ from torch import nn
 
 from weaksam.config import SamConfig
 from weaksam.datasets.shapes import data_set_seed, draw
-from weaksam.sam.model import load_sam
+from weaksam.sam.load import load_sam
 from weaksam.sam.small import build_small_sam
 
 

@@ -10,7 +10,7 @@ from weaksam.clues import MultiScaleCam, build_classifier
 from weaksam.config import CamConfig, ClassifierConfig, PeaksConfig, PromptsConfig, SamConfig, WeakTrConfig
 from weaksam.proposals.peaks import find_peaks
 from weaksam.proposals.proposer import Proposer
-from weaksam.sam.model import load_sam
+from weaksam.sam.load import load_sam
 
 pytestmark = pytest.mark.gpu
 

@@ -32,7 +32,7 @@ from weaksam.io.weights import PUBLISHED, fetch_weights
 from weaksam.networks.roi_backbones import PixelFormat
 from weaksam.networks.roi_backbones import pixel_format as pixel_format_of
 from weaksam.networks.small_stem import load_builtin_classifier
-from weaksam.sam.model import load_strictly
+from weaksam.sam.load import load_strictly
 from weaksam.structures import IMAGE_LABELS
 
 __all__ = [

@@ -24,7 +24,7 @@ from weaksam.config import require
 from weaksam.errors import CheckpointError
 from weaksam.networks.roi_backbones import IMAGENET, SMALL_STAGES, SMALL_STEM_DIM, PixelFormat
 from weaksam.networks.small_stem import SmallCnnStem
-from weaksam.sam.model import load_strictly
+from weaksam.sam.load import load_strictly
 
 # Parts of names in state dicts of detectors: torchvision, detectron2, mmdetection, DETR and its kin.
 _OF_DETECTORS = (

@@ -77,7 +77,7 @@ class SegmentActor:
 
     def __init__(self, spec: ActorSpec, schema: pa.Schema = PROPOSALS) -> None:
         from weaksam.proposals.proposer import Proposer
-        from weaksam.sam.model import load_sam
+        from weaksam.sam.load import load_sam
 
         use_threads(spec.threads, spec.device)
         self._spec = spec

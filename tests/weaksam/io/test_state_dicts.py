@@ -19,7 +19,7 @@ from weaksam.clues.checkpoint import read_state_dict as read_classifier
 from weaksam.detectors.mil.checkpoint import read_checkpoint
 from weaksam.errors import CheckpointError
 from weaksam.io.state_dicts import read_pickled, read_safetensors, refuse_nan
-from weaksam.sam.model import read_state_dict as read_sam
+from weaksam.sam.load import read_state_dict as read_sam
 
 STATE = {"a": torch.arange(600.0).reshape(20, 30), "b": torch.ones(4)}
 DETECTOR = {"detector": "mist", "backbone": "small", "class_names": ["cat"], "supervision": "image-labels"}

@@ -8,7 +8,7 @@ from tests.support.sams import drawn_image, in_double, lively_sam, tiny_sam, tra
 from tests.support.tolerances import assert_near, rounding, roundings_in
 from weaksam.config import SamConfig
 from weaksam.masks import masks_to_boxes
-from weaksam.sam.model import load_sam
+from weaksam.sam.load import load_sam
 from weaksam.sam.prompting import decode_prompts, encode_image, full_masks, measure_masks, two_way_transformer
 from weaksam.sam.small import build_small_sam
 

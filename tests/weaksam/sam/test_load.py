@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError
 from weaksam.io.weights import BUILTIN_SAM
-from weaksam.sam.model import load_sam, load_strictly, read_state_dict
+from weaksam.sam.load import load_sam, load_strictly, read_state_dict
 from weaksam.sam.small import build_small_sam
 
 
