@@ -1,4 +1,4 @@
-"""Train the built-in small SAM on drawn shapes, or measure it: ``python -m weaksam.sam.train_small [--evaluate]``.
+"""Train the built-in small SAM on drawn shapes, or measure it: ``python -m tools.train_small_sam [--evaluate]``.
 
 SAM's own recipe (Kirillov et al. 2023, section 3) in miniature: points and boxes against masks of whole objects, of their
 markings and of class-agnostic blobs, with focal and dice loss on the best of three masks and a squared error on the
@@ -401,7 +401,7 @@ def _prompt(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m weaksam.sam.train_small", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.train_small_sam", description=__doc__)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--images", type=int, default=Recipe.images)

@@ -1,4 +1,4 @@
-"""Train the built-in stem: ``python -m weaksam.clues.train_stem --seed 0`` writes ``weights/small_stem.safetensors``.
+"""Train the built-in stem: ``python -m tools.train_stem --seed 0`` writes ``weights/small_stem.safetensors``.
 
 The stem learns to tell which shape classes are in a drawing, from image-level labels alone; no box or mask is looked at.
 Every image is drawn afresh from the seeds reserved for this purpose, which no data set of any recipe draws. ``--evaluate``

@@ -1,0 +1,1 @@
+"""One-off scripts, such as the trainings of the small models that are shipped."""
