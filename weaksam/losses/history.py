@@ -17,7 +17,7 @@ from torch import Tensor, nn
 REMEMBERED = 8192  # latest losses
 FEWEST = 512  # before a threshold is set
 
-# From losses to a threshold, as in ``pseudo_labels.thresholds``, and the one to take where they say nothing, being all the same.
+# From losses to a threshold, as in ``pseudo_labels.thresholds``, and the one to take where all losses are the same.
 Rule = tuple[Callable[[NDArray[np.floating]], float], float]
 
 
