@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TAIL = 0.999  # share of the values that the knee looks at: a single huge one would move it
+_ROUNDING = 1e-9  # two cuts whose variances differ by less part the values equally well: rounding must not choose
 _FENCE = 1.5  # interquartile ranges above the third quartile (Tukey)
 
 
@@ -28,7 +29,7 @@ def two_groups(values: NDArray[np.floating]) -> float:
     means = sums[:-1] / lower, (sums[-1] - sums[:-1]) / (n - lower)
     between = lower * (n - lower) * (means[0] - means[1]) ** 2
     between[ordered[1:] == ordered[:-1]] = -1  # no threshold parts equal values
-    cut = int(between.argmax())
+    cut = int((between >= between.max() * (1 - _ROUNDING)).argmax())
     return float((ordered[cut] + ordered[cut + 1]) / 2)
 
 

@@ -31,6 +31,11 @@ def test_two_groups_are_parted_in_the_middle_between_them():
     assert two_groups(np.array([0.0, 0.0, 1.0, 1.0, 1.0])) == 0.5  # never between equal values
 
 
+def test_the_lowest_of_several_that_part_as_well_is_taken_whatever_rounding_says():
+    # Symmetric about 9: at 7.5 and at 10.5 two values lie on one side and seven on the other, 36/7 between the means.
+    assert two_groups(np.array([3.0, 7, 8, 9, 9, 9, 10, 11, 15])) == 7.5
+
+
 @given(st.lists(st.integers(0, 20), min_size=2, max_size=30).filter(lambda values: len(set(values)) > 1))
 def test_two_groups_equal_a_slow_search(values):
     assert two_groups(np.array(values, float)) == near(slow_two_groups(values), dtype=torch.float64, length=30)
