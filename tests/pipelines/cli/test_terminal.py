@@ -11,7 +11,7 @@ import weaksam
 
 ROOT = Path(weaksam.__file__).parents[1]
 FULL = "/dev/full"
-OPENED = "import sys\nfrom pipelines import terminal\nterminal.open_streams()\n"
+OPENED = "import sys\nfrom pipelines.cli import terminal\nterminal.open_streams()\n"
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -113,7 +113,8 @@ def test_a_command_that_does_not_end_says_its_line_once_and_leaves_no_process_be
     """Its main thread hangs in an unwinding that takes for ever, as a shutdown may."""
     code = """
 import subprocess, sys, time
-from pipelines import cli, interrupts
+from pipelines.cli import app as cli
+from pipelines.engine import interrupts
 interrupts._HURRY_S = 0.1
 def hang(*_, **__):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
