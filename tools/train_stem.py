@@ -25,7 +25,8 @@ from weaksam.datasets.shapes import CLASS_NAMES, Drawing, draw, reserved_seed
 from weaksam.io.weights import BUILTIN_STEM
 from weaksam.metrics.classification import classification_scores
 from weaksam.networks.small_stem import SmallCnnClassifier, load_builtin_classifier
-from weaksam.transforms import derive_seed, normalise
+from weaksam.random import derive_seed
+from weaksam.transforms import normalise
 
 logger = logging.getLogger(__name__)
 

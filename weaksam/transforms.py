@@ -6,7 +6,6 @@ depend on the process, the batch or the images before it, so that a resumed trai
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal
 
 import numpy as np
@@ -32,12 +31,6 @@ _RANDAUGMENT_MAGNITUDE = 27.0
 _RANDAUGMENT_SPREAD = 1.5
 _RANDAUGMENT_LARGEST = 30
 _ERASING_PROBABILITY = 0.25
-
-
-def derive_seed(*parts: int | str) -> int:
-    """Return a seed in [0, 2**63) that depends on every part and on nothing else (not on the process or the platform)."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def training_view(

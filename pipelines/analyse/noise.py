@@ -289,7 +289,7 @@ def _regions(
     from weaksam.detectors.retrained.samples import collate_boxes
     from weaksam.io.files import read_bytes
     from weaksam.io.images import decode_image
-    from weaksam.transforms import derive_seed
+    from weaksam.random import derive_seed
 
     device = next(detector.parameters()).device
     by_id = {image.image_id: image for image in task.images}

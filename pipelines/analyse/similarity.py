@@ -145,7 +145,7 @@ def drawn_boxes(
         have no box here.
     """
     from weaksam.detectors.mil.samples import prepare_proposals
-    from weaksam.transforms import derive_seed
+    from weaksam.random import derive_seed
 
     mine = [box for box, source in zip(row["boxes_xyxy"], row["source"], strict=True) if source in sources]
     boxes = np.asarray(mine, np.float32).reshape(-1, 4)

@@ -37,7 +37,7 @@ from pipelines.training.task import (
 )
 from weaksam.errors import ConfigError, DataError, ImageError, RunError
 from weaksam.io.files import join
-from weaksam.transforms import derive_seed
+from weaksam.random import derive_seed
 
 _EVALUATIONS = 20  # looks at the validation score per training
 _CHECKPOINTS = 20  # per training, so that a kill costs at most a twentieth of it

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weaksam.errors import ConfigError, RunError
-from weaksam.transforms import derive_seed
+from weaksam.random import derive_seed
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -14,7 +14,7 @@ from torch import nn
 from pipelines.training.loop import run_training
 from pipelines.training.task import Losses, Position, TrainingPlan, TrainingResources, steps_of
 from weaksam.errors import ImageError
-from weaksam.transforms import derive_seed
+from weaksam.random import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)

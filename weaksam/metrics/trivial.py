@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from weaksam.random import derive_seed
 from weaksam.structures import Detections
-from weaksam.transforms import derive_seed
 
 
 def whole_image_detections(size_hw: tuple[int, int], image_scores: NDArray[np.float32]) -> Detections:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weaksam.pseudo_labels.boxes import intersection_area
-from weaksam.transforms import derive_seed
+from weaksam.random import derive_seed
 
 # What was done to a box.
 CLEAN, PLACE, CLASS, MISSING = NOISE_KINDS = ("clean", "place", "class", "missing")

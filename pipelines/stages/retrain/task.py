@@ -19,8 +19,8 @@ from weaksam.detectors.retrained.base import Targets
 from weaksam.detectors.retrained.samples import BoxBatch, box_sample, collate_boxes
 from weaksam.io.images import decode_image
 from weaksam.networks.pyramids import pixel_format
+from weaksam.random import derive_seed
 from weaksam.structures import PseudoGroundTruth
-from weaksam.transforms import derive_seed
 
 
 class BoxedImage(NamedTuple):

@@ -19,7 +19,8 @@ from weaksam.config import ClassifierConfig
 from weaksam.errors import ImageError
 from weaksam.io.images import decode_image
 from weaksam.metrics.classification import ClassificationScores, classification_scores
-from weaksam.transforms import derive_seed, evaluation_view, training_view
+from weaksam.random import derive_seed
+from weaksam.transforms import evaluation_view, training_view
 
 PUBLISHED_BATCH = 512  # base_lr is the learning rate of a batch of this size
 

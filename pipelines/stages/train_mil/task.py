@@ -19,7 +19,7 @@ from weaksam.config import MilConfig
 from weaksam.detectors import WeakDetector, build_detector, pixel_format
 from weaksam.detectors.mil.samples import collate, prepare_proposals, training_sample
 from weaksam.io.images import decode_image
-from weaksam.transforms import derive_seed
+from weaksam.random import derive_seed
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # images [B, 3, H, W], boxes_xyxy [B, R, 4], real [B, R], labels [B, C]
 

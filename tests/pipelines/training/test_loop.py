@@ -23,7 +23,7 @@ from tests.support.tolerances import assert_near, near, roundings_in
 from tests.support.toy_training import AdversaryTask, ToyTask, train
 from tests.support.two_workers import train_two
 from weaksam.errors import ConfigError, DataError, RunError
-from weaksam.transforms import derive_seed
+from weaksam.random import derive_seed
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's own, when ray.train is imported
 
