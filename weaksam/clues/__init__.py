@@ -20,12 +20,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from weaksam.clues.cam import MultiScaleCam
-from weaksam.clues.checkpoint import METADATA_KEY, read_state_dict, weaktr_from_published
+from weaksam.clues.checkpoint import METADATA_KEY, weaktr_from_published
 from weaksam.clues.network import ClueNetwork
 from weaksam.clues.resnet_cam import ResNetCam
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import ClassifierConfig, CluesConfig
 from weaksam.errors import CheckpointError, ConfigError
+from weaksam.io.state_dicts import described, load_strictly, read_state_dict
 from weaksam.io.weights import fetch_weights
 from weaksam.networks.small_stem import load_builtin_classifier
 from weaksam.structures import ClassMaps
@@ -101,8 +102,7 @@ def build_classifier(name: str, config: ClassifierConfig, num_classes: int) -> C
     if init == "builtin":
         _init_stem(network)
     elif init:
-        state, _ = read_state_dict(fetch_weights(init).path)
-        network.init_from(state)
+        network.init_from(read_state_dict(fetch_weights(init).path).tensors, init)
     return network
 
 
@@ -124,7 +124,8 @@ def load_classifier(path: Path) -> Classifier:
     Raises:
         CheckpointError: not such a file, or its keys do not fit, naming them.
     """
-    state, description = read_state_dict(path)
+    state, metadata = read_state_dict(path)
+    description = described(metadata, METADATA_KEY, str(path))
     if not description:
         return Classifier(weaktr_from_published(state, str(path)), ())
     try:
@@ -134,7 +135,7 @@ def load_classifier(path: Path) -> Classifier:
         if getattr(config, "depth", 0) > len(state):  # before so many blocks are made
             raise ValueError(f"{config.depth} blocks in {len(state)} tensors")
         network = kind(config, len(names))
-        network.load_state_dict(state)
+        load_strictly(network, state, where=description["architecture"])
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
             f"{path}: expected a classifier of this version of weaksam, got {description.get('architecture')!r} that does "

@@ -41,8 +41,12 @@ class ClueNetwork(nn.Module, ABC):
         """
 
     @abstractmethod
-    def init_from(self, state: Mapping[str, Tensor]) -> None:
+    def init_from(self, state: Mapping[str, Tensor], where: str) -> None:
         """Start from the state dict of an ImageNet classifier of the same architecture, whose class head is dropped.
+
+        Args:
+            state: its names and tensors.
+            where: the file, for messages.
 
         Raises:
             CheckpointError: keys or shapes do not fit, naming them.

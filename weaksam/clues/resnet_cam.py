@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from weaksam.clues.network import ClueNetwork
 from weaksam.config import ResNetCamConfig
-from weaksam.errors import CheckpointError, ConfigError
+from weaksam.errors import ConfigError
+from weaksam.io.state_dicts import load_strictly
 
 # Children of torchvision's classifiers at which the feature maps end.
 POOL_OR_CLASSIFIER = ("avgpool", "fc", "classifier", "head", "heads")
@@ -67,23 +68,11 @@ class ResNetCam(ClueNetwork):
         """See ``ClueNetwork``; "coarse" is the only kind."""
         return {kind: self(images)[:, list(class_index), None].relu() for kind in kinds}
 
-    def init_from(self, state: Mapping[str, Tensor]) -> None:
-        """Start from a state dict of the same torchvision or timm model; its classifier is dropped.
-
-        Raises:
-            CheckpointError: a key of the backbone is missing or of another shape, or a key is neither the backbone's
-                nor a classifier's, naming them.
-        """
+    def init_from(self, state: Mapping[str, Tensor], where: str) -> None:
+        """See ``ClueNetwork``; the same torchvision or timm model."""
         own = self.backbone.state_dict()
-        missing = sorted(set(own) - set(state))
-        unexpected = sorted(key for key in set(state) - set(own) if not key.startswith(POOL_OR_CLASSIFIER))
-        wrong = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
-        if missing or unexpected or wrong:
-            raise CheckpointError(
-                f"initial weights: expected those of {self.config.backbone}; missing {missing or 'nothing'}, "
-                f"unexpected {unexpected or 'nothing'}, of another shape {wrong or 'nothing'}"
-            )
-        self.backbone.load_state_dict({key: state[key] for key in own})
+        kept = {key: value for key, value in state.items() if key in own or not key.startswith(POOL_OR_CLASSIFIER)}
+        load_strictly(self.backbone, kept, where=f"{where} as {self.config.backbone}")
 
 
 def _build_backbone(name: str) -> nn.Module:

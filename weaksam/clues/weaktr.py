@@ -23,7 +23,8 @@ from torchvision.ops import StochasticDepth
 
 from weaksam.clues.network import ClueNetwork
 from weaksam.config import WeakTrConfig
-from weaksam.errors import CheckpointError, ConfigError
+from weaksam.errors import ConfigError
+from weaksam.io.state_dicts import load_strictly
 from weaksam.networks.small_stem import SmallCnnStem
 from weaksam.structures import CLUE_SOURCES
 
@@ -125,36 +126,19 @@ class WeakTr(ClueNetwork):
                 maps[kind] = cross.flatten(1, 2).transpose(1, 2).reshape(b, len(classes), -1, h, w)
         return maps
 
-    def init_from(self, state: Mapping[str, Tensor]) -> None:
-        """Start from a DeiT classifier of the same width, depth and patch size (``deit_small_patch16_224``).
+    def init_from(self, state: Mapping[str, Tensor], where: str) -> None:
+        """See ``ClueNetwork``; a DeiT of the same width, depth and patch size (``deit_small_patch16_224``).
 
-        Its classifier is dropped; its class token and that token's positional embedding are repeated C times. The CAM
-        head and the fusion keep their random values.
-
-        Raises:
-            CheckpointError: keys or shapes are not those of such a DeiT, naming them.
+        Its class token and that token's positional embedding are repeated C times. The CAM head and the fusion keep their
+        random values.
         """
-        state = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
-        own = self.state_dict()
-        expected = {key for key in own if not key.startswith(("head.", "adaptive_attention_fusion."))}
-        missing, unexpected = sorted(expected - set(state)), sorted(set(state) - expected)
-        if missing or unexpected:
-            raise CheckpointError(
-                f"initial weights: expected a DeiT state dict of {self.config.depth} blocks; "
-                f"missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}"
-            )
-        c = self.num_classes
-        state["cls_token"] = state["cls_token"].expand(-1, c, -1)
-        position = state["pos_embed"]
-        state["pos_embed"] = torch.cat([position[:, :1].expand(-1, c, -1), position[:, 1:]], dim=1)
-        wrong = [
-            f"{key} {list(value.shape)} (expected {list(own[key].shape)})"
-            for key, value in state.items()
-            if value.shape != own[key].shape
-        ]
-        if wrong:
-            raise CheckpointError(f"initial weights: of another size than weaktr's config: {', '.join(wrong)}")
-        self.load_state_dict(state, strict=False)
+        own = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
+        for name in ("cls_token", "pos_embed"):
+            if name in own and own[name].ndim == 3:
+                of_class, of_patches = own[name][:, :1], own[name][:, 1:]
+                own[name] = torch.cat([of_class.expand(-1, self.num_classes, -1), of_patches], dim=1)
+        fitting = f"{where} as a DeiT of {self.config.depth} blocks"
+        load_strictly(self, own, where=fitting, keep=("head.", "adaptive_attention_fusion."))
 
     def init_from_stem(self, stem: SmallCnnStem) -> None:
         """Start from a trained CNN stem of the same width, with blocks that already attend to like patches.

@@ -18,7 +18,6 @@ from typing import BinaryIO
 from safetensors.torch import save
 from torch import Tensor
 
-from weaksam.clues.checkpoint import read_state_dict
 from weaksam.config import MilConfig, RetrainConfig, require
 from weaksam.detectors.mil.base import WeakDetector
 from weaksam.detectors.mil.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
@@ -28,11 +27,11 @@ from weaksam.detectors.retrained.base import RetrainedDetector
 from weaksam.detectors.retrained.dino import Dino
 from weaksam.detectors.retrained.faster_rcnn import FasterRcnn
 from weaksam.errors import CheckpointError
+from weaksam.io.state_dicts import load_strictly, read_state_dict
 from weaksam.io.weights import PUBLISHED, fetch_weights
 from weaksam.networks.roi_backbones import PixelFormat
 from weaksam.networks.roi_backbones import pixel_format as pixel_format_of
 from weaksam.networks.small_stem import load_builtin_classifier
-from weaksam.sam.load import load_strictly
 from weaksam.structures import IMAGE_LABELS
 
 __all__ = [
@@ -169,8 +168,7 @@ def _backbone_weights(init: str, backbone: str, section: str) -> tuple[Mapping[s
             f"{section}.init: expected weights of {backbone}, but by its checksum {init} is {known}; set "
             f"{section}.backbone to what the weights are of"
         )
-    state, _ = read_state_dict(file.path)
-    return state, f"{section}.init: {init} as {backbone}"
+    return read_state_dict(file.path).tensors, f"{section}.init: {init} as {backbone}"
 
 
 def _read(file: BinaryIO, config: MilConfig | RetrainConfig, section: str) -> tuple[Checkpoint, str]:

@@ -1,7 +1,7 @@
-"""Files of weights, ours and others', read whole and on the CPU, or refused with what is wrong with them.
+"""Files of weights, ours and others', read whole and on the CPU, and loaded into networks: all of it, or an error.
 
-Two containers: safetensors, and what ``torch.save`` writes. Pickled code is never run. What a file means, and whether its
-tensors fit a network, is for the callers.
+Two containers: safetensors, and what ``torch.save`` writes. Pickled code is never run. ``read_state_dict`` reads the tensors
+of either, ``load_strictly`` puts them into a network. What a file's metadata means is for the callers.
 """
 
 from __future__ import annotations
@@ -11,21 +11,102 @@ import io
 import json
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors import torch as safetensors_torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weaksam.errors import CheckpointError
 
 _REMEDY = "copy or download it again; where a run made it, run the command that made it again"
 _LONGEST_REASON = 300  # characters
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WRAPPERS = ("model", "state_dict")  # keys under which training loops save the state dict itself
+_SHOWN_KEYS = 5
+# Scores that published training loops leave beside the weights; numbers, not code.
+_numpy_scalar = np.float64().__reduce__()[0]
+_HARMLESS: list[Any] = [
+    _numpy_scalar,
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),  # its name before NumPy 2
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+]
+
+
+class StateDict(NamedTuple):
+    """What a file of weights holds."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]  # of a safetensors file; {} for PyTorch's, which have none
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Read the weights of a PyTorch or safetensors file, told apart by their content, on the CPU.
+
+    A PyTorch file may hold the state dict under "model" or "state_dict".
+
+    Raises:
+        CheckpointError: neither format, no state dict inside, objects other than tensors and numbers, or a weight is NaN.
+    """
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if is_safetensors(start):
+        found = StateDict(*read_safetensors(path, str(path)))
+    else:
+        content = read_pickled(path, str(path))
+        content = unwrapped(content) if isinstance(content, dict) else content
+        if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+            raise CheckpointError(
+                f"{path}: expected a state dict (name -> tensor), got {_outline(content)}; save the inner state dict"
+            )
+        found = StateDict(content, {})
+    refuse_nan(found.tensors, str(path))
+    return found
+
+
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], *, where: str, keep: tuple[str, ...] = (), cause: str = ""
+) -> None:
+    """Load ``state`` into ``module`` if every key and shape fits.
+
+    Args:
+        module: gets the values; their type and device stay the module's own.
+        state: tensors by name.
+        where: the file and the network that it should be of, for messages.
+        keep: beginnings of names of the module's own tensors that keep their values and must not be in ``state``.
+        cause: what probably happened, and what to do, for messages.
+
+    Raises:
+        CheckpointError: keys are missing, surplus or of another shape, naming some of each; the module is as it was.
+    """
+    expected = {key: value for key, value in module.state_dict().items() if not key.startswith(keep)}
+    missing = [key for key in expected if key not in state]
+    surplus = [key for key in state if key not in expected]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    kinds = {"missing": missing, "surplus": surplus, "of another shape": reshaped}
+    if any(kinds.values()):
+        text = "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in kinds.items() if keys)
+        raise CheckpointError(f"{where}: the weights belong to another model{f' ({cause})' if cause else ''}: {text}")
+    module.load_state_dict(state, strict=not keep)
+
+
+def unwrapped(content: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the state dict that a training loop saved among other things, or ``content`` itself."""
+    for wrapper in _WRAPPERS:
+        inner = content.get(wrapper)
+        content = inner if isinstance(inner, dict) else content
+    return content
 
 
 def is_safetensors(start: bytes) -> bool:
@@ -51,16 +132,13 @@ def read_safetensors(source: Path | bytes, where: str) -> tuple[dict[str, Tensor
     return state, metadata
 
 
-def read_pickled(
-    source: Path | BinaryIO, where: str, *, expected: str = "a file of plain tensors", harmless: Sequence[Any] = ()
-) -> Any:
-    """Read what ``torch.save`` wrote: tensors and plain values, in whatever nesting.
+def read_pickled(source: Path | BinaryIO, where: str, *, expected: str = "a file of plain tensors") -> Any:
+    """Read what ``torch.save`` wrote: tensors, NumPy's numbers and plain values, in whatever nesting.
 
     Args:
         source: a file, or one that is open for reading bytes.
         where: its name, for messages.
         expected: what it should be, for messages.
-        harmless: types that may be in it besides.
 
     Raises:
         CheckpointError: it is damaged, another format, or holds objects whose loading could run code.
@@ -70,7 +148,7 @@ def read_pickled(
         "loading could run code"
     ):
         _check_sums(source)
-        with torch.serialization.safe_globals(list(harmless)), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: a file is read or it is not
             return torch.load(source, map_location="cpu", weights_only=True)
 
@@ -103,7 +181,7 @@ def _refusing(what: str) -> Iterator[None]:
         if error.errno not in (
             None,
             errno.EINVAL,
-        ):  # the storage's trouble; a file that points before its start is EINVAL
+        ):  # a file that points before its start is EINVAL; all else is the storage's
             raise
         raise CheckpointError(f"{what}: {error}; {_REMEDY}") from error
     except Exception as error:  # readers of damaged files surface whatever they stumble over
@@ -111,6 +189,16 @@ def _refusing(what: str) -> Iterator[None]:
         reason = reason.partition(". In PyTorch")[0]  # what follows advises to run whatever is in the file
         reason = reason[:_LONGEST_REASON].encode(errors="backslashreplace").decode()  # some repeat what is in the file
         raise CheckpointError(f"{what}: {reason}; {_REMEDY}") from error
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(map(str, keys[:_SHOWN_KEYS])) + (", …" if len(keys) > _SHOWN_KEYS else "")
+
+
+def _outline(content: object) -> str:
+    if isinstance(content, dict):
+        return f"a dict with {', '.join(f'{key}: {type(value).__name__}' for key, value in list(content.items())[:5])}"
+    return type(content).__name__
 
 
 def _check_sums(source: Path | BinaryIO) -> None:

@@ -22,9 +22,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from weaksam.config import require
 from weaksam.errors import CheckpointError
+from weaksam.io.state_dicts import load_strictly
 from weaksam.networks.roi_backbones import IMAGENET, SMALL_STAGES, SMALL_STEM_DIM, PixelFormat
 from weaksam.networks.small_stem import SmallCnnStem
-from weaksam.sam.load import load_strictly
 
 # Parts of names in state dicts of detectors: torchvision, detectron2, mmdetection, DETR and its kin.
 _OF_DETECTORS = (

@@ -28,8 +28,8 @@ from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import FrozenBatchNorm2d, roi_pool
 
 from weaksam.config import require
+from weaksam.io.state_dicts import load_strictly
 from weaksam.networks.small_stem import SmallCnnStem
-from weaksam.sam.load import load_strictly
 from weaksam.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 # Where the convolutions conv1, conv2, ... of torchvision's VGG-16 begin and the last one ends; 23 is the fourth pooling.

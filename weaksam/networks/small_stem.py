@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 
+from weaksam.io.state_dicts import load_strictly, read_state_dict
 from weaksam.io.weights import BUILTIN_STEM
 
 # (output channels, stride) of the 3x3 convolutions before the last one; their product of strides is the stem's.
@@ -72,9 +72,7 @@ class SmallCnnClassifier(nn.Module):
 
 def load_builtin_classifier(path: Path = BUILTIN_STEM) -> SmallCnnClassifier:
     """Return the shipped classifier of drawn shapes, float32, in evaluation mode; ``.stem`` is what WeakTr starts from."""
-    with safe_open(path, framework="pt") as file:
-        dim, names = int(file.metadata()["dim"]), file.metadata()["class_names"].split(",")
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    model = SmallCnnClassifier(dim, len(names))
-    model.load_state_dict(state)  # float16 convolutions are cast on the way
+    state, metadata = read_state_dict(path)
+    model = SmallCnnClassifier(int(metadata["dim"]), len(metadata["class_names"].split(",")))
+    load_strictly(model, state, where=str(path))  # float16 convolutions are cast on the way
     return model.eval()

@@ -17,7 +17,7 @@ def test_logits_are_those_of_the_whole_torchvision_classifier() -> None:
     torch.manual_seed(0)
     whole = torchvision.models.resnet18(num_classes=3).eval()
     network = ResNetCam(ResNetCamConfig(backbone="resnet18"), 3).eval()
-    network.init_from(whole.state_dict())
+    network.init_from(whole.state_dict(), "test")
     network.head.weight.copy_(whole.fc.weight[:, :, None, None])
     network.head.bias.copy_(whole.fc.bias)
     images = torch.randn(2, 3, 96, 64)
@@ -68,7 +68,9 @@ def test_weights_of_another_backbone_are_refused_by_name() -> None:
     del state["conv1.weight"]
     state["layer9.weight"] = torch.zeros(1)
     state["bn1.weight"] = torch.zeros(3)
+    reshaped = r"1 of another shape: bn1\.weight \(3,\) instead of \(64,\)"
     with pytest.raises(
-        CheckpointError, match=r"conv1\.weight.*unexpected \['layer9\.weight'\].*shape \['bn1\.weight'\]"
+        CheckpointError,
+        match=rf"^w\.pth as resnet18: .*: 1 missing: conv1\.weight; 1 surplus: layer9\.weight; {reshaped}$",
     ):
-        network.init_from(state)
+        network.init_from(state, "w.pth")

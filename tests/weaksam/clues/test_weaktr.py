@@ -208,7 +208,7 @@ def test_deit_initialisation_repeats_the_class_token() -> None:
     network = tiny()
     state = deit_state(network)
     head = network.head.weight.clone()
-    network.init_from(state)
+    network.init_from(state, "test")
     for c in range(5):
         assert torch.equal(network.cls_token[0, c], state["cls_token"][0, 0])
         assert torch.equal(network.pos_embed[0, c], state["pos_embed"][0, 0])
@@ -235,9 +235,33 @@ def test_blocks_on_a_trained_stem_start_out_looking_at_like_patches_and_changing
 def test_deit_of_another_size_is_refused_by_name() -> None:
     network = tiny()
     state = deit_state(network)
-    with pytest.raises(CheckpointError, match=r"missing \['blocks.2.mlp.fc1.bias'\], unexpected \['dist_token'\]"):
-        network.init_from(
-            {k: v for k, v in state.items() if k != "blocks.2.mlp.fc1.bias"} | {"dist_token": torch.zeros(1)}
-        )
-    with pytest.raises(CheckpointError, match=r"pos_embed \[1, 30, 32\] \(expected \[1, 21, 32\]\)"):
-        network.init_from({**state, "pos_embed": torch.zeros(1, 26, 32)})
+    other = {k: v for k, v in state.items() if k != "blocks.2.mlp.fc1.bias"} | {"dist_token": torch.zeros(1)}
+    differences = r"1 missing: blocks\.2\.mlp\.fc1\.bias; 1 surplus: dist_token"
+    with pytest.raises(CheckpointError, match=rf"^w\.pth as a DeiT of 3 blocks: .*: {differences}$"):
+        network.init_from(other, "w.pth")
+    with pytest.raises(CheckpointError, match=r"pos_embed \(1, 30, 32\) instead of \(1, 21, 32\)"):
+        network.init_from({**state, "pos_embed": torch.zeros(1, 26, 32)}, "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"cls_token": None}, r"1 missing: cls_token$", id="no class token"),
+        pytest.param({"cls_token": torch.zeros(32)}, r"cls_token \(32,\) instead of", id="a flat class token"),
+        pytest.param(
+            {"cls_token": torch.zeros(1, 3, 32)}, r"cls_token \(1, 7, 32\) instead", id="several class tokens"
+        ),
+        pytest.param(
+            {"adaptive_attention_fusion.fc.0.weight": torch.zeros(1)},
+            r"1 surplus: adaptive_att",
+            id="a fusion of its own",
+        ),
+    ],
+)
+def test_what_is_no_deit_is_refused_and_changes_nothing(change: dict[str, Tensor | None], message: str) -> None:
+    network = tiny()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    state = {key: value for key, value in (deit_state(network) | change).items() if value is not None}
+    with pytest.raises(CheckpointError, match=message):
+        network.init_from(state, "w.pth")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from weaksam.clues import load_classifier
-from weaksam.clues.checkpoint import read_state_dict as read_classifier
 from weaksam.detectors.mil.checkpoint import read_checkpoint
 from weaksam.errors import CheckpointError
-from weaksam.io.state_dicts import read_pickled, read_safetensors, refuse_nan
-from weaksam.sam.load import read_state_dict as read_sam
+from weaksam.io.state_dicts import load_strictly, read_pickled, read_safetensors, read_state_dict, refuse_nan
 
 STATE = {"a": torch.arange(600.0).reshape(20, 30), "b": torch.ones(4)}
 DETECTOR = {"detector": "mist", "backbone": "small", "class_names": ["cat"], "supervision": "image-labels"}
@@ -58,13 +56,13 @@ HEADERS: dict[str, bytes] = {
 
 def readers(path: Path) -> dict[str, Callable[[], Any]]:
     return {
-        "a SAM": lambda: read_sam(path),
-        "a classifier": lambda: read_classifier(path),
+        "a state dict": lambda: read_state_dict(path),
+        "a classifier": lambda: load_classifier(path),
         "a detector": lambda: read_checkpoint(io.BytesIO(path.read_bytes()), str(path)),
     }
 
 
-@pytest.mark.parametrize("reader", ["a SAM", "a classifier", "a detector"])
+@pytest.mark.parametrize("reader", ["a state dict", "a classifier", "a detector"])
 @pytest.mark.parametrize("content", HEADERS.values(), ids=HEADERS.keys())
 def test_a_damaged_header_is_named_with_what_to_do(tmp_path: Path, content: bytes, reader: str) -> None:
     path = tmp_path / "w.safetensors"
@@ -76,7 +74,7 @@ def test_a_damaged_header_is_named_with_what_to_do(tmp_path: Path, content: byte
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("reader", ["a SAM", "a classifier", "a detector"])
+@pytest.mark.parametrize("reader", ["a state dict", "a classifier", "a detector"])
 @pytest.mark.parametrize("kind", ["safetensors", "pth", "old pth"])
 def test_damage_anywhere_raises_nothing_but_checkpoint_errors(tmp_path: Path, kind: str, reader: str) -> None:
     whole = {
@@ -108,7 +106,7 @@ def test_whole_files_come_back(tmp_path: Path) -> None:
     for name, content in {"w.safetensors": save(STATE), "w.pth": pickled(), "old.pth": pickled(old=True)}.items():
         path = tmp_path / name
         path.write_bytes(content)
-        assert_equal(read_sam(path))
+        assert_equal(read_state_dict(path).tensors)
     for source in (tmp_path / "w.safetensors", save(STATE, {"x": "y"})):
         state, metadata = read_safetensors(source, "w")
         assert_equal(state)
@@ -124,7 +122,7 @@ def assert_equal(state: dict[str, Tensor]) -> None:
 def test_no_message_advises_to_run_what_is_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"not weights")
     with pytest.raises(CheckpointError) as refused:
-        read_sam(tmp_path / "w.pth")
+        read_state_dict(tmp_path / "w.pth")
     assert "weights_only" not in str(refused.value)
 
 
@@ -163,3 +161,63 @@ def test_a_detector_of_damaged_metadata_is_refused(changes: dict[str, Any], name
     content = save(STATE, {"detector": json.dumps({**DETECTOR, **changes})})
     with pytest.raises(CheckpointError, match=f"w: expected a detector .* has no '{named}'"):
         read_checkpoint(io.BytesIO(content), "w")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"a": None}, r"1 missing: a$", id="missing"),
+        pytest.param({"c": torch.zeros(1)}, r"1 surplus: c$", id="surplus"),
+        pytest.param({"b": torch.zeros(3)}, r"1 of another shape: b \(3,\) instead of \(2,\)", id="shape"),
+        pytest.param({"a": None, "b": None, "c": torch.zeros(1)}, "2 missing: a, b; 1 surplus: c", id="all at once"),
+    ],
+)
+def test_every_kind_of_difference_is_named(change: dict[str, Tensor | None], message: str) -> None:
+    module = nn.Module()
+    module.a, module.b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(2))
+    state = {"a": torch.ones(1), "b": torch.ones(2)} | change
+    with pytest.raises(CheckpointError, match=message):
+        load_strictly(module, {k: v for k, v in state.items() if v is not None}, where="here")
+    assert module.a.item() == 0
+
+
+def test_what_a_module_keeps_is_neither_wanted_nor_accepted() -> None:
+    module = nn.Module()
+    module.a, module.b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.full((2,), 7.0))
+    load_strictly(module, {"a": torch.ones(1)}, where="here", keep=("b",))
+    assert (module.a.tolist(), module.b.tolist()) == ([1.0], [7.0, 7.0])
+    with pytest.raises(CheckpointError, match=r"1 surplus: b$"):
+        load_strictly(module, {"a": torch.ones(1), "b": torch.ones(2)}, where="here", keep=("b",))
+
+
+def test_only_some_of_many_keys_are_named_and_the_likely_cause_comes_first() -> None:
+    with pytest.raises(CheckpointError) as refused:
+        load_strictly(nn.Module(), {f"k{n}": torch.ones(1) for n in range(7)}, where="w as x", cause="set y")
+    expected = "w as x: the weights belong to another model (set y): 7 surplus: k0, k1, k2, k3, k4, …"
+    assert str(refused.value) == expected
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 torn"], ids=["empty", "text", "torn"])
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"w\{suffix}: expected a file of plain tensors"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("wrapper", ["model", "state_dict"])
+def test_a_state_dict_is_found_beside_what_a_training_loop_saved_with_it(tmp_path: Path, wrapper: str) -> None:
+    (tmp_path / "w.pth").write_bytes(pickled({wrapper: STATE, "epoch": 3, "miou": torch.tensor(0.5).numpy()[()]}))
+    assert_equal(read_state_dict(tmp_path / "w.pth").tensors)
+
+
+@pytest.mark.parametrize(
+    ("held", "described"),
+    [([torch.zeros(1)], "list"), ({"a": 3}, "a dict with a: int"), ({"a": {"b": 3}}, "a dict with a: dict")],
+    ids=["a list", "a number", "nested"],
+)
+def test_what_is_no_state_dict_is_described(tmp_path: Path, held: object, described: str) -> None:
+    (tmp_path / "w.pth").write_bytes(pickled(held))
+    with pytest.raises(CheckpointError, match=rf"w\.pth: expected a state dict .* got {described}; save the inner"):
+        read_state_dict(tmp_path / "w.pth")

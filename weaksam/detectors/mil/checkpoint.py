@@ -15,7 +15,7 @@ from torch import Tensor
 
 from weaksam.detectors.mil.base import NUM_BRANCHES
 from weaksam.errors import CheckpointError
-from weaksam.io.state_dicts import described, is_safetensors, read_pickled, read_safetensors, refuse_nan
+from weaksam.io.state_dicts import described, is_safetensors, read_pickled, read_safetensors, refuse_nan, unwrapped
 from weaksam.networks.roi_backbones import VGG_STAGES
 from weaksam.structures import IMAGE_LABELS
 
@@ -109,8 +109,8 @@ def _own(data: bytes, where: str) -> Checkpoint:
 
 
 def _published(content: object, where: str) -> Checkpoint:
-    whole: Mapping[str, Any] = content if isinstance(content, dict) else {}
-    inner = next((whole[key] for key in ("state_dict", "model") if isinstance(whole.get(key), dict)), whole)
+    whole: dict[Any, Any] = content if isinstance(content, dict) else {}
+    inner = unwrapped(whole)
     state = {_bare(key): value for key, value in inner.items() if isinstance(value, Tensor)}
     if any(key.startswith("backbone.body.features.") for key in state):
         own = _renamed({k: v for k, v in state.items() if not k.startswith(_UNUSED)}, _MIST_NAMES)
