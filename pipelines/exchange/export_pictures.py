@@ -23,7 +23,7 @@ from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError, ImageError
-from weaksam.io.files import absolute, is_remote, join, read_bytes
+from weaksam.io.files import absolute, is_drawn, is_remote, join, read_bytes
 
 PictureMode = Literal["link", "copy", "none"]
 
@@ -109,7 +109,7 @@ def _lies_at(uri: str, target: str) -> bool:
 
 
 def _is_file(uri: str) -> bool:
-    return not is_remote(uri) and not uri.startswith("shapes:") and os.path.isfile(absolute(uri))
+    return not is_remote(uri) and not is_drawn(uri) and os.path.isfile(absolute(uri))
 
 
 def _common_folder(paths: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
 """The one place of the method that touches storage: local folders, ``s3://`` and whatever else fsspec speaks.
 
-A URI is a local path, an address with a scheme, or ``shapes:…``, which is drawn when read. Local paths are taken as they
-are: nothing in them is decoded or expanded, so that blanks, ``#``, ``%``, ``*`` and ``::`` are characters like any other.
+A URI is a local path, an address with a scheme, or that of an image which is drawn when read (``DRAWN``). Local paths are
+taken as they are: nothing in them is decoded or expanded, so that blanks, ``#``, ``%``, ``*`` and ``::`` are characters
+like any other.
 S3 clients take their endpoint and credentials from the environment (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, …).
 """
 
@@ -19,9 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weaksam.errors import DataError, ImageError
+from weaksam.registry import load
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+# What precedes the colon of addresses whose images are drawn and not stored: the function that draws one as a file.
+DRAWN = {"shapes": "weaksam.datasets.shapes:read_shape_png"}
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BYTE_ORDER_MARKS = (  # UTF-32's begins as UTF-16's does
@@ -43,6 +48,11 @@ def is_remote(uri: str) -> bool:
     return scheme is not None and scheme[1] not in ("file", "local")
 
 
+def is_drawn(uri: str) -> bool:
+    """Whether what lies at ``uri`` is drawn when it is read."""
+    return uri.partition(":")[0] in DRAWN
+
+
 def join(uri: str, *parts: str) -> str:
     """Append path ``parts`` (POSIX, relative) to a folder's URI; nothing in them is quoted or resolved."""
     return posixpath.join(uri, *(part.lstrip("/") for part in parts))
@@ -50,7 +60,7 @@ def join(uri: str, *parts: str) -> str:
 
 def absolute(uri: str) -> str:
     """Make a local path or ``file://`` address an absolute path; other URIs stay as they are."""
-    if is_remote(uri) or uri.startswith("shapes:"):
+    if is_remote(uri) or is_drawn(uri):
         return uri
     return posixpath.join(os.getcwd(), uri.removeprefix("file://").removeprefix("local://"))
 
@@ -85,10 +95,9 @@ def read_bytes(uri: str) -> bytes:
     Raises:
         ImageError: With the reason "missing", "permission denied" or "unreadable" (a folder, an I/O error).
     """
-    if uri.startswith("shapes:"):
-        from weaksam.datasets.shapes import read_shape_png
-
-        return read_shape_png(uri)
+    if is_drawn(uri):
+        drawn: bytes = load(DRAWN[uri.partition(":")[0]])(uri)
+        return drawn
     return _fetch(*open_fs(uri), uri)
 
 
