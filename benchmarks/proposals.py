@@ -39,7 +39,8 @@ from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.datasets.shapes import data_set_seed, draw
 from weaksam.heap import KEEP_HEAP_ENV
 from weaksam.proposals.proposer import Proposer
-from weaksam.sam.load import SAMS, load_sam
+from weaksam.sam import SAMS
+from weaksam.sam.load import load_sam
 from weaksam.structures import SOURCES, Prompts
 
 STOCK, STOCK_KEEPING, OURS = "stock", "stock, memory kept", "weaksam, memory kept"

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from weaksam.datasets.shapes import CLASS_NAMES, Drawing, draw, reserved_seed
-from weaksam.io.weights import BUILTIN_STEM
 from weaksam.metrics.classification import classification_scores
+from weaksam.networks import BUILTIN_STEM
 from weaksam.networks.small_stem import SmallCnnClassifier, load_builtin_classifier
 from weaksam.random import derive_seed
 from weaksam.transforms import normalise

@@ -31,7 +31,7 @@ from weaksam.config import MilConfig, SamConfig, WeakTrConfig
 from weaksam.detectors import DETECTORS, detector_to_bytes, load_detector
 from weaksam.errors import ImageError
 from weaksam.io.images import decode_image
-from weaksam.io.weights import BUILTIN_SAM
+from weaksam.sam import BUILTIN_SAM
 from weaksam.sam.load import load_sam
 from weaksam.structures import Prompts, Proposals
 

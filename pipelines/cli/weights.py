@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weaksam.config import SamConfig
-from weaksam.io.weights import BUILTIN_SAM, PUBLISHED, Progress, WeightsFile, cached_path, fetch_weights, sam_weights
+from weaksam.io.weights import PUBLISHED, Progress, WeightsFile, cached_path, fetch_weights
+from weaksam.sam import BUILTIN_SAM, sam_weights
 
 
 @dataclass(frozen=True, kw_only=True)

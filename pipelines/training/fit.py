@@ -102,7 +102,8 @@ def initial_weights(init: str) -> dict[str, Content]:
 
 
 def _initial_sha256(init: str) -> str:
-    from weaksam.io.weights import BUILTIN_STEM, fetch_weights, file_sha256
+    from weaksam.io.weights import fetch_weights, file_sha256
+    from weaksam.networks import BUILTIN_STEM
 
     return file_sha256(BUILTIN_STEM) if init == "builtin" else fetch_weights(init).sha256
 

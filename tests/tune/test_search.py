@@ -23,7 +23,7 @@ from tune.search import run_sweep, sweep_folder
 from tune.sweep import BEST, Trials, load_sweep
 from tune.trial import Record, Records
 from weaksam.errors import RunError
-from weaksam.io.weights import BUILTIN_STEM
+from weaksam.networks import BUILTIN_STEM
 
 pytestmark = [
     pytest.mark.ray,

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError
 from weaksam.io.files import is_remote, open_fs
 
@@ -88,9 +87,6 @@ PUBLISHED: dict[str, Published] = {
     ),
 }
 
-BUILTIN_SAM = Path(__file__).parents[1] / "sam" / "weights" / "small.safetensors"
-BUILTIN_STEM = Path(__file__).parents[1] / "clues" / "weights" / "small_stem.safetensors"
-
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
@@ -149,17 +145,6 @@ def fetch_weights(
         finally:
             temporary.unlink(missing_ok=True)
     return WeightsFile(path=path, sha256=digest, known=bool(expected))
-
-
-def sam_weights(
-    config: SamConfig, *, cache_dir: str | os.PathLike[str] = "", progress: Progress | None = None
-) -> WeightsFile:
-    """Return the weights file that ``config`` means: its own, the built-in one, or the published one of the named model.
-
-    Imports no torch, so that checksums can enter a stage's key before any model is built.
-    """
-    uri = config.weights or (str(BUILTIN_SAM) if config.name == "builtin" else PUBLISHED[config.name].uri)
-    return fetch_weights(uri, sha256=config.sha256, cache_dir=cache_dir, progress=progress)
 
 
 def default_cache_dir() -> Path:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weaksam.io.state_dicts import load_strictly, read_state_dict
-from weaksam.io.weights import BUILTIN_STEM
+from weaksam.networks import BUILTIN_STEM
 
 # (output channels, stride) of the 3x3 convolutions before the last one; their product of strides is the stem's.
 LAYERS = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1))

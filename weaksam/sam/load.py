@@ -1,29 +1,16 @@
-"""Which SAM: the built-in small one or segment-anything's ViT-B, ViT-L and ViT-H, with weights loaded strictly.
-
-All four are the same classes of the ``segment_anything`` package and differ in their image encoder. How a SAM is prompted
-stands in ``prompting``.
-"""
+"""Build a SAM by name and load its weights strictly. How it is prompted stands in ``prompting``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
-from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 from segment_anything.modeling import Sam
 from torch import Tensor
 
 from weaksam.config import SamConfig
 from weaksam.io.state_dicts import load_strictly, read_state_dict
-from weaksam.io.weights import sam_weights
-from weaksam.sam.small import build_small_sam
-
-SAMS: dict[str, Callable[[], Sam]] = {
-    "builtin": build_small_sam,
-    "vit_b": build_sam_vit_b,
-    "vit_l": build_sam_vit_l,
-    "vit_h": build_sam_vit_h,
-}
+from weaksam.sam import SAMS, sam_weights
 
 _WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # channels of the patch embedding: tells a checkpoint's model
 

@@ -134,7 +134,8 @@ def _contents(recipe: Recipe, _name: str) -> Mapping[str, Content]:
 
 
 def _sam_sha256(config: SamConfig) -> str:
-    from weaksam.io.weights import PUBLISHED, sam_weights
+    from weaksam.io.weights import PUBLISHED
+    from weaksam.sam import sam_weights
 
     published = PUBLISHED.get(config.name)
     known = config.sha256 or ("" if config.weights or published is None else published.sha256)

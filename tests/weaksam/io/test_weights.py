@@ -15,15 +15,8 @@ from tests.support.s3_server import s3_server
 from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError
 from weaksam.io import weights
-from weaksam.io.weights import (
-    PUBLISHED,
-    Published,
-    WeightsFile,
-    cached_path,
-    default_cache_dir,
-    fetch_weights,
-    sam_weights,
-)
+from weaksam.io.weights import PUBLISHED, Published, WeightsFile, cached_path, default_cache_dir, fetch_weights
+from weaksam.sam import sam_weights
 
 CONTENT = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -9,7 +9,8 @@ from weaksam.config import MilConfig
 from weaksam.detectors import DETECTORS, build_detector, pixel_format
 from weaksam.detectors.mil.mist import Mist
 from weaksam.errors import CheckpointError, ConfigError
-from weaksam.io.weights import BUILTIN_STEM, PUBLISHED, Published, file_sha256
+from weaksam.io.weights import PUBLISHED, Published, file_sha256
+from weaksam.networks import BUILTIN_STEM
 from weaksam.networks.roi_backbones import IMAGENET, SmallBody, build_body
 
 PIXEL = np.array([[[255, 0, 51]]], dtype=np.uint8)  # red 1, green 0, blue .2

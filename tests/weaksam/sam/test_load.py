@@ -8,9 +8,10 @@ from segment_anything.build_sam import build_sam_vit_b
 from torch import Tensor
 
 from weaksam.config import SamConfig
-from weaksam.errors import CheckpointError
+from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.state_dicts import read_state_dict
-from weaksam.io.weights import BUILTIN_SAM
+from weaksam.io.weights import PUBLISHED
+from weaksam.sam import BUILTIN_SAM, sam_weights
 from weaksam.sam.load import load_sam
 from weaksam.sam.small import build_small_sam
 
@@ -68,3 +69,9 @@ def test_anything_but_tensors_by_name_is_refused(tmp_path: Path, held: object) -
 def test_the_shipped_weights_are_the_built_in_sam() -> None:
     sam, shipped = load_sam(SamConfig(name="builtin")), read_state_dict(BUILTIN_SAM).tensors
     assert all(torch.equal(tensor, shipped[key]) for key, tensor in sam.state_dict().items())
+
+
+def test_a_model_of_which_no_weights_are_known_wants_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(PUBLISHED, "vit_b")
+    with pytest.raises(ConfigError, match=r"sam\.weights: expected a file or an address for sam\.name=vit_b"):
+        sam_weights(SamConfig(name="vit_b"))
