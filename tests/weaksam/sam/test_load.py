@@ -10,7 +10,6 @@ from torch import Tensor
 from weaksam.config import SamConfig
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.state_dicts import read_state_dict
-from weaksam.io.weights import PUBLISHED
 from weaksam.sam import BUILTIN_SAM, sam_weights
 from weaksam.sam.load import load_sam
 from weaksam.sam.small import build_small_sam
@@ -72,6 +71,6 @@ def test_the_shipped_weights_are_the_built_in_sam() -> None:
 
 
 def test_a_model_of_which_no_weights_are_known_wants_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(PUBLISHED, "vit_b")
+    monkeypatch.setattr("weaksam.sam.PUBLISHED", {})
     with pytest.raises(ConfigError, match=r"sam\.weights: expected a file or an address for sam\.name=vit_b"):
         sam_weights(SamConfig(name="vit_b"))
