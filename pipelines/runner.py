@@ -195,7 +195,7 @@ def _imported(run_uri: str, name: str) -> Instance:
 
 def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, console: Console) -> dict[str, Any]:
     instance, stage = resolved.instance, resolved.stage
-    reads = {name: _read_state(upstream) for name, upstream in resolved.upstream.items()}
+    reads = {name: upstream.state() for name, upstream in resolved.upstream.items()}
     manifest = _finished(resolved, reads, options)
     if manifest is not None:
         console.print(f"[bold]{instance.name}[/] {instance.key} is finished: {manifest.get('text', '')}")
@@ -240,12 +240,6 @@ def _finished(resolved: Resolved, reads: Mapping[str, Any], options: Options) ->
         return None
     retry = options.retry_dropped and manifest.get("images", {}).get("dropped", 0) > 0
     return None if retry else manifest
-
-
-def _read_state(upstream: Instance) -> dict[str, str]:
-    """Return which instance is read and with what in it: rows that --retry-dropped brings back leave its key as it is."""
-    manifest = upstream.manifest() or {}
-    return {"key": upstream.key, "text": manifest.get("text", "")}
 
 
 def _print_differences(resolved: Resolved, console: Console) -> None:

@@ -95,8 +95,17 @@ class Instance:
 
     def manifest(self) -> dict[str, Any] | None:
         """Return what the instance has proved to have done, or None while it is not finished; raises as ``plan``."""
-        kinds = {"text": str, "images": dict, "reads": dict, "files": dict, "parts": int}
+        kinds = {"text": str, "images": dict, "reads": dict, "files": dict, "parts": int, "rows": dict}
         return self._read("_manifest.json", kinds)
+
+    def state(self) -> dict[str, Any]:
+        """Return which instance this is, and what those that read it find in it; raises as ``plan``.
+
+        Who has read it has to read it again when this changes: rows that --retry-dropped brings back, or files that were
+        damaged and came out otherwise when they were made again, leave the key as it is.
+        """
+        manifest = self.manifest() or {}
+        return {"key": self.key, **{name: manifest[name] for name in ("rows", "files") if name in manifest}}
 
     def begin(self, parts: Mapping[str, Any]) -> None:
         """Record what is going to be done, before the first row, and make this the current instance of its name."""

@@ -1,16 +1,21 @@
 """What a finished stage instance left behind, and whether it is still as it was.
 
-The manifest keeps how many Parquet files there were, and a digest of every other file of the instance's folder. Parquet files
-need none: their pages carry checksums. Names that begin with ``_`` or ``.`` are no products, and nor are folders.
+The manifest keeps how many Parquet files there were, a digest of the images that they have rows of, and one of every other file
+of the instance's folder. Parquet files need none: their pages carry checksums, and the same rows may be spread otherwise over
+files when damaged ones are made again. Names that begin with ``_`` or ``.`` are no products, and nor are folders.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import posixpath
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
+from pipelines.store.schemas import IMAGE_ID
 from pipelines.store.tables import Table
 from weaksam.io.files import open_fs
 
@@ -20,10 +25,21 @@ _DIGESTED_BYTES = (
 
 
 def record(folder: str) -> dict[str, Any]:
-    """Return what a manifest keeps: ``parts``, their number, and ``files``, name -> digest; each only if there are any."""
+    """Return what a manifest keeps of an instance's products, each only if there are any.
+
+    Returns:
+        ``parts``, the number of Parquet files; ``rows``, their number (``count``) and the digest of the images they are of
+        (``image_ids``); ``files``, name -> digest.
+    """
     parts, files = _products(folder)
-    digests = {name: _digest(folder, name, size) for name, size in files.items()}
-    return {**({"parts": len(parts)} if parts else {}), **({"files": digests} if digests else {})}
+    kept: dict[str, Any] = {}
+    if parts:
+        ids = sorted(Table(folder, pa.schema([IMAGE_ID])).ids())
+        digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+        kept |= {"parts": len(parts), "rows": {"count": len(ids), "image_ids": digest}}
+    if files:
+        kept["files"] = {name: _digest(folder, name, size) for name, size in files.items()}
+    return kept
 
 
 def damage(folder: str, manifest: Mapping[str, Any], table: Table | None) -> dict[str, str]:

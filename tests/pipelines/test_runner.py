@@ -17,6 +17,7 @@ from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import TooManyDroppedError, dropped_allowed, needed_for, resolve, run_instances
 from pipelines.store.instances import Instance, Lock, current_instance, prove
 from pipelines.store.schemas import IMAGES
+from pipelines.store.tables import write_bytes, write_json
 from tests.support.patience import PATIENCE_S
 from weaksam.errors import ConfigError, RunError
 
@@ -196,7 +197,7 @@ def test_a_finished_run_is_recognised_without_torch_and_ray(tmp_path: Path) -> N
 
 def finish(resolved: runner.Resolved, **proof: int) -> Instance:
     """Write what a finished instance leaves behind, as if its work had been done."""
-    reads = {n: {"key": i.key, "text": (i.manifest() or {})["text"]} for n, i in resolved.upstream.items()}
+    reads = {n: i.state() for n, i in resolved.upstream.items()}
     resolved.instance.begin(resolved.parts)
     resolved.instance.finish({"text": "done", "reads": reads, "images": proof})
     return resolved.instance
@@ -316,6 +317,66 @@ def test_a_retry_that_heals_nothing_makes_nothing_else_again(tmp_path: Path, toy
     bring(grid(), tmp_path, "sum", max_dropped="1")
     bring(grid(), tmp_path, "sum", max_dropped="1", retry_dropped=True)
     assert toy.executed == ["toy", "sum", "toy"]
+
+
+def rewrite_manifest(run: Path, name: str, **changes: Any) -> None:
+    """Change fields of a finished instance's manifest; None takes one out."""
+    instance = current_instance(str(run), name)
+    assert instance is not None
+    manifest = (instance.manifest() or {}) | changes
+    write_json(instance.file("_manifest.json"), {name: value for name, value in manifest.items() if value is not None})
+
+
+def test_a_sentence_for_people_that_is_put_otherwise_makes_nothing_again(tmp_path: Path, toy: Counting) -> None:
+    bring(grid(), tmp_path, "sum")
+    rewrite_manifest(tmp_path, "toy", text="5 of 5 images, none twice")
+    bring(grid(), tmp_path, "sum")
+    assert toy.executed == ["toy", "sum"]
+
+
+def test_other_rows_are_read_again_whatever_the_sentence_says(tmp_path: Path, toy: Counting) -> None:
+    runner.STAGES["toy"] = replace(runner.STAGES["toy"], execute=lambda job: toy.toy(job) | {"text": "as ever"})
+    toy.broken = {"train-00001"}
+    bring(grid(), tmp_path, "sum", max_dropped="1")
+    toy.broken = set()
+    bring(grid(), tmp_path, "sum", retry_dropped=True)
+    assert toy.executed == ["toy", "sum", "toy", "sum"]
+
+
+@pytest.mark.parametrize(("weights", "read_again"), [(b"01", False), (b"10", True)], ids=["the same", "others"])
+def test_weights_that_are_made_again_are_read_again_if_they_are_others(
+    tmp_path: Path, toy: Counting, weights: bytes, read_again: bool
+) -> None:
+    def train(content: bytes) -> Callable[[Job], dict[str, Any]]:
+        def execute(job: Job) -> dict[str, Any]:
+            write_bytes(job.instance.file("detector.safetensors"), content)
+            return {"text": "steps planned 2 = done 2"}
+
+        return execute
+
+    runner.STAGES["toy"] = replace(runner.STAGES["toy"], execute=train(b"01"))
+    runner.STAGES["sum"] = replace(
+        runner.STAGES["sum"], execute=lambda _job: toy.executed.append("sum") or {"text": ""}
+    )
+    bring(grid(), tmp_path, "sum")
+    runner.STAGES["toy"] = replace(runner.STAGES["toy"], execute=train(weights))
+    trained = current_instance(str(tmp_path), "toy")
+    assert trained is not None
+    Path(trained.file("detector.safetensors")).unlink()
+    bring(grid(), tmp_path, "sum")
+    assert toy.executed == ["sum", "sum"][: 1 + read_again]
+
+
+def test_what_was_finished_before_manifests_said_which_rows_there_are_is_brought_up_to_date_once(
+    tmp_path: Path, toy: Counting
+) -> None:
+    made, _ = bring(grid(), tmp_path, "sum")
+    for name in ("index", "toy", "sum"):
+        reads = {n: {"key": state["key"], "text": made[n]["text"]} for n, state in made[name]["reads"].items()}
+        rewrite_manifest(tmp_path, name, reads=reads, rows=None)
+    for _ in range(2):
+        bring(grid(), tmp_path, "sum")
+        assert toy.executed == ["toy", "sum", "toy", "sum"]
 
 
 def test_without_dropped_images_there_is_nothing_to_retry(tmp_path: Path, toy: Counting) -> None:

@@ -66,7 +66,7 @@ def finish_upstream(recipe: Recipe, run_uri: str) -> None:
                     found = jittered(truth.boxes_xyxy, truth.class_index, seed=f"{name} {image_id}")
                     rows.append(detections_to_row(image_id, split, (64, 64), found))
             instance.table(with_class_names(DETECTIONS, dataset.class_names)).write_rows(rows, "part-0")
-        reads = {n: {"key": u.key, "text": (u.manifest() or {}).get("text", "")} for n, u in resolved.upstream.items()}
+        reads = {n: u.state() for n, u in resolved.upstream.items()}
         instance.finish({"reads": reads, "text": "by hand"})
 
 

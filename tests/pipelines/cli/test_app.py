@@ -173,11 +173,9 @@ def finished_with_drops(run: Path) -> None:
     invoke("index", "grid", "--data", "shapes:", "--out", str(run), *SET)
     resolved = resolve(load_recipe("grid", SETTINGS, "shapes:")[0], str(run), "propose")
     (upstream,) = resolved.upstream.values()
-    index = upstream.manifest()
-    assert index is not None
     resolved.instance.begin(resolved.parts)
     proof = {"images": 5, "done": 3, "dropped": 2, "duplicates": 0}
-    reads = {"index": {"key": upstream.key, "text": index["text"]}}
+    reads = {"index": upstream.state()}
     resolved.instance.finish({"text": "images 5 = done 3 + dropped 2 · duplicates 0", "images": proof, "reads": reads})
 
 

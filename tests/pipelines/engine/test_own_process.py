@@ -102,7 +102,7 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
         resolved = resolve(recipe, run, name, known)
         resolved.instance.begin(resolved.parts)
         write_bytes(resolved.instance.file(DETECTOR_FILE), detector_to_bytes(detector, CLASS_NAMES, IMAGE_LABELS))
-        reads = {n: {"key": u.key, "text": (u.manifest() or {}).get("text", "")} for n, u in resolved.upstream.items()}
+        reads = {n: u.state() for n, u in resolved.upstream.items()}
         resolved.instance.finish({"reads": reads, "text": "by hand", "supervision": IMAGE_LABELS})
     run_instances(recipe, run, ["detect.final-plain", "detect.final-mirrored"], Options(), Console(quiet=True))
     index = resolve(recipe, run, "index").instance.table(IMAGES)

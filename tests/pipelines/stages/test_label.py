@@ -198,7 +198,7 @@ def test_the_stage_is_one_of_the_stages_and_runs_once(tmp_path):
     for name in ("train-classifier", "propose", "train-mil", "detect.mil"):
         instance = known[name].instance
         instance.begin({})
-        reads = {n: {"key": i.key, "text": i.manifest()["text"]} for n, i in known[name].upstream.items()}
+        reads = {n: i.state() for n, i in known[name].upstream.items()}
         instance.finish({"text": "by hand", "reads": reads})
     manifests = run_instances(made, run_uri, ["label"], Options(), Console(quiet=True))
     assert manifests["label"]["images"]["done"] == 3

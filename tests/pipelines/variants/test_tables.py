@@ -234,7 +234,7 @@ def finish(recipe: Recipe, run: str, *names: str, ap50: float = 0.5, **changes) 
         resolved = resolve(recipe, run, name, known)
         instance = resolved.instance
         if instance.manifest() is None:
-            reads = {n: {"key": u.key, "text": u.manifest()["text"]} for n, u in resolved.upstream.items()}
+            reads = {n: u.state() for n, u in resolved.upstream.items()}
             manifest, metrics = content(recipe, name, ap50)
             if metrics is not None:
                 write_json(instance.file("metrics.json"), metrics)
