@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pipelines.recipe.model import load_recipe
 from weaksam.config import RetrainConfig
-from weaksam.detectors import RetrainedDetector, build_retrained
-from weaksam.detectors.retrained.base import Targets
+from weaksam.detectors.loading import build_retrained
+from weaksam.detectors.retrained.base import RetrainedDetector, Targets
 
 NUM_CLASSES = 20
 RECIPES = {"faster_rcnn": "table5", "dino": "table5-dino"}

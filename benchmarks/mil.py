@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from weaksam.boxes import iou_matrix
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig
-from weaksam.detectors import WeakDetector, build_detector
-from weaksam.detectors.mil.base import BOX_CODER
+from weaksam.detectors.loading import build_detector
+from weaksam.detectors.mil.base import BOX_CODER, WeakDetector
 from weaksam.losses.mil import BACKGROUND, PseudoLabels, box_loss, image_loss, refinement_loss, wsddn_scores
 
 NUM_CLASSES = 20

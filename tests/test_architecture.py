@@ -128,6 +128,30 @@ def test_the_command_line_loads_neither_torch_nor_ray(statement: str) -> None:
     assert loaded.strip() == "[]"
 
 
+def test_naming_the_members_of_families_imports_none_of_them() -> None:
+    loaded = run_python("""
+import sys
+import weaksam.clues, weaksam.datasets, weaksam.detectors.mil, weaksam.detectors.retrained, weaksam.sam
+members = [weaksam.clues.CLUES, weaksam.datasets.DATASETS, weaksam.sam.SAMS]
+members += [weaksam.detectors.mil.MIL_DETECTORS, weaksam.detectors.retrained.RETRAINED]
+assert all(list(family) for family in members)
+print(sorted({"torch", "segment_anything", "weaksam.datasets.voc"} & set(sys.modules)))
+""")
+    assert loaded.strip() == "[]"
+
+
+def test_a_member_of_a_family_is_imported_without_the_others() -> None:
+    loaded = run_python("""
+import sys
+from weaksam.detectors import inference, loading
+loading.RETRAINED["faster_rcnn"]
+families = ("weaksam.clues", "weaksam.sam", "weaksam.proposals", "segment_anything", "timm")
+others = ("weaksam.detectors.retrained.dino", "weaksam.detectors.mil.mist", "weaksam.detectors.mil.oicr")
+print([name for name in sys.modules if name.startswith(families + others)])
+""")
+    assert loaded.strip() == "[]"
+
+
 def test_true_boxes_are_read_by_evaluation_analysis_report_and_sweeps_only() -> None:
     readers = {
         name

@@ -25,10 +25,11 @@ from pipelines.exchange.import_formats import read_boxes
 from pipelines.exchange.import_proposals import read_size
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row, proposals_to_row, with_class_names
 from pipelines.store.tables import Table
-from weaksam.clues import classifier_to_bytes, load_classifier
+from weaksam.clues.loading import classifier_to_bytes, load_classifier
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import MilConfig, SamConfig, WeakTrConfig
-from weaksam.detectors import DETECTORS, detector_to_bytes, load_detector
+from weaksam.detectors.loading import detector_to_bytes, load_detector
+from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.errors import ImageError
 from weaksam.io.images import decode_image
 from weaksam.sam import BUILTIN_SAM
@@ -134,7 +135,7 @@ def _own_classifier() -> bytes:
 @cache
 def _own_detector() -> bytes:
     torch.manual_seed(0)
-    return detector_to_bytes(DETECTORS["oicr"](_MIL, 2), ["cat", "dog"])
+    return detector_to_bytes(MIL_DETECTORS["oicr"](_MIL, 2), ["cat", "dog"])
 
 
 def _safetensors(rng: Random, data: bytes, _files: list[bytes]) -> bytes:

@@ -32,7 +32,7 @@ from weaksam.structures import TABLE_SOURCES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from weaksam.detectors import WeakDetector
+    from weaksam.detectors.mil.base import WeakDetector
 
 LABEL = "similarity"  # of the analyse instance
 COMPARED = 200  # proposals of an image and set (Fig. 6)
@@ -226,7 +226,7 @@ def verdict(analysis: Mapping[str, Any]) -> str:
 def _load_detector(job: Job) -> WeakDetector:
     import torch
 
-    from weaksam.detectors import load_detector
+    from weaksam.detectors.loading import load_detector
     from weaksam.io.weights import fetch_weights
 
     mil = job.recipe.mil

@@ -147,8 +147,8 @@ Find = Callable[[NDArray[np.uint8], str], Detections]  # in an image, and its id
 
 def _weak(spec: DetectSpec, proposals: Table) -> tuple[Find, tuple[str, ...]]:
     """Return how a weakly-supervised detector finds objects among an image's proposals, and its classes."""
-    from weaksam.detectors import load_detector
     from weaksam.detectors.inference import detect
+    from weaksam.detectors.loading import load_detector
     from weaksam.detectors.mil.samples import mirrored, prepare_proposals
     from weaksam.io.weights import fetch_weights
 
@@ -169,8 +169,8 @@ def _weak(spec: DetectSpec, proposals: Table) -> tuple[Find, tuple[str, ...]]:
 
 def _retrained(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
     """Return how a retrained detector finds objects, and its classes."""
-    from weaksam.detectors import load_retrained
     from weaksam.detectors.inference import detect_alone
+    from weaksam.detectors.loading import load_retrained
     from weaksam.io.weights import fetch_weights
 
     assert isinstance(spec.config, RetrainConfig)
@@ -227,7 +227,7 @@ def _supervision(job: Job) -> str:
         return IMAGE_LABELS
     if "retrain" in job.upstream:
         return str((job.upstream["retrain"].manifest() or {})["supervision"])
-    from weaksam.detectors import load_retrained
+    from weaksam.detectors.loading import load_retrained
     from weaksam.io.weights import fetch_weights
 
     return load_retrained(fetch_weights(job.recipe.retrain.weights).path, job.recipe.retrain)[2]

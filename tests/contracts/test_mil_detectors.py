@@ -1,4 +1,4 @@
-"""What every detector of DETECTORS owes its callers, on the small backbone."""
+"""What every detector of MIL_DETECTORS owes its callers, on the small backbone."""
 
 import io
 import json
@@ -11,11 +11,12 @@ from safetensors.torch import save
 from tests.support.tolerances import assert_near, near, roundings_in
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig, OicrConfig
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
-from weaksam.detectors import DETECTORS, build_detector, detector_to_bytes, load_detector
+from weaksam.detectors.loading import build_detector, detector_to_bytes, load_detector
+from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.samples import collate, training_sample
 from weaksam.errors import CheckpointError, ConfigError
 
-pytestmark = pytest.mark.parametrize("name", DETECTORS)
+pytestmark = pytest.mark.parametrize("name", MIL_DETECTORS)
 CLASSES = 3
 COUNTS = (0, 1, 5, 300)
 
@@ -202,7 +203,7 @@ def test_a_file_gives_back_the_same_detector(name, tmp_path):
 
 def test_files_that_do_not_fit_are_refused(name, tmp_path):
     content = detector_to_bytes(detector_of(name), ("cat", "cow", "dog"))
-    other = next(key for key in DETECTORS if key != name)
+    other = next(key for key in MIL_DETECTORS if key != name)
     with pytest.raises(CheckpointError, match=f"expected {name} on vgg16.torchvision, got {name} on small"):
         load_detector(io.BytesIO(content), config_of(name, backbone="vgg16.torchvision", init=""))
     with pytest.raises(CheckpointError, match=f"expected {other} on small, got {name} on small"):

@@ -9,12 +9,14 @@ import torch.multiprocessing
 from pipelines.training.loop import Worker
 from pipelines.training.task import TrainingResources, TrainingTask
 
+PRELOADED = ["pipelines.training.loop", "weaksam.detectors.loading", "weaksam.detectors.mil.mist"]
+
 
 def train_two(tasks: dict[str, TrainingTask], folder: str, **resources) -> None:
     """Train tasks by name into ``FOLDER/NAME``, one after the other."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     # Importing torch and the detectors takes seconds: a server does it once, and the workers of all tests are its forks.
-    multiprocessing.set_forkserver_preload(["pipelines.training.loop", "weaksam.detectors"])
+    multiprocessing.set_forkserver_preload(PRELOADED)
     arguments = (tasks, folder, TrainingResources(**resources))
     torch.multiprocessing.start_processes(_work, arguments, nprocs=2, start_method="forkserver")
 

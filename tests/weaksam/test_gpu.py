@@ -6,7 +6,8 @@ import torch
 
 from tests.support.sams import drawn_image, trained_sam
 from tests.support.tolerances import assert_near
-from weaksam.clues import MultiScaleCam, build_classifier
+from weaksam.clues.cam import MultiScaleCam
+from weaksam.clues.loading import build_classifier
 from weaksam.config import CamConfig, ClassifierConfig, PeaksConfig, PromptsConfig, SamConfig, WeakTrConfig
 from weaksam.proposals.peaks import find_peaks
 from weaksam.proposals.proposer import Proposer

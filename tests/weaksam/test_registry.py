@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from weaksam.clues import CLUES
+from weaksam.datasets import DATASETS
+from weaksam.detectors.mil import MIL_DETECTORS
+from weaksam.detectors.retrained import RETRAINED
 from weaksam.errors import ConfigError
+from weaksam.io.files import DRAWN
 from weaksam.registry import Registry, load
+from weaksam.sam import SAMS
+
+FAMILIES: tuple[Registry[object], ...] = (CLUES, DATASETS, MIL_DETECTORS, RETRAINED, SAMS)
 
 POINTS = """[weaksam.numbers]
 two = fractions:Fraction
@@ -58,3 +66,16 @@ def test_an_unknown_name_is_a_key_error() -> None:
 
 def test_an_attribute_may_have_dots() -> None:
     assert load("collections:OrderedDict.fromkeys")("ab") == {"a": None, "b": None}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.group)
+def test_every_member_is_there_and_knows_its_name(family: Registry[object]) -> None:
+    for name in family:
+        member = family[name]
+        assert callable(member)
+        if isinstance(member, type):
+            assert family.name_of(member) == name
+
+
+def test_what_draws_images_is_there() -> None:
+    assert all(callable(load(target)) for target in DRAWN.values())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from weaksam.clues.network import ClueNetwork
+from weaksam.clues.base import ClueNetwork
 from weaksam.config import CamConfig
 from weaksam.errors import ConfigError
 from weaksam.structures import ClassMaps

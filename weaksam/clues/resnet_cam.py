@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from weaksam.clues.network import ClueNetwork
+from weaksam.clues.base import ClueNetwork
 from weaksam.config import ResNetCamConfig
 from weaksam.errors import ConfigError
 from weaksam.io.state_dicts import load_strictly

@@ -3,7 +3,7 @@
 Three kinds of maps come out of it: the *coarse* CAM (a convolution on the last patch tokens), the *cross* maps (what
 each class token attends to, per head and layer) and the *fine* CAM (the coarse one, weighted by the fused cross maps
 and spread over the patches by the fused patch-to-patch attention). WeakSAM section 3.2 prompts SAM with the peaks of all
-three. Parameters carry the names of the published checkpoints (``checkpoint.py`` reads those).
+three. Parameters carry the names of the published checkpoints (``published.py`` reads those).
 
 Letters besides those of ``structures.py``: T = C + P tokens, class tokens first; P = h w patches, row by row; D width;
 L layers; A heads. The published quirks are kept on purpose: the final LayerNorm is never applied, the fused attention
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from weaksam.clues.network import ClueNetwork
+from weaksam.clues.base import ClueNetwork
 from weaksam.config import WeakTrConfig
 from weaksam.errors import ConfigError
 from weaksam.io.state_dicts import load_strictly

@@ -10,15 +10,12 @@ from typing import Protocol
 
 from weaksam.config import DataConfig
 from weaksam.datasets import coco_layout, voc_layout
-from weaksam.datasets.coco import CocoDataset
-from weaksam.datasets.folder import FolderDataset
 from weaksam.datasets.ground_truth import BoxCounts, count_boxes, true_objects
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver
-from weaksam.datasets.shapes import Shapes
-from weaksam.datasets.voc import VocDataset
 from weaksam.errors import ConfigError
 from weaksam.io.files import absolute
+from weaksam.registry import Registry
 from weaksam.structures import GroundTruth, ImageRecord
 
 
@@ -51,12 +48,15 @@ class Dataset(Protocol):
         """Changes when the annotations or the list of images do. Cheap: lists and sizes, no content of images."""
 
 
-DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
-    "voc": lambda config: VocDataset(absolute(config.uri), splits=config.splits, stated_size=config.stated_size),
-    "coco": lambda config: CocoDataset(absolute(config.uri), splits=config.splits, stated_size=config.stated_size),
-    "folder": lambda config: FolderDataset(absolute(config.uri), splits=config.splits),
-    "shapes": lambda config: Shapes(config.shapes, splits=config.splits),
-}
+DATASETS: Registry[Callable[[DataConfig], Dataset]] = Registry(
+    "weaksam.datasets",
+    {
+        "voc": "weaksam.datasets.voc:VocDataset.from_config",
+        "coco": "weaksam.datasets.coco:CocoDataset.from_config",
+        "folder": "weaksam.datasets.folder:FolderDataset.from_config",
+        "shapes": "weaksam.datasets.shapes:Shapes.from_config",
+    },
+)
 
 
 def open_dataset(config: DataConfig) -> Dataset:

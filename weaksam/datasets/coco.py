@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
 
+from weaksam.config import DataConfig
 from weaksam.datasets.coco_file import CocoFile, read_coco_file
 from weaksam.datasets.coco_layout import annotation_files, one_per_split
 from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
@@ -25,7 +26,7 @@ from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.picture_search import Pictures, choose, names_split
 from weaksam.errors import DataError
-from weaksam.io.files import join, read_annotations
+from weaksam.io.files import absolute, join, read_annotations
 from weaksam.io.images import IMAGE_SUFFIXES
 from weaksam.structures import GroundTruth, ImageRecord
 
@@ -60,6 +61,11 @@ class CocoDataset:
         self._paths = one_per_split(uri, self._available, self.splits)
         self._files: dict[str, CocoFile] = {}
         self._pictures_of: dict[str, list[str]] = {}
+
+    @classmethod
+    def from_config(cls, config: DataConfig) -> CocoDataset:
+        """Open the data set that ``config`` means."""
+        return cls(absolute(config.uri), splits=config.splits, stated_size=config.stated_size)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -12,12 +12,13 @@ import posixpath
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from weaksam.config import DataConfig
 from weaksam.datasets.label_table import parse_classes, parse_labels
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.split_folders import split_folders
 from weaksam.errors import DataError
-from weaksam.io.files import join, read_text
+from weaksam.io.files import absolute, join, read_text
 from weaksam.io.images import IMAGE_SUFFIXES
 from weaksam.structures import GroundTruth, ImageRecord
 
@@ -72,6 +73,11 @@ class FolderDataset:
         if missing:
             raise DataError(f"{uri}: expected a split {missing[0]!r}, found {', '.join(available)}; set data.splits")
         self.splits: tuple[str, ...] = tuple(splits) or available
+
+    @classmethod
+    def from_config(cls, config: DataConfig) -> FolderDataset:
+        """Open the data set that ``config`` means."""
+        return cls(absolute(config.uri), splits=config.splits)
 
     def records(self, split: str) -> list[ImageRecord]:
         """One record per image of ``split``, sorted by path. Both kinds of labels are the same: nothing is difficult.

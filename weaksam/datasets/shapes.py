@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from weaksam.config import ShapesConfig
+from weaksam.config import DataConfig, ShapesConfig
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
 from weaksam.structures import GroundTruth, ImageRecord
@@ -83,6 +83,11 @@ class Shapes:
         if unknown := [split for split in splits if split not in available]:
             raise DataError(f"data.splits: {', '.join(unknown)} not in shapes:, which has {', '.join(available)}")
         self.splits: tuple[str, ...] = tuple(splits) or available
+
+    @classmethod
+    def from_config(cls, config: DataConfig) -> Shapes:
+        """Open the data set that ``config`` means."""
+        return cls(config.shapes, splits=config.splits)
 
     def records(self, split: str) -> list[ImageRecord]:
         """One record per image of ``split``, in order. Raises ``DataError`` for a split that does not exist."""

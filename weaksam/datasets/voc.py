@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+from weaksam.config import DataConfig
 from weaksam.datasets.class_names import refuse_look_alikes
 from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
 from weaksam.datasets.listing import list_data
@@ -20,7 +21,7 @@ from weaksam.datasets.split_folders import split_folders
 from weaksam.datasets.voc_layout import MAIN, VocLayout, only_root
 from weaksam.datasets.voc_xml import VocObject, boxes_xyxy_of, objects_of, parse_annotation, size_hw_of
 from weaksam.errors import DataError
-from weaksam.io.files import join, read_annotations
+from weaksam.io.files import absolute, join, read_annotations
 from weaksam.structures import GroundTruth, ImageRecord
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class VocDataset:
         self._told += some("empty split lists", list(empty.values()), "fill or remove them")
         self._lists = {name: places for name, places in lists.items() if places}
         self.splits: tuple[str, ...] = tuple(splits) or _disjoint(self._lists)
+
+    @classmethod
+    def from_config(cls, config: DataConfig) -> VocDataset:
+        """Open the data set that ``config`` means."""
+        return cls(absolute(config.uri), splits=config.splits, stated_size=config.stated_size)
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:

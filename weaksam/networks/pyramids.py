@@ -1,6 +1,6 @@
 """Backbones with several feature maps, for the detectors that are retrained on pseudo ground truth.
 
-A backbone is named by its architecture and by how its weights want their pixels, as in ``bodies.py``:
+A backbone is named by its architecture and by how its weights want their pixels, as in ``roi_backbones.py``:
 
     resnet50.torchvision  strides 4, 8, 16, 32   256, 512, 1024, 2048 channels; batch norms are frozen
     small                 strides 4, 8           64, 128 channels; the small CNN stem, batch norms at rest

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 
-from weaksam.clues import ClueSource, present_classes
+from weaksam.clues.base import ClueSource
+from weaksam.clues.gating import present_classes
 from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig
 from weaksam.errors import ConfigError
 from weaksam.proposals.filters import propose

@@ -48,7 +48,7 @@ class PromptActor:
     """Holds the clue network; turns images and labels into prompts. Columns FETCHED -> PROMPTED."""
 
     def __init__(self, spec: ActorSpec) -> None:
-        from weaksam.clues import load_clues
+        from weaksam.clues.loading import load_clues
         from weaksam.proposals.proposer import Proposer
 
         use_threads(spec.threads, spec.device)

@@ -95,7 +95,7 @@ def _clue_class_names(recipe: Recipe, upstream: Mapping[str, Instance]) -> tuple
     """Return the classes of the clue network, for data that has none of its own."""
     if not recipe.uses_clues:
         return ()
-    from weaksam.clues import load_classifier
+    from weaksam.clues.loading import load_classifier
     from weaksam.io.weights import fetch_weights
 
     return load_classifier(fetch_weights(_clue_weights(recipe, upstream)).path).class_names

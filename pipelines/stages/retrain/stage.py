@@ -34,7 +34,7 @@ _COLUMNS = ("image_id", "boxes_xyxy", "class_index", "score", "score_normalised"
 def execute(job: Job) -> dict[str, Any]:
     """Train and write the detector; return the proof."""
     from pipelines.stages.retrain.task import RetrainTask
-    from weaksam.detectors import detector_to_bytes
+    from weaksam.detectors.loading import detector_to_bytes
 
     recipe = job.recipe
     index = job.upstream["index"].table(IMAGES)

@@ -14,8 +14,8 @@ from pipelines.training.byte_cache import ByteCache
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
 from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
 from weaksam.config import RetrainConfig
-from weaksam.detectors import RetrainedDetector, build_retrained
-from weaksam.detectors.retrained.base import Targets
+from weaksam.detectors.loading import build_retrained
+from weaksam.detectors.retrained.base import RetrainedDetector, Targets
 from weaksam.detectors.retrained.samples import BoxBatch, box_sample, collate_boxes
 from weaksam.io.images import decode_image
 from weaksam.networks.pyramids import pixel_format

@@ -33,7 +33,7 @@ HELD_OUT_DIVISOR = 10  # select: best-map judges by one training image in ten
 def execute(job: Job) -> dict[str, Any]:
     """Train, write the classifier and its scores; return the proof."""
     from pipelines.stages.train_classifier.task import ClassifierTask, score_classifier
-    from weaksam.clues import classifier_to_bytes
+    from weaksam.clues.loading import classifier_to_bytes
 
     recipe, instance = job.recipe, job.instance
     table = job.upstream["index"].table(IMAGES)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
-from weaksam.clues import build_classifier
-from weaksam.clues.network import ClueNetwork
+from weaksam.clues.base import ClueNetwork
+from weaksam.clues.loading import build_classifier
 from weaksam.config import ClassifierConfig
 from weaksam.errors import ImageError
 from weaksam.io.images import decode_image

@@ -30,7 +30,7 @@ _NOT_METHOD = ("init", "weights", "oicr", "mist")
 def execute(job: Job) -> dict[str, Any]:
     """Train and write the detector; return the proof."""
     from pipelines.stages.train_mil.task import MilTask
-    from weaksam.detectors import detector_to_bytes
+    from weaksam.detectors.loading import detector_to_bytes
 
     recipe = job.recipe
     index, proposals = job.upstream["index"].table(IMAGES), job.upstream["propose"].table(PROPOSALS)

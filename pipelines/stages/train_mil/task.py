@@ -16,7 +16,8 @@ from pipelines.training.byte_cache import ByteCache
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
 from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
 from weaksam.config import MilConfig
-from weaksam.detectors import WeakDetector, build_detector, pixel_format
+from weaksam.detectors.loading import build_detector, pixel_format
+from weaksam.detectors.mil.base import WeakDetector
 from weaksam.detectors.mil.samples import collate, prepare_proposals, training_sample
 from weaksam.io.images import decode_image
 from weaksam.random import derive_seed

@@ -21,7 +21,7 @@ from pipelines.store.tables import read_json
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import DetectConfig, MilConfig, PromptsConfig
-from weaksam.detectors import build_detector, detector_to_bytes
+from weaksam.detectors.loading import build_detector, detector_to_bytes
 from weaksam.detectors.mil.samples import scaled
 from weaksam.errors import DataError
 

@@ -24,8 +24,8 @@ from pipelines.training.fit import choose_resources
 from tests.support.tolerances import assert_near, roundings_in
 from tests.support.upstream import RECIPE, finish_upstream
 from weaksam.datasets.shapes import CLASS_NAMES
-from weaksam.detectors import build_retrained, detector_to_bytes
 from weaksam.detectors.inference import detect_alone
+from weaksam.detectors.loading import build_retrained, detector_to_bytes
 from weaksam.errors import ConfigError
 from weaksam.io.files import read_bytes
 from weaksam.io.images import decode_image

@@ -23,7 +23,7 @@ from tests.support.tolerances import near, roundings_in
 from tests.support.two_workers import train_two
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig, ShapesConfig
 from weaksam.datasets.shapes import Shapes
-from weaksam.detectors import load_detector
+from weaksam.detectors.loading import load_detector
 from weaksam.errors import DataError
 from weaksam.structures import Proposals
 

@@ -26,7 +26,7 @@ from pipelines.training import fit
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.loop import run_training
 from pipelines.training.task import Position, Progress, TrainingResources
-from weaksam.clues import classifier_to_bytes, load_classifier
+from weaksam.clues.loading import classifier_to_bytes, load_classifier
 from weaksam.config import ClassifierConfig, ResNetCamConfig, ShapesConfig, WeakTrConfig
 from weaksam.datasets.shapes import shape_uri
 from weaksam.errors import ConfigError, DataError

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tests.support.tolerances import assert_near, near, roundings_in
-from weaksam.clues import MultiScaleCam
+from weaksam.clues.cam import MultiScaleCam
 from weaksam.clues.resnet_cam import ResNetCam
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import CamConfig, ResNetCamConfig, WeakTrConfig

@@ -11,15 +11,9 @@ import torch
 from torch import Tensor
 
 from tests.weaksam.clues.weaktr_by_hand import Fusion, published_state
-from weaksam.clues import (
-    CLUES,
-    build_classifier,
-    classifier_to_bytes,
-    gate,
-    load_classifier,
-    load_clues,
-    present_classes,
-)
+from weaksam.clues import CLUES
+from weaksam.clues.gating import gate, present_classes
+from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
 from weaksam.config import CamConfig, ClassifierConfig, CluesConfig, ResNetCamConfig, WeakTrConfig
 from weaksam.errors import CheckpointError, ConfigError
 

@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 from tests.support.tolerances import assert_near, roundings_in
-from weaksam.clues import MultiScaleCam
+from weaksam.clues.cam import MultiScaleCam
 from weaksam.clues.resnet_cam import ResNetCam
 from weaksam.config import CamConfig, ResNetCamConfig
 from weaksam.errors import CheckpointError, ConfigError

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.support.tolerances import assert_near, near, roundings_in
 from tests.weaksam.clues.weaktr_by_hand import Fusion, published_state, weaktr_by_hand
-from weaksam.clues.checkpoint import weaktr_from_published
+from weaksam.clues.published import weaktr_from_published
 from weaksam.clues.weaktr import WeakTr, weaktr_loss
 from weaksam.config import WeakTrConfig
 from weaksam.errors import CheckpointError, ConfigError

@@ -5,8 +5,9 @@ from torchvision.ops import nms
 
 from tests.support.tolerances import assert_near, near, roundings_in
 from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig
-from weaksam.detectors import DETECTORS, build_detector
 from weaksam.detectors.inference import detect, detect_alone
+from weaksam.detectors.loading import build_detector
+from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.base import Prediction
 from weaksam.detectors.mil.samples import collate, mirrored, scaled
 from weaksam.detectors.retrained.base import RetrainedDetector, ViewDetections
@@ -61,7 +62,7 @@ def obvious(detector, image, boxes, config):
     return sorted(found, key=lambda d: -d[2])[: config.max_detections]
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", MIL_DETECTORS)
 @pytest.mark.parametrize(
     "config",
     [
@@ -81,7 +82,7 @@ def test_detections_equal_the_obvious_reference(name, config):
     assert found.image_scores.shape == (3,)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", MIL_DETECTORS)
 def test_a_mirrored_image_gives_mirrored_detections(name):
     detector, config = detector_of(name), DetectConfig(scales=(48, 56))
     found = detect(detector, IMAGE, BOXES, config)
@@ -93,7 +94,7 @@ def test_a_mirrored_image_gives_mirrored_detections(name):
     assert_near(other.image_scores, found.image_scores, length=roundings_in(detector))
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", MIL_DETECTORS)
 def test_without_proposals_nothing_is_found(name):
     found = detect(detector_of(name), IMAGE, np.zeros((0, 4), np.float32), DetectConfig(scales=(48,)))
     assert len(found) == 0
@@ -101,7 +102,7 @@ def test_without_proposals_nothing_is_found(name):
     assert found.image_scores.tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", MIL_DETECTORS)
 def test_proposals_without_size_differences_are_found_once_per_class(name):
     found = detect(detector_of(name), IMAGE, BOXES[[0, 0, 0]], DetectConfig(scales=(48,)))
     assert sorted(found.class_index.tolist()) == [0, 1, 2]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from weaksam.clues import load_classifier
+from weaksam.clues.loading import load_classifier
 from weaksam.detectors.mil.checkpoint import read_checkpoint
 from weaksam.errors import CheckpointError
 from weaksam.io.state_dicts import load_strictly, read_pickled, read_safetensors, read_state_dict, refuse_nan

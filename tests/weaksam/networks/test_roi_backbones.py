@@ -6,7 +6,8 @@ from torch import nn
 
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import MilConfig
-from weaksam.detectors import DETECTORS, build_detector, pixel_format
+from weaksam.detectors.loading import build_detector, pixel_format
+from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.mist import Mist
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.weights import PUBLISHED, Published, file_sha256
@@ -182,7 +183,7 @@ def test_the_builtin_weights_are_the_small_bodys():
         build_detector(MilConfig(backbone="resnet50.torchvision", init="builtin"), 2)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", MIL_DETECTORS)
 def test_predictors_start_small_and_unbiased(name):
     detector = build_detector(MilConfig(detector=name, backbone="small"), 20)
     std = {"mist": 0.001, "oicr": 0.01}[name]

@@ -52,7 +52,7 @@ _UNUSED = "roi_heads.model_sim."  # a contrastive module of the released MIST co
 class Checkpoint(NamedTuple):
     """Weights under our names, and whose they are."""
 
-    detector: str  # a key of DETECTORS
+    detector: str  # a key of MIL_DETECTORS, or of RETRAINED
     backbone: str
     num_classes: int
     class_names: tuple[str, ...]  # () where the file names none

@@ -1,7 +1,7 @@
 """What the detectors share that learn from boxes: pseudo ground truth in, classified and scored boxes out (method 6, 7).
 
 A detector brings its network, its losses, which stay per instance until its loss drop (``losses/drop.py``) has had them, and
-its predictions for one view. ``box_views.py`` makes the views, ``test_time.py`` joins what several views of an image say.
+its predictions for one view. ``samples.py`` makes the views, ``inference.py`` joins what several views of an image say.
 """
 
 from __future__ import annotations

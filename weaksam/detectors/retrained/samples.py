@@ -1,7 +1,7 @@
 """From an image and its pseudo ground truth to what a retrained detector is fed with (method 6.3, 7.1).
 
 Views are scaled to one of several shorter sides and mirrored half of the time; DINO's are first cut to a random window half
-of the time. As in ``views.py`` every random choice of a view comes from one seed.
+of the time. As in ``mil/samples.py`` every random choice of a view comes from one seed.
 """
 
 from __future__ import annotations

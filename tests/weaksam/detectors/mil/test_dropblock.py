@@ -3,7 +3,7 @@ import torch
 
 from tests.support.tolerances import assert_near
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig
-from weaksam.detectors import build_detector
+from weaksam.detectors.loading import build_detector
 from weaksam.detectors.mil.dropblock import ConcreteDropBlock
 from weaksam.detectors.mil.samples import collate
 

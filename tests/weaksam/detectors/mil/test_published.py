@@ -10,7 +10,7 @@ import torch
 from tests.support.tolerances import assert_near, roundings_in
 from tests.weaksam.detectors.by_hand import hidden_of, scores_of
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig
-from weaksam.detectors import load_detector
+from weaksam.detectors.loading import load_detector
 from weaksam.detectors.mil.samples import collate
 from weaksam.errors import CheckpointError
 

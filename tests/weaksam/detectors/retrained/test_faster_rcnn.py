@@ -14,7 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from tests.support.tolerances import assert_near, near, rounding, roundings_in
 from weaksam.config import DetectConfig, FasterRcnnConfig, RetrainConfig, RoiDropConfig
 from weaksam.datasets.shapes import data_set_seed, draw
-from weaksam.detectors import detector_to_bytes, load_retrained
+from weaksam.detectors.loading import detector_to_bytes, load_retrained
 from weaksam.detectors.retrained.base import Targets
 from weaksam.detectors.retrained.faster_rcnn import FasterRcnn
 from weaksam.errors import ConfigError

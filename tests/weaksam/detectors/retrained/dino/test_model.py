@@ -10,9 +10,9 @@ from weaksam.boxes import iou_matrix
 from weaksam.config import DetectConfig, DinoConfig, QueryDropConfig, RetrainConfig
 from weaksam.datasets.shapes import data_set_seed, draw
 from weaksam.detectors.retrained.base import Targets
-from weaksam.detectors.retrained.dino import Dino
 from weaksam.detectors.retrained.dino.boxes import objects_of
 from weaksam.detectors.retrained.dino.denoising import denoising_queries
+from weaksam.detectors.retrained.dino.model import Dino
 from weaksam.errors import ConfigError
 
 CLASSES = 3

@@ -1,12 +1,29 @@
-"""What a classifier must offer to be trained on image-level labels and to give clues: one family, both uses."""
+"""What gives clues (``ClueSource``), and a classifier that is trained on image-level labels to give them (``ClueNetwork``)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from weaksam.structures import ClassMaps
+
+
+class ClueSource(Protocol):
+    """What prompts are made from: class logits and activation maps of one image."""
+
+    class_names: tuple[str, ...]  # class_index counts through these
+    kinds: tuple[str, ...]  # of "fine", "coarse", "cross": the keys of the maps
+
+    def logits(self, image: NDArray[np.uint8]) -> Tensor:
+        """Return class logits float32 ``[C]`` of the upright RGB image ``[H, W, 3]``."""
+
+    def class_maps(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Iterator[ClassMaps]:
+        """Yield the maps of each asked class over the image, one class after the other; nothing for no class."""
 
 
 class ClueNetwork(nn.Module, ABC):

@@ -1,8 +1,7 @@
-"""Classifier checkpoints: our own file, and the published WeakTr ones by their key names.
+"""Published WeakTr checkpoints by their key names.
 
-Our own is one safetensors file whose metadata says all that rebuilds the network: architecture, config, class names. A
-published WeakTr checkpoint is a PyTorch file ``{model, epoch, miou}`` (or a bare state dict) that says nothing about
-itself: its sizes and its fusion are read off its keys (method 1.2, 1.3), and then every key must fit.
+Such a file is PyTorch's, ``{model, epoch, miou}`` or a bare state dict, and says nothing about itself: its sizes and its fusion
+are read off its keys (method 1.2, 1.3), and then every key must fit.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ HEAD_DIM = 64  # of every published WeakTr and DeiT; the keys do not tell it
 # Pooling of the published fusions; unlike the bottleneck's width it leaves no trace in the keys.
 _POOL: Mapping[str, Literal["avg", "max"]] = {"uniform": "avg", "se": "avg", "feat": "max"}
 _FUSION_PREFIX = "adaptive_attention_fusion."
-METADATA_KEY = "classifier"  # of the metadata of our own files; the value is JSON
 
 
 def weaktr_from_published(state: Mapping[str, Tensor], where: str) -> WeakTr:

@@ -1,0 +1,159 @@
+"""Build a network of ``CLUES`` for training, write it, read it, and make a clue source of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save
+
+from weaksam.clues import CLUES
+from weaksam.clues.base import ClueNetwork, ClueSource
+from weaksam.clues.cam import MultiScaleCam
+from weaksam.clues.published import weaktr_from_published
+from weaksam.clues.weaktr import WeakTr
+from weaksam.config import ClassifierConfig, CluesConfig
+from weaksam.errors import CheckpointError, ConfigError
+from weaksam.io.state_dicts import described, load_strictly, read_state_dict
+from weaksam.io.weights import fetch_weights
+from weaksam.networks.small_stem import load_builtin_classifier
+
+METADATA_KEY = "classifier"  # of the metadata of our own files; the value is JSON
+
+# The published COCO model has a slot per category id (slot = id - 1); these ids name no class (method 0.2).
+COCO_SLOTS = 90
+COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
+class Classifier(NamedTuple):
+    """A network with its weights and what its outputs stand for; no names for published files, which hold none."""
+
+    network: ClueNetwork
+    class_names: tuple[str, ...]
+
+
+def build_classifier(name: str, config: ClassifierConfig, num_classes: int) -> ClueNetwork:
+    """Build a network for training: random, with the initial weights that ``config`` names on top.
+
+    ``config.init`` is for WeakTr: DeiT weights, or "builtin" for the shipped CNN stem. ``config.resnet_cam.pretrained``
+    is for ``resnet_cam``. Files are fetched and verified by ``io/weights.py``.
+
+    Raises:
+        ConfigError: sizes that do not go together.
+        CheckpointError: the initial weights are missing or of another network.
+    """
+    network = CLUES[name](getattr(config, name), num_classes)
+    init = config.resnet_cam.pretrained if name == "resnet_cam" else config.init
+    if init == "builtin":
+        _init_stem(network)
+    elif init:
+        network.init_from(read_state_dict(fetch_weights(init).path).tensors, init)
+    return network
+
+
+def classifier_to_bytes(network: ClueNetwork, class_names: Sequence[str]) -> bytes:
+    """Return one safetensors file with the weights, and in its metadata what rebuilds the network."""
+    description = {
+        "architecture": CLUES.name_of(type(network)),
+        "config": asdict(network.config),
+        "class_names": list(class_names),
+    }
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    return save(state, {METADATA_KEY: json.dumps(description)})
+
+
+def load_classifier(path: Path) -> Classifier:
+    """Read our own classifier file or a published WeakTr checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: not such a file, or its keys do not fit, naming them.
+    """
+    state, metadata = read_state_dict(path)
+    description = described(metadata, METADATA_KEY, str(path))
+    if not description:
+        return Classifier(weaktr_from_published(state, str(path)), ())
+    try:
+        kind = CLUES[description["architecture"]]
+        names = tuple(description["class_names"])
+        config = kind.config_type(**description["config"])
+        if getattr(config, "depth", 0) > len(state):  # before so many blocks are made
+            raise ValueError(f"{config.depth} blocks in {len(state)} tensors")
+        network = kind(config, len(names))
+        load_strictly(network, state, where=description["architecture"])
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(
+            f"{path}: expected a classifier of this version of weaksam, got {description.get('architecture')!r} that does "
+            f"not fit it: {str(error)[:300]!a}; train it again"
+        ) from error
+    return Classifier(network, names)
+
+
+def load_clues(
+    config: CluesConfig,
+    *,
+    weights: str = "",
+    class_names: Sequence[str] = (),
+    class_slots: Sequence[int] = (),
+    kinds: Sequence[str] = (),
+    device: str | torch.device = "cpu",
+) -> ClueSource:
+    """Load the classifier and make a clue source of it.
+
+    Args:
+        config: options of the inference; ``sha256`` is checked where given.
+        weights: path or address of the checkpoint; empty = ``config.weights``.
+        class_names: the data set's, in its order; empty = the classifier's own.
+        class_slots: for each of ``class_names`` the classifier's own class number; empty = by name for our own files; for
+            published files in order, or by COCO's category ids for 80 names and 90 slots.
+        kinds: kinds of maps that are wanted, to spare the others; empty = all that the network has.
+        device: where the network runs and the maps lie.
+
+    Raises:
+        CheckpointError: the weights are missing or of another network.
+        ConfigError: the network does not know a class of the data set, has no such maps or fewer layers than asked for, or
+            the weights are of another kind than ``config.name``.
+    """
+    uri = weights or config.weights
+    network, known = load_classifier(fetch_weights(uri, sha256=config.sha256).path)
+    if type(network) is not CLUES[config.name]:
+        raise ConfigError(f"clues.name: expected weights of {config.name}, but {uri} holds a {type(network).__name__}")
+    names = tuple(class_names) or known or tuple(f"class {slot}" for slot in range(network.num_classes))
+    return MultiScaleCam(
+        network.to(device),
+        class_names=names,
+        class_slots=tuple(class_slots) or _slots(names, known, network.num_classes, uri),
+        kinds=tuple(kinds) or network.kinds,
+        config=config.cam,
+    )
+
+
+def _slots(names: tuple[str, ...], known: tuple[str, ...], num_classes: int, where: str) -> tuple[int, ...]:
+    if known:
+        if missing := [name for name in names if name not in known]:
+            raise ConfigError(
+                f"clues.weights: {where} knows the classes {', '.join(known)}; the data set also has {', '.join(missing)}; "
+                "train a classifier on this data set, or give its images without labels"
+            )
+        return tuple(known.index(name) for name in names)
+    if len(names) == num_classes:
+        return tuple(range(num_classes))
+    if num_classes == COCO_SLOTS and len(names) == COCO_SLOTS - len(COCO_UNUSED_IDS):
+        return tuple(slot for slot in range(COCO_SLOTS) if slot + 1 not in COCO_UNUSED_IDS)
+    raise ConfigError(
+        f"clues.weights: {where} has {num_classes} classes without names, the data set has {len(names)}; choose weights "
+        "for this data set, or train a classifier on it"
+    )
+
+
+def _init_stem(network: ClueNetwork) -> None:
+    stem = load_builtin_classifier().stem
+    if not isinstance(network, WeakTr) or network.config.stem != "cnn" or network.config.dim != stem.dim:
+        raise ConfigError(
+            f"classifier.init: 'builtin' is a CNN stem of {stem.dim} channels; it needs clues.name=weaktr, "
+            f"classifier.weaktr.stem=cnn and classifier.weaktr.dim={stem.dim}"
+        )
+    network.init_from_stem(stem)

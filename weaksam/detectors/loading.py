@@ -1,0 +1,152 @@
+"""Build a detector of either family for training, write it, and read it: one file, whose metadata says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO
+
+from safetensors.torch import save
+from torch import Tensor
+
+from weaksam.config import MilConfig, RetrainConfig, require
+from weaksam.detectors.mil import MIL_DETECTORS
+from weaksam.detectors.mil.base import WeakDetector
+from weaksam.detectors.mil.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
+from weaksam.detectors.retrained import RETRAINED
+from weaksam.detectors.retrained.base import RetrainedDetector
+from weaksam.errors import CheckpointError
+from weaksam.io.state_dicts import load_strictly, read_state_dict
+from weaksam.io.weights import PUBLISHED, fetch_weights
+from weaksam.networks.roi_backbones import PixelFormat
+from weaksam.networks.roi_backbones import pixel_format as pixel_format_of
+from weaksam.networks.small_stem import load_builtin_classifier
+from weaksam.structures import IMAGE_LABELS
+
+
+def pixel_format(config: MilConfig) -> PixelFormat:
+    """Return the input that a detector's weights want, without building it, for the processes that read images."""
+    return pixel_format_of(config.backbone, MIL_DETECTORS[config.detector].vgg)
+
+
+def build_detector(config: MilConfig, num_classes: int) -> WeakDetector:
+    """Build a detector for training: random, with the backbone weights that ``config.init`` names on top.
+
+    Raises:
+        ConfigError: options that do not go together.
+        CheckpointError: the weights are missing, of another network, or known to want another input than the backbone's.
+    """
+    detector = MIL_DETECTORS[config.detector](config, num_classes)
+    if config.init:
+        detector.body.init_from(*_backbone_weights(config.init, config.backbone, "mil"))
+    return detector
+
+
+def build_retrained(config: RetrainConfig, num_classes: int) -> RetrainedDetector:
+    """Build a detector for retraining: random, with the backbone weights that ``config.init`` names on top.
+
+    Raises:
+        ConfigError: options that do not go together.
+        CheckpointError: the weights are missing, of another network, or of a detector, which has seen true boxes.
+    """
+    detector = RETRAINED[config.detector](config, num_classes)
+    if config.init:
+        detector.backbone.init_from(*_backbone_weights(config.init, config.backbone, "retrain"))
+    return detector
+
+
+def detector_to_bytes(
+    detector: WeakDetector | RetrainedDetector, class_names: Sequence[str], supervision: str = IMAGE_LABELS
+) -> bytes:
+    """Return one safetensors file with the weights, the adversary's too, and in its metadata what they are."""
+    kind = type(detector)
+    name = MIL_DETECTORS.name_of(kind) if issubclass(kind, WeakDetector) else RETRAINED.name_of(kind)
+    config = detector.config
+    metadata = description(name, config.backbone, list(class_names), asdict(config), supervision)
+    return save({key: value.detach().cpu().contiguous() for key, value in detector.state_dict().items()}, metadata)
+
+
+def load_detector(
+    path_or_file: str | Path | BinaryIO, config: MilConfig, class_names: Sequence[str] = ()
+) -> tuple[WeakDetector, tuple[str, ...]]:
+    """Read a detector, ours or a published MIST or OICR, on the CPU in evaluation mode.
+
+    The adversary is only there to train on: it gets the file's weights if the file has any and ``config`` wants one.
+
+    Args:
+        path_or_file: a local file, or one that is open for reading bytes.
+        config: its detector and backbone must be the file's; all else is taken from it and not from the file.
+        class_names: what a published file, which names none, stands for; not looked at for our own.
+
+    Returns:
+        The detector, and its class names: the file's own, else the given ones.
+
+    Raises:
+        CheckpointError: the file is of another detector or backbone, its keys do not fit (they are named), or
+            ``class_names`` are of another number than its classes.
+    """
+    if isinstance(path_or_file, str | Path):
+        with open(path_or_file, "rb") as file:
+            return load_detector(file, config, class_names)
+    found, where = _read(path_or_file, config, "mil")
+    names = found.class_names or tuple(class_names)
+    if names and len(names) != found.num_classes:
+        raise CheckpointError(f"{where}: expected {len(names)} classes ({', '.join(names)}), got {found.num_classes}")
+    detector = MIL_DETECTORS[config.detector](config, found.num_classes)
+    fresh = {key: value for key, value in detector.state_dict().items() if key.startswith(ADVERSARY)}
+    wanted = {key: value for key, value in found.state.items() if fresh or not key.startswith(ADVERSARY)}
+    load_strictly(detector, fresh | wanted, where=where)
+    return detector.eval(), names
+
+
+def load_retrained(
+    path_or_file: str | Path | BinaryIO, config: RetrainConfig
+) -> tuple[RetrainedDetector, tuple[str, ...], str]:
+    """Read a retrained detector on the CPU in evaluation mode.
+
+    Args:
+        path_or_file: a local file, or one that is open for reading bytes.
+        config: its detector and backbone must be the file's; all else is taken from it and not from the file.
+
+    Returns:
+        The detector, its class names and what it owes its boxes to: ``IMAGE_LABELS`` or ``BOXES`` of ``structures``.
+
+    Raises:
+        CheckpointError: the file is of another detector or backbone, or its keys do not fit (they are named).
+    """
+    if isinstance(path_or_file, str | Path):
+        with open(path_or_file, "rb") as file:
+            return load_retrained(file, config)
+    found, where = _read(path_or_file, config, "retrain")
+    detector = RETRAINED[config.detector](config, found.num_classes)
+    detector.loss_history = None
+    load_strictly(detector, found.state, where=where)
+    return detector.eval(), found.class_names, found.supervision
+
+
+def _backbone_weights(init: str, backbone: str, section: str) -> tuple[Mapping[str, Tensor], str]:
+    """Return the weights that a backbone starts from, and what messages call them; ``section`` is the recipe's."""
+    if init == "builtin":
+        require(backbone == "small", f"{section}.init", f"'builtin' with {section}.backbone=small alone", backbone)
+        return load_builtin_classifier().state_dict(), f"{section}.init: builtin"
+    file = fetch_weights(init)
+    known = next((name for name, p in PUBLISHED.items() if file.sha256.startswith(p.sha256)), backbone)
+    if known != backbone:
+        raise CheckpointError(
+            f"{section}.init: expected weights of {backbone}, but by its checksum {init} is {known}; set "
+            f"{section}.backbone to what the weights are of"
+        )
+    return read_state_dict(file.path).tensors, f"{section}.init: {init} as {backbone}"
+
+
+def _read(file: BinaryIO, config: MilConfig | RetrainConfig, section: str) -> tuple[Checkpoint, str]:
+    """Return what a file holds, if it is what ``config`` says, and its name."""
+    where = str(getattr(file, "name", "detector file"))
+    found = read_checkpoint(file, where)
+    if (found.detector, found.backbone) != (config.detector, config.backbone):
+        raise CheckpointError(
+            f"{where}: expected {config.detector} on {config.backbone}, got {found.detector} on {found.backbone}; set "
+            f"{section}.detector={found.detector} and {section}.backbone={found.backbone}, or give other weights"
+        )
+    return found, where
