@@ -86,10 +86,13 @@ def run_export_true_boxes(run_uri: str, *, name: str, noise: float = 0.0, seed: 
         return manifest
     split = str((index.manifest() or {})["labels_granted_to"])
     truth = _ground_truth(config, split)  # before ``begin``, which puts an earlier instance of this name aside
-    instance.begin(parts)
     with Lock(instance.folder, f"weaksam {instance.name}"):
+        manifest = instance.finished(PSEUDO_LABELS)
+        if manifest is not None:
+            return manifest  # somebody finished it while this process read the annotations
         instance.set_aside_damaged(PSEUDO_LABELS)
         instance.reopen()
+        instance.begin(parts)
         return instance.finish(_write(instance, index, truth, split, noise, seed, config))
 
 

@@ -71,7 +71,7 @@ def run_import(
     instance = Instance(run_uri, called, instance_key(parts))
     manifest = instance.finished(PROPOSALS)
     if manifest is not None:
-        instance.begin(parts)
+        instance.make_current()
         return manifest
 
     images = index.table(IMAGES)
@@ -90,10 +90,13 @@ def run_import(
             f"{len(absent):,} have none (such as {', '.join(absent[:3])}) and {unknown:,} of the file's {len(found):,} "
             f"images are not in the run; check --split{remedy}{called_so}"
         )
-    instance.begin(parts)
     with Lock(instance.folder, f"weaksam {instance.name}"):
+        manifest = instance.finished(PROPOSALS)
+        if manifest is not None:
+            return manifest  # somebody finished it while this process read the file
         instance.set_aside_damaged(PROPOSALS)
         instance.reopen()
+        instance.begin(parts)
         counts = _write(instance, rows, found, source)
         proof = prove(ids, instance.table(PROPOSALS), instance.dropped)
         lost = counts["discarded"] + counts["outside"]

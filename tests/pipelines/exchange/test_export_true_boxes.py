@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
+from pipelines.exchange import export_true_boxes
 from pipelines.exchange.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import run_instances
@@ -213,9 +214,31 @@ def test_two_processes_do_not_write_the_same(shapes):
     done = run_export_true_boxes(shapes, name="x")
     instance = current_instance(shapes, "import.x")
     Path(instance.file("_manifest.json")).unlink()
+    Path(instance.file("_plan.json")).write_text('{"parts": {"by": "another"}}')
+    shown = run_export_true_boxes(shapes, name="x", seed=1)
     with Lock(instance.folder, "another"), pytest.raises(RunError, match="is held by another"):
         run_export_true_boxes(shapes, name="x")
+    assert instance.plan() == {"parts": {"by": "another"}}
+    assert current_instance(shapes, "import.x").key == shown["key"]
     assert run_export_true_boxes(shapes, name="x") == done
+    assert current_instance(shapes, "import.x").key == done["key"]
+
+
+def test_what_another_process_has_finished_meanwhile_is_not_written_again(shapes, monkeypatch):
+    parts = {}
+
+    def files():
+        return {part: part.stat().st_mtime_ns for part in Path(shapes, "import.x").glob("*/part-*")}
+
+    def read_meanwhile(*arguments):
+        monkeypatch.undo()
+        run_export_true_boxes(shapes, name="x")
+        parts.update(files())
+        return export_true_boxes._ground_truth(*arguments)
+
+    monkeypatch.setattr(export_true_boxes, "_ground_truth", read_meanwhile)
+    run_export_true_boxes(shapes, name="x")
+    assert files() == parts != {}
 
 
 def test_the_command_says_what_it_made_and_refuses_what_it_cannot_use(shapes, monkeypatch):

@@ -10,9 +10,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from pipelines.exchange import import_proposals
 from pipelines.exchange.export_proposals import run_export
 from pipelines.exchange.import_proposals import read_boxes, run_import, to_proposals
-from pipelines.store.instances import Instance, current_instance
+from pipelines.store.instances import Instance, Lock, current_instance
 from pipelines.store.schemas import PROPOSALS, proposals_from_row
 from tests.support.handmade import write_index, write_proposals
 from weaksam.errors import ConfigError, DataError, RunError
@@ -63,6 +64,41 @@ def test_imported_boxes_come_from_no_prompt_and_no_mask(run: str, tmp_path: Path
     assert (row["split"], row["size_hw"], row["source"]) == ("train", [10, 20], ["elsewhere", "elsewhere"])
     assert (row["prompt_index"], row["mask_index"], row["prompt_points_xy"]) == ([-1, -1], [-1, -1], [])
     assert np.isnan(row["predicted_iou"]).all()
+
+
+def test_two_processes_do_not_import_the_same(run: str, tmp_path: Path) -> None:
+    run_export(run, to="mmdet", split="train", out=str(tmp_path / "f"))
+    done = run_import(run, str(tmp_path / "f"), name="x", split="train")
+    instance = Instance(run, "import.x", done["key"])
+    Path(instance.file("_manifest.json")).unlink()
+    Path(instance.file("_plan.json")).write_text('{"parts": {"by": "another"}}')
+    shown = run_import(run, str(tmp_path / "f"), name="x", split="train", source="other")
+    with Lock(instance.folder, "another"), pytest.raises(RunError, match="is held by another"):
+        run_import(run, str(tmp_path / "f"), name="x", split="train")
+    assert instance.plan() == {"parts": {"by": "another"}}
+    assert current_instance(run, "import.x") == Instance(run, "import.x", shown["key"])
+    assert run_import(run, str(tmp_path / "f"), name="x", split="train") == done
+    assert current_instance(run, "import.x") == instance
+
+
+def test_what_another_process_has_finished_meanwhile_is_not_written_again(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_export(run, to="mmdet", split="train", out=str(tmp_path / "f"))
+    parts: dict[str, int] = {}
+
+    def files() -> dict[str, int]:
+        return {str(part): part.stat().st_mtime_ns for part in Path(run, "import.x").glob("*/part-*")}
+
+    def read_meanwhile(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        run_import(run, str(tmp_path / "f"), name="x", split="train")
+        parts.update(files())
+        return read_boxes(*arguments, **options)
+
+    monkeypatch.setattr(import_proposals, "read_boxes", read_meanwhile)
+    run_import(run, str(tmp_path / "f"), name="x", split="train")
+    assert files() == parts != {}
 
 
 def test_the_same_file_is_read_once_and_another_beside_it(run: str, tmp_path: Path) -> None:
