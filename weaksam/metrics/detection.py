@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from weaksam.boxes import iou_matrix
+from weaksam.boxes_np import iou_float64
 from weaksam.errors import DataError
 from weaksam.metrics.classification import mean_of_known
 from weaksam.structures import Detections, GroundTruth
@@ -229,10 +228,3 @@ def check_new_image(image_id: str | int, added: Container[str | int]) -> None:
     """Raise DataError if the image is among those ``added`` already."""
     if image_id in added:
         raise DataError(f"image {image_id}: expected each image once, got it again; look for duplicate rows")
-
-
-def iou_float64(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
-    """IoU [N, M] in float64: of whole pixels it is the nearest number to the true ratio, so 9/10 equals 0.9."""
-    a, b = (torch.from_numpy(boxes.astype(np.float64)) for boxes in (a_xyxy, b_xyxy))
-    iou: NDArray[np.float64] = iou_matrix(a, b).numpy()
-    return iou

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from weaksam.boxes_np import iou_float64
 from weaksam.metrics.classification import mean_of_known
-from weaksam.metrics.detection import check_image, check_new_image, iou_float64
+from weaksam.metrics.detection import check_image, check_new_image
 from weaksam.structures import Detections, GroundTruth
 
 CORRECT_IOU = 0.5  # a detection is correct strictly above it (method 9.2)

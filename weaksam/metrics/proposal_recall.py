@@ -16,10 +16,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from weaksam.boxes import iou_matrix
+from weaksam.boxes_np import iou_float64
 from weaksam.structures import TABLE_SOURCES, GroundTruth
 
 CURVE_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))  # IoU .50:.05:.95, .5, .75, .9 among them
@@ -117,7 +116,7 @@ class ProposalRecall:
         """Count one image: its proposals [N, 4] with the source of each, in any order, against its true objects."""
         counted = ~truth.crowd & (self._include_difficult | ~truth.difficult)
         # In float64 the IoU of whole pixels is the nearest number to the true ratio, so 9/10 does reach 0.9.
-        iou = iou_matrix(_float64(truth.boxes_xyxy[counted]), _float64(boxes_xyxy)).numpy()
+        iou = iou_float64(truth.boxes_xyxy[counted].reshape(-1, 4), boxes_xyxy.reshape(-1, 4))
         of_box = np.array(source, dtype=np.str_)
 
         self._images += 1
@@ -147,7 +146,3 @@ class ProposalRecall:
     def _hits(self, matched: NDArray[np.float64]) -> NDArray[np.int64]:
         hits: NDArray[np.int64] = (matched[:, None] >= np.array(self._thresholds)).sum(axis=0)
         return hits
-
-
-def _float64(boxes_xyxy: NDArray[np.float32]) -> torch.Tensor:
-    return torch.from_numpy(boxes_xyxy.reshape(-1, 4).astype(np.float64))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from weaksam.boxes_np import intersection_area
 from weaksam.config import PseudoLabelsConfig
 from weaksam.pseudo_labels.thresholds import two_groups
 from weaksam.structures import Detections, PseudoGroundTruth
@@ -153,14 +154,6 @@ def pseudo_ground_truth(
     )
 
 
-def intersection_area(a_xyxy: NDArray[np.float64], b_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Area in square pixels that each box shares with its partner: ``[..., 4]``, ``[..., 4]`` -> ``[...]``, broadcast."""
-    width = np.minimum(a_xyxy[..., 2], b_xyxy[..., 2]) - np.maximum(a_xyxy[..., 0], b_xyxy[..., 0])
-    height = np.minimum(a_xyxy[..., 3], b_xyxy[..., 3]) - np.maximum(a_xyxy[..., 1], b_xyxy[..., 1])
-    shared: NDArray[np.float64] = width.clip(min=0) * height.clip(min=0)
-    return shared
-
-
 class _Groups(NamedTuple):
     """Runs of equal values in a sorted array of M, one after the other."""
 
@@ -221,7 +214,6 @@ def _coverage(
     Returns:
         ``[M]`` shares of their areas, -1 for a box beside which no other counts.
     """
-    # In float64 the share of whole pixels is the nearest number to the true ratio, so 17/20 does reach .85.
     boxes = boxes_xyxy.astype(np.float64)
     area = intersection_area(boxes, boxes)
     order = np.lexsort(

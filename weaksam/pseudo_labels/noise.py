@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weaksam.pseudo_labels.boxes import intersection_area
+from weaksam.boxes_np import paired_iou
 from weaksam.random import derive_seed
 
 # What was done to a box.
@@ -77,7 +77,7 @@ def _movable(truth: TrueBoxes) -> NDArray[np.bool_]:
     """Say which boxes have a place in the image whose IoU with the old one is low enough, [N]."""
     boxes = truth.boxes_xyxy.astype(np.float64)
     farthest = np.stack([_at_farthest_corner(box, truth.size_hw) for box in boxes]) if len(boxes) else boxes
-    movable: NDArray[np.bool_] = _iou(boxes, farthest) < MOST_IOU
+    movable: NDArray[np.bool_] = paired_iou(boxes, farthest) < MOST_IOU
     return movable
 
 
@@ -121,7 +121,7 @@ def _moved(
     sides, room = _sides_and_room(box, size_hw)
     starts = generator.random((_TRIES, 2)) * room
     places = np.concatenate([starts, starts + sides], axis=1)
-    free = np.flatnonzero((_iou(places[:, None], of_class_xyxy.astype(np.float64)) < MOST_IOU).all(axis=1))
+    free = np.flatnonzero((paired_iou(places[:, None], of_class_xyxy.astype(np.float64)) < MOST_IOU).all(axis=1))
     return places[free[0]] if len(free) else _at_farthest_corner(box, size_hw)
 
 
@@ -138,12 +138,6 @@ def _sides_and_room(
     """Return width and height of a box, and how far right and down its left top corner may lie: [2], [2]."""
     sides = box[2:] - box[:2]
     return sides, (np.array(size_hw[::-1]) - sides).clip(min=0)
-
-
-def _iou(a_xyxy: NDArray[np.float64], b_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU of boxes with an area and their partners: [..., 4], [..., 4] -> [...], broadcast."""
-    shared = intersection_area(a_xyxy, b_xyxy)
-    return shared / (intersection_area(a_xyxy, a_xyxy) + intersection_area(b_xyxy, b_xyxy) - shared)
 
 
 def _generator(what: str, seed: int, *of: str | int) -> np.random.Generator:

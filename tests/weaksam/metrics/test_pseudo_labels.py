@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tests.support.metric_images import found, random_image, truth
+from weaksam.boxes_np import iou_float64
 from weaksam.errors import DataError
-from weaksam.metrics.detection import iou_float64
 from weaksam.metrics.pseudo_labels import PseudoLabelQuality
 from weaksam.structures import PseudoGroundTruth, no_objects
 

@@ -10,7 +10,7 @@ from tests.support.tolerances import assert_near, near
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import ConfigError
 from weaksam.pseudo_labels import boxes as pseudo_labels
-from weaksam.pseudo_labels.boxes import REASONS, fill_in, intersection_area, pseudo_ground_truth, select
+from weaksam.pseudo_labels.boxes import REASONS, fill_in, pseudo_ground_truth, select
 from weaksam.structures import Detections
 
 PAPER = PseudoLabelsConfig(covered_by="any")
@@ -141,12 +141,6 @@ def test_the_pseudo_ground_truth_of_one_image_keeps_order_and_scores():
     assert truth.score_normalised.tolist() == near([1, 1 / 3, 1], length=4)
     dtypes = [truth.boxes_xyxy.dtype, truth.class_index.dtype, truth.score.dtype, truth.score_normalised.dtype]
     assert dtypes == ["f4", "i8", "f4", "f4"]
-
-
-def test_areas_that_boxes_share():
-    a = np.array([[0, 0, 10, 10]] * 4, float)
-    b = np.array([[5, 5, 15, 15], [10, 0, 20, 10], [20, 20, 30, 30], [2, 2, 4, 5]], float)
-    assert intersection_area(a, b).tolist() == [25, 0, 0, 6]
 
 
 def test_thresholds_out_of_range_are_refused():

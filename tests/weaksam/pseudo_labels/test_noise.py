@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support.tolerances import assert_near
-from weaksam.metrics.detection import iou_float64
+from weaksam.boxes_np import iou_float64
 from weaksam.pseudo_labels.noise import CLASS, CLEAN, MISSING, PLACE, TrueBoxes, add_noise
 
 SIZE_HW = (60, 80)

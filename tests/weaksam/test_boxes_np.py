@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from weaksam.boxes_np import intersection_area, iou_float64, paired_iou
+
+UNIT = [0, 0, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("other", "shared", "iou"),
+    [
+        pytest.param(UNIT, 100, 1.0, id="identical"),
+        pytest.param([5, 5, 15, 15], 25, 25 / 175, id="a corner"),
+        pytest.param([10, 0, 20, 10], 0, 0.0, id="touching"),
+        pytest.param([20, 20, 30, 30], 0, 0.0, id="apart in both directions"),
+        pytest.param([2, 2, 4, 5], 6, 0.06, id="inside"),
+        pytest.param([0, 0, 10, 9], 90, 0.9, id="the number nearest to 9/10"),
+        pytest.param([3, 3, 3, 3], 0, 0.0, id="empty"),
+    ],
+)
+def test_area_and_iou_of_two_boxes(other: list[int], shared: int, iou: float) -> None:
+    a, b = np.array([UNIT], float), np.array([other], float)
+    assert intersection_area(a, b).tolist() == [shared]
+    assert paired_iou(a, b).tolist() == paired_iou(b, a).tolist() == [iou]
+
+
+def test_two_empty_boxes_do_not_overlap() -> None:
+    assert paired_iou(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [0.0]
+
+
+def test_every_box_meets_every_other_in_float64() -> None:
+    a, b = np.array([UNIT, [0, 0, 5, 10]], np.float32), np.array([UNIT, [5, 0, 10, 10], [0, 0, 3, 10]], np.float32)
+    assert iou_float64(a, b).tolist() == [[1.0, 0.5, 0.3], [0.5, 0.0, 0.6]]
+    assert iou_float64(a[:0], b).shape == (0, 3)
+    assert iou_float64(a, b[:0]).shape == (2, 0)
