@@ -18,7 +18,7 @@ from pipelines.analyse.prompts import ANALYSIS_FILE
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import Recipe
-from pipelines.stages.index import in_hash_order
+from pipelines.stages.index import in_hash_order, truth_options
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS
 from pipelines.store.tables import write_json
@@ -243,6 +243,7 @@ def method(recipe: Recipe) -> Mapping[str, Any]:
         "images": recipe.analyse.noise_images,
         "scale": recipe.retrain.scales[0],
         "drop": recipe.retrain.faster_rcnn.drop,
+        **truth_options(recipe),
     }
 
 

@@ -29,8 +29,8 @@ from pipelines.engine import ray_session
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate.proposals import row_label
-from pipelines.recipe.model import Recipe, to_plain
-from pipelines.stages.index import in_hash_order
+from pipelines.recipe.model import Recipe
+from pipelines.stages.index import in_hash_order, truth_options
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent
 from pipelines.store.proposal_boxes import ImageBoxes, count_points, iter_boxes
@@ -403,9 +403,17 @@ def first_proposed(proposals: Table, split: str, most: int) -> list[str]:
 
 
 def method(recipe: Recipe) -> Mapping[str, Any]:
-    """Return the part of the recipe that can change the numbers."""
-    options = {option: value for option, value in to_plain(recipe.analyse).items() if option != "similarity_images"}
-    return {"analyse": options, "evaluate": recipe.evaluate, "sam": recipe.sam, "proposals": recipe.proposals}
+    """Return the part of the recipe that can change the numbers; what SAM's weights hold is in the key of ``propose``."""
+    return {
+        "split": recipe.analyse.split,
+        "images": recipe.analyse.max_images,
+        "seeds": recipe.analyse.random_seeds,
+        "sam": replace(recipe.sam, weights="", sha256=""),
+        "proposals": recipe.proposals,
+        "iou_thresholds": recipe.evaluate.iou_thresholds,
+        "include_difficult": recipe.evaluate.include_difficult,
+        **truth_options(recipe),
+    }
 
 
 def reads(_recipe: Recipe) -> tuple[str, ...]:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.analyse.prompts import ANALYSIS_FILE, analysed_split, first_proposed
-from pipelines.engine.stage import Job
+from pipelines.engine.stage import Content, Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate.proposals import named_sources
 from pipelines.recipe.model import Recipe, to_plain
-from pipelines.stages.detect import DETECTOR_FILE
+from pipelines.stages.detect import DETECTOR_FILE, given_detector
 from pipelines.store.numbers import known
 from pipelines.store.schemas import IMAGES, PROPOSALS
 from pipelines.store.tables import Table, write_bytes, write_json
@@ -101,20 +101,21 @@ def matrix_file(set_name: str) -> str:
 
 def method(recipe: Recipe) -> Mapping[str, Any]:
     """Return the part of the recipe that can change the numbers."""
-    from weaksam.io.weights import fetch_weights
-
-    weights = recipe.mil.weights
     return {
         "split": recipe.analyse.split,
         "images": recipe.analyse.similarity_images,
         "detector": recipe.mil.detector,
         "backbone": recipe.mil.backbone,
-        "weights": fetch_weights(weights).sha256 if weights else "train-mil",
         "proposal_sources": to_plain(recipe.mil.proposal_sources),
         "min_box_side": recipe.mil.min_box_side,
         "scale": recipe.detect.scales[0],
         "max_side": recipe.detect.max_side,
     }
+
+
+def contents(recipe: Recipe) -> Mapping[str, Content]:
+    """Return the detector that the recipe gives, if it gives one."""
+    return given_detector(recipe.mil.weights)
 
 
 def reads(recipe: Recipe) -> tuple[str, ...]:

@@ -14,9 +14,8 @@ from typing import Any
 from pipelines.analyse import noise as analyse_noise
 from pipelines.analyse import prompts as analyse_prompts
 from pipelines.analyse import similarity as analyse_similarity
-from pipelines.engine.stage import Job, Stage
+from pipelines.engine.stage import Content, Job, Stage
 from pipelines.recipe.model import Recipe
-from pipelines.stages.index import truth_options
 from pipelines.store.schemas import PROPOSALS
 
 
@@ -36,7 +35,11 @@ def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
 
 
 def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
-    return {**question_of(name).method(recipe), **truth_options(recipe)}
+    return dict(question_of(name).method(recipe))
+
+
+def _contents(recipe: Recipe, name: str) -> Mapping[str, Content]:
+    return analyse_similarity.contents(recipe) if question_of(name) is analyse_similarity else {}
 
 
 STAGE = Stage(
@@ -47,4 +50,5 @@ STAGE = Stage(
     method=_method,
     execute=execute,
     table=PROPOSALS,  # of the controls of Table 4
+    contents=_contents,
 )

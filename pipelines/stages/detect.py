@@ -262,7 +262,11 @@ def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
 
 
 def _contents(recipe: Recipe, name: str) -> Mapping[str, Content]:
-    weights = recipe.retrain.weights if is_final(name) else recipe.mil.weights
+    return given_detector(recipe.retrain.weights if is_final(name) else recipe.mil.weights)
+
+
+def given_detector(weights: str) -> Mapping[str, Content]:
+    """Return the detector that a recipe gives, a path or a URI, as a stage's contents; nothing for an empty one."""
     return {"detector": Content(weights, _detector_sha256)} if weights else {}
 
 
