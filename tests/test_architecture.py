@@ -31,6 +31,18 @@ READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage wh
     EXPORT_OF_TRUE_BOXES,
 }  # fmt: skip
 
+FAMILIES = {"clues", "sam", "detectors", "datasets", "metrics"}
+ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those below it
+    {"errors", "structures", "random", "registry", "boxes", "boxes_np", "masks", "transforms", "drawing", "heap"},
+    {"io"},
+    {"config"},
+    {"networks"},
+    {"losses", "pseudo_labels"},
+    FAMILIES,
+    {"proposals"},
+)
+WHERE_CLUES_AND_SAM_MEET = {"weaksam.proposals.proposer", "weaksam.proposals.filters"}
+
 
 @cache
 def module_trees() -> dict[str, ast.Module]:
@@ -77,6 +89,31 @@ def test_the_method_imports_nothing_of_the_floors_above() -> None:
         for name, tree in module_trees().items()
         for imported in imported_by(tree)
         if name.startswith("weaksam") and imported.split(".")[0] in FOREIGN_TO_THE_METHOD
+    ]
+    assert found == []
+
+
+def rooms_met() -> Iterator[tuple[str, str, str]]:
+    """Yield each module of the method, its room, and another room that it imports."""
+    for name, tree in module_trees().items():
+        if name.startswith("weaksam."):
+            room = name.split(".")[1]
+            met = {imported.split(".")[1] for imported in imported_by(tree) if imported.startswith("weaksam.")}
+            yield from ((name, room, other) for other in sorted(met - {room}))
+
+
+def test_rooms_of_the_method_import_downwards() -> None:
+    floors = {room: floor for floor, rooms in enumerate(ROOMS_OF_THE_METHOD) for room in rooms}
+    assert {name.split(".")[1] for name in module_trees() if name.startswith("weaksam.")} == floors.keys()
+    assert [f"{name} imports {other}" for name, room, other in rooms_met() if floors[other] > floors[room]] == []
+
+
+def test_families_of_the_method_do_not_import_each_other() -> None:
+    families = FAMILIES | {"proposals"}
+    found = [
+        f"{name} imports {other}"
+        for name, room, other in rooms_met()
+        if {room, other} <= families and name not in WHERE_CLUES_AND_SAM_MEET
     ]
     assert found == []
 
