@@ -195,7 +195,7 @@ def segment_controls(
 ) -> Proposals:
     """Run SAM over all controls of one image [H, W, 3], encoded once; each control is filtered as if it were alone."""
     from weaksam.proposals.filters import propose
-    from weaksam.sam.prompting import encode_image
+    from weaksam.sam.encode import encode_image
 
     encoded = encode_image(sam, image)
     config = replace(config, whole_image_if_empty=False, keep_masks=False)

@@ -3,13 +3,16 @@
 import copy
 from functools import cache, partial
 
+import numpy as np
 import torch
+from segment_anything import SamPredictor
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
 from weaksam.config import SamConfig
 from weaksam.datasets.shapes import data_set_seed, draw
 from weaksam.sam.load import load_sam
+from weaksam.sam.prompt import Prompt
 from weaksam.sam.small import build_small_sam
 
 
@@ -22,6 +25,36 @@ def trained_sam():
 def drawn_image(height, width):
     """Drawn shapes, which the built-in SAM has learned to segment."""
     return draw(data_set_seed(0, "test", 0), max(height, width)).image[:height, :width].copy()
+
+
+def noise(height, width):
+    """An image of random pixels."""
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def points_on(image, *lengths):
+    """Prompts with the given numbers of points on the object, drawn on an image."""
+    rng = np.random.default_rng(1)
+    height, width = image.shape[:2]
+    return [Prompt(points_xy=(rng.random((n, 2)) * [width, height]).astype(np.float32)) for n in lengths]
+
+
+def stock_answers(sam, image, prompts, mask_indices):
+    """One ``SamPredictor.predict`` per prompt: logits at full size, predicted IoU and low-res logits, one row per mask."""
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+
+    def predict(prompt, multimask):
+        labels = (
+            np.ones(len(prompt.points_xy)) if prompt.labels is None and prompt.points_xy is not None else prompt.labels
+        )
+        return predictor.predict(prompt.points_xy, labels, prompt.box_xyxy, None, multimask, return_logits=True)
+
+    answers = []
+    for prompt in prompts:
+        three, single = predict(prompt, True), predict(prompt, False)
+        answers.append([np.concatenate(columns)[list(mask_indices)] for columns in zip(three, single, strict=True)])
+    return [torch.from_numpy(np.concatenate(columns)) for columns in zip(*answers, strict=True)]
 
 
 def tiny_sam():

@@ -23,11 +23,12 @@ from torchvision.ops import nms
 from weaksam.boxes import nms_in_order
 from weaksam.config import ProposalsConfig
 from weaksam.masks import encode_rle
-from weaksam.sam.prompting import Decoded, EncodedImage, decode_prompts, encode_image, full_masks
+from weaksam.sam.encode import EncodedImage, encode_image
+from weaksam.sam.measure import MeasuredMasks, full_masks, measure_prompts
+from weaksam.sam.prompt import THREE_MASKS, Prompt
 from weaksam.structures import SOURCES, Prompts, Proposals
 
 WHOLE_IMAGE = "whole-image"  # source of the one box of an image that has no other
-_ALL_MASKS = (0, 1, 2)
 
 
 def propose(
@@ -69,36 +70,36 @@ def propose(
     )
 
 
-def select_masks(decoded: Decoded, source: str, config: ProposalsConfig) -> tuple[Tensor, dict[str, int]]:
+def select_masks(measured: MeasuredMasks, source: str, config: ProposalsConfig) -> tuple[Tensor, dict[str, int]]:
     """Which masks of one source become proposals (its filters are told at the top of this file).
 
     Args:
-        decoded: the answers to the source's prompts; stability is read for "grid" only.
+        measured: the answers to the source's prompts; stability is read for "grid" only.
         source: of ``structures.SOURCES``.
         config: predicted IoU must exceed its threshold, stability must reach its own (NaN never does), an overlap must
             exceed its own to suppress.
 
     Returns:
-        Row numbers of ``decoded`` in the order of the proposals, and how many others fell to which reason, each
+        Row numbers of ``measured`` in the order of the proposals, and how many others fell to which reason, each
         counted at the first filter it fails.
     """
-    filters = [("empty mask", ~decoded.empty | config.keep_empty)]
+    filters = [("empty mask", ~measured.empty | config.keep_empty)]
     if source == "grid":
         filters = [
-            ("predicted IoU", decoded.predicted_iou > config.min_predicted_iou),
-            ("stability", decoded.stability >= config.min_stability),
+            ("predicted IoU", measured.predicted_iou > config.min_predicted_iou),
+            ("stability", measured.stability >= config.min_stability),
             *filters,
         ]
-    passed = torch.ones_like(decoded.empty)
+    passed = torch.ones_like(measured.empty)
     discarded: dict[str, int] = {}
     for reason, passes in filters:
         discarded[reason] = int((passed & ~passes).sum())
         passed &= passes
     candidates = passed.nonzero().squeeze(1)
-    boxes_xyxy = decoded.boxes_xyxy[candidates]
+    boxes_xyxy = measured.boxes_xyxy[candidates]
     rows = candidates
     if source == "grid":
-        scores = decoded.predicted_iou[candidates]
+        scores = measured.predicted_iou[candidates]
         rows = candidates[nms(boxes_xyxy.to(scores.dtype), scores, config.grid_nms_iou)]
     elif source == "cross":
         rows = candidates[nms_in_order(boxes_xyxy, config.cross_nms_iou)]
@@ -120,25 +121,25 @@ class _Part:
 
 
 def _part(sam: Sam, encoded: EncodedImage, prompts: Prompts, first_prompt: int, config: ProposalsConfig) -> _Part:
-    """Decode the prompts of one source and keep what passes."""
+    """Segment the prompts of one source and keep what passes."""
     is_grid = prompts.source == "grid"
-    decoded = decode_prompts(
+    measured = measure_prompts(
         sam,
         encoded,
-        prompts.points_xy,
-        mask_indices=_ALL_MASKS if is_grid else config.clue_mask_indices,
+        [Prompt(points_xy=points_xy) for points_xy in prompts.points_xy],
+        mask_indices=THREE_MASKS if is_grid else config.clue_mask_indices,
         min_predicted_iou=config.min_predicted_iou if is_grid else None,
         stability_offset=config.stability_offset if is_grid else None,
         keep_logits=config.keep_masks,
     )
-    rows, discarded = select_masks(decoded, prompts.source, config)
-    logits = decoded.low_res_logits
+    rows, discarded = select_masks(measured, prompts.source, config)
+    logits = measured.low_res_logits
     return _Part(
         source=prompts.source,
-        boxes_xyxy=decoded.boxes_xyxy[rows].numpy(),
-        prompt_index=(first_prompt + decoded.prompt_index[rows]).numpy().astype(np.int32),
-        mask_index=decoded.mask_index[rows].numpy().astype(np.int8),
-        predicted_iou=decoded.predicted_iou[rows].float().numpy(),
+        boxes_xyxy=measured.boxes_xyxy[rows].numpy(),
+        prompt_index=(first_prompt + measured.prompt_index[rows]).numpy().astype(np.int32),
+        mask_index=measured.mask_index[rows].numpy().astype(np.int8),
+        predicted_iou=measured.predicted_iou[rows].float().numpy(),
         discarded=discarded,
         masks=() if logits is None else full_masks(sam, encoded, logits[rows.to(logits.device)]),
     )

@@ -1,7 +1,26 @@
-"""The Segment Anything model: whose it is, how it is prompted in batches, and the small one that ships.
+"""The Segment Anything model, from an image to masks.
 
-This names the models and finds their files without torch, so that checksums can enter a stage's key before any model is
-built; ``load.py`` builds one.
+    load      a SAM by name, with weights loaded strictly
+    small     the built-in small one
+    encode    an image to its embedding, once
+    prompt    points and boxes on an encoded image to low-resolution masks and predicted IoUs
+    kernels   the arithmetic of the mask decoder, in exchangeable implementations
+    measure   low-resolution masks to boxes and stability, and to full-size masks
+
+segment-anything's own ways, ``SamPredictor.predict`` per prompt and ``SamAutomaticMaskGenerator`` for a grid, give the
+same masks slower: they encode the image anew for each kind of prompt, copy it for each prompt of a batch, decode masks
+nobody asked for, and make run-length codes of everything before most of it is filtered away. The modules here call the
+model's own layers in an order that shares what prompts of one image have in common. Tests hold them to the stock calls;
+``benchmarks/proposals.py`` times both.
+
+Images never mix, on any device: an image is encoded alone, its prompts are decoded and its masks measured in chunks that
+hold nothing of another image and whose size depends on the model and the kind of device alone (``chunks``). Whatever is
+computed before or beside an image, its own computation is therefore the same one, and on one machine's CPU, with as many
+threads, its result is the same bit for bit. Only running out of an accelerator's memory halves the chunks, for the
+image at hand.
+
+This file names the models and finds their files without torch, so that checksums can enter a stage's key before any model
+is built.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Build a SAM by name and load its weights strictly. How it is prompted stands in ``prompting``."""
+"""Build a SAM by name and load its weights strictly."""
 
 from __future__ import annotations
 

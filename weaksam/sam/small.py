@@ -3,7 +3,7 @@
 It takes 128 x 128 pixels instead of 1024 and splits them into 16 x 16 tokens. One thing differs from the published
 models: a small convolutional stem in place of the linear patch embedding, without which so little training does not get
 far. The prompt encoder and the mask decoder are the published ones, so everything that prompts a SAM
-(``SamPredictor``, ``SamAutomaticMaskGenerator``, ``weaksam.sam.prompting``) works on it unchanged.
+(``SamPredictor``, ``SamAutomaticMaskGenerator``, ``weaksam.sam.prompt``) works on it unchanged.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from weaksam.config import ProposalsConfig
 from weaksam.masks import decode_rle
 from weaksam.proposals.filters import propose, select_masks
 from weaksam.proposals.prompts import grid_prompts
-from weaksam.sam.prompting import Decoded
+from weaksam.sam.measure import MeasuredMasks
 from weaksam.structures import CLUE_SOURCES, SOURCES, TABLE_SOURCES, Prompts
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
@@ -33,7 +33,7 @@ def clue(source, *prompts_xy):
 def answers(*rows):
     """SAM's answers by hand: (box, predicted IoU, stability) per mask."""
     boxes_xyxy = torch.tensor([box for box, _, _ in rows], dtype=torch.float32).reshape(-1, 4)
-    return Decoded(
+    return MeasuredMasks(
         boxes_xyxy=boxes_xyxy,
         empty=(boxes_xyxy[:, 2] == 0),
         predicted_iou=torch.tensor([predicted_iou for _, predicted_iou, _ in rows]),
