@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipelines.training.task import Progress, TrainingResources, TrainingResult, TrainingTask
 
 CHECKPOINTS = "checkpoints"  # folder of an instance
+GPU_MEMORY = "gpu_memory_mib"  # in the manifest of a training on GPUs: the most that tensors of one worker took
 MOST_THREADS = 16  # of one worker; small networks gain nothing from more
 _LINE_S = 15.0  # one plain line this often where there is no terminal
 
@@ -46,7 +47,7 @@ def train(
         watch: called for every row of the scalars.
 
     Returns:
-        The result, and what every training's manifest says: text, steps, images, throughput.
+        The result, and what every training's manifest says: text, steps, images, throughput, and on GPUs their memory.
     """
     from pipelines.training.loop import run_training
 
@@ -75,11 +76,13 @@ def train(
             progress=progress,
         )
     rates = [row.images_per_s for row in result.scalars]
+    memory = {} if result.gpu_memory_mib is None else {GPU_MEMORY: round(result.gpu_memory_mib, 1)}
     return result, {
         "text": f"{result.text} · loss {result.scalars[-1].loss:.3f}",
         "steps": {"planned": result.steps_planned, "done": result.steps_done, "resumed_at": result.resumed_at},
         "images": _write_dropped(job, uris, result),
         "throughput": {"images_per_s": round(sum(rates) / len(rates), 2), "seconds": round(result.seconds, 2)},
+        **memory,
     }
 
 

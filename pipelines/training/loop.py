@@ -111,6 +111,7 @@ def run_training(
         best=state["best"],
         skipped=[Skipped(*row) for row in state["skipped"]],
         scalars=scalars,
+        gpu_memory_mib=state.get("gpu_memory_mib"),
     )
 
 
@@ -235,6 +236,8 @@ class Worker:
         self.plan = self.task.plan
         torch.manual_seed(derive_seed(self.plan.seed, "weights"))
         self.model = self.task.build_model().to(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self.optimizers = self.task.build_optimizers(self.model)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group.setdefault("initial_lr", group["lr"])
@@ -242,6 +245,7 @@ class Worker:
         self.checkpoints = Checkpoints(self.folder, self.plan)
         self.best: dict[str, Any] | None = None
         self.skipped: set[Skipped] = set()
+        self.gpu_memory_mib: float | None = None  # the largest of all workers and runs up to the newest checkpoint
         start = self._restore()
         self.rows = [row for row in read_scalars(self.folder) if row.step <= start] if self.rank == 0 else []
         self._train(start)
@@ -257,6 +261,7 @@ class Worker:
             self.scaler.load_state_dict(state["scaler"])
             self.best = state["best"]
             self.skipped = {Skipped(*row) for row in state["skipped"]}
+            self.gpu_memory_mib = state.get("gpu_memory_mib")  # checkpoints of older versions have none
             start = int(state["step"])
         starts = self._gather(start)
         if len(set(starts)) > 1:
@@ -377,6 +382,8 @@ class Worker:
 
     def _save(self, done: int) -> None:
         self.skipped = set().union(*self._gather(self.skipped))
+        peaks = [self.gpu_memory_mib, *self._gather(_gpu_memory_mib(self.device))]
+        self.gpu_memory_mib = max((peak for peak in peaks if peak is not None), default=None)
         if self.rank == 0:
             write_events(self.folder, self.rows)
             self.checkpoints.save(
@@ -387,6 +394,7 @@ class Worker:
                     "scaler": self.scaler.state_dict(),
                     "best": self.best,
                     "skipped": [list(row) for row in sorted(self.skipped)],
+                    "gpu_memory_mib": self.gpu_memory_mib,
                 }
             )
 
@@ -401,6 +409,11 @@ class Worker:
         values: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(values, value)
         return values
+
+
+def _gpu_memory_mib(device: torch.device) -> float | None:
+    """Return the most memory that tensors of this process have taken on its GPU since the training began; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
 def _some(image_ids: Sequence[str]) -> str:

@@ -177,6 +177,7 @@ class TrainingResult:
     best: dict[str, Any] | None  # {"score", "step", "model"} of the best evaluation, if the task evaluates
     skipped: list[Skipped]
     scalars: list[Progress]
+    gpu_memory_mib: float | None  # the most that tensors of one worker took on its GPU; None on CPUs
 
     @property
     def text(self) -> str:

@@ -12,6 +12,7 @@ from pipelines.recipe.model import Recipe
 from pipelines.runner import Resolved, resolve
 from pipelines.store.instances import Instance
 from pipelines.store.tables import read_json
+from pipelines.training.fit import GPU_MEMORY
 from pipelines.variants.published import (
     CORLOC_READS_DIFFERENTLY,
     PEAKS_ARE_PADDED,
@@ -26,8 +27,6 @@ from pipelines.variants.published import (
     Figures,
 )
 from weaksam.structures import TABLE_SOURCES
-
-GPU_MEMORY = "gpu_memory_mib"  # how the manifest of a training that measured it calls its largest memory of a GPU
 
 Kind = Literal["percent", "count", "memory"]
 Measured = dict[str, float | None]  # name of a column -> figure

@@ -22,10 +22,12 @@ from pipelines.stages.train_classifier.task import (
 )
 from pipelines.store.schemas import DROPPED, IMAGES
 from pipelines.store.tables import Table
-from pipelines.training import fit
+from pipelines.training import fit, loop
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.loop import run_training
 from pipelines.training.task import Position, Progress, TrainingResources
+from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.toy_training import ToyTask
 from weaksam.clues.loading import classifier_to_bytes, load_classifier
 from weaksam.config import ClassifierConfig, ResNetCamConfig, ShapesConfig, WeakTrConfig
 from weaksam.datasets.shapes import shape_uri
@@ -280,3 +282,14 @@ def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path):
 def test_a_recipe_that_cannot_train_says_so():
     with pytest.raises(ConfigError, match="classifier"):
         load_recipe("shapes", ["classifier.epochs=0"])
+
+
+def test_the_manifest_says_the_memory_of_a_gpu_where_it_was_measured(tmp_path, monkeypatch):
+    def told(run):
+        write_run(str(run))
+        recipe = drawn_recipe(resources=ResourcesConfig(here=True, cpus=1))
+        return fit.train(job_for(recipe, str(run), "train-mil", ("index",)), ToyTask(), {}, {})[1]
+
+    assert "gpu_memory_mib" not in told(tmp_path / "cpu")
+    monkeypatch.setattr(loop, "_gpu_memory_mib", lambda _device: 812.34)
+    assert told(tmp_path / "gpu")["gpu_memory_mib"] == 812.3

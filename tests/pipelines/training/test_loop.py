@@ -14,8 +14,9 @@ import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
+from pipelines.training import loop
 from pipelines.training.checkpoints import Checkpoints, read_scalars, write_events
-from pipelines.training.loop import GlobalBatches, _loader
+from pipelines.training.loop import GlobalBatches, Worker, _loader
 from pipelines.training.task import Losses, NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
 from tests.support import toy_training
 from tests.support.patience import PATIENCE_S, wait_until
@@ -370,6 +371,44 @@ def test_the_best_weights_are_kept_by_score(tmp_path):
     assert result.best["model"]["1.num_batches_tracked"] == 1
     assert result.model["1.num_batches_tracked"] == 6
     assert train(tmp_path, name="plain").best is None
+
+
+# ------------------------------------------------------------------------------------------------------ memory of a GPU
+
+
+def test_a_training_on_the_cpu_measures_no_memory_of_a_gpu(tmp_path):
+    assert train(tmp_path).gpu_memory_mib is None
+
+
+def test_memory_of_a_gpu_is_the_largest_of_all_workers_and_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(Worker, "_gather", lambda _self, value: [value])
+    monkeypatch.setattr(loop, "_gpu_memory_mib", lambda _device: 812.0)
+    with pytest.raises(Died):
+        train(tmp_path, progress=die_at(2), checkpoint_every=1)
+    monkeypatch.setattr(loop, "_gpu_memory_mib", lambda _device: 500.0)
+    assert train(tmp_path, checkpoint_every=1).gpu_memory_mib == 812.0
+    assert train(tmp_path, checkpoint_every=1).gpu_memory_mib == 812.0  # of a finished training
+    monkeypatch.setattr(Worker, "_gather", lambda _self, value: [value, 900.0 if value == 500.0 else value])
+    assert train(tmp_path, name="two").gpu_memory_mib == 900.0
+
+
+def test_a_training_goes_on_from_a_checkpoint_that_says_nothing_of_memory(tmp_path):
+    with pytest.raises(Died):
+        train(tmp_path, progress=die_at(2), checkpoint_every=1)
+    path = max((tmp_path / "run").glob("step-*.pt"))
+    state = torch.load(path, weights_only=True)
+    del state["gpu_memory_mib"]
+    torch.save(state, path)
+    result = train(tmp_path, checkpoint_every=1)
+    assert result.resumed_at == 2
+    assert result.gpu_memory_mib is None
+
+
+@pytest.mark.gpu
+def test_a_training_on_a_gpu_measures_its_memory(tmp_path):
+    weights_mib = sum(value.numel() * value.element_size() for value in ToyTask().build_model().parameters()) / 2**20
+    measured = train(tmp_path, use_gpu=True).gpu_memory_mib
+    assert weights_mib < measured < 1024
 
 
 # --------------------------------------------------------------------------------------------------------- bad images
