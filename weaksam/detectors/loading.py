@@ -19,7 +19,7 @@ from weaksam.detectors.retrained.base import RetrainedDetector
 from weaksam.errors import CheckpointError
 from weaksam.io.state_dicts import load_strictly, read_state_dict
 from weaksam.io.weights import PUBLISHED, fetch_weights
-from weaksam.networks.roi_backbones import PixelFormat
+from weaksam.networks.pixels import PixelFormat
 from weaksam.networks.roi_backbones import pixel_format as pixel_format_of
 from weaksam.networks.small_stem import load_builtin_classifier
 from weaksam.structures import IMAGE_LABELS

@@ -4,14 +4,15 @@ import torchvision
 
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.errors import CheckpointError, ConfigError
-from weaksam.networks.pyramids import build_backbone, pixel_format
-from weaksam.networks.roi_backbones import IMAGENET, SmallBody
+from weaksam.networks.pixels import IMAGENET
+from weaksam.networks.pyramids import build_pyramid, pixel_format
+from weaksam.networks.roi_backbones import SmallRoiBackbone
 from weaksam.networks.small_stem import load_builtin_classifier
 
 
 @pytest.mark.parametrize("name", ["small", "resnet50.torchvision"])
 def test_maps_have_the_promised_strides_and_channels(name):
-    backbone = build_backbone(name).eval()
+    backbone = build_pyramid(name).eval()
     with torch.no_grad():
         maps = backbone(torch.randn(2, 3, 64, 96))
     assert [tuple(m.shape) for m in maps] == [
@@ -24,7 +25,7 @@ def test_maps_have_the_promised_strides_and_channels(name):
 def test_the_resnet_gives_what_torchvisions_gives_before_its_mean():
     torch.manual_seed(0)
     whole = torchvision.models.resnet50().eval()
-    backbone = build_backbone("resnet50.torchvision").eval()
+    backbone = build_pyramid("resnet50.torchvision").eval()
     backbone.init_from(whole.state_dict(), "test")
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -34,7 +35,7 @@ def test_the_resnet_gives_what_torchvisions_gives_before_its_mean():
 
 def test_the_small_one_gives_what_the_weakly_supervised_body_sees():
     state = load_builtin_classifier().state_dict()
-    backbone, body = build_backbone("small"), SmallBody(0.0)
+    backbone, body = build_pyramid("small"), SmallRoiBackbone(0.0)
     for network in (backbone, body):
         network.init_from(state, "test")
     backbone.train()  # its batch norms stay at rest
@@ -45,15 +46,15 @@ def test_the_small_one_gives_what_the_weakly_supervised_body_sees():
 
 @pytest.mark.parametrize(("name", "stages"), [("small", 3), ("resnet50.torchvision", 5)])
 def test_the_first_stages_can_be_kept_from_learning(name, stages):
-    backbone = build_backbone(name)
-    backbone.freeze(2)
+    backbone = build_pyramid(name)
+    backbone.freeze(2, "retrain.freeze_stages")
     frozen = {id(p) for stage in backbone.stages()[:2] for layer in stage for p in layer.parameters()}
     assert frozen
     assert all(p.requires_grad == (id(p) not in frozen) for p in backbone.parameters())
-    backbone.freeze(stages)
+    backbone.freeze(stages, "retrain.freeze_stages")
     assert not any(p.requires_grad for p in backbone.parameters())
     with pytest.raises(ConfigError, match=f"retrain.freeze_stages: expected 0..{stages}"):
-        backbone.freeze(stages + 1)
+        backbone.freeze(stages + 1, "retrain.freeze_stages")
 
 
 @pytest.mark.parametrize(
@@ -67,11 +68,11 @@ def test_the_first_stages_can_be_kept_from_learning(name, stages):
 @pytest.mark.parametrize("name", ["small", "resnet50.torchvision"])
 def test_weights_of_a_detector_are_refused(name, keys):
     with pytest.raises(CheckpointError, match="would leak full supervision"):
-        build_backbone(name).init_from({key: torch.zeros(1) for key in keys}, "somewhere.pth")
+        build_pyramid(name).init_from({key: torch.zeros(1) for key in keys}, "somewhere.pth")
 
 
 def test_weights_that_do_not_fit_are_named():
     state = load_builtin_classifier().state_dict()
     state.pop("stem.layers.0.weight")
     with pytest.raises(CheckpointError, match=r"layers\.0\.weight"):
-        build_backbone("small").init_from(state, "test")
+        build_pyramid("small").init_from(state, "test")

@@ -12,7 +12,8 @@ from weaksam.detectors.mil.mist import Mist
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.weights import PUBLISHED, Published, file_sha256
 from weaksam.networks import BUILTIN_STEM
-from weaksam.networks.roi_backbones import IMAGENET, SmallBody, build_body
+from weaksam.networks.pixels import IMAGENET
+from weaksam.networks.roi_backbones import SmallRoiBackbone, build_roi_backbone
 
 PIXEL = np.array([[[255, 0, 51]]], dtype=np.uint8)  # red 1, green 0, blue .2
 OF_IMAGENET = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
@@ -37,7 +38,7 @@ def test_pixels_become_what_the_weights_want(backbone, detector, expected):
 
 
 def test_a_body_normalises_by_its_own_format():
-    body = SmallBody(0.0)
+    body = SmallRoiBackbone(0.0)
     assert torch.equal(body.normalise(PIXEL), IMAGENET.normalise(PIXEL))
 
 
@@ -52,7 +53,7 @@ def test_a_body_normalises_by_its_own_format():
     ],
 )
 def test_pooling_reaches_from_the_first_to_the_last_cell_of_a_box(box, cells):
-    body = SmallBody(0.0)
+    body = SmallRoiBackbone(0.0)
     features = torch.arange(64.0).view(1, 1, 8, 8)  # cell (x, y) holds 8 y + x
     pooled = body.pool(features, torch.tensor([box]), torch.tensor([0]))
     assert pooled.shape == (1, 1, 5, 5)
@@ -64,7 +65,7 @@ def test_pooling_reaches_from_the_first_to_the_last_cell_of_a_box(box, cells):
 
 def test_as_many_cells_as_bins_are_taken_as_they_are():
     features = torch.arange(64.0).view(1, 1, 8, 8)
-    pooled = SmallBody(0.0).pool(
+    pooled = SmallRoiBackbone(0.0).pool(
         features, torch.tensor([[4, 8, 20, 24.0]]), torch.tensor([0])
     )  # 19 / 4 -> 5, 23 / 4 -> 6
     assert torch.equal(pooled, features[:, :, 2:7, 1:6])
@@ -73,14 +74,14 @@ def test_as_many_cells_as_bins_are_taken_as_they_are():
 def test_pooling_looks_into_the_image_that_a_box_lies_in():
     features = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])
     boxes = torch.tensor([[0, 0, 16, 16.0]] * 3)
-    pooled = SmallBody(0.0).pool(features, boxes, torch.tensor([1, 0, 1]))
+    pooled = SmallRoiBackbone(0.0).pool(features, boxes, torch.tensor([1, 0, 1]))
     assert pooled.amax(dim=(1, 2, 3)).tolist() == [1, 0, 1]
-    assert SmallBody(0.0).pool(features, boxes[:0], torch.zeros(0, dtype=torch.long)).shape == (0, 1, 5, 5)
+    assert SmallRoiBackbone(0.0).pool(features, boxes[:0], torch.zeros(0, dtype=torch.long)).shape == (0, 1, 5, 5)
 
 
 @pytest.mark.parametrize("backbone", ["small", "resnet50.torchvision"])
 def test_sizes_are_what_a_body_says(backbone):
-    body = build_body(backbone, vgg=Mist.vgg, dropout=0.5).eval()
+    body = build_roi_backbone(backbone, vgg=Mist.vgg, dropout=0.5).eval()
     with torch.no_grad():
         features = body.features(torch.zeros(1, 3, 64, 96))
         assert features.shape == (1, body.channels, 64 // body.stride, 96 // body.stride)
@@ -100,8 +101,8 @@ def test_the_small_body_sees_the_shipped_stem_at_two_strides():
 
 @pytest.mark.parametrize("stages", [0, 1, 3])
 def test_frozen_stages_do_not_learn(stages):
-    body = SmallBody(0.0)
-    body.freeze(stages)
+    body = SmallRoiBackbone(0.0)
+    body.freeze(stages, "mil.freeze_stages")
     convolutions = [layer for layer in body.stem.layers if isinstance(layer, nn.Conv2d)]
     assert [c.weight.requires_grad for c in convolutions] == [2 * stages <= k for k in range(4)] + [stages < 3] * 4
     assert all(parameter.requires_grad for parameter in body.fc.parameters())
@@ -113,7 +114,7 @@ def test_more_stages_than_there_are_cannot_be_frozen():
 
 
 def test_batch_norms_of_the_small_body_rest_while_it_trains():
-    body = SmallBody(0.5).train()
+    body = SmallRoiBackbone(0.5).train()
     assert {layer.training for layer in body.stem.layers} == {False}
     assert body.fc.training
     before = {name: value.clone() for name, value in body.stem.named_buffers()}
@@ -123,7 +124,7 @@ def test_batch_norms_of_the_small_body_rest_while_it_trains():
 
 def test_random_weights_keep_the_scale_of_the_features():
     torch.manual_seed(0)
-    features = SmallBody(0.0).eval().features(torch.randn(1, 3, 64, 64))
+    features = SmallRoiBackbone(0.0).eval().features(torch.randn(1, 3, 64, 64))
     assert 0.2 < features[:, 64:].std() < 5
 
 
@@ -144,8 +145,8 @@ def test_torchvisions_resnet_loads_and_its_features_are_its_third_stage(tmp_path
 
 
 def test_frozen_stages_of_the_resnet_are_its_stem_and_first_stage():
-    body = build_body("resnet50.torchvision", vgg=Mist.vgg, dropout=0.0)
-    body.freeze(2)
+    body = build_roi_backbone("resnet50.torchvision", vgg=Mist.vgg, dropout=0.0)
+    body.freeze(2, "mil.freeze_stages")
     frozen = {name.split(".")[1] for name, p in body.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "layer1"}
 
@@ -159,6 +160,9 @@ def test_frozen_stages_of_the_resnet_are_its_stem_and_first_stage():
             {"features.0.weight": torch.zeros(1)},
             "missing: conv1.weight.* surplus: features.0.weight",
             id="resnet-gets-a-vgg",
+        ),
+        pytest.param(
+            "small", {"roi_heads.box_head.fc6.weight": torch.zeros(1)}, "would leak full supervision", id="a-detector"
         ),
     ],
 )

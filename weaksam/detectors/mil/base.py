@@ -24,7 +24,7 @@ from torchvision.models.detection._utils import BoxCoder
 from weaksam.config import MilConfig
 from weaksam.detectors.mil.dropblock import ConcreteDropBlock
 from weaksam.losses.mil import PseudoLabels, box_loss, image_loss, refinement_loss, wsddn_scores
-from weaksam.networks.roi_backbones import VggVariant, build_body
+from weaksam.networks.roi_backbones import VggVariant, build_roi_backbone
 
 NUM_BRANCHES = 3
 # Deltas are offsets of the centre and logarithms of the sides, times these weights (Fast R-CNN's; method 4.4).
@@ -63,8 +63,8 @@ class WeakDetector(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.body = build_body(config.backbone, vgg=self.vgg, dropout=config.dropout)
-        self.body.freeze(config.freeze_stages)
+        self.body = build_roi_backbone(config.backbone, vgg=self.vgg, dropout=config.dropout)
+        self.body.freeze(config.freeze_stages, "mil.freeze_stages")
         dim, columns = self.body.dim, 1 + num_classes
         streams = columns if self.background_in_streams else num_classes
         self.class_stream = nn.Linear(dim, streams)

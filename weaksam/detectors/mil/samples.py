@@ -29,7 +29,7 @@ LIGHTING_VALUES = np.array([0.2175, 0.0188, 0.0045], dtype=np.float32)
 
 
 class Normaliser(Protocol):
-    """What knows how the weights want their pixels: a ``Body``, or its ``PixelFormat`` alone."""
+    """What knows how the weights want their pixels: a ``RoiBackbone``, or its ``PixelFormat`` alone."""
 
     def normalise(self, image: NDArray[np.uint8] | NDArray[np.float32]) -> Tensor:
         """Return RGB ``[H, W, 3]`` (uint8, or float in 0..1) as float32 ``[3, H, W]``."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from weaksam.config import RetrainConfig
 from weaksam.losses.history import LossHistory
-from weaksam.networks.pyramids import Backbone, build_backbone
+from weaksam.networks.pyramids import Pyramid, build_pyramid
 
 
 class Targets(NamedTuple):
@@ -41,7 +41,7 @@ class ViewDetections(NamedTuple):
 class RetrainedDetector(nn.Module, ABC):
     """A detector with random weights whose backbone may start from a classifier's."""
 
-    backbone: Backbone
+    backbone: Pyramid
 
     def __init__(self, config: RetrainConfig, num_classes: int) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ class RetrainedDetector(nn.Module, ABC):
         self.num_classes = num_classes
         # Of a training whose loss drop leaves thresholds to its losses; not a part of the weights that are kept.
         self.loss_history: LossHistory | None = None
-        self.backbone = build_backbone(config.backbone)
-        self.backbone.freeze(config.freeze_stages)
+        self.backbone = build_pyramid(config.backbone)
+        self.backbone.freeze(config.freeze_stages, "retrain.freeze_stages")
 
     @abstractmethod
     def training_losses(self, images: Tensor, sizes_hw: Tensor, targets: list[Targets], step: int) -> TrainingLosses:

@@ -5,7 +5,7 @@ import torch
 from tests.support.tolerances import assert_near
 from weaksam.config import MilConfig
 from weaksam.detectors.mil.samples import collate, mirrored, prepare_proposals, scaled, training_sample
-from weaksam.networks.roi_backbones import IMAGENET, PixelFormat
+from weaksam.networks.pixels import IMAGENET, PixelFormat
 
 RAW = PixelFormat(bgr=False, white=255.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # pixels as they are
 PLAIN = MilConfig(scales=(40,), flip=False, lighting=0.0)

@@ -5,7 +5,7 @@ import torch
 from weaksam.config import RetrainConfig
 from weaksam.detectors.retrained.base import Targets
 from weaksam.detectors.retrained.samples import box_sample, collate_boxes, cropped, learnable
-from weaksam.networks.roi_backbones import PixelFormat
+from weaksam.networks.pixels import PixelFormat
 from weaksam.structures import PseudoGroundTruth
 
 RAW = PixelFormat(bgr=False, white=255.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # pixels as they are
