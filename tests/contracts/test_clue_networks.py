@@ -1,0 +1,107 @@
+"""What every network of CLUES owes its callers, tiny and with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from weaksam.clues import CLUES
+from weaksam.clues.base import ClueNetwork, ClueSource
+from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
+from weaksam.config import CamConfig, ClassifierConfig, CluesConfig, ResNetCamConfig, WeakTrConfig
+from weaksam.errors import CheckpointError
+from weaksam.structures import CLUE_SOURCES
+
+pytestmark = pytest.mark.parametrize("name", CLUES)
+ANIMALS = ("ant", "bee", "cat")
+TINY = ClassifierConfig(
+    weaktr=WeakTrConfig(stem="cnn", patch_size=8, dim=32, depth=2, heads=2, position_grid=4, fusion_reduction=2),
+    resnet_cam=ResNetCamConfig(backbone="shufflenet_v2_x0_5"),
+)
+CAM = CamConfig(scales=(1.0, 0.5), cross_layers=())
+IMAGE = np.random.default_rng(0).integers(0, 256, (70, 96, 3), dtype=np.uint8)
+
+
+def network_of(name: str) -> ClueNetwork:
+    torch.manual_seed(0)
+    return build_classifier(name, TINY, len(ANIMALS)).eval()
+
+
+def source_of(name: str, folder: Path) -> ClueSource:
+    (folder / "c").write_bytes(classifier_to_bytes(network_of(name), ANIMALS))
+    return load_clues(CluesConfig(name=name, weights=str(folder / "c"), cam=CAM))  # type: ignore[arg-type]
+
+
+def test_a_loss_is_one_number_that_teaches_and_comes_with_the_logits(name: str) -> None:
+    network = network_of(name).train()
+    images, targets = torch.randn(2, 3, 64, 96), torch.tensor([[1.0, 0, 0], [0, 1, 1]])
+    loss, logits = network.training_loss(images, targets)
+    loss.backward()
+    assert loss.shape == ()
+    assert logits.shape == (2, 3)
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients)
+
+
+@torch.no_grad()
+def test_maps_are_of_the_asked_classes_in_that_order_and_not_negative(name: str) -> None:
+    network, images = network_of(name), torch.randn(2, 3, 64, 96)
+    assert set(network.kinds) <= set(CLUE_SOURCES)
+    assert network.classify(images).shape == (2, 3)
+    maps = network.activation_maps(images, [2, 0], network.kinds, ())
+    swapped = network.activation_maps(images, [0, 2], network.kinds, ())
+    assert set(maps) == set(network.kinds)
+    for kind, found in maps.items():
+        assert found.shape[:2] == (2, 2)
+        assert found.ndim == 5
+        assert found.min() >= 0
+        torch.testing.assert_close(found.flip(1), swapped[kind])
+
+
+def test_the_smallest_image_still_has_a_cell(name: str) -> None:
+    network = network_of(name)
+    side = network.smallest_side
+    with torch.no_grad():
+        (found,) = network.activation_maps(torch.randn(1, 3, side, side), [1], ["coarse"], ()).values()
+    assert min(found.shape) == 1
+
+
+def test_a_source_gives_maps_of_the_size_of_the_image_from_0_to_1(name: str, tmp_path: Path) -> None:
+    source = source_of(name, tmp_path)
+    assert source.class_names == ANIMALS
+    assert source.logits(IMAGE).shape == (3,)
+    found = list(source.class_maps(IMAGE, [2, 0]))
+    assert [one.class_index for one in found] == [2, 0]
+    for one in found:
+        assert set(one.maps) == set(source.kinds)
+        assert all(maps.shape[1:] == (70, 96) for maps in one.maps.values())
+        assert all(maps.min() >= 0 and maps.max() <= 1 for maps in one.maps.values())
+    assert list(source.class_maps(IMAGE, [])) == []
+
+
+def test_a_network_survives_saving_and_loading(name: str, tmp_path: Path) -> None:
+    network = network_of(name)
+    (tmp_path / "c.safetensors").write_bytes(classifier_to_bytes(network, ANIMALS))
+    loaded = load_classifier(tmp_path / "c.safetensors")
+    assert type(loaded.network) is type(network)
+    assert loaded.network.config == network.config
+    assert loaded.class_names == ANIMALS
+    images = torch.randn(2, 3, 40, 48)
+    with torch.no_grad():
+        assert torch.equal(loaded.network.eval().classify(images), network.classify(images))
+        for kind, maps in network.activation_maps(images, [2, 0], network.kinds, ()).items():
+            assert torch.equal(loaded.network.activation_maps(images, [2, 0], network.kinds, ())[kind], maps)
+
+
+def test_initial_weights_of_another_network_are_refused_and_change_nothing(name: str) -> None:
+    network = network_of(name)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(
+        CheckpointError, match=r"^w\.pth as .*: the weights belong to another model: .* surplus: unheard"
+    ):
+        network.init_from({"unheard.of": torch.zeros(1)}, "w.pth")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

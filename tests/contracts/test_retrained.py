@@ -1,0 +1,111 @@
+"""What every detector of RETRAINED owes its callers, on the small backbone."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+from weaksam.config import DetectConfig, DinoConfig, FasterRcnnConfig, RetrainConfig
+from weaksam.detectors.inference import detect_alone
+from weaksam.detectors.loading import build_retrained, detector_to_bytes, load_retrained
+from weaksam.detectors.retrained import RETRAINED
+from weaksam.detectors.retrained.base import RetrainedDetector, Targets
+from weaksam.errors import CheckpointError, ConfigError
+from weaksam.structures import BOXES, IMAGE_LABELS
+
+pytestmark = pytest.mark.parametrize("name", RETRAINED)
+CLASSES = ("ant", "bee", "cat")
+SMALL = {
+    "dino": DinoConfig(
+        levels=3, finest_stride=4, dim=32, heads=4, points=2, encoder_layers=1, decoder_layers=2, feedforward_dim=64,
+        queries=10, denoising_queries=6,
+    ),
+    "faster_rcnn": FasterRcnnConfig(
+        anchor_sides=(16, 32, 64), pyramid_dim=32, head_dim=32, proposals_before_nms=(100, 100), proposals=60, rois=32,
+    ),
+}  # fmt: skip
+SIZES_HW = torch.tensor([[64, 96], [40, 33]])
+TWO = Targets(torch.tensor([[8.0, 8, 44, 40], [30, 20, 90, 60]]), torch.tensor([2, 0]))
+NONE = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+
+def config_of(name: str, **options: object) -> RetrainConfig:
+    test = DetectConfig(scales=(64,), score_threshold=0.0, nms_iou=0.5, max_detections=20)
+    own = {"detector": name, "backbone": "small", "freeze_stages": 1, "test": test, name: SMALL[name]}
+    return RetrainConfig(**(own | options))  # type: ignore[arg-type]
+
+
+def detector_of(name: str) -> RetrainedDetector:
+    torch.manual_seed(0)
+    return build_retrained(config_of(name), len(CLASSES))
+
+
+def images() -> torch.Tensor:
+    """Two views, 0 right of and below each."""
+    batch = torch.zeros(2, 3, 64, 96)
+    generator = torch.Generator().manual_seed(0)
+    for image, (height, width) in zip(batch, SIZES_HW.tolist(), strict=True):
+        image[:, :height, :width] = torch.randn(3, height, width, generator=generator)
+    return batch
+
+
+@pytest.mark.parametrize("targets", [[TWO, NONE], [NONE, NONE]], ids=["one empty view", "nothing at all"])
+def test_losses_have_their_names_whatever_there_is_to_learn(name: str, targets: list[Targets]) -> None:
+    torch.manual_seed(0)
+    detector = detector_of(name).train()
+    found = detector.training_losses(images(), SIZES_HW, targets, 0)
+    other = detector.training_losses(images(), SIZES_HW, [TWO, TWO], 1)
+    assert list(found.losses) == list(other.losses)
+    assert list(found.counts) == list(other.counts)
+    assert all(value.shape == () and value.isfinite() for value in (*found.losses.values(), *found.counts.values()))
+    assert not any(count.requires_grad for count in found.counts.values())
+    torch.stack(list(found.losses.values())).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in detector.parameters())
+
+
+def test_every_weight_that_learns_is_in_one_group(name: str) -> None:
+    detector = detector_of(name)
+    groups = detector.parameter_groups(detector.config)
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(set(grouped)) == len(grouped)
+    assert set(grouped) == {id(p) for p in detector.parameters() if p.requires_grad}
+
+
+def test_predictions_lie_in_their_view_best_first_and_leave_the_mode_alone(name: str) -> None:
+    detector = detector_of(name).train()
+    found = detector.predict(images(), SIZES_HW)
+    assert len(found) == 2
+    for one, (height, width) in zip(found, SIZES_HW.tolist(), strict=True):
+        assert len(one.boxes_xyxy) == len(one.class_index) == len(one.score) > 0
+        assert (one.score.diff() <= 0).all()
+        assert ((one.score >= 0) & (one.score <= 1)).all()
+        assert ((one.class_index >= 0) & (one.class_index < len(CLASSES))).all()
+        assert (one.boxes_xyxy >= 0).all()
+        assert (one.boxes_xyxy <= torch.tensor([width, height, width, height])).all()
+        assert not one.score.requires_grad
+    assert detector.training
+
+
+@pytest.mark.parametrize("supervision", [IMAGE_LABELS, BOXES])
+def test_a_detector_survives_saving_and_loading(name: str, supervision: str) -> None:
+    detector = detector_of(name)
+    data = detector_to_bytes(detector, CLASSES, supervision)
+    loaded, names, marked = load_retrained(io.BytesIO(data), detector.config)
+    assert type(loaded) is type(detector)
+    assert (names, marked) == (CLASSES, supervision)
+    assert not loaded.training
+    image = (images()[0].permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy()
+    assert detect_alone(loaded, image).boxes_xyxy.tolist() == detect_alone(detector, image).boxes_xyxy.tolist()
+
+
+def test_a_file_of_another_detector_is_refused_by_name(name: str) -> None:
+    other = next(key for key in RETRAINED if key != name)
+    with pytest.raises(CheckpointError, match=f"expected {other} on small, got {name} on small; set retrain.detector="):
+        load_retrained(io.BytesIO(detector_to_bytes(detector_of(name), CLASSES)), config_of(other))
+
+
+def test_more_stages_than_there_are_cannot_be_frozen(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"retrain\.freeze_stages: expected 0\.\.3 for this backbone, got 4"):
+        build_retrained(config_of(name, freeze_stages=4), 2)
