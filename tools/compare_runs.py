@@ -147,7 +147,7 @@ def _compare_instances(title: str, a: Path | None, b: Path | None, ignored: Coll
     products_a, products_b = _products(a), _products(b)
     for product, how in _in_one_only(products_a, products_b):
         yield _comparison(title, product, 0, [("product", how)])
-    for product in products_a.keys() & products_b.keys():
+    for product in (name for name in products_a if name in products_b):
         yield _comparison(title, product, *_compare_products(products_a[product], products_b[product], ignored))
 
 
