@@ -7,6 +7,7 @@ its own dataclass and never the whole recipe. Sections and tables are those of t
 
 from weaksam.config.checks import require
 from weaksam.config.data import DataConfig, ShapesConfig
+from weaksam.config.everything import EverythingConfig
 from weaksam.config.mil import DetectConfig, DropBlockConfig, MilConfig, MistConfig, OicrConfig
 from weaksam.config.proposals import (
     SAM_INPUT_SIDE,
@@ -40,6 +41,7 @@ __all__ = [
     "DetectConfig",
     "DinoConfig",
     "DropBlockConfig",
+    "EverythingConfig",
     "FasterRcnnConfig",
     "MilConfig",
     "MistConfig",

@@ -1,11 +1,12 @@
 """The Segment Anything model, from an image to masks.
 
-    load      a SAM by name, with weights loaded strictly
-    small     the built-in small one
-    encode    an image to its embedding, once
-    prompt    points and boxes on an encoded image to low-resolution masks and predicted IoUs
-    kernels   the arithmetic of the mask decoder, in exchangeable implementations
-    measure   low-resolution masks to boxes and stability, and to full-size masks
+    load        a SAM by name, with weights loaded strictly
+    small       the built-in small one
+    encode      an image to its embedding, once
+    prompt      points and boxes on an encoded image to low-resolution masks and predicted IoUs
+    kernels     the arithmetic of the mask decoder, in exchangeable implementations
+    measure     low-resolution masks to boxes and stability, and to full-size masks
+    everything  an image to the masks of all that is in it, without prompts of its own
 
 segment-anything's own ways, ``SamPredictor.predict`` per prompt and ``SamAutomaticMaskGenerator`` for a grid, give the
 same masks slower: they encode the image anew for each kind of prompt, copy it for each prompt of a batch, decode masks

@@ -1,0 +1,36 @@
+"""Options of the masks of everything in an image (``weaksam/sam/everything.py``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weaksam.config.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class EverythingConfig:
+    """Automatic masks; the defaults are segment-anything's, which it chose for ViT-H."""
+
+    points_per_side: int = 32  # of the grid of points over the image
+    min_predicted_iou: float = 0.88  # masks must exceed it; higher is stricter
+    min_stability: float = 0.95  # masks must reach it; higher is stricter
+    stability_offset: float = 1.0  # logits; the two thresholds that stability compares lie this far from 0
+    nms_iou: float = 0.7  # suppress masks whose boxes overlap more, best predicted IoU first; lower is stricter
+    crop_layers: int = 0  # layer n segments 4^n crops of the image too, which finds smaller things
+    crop_nms_iou: float = 0.7  # the same suppression between crops, those of smaller crops first
+    crop_overlap: float = (
+        512 / 1500
+    )  # of the first layer's crops, share of the shorter side; halved in each further layer
+    crop_points_downscale: int = 1  # divides points_per_side in each further layer
+
+    def __post_init__(self) -> None:
+        where = "automatic masks: "
+        require(1 <= self.points_per_side <= 512, f"{where}points_per_side", "1..512", self.points_per_side)
+        for name in ("min_predicted_iou", "min_stability", "nms_iou", "crop_nms_iou"):
+            require(0 <= getattr(self, name) <= 1, f"{where}{name}", "0..1", getattr(self, name))
+        require(self.stability_offset >= 0, f"{where}stability_offset", "0 or more logits", self.stability_offset)
+        require(0 <= self.crop_layers <= 5, f"{where}crop_layers", "0..5", self.crop_layers)
+        require(0 <= self.crop_overlap < 1, f"{where}crop_overlap", "0 or more and below 1", self.crop_overlap)
+        require(
+            self.crop_points_downscale >= 1, f"{where}crop_points_downscale", "1 or more", self.crop_points_downscale
+        )
