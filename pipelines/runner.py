@@ -22,7 +22,7 @@ from pipelines.analyse import stage as analyse
 from pipelines.engine.progress import sign_of_life
 from pipelines.engine.stage import Content, Job, Options, Stage
 from pipelines.evaluate import stage as evaluate
-from pipelines.recipe.model import Recipe, to_plain
+from pipelines.recipe.model import Recipe, is_import, to_plain, verb_of
 from pipelines.report import stage as report
 from pipelines.stages import detect, index, label
 from pipelines.stages.propose import stage as propose
@@ -73,7 +73,7 @@ Fingerprints = dict[Content, str]  # those taken so far
 
 def stage_of(name: str) -> Stage:
     """Return the stage of an instance ``verb[.label]``; raise ConfigError when there is no such verb."""
-    verb = name.partition(".")[0]
+    verb = verb_of(name)
     if verb not in STAGES:
         raise ConfigError(f"stages: expected one of {', '.join(STAGES)} (with .label), got {name!r}")
     return STAGES[verb]
@@ -98,17 +98,17 @@ def resolve(
     known = {} if known is None else known
     fingerprints = {} if fingerprints is None else fingerprints
     if name not in known:
-        stage = stage_of(name)
+        stage, seen = stage_of(name), recipe.of(name)
         upstream = {
-            n: _imported(run_uri, n) if _is_import(n) else resolve(recipe, run_uri, n, known, fingerprints).instance
-            for n in stage.reads(recipe, name)
+            n: _imported(run_uri, n) if is_import(n) else resolve(recipe, run_uri, n, known, fingerprints).instance
+            for n in stage.reads(seen, name)
         }
-        contents = stage.contents(recipe, name)
+        contents = stage.contents(seen, name)
         fingerprints |= {c: c.take(c.what) for c in contents.values() if c not in fingerprints}
         parts = {
             "verb": stage.verb,
             "schema": SCHEMA_VERSION,
-            "method": to_plain_mapping(stage.method(recipe, name)),
+            "method": to_plain_mapping(stage.method(seen, name)),
             "fingerprints": {n: fingerprints[content] for n, content in contents.items()},
             "reads": {n: instance.key for n, instance in upstream.items()},
         }
@@ -121,8 +121,8 @@ def needed_for(recipe: Recipe, name: str) -> list[str]:
     order: list[str] = []
 
     def visit(n: str) -> None:
-        for read in stage_of(n).reads(recipe, n):
-            if not _is_import(read):
+        for read in stage_of(n).reads(recipe.of(n), n):
+            if not is_import(read):
                 visit(read)
         if n not in order:
             order.append(n)
@@ -178,11 +178,6 @@ def to_plain_mapping(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: to_plain(part) for name, part in value.items()}
 
 
-def _is_import(name: str) -> bool:
-    """Whether an instance was read from another project's file: it is there, or it is not; no recipe can make it."""
-    return name.startswith("import.")
-
-
 def _imported(run_uri: str, name: str) -> Instance:
     instance = current_instance(run_uri, name)
     if instance is None or instance.manifest() is None:
@@ -214,7 +209,12 @@ def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, cons
         instance.begin(resolved.parts)
         started = time.time()
         job = Job(
-            recipe=recipe, instance=instance, upstream=resolved.upstream, options=options, console=console, lock=lock
+            recipe=recipe.of(instance.name),
+            instance=instance,
+            upstream=resolved.upstream,
+            options=options,
+            console=console,
+            lock=lock,
         )
         loading = "; models load and processes start first" if stage.verb in _LOADING else ""
         with sign_of_life(console, f"  {instance.name} is at work{loading}"):
@@ -257,7 +257,7 @@ def _print_differences(resolved: Resolved, console: Console) -> None:
 
 
 def _print_dry_run(recipe: Recipe, resolved: Resolved, console: Console) -> None:
-    instance = resolved.instance
+    instance, recipe = resolved.instance, recipe.of(resolved.instance.name)
     damaged = instance.damage(resolved.stage.table)
     manifest = None if damaged else instance.manifest()
     if damaged:
@@ -290,7 +290,7 @@ def _measure_and_show(
 ) -> None:
     """Bring what measures or shows finished rows up to date once a run is stopped; nothing else, and no failure counts."""
     verb, name = resolved.stage.verb, resolved.instance.name
-    there = {n: i for n, i in resolved.upstream.items() if n in manifests or _is_import(n) or n in report.ALWAYS_READ}
+    there = {n: i for n, i in resolved.upstream.items() if n in manifests or is_import(n) or n in report.ALWAYS_READ}
     if verb == report.STAGE.verb or (verb == evaluate.STAGE.verb and there == resolved.upstream):
         try:
             manifests[name] = _bring_up_to_date(recipe, replace(resolved, upstream=there), options, console)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pipelines.stages.retrain.task import RetrainTask
     from weaksam.detectors.retrained.faster_rcnn import FasterRcnn
 
-LABEL = "noise"  # of the analyse instance
 BINS = 10
 ERROR_IOU = 0.7  # with a true object, above which a pseudo box is no error (published)
 OTHER_ERROR_IOUS = (0.25, 0.5)
@@ -80,7 +79,7 @@ def measure(job: Job, truth: Mapping[str, GroundTruth]) -> dict[str, Any]:
         both); ``drop``: see ``what_is_dropped``.
     """
     task, detector, step = _preliminary(job)
-    found = list(_regions(task, detector, truth, job.recipe))
+    found = list(_regions(task, detector, truth, job.recipe.analyse.noise_images))
     every = Regions(*(np.concatenate(column) for column in zip(*found, strict=True)))
     ious = every.pseudo_iou[every.foreground]
     errors = {str(threshold): ious <= threshold for threshold in (ERROR_IOU, *OTHER_ERROR_IOUS)}
@@ -239,19 +238,23 @@ def verdict(analysis: Mapping[str, Any]) -> str:
 
 def method(recipe: Recipe) -> Mapping[str, Any]:
     """Return the part of the recipe that can change the numbers."""
+    retrain = recipe.of(recipe.analyse.retrained).retrain
     return {
         "images": recipe.analyse.noise_images,
-        "scale": recipe.retrain.scales[0],
-        "drop": recipe.retrain.faster_rcnn.drop,
+        "scale": retrain.scales[0],
+        "drop": retrain.faster_rcnn.drop,
         **truth_options(recipe),
     }
 
 
 def reads(recipe: Recipe) -> tuple[str, ...]:
     """Return the names of the instances that are read."""
-    require(recipe.retrain.detector == "faster_rcnn", "analyse.noise", "retrain.detector=faster_rcnn", "dino")
-    require(not recipe.retrain.weights, "analyse.noise", "a detector that this run retrains", "retrain.weights")
-    return ("index", recipe.retrain.pseudo_labels, "retrain")
+    retrained = recipe.analyse.retrained
+    retrain = recipe.of(retrained).retrain
+    wanted = f"{retrained}.detector=faster_rcnn, which has regions"
+    require(retrain.detector == "faster_rcnn", "analyse.retrained", wanted, retrain.detector)
+    require(not retrain.weights, "analyse.retrained", "a detector that this run retrains", f"weights {retrain.weights}")
+    return ("index", retrain.learn_from, retrained)
 
 
 def _preliminary(job: Job) -> tuple[RetrainTask, FasterRcnn, int]:
@@ -263,12 +266,13 @@ def _preliminary(job: Job) -> tuple[RetrainTask, FasterRcnn, int]:
     from pipelines.training.checkpoints import Checkpoints
     from weaksam.detectors.retrained.faster_rcnn import FasterRcnn
 
-    recipe, index = job.recipe, job.upstream["index"].table(IMAGES)
+    name, index = job.recipe.analyse.retrained, job.upstream["index"].table(IMAGES)
+    recipe = job.recipe.of(name)
     uris = {row["image_id"]: row["uri"] for row in index.iter_rows(("image_id", "uri"))}
-    rows = job.upstream[recipe.retrain.pseudo_labels].table(PSEUDO_LABELS).iter_rows()
+    rows = job.upstream[recipe.retrain.learn_from].table(PSEUDO_LABELS).iter_rows()
     images, _, _ = choose_images(rows, uris, recipe)
     task = RetrainTask(config=recipe.retrain, num_classes=len(index.class_names()), images=images)
-    trained = job.upstream["retrain"]
+    trained = job.upstream[name]
     (step,) = task.plan.keep
     state = Checkpoints(f"{trained.file(CHECKPOINTS)}/{trained.key}", task.plan).at(step)
     detector = task.build_model()
@@ -279,9 +283,7 @@ def _preliminary(job: Job) -> tuple[RetrainTask, FasterRcnn, int]:
     return task, detector.to("cuda" if torch.cuda.is_available() else "cpu"), step
 
 
-def _regions(
-    task: RetrainTask, detector: FasterRcnn, truth: Mapping[str, GroundTruth], recipe: Recipe
-) -> Iterator[Regions]:
+def _regions(task: RetrainTask, detector: FasterRcnn, truth: Mapping[str, GroundTruth], most: int) -> Iterator[Regions]:
     """Yield the sampled regions of each of the first training images in hash order."""
     import torch
 
@@ -294,9 +296,9 @@ def _regions(
 
     device = next(detector.parameters()).device
     by_id = {image.image_id: image for image in task.images}
-    for image_id in in_hash_order(list(by_id))[: recipe.analyse.noise_images or None]:
+    for image_id in in_hash_order(list(by_id))[: most or None]:
         image, pseudo = decode_image(read_bytes(by_id[image_id].uri)), by_id[image_id].truth
-        view, boxes = scaled(image, pseudo.boxes_xyxy, recipe.retrain.scales[0], recipe.retrain.max_side)
+        view, boxes = scaled(image, pseudo.boxes_xyxy, task.config.scales[0], task.config.max_side)
         targets = Targets(torch.from_numpy(boxes).to(device), torch.from_numpy(pseudo.class_index).to(device))
         batch = collate_boxes([(detector.backbone.pixels.normalise(view), targets)])
         seed = derive_seed("noise", image_id)

@@ -71,20 +71,21 @@ def execute(job: Job) -> dict[str, Any]:
     """Segment the controls of the chosen images, compare, write ``analysis.json`` and print it."""
     from weaksam.datasets import open_dataset
 
-    recipe = job.recipe
+    question = job.recipe.analyse
+    recipe = job.recipe.of(question.proposals)  # what the proposals were made with
     if not recipe.uses_clues or not set(CLUE_SOURCES) & set(recipe.prompts.sources):
         return {"text": "nothing to compare: the recipe prompts with no clues"}
-    propose, index = job.upstream["propose"], job.upstream["index"]
-    split = analysed_split(recipe, index)
-    planned = _planned(propose, index, split, recipe.analyse.max_images)
-    ray_session.connect(recipe.resources, job.options.address)
-    sizes = ray_session.connected_pool_sizes(recipe.resources, planned.num_rows, with_clues=False)
+    propose, index = job.upstream[question.proposals], job.upstream["index"]
+    split = analysed_split(job.recipe, index)
+    planned = _planned(propose, index, split, question.max_images)
+    ray_session.connect(job.recipe.resources, job.options.address)
+    sizes = ray_session.connected_pool_sizes(job.recipe.resources, planned.num_rows, with_clues=False)
     spec = {
         "instance": job.instance,
         "sam": recipe.sam,
         "proposals": recipe.proposals,
         "sources": recipe.prompts.sources,
-        "seeds": recipe.analyse.random_seeds,
+        "seeds": question.random_seeds,
         "threads": sizes.threads,
         "device": "cuda" if sizes.gpu_share else "cpu",
     }
@@ -99,7 +100,7 @@ def execute(job: Job) -> dict[str, Any]:
     analysis = {
         "split": split,
         "images": len(controls),
-        "seeds": recipe.analyse.random_seeds,
+        "seeds": question.random_seeds,
         "rows": compare(
             (
                 (image, controls[image.image_id])
@@ -108,13 +109,13 @@ def execute(job: Job) -> dict[str, Any]:
             ),
             truth,
             recipe.prompts.sources,
-            recipe.analyse.random_seeds,
-            iou_thresholds=recipe.evaluate.iou_thresholds,
-            include_difficult=recipe.evaluate.include_difficult,
+            question.random_seeds,
+            iou_thresholds=job.recipe.evaluate.iou_thresholds,
+            include_difficult=job.recipe.evaluate.include_difficult,
         ),
     }
     write_json(job.instance.file(ANALYSIS_FILE), analysis)
-    job.console.print(text_table(analysis, recipe.evaluate.iou_thresholds))
+    job.console.print(text_table(analysis, job.recipe.evaluate.iou_thresholds))
     return {**manifest, "text": f"{manifest['text']} · {verdict(analysis)}"}
 
 
@@ -404,21 +405,22 @@ def first_proposed(proposals: Table, split: str, most: int) -> list[str]:
 
 def method(recipe: Recipe) -> Mapping[str, Any]:
     """Return the part of the recipe that can change the numbers; what SAM's weights hold is in the key of ``propose``."""
+    made = recipe.of(recipe.analyse.proposals)
     return {
         "split": recipe.analyse.split,
         "images": recipe.analyse.max_images,
         "seeds": recipe.analyse.random_seeds,
-        "sam": replace(recipe.sam, weights="", sha256=""),
-        "proposals": recipe.proposals,
+        "sam": replace(made.sam, weights="", sha256=""),
+        "proposals": made.proposals,
         "iou_thresholds": recipe.evaluate.iou_thresholds,
         "include_difficult": recipe.evaluate.include_difficult,
         **truth_options(recipe),
     }
 
 
-def reads(_recipe: Recipe) -> tuple[str, ...]:
+def reads(recipe: Recipe) -> tuple[str, ...]:
     """Return the names of the instances that are read."""
-    return ("index", "propose")
+    return ("index", recipe.analyse.proposals)
 
 
 def _planned(propose: Instance, index: Instance, split: str, max_images: int) -> pa.Table:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from weaksam.detectors.mil.base import WeakDetector
 
-LABEL = "similarity"  # of the analyse instance
+_NAME = "similarity"  # of its pictures, and of its random choice
 COMPARED = 200  # proposals of an image and set (Fig. 6)
 ALL = "all"  # the set of all sources
 
@@ -63,21 +63,20 @@ def measure(job: Job, split: str) -> dict[str, Any]:
     from weaksam.io.images import decode_image
     from weaksam.metrics.similarity import cosine_matrix, mean_off_diagonal
 
-    recipe = job.recipe
+    recipe, question = job.recipe, job.recipe.analyse
+    mil = recipe.of(question.detector).mil
     detector = _load_detector(job)
-    rows = _first_rows(job.upstream["propose"].table(PROPOSALS), split, recipe.analyse.similarity_images)
+    rows = _first_rows(job.upstream[question.proposals].table(PROPOSALS), split, question.similarity_images)
     uris = {row["image_id"]: row["uri"] for row in job.upstream["index"].table(IMAGES).iter_rows(["image_id", "uri"])}
-    wanted = recipe.mil.proposal_sources
-    met = {source for row in rows for source in row["source"]} | set(named_sources(recipe))
+    wanted = mil.proposal_sources
+    met = {source for row in rows for source in row["source"]} | set(named_sources(recipe.of(question.proposals)))
     sets = source_sets(source for source in met if not wanted or source in wanted)
     values: dict[str, dict[str, float | None]] = {name: {} for name in sets}
     compared = dict.fromkeys(sets, 0)
     for number, row in enumerate(rows):
         image_id = row["image_id"]
         image = decode_image(read_bytes(uris[image_id]))
-        boxes = {
-            name: drawn_boxes(row, sources, image.shape[:2], recipe.mil.min_box_side) for name, sources in sets.items()
-        }
+        boxes = {name: drawn_boxes(row, sources, image.shape[:2], mil.min_box_side) for name, sources in sets.items()}
         for name, features in pooled_features(detector, image, boxes, recipe.detect).items():
             matrix = cosine_matrix(features)
             values[name][image_id] = known(mean_off_diagonal(matrix))
@@ -96,18 +95,19 @@ def measure(job: Job, split: str) -> dict[str, Any]:
 
 def matrix_file(set_name: str) -> str:
     """Return the name of the picture of the first image's matrix; written where it has two proposals of the set."""
-    return f"{LABEL}-{set_name}.png"
+    return f"{_NAME}-{set_name}.png"
 
 
 def method(recipe: Recipe) -> Mapping[str, Any]:
     """Return the part of the recipe that can change the numbers."""
+    mil = recipe.of(recipe.analyse.detector).mil
     return {
         "split": recipe.analyse.split,
         "images": recipe.analyse.similarity_images,
-        "detector": recipe.mil.detector,
-        "backbone": recipe.mil.backbone,
-        "proposal_sources": to_plain(recipe.mil.proposal_sources),
-        "min_box_side": recipe.mil.min_box_side,
+        "detector": mil.detector,
+        "backbone": mil.backbone,
+        "proposal_sources": to_plain(mil.proposal_sources),
+        "min_box_side": mil.min_box_side,
         "scale": recipe.detect.scales[0],
         "max_side": recipe.detect.max_side,
     }
@@ -115,12 +115,14 @@ def method(recipe: Recipe) -> Mapping[str, Any]:
 
 def contents(recipe: Recipe) -> Mapping[str, Content]:
     """Return the detector that the recipe gives, if it gives one."""
-    return given_detector(recipe.mil.weights)
+    return given_detector(recipe.of(recipe.analyse.detector).mil.weights)
 
 
 def reads(recipe: Recipe) -> tuple[str, ...]:
-    """Return the instances that an instance of this label reads."""
-    return ("index", "propose") if recipe.mil.weights else ("index", "propose", "train-mil")
+    """Return the names of the instances that are read."""
+    question = recipe.analyse
+    trained = () if recipe.of(question.detector).mil.weights else (question.detector,)
+    return ("index", question.proposals, *trained)
 
 
 def source_sets(sources: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -153,7 +155,7 @@ def drawn_boxes(
     if len(boxes) == 0:
         return boxes
     boxes = prepare_proposals(boxes, (size_hw[0], size_hw[1]), min_box_side)
-    generator = np.random.default_rng(derive_seed(LABEL, row["image_id"]))
+    generator = np.random.default_rng(derive_seed(_NAME, row["image_id"]))
     return boxes[np.sort(generator.permutation(len(boxes))[:COMPARED])]
 
 
@@ -230,8 +232,9 @@ def _load_detector(job: Job) -> WeakDetector:
     from weaksam.detectors.loading import load_detector
     from weaksam.io.weights import fetch_weights
 
-    mil = job.recipe.mil
-    weights = mil.weights or job.upstream["train-mil"].file(DETECTOR_FILE)
+    name = job.recipe.analyse.detector
+    mil = job.recipe.of(name).mil
+    weights = mil.weights or job.upstream[name].file(DETECTOR_FILE)
     detector, _ = load_detector(fetch_weights(weights).path, mil)
     return detector.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 

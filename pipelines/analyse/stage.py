@@ -1,8 +1,7 @@
-"""The analyse stage: questions about the method that the evaluation does not answer, one per label.
+"""The analyse stage: questions about the method that the evaluation does not answer.
 
-``analyse.similarity`` asks how alike the proposals of an image are (Fig. 6), ``analyse.noise`` whether losses tell which pseudo
-labels are wrong (Fig. 3, 7); every other label asks whether the clues say *where* (Table 4). Every instance leaves an
-``analysis.json``.
+"prompts" asks whether the clues say *where* (Table 4), "similarity" how alike the proposals of an image are (Fig. 6), "noise"
+whether losses tell which pseudo labels are wrong (Fig. 3, 7). Every instance leaves an ``analysis.json``.
 """
 
 from __future__ import annotations
@@ -11,35 +10,33 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from pipelines.analyse import noise as analyse_noise
-from pipelines.analyse import prompts as analyse_prompts
-from pipelines.analyse import similarity as analyse_similarity
+from pipelines.analyse import noise, prompts, similarity
 from pipelines.engine.stage import Content, Job, Stage
 from pipelines.recipe.model import Recipe
 from pipelines.store.schemas import PROPOSALS
 
 
-def question_of(name: str) -> ModuleType:
-    """Return the module that answers the question of the instance of this name."""
-    by_label: dict[str, ModuleType] = {module.LABEL: module for module in (analyse_noise, analyse_similarity)}
-    return by_label.get(name.partition(".")[2], analyse_prompts)
+def question_of(recipe: Recipe) -> ModuleType:
+    """Return the module that answers an instance's question; ``recipe`` is what the instance sees."""
+    modules: dict[str, ModuleType] = {"prompts": prompts, "similarity": similarity, "noise": noise}
+    return modules[recipe.analyse.question]
 
 
 def execute(job: Job) -> dict[str, Any]:
-    """Analyse what the instance's label says."""
-    return dict(question_of(job.instance.name).execute(job))
+    """Answer the instance's question."""
+    return dict(question_of(job.recipe).execute(job))
 
 
-def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
-    return tuple(question_of(name).reads(recipe))
+def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
+    return tuple(question_of(recipe).reads(recipe))
 
 
-def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
-    return dict(question_of(name).method(recipe))
+def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
+    return dict(question_of(recipe).method(recipe))
 
 
-def _contents(recipe: Recipe, name: str) -> Mapping[str, Content]:
-    return analyse_similarity.contents(recipe) if question_of(name) is analyse_similarity else {}
+def _contents(recipe: Recipe, _name: str) -> Mapping[str, Content]:
+    return similarity.contents(recipe) if question_of(recipe) is similarity else {}
 
 
 STAGE = Stage(

@@ -139,7 +139,7 @@ def run(
         options,
         print_recipe,
         verbose,
-        lambda r: _between(r.instances, first, last),
+        lambda r: _between(r.active, first, last),
     )
 
 
@@ -273,7 +273,7 @@ def demo(out: OutOption = "runs/demo", verbose: VerboseOption = 0) -> None:
 
         weaksam demo --out runs/demo
     """
-    _run("shapes", "", out, None, 0, Options(), False, verbose, lambda r: list(r.instances))
+    _run("shapes", "", out, None, 0, Options(), False, verbose, lambda r: list(r.active))
 
 
 @app.command()
@@ -403,7 +403,7 @@ def export_(
 ) -> None:
     """Write proposals, detections or pseudo labels in another project's format, or true boxes as pseudo labels into the run.
 
-    True boxes are for measuring what pseudo labels cost: a detector retrained on them (retrain.pseudo_labels: import.NAME)
+    True boxes are for measuring what pseudo labels cost: a detector retrained on them (retrain.learn_from: import.NAME)
     is not weakly supervised any more, and everything made of it says `supervision: boxes`.
 
     Examples:

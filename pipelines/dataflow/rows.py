@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.recipe.model import verb_of
 from pipelines.store.instances import Instance
 from pipelines.store.tables import part_name
 from weaksam.errors import ImageError
@@ -70,7 +71,7 @@ def write_dropped(instance: Instance, rows: list[Mapping[str, Any]]) -> None:
     """Write images that cannot be used into ``_dropped``, under a name that a retried task writes again."""
     if not rows:
         return
-    verb = instance.name.partition(".")[0]
+    verb = verb_of(instance.name)
     columns = ("image_id", "split", "uri", "reason")
     instance.dropped.write_rows(
         [{**{c: row[c] for c in columns}, "stage": verb, "detail": row["detail"] or ""} for row in rows],

@@ -1,9 +1,9 @@
 """How the evaluate stage judges detectors and pseudo labels without a true box: what weak supervision can tune on.
 
-``evaluate.label-agreement`` compares the pseudo labels that the teacher's detections give in training images as they are and
-in their mirror images. ``evaluate.agreement`` compares what the teacher finds in held-out images with what the retrained
-detector finds in them, in their mirror images and at a smaller scale, and ranks these images by its scores against their
-labels. Image labels are all that is known: they say of which classes there may be boxes.
+Of pseudo labels: those that two views of the training images give, such as the images and their mirror images, are compared.
+Of detections: what the teacher finds in held-out images is compared with what the retrained detector finds in views of them,
+and these images are ranked by its scores against their labels. Image labels are all that is known: they say of which classes
+there may be boxes.
 """
 
 from __future__ import annotations
@@ -18,40 +18,47 @@ import numpy as np
 
 from pipelines.engine.stage import Job
 from pipelines.evaluate.proposals import METRICS_FILE
-from pipelines.recipe.model import Recipe
+from pipelines.recipe.config import method_of
+from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent
 from pipelines.store.schemas import DETECTIONS, detections_from_row
 from pipelines.store.tables import write_json
-from weaksam.config import PseudoLabelsConfig
+from weaksam.config import PseudoLabelsConfig, require
 from weaksam.datasets import Dataset
 from weaksam.errors import DataError
 from weaksam.structures import Detections, PseudoGroundTruth
 
-AGREEMENT = "agreement"  # labels of the instances: "agreement", "label-agreement"
-LABEL_AGREEMENT = "label-agreement"
-TEACHER = "detect.mil"
-TEACHER_VIEWS = ("detect.mil-plain", "detect.mil-mirrored")
-STUDENT_VIEWS = ("detect.final-plain", "detect.final-mirrored", "detect.final-smaller")
+AGREEMENT = "agreement"  # in ``metrics.json``
+LABEL_AGREEMENT = "label_agreement"
 
 Labels = Mapping[str, Collection[int]]  # image id -> the classes in it
 
 
-def reads(name: str) -> tuple[str, ...]:
-    """Return the names of the instances that are read."""
-    if name.partition(".")[2] == LABEL_AGREEMENT:
-        return ("index", *TEACHER_VIEWS, "label")
-    return ("index", TEACHER, "detect.final", *STUDENT_VIEWS)
+def reads(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the instances that are read.
+
+    Raises:
+        ConfigError: too few of them, or not of the verbs whose tables can be compared.
+    """
+    options = recipe.evaluate
+    detected = (*options.views, *((options.teacher,) if options.teacher else ()))
+    ok = all(verb_of(name) == "detect" for name in detected) and verb_of(options.of) in ("detect", "label")
+    require(ok, "evaluate.views", "views and a teacher of detect, beside an instance of detect or label", detected)
+    enough = len(options.views) == 2 if verb_of(options.of) == "label" else bool(options.teacher)
+    require(enough, "evaluate.views", "two beside labels, a teacher beside detections", detected)
+    return ("index", options.of, *detected)
 
 
-def method(recipe: Recipe, name: str) -> Mapping[str, Any]:
+def method(recipe: Recipe) -> Mapping[str, Any]:
     """Return the part of the recipe that can change the numbers."""
-    return {"pseudo_labels": recipe.pseudo_labels} if name.partition(".")[2] == LABEL_AGREEMENT else {}
+    of = recipe.evaluate.of
+    return {"pseudo_labels": method_of(recipe.of(of).pseudo_labels)} if verb_of(of) == "label" else {}
 
 
 def execute(job: Job) -> dict[str, Any]:
     """Compare the instances that are read; write ``metrics.json``."""
-    of_labels = job.instance.name.partition(".")[2] == LABEL_AGREEMENT
+    of_labels = verb_of(job.recipe.evaluate.of) == "label"
     splits = _of_labels(job) if of_labels else _of_detectors(job)
     write_json(job.instance.file(METRICS_FILE), {AGREEMENT: splits})
     text = " · ".join(
@@ -99,12 +106,15 @@ def _of_labels(job: Job) -> dict[str, dict[str, Any]]:
     """The agreement of pseudo labels under mirroring, of the split whose labels are granted."""
     split = (job.upstream["index"].manifest() or {})["labels_granted_to"]
     labels, num_classes = _labels(job, split)
-    found = {view: _detections(job.upstream[view], [split]).get(split, {}) for view in TEACHER_VIEWS}
+    options = job.recipe.evaluate
+    found: dict[str, dict[str, Detections]] = {
+        view: _detections(job.upstream[view], [split]).get(split, {}) for view in options.views
+    }
     # Numbers, also where the recipe leaves them open.
-    thresholds = (job.upstream["label"].manifest() or {})["thresholds"]
-    config = replace(job.recipe.pseudo_labels, **thresholds)
+    thresholds = (job.upstream[options.of].manifest() or {})["thresholds"]
+    config = replace(job.recipe.of(options.of).pseudo_labels, **thresholds)
     (score,) = agreements(found, labels, num_classes, config).values()
-    return {split: {"images": len(found[TEACHER_VIEWS[0]]), LABEL_AGREEMENT.replace("-", "_"): known(score)}}
+    return {split: {"images": len(found[options.views[0]]), LABEL_AGREEMENT: known(score)}}
 
 
 def classification_map(found: Mapping[str, Detections], labels: Labels) -> float | None:
@@ -132,11 +142,14 @@ def image_labels(dataset: Dataset, split: str) -> Labels:
 def _of_detectors(job: Job) -> dict[str, dict[str, Any]]:
     """Classification mAP and the agreement of teacher and student, of every split but the one that is learnt from."""
     learnt = (job.upstream["index"].manifest() or {})["labels_granted_to"]
-    final = _detections(job.upstream["detect.final"], None)
+    options = job.recipe.evaluate
+    final = _detections(job.upstream[options.of], None)
     splits = {}
     for split in sorted(final.keys() - {learnt}):
         labels, num_classes = _labels(job, split)
-        found = {name: _detections(job.upstream[name], [split]).get(split, {}) for name in (TEACHER, *STUDENT_VIEWS)}
+        found: dict[str, dict[str, Detections]] = {
+            name: _detections(job.upstream[name], [split]).get(split, {}) for name in (options.teacher, *options.views)
+        }
         splits[split] = {
             "images": len(final[split].keys() & labels.keys()),
             "classification_map": classification_map(final[split], labels),
@@ -145,8 +158,8 @@ def _of_detectors(job: Job) -> dict[str, dict[str, Any]]:
         if all(found.values()):  # the teacher looked at these images
             pairs = agreements(found, labels, num_classes, PseudoLabelsConfig())
             # Two sources without a box have nothing to agree on, and are not to be preferred for it.
-            with_teacher = [known(value) or 0.0 for pair, value in pairs.items() if TEACHER in pair]
-            alone = [known(value) or 0.0 for pair, value in pairs.items() if TEACHER not in pair]
+            with_teacher = [known(value) or 0.0 for pair, value in pairs.items() if options.teacher in pair]
+            alone = [known(value) or 0.0 for pair, value in pairs.items() if options.teacher not in pair]
             splits[split] |= {
                 "agreement": mean([*with_teacher, *alone]),
                 "agreement_with_teacher": mean(with_teacher),

@@ -51,16 +51,17 @@ class DetectedImage:
     proposals_xyxy: NDArray[np.float32]  # [R, 4]
 
 
-def execute(job: Job, detect: str) -> dict[str, Any]:
-    """Measure every split of the detections of the instance ``detect``; write ``metrics.json`` and print its tables."""
+def execute(job: Job) -> dict[str, Any]:
+    """Measure every split of the detections; write ``metrics.json`` and print its tables."""
     from weaksam.datasets import open_dataset
 
     dataset = open_dataset(job.recipe.data)
-    table = job.upstream[detect].table(DETECTIONS)
-    supervision = (job.upstream[detect].manifest() or {}).get("supervision", IMAGE_LABELS)
+    options = job.recipe.evaluate
+    table = job.upstream[options.of].table(DETECTIONS)
+    supervision = (job.upstream[options.of].manifest() or {}).get("supervision", IMAGE_LABELS)
     proposals: Mapping[str, NDArray[np.float32]] = {}
-    if "propose" in job.upstream:
-        proposals = ProposalBoxes(job.upstream["propose"].table(PROPOSALS), job.recipe.mil.proposal_sources)
+    if options.proposals in job.upstream:
+        proposals = ProposalBoxes(job.upstream[options.proposals].table(PROPOSALS), job.recipe.mil.proposal_sources)
 
     def images() -> Iterator[DetectedImage]:
         for row in table.iter_rows(_COLUMNS):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.config import EvaluateConfig
-from pipelines.recipe.model import Recipe
+from pipelines.recipe.model import Recipe, is_import
 from pipelines.store.numbers import known, percent
 from pipelines.store.proposal_boxes import ImageBoxes, iter_boxes, met_sources
 from pipelines.store.schemas import PROPOSALS
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.json"
 
 
-def execute(job: Job, read: str) -> dict[str, Any]:
-    """Measure every split of the instance ``read``; write ``metrics.json`` and print its tables."""
+def execute(job: Job) -> dict[str, Any]:
+    """Measure every split of the proposals; write ``metrics.json`` and print its tables."""
     from weaksam.datasets import open_dataset
 
-    config, instance = job.recipe.evaluate, job.upstream[read]
-    table = instance.table(PROPOSALS)
+    config = job.recipe.evaluate
+    table = job.upstream[config.of].table(PROPOSALS)
     # A source that the recipe names gets its row even if it never made a box: nothing is silently empty.
-    sources = met_sources(table) | set(named_sources(job.recipe) if read == "propose" else ())
+    sources = met_sources(table) | set(() if is_import(config.of) else named_sources(job.recipe.of(config.of)))
     splits = measure(iter_boxes(table), sources, open_dataset(job.recipe.data).ground_truth, config)
     write_json(job.instance.file(METRICS_FILE), {"iou_thresholds": list(config.iou_thresholds), "splits": splits})
     for split, measured in splits.items():

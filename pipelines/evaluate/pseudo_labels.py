@@ -22,11 +22,11 @@ IOU_THRESHOLDS = (0.5, 0.75)
 _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "score_normalised")
 
 
-def execute(job: Job, read: str) -> dict[str, Any]:
-    """Measure the pseudo labels of the instance ``read``; write ``metrics.json`` and print its table."""
+def execute(job: Job) -> dict[str, Any]:
+    """Measure the pseudo labels; write ``metrics.json`` and print its table."""
     from weaksam.datasets import open_dataset
 
-    instance = job.upstream[read]
+    instance = job.upstream[job.recipe.evaluate.of]
     table = instance.table(PSEUDO_LABELS)
     supervision = (instance.manifest() or {})["supervision"]
     class_names = table.class_names()

@@ -1,6 +1,6 @@
 """``weaksam export --as pseudo-labels``: the true boxes of the labelled split as pseudo labels, with noise if wanted.
 
-This is the one way in which true boxes reach a trainer: as the instance ``import.<name>`` that ``retrain.pseudo_labels`` can
+This is the one way in which true boxes reach a trainer: as the instance ``import.<name>`` that ``retrain.learn_from`` can
 name. Every row and the manifest say ``supervision: boxes``, and whatever is made of them repeats it. The column ``noise`` says
 what was done to each box, so that a loss drop can be measured by what it drops; boxes that noise removed are kept as rejected.
 """

@@ -1,15 +1,33 @@
-"""The options of the stages, beside those of the method in ``weaksam.config``.
+"""The options of the stages: those of the method (``weaksam.config``), and what each instance reads.
 
-Resources and report settings never enter an instance's key: they change how fast a result comes and how it looks, not what
-it is. Zero stands for "choose for this machine".
+An option of the type ``Input`` is the name of the instance that is read. Resources and report settings never enter an
+instance's key: they change how fast a result comes and how it looks, not what it is. Zero stands for "choose for this machine".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NewType, get_type_hints
 
-from weaksam.config import require
+from weaksam.config import DetectConfig, MilConfig, PseudoLabelsConfig, RetrainConfig, RetrainedDetectConfig, require
+
+Input = NewType(
+    "Input", str
+)  # the name of an instance that is read: ``verb``, ``verb.label`` or ``import.NAME``; "" = none
+NOTHING = Input("")
+
+
+def method_of(options: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the options that can change a result by themselves: all but ``without`` and the names of what is read.
+
+    What is read enters a key by its own key, so that renaming an instance makes nothing again.
+    """
+    dropped = (*_input_fields(type(options)), *without)
+    return {f.name: getattr(options, f.name) for f in fields(options) if f.name not in dropped}
+
+
+def _input_fields(kind: type) -> tuple[str, ...]:
+    return tuple(name for name, hint in get_type_hints(kind).items() if hint in (Input, tuple[Input, ...]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +66,55 @@ class ProposeConfig:
 
     splits: tuple[str, ...] = ()  # empty = every indexed split
     method: Literal["sam", "selective-search"] = "sam"  # the second is the classical source
+    classifier: Input = Input("train-classifier")  # whose maps are the clues, unless ``clues.weights`` are given
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainMilConfig(MilConfig):
+    """A weakly-supervised detector, and what it learns from."""
+
+    proposals: Input = Input("propose")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectStageConfig(DetectConfig):
+    """How a detector is run over images, and which."""
+
+    model: Input = Input("train-mil")  # a training of ``train-mil`` or ``retrain``
+    proposals: Input = Input("propose")  # that a detector of ``train-mil`` scores
+    # One view of each image in the place of all scales and mirror images; "smaller": at .75 of each scale.
+    view: Literal["all", "plain", "mirrored", "smaller"] = "all"
+    within: Input = NOTHING  # another instance of ``detect``: of its splits alone; the name of it is not read
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainedDetectStageConfig(RetrainedDetectConfig, DetectStageConfig):
+    """The same of a detector of ``retrain``, which finds its boxes alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(PseudoLabelsConfig):
+    """How detections become pseudo labels, and which detections."""
+
+    detections: Input = Input("detect.mil")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainStageConfig(RetrainConfig):
+    """A detector trained on pseudo labels, and on which: of ``label``, or ``import.NAME``."""
+
+    learn_from: Input = Input("label")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """How proposals and detections are measured (method 9.1-9.4)."""
+    """What is measured, and how proposals and detections are (method 9.1-9.4)."""
 
+    of: Input = Input("propose")  # proposals, detections or pseudo labels
+    proposals: Input = Input("propose")  # beside detections: one box of them by chance, where the run has them anyway
+    # Detections of single views. With some, no true box is read: how far they agree with ``of`` and ``teacher`` is measured.
+    views: tuple[Input, ...] = ()
+    teacher: Input = NOTHING  # detections of the detector whose findings ``of`` learnt from
     iou_thresholds: tuple[float, ...] = (0.5, 0.75, 0.9)  # of the table; curves run from .50 to .95
     include_difficult: bool = True  # objects marked difficult count as objects to propose for (published code)
     # "devkit": an IoU must exceed .5; "chainer", as published MIST measures: .5 is enough, boxes a pixel larger
@@ -71,6 +132,10 @@ class EvaluateConfig:
 class AnalyseConfig:
     """The prompt ablation of Table 4 with its controls, the similarity of proposals of Fig. 6, the noise of Fig. 3 and 7."""
 
+    question: Literal["prompts", "similarity", "noise"] = "prompts"
+    proposals: Input = Input("propose")  # that "prompts" and "similarity" are about
+    detector: Input = Input("train-mil")  # whose features of the proposals "similarity" compares
+    retrained: Input = Input("retrain")  # whose losses of its pseudo labels "noise" looks at
     split: str = "auto"  # whose images; "auto" = the training split
     max_images: int = 150  # first images in hash order that the prompts are compared on; 0 = all
     random_seeds: tuple[int, ...] = (0, 1, 2)  # of the uniform random control

@@ -3,6 +3,9 @@
 A recipe is the tree of the component dataclasses of ``weaksam.config`` and ``recipe.config``; unknown names, wrong types and
 impossible combinations are errors that name the file and the nearest valid name, before anything starts. ``base`` lists
 recipes that are merged first, left to right; then come the file's own values, then ``--set a.b=c``.
+
+A section holds the options of a verb. An instance of the verb, ``verb.label``, may have options of its own, which lie over
+the section: ``Recipe.of`` returns the recipe as that instance sees it. A label is a name and nothing else.
 """
 
 from __future__ import annotations
@@ -13,32 +16,42 @@ import math
 import os
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model, model_validator
 
-from pipelines.recipe.config import AnalyseConfig, EvaluateConfig, ProposeConfig, ReportConfig, ResourcesConfig
+from pipelines.recipe.config import (
+    AnalyseConfig,
+    DetectStageConfig,
+    EvaluateConfig,
+    LabelConfig,
+    ProposeConfig,
+    ReportConfig,
+    ResourcesConfig,
+    RetrainedDetectStageConfig,
+    RetrainStageConfig,
+    TrainMilConfig,
+)
 from weaksam.config import (
     ClassifierConfig,
     CluesConfig,
     DataConfig,
-    DetectConfig,
-    MilConfig,
     PromptsConfig,
     ProposalsConfig,
-    PseudoLabelsConfig,
-    RetrainConfig,
     SamConfig,
     SelectiveSearchConfig,
 )
 from weaksam.errors import ConfigError
 from weaksam.io.files import is_remote, read_text
 
+STANDARD = "standard.yaml"  # every recipe's first base: what the instances that shipped recipes list are
+# The section of a verb's options, where it has another name than the verb.
+_SECTIONS = {"index": "data", "train-classifier": "classifier", "train-mil": "mil", "label": "pseudo_labels"}
 # Which maps each clue source can make (a recipe that prompts with others would find its source silently empty).
 CLUE_KINDS = {"none": (), "weaktr": ("fine", "coarse", "cross"), "resnet_cam": ("coarse",)}
 
@@ -51,6 +64,8 @@ class Recipe(BaseModel):
     name: str
     description: str = ""
     stages: tuple[str, ...]  # stage instances ``verb[.label]`` in order
+    # Options of instances, over the sections of their verbs; those that ``stages`` does not list are made where they are read.
+    instances: dict[str, dict[str, Any]] = Field(default_factory=lambda: standard_instances())
     data: DataConfig = Field(default_factory=DataConfig)
     clues: CluesConfig = Field(default_factory=CluesConfig)
     classifier: ClassifierConfig = Field(default_factory=ClassifierConfig)
@@ -59,14 +74,59 @@ class Recipe(BaseModel):
     proposals: ProposalsConfig = Field(default_factory=ProposalsConfig)
     propose: ProposeConfig = Field(default_factory=ProposeConfig)
     selective_search: SelectiveSearchConfig = Field(default_factory=SelectiveSearchConfig)
-    mil: MilConfig = Field(default_factory=MilConfig)
-    detect: DetectConfig = Field(default_factory=DetectConfig)
-    pseudo_labels: PseudoLabelsConfig = Field(default_factory=PseudoLabelsConfig)
-    retrain: RetrainConfig = Field(default_factory=RetrainConfig)
+    mil: TrainMilConfig = Field(default_factory=TrainMilConfig)
+    detect: DetectStageConfig = Field(default_factory=DetectStageConfig)
+    pseudo_labels: LabelConfig = Field(default_factory=LabelConfig)
+    retrain: RetrainStageConfig = Field(default_factory=RetrainStageConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     analyse: AnalyseConfig = Field(default_factory=AnalyseConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+    _whole: Recipe | None = PrivateAttr(None)  # of one that an instance sees: what all instances see
+
+    def of(self, name: str) -> Recipe:
+        """Return the recipe as the instance ``name`` sees it: its own options lie over the sections.
+
+        They are options of its verb's section, or whole sections by their names (``prompts: {points_per_side: 16}``).
+
+        Raises:
+            ConfigError: there is no such instance, or an option of it is unknown or has no such value.
+        """
+        return self._seen_by(name, f"recipe {self.name}", {})
+
+    def _seen_by(self, name: str, what: str, origins: Mapping[str, str]) -> Recipe:
+        """See ``of``; ``what`` this is, and where its values came from, is said in messages."""
+        whole = self._whole or self
+        given = whole.instances.get(name)
+        if given is None and "." in name and not is_import(name):
+            close = difflib.get_close_matches(name, whole.instances, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ConfigError(f"{what}: no instance {name}; {hint}Say what it reads, such as --set {_example(name)}")
+        changed = {}
+        for part, (section, values) in whole._overlays(name, given or {}).items():
+            path = f"instances.{name}" if part == "" else f"instances.{name}.{part}"
+            changed[part or _section(name)] = _overlaid(section, values, what, path, origins)
+        seen = whole.model_copy(update=changed)
+        seen._whole = whole
+        return seen
+
+    def _overlays(self, name: str, given: Mapping[str, Any]) -> dict[str, tuple[Any, Mapping[str, Any]]]:
+        """Return the sections that an instance sees differently, with its own values; "" is its verb's section."""
+        if _section(name) not in type(self).model_fields:
+            return {}
+        own = getattr(self, _section(name))
+        if verb_of(name) == "detect" and verb_of(given.get("model", own.model)) == "retrain":
+            own = self._of_retrained(given.get("model", own.model), own)
+        options = {f.name for f in fields(own)}
+        parts = {part: values for part, values in given.items() if part in _PARTS and part not in options}
+        rest = {option: value for option, value in given.items() if option not in parts}
+        return {"": (own, rest), **{part: (getattr(self, part), values) for part, values in parts.items()}}
+
+    def _of_retrained(self, model: str, own: DetectStageConfig) -> RetrainedDetectStageConfig:
+        """Return how a detector of ``retrain`` is run over images where the instance that runs it says nothing."""
+        test = self.of(model).retrain.test
+        reads = {f.name: getattr(own, f.name) for f in fields(DetectStageConfig) if not hasattr(test, f.name)}
+        return RetrainedDetectStageConfig(**{f.name: getattr(test, f.name) for f in fields(test)}, **reads)
 
     @property
     def uses_clues(self) -> bool:
@@ -79,15 +139,21 @@ class Recipe(BaseModel):
         return self.uses_clues and not self.clues.weights
 
     @property
-    def instances(self) -> tuple[str, ...]:
+    def active(self) -> tuple[str, ...]:
         """The stage instances to run: the recipe's, without training what is given or not wanted."""
+        return tuple(name for name in self.stages if not self._is_idle(name))
+
+    def _is_idle(self, name: str) -> bool:
+        verb, seen = verb_of(name), self.of(name)
+        if verb == "analyse" and seen.analyse.question == "noise":
+            retrained = self.of(seen.analyse.retrained).retrain
+            return bool(retrained.weights) or retrained.detector != "faster_rcnn"  # DINO has no regions
         idle = {
-            "train-classifier": not self.trains_classifier,
-            "train-mil": bool(self.mil.weights),
-            "retrain": bool(self.retrain.weights),
-            "analyse.noise": bool(self.retrain.weights) or self.retrain.detector != "faster_rcnn",  # has no regions
+            "train-classifier": not seen.trains_classifier,
+            "train-mil": bool(seen.mil.weights),
+            "retrain": bool(seen.retrain.weights),
         }
-        return tuple(name for name in self.stages if not idle.get(name, False))
+        return idle.get(verb, False)
 
     @model_validator(mode="after")
     def _sources_can_be_made(self) -> Recipe:
@@ -99,6 +165,56 @@ class Recipe(BaseModel):
                 f"{', '.join(kinds[1:]) or 'no maps'}; choose another clues.name or drop the source"
             )
         return self
+
+
+_PARTS = (
+    "data",
+    "clues",
+    "classifier",
+    "prompts",
+    "sam",
+    "proposals",
+    "selective_search",
+    "resources",
+)  # of many verbs
+
+
+def verb_of(name: str) -> str:
+    """Return the verb of an instance ``verb[.label]``."""
+    return name.partition(".")[0]
+
+
+def label_of(name: str) -> str:
+    """Return the label of an instance ``verb[.label]``, "" if it has none: for people, and never to branch on."""
+    return name.partition(".")[2]
+
+
+def is_import(name: str) -> bool:
+    """Whether an instance was read from another project's file: it is there, or it is not; no recipe can make it."""
+    return verb_of(name) == "import"
+
+
+def _section(name: str) -> str:
+    """Return the section of an instance's verb."""
+    return _SECTIONS.get(verb_of(name), verb_of(name))
+
+
+def _example(name: str) -> str:
+    """Return how a new instance may be told what it reads."""
+    reads = {"evaluate": f"of=import.{label_of(name)}", "detect": "model=retrain", "analyse": "question=similarity"}
+    return f"{name}.{reads.get(verb_of(name), 'seed=1')}"
+
+
+def _overlaid(section: Any, values: Any, what: str, path: str, origins: Mapping[str, str]) -> Any:
+    """Return a section with some options replaced; raise ConfigError for what it does not take."""
+    if values == {}:
+        return section
+    plain = json.dumps({path: _merge(to_plain(section), values, {}, "")}, default=str)
+    strict = create_model("Overlay", __config__=ConfigDict(extra="forbid"), options=(type(section), Field(alias=path)))
+    try:
+        return getattr(strict.model_validate_json(plain, strict=True), "options")  # noqa: B009  (made here)
+    except ValidationError as error:
+        raise ConfigError(explain(error, what, lambda found: _names_in(section, found[1:]), origins)) from error
 
 
 @dataclass(frozen=True)
@@ -114,7 +230,8 @@ class RecipeSource:
     ) -> tuple[Recipe, dict[str, str]]:
         """Validate; see ``load_recipe``. ``origin`` is where the overrides come from, for messages."""
         values, origins = dict(self.values), dict(self.origins)
-        items = [(*_parse_override(item), origin) for item in overrides]
+        known = {*values.get("instances", {}), *(name for name in values.get("stages", ()) if isinstance(name, str))}
+        items = [(*_parse_override(item, known), origin) for item in overrides]
         if data_uri:
             items.append((["data", "uri"], data_uri, "--data"))
         for path, value, given_by in items:
@@ -123,9 +240,12 @@ class RecipeSource:
                 nested = {part: nested}
             values = _merge(values, nested, origins, given_by)
         try:
-            return Recipe.model_validate_json(json.dumps(values, default=str), strict=True), origins
+            recipe = Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
         except ValidationError as error:
             raise ConfigError(explain(error, f"recipe {self.asked_for}", _names_at, origins)) from error
+        for name in dict.fromkeys((*recipe.stages, *recipe.instances)):
+            recipe._seen_by(name, f"recipe {self.asked_for}", origins)  # a mistake in its options is an error now
+        return recipe, origins
 
 
 def read_recipe(path_or_name: str) -> RecipeSource:
@@ -135,8 +255,12 @@ def read_recipe(path_or_name: str) -> RecipeSource:
     """
     if is_remote(path_or_name):
         own = _mapping(read_text(path_or_name), path_or_name, "recipe fields")
-        return RecipeSource(path_or_name, *_on_bases(own, path_or_name, None, ()))
-    return RecipeSource(path_or_name, *_load(_find(path_or_name, None), ()))
+        loaded = _on_bases(own, path_or_name, None, ())
+    else:
+        loaded = _load(_find(path_or_name, None), ())
+    origins: dict[str, str] = {}
+    values = _merge({}, {"instances": standard_instances()}, origins, STANDARD)
+    return RecipeSource(path_or_name, _merge(values, loaded[0], {}, ""), origins | loaded[1])
 
 
 def load_recipe(path_or_name: str, overrides: Sequence[str] = (), data_uri: str = "") -> tuple[Recipe, dict[str, str]]:
@@ -156,11 +280,17 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), data_uri: str 
     return read_recipe(path_or_name).recipe(overrides, data_uri)
 
 
+def standard_instances() -> dict[str, dict[str, Any]]:
+    """Return the options of the instances that every recipe begins with."""
+    instances: dict[str, dict[str, Any]] = read_mapping(shipped_folder() / STANDARD, "recipe fields")["instances"]
+    return instances
+
+
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes that come with the package."""
     root = shipped_folder()
     names = (p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
-    return sorted(name for name in names if not name.startswith("sweeps/"))  # those are ``tune``'s
+    return sorted(name for name in names if not name.startswith("sweeps/") and f"{name}.yaml" != STANDARD)
 
 
 def to_plain(value: Any) -> Any:
@@ -290,6 +420,7 @@ def _on_bases(
     own: dict[str, Any], where: str, path: Path | None, ancestors: tuple[Path, ...]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Lay what a recipe says itself over what its bases say; return values and their origins."""
+    own = _instances_apart(own, where)
     bases = own.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -301,6 +432,26 @@ def _on_bases(
         values = _merge(values, base_values, {}, "")
         origins.update(base_origins)
     return _merge(values, own, origins, posixpath.basename(where)), origins
+
+
+def _instances_apart(own: dict[str, Any], where: str) -> dict[str, Any]:
+    """Move the options of instances that ``stages`` lists (``- retrain.dino: {detector: dino}``) to ``instances``."""
+    stages, instances = own.get("stages"), own.get("instances", {})
+    if not isinstance(stages, list) or not isinstance(instances, dict):
+        return dict(own)  # refused as a whole
+    names, given = [], dict(instances)
+    for entry in stages:
+        if isinstance(entry, dict):
+            ((name, options),) = entry.items() if len(entry) == 1 else ((None, None),)
+            if not isinstance(name, str) or not isinstance(options, dict):
+                raise ConfigError(
+                    f"{where}: stages: expected a name or {{name: {{option: value}}}}, got {str(entry)[:200]}"
+                )
+            given[name] = _merge(given.get(name, {}), options, {}, "")
+            names.append(name)
+        else:
+            names.append(entry)
+    return {**own, "stages": names, **({"instances": given} if given else {})}
 
 
 def _find(name: str, asked_by: Path | None) -> Path:
@@ -337,11 +488,22 @@ def _merge(old: Any, new: Any, origins: dict[str, str], origin: str, path: str =
     return merged
 
 
-def _parse_override(item: str) -> tuple[list[str], Any]:
+def _parse_override(item: str, instances: Collection[str]) -> tuple[list[str], Any]:
+    """Return the path of a value in the recipe, and the value; ``verb.label.option`` is one of an instance."""
     name, equals, text = item.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {item}: expected a.b=value, for instance --set prompts.points_per_side=16")
-    return name.strip().split("."), _parse(text, f"--set {item}: the value is not valid YAML")
+    value = _parse(text, f"--set {item}: the value is not valid YAML")
+    path = name.strip().split(".")
+    instance = ".".join(path[:2])
+    known = instance in instances or _names_new_instance(path)
+    return (["instances", instance, *path[2:]] if known and len(path) > 2 else path), value
+
+
+def _names_new_instance(path: Sequence[str]) -> bool:
+    """Whether ``verb.label.option`` can only be an option of an instance that the recipe does not have yet."""
+    options = _names_at([_section(path[0])])
+    return len(path) > 2 and path[1] not in options and path[2] in options
 
 
 def explain(
@@ -377,7 +539,11 @@ def explain(
 
 def _names_at(path: Sequence[str]) -> list[str]:
     """Return the option names of the part of a recipe at ``path``."""
-    value: Any = Recipe(name="", stages=(), sam=SamConfig())
+    return _names_in(Recipe(name="", stages=(), sam=SamConfig()), path)
+
+
+def _names_in(value: Any, path: Sequence[str]) -> list[str]:
+    """Return the option names of the part of a section, or of a recipe, at ``path``."""
     for part in path:
         value = getattr(value, part, None)
     if isinstance(value, BaseModel):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
 from pipelines.recipe.config import ReportConfig
+from pipelines.recipe.model import verb_of
 from pipelines.report import charts, pictures
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent
@@ -44,7 +45,7 @@ _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score"
 
 def trainings(upstream: Mapping[str, Instance]) -> list[dict[str, Any]]:
     """Return the loss curves of every training that has written scalars: ``name``, ``what``, ``chart`` and ``legend``."""
-    names = [name for name in upstream if name.partition(".")[0] in TRAININGS]
+    names = [name for name in upstream if verb_of(name) in TRAININGS]
     if not names:
         return []
     from pipelines.training.checkpoints import read_scalars  # with torch
@@ -195,7 +196,7 @@ def failures(
     """
     shown = []
     for name, instance in upstream.items():
-        if name.partition(".")[0] != "detect":
+        if verb_of(name) != "detect":
             continue
         table = instance.table(DETECTIONS)
         class_names = table.class_names()

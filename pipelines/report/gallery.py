@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.engine.stage import Job
+from pipelines.recipe.model import label_of, verb_of
 from pipelines.report import pictures
 from pipelines.stages.index import in_hash_order
 from pipelines.store.heat_maps import read_heat_maps
@@ -51,9 +52,9 @@ def draw(
     class_names = table.class_names()
     rows = _rows_of(table, wanted)
     found = {
-        name.partition(".")[2]: _rows_of(instance.table(DETECTIONS), wanted)
+        label_of(name): _rows_of(instance.table(DETECTIONS), wanted)
         for name, instance in job.upstream.items()
-        if name.partition(".")[0] == "detect"
+        if verb_of(name) == "detect"
     }
 
     def drawn(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from pipelines.analyse.stage import question_of
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.engine.stage import Job, Stage
 from pipelines.evaluate import proposals as evaluate_proposals
-from pipelines.recipe.model import Recipe, render
+from pipelines.recipe.model import Recipe, label_of, render, verb_of
 from pipelines.report import charts, pictures
 from pipelines.report import detections as report_detections
 from pipelines.report import dropped as report_dropped
@@ -113,20 +113,20 @@ def gather(job: Job) -> dict[str, Any]:
         "analyses": [
             {**content, "table": analyse_prompts.table_rows(content), "verdict": analyse_prompts.verdict(content)}
             for name, content in analyses
-            if question_of(name) is analyse_prompts
+            if question_of(recipe.of(name)) is analyse_prompts
         ],
         "similarities": [
             _similarity(job.upstream[name], content)
             for name, content in analyses
-            if question_of(name) is analyse_similarity
+            if question_of(recipe.of(name)) is analyse_similarity
         ],
         "pseudo_labels": [
-            {"heading": f"{name.partition('.')[2]} on {split}", "supervision": content["supervision"], **measured}
+            {"heading": f"{label_of(name)} on {split}", "supervision": content["supervision"], **measured}
             for name, content in metrics
             for split, measured in content.get("pseudo_labels", {}).items()
         ],
-        "noise": [_noise(content) for name, content in analyses if question_of(name) is analyse_noise],
-        "detectors": [name for name in job.upstream if name.partition(".")[0] == "detect"],
+        "noise": [_noise(content) for name, content in analyses if question_of(recipe.of(name)) is analyse_noise],
+        "detectors": [name for name in job.upstream if verb_of(name) == "detect"],
         "trainings": report_detections.trainings(job.upstream),
         "detections": detected,
         "failures": report_detections.failures(job.upstream, ground_truth, read_image, recipe.report),
@@ -177,7 +177,7 @@ class Scan:
 
 def _read_all(upstream: Mapping[str, Instance], verb: str, file_name: str) -> list[tuple[str, dict[str, Any]]]:
     """Return (instance name, content) of a result file of every upstream instance of a verb."""
-    found = ((n, read_json(i.file(file_name))) for n, i in upstream.items() if n.partition(".")[0] == verb)
+    found = ((n, read_json(i.file(file_name))) for n, i in upstream.items() if verb_of(n) == verb)
     return [(name, content) for name, content in found if content is not None]
 
 
@@ -233,7 +233,7 @@ def _tiles(
 
 def _evaluation(name: str, split: str, measured: Mapping[str, Any]) -> dict[str, Any]:
     """Return one split's rows with their labels, and the curves of those whose recall is known."""
-    label = name.partition(".")[2]
+    label = label_of(name)
     heading = split if label in ("", "proposals") else f"{split}, {label}"
     rows = [{"label": evaluate_proposals.row_label(row), **row} for row in measured["rows"]]
     curves = [
@@ -345,7 +345,7 @@ def _image_reader(index: Instance) -> Callable[[str], NDArray[np.uint8]]:
 
 
 def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
-    before = [name for name in recipe.instances if name.partition(".")[0] not in _DONE_ELSEWHERE]
+    before = [name for name in recipe.active if verb_of(name) not in _DONE_ELSEWHERE]
     return tuple(dict.fromkeys((*ALWAYS_READ, *before)))
 
 

@@ -2,9 +2,8 @@
 
     index, proposals ─► fetch and validate (CPU tasks) ─► DetectActor pool ─► Parquet
 
-``detect.final`` runs what ``retrain`` made, which finds its boxes alone; every other instance runs the weakly-supervised
-detector of ``train-mil`` over proposals. An image that ``propose`` dropped has none and is not planned there. An instance
-``detect.mil-VIEW`` or ``detect.final-VIEW`` shows the detector one view of each image (``VIEWS``). Resumable like ``propose``.
+A detector of ``train-mil`` scores proposals: an image that ``propose`` dropped has none and is not planned. One of ``retrain``
+finds its boxes alone. With ``view`` it is shown one view of each image (``VIEWS``). Resumable like ``propose``.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from pipelines.dataflow.passes import Pools, work_off
 from pipelines.dataflow.rows import PLANNED, decode_row, fetch, finish_batch, guarded, use_threads
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Content, Job, Stage
-from pipelines.recipe.model import Recipe
+from pipelines.recipe.config import method_of
+from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.instances import Instance
 from pipelines.store.proposal_boxes import ProposalBoxes
 from pipelines.store.schemas import DETECTIONS, IMAGES, PROPOSALS, detections_to_row, with_class_names
@@ -31,7 +31,6 @@ from weaksam.errors import DataError
 from weaksam.structures import IMAGE_LABELS, Detections
 
 DETECTOR_FILE = "detector.safetensors"
-FINAL = "final"  # label of the instances that are about the retrained detector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +47,20 @@ VIEWS = {"plain": ImageView(), "mirrored": ImageView(mirror=True), "smaller": Im
 def execute(job: Job) -> dict[str, Any]:
     """Detect in every image of the chosen splits; return the proof and what the actors were."""
     recipe, index = job.recipe, job.upstream["index"].table(IMAGES)
-    final = is_final(job.instance.name)
-    config = recipe.retrain if final else recipe.mil
+    model, detector = recipe.detect.model, detector_of(recipe)
     test, mirror = settings_of(recipe, job.instance.name)
-    proposals = None if final else job.upstream["propose"].table(PROPOSALS)
+    is_mil = isinstance(detector, MilConfig)
+    proposals = job.upstream[recipe.detect.proposals].table(PROPOSALS) if is_mil else None
     proposed = None if proposals is None else set(proposals.ids())
-    images = planned_images(index.read(), proposed, test, "retrain.test" if final else "detect")
+    images = planned_images(index.read(), proposed, test, job.instance.name)
     schema = with_class_names(DETECTIONS, index.class_names())
     ray_session.connect(recipe.resources, job.options.address)
     sizes = ray_session.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=False)
     spec = DetectSpec(
         instance=job.instance,
-        weights=config.weights or job.upstream["retrain" if final else "train-mil"].file(DETECTOR_FILE),
+        weights=detector.weights or job.upstream[model].file(DETECTOR_FILE),
         proposals=proposals,
-        config=config,
+        config=detector,
         test=test,
         mirror=mirror,
         class_names=index.class_names(),
@@ -76,30 +75,35 @@ def execute(job: Job) -> dict[str, Any]:
     return work_off(job, images, schema, sizes, operators) | {"supervision": _supervision(job)}
 
 
-def is_final(name: str) -> bool:
-    """Whether the instance of this name is about the retrained detector."""
-    return name.partition(".")[2].partition("-")[0] == FINAL
+def detector_of(recipe: Recipe) -> MilConfig | RetrainConfig:
+    """Return the settings of the detector that an instance of ``detect`` runs; ``recipe`` is what the instance sees.
+
+    Raises:
+        ConfigError: it is to run what trains no detector.
+    """
+    model = recipe.detect.model
+    require(verb_of(model) in ("train-mil", "retrain"), "detect.model", "an instance of train-mil or retrain", model)
+    return recipe.of(model).mil if verb_of(model) == "train-mil" else recipe.of(model).retrain
 
 
 def settings_of(recipe: Recipe, name: str) -> tuple[DetectConfig, bool]:
     """Return how the detector of an instance is run, and whether it is shown mirror images only.
 
     Raises:
-        ConfigError: the instance's name asks for a view that there is not, or no split has detections of both detectors.
+        ConfigError: it is kept within the splits of another instance, and there is no split that both have.
     """
-    test: DetectConfig = recipe.retrain.test if is_final(name) else recipe.detect
-    _, dash, label = name.partition("-")
-    if not dash:
-        return test, False
-    require(label in VIEWS, f"stages: {name}", f"a view of {', '.join(VIEWS)}", label)
-    view = VIEWS[label]
-    splits = test.splits
-    # Views are compared with what the teacher finds, and it looks at these splits alone.
-    if is_final(name) and recipe.detect.splits:
-        splits = tuple(split for split in recipe.detect.splits if split in splits or not splits)
-        require(bool(splits), f"{name}: retrain.test.splits", f"some of {', '.join(recipe.detect.splits)}", test.splits)
-    scales = tuple(round(view.scale * scale) for scale in test.scales)
-    return replace(test, splits=splits, flip=False, scales=scales), view.mirror
+    config = recipe.of(name).detect
+    splits = config.splits
+    others = recipe.of(config.within).detect.splits if config.within else ()
+    if others:
+        splits = tuple(split for split in others if split in splits or not splits)
+        wanted = f"some of {', '.join(others)}, those of {config.within}"
+        require(bool(splits), f"{name}.splits", wanted, config.splits)
+    view = VIEWS.get(config.view)
+    if view is None:
+        return replace(config, splits=splits), False
+    scales = tuple(round(view.scale * scale) for scale in config.scales)
+    return replace(config, splits=splits, flip=False, scales=scales), view.mirror
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,47 +226,40 @@ def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectCo
 
 
 def _supervision(job: Job) -> str:
-    """Return what the detector owes its boxes to."""
-    if not is_final(job.instance.name):
+    """Return the supervision of the detector."""
+    model, detector = job.recipe.detect.model, detector_of(job.recipe)
+    if isinstance(detector, MilConfig):
         return IMAGE_LABELS
-    if "retrain" in job.upstream:
-        return str((job.upstream["retrain"].manifest() or {})["supervision"])
+    if model in job.upstream:
+        return str((job.upstream[model].manifest() or {})["supervision"])
     from weaksam.detectors.loading import load_retrained
     from weaksam.io.weights import fetch_weights
 
-    return load_retrained(fetch_weights(job.recipe.retrain.weights).path, job.recipe.retrain)[2]
+    return load_retrained(fetch_weights(detector.weights).path, detector)[2]
 
 
-def _reads(recipe: Recipe, name: str) -> tuple[str, ...]:
-    if is_final(name):
-        return ("index",) if recipe.retrain.weights else ("index", "retrain")
-    return ("index", "propose") if recipe.mil.weights else ("index", "propose", "train-mil")
+def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
+    detector = detector_of(recipe)
+    proposals = (recipe.detect.proposals,) if isinstance(detector, MilConfig) else ()
+    return ("index", *proposals, *(() if detector.weights else (recipe.detect.model,)))
 
 
 def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
     test, mirror = settings_of(recipe, name)
-    view = {"mirror": True} if mirror else {}
-    if is_final(name):
-        config = recipe.retrain
-        return {
-            "detect": test,
-            **view,
-            "detector": config.detector,
-            "backbone": config.backbone,
-            config.detector: config.of_detector,
-        }
-    return {
-        "detect": test,
-        **view,
-        "detector": recipe.mil.detector,
-        "backbone": recipe.mil.backbone,
-        "proposal_sources": recipe.mil.proposal_sources,
-        "min_box_side": recipe.mil.min_box_side,
+    detector = detector_of(recipe)
+    common = {
+        "detect": method_of(test, ("view",)),
+        "mirror": mirror,
+        "detector": detector.detector,
+        "backbone": detector.backbone,
     }
+    if isinstance(detector, MilConfig):
+        return {**common, "proposal_sources": detector.proposal_sources, "min_box_side": detector.min_box_side}
+    return {**common, detector.detector: detector.of_detector}
 
 
-def _contents(recipe: Recipe, name: str) -> Mapping[str, Content]:
-    return given_detector(recipe.retrain.weights if is_final(name) else recipe.mil.weights)
+def _contents(recipe: Recipe, _name: str) -> Mapping[str, Content]:
+    return given_detector(detector_of(recipe).weights)
 
 
 def given_detector(weights: str) -> Mapping[str, Content]:

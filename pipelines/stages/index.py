@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.stage import Content, Job, Stage
-from pipelines.recipe.model import Recipe, to_plain
+from pipelines.recipe.model import Recipe, to_plain, verb_of
 from pipelines.store.schemas import IMAGES, with_class_names
 from weaksam.config import DataConfig
 from weaksam.datasets.ground_truth import BoxCounts
@@ -28,8 +28,6 @@ from weaksam.structures import ImageRecord
 if TYPE_CHECKING:
     from weaksam.datasets import Dataset
 
-_MEASURING = ("evaluate", "analyse", "report")  # verbs of the stages that read true boxes
-_WITHOUT_TRUTH = ("evaluate.agreement", "evaluate.label-agreement", "analyse.similarity")
 _SIZES_LOOKED_AT = 64  # pictures of a split; the measuring stages compare them all
 _READERS = 16
 
@@ -132,10 +130,20 @@ def _count_true_boxes(
     """
     from weaksam.datasets import check_true_boxes
 
-    if not any(name.partition(".")[0] in _MEASURING and name not in _WITHOUT_TRUTH for name in recipe.stages):
+    if not any(_reads_true_boxes(recipe.of(name), name) for name in recipe.stages):
         return {}
     found = {split: check_true_boxes(dataset, split, partial(_some_sizes, of)) for split, of in available.items()}
     return {split: counts for split, counts in found.items() if counts.images}
+
+
+def _reads_true_boxes(recipe: Recipe, name: str) -> bool:
+    """Whether an instance measures by true boxes; ``recipe`` is what it sees."""
+    measures = {
+        "evaluate": not recipe.evaluate.views,
+        "analyse": recipe.analyse.question != "similarity",
+        "report": True,
+    }
+    return measures.get(verb_of(name), False)
 
 
 def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:

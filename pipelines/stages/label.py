@@ -1,6 +1,6 @@
 """The label stage: the detections of the training images become the pseudo ground truth that ``retrain`` learns from.
 
-Reads the images table and ``detect.mil``, file by file, and works on the one split that labels are granted to. Labels that
+Reads the images table and detections, file by file, and works on the one split that labels are granted to. Labels that
 count difficult objects decide which classes may have boxes, as published. An image without labels, or without detections of
 them, gets a row without boxes and is counted; one that ``detect`` dropped gets none.
 """
@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.engine.stage import Job, Stage
-from pipelines.recipe.model import Recipe
+from pipelines.recipe.config import method_of
+from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.instances import Instance, prove
 from pipelines.store.schemas import BOX, DETECTIONS, IMAGES, PSEUDO_LABELS, with_class_names
 from pipelines.training.fit import granted_split
@@ -26,14 +27,14 @@ from weaksam.errors import DataError
 from weaksam.pseudo_labels.boxes import KEPT, REASONS, Selection, fill_in, select
 from weaksam.structures import IMAGE_LABELS
 
-DETECTED = "detect.mil"  # the instance whose detections are read
 THRESHOLDS = ("tau_s", "tau_o")  # of adaptive selection, that the recipe may leave to the data
 _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score")
 
 
 def execute(job: Job) -> dict[str, Any]:
     """Write the pseudo labels of the labelled split and return the proof with what was rejected, by reason."""
-    index, detections = job.upstream["index"].table(IMAGES), job.upstream[DETECTED].table(DETECTIONS)
+    index = job.upstream["index"].table(IMAGES)
+    detections = job.upstream[job.recipe.pseudo_labels.detections].table(DETECTIONS)
     class_names, split = index.class_names(), granted_split(job)
     number_of, labels = label_matrix(index.read(("image_id", "split", "labels_difficult")), split, len(class_names))
     table = job.instance.table(with_class_names(PSEUDO_LABELS, class_names))
@@ -69,7 +70,7 @@ def execute(job: Job) -> dict[str, Any]:
 
 def holds_pseudo_labels(instance: Instance) -> bool:
     """Whether an instance's table is one of pseudo labels: made here, or of true boxes; other imports are proposals."""
-    verb = instance.name.partition(".")[0]
+    verb = verb_of(instance.name)
     return verb == "label" or (verb == "import" and "supervision" in (instance.manifest() or {}))
 
 
@@ -214,7 +215,7 @@ def _summary(proof: Mapping[str, Any], counts: Mapping[str, int], indexed: int) 
 
 
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    return {"pseudo_labels": recipe.pseudo_labels}
+    return {"pseudo_labels": method_of(recipe.pseudo_labels)}
 
 
 def _describe(recipe: Recipe) -> str:
@@ -227,7 +228,7 @@ def _describe(recipe: Recipe) -> str:
 STAGE = Stage(
     verb="label",
     help="turn the detections of the training images into pseudo ground truth",
-    reads=lambda _recipe, _name: ("index", DETECTED),
+    reads=lambda recipe, _name: ("index", recipe.pseudo_labels.detections),
     method=_method,
     execute=execute,
     table=PSEUDO_LABELS,

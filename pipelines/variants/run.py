@@ -21,7 +21,7 @@ from rich.console import Console
 from pipelines.engine.stage import Options
 from pipelines.engine.status import TABLES
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes
+from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes, verb_of
 from pipelines.runner import Resolved, needed_for, resolve, run_instances
 from pipelines.store.explain import explain, storage_failure
 from pipelines.store.tables import write_bytes, write_json
@@ -180,7 +180,7 @@ def _check_splits(plan: Plan, recipe: Recipe) -> None:
 
 
 def _verbs(plan: Plan, recipe: Recipe) -> set[str]:
-    return {name.partition(".")[0] for name in _instances(plan, recipe)}
+    return {verb_of(name) for name in _instances(plan, recipe)}
 
 
 def _instances(plan: Plan, recipe: Recipe) -> list[str]:

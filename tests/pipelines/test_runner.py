@@ -18,6 +18,7 @@ from pipelines.runner import TooManyDroppedError, dropped_allowed, needed_for, r
 from pipelines.store.instances import Instance, Lock, current_instance, prove
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import write_bytes, write_json
+from tests.support.drawn_run import with_instances
 from tests.support.patience import PATIENCE_S
 from weaksam.errors import ConfigError, RunError
 
@@ -291,12 +292,13 @@ def test_what_a_stopped_run_has_made_is_measured_and_shown_all_the_same(
 ) -> None:
     measured.broken = {"train-00001"}
     names = ("toy", "sum", "analyse.x", "evaluate.bad", "evaluate.x", "report")
+    recipe = with_instances(grid(), analyse_x={}, evaluate_bad={}, evaluate_x={})
     with pytest.raises(TooManyDroppedError, match="toy: 1 of 5"):
-        bring(grid(), tmp_path, *names)
+        bring(recipe, tmp_path, *names)
     assert measured.executed == ["toy", "evaluate.bad of toy", "evaluate.x of toy", "report of index, toy, evaluate.x"]
     assert "evaluate.bad is not made: nothing to measure" in caplog.text
     measured.executed.clear()
-    bring(grid(), tmp_path, "sum", "report", max_dropped="1")  # and the page is made again once there is more to show
+    bring(recipe, tmp_path, "sum", "report", max_dropped="1")  # and the page is made again once there is more to show
     assert measured.executed == ["sum", "report of index, toy, sum, evaluate.x"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from rich.console import Console
 
@@ -32,11 +34,17 @@ def drawn_recipe(**changes) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
+def with_instances(recipe: Recipe, **instances: dict[str, Any]) -> Recipe:
+    """The recipe with more instances, their names with "_" for the dot: ``evaluate_mine={"of": "import.mine"}``."""
+    more = {name.replace("_", "."): options for name, options in instances.items()}
+    return recipe.model_copy(update={"instances": {**recipe.instances, **more}})
+
+
 def job_for(recipe: Recipe, run_uri: str, name: str, upstream: tuple[str, ...], console: Console | None = None) -> Job:
     """The job that the stage machinery would hand to ``execute``, with every instance under the key "k"."""
     instance = Instance(run_uri, name, "k")
     return Job(
-        recipe=recipe,
+        recipe=recipe.of(name),
         instance=instance,
         upstream={n: Instance(run_uri, n, "k") for n in upstream},
         options=Options(),

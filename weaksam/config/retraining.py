@@ -158,8 +158,6 @@ class RetrainConfig:
         ""  # path, URL or s3:// of an ImageNet backbone; "builtin" = the shipped stem of "small"; empty = random
     )
     weights: str = ""  # path, URL or s3:// of a detector trained here; empty = retrain of this run
-    # The instance that holds the boxes: "label", or "import.NAME" of ``weaksam export --as pseudo-labels --name NAME``.
-    pseudo_labels: str = "label"
     faster_rcnn: FasterRcnnConfig = field(default_factory=FasterRcnnConfig)
     dino: DinoConfig = field(default_factory=DinoConfig)
     scales: tuple[int, ...] = tuple(range(480, 1217, 32))  # pixels, shorter side, one drawn per view
@@ -200,5 +198,3 @@ class RetrainConfig:
         require(self.batch_size >= 1, "retrain.batch_size", "1 or more", self.batch_size)
         require(self.lr > 0, "retrain.lr", "a positive number", self.lr)
         require_milestones(self.milestones, "retrain", steps=self.steps, epochs=self.epochs)
-        ok = self.pseudo_labels == "label" or self.pseudo_labels.startswith("import.")
-        require(ok, "retrain.pseudo_labels", "label or import.NAME", self.pseudo_labels)

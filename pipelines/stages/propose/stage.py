@@ -17,6 +17,7 @@ from pipelines.dataflow.passes import Pools, work_off
 from pipelines.dataflow.rows import PLANNED, fetch
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Content, Job, Stage
+from pipelines.recipe.config import method_of
 from pipelines.recipe.model import Recipe
 from pipelines.stages.index import in_hash_order
 from pipelines.stages.propose.actors import ActorSpec, PromptActor, SearchActor, SegmentActor
@@ -88,7 +89,7 @@ def _clue_weights(recipe: Recipe, upstream: Mapping[str, Instance]) -> str:
         return ""
     if recipe.clues.weights:
         return resolve_weights(recipe.clues.weights)
-    return upstream["train-classifier"].file("classifier.safetensors")
+    return upstream[recipe.propose.classifier].file("classifier.safetensors")
 
 
 def _clue_class_names(recipe: Recipe, upstream: Mapping[str, Instance]) -> tuple[str, ...]:
@@ -108,15 +109,15 @@ def resolve_weights(uri: str) -> str:
 
 
 def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
-    return ("index", "train-classifier") if recipe.trains_classifier else ("index",)
+    return ("index", recipe.propose.classifier) if recipe.trains_classifier else ("index",)
 
 
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     if recipe.propose.method == "selective-search":
-        return {"propose": recipe.propose, "selective_search": recipe.selective_search}
+        return {"propose": method_of(recipe.propose), "selective_search": recipe.selective_search}
     # What weights hold is in the key through their checksums; where they lie is not.
     return {
-        "propose": recipe.propose,
+        "propose": method_of(recipe.propose),
         "clues": replace(recipe.clues, weights="", sha256=""),
         "prompts": recipe.prompts,
         "sam": replace(recipe.sam, weights="", sha256=""),

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.stage import Job, Stage
+from pipelines.recipe.config import method_of
 from pipelines.recipe.model import Recipe
 from pipelines.stages.detect import DETECTOR_FILE
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pipelines.stages.retrain.task import BoxedImage
     from pipelines.training.task import Progress
 
-# Where weights lie, which instance the boxes come from (its key is read) and what the detect stage adds is not in the key.
-_NOT_METHOD = ("init", "weights", "pseudo_labels", "faster_rcnn", "dino", "test")
+# Where weights lie and what the detect stage adds is not in the key.
+_NOT_METHOD = ("init", "weights", "faster_rcnn", "dino", "test")
 _COLUMNS = ("image_id", "boxes_xyxy", "class_index", "score", "score_normalised", "supervision")
 
 
@@ -38,7 +38,7 @@ def execute(job: Job) -> dict[str, Any]:
 
     recipe = job.recipe
     index = job.upstream["index"].table(IMAGES)
-    labels = job.upstream[recipe.retrain.pseudo_labels].table(PSEUDO_LABELS)
+    labels = job.upstream[recipe.retrain.learn_from].table(PSEUDO_LABELS)
     class_names = index.class_names()
     if labels.class_names() != class_names:
         raise DataError(
@@ -112,7 +112,7 @@ def choose_images(
     if len(supervisions) != 1:
         why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "the table is empty"
         found = f"those of {' and of '.join(sorted(supervisions))}" if supervisions else f"none ({why})"
-        raise DataError(f"retrain.pseudo_labels: expected images with boxes of one supervision, got {found}")
+        raise DataError(f"retrain.learn_from: expected images with boxes of one supervision, got {found}")
     # In the order of the index: that of the rows follows the names of their files, which differ from run to run.
     return tuple(images[image_id] for image_id in uris if image_id in images), left_out, supervisions.pop()
 
@@ -120,7 +120,7 @@ def choose_images(
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     config = recipe.retrain
     return {
-        "retrain": {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_METHOD},
+        "retrain": method_of(config, _NOT_METHOD),
         config.detector: config.of_detector,
     }
 
@@ -128,7 +128,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
 STAGE = Stage(
     verb="retrain",
     help="train a detector on pseudo ground truth, with the losses of what looks like noise dropped",
-    reads=lambda recipe, _name: ("index", recipe.retrain.pseudo_labels),
+    reads=lambda recipe, _name: ("index", recipe.retrain.learn_from),
     method=_method,
     execute=execute,
     contents=lambda recipe, _name: initial_weights(recipe.retrain.init),

@@ -8,10 +8,10 @@ reads, and its checkpoints and scalars under ``checkpoints/``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.stage import Job, Stage
+from pipelines.recipe.config import method_of
 from pipelines.recipe.model import Recipe
 from pipelines.stages.detect import DETECTOR_FILE
 from pipelines.store.schemas import IMAGES, PROPOSALS
@@ -33,7 +33,7 @@ def execute(job: Job) -> dict[str, Any]:
     from weaksam.detectors.loading import detector_to_bytes
 
     recipe = job.recipe
-    index, proposals = job.upstream["index"].table(IMAGES), job.upstream["propose"].table(PROPOSALS)
+    index, proposals = job.upstream["index"].table(IMAGES), job.upstream[recipe.mil.proposals].table(PROPOSALS)
     class_names = index.class_names()
     images, left_out = choose_images(index.read().to_pylist(), set(proposals.ids()), recipe, granted_split(job))
     task = MilTask(
@@ -97,7 +97,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
     config = recipe.mil
     return {
         "revision": REVISION,
-        "mil": {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_METHOD},
+        "mil": method_of(config, _NOT_METHOD),
         config.detector: getattr(config, config.detector),
         "include_difficult": recipe.data.include_difficult,
     }
@@ -106,7 +106,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
 STAGE = Stage(
     verb="train-mil",
     help="train a weakly-supervised detector on proposals and image-level labels",
-    reads=lambda _recipe, _name: ("index", "propose"),
+    reads=lambda recipe, _name: ("index", recipe.mil.proposals),
     method=_method,
     execute=execute,
     contents=lambda recipe, _name: initial_weights(recipe.mil.init),

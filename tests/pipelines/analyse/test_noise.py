@@ -133,7 +133,7 @@ def test_dropped_regions_are_counted_with_those_that_are_wrong():
 def test_it_needs_a_faster_rcnn_that_this_run_retrains():
     assert reads(load_recipe("voc07")[0]) == ("index", "label", "retrain")
     assert method(load_recipe("voc07")[0]) != method(load_recipe("coco14")[0])  # other thresholds
-    with pytest.raises(ConfigError, match=r"expected retrain\.detector=faster_rcnn"):
+    with pytest.raises(ConfigError, match=r"expected retrain\.detector=faster_rcnn, which has regions, got 'dino'"):
         reads(load_recipe("voc07", ["retrain.detector=dino"])[0])
     with pytest.raises(ConfigError, match=r"expected a detector that this run retrains"):
         reads(load_recipe("voc07", ["retrain.weights=a.safetensors"])[0])

@@ -13,20 +13,20 @@ from pipelines.analyse import similarity as analyse_similarity
 from pipelines.analyse import stage as analyse
 from pipelines.analyse.prompts import ANALYSIS_FILE
 from pipelines.analyse.similarity import drawn_boxes, grey_png, mean_and_spread, pooled_features, source_sets, verdict
-from pipelines.recipe.config import AnalyseConfig
+from pipelines.recipe.config import AnalyseConfig, DetectStageConfig, TrainMilConfig
 from pipelines.stages.index import in_hash_order
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS
 from pipelines.store.tables import read_json
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from tests.support.tolerances import assert_near, roundings_in
-from weaksam.config import DetectConfig, MilConfig, PromptsConfig
+from weaksam.config import PromptsConfig
 from weaksam.detectors.loading import build_detector, detector_to_bytes
 from weaksam.detectors.mil.samples import scaled
 from weaksam.errors import DataError
 
-MIL = MilConfig(backbone="small", init="builtin", scales=(64,), min_box_side=4, freeze_stages=0)
-DETECT = DetectConfig(scales=(64, 96), max_side=128)
+MIL = TrainMilConfig(backbone="small", init="builtin", scales=(64,), min_box_side=4, freeze_stages=0)
+DETECT = DetectStageConfig(scales=(64, 96), max_side=128)
 
 
 def row(boxes, sources, image_id="a"):
@@ -161,12 +161,19 @@ def test_keys_follow_what_each_label_reads():
     base, prompts = recipe(), "analyse.prompts"
     more = base.model_copy(update={"analyse": AnalyseConfig(similarity_images=4)})
     other_prompts = base.model_copy(update={"prompts": PromptsConfig(points_per_side=5)})
-    stage = analyse.STAGE
-    assert stage.reads(base, "analyse.similarity") == ("index", "propose", "train-mil")
-    assert stage.reads(base, prompts) == ("index", "propose")
-    assert stage.method(base, prompts) == stage.method(more, prompts)
-    assert stage.method(base, "analyse.similarity") != stage.method(more, "analyse.similarity")
-    assert stage.method(base, "analyse.similarity") == stage.method(other_prompts, "analyse.similarity")
+    similarity = "analyse.similarity"
+
+    def reads(recipe, name):
+        return analyse.STAGE.reads(recipe.of(name), name)
+
+    def method(recipe, name):
+        return analyse.STAGE.method(recipe.of(name), name)
+
+    assert reads(base, similarity) == ("index", "propose", "train-mil")
+    assert reads(base, prompts) == ("index", "propose")
+    assert method(base, prompts) == method(more, prompts)
+    assert method(base, similarity) != method(more, similarity)
+    assert method(base, similarity) == method(other_prompts, similarity)
 
 
 def test_given_weights_need_no_training(tmp_path, run):

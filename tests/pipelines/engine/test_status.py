@@ -54,7 +54,7 @@ def test_instances_come_in_the_recipes_order_each_after_what_it_reads(tmp_path: 
     by_reading = ["import.ss", "evaluate.ss", "index", "propose", "evaluate.proposals", "report", "tidy-up"]
     without_recipe = [instance.name for instance in instances_in_order(str(tmp_path))]
     assert without_recipe == ["index", "propose", "evaluate.proposals", *by_reading[:2], "report", "tidy-up"]
-    recipe = "name: x\nstages: [index, propose, evaluate.ss, evaluate.proposals, report]\n"
+    recipe = "name: x\nstages: [index, propose, evaluate.ss: {of: import.ss}, evaluate.proposals, report]\n"
     write_bytes(str(tmp_path / "recipe.yaml"), recipe.encode())
     expected = ["index", "propose", "import.ss", "evaluate.ss", "evaluate.proposals", "report", "tidy-up"]
     assert [line.name for line in run_status(str(tmp_path))] == expected

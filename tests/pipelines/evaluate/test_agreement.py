@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.evaluate import agreement as evaluate_agreement
-from pipelines.evaluate.agreement import STUDENT_VIEWS, TEACHER, TEACHER_VIEWS, agreements
+from pipelines.evaluate.agreement import agreements
 from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.stages.detect import settings_of
 from pipelines.store.instances import Instance
@@ -20,6 +20,8 @@ from weaksam.datasets.shapes import CLASS_NAMES, Shapes
 from weaksam.errors import ConfigError, DataError
 from weaksam.structures import Detections
 
+TEACHER, TEACHER_VIEWS = "detect.mil", ("detect.mil-plain", "detect.mil-mirrored")
+STUDENT_VIEWS = ("detect.final-plain", "detect.final-mirrored", "detect.final-smaller")
 A, AWAY = (0, 0, 10, 10), (40, 40, 50, 50)
 
 
@@ -55,7 +57,7 @@ def write_detections(run, name, found):
 
 def run_agreement(run, name="evaluate.agreement"):
     recipe = drawn_recipe()
-    job = job_for(recipe, run, name, evaluate_agreement.reads(name), Console(file=io.StringIO()))
+    job = job_for(recipe, run, name, evaluate_agreement.reads(recipe.of(name)), Console(file=io.StringIO()))
     told = evaluate_agreement.execute(job)
     return told, read_json(job.instance.file(METRICS_FILE))["agreement"]
 
@@ -133,7 +135,8 @@ def test_without_held_out_detections_there_is_an_error(tmp_path):
 def test_a_view_is_one_scale_and_one_side():
     recipe = drawn_recipe()
     test, mirror = settings_of(recipe, "detect.final")
-    assert (test, mirror) == (recipe.retrain.test, False)
+    assert (test, mirror) == (recipe.of("detect.final").detect, False)
+    assert test.scales == recipe.retrain.test.scales
     plain, mirror = settings_of(recipe, "detect.final-plain")
     assert (plain.flip, plain.scales, mirror) == (False, recipe.retrain.test.scales, False)
     mirrored, mirror = settings_of(recipe, "detect.mil-mirrored")
@@ -141,7 +144,10 @@ def test_a_view_is_one_scale_and_one_side():
     smaller, mirror = settings_of(recipe, "detect.final-smaller")
     assert smaller.scales == tuple(round(0.75 * s) for s in recipe.retrain.test.scales)
     assert not mirror
-    with pytest.raises(ConfigError, match=r"detect\.final-larger.*a view of plain, mirrored, smaller"):
+    with pytest.raises(
+        ConfigError,
+        match=r"no instance detect\.final-larger; did you mean detect\.final-smaller\? Say what it reads",
+    ):
         settings_of(recipe, "detect.final-larger")
 
 
@@ -168,6 +174,6 @@ def test_a_view_that_the_teacher_saw_nothing_of_is_an_error():
     retrain = replace(recipe.retrain, test=replace(recipe.retrain.test, splits=("test",)))
     recipe = recipe.model_copy(update={"detect": replace(recipe.detect, splits=("train",)), "retrain": retrain})
     with pytest.raises(
-        ConfigError, match=r"final-plain: retrain\.test\.splits: expected some of train, got \('test',\)"
+        ConfigError, match=r"final-plain\.splits: expected some of train, those of detect\.mil, got \('test',\)"
     ):
         settings_of(recipe, "detect.final-plain")

@@ -10,7 +10,7 @@ from pipelines.evaluate import stage as evaluate
 from pipelines.evaluate.pseudo_labels import measure, text_table
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
-from tests.support.drawn_run import SHAPES, drawn_recipe, job_for
+from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, with_instances
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 
@@ -89,8 +89,8 @@ def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
     instance.finish({"supervision": supervision})
 
     console = Console(width=200, record=True)
-    measured = f"evaluate.{name.rpartition('.')[2]}"
-    manifest = evaluate.execute(job_for(drawn_recipe(), str(tmp_path), measured, (name,), console))
+    measured, recipe = "evaluate.mine", with_instances(drawn_recipe(), evaluate_mine={"of": name})
+    manifest = evaluate.execute(job_for(recipe, str(tmp_path), measured, (name,), console))
     metrics = json.loads((tmp_path / measured / "k" / "metrics.json").read_text())
     row = metrics["pseudo_labels"]["train"]["rows"][1]
     assert (row["iou"], row["precision"], row["recall"], row["mean_recall"]) == (0.75, 1, 1, 1)
@@ -101,7 +101,7 @@ def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
 
 
 def test_what_an_evaluation_reads():
-    read = evaluate.STAGE.reads
-    assert read(drawn_recipe(), "evaluate.label") == ("label",)
-    assert read(drawn_recipe(), "evaluate.noisy") == ("import.noisy",)
-    assert evaluate.STAGE.method(drawn_recipe(), "evaluate.label") == {}
+    recipe = with_instances(drawn_recipe(), evaluate_noisy={"of": "import.noisy"})
+    for name, read in {"evaluate.label": "label", "evaluate.noisy": "import.noisy"}.items():
+        assert evaluate.STAGE.reads(recipe.of(name), name) == (read,)
+    assert evaluate.STAGE.method(recipe.of("evaluate.label"), "evaluate.label") == {}

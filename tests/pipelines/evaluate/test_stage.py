@@ -13,7 +13,7 @@ from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent
 from pipelines.store.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
 from pipelines.store.schemas import PROPOSALS, proposals_to_row
-from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, with_instances, write_run
 from weaksam.structures import GroundTruth
 
 
@@ -146,5 +146,6 @@ def test_an_import_is_measured_by_the_sources_it_has(tmp_path):
     no_boxes = proposals_to_row(record.image_id, "val", drawn_proposals(np.zeros((0, 4)), seed=0))
     row = {**no_boxes, "boxes_xyxy": [], "source": [], "prompt_index": [], "mask_index": [], "predicted_iou": []}
     imported.table(PROPOSALS).write_rows([row], "part-0")
-    manifest = evaluate.execute(job_for(drawn_recipe(), run, "evaluate.mine", ("import.mine",)))
+    recipe = with_instances(drawn_recipe(), evaluate_mine={"of": "import.mine"})
+    manifest = evaluate.execute(job_for(recipe, run, "evaluate.mine", ("import.mine",)))
     assert manifest["text"] == "val: no boxes"

@@ -268,7 +268,7 @@ def test_long_and_multi_line_texts_survive_printing(tmp_path: Path) -> None:
 )
 def test_what_is_given_is_not_trained(given, left_out):
     recipe, _ = load_recipe("shapes", given)
-    assert set(recipe.stages) - set(recipe.instances) == left_out
+    assert set(recipe.stages) - set(recipe.active) == left_out
 
 
 def test_the_recipe_of_a_run_in_a_bucket_is_read() -> None:
@@ -309,3 +309,71 @@ def test_aliases_repeat_what_they_name(tmp_path: Path) -> None:
     text = "prompts: {points_per_side: &n 4}\nreport: {gallery_images: *n}\n"
     recipe, _ = load_recipe(write(tmp_path, one=SMALLEST, mine=f"base: one.yaml\n{text}"))
     assert recipe.report.gallery_images == 4
+
+
+# --- instances with options of their own
+
+
+def test_an_instances_own_options_lie_over_the_section_of_its_verb(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        mine="""
+            base: small
+            stages: [index, label, retrain, retrain.dino: {detector: dino, lr: 0.01}, detect.dino: {model: retrain.dino}]
+            retrain: {lr: 0.5, steps: 7, test: {scales: [64]}}
+        """,
+    )
+    recipe, origins = load_recipe(path, ["retrain.dino.steps=9", "detect.dino.flip=false", "retrain.seed=3"])
+    plain, dino = recipe.of("retrain").retrain, recipe.of("retrain.dino").retrain
+    assert (plain.detector, plain.lr, plain.steps, plain.seed) == ("faster_rcnn", 0.5, 7, 3)
+    assert (dino.detector, dino.lr, dino.steps, dino.seed) == ("dino", 0.01, 9, 3)
+    detect = recipe.of("detect.dino").detect
+    assert (detect.model, detect.scales, detect.flip) == ("retrain.dino", (64,), False)  # as its model is to be run
+    assert recipe.of("detect.mil").detect.flip
+    assert recipe.stages[-2:] == ("retrain.dino", "detect.dino")
+    assert origins["instances.retrain.dino.lr"] == "mine.yaml"
+    assert origins["instances.retrain.dino.steps"] == "--set"
+    again = write(tmp_path, again=render(recipe, origins))
+    assert load_recipe(again)[0] == recipe
+
+
+def test_an_instance_may_have_whole_sections_of_its_own(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, mine="{base: small, stages: [index, propose.dense: {splits: [val], prompts: {points_per_side: 16}}]}"
+    )
+    recipe, _ = load_recipe(path)
+    dense = recipe.of("propose.dense")
+    assert (dense.propose.splits, dense.prompts.points_per_side) == (("val",), 16)
+    assert (recipe.of("propose").propose.splits, recipe.prompts.points_per_side) == ((), 8)
+    assert dense.of("propose").prompts.points_per_side == 8  # whoever asks
+
+
+def test_a_new_instance_may_be_set_on_the_command_line() -> None:
+    recipe, _ = load_recipe("small", ["evaluate.ss.of=import.ss"])
+    assert recipe.of("evaluate.ss").evaluate.of == "import.ss"
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        (
+            "stages: [retrain.dino: {detektor: dino}]",
+            ["instances.retrain.dino.detektor (from mine.yaml)", "did you mean detector?"],
+        ),
+        (
+            "stages: [retrain.dino: {lr: fast}]",
+            ["instances.retrain.dino.lr (from mine.yaml)", "a valid number, got 'fast'"],
+        ),
+        ("stages: [retrain.dino: {prompts: 3}]", ["instances.retrain.dino.prompts", "an object"]),
+        ("stages: [evaluate.ss]", ["no instance evaluate.ss", "--set evaluate.ss.of=import.ss"]),
+        ("stages: [detect.finale]", ["no instance detect.finale; did you mean detect.final?"]),
+        ("stages: [detect.x: {model: retrain.nil}]", ["no instance retrain.nil"]),
+        ("stages: [index: [a]]", ["mine.yaml: stages: expected a name or {name: {option: value}}"]),
+        ("stages: [{index: {}, propose: {}}]", ["mine.yaml: stages: expected a name or {name: {option: value}}"]),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_an_instance_is_told_before_anything_starts(tmp_path: Path, given: str, parts: list[str]) -> None:
+    message = message_of(write(tmp_path, mine=f"base: small\n{given}"))
+    for part in parts:
+        assert part in message

@@ -1,10 +1,13 @@
 """The label stage on tables by hand, and what it must have in common with the pure selection."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from rich.console import Console
 
 from pipelines.engine.stage import Options
+from pipelines.recipe.config import LabelConfig
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import resolve, run_instances
 from pipelines.stages import label
@@ -21,7 +24,7 @@ SMALL, LARGE, AWAY = (0, 0, 10, 10), (0, 0, 20, 20), (50, 50, 60, 60)
 
 
 def recipe(**changes):
-    config = PseudoLabelsConfig(**changes)
+    config = LabelConfig(**changes)
     return Recipe(name="r", stages=("index", "label"), pseudo_labels=config)
 
 
@@ -159,7 +162,7 @@ def test_the_table_holds_what_the_selection_of_one_image_gives(tmp_path, changes
 
 
 def test_only_the_options_of_pseudo_labels_are_in_the_key():
-    assert label.STAGE.method(recipe(), "label") == {"pseudo_labels": PseudoLabelsConfig()}
+    assert label.STAGE.method(recipe(), "label") == {"pseudo_labels": asdict(PseudoLabelsConfig())}
     assert label.STAGE.reads(recipe(), "label") == ("index", "detect.mil")
     assert label.STAGE.describe(recipe()) == "scores above 0.3, covered to less than 0.85"
     assert label.STAGE.describe(recipe(mode="top1")) == "the best 1 of each label"

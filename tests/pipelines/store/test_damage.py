@@ -17,6 +17,7 @@ from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS
 from pipelines.store.tables import DamagedFileError, Table
 from tests.pipelines.test_runner import bring
+from tests.support.drawn_run import with_instances
 from weaksam.errors import RunError
 
 NAMES = ("index", "propose", "evaluate.proposals", "report")
@@ -206,7 +207,7 @@ def test_a_damaged_import_names_the_command_that_imports_and_is_mended_by_it(run
         run_import(str(run), str(file), name="mine")
 
     def measure() -> None:
-        bring(recipe(), run, "evaluate.mine")
+        bring(with_instances(recipe(), evaluate_mine={"of": "import.mine"}), run, "evaluate.mine")
 
     again()
     measure()
@@ -220,7 +221,7 @@ def test_a_damaged_import_names_the_command_that_imports_and_is_mended_by_it(run
 
 def test_an_import_that_is_not_there_names_the_commands_that_make_it(tmp_path: Path) -> None:
     with pytest.raises(RunError) as missing:
-        bring(recipe(), tmp_path, "evaluate.truth")
+        bring(with_instances(recipe(), evaluate_truth={"of": "import.truth"}), tmp_path, "evaluate.truth")
     assert str(missing.value) == (
         f"{tmp_path}: no finished import.truth; make it first: `weaksam import {tmp_path} --name truth FILE`, or where it "
         f"is of true boxes `weaksam export {tmp_path} --name truth --as pseudo-labels`"
