@@ -1,0 +1,44 @@
+"""Instances that a recipe configures: two detectors of one verb, trained, run, measured and shown side by side."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipelines.engine.stage import Options
+from pipelines.evaluate.proposals import METRICS_FILE
+from pipelines.recipe.model import load_recipe
+from pipelines.runner import resolve, run_instances
+from pipelines.store.tables import read_json
+from tests.support.upstream import RECIPE, finish_upstream
+
+TWO = """
+stages:
+  - index
+  - label
+  - retrain
+  - detect.final
+  - evaluate.final
+  - retrain.dino: {detector: dino, optimizer: adamw, lr: 0.001, dino: {levels: 2, dim: 32, heads: 4, points: 2,
+      encoder_layers: 1, decoder_layers: 2, feedforward_dim: 32, queries: 10, denoising_queries: 4}}
+  - detect.dino: {model: retrain.dino}
+  - evaluate.dino: {of: detect.dino}
+"""
+
+
+@pytest.mark.slow
+def test_two_retrained_detectors_stand_side_by_side(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE + TWO)
+    recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), ["resources.here=true", "resources.cpus=1"], "shapes:")
+    run = str(tmp_path / "run")
+    finish_upstream(recipe, run)
+    run_instances(recipe, run, list(recipe.active), Options(), Console(quiet=True))
+    for label, detector, model in (("final", "faster_rcnn", "retrain"), ("dino", "dino", "retrain.dino")):
+        detect = resolve(recipe, run, f"detect.{label}")
+        assert (detect.parts["method"]["detector"], set(detect.upstream)) == (detector, {"index", model})
+        metrics = read_json(resolve(recipe, run, f"evaluate.{label}").instance.file(METRICS_FILE))
+        assert set(metrics["detections"]) == {"val", "test"}
+    # A setting of the one leaves the other as it is.
+    changed, _ = load_recipe(str(tmp_path / "recipe.yaml"), ["resources.here=true", "retrain.dino.seed=1"], "shapes:")
+    for name, same in (("retrain", True), ("evaluate.final", True), ("retrain.dino", False), ("evaluate.dino", False)):
+        assert (resolve(changed, run, name).instance.key == resolve(recipe, run, name).instance.key) is same
