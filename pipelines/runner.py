@@ -290,7 +290,11 @@ def _measure_and_show(
 ) -> None:
     """Bring what measures or shows finished rows up to date once a run is stopped; nothing else, and no failure counts."""
     verb, name = resolved.stage.verb, resolved.instance.name
-    there = {n: i for n, i in resolved.upstream.items() if n in manifests or is_import(n) or n in report.ALWAYS_READ}
+    there = {
+        n: i
+        for n, i in resolved.upstream.items()
+        if n in manifests or is_import(n) or verb_of(n) in report.SHOWN_UNFINISHED
+    }
     if verb == report.STAGE.verb or (verb == evaluate.STAGE.verb and there == resolved.upstream):
         try:
             manifests[name] = _bring_up_to_date(recipe, replace(resolved, upstream=there), options, console)

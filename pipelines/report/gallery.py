@@ -18,6 +18,7 @@ from pipelines.recipe.model import label_of, verb_of
 from pipelines.report import pictures
 from pipelines.stages.index import in_hash_order
 from pipelines.store.heat_maps import read_heat_maps
+from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, PROPOSALS, detections_from_row, proposals_from_row
 from pipelines.store.tables import Table
 from weaksam.datasets.ground_truth import true_objects
@@ -29,15 +30,13 @@ _MOST_BYTES = 6 * 2**20  # of encoded pictures; keeps the page below 8 MiB
 
 def draw(
     job: Job,
-    image_ids: Sequence[str],
     ground_truth: Callable[[str], Mapping[str, GroundTruth]],
     read_image: Callable[[str], NDArray[np.uint8]],
 ) -> dict[str, Any]:
-    """Draw some of the images that have proposals.
+    """Draw some of the images that have proposals, or detections where the run makes no proposals.
 
     Args:
         job: of the report.
-        image_ids: of all rows of the proposals table.
         ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
         read_image: image id -> upright RGB image; raises ImageError for one that cannot be read any more.
 
@@ -45,24 +44,24 @@ def draw(
         ``entries`` (``image_id``, ``split``, ``pictures``, ``heat_maps``, ``trouble``) and ``left_out``, the number of
         those that would make the page too large.
     """
-    config, propose = job.recipe.report, job.upstream["propose"]
-    with_maps = set((propose.manifest() or {}).get("gallery", ()))
-    wanted = sorted(in_hash_order(list(image_ids)), key=lambda i: i not in with_maps)[: config.gallery_images]
-    table = propose.table(PROPOSALS)
-    class_names = table.class_names()
-    rows = _rows_of(table, wanted)
-    found = {
-        label_of(name): _rows_of(instance.table(DETECTIONS), wanted)
-        for name, instance in job.upstream.items()
-        if verb_of(name) == "detect"
-    }
+    config, proposed = job.recipe.report, proposals_of(job.upstream)
+    detected = {n: i.table(DETECTIONS) for n, i in job.upstream.items() if verb_of(n) == "detect"}
+    tables = [proposed.table(PROPOSALS)] if proposed is not None else list(detected.values())
+    with_maps = set(() if proposed is None else (proposed.manifest() or {}).get("gallery", ()))
+    image_ids = list(dict.fromkeys(image_id for table in tables for image_id in table.ids()))
+    wanted = sorted(in_hash_order(image_ids), key=lambda i: i not in with_maps)[: config.gallery_images]
+    class_names = next((table.class_names() for table in tables if wanted), ())
+    rows: dict[str, dict[str, Any]] = {}
+    for table in reversed(tables):  # the first has the last word
+        rows |= _rows_of(table, wanted)
+    found = {label_of(name): _rows_of(table, wanted) for name, table in detected.items()}
 
     def drawn(row: Mapping[str, Any]) -> dict[str, Any]:
         image_id, side = row["image_id"], config.gallery_side
-        image, proposals = read_image(image_id), proposals_from_row(dict(row))
+        image = read_image(image_id)
         truth = ground_truth(row["split"])
         known = true_objects(truth, image_id, (image.shape[0], image.shape[1])) if image_id in truth else None
-        detected = [
+        of_detectors = [
             pictures.detections(
                 image,
                 detections_from_row(of_detector[image_id]),
@@ -77,11 +76,12 @@ def draw(
         return {
             "pictures": [
                 pictures.true_objects(image, known, class_names, side),
-                *detected,
-                pictures.prompts(image, proposals.prompts, side),
-                *pictures.proposals(image, proposals, side),
+                *of_detectors,
+                *([] if proposed is None else _of_proposals(image, row, side)),
             ],
-            "heat_maps": pictures.heat_maps(image, read_heat_maps(propose, image_id), class_names, side),
+            "heat_maps": []
+            if proposed is None
+            else pictures.heat_maps(image, read_heat_maps(proposed, image_id), class_names, side),
         }
 
     entries: list[dict[str, Any]] = []
@@ -97,6 +97,16 @@ def draw(
             break
         entries.append(entry)
     return {"entries": entries, "left_out": len(wanted) - len(entries)}
+
+
+def proposals_of(upstream: Mapping[str, Instance]) -> Instance | None:
+    """Return the proposals that a page shows: the first that the recipe makes, or None if it makes none."""
+    return next((instance for name, instance in upstream.items() if verb_of(name) == "propose"), None)
+
+
+def _of_proposals(image: NDArray[np.uint8], row: Mapping[str, Any], side: int) -> list[pictures.Picture]:
+    proposals = proposals_from_row(dict(row))
+    return [pictures.prompts(image, proposals.prompts, side), *pictures.proposals(image, proposals, side)]
 
 
 def prompt_signs(kinds: Collection[str]) -> list[str]:

@@ -50,8 +50,7 @@ if TYPE_CHECKING:
     import jinja2
 
 PAGE_FILE = "report.html"
-_DONE_ELSEWHERE = ("report", "export")  # verbs that a report does not read
-ALWAYS_READ = ("index", "propose")  # a page can do without the others
+SHOWN_UNFINISHED = ("index", "propose")  # verbs whose instances a page reads as far as they have come
 
 
 def execute(job: Job) -> dict[str, Any]:
@@ -88,10 +87,11 @@ def gather(job: Job) -> dict[str, Any]:
     """Collect everything that the template shows."""
     from weaksam.datasets import open_dataset
 
-    recipe, propose = job.recipe, job.upstream["propose"]
+    recipe, proposals = job.recipe, report_gallery.proposals_of(job.upstream)
     scan = Scan()
-    for part in propose.table(PROPOSALS).iter_parts([f.name for f in PROPOSALS if f.name != "mask_rle"]):
-        scan.add(part)
+    if proposals is not None:
+        for part in proposals.table(PROPOSALS).iter_parts([f.name for f in PROPOSALS if f.name != "mask_rle"]):
+            scan.add(part)
     manifests = {name: instance.manifest() or {} for name, instance in job.upstream.items()}
     metrics = _read_all(job.upstream, "evaluate", evaluate_proposals.METRICS_FILE)
     recalls = [(name, content) for name, content in metrics if "splits" in content]
@@ -105,7 +105,7 @@ def gather(job: Job) -> dict[str, Any]:
         "description": recipe.description,
         "facts": _facts(job, manifests),
         "alerts": report_dropped.alerts(dropped, manifests, scan.box_counts),
-        "tiles": [*report_detections.tiles(detected), *_tiles(scan, manifests["propose"], recalls)],
+        "tiles": [*report_detections.tiles(detected), *_tiles(scan, _manifest(proposals), recalls)],
         "iou_thresholds": recipe.evaluate.iou_thresholds,
         "evaluations": [
             _evaluation(name, split, m) for name, content in recalls for split, m in content["splits"].items()
@@ -132,13 +132,14 @@ def gather(job: Job) -> dict[str, Any]:
         "failures": report_detections.failures(job.upstream, ground_truth, read_image, recipe.report),
         "counts": [_count_chart(split, counts) for split, counts in sorted(scan.box_counts.items())],
         "stages": [_stage(job.upstream[name], manifest) for name, manifest in manifests.items()],
-        "whole": _whole(recipe, manifests["propose"]),
+        "whole": _whole(recipe, _manifest(proposals)),
         "dropped": report_dropped.groups(dropped),
         "discarded": [
             {"source": source, "reason": reason, "count": count, "per_image": count / max(scan.images, 1)}
             for (source, reason), count in sorted(scan.discarded.items(), key=_table_order)
         ],
-        "gallery": report_gallery.draw(job, scan.ids, ground_truth, read_image),
+        "has_proposals": proposals is not None,
+        "gallery": report_gallery.draw(job, ground_truth, read_image),
         "prompt_signs": report_gallery.prompt_signs(scan.kinds),
         "detection_score": recipe.report.detection_score,
         "colours": {
@@ -160,12 +161,10 @@ class Scan:
     discarded: Counter[tuple[str, str]] = field(default_factory=Counter)  # (source, reason) -> boxes
     sources: set[str] = field(default_factory=set)  # of boxes
     kinds: set[str] = field(default_factory=set)  # of prompts
-    ids: list[str] = field(default_factory=list)
 
     def add(self, part: pa.Table) -> None:
         """Count one file of the table."""
         self.images += part.num_rows
-        self.ids += part["image_id"].to_pylist()
         for met, column in ((self.sources, "source"), (self.kinds, "prompt_kind")):
             met.update(pc.unique(part[column].combine_chunks().flatten()).to_pylist())
         counts = pc.list_value_length(part["boxes_xyxy"]).to_pylist()
@@ -184,10 +183,7 @@ def _read_all(upstream: Mapping[str, Instance], verb: str, file_name: str) -> li
 def _facts(job: Job, manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return (name, value) of what was run on what."""
     recipe, index = job.recipe, manifests.get("index", {})
-    plan = job.upstream["propose"].plan() or {}
-    weights = plan.get("parts", {}).get("fingerprints", {})
-    sam = f"{recipe.sam.name}, SHA-256 {weights['sam'][:12]}…" if "sam" in weights else recipe.sam.name
-    clues = recipe.clues.name + (f", {recipe.clues.weights}" if recipe.clues.weights else "")
+    proposals = report_gallery.proposals_of(job.upstream)
     not_run = [name for name in _reads(recipe, job.instance.name) if not manifests.get(name)]
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "ray"))
     return [
@@ -196,14 +192,28 @@ def _facts(job: Job, manifests: Mapping[str, Mapping[str, Any]]) -> list[tuple[s
         *([("passed over", report_dropped.passed_over(index))] if index.get("passed_over") else []),
         ("run", job.instance.run_uri),
         *([("not finished", ", ".join(not_run))] if not_run else []),
-        ("proposals", f"propose {job.upstream['propose'].key}"),
-        ("SAM", sam),
-        ("clues", clues),
-        ("actors", str(manifests["propose"].get("actors", "not recorded"))),
+        *([] if proposals is None else _facts_of_proposals(recipe.of(proposals.name), proposals)),
         ("this machine", f"{platform.machine()}, {usable_cpus()} CPUs, {platform.system()}"),
         ("software", ", ".join((f"Python {platform.python_version()}", *versions))),
         ("made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
+
+
+def _facts_of_proposals(recipe: Recipe, proposals: Instance) -> list[tuple[str, str]]:
+    """Return (name, value) of what proposals were made with; ``recipe`` is what their instance sees."""
+    weights = (proposals.plan() or {}).get("parts", {}).get("fingerprints", {})
+    sam = f"{recipe.sam.name}, SHA-256 {weights['sam'][:12]}…" if "sam" in weights else recipe.sam.name
+    return [
+        ("proposals", f"{proposals.name} {proposals.key}"),
+        ("SAM", sam),
+        ("clues", recipe.clues.name + (f", {recipe.clues.weights}" if recipe.clues.weights else "")),
+        ("actors", str(_manifest(proposals).get("actors", "not recorded"))),
+    ]
+
+
+def _manifest(proposals: Instance | None) -> Mapping[str, Any]:
+    """Return what is known of finished proposals."""
+    return {} if proposals is None else proposals.manifest() or {}
 
 
 def _tiles(
@@ -213,10 +223,22 @@ def _tiles(
     proof = propose.get("images", {})
     dropped = proof.get("dropped", 0)
     counts = [count for of_split in scan.box_counts.values() for count in of_split]
-    tiles = [
-        ("images", f"{scan.images:,}", f"of {proof['images']:,}, {dropped:,} dropped" if dropped else "none dropped"),
-        ("boxes an image", f"{mean(counts):.1f}" if counts else "–", f"median {median(counts):g}" if counts else ""),
-    ]
+    tiles = (
+        []
+        if not proof and not scan.images
+        else [
+            (
+                "images",
+                f"{scan.images:,}",
+                f"of {proof['images']:,}, {dropped:,} dropped" if dropped else "none dropped",
+            ),
+            (
+                "boxes an image",
+                f"{mean(counts):.1f}" if counts else "–",
+                f"median {median(counts):g}" if counts else "",
+            ),
+        ]
+    )
     for _, content in metrics:
         for split, measured in content["splits"].items():
             last = evaluate_proposals.full_row(measured)
@@ -345,8 +367,7 @@ def _image_reader(index: Instance) -> Callable[[str], NDArray[np.uint8]]:
 
 
 def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
-    before = [name for name in recipe.active if verb_of(name) not in _DONE_ELSEWHERE]
-    return tuple(dict.fromkeys((*ALWAYS_READ, *before)))
+    return tuple(dict.fromkeys(("index", *(name for name in recipe.active if verb_of(name) != STAGE.verb))))
 
 
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:

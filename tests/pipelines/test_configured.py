@@ -7,6 +7,7 @@ from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.evaluate.proposals import METRICS_FILE
+from pipelines.exchange.export_true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import resolve, run_instances
 from pipelines.store.tables import read_json
@@ -24,6 +25,25 @@ stages:
   - detect.dino: {model: retrain.dino}
   - evaluate.dino: {of: detect.dino}
 """
+
+
+@pytest.mark.slow
+def test_a_run_without_proposals_has_a_report_and_makes_none_for_it(tmp_path: Path) -> None:
+    stages = "stages: [index, retrain, detect.final, evaluate.final, report]\n"
+    (tmp_path / "recipe.yaml").write_text(RECIPE + stages)
+    settings = ["resources.here=true", "resources.cpus=1", "retrain.learn_from=import.truth"]
+    recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), settings, "shapes:")
+    run = tmp_path / "run"
+    run_instances(recipe, str(run), ["index"], Options(), Console(quiet=True))
+    run_export_true_boxes(str(run), name="truth")
+    run_instances(recipe, str(run), list(recipe.active), Options(), Console(quiet=True))
+    assert not (run / "propose").exists()
+    page = (run / "report.html").read_text()
+    for shown in ("detect.final", 'id="gallery"', 'id="detections"', 'id="training"'):
+        assert shown in page
+    assert 'id="counts"' not in page
+    assert "Prompts:" not in page
+    assert page.count("<article") > 3
 
 
 @pytest.mark.slow
