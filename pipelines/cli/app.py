@@ -148,8 +148,8 @@ LabelOption = Annotated[
     typer.Option(
         "--label",
         metavar="NAME",
-        help="Which instance of this verb: VERB.NAME. `evaluate --label ss` measures import.ss, `analyse --label similarity` "
-        "is Fig. 6.",
+        help="Which instance of this verb: VERB.NAME, as the recipe configures it; `analyse --label similarity` is Fig. 6. "
+        "A new one says what it reads: `evaluate --label ss --set evaluate.ss.of=import.ss` measures import.ss.",
     ),
 ]
 

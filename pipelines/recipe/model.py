@@ -495,15 +495,21 @@ def _parse_override(item: str, instances: Collection[str]) -> tuple[list[str], A
         raise ConfigError(f"--set {item}: expected a.b=value, for instance --set prompts.points_per_side=16")
     value = _parse(text, f"--set {item}: the value is not valid YAML")
     path = name.strip().split(".")
-    instance = ".".join(path[:2])
-    known = instance in instances or _names_new_instance(path)
-    return (["instances", instance, *path[2:]] if known and len(path) > 2 else path), value
+    return (["instances", ".".join(path[:2]), *path[2:]] if _is_of_instance(path, instances) else path), value
 
 
-def _names_new_instance(path: Sequence[str]) -> bool:
-    """Whether ``verb.label.option`` can only be an option of an instance that the recipe does not have yet."""
-    options = _names_at([_section(path[0])])
-    return len(path) > 2 and path[1] not in options and path[2] in options
+def _is_of_instance(path: Sequence[str], instances: Collection[str]) -> bool:
+    """Whether ``verb.label.option`` is an option of an instance: of one that there is, or one that it begins.
+
+    A label may be the name of an option of the section, too: ``retrain.dino.lr`` is of the instance, where there is one, and
+    ``retrain.dino.queries`` of the section, for no instance of ``retrain`` has such an option.
+    """
+    if len(path) < 3:
+        return False
+    options, instance = _names_at([_section(path[0])]), ".".join(path[:2])
+    if path[1] in options:
+        return instance in instances and path[2] in options
+    return instance in instances or path[2] in options
 
 
 def explain(

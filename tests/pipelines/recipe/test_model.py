@@ -348,6 +348,14 @@ def test_an_instance_may_have_whole_sections_of_its_own(tmp_path: Path) -> None:
     assert dense.of("propose").prompts.points_per_side == 8  # whoever asks
 
 
+def test_a_label_may_be_the_name_of_an_option(tmp_path: Path) -> None:
+    path = write(tmp_path, mine="{base: small, stages: [index, retrain, retrain.dino: {detector: dino}]}")
+    recipe, _ = load_recipe(path, ["retrain.dino.lr=0.25", "retrain.dino.queries=30", "retrain.dino.dino.heads=4"])
+    section, instance = recipe.retrain, recipe.of("retrain.dino").retrain
+    assert (section.dino.queries, section.dino.heads, section.lr) == (30, 8, 0.0005)
+    assert (instance.dino.queries, instance.dino.heads, instance.lr) == (30, 4, 0.25)
+
+
 def test_a_new_instance_may_be_set_on_the_command_line() -> None:
     recipe, _ = load_recipe("small", ["evaluate.ss.of=import.ss"])
     assert recipe.of("evaluate.ss").evaluate.of == "import.ss"
