@@ -22,7 +22,6 @@ from benchmarks.fuzz.annotations import check_boxes
 from benchmarks.fuzz.kind import Kind, alone
 from benchmarks.fuzz.mutate import damage_bytes, damage_head, damage_tree, to_json, words_between
 from pipelines.exchange.import_formats import read_boxes
-from pipelines.exchange.import_proposals import read_size
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row, proposals_to_row, with_class_names
 from pipelines.store.tables import Table
 from weaksam.clues.loading import classifier_to_bytes, load_classifier
@@ -31,7 +30,7 @@ from weaksam.config import MilConfig, SamConfig, WeakTrConfig
 from weaksam.detectors.loading import detector_to_bytes, load_detector
 from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.errors import ImageError
-from weaksam.io.images import decode_image
+from weaksam.io.images import decode_image, read_size
 from weaksam.sam import BUILTIN_SAM
 from weaksam.sam.load import load_sam
 from weaksam.structures import Prompts, Proposals

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from pipelines.exchange.export_proposals import finished_instance
-from pipelines.exchange.import_proposals import instance_name, read_size
+from pipelines.exchange.import_proposals import instance_name
 from pipelines.recipe.model import load_recipe
 from pipelines.store.instances import Instance, Lock, instance_key, prove
 from pipelines.store.schemas import (
@@ -33,6 +33,7 @@ from weaksam.config import DataConfig
 from weaksam.datasets.ground_truth import StatedSize, true_objects
 from weaksam.errors import ConfigError, DataError, ImageError
 from weaksam.io.files import join, open_fs
+from weaksam.io.images import read_size
 from weaksam.pseudo_labels.noise import CLEAN, MISSING, NOISE_KINDS, NoisyBoxes, TrueBoxes, add_noise
 from weaksam.structures import BOXES, GroundTruth, PseudoGroundTruth
 

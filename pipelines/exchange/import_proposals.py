@@ -19,8 +19,8 @@ from pipelines.exchange.import_formats import Boxes, read_boxes
 from pipelines.store.instances import Instance, Lock, instance_key, prove
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS, SCHEMA_VERSION, proposals_to_row
 from weaksam.errors import ConfigError, DataError, ImageError
-from weaksam.io.files import read_annotations, read_bytes
-from weaksam.io.images import image_size
+from weaksam.io.files import read_annotations
+from weaksam.io.images import read_size
 from weaksam.structures import Proposals
 
 _ROWS_PER_PART = 128  # images; Selective Search has 2,000 boxes each
@@ -170,15 +170,3 @@ def to_proposals(boxes_xyxy: Boxes, size_hw: tuple[int, int], source: str) -> tu
         discarded={(source, "no area"): len(kept) - number} if number < len(kept) else {},
     )
     return proposals, int((clipped != boxes_xyxy).any(axis=1)[kept].sum())
-
-
-def read_size(uri: str) -> tuple[int, int] | ImageError:
-    """Return (height, width) of an image upright, from its header alone, or why it cannot be read."""
-    try:
-        data = read_bytes(uri)
-    except ImageError as error:
-        return error
-    try:
-        return image_size(data)
-    except ImageError as error:
-        return error

@@ -23,6 +23,7 @@ from weaksam.config import DataConfig
 from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
+from weaksam.io.images import read_size
 from weaksam.structures import ImageRecord
 
 if TYPE_CHECKING:
@@ -148,8 +149,6 @@ def _reads_true_boxes(recipe: Recipe, name: str) -> bool:
 
 def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:
     """Return (height, width) of the first pictures in hash order by image id; one that cannot be read has none."""
-    from pipelines.exchange.import_proposals import read_size
-
     uris = {record.image_id: record.uri for record in records}
     some = in_hash_order(list(uris))[:_SIZES_LOOKED_AT]
     with ThreadPoolExecutor(_READERS) as threads:

@@ -22,6 +22,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from weaksam.errors import ImageError
 from weaksam.io.depth import to_8_bits
+from weaksam.io.files import read_bytes
 from weaksam.io.metadata import without_metadata
 from weaksam.io.wide_samples import wide_colours, wide_greys
 
@@ -86,6 +87,14 @@ def image_size(data: bytes) -> tuple[int, int]:
         ImageError: As ``decode_image``; of a file that is damaged behind its header nothing is noticed.
     """
     return _judged(data, _size_hw)
+
+
+def read_size(uri: str) -> tuple[int, int] | ImageError:
+    """Return (height, width) of an image upright, from its header alone, or why it cannot be read."""
+    try:
+        return image_size(read_bytes(uri))
+    except ImageError as error:
+        return error
 
 
 def _judged(data: bytes, read: Callable[[bytes], _Read]) -> _Read:
