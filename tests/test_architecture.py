@@ -41,6 +41,18 @@ ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those b
     FAMILIES,
     {"proposals"},
 )
+ROOMS_OF_THE_PIPELINES = (  # as above, and those of one floor do not import each other
+    {"store", "recipe"},
+    {"engine"},
+    {"dataflow", "training"},
+    {"stages"},
+    {"evaluate"},
+    {"analyse"},
+    {"report"},
+    {"runner"},
+    {"variants", "exchange"},
+    {"cli"},
+)
 WHERE_CLUES_AND_SAM_MEET = {"weaksam.proposals.proposer", "weaksam.proposals.filters"}
 
 
@@ -93,26 +105,39 @@ def test_the_method_imports_nothing_of_the_floors_above() -> None:
     assert found == []
 
 
-def rooms_met() -> Iterator[tuple[str, str, str]]:
-    """Yield each module of the method, its room, and another room that it imports."""
+def rooms_met(package: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each module of a package, its room, and another room that it imports."""
     for name, tree in module_trees().items():
-        if name.startswith("weaksam."):
+        if name.startswith(f"{package}."):
             room = name.split(".")[1]
-            met = {imported.split(".")[1] for imported in imported_by(tree) if imported.startswith("weaksam.")}
+            met = {imported.split(".")[1] for imported in imported_by(tree) if imported.startswith(f"{package}.")}
             yield from ((name, room, other) for other in sorted(met - {room}))
 
 
+def floors_of(package: str, rooms: tuple[set[str], ...]) -> dict[str, int]:
+    """Number the floor of each room; every room of the package stands on one."""
+    floors = {room: floor for floor, on_it in enumerate(rooms) for room in on_it}
+    assert {name.split(".")[1] for name in module_trees() if name.startswith(f"{package}.")} == floors.keys()
+    return floors
+
+
 def test_rooms_of_the_method_import_downwards() -> None:
-    floors = {room: floor for floor, rooms in enumerate(ROOMS_OF_THE_METHOD) for room in rooms}
-    assert {name.split(".")[1] for name in module_trees() if name.startswith("weaksam.")} == floors.keys()
-    assert [f"{name} imports {other}" for name, room, other in rooms_met() if floors[other] > floors[room]] == []
+    floors = floors_of("weaksam", ROOMS_OF_THE_METHOD)
+    met = rooms_met("weaksam")
+    assert [f"{name} imports {other}" for name, room, other in met if floors[other] > floors[room]] == []
+
+
+def test_rooms_of_the_pipelines_import_downwards() -> None:
+    floors = floors_of("pipelines", ROOMS_OF_THE_PIPELINES)
+    met = rooms_met("pipelines")
+    assert [f"{name} imports {other}" for name, room, other in met if floors[other] >= floors[room]] == []
 
 
 def test_families_of_the_method_do_not_import_each_other() -> None:
     families = FAMILIES | {"proposals"}
     found = [
         f"{name} imports {other}"
-        for name, room, other in rooms_met()
+        for name, room, other in rooms_met("weaksam")
         if {room, other} <= families and name not in WHERE_CLUES_AND_SAM_MEET
     ]
     assert found == []
