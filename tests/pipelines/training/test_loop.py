@@ -619,7 +619,7 @@ def test_files_that_tensorboard_may_have_open_are_never_touched_again(tmp_path):
 def start(folder, step_s=0.0):
     return subprocess.Popen(
         [sys.executable, "-m", toy_training.__name__, str(folder), str(step_s)],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
