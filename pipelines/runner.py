@@ -120,14 +120,19 @@ def needed_for(recipe: Recipe, name: str) -> list[str]:
     """Return ``name`` and everything upstream of it, in the order in which they must run."""
     order: list[str] = []
 
-    def visit(n: str) -> None:
+    def visit(n: str, trail: tuple[str, ...]) -> None:
+        if n in trail:
+            chain = " <- ".join((*trail[trail.index(n) :], n))
+            raise ConfigError(
+                f"recipe {recipe.name}: {n} reads what is made of itself: {chain}; let one of them read another"
+            )
         for read in stage_of(n).reads(recipe.of(n), n):
             if not is_import(read):
-                visit(read)
+                visit(read, (*trail, n))
         if n not in order:
             order.append(n)
 
-    visit(name)
+    visit(name, ())
     return order
 
 

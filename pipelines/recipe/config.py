@@ -6,15 +6,20 @@ instance's key: they change how fast a result comes and how it looks, not what i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NewType, get_type_hints
 
 from weaksam.config import DetectConfig, MilConfig, PseudoLabelsConfig, RetrainConfig, RetrainedDetectConfig, require
 
+PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
 Input = NewType(
     "Input", str
 )  # the name of an instance that is read: ``verb``, ``verb.label`` or ``import.NAME``; "" = none
-NOTHING = Input("")
+
+
+def reads(default: str, *verbs: str) -> Any:
+    """Declare an option of the type ``Input``, or several of them, and the verbs that it may be of; "" may be none."""
+    return field(default=Input(default), metadata={"verbs": verbs})
 
 
 def method_of(options: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -66,25 +71,26 @@ class ProposeConfig:
 
     splits: tuple[str, ...] = ()  # empty = every indexed split
     method: Literal["sam", "selective-search"] = "sam"  # the second is the classical source
-    classifier: Input = Input("train-classifier")  # whose maps are the clues, unless ``clues.weights`` are given
+    # Whose maps are the clues, unless ``clues.weights`` are given.
+    classifier: Input = reads("train-classifier", "train-classifier")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainMilConfig(MilConfig):
     """A weakly-supervised detector, and what it learns from."""
 
-    proposals: Input = Input("propose")
+    proposals: Input = reads("propose", *PROPOSALS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectStageConfig(DetectConfig):
     """How a detector is run over images, and which."""
 
-    model: Input = Input("train-mil")  # a training of ``train-mil`` or ``retrain``
-    proposals: Input = Input("propose")  # that a detector of ``train-mil`` scores
+    model: Input = reads("train-mil", "train-mil", "retrain")  # a training of ``train-mil`` or ``retrain``
+    proposals: Input = reads("propose", *PROPOSALS)  # that a detector of ``train-mil`` scores
     # One view of each image in the place of all scales and mirror images; "smaller": at .75 of each scale.
     view: Literal["all", "plain", "mirrored", "smaller"] = "all"
-    within: Input = NOTHING  # another instance of ``detect``: of its splits alone; the name of it is not read
+    within: Input = reads("", "detect", "")  # another instance, of whose splits alone; none of its results is read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,25 +102,27 @@ class RetrainedDetectStageConfig(RetrainedDetectConfig, DetectStageConfig):
 class LabelConfig(PseudoLabelsConfig):
     """How detections become pseudo labels, and which detections."""
 
-    detections: Input = Input("detect.mil")
+    detections: Input = reads("detect.mil", "detect")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainStageConfig(RetrainConfig):
     """A detector trained on pseudo labels, and on which: of ``label``, or ``import.NAME``."""
 
-    learn_from: Input = Input("label")
+    learn_from: Input = reads("label", "label", "import")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """What is measured, and how proposals and detections are (method 9.1-9.4)."""
 
-    of: Input = Input("propose")  # proposals, detections or pseudo labels
-    proposals: Input = Input("propose")  # beside detections: one box of them by chance, where the run has them anyway
+    of: Input = reads("propose", *PROPOSALS, "detect", "label")  # proposals, detections or pseudo labels
+    proposals: Input = reads(
+        "propose", *PROPOSALS, ""
+    )  # beside detections: one of them by chance, where they are made anyway
     # Detections of single views. With some, no true box is read: how far they agree with ``of`` and ``teacher`` is measured.
-    views: tuple[Input, ...] = ()
-    teacher: Input = NOTHING  # detections of the detector whose findings ``of`` learnt from
+    views: tuple[Input, ...] = field(default=(), metadata={"verbs": ("detect",)})
+    teacher: Input = reads("", "detect", "")  # detections of the detector whose findings ``of`` learnt from
     iou_thresholds: tuple[float, ...] = (0.5, 0.75, 0.9)  # of the table; curves run from .50 to .95
     include_difficult: bool = True  # objects marked difficult count as objects to propose for (published code)
     # "devkit": an IoU must exceed .5; "chainer", as published MIST measures: .5 is enough, boxes a pixel larger
@@ -133,9 +141,9 @@ class AnalyseConfig:
     """The prompt ablation of Table 4 with its controls, the similarity of proposals of Fig. 6, the noise of Fig. 3 and 7."""
 
     question: Literal["prompts", "similarity", "noise"] = "prompts"
-    proposals: Input = Input("propose")  # that "prompts" and "similarity" are about
-    detector: Input = Input("train-mil")  # whose features of the proposals "similarity" compares
-    retrained: Input = Input("retrain")  # whose losses of its pseudo labels "noise" looks at
+    proposals: Input = reads("propose", "propose")  # that "prompts" and "similarity" are about
+    detector: Input = reads("train-mil", "train-mil")  # whose features of the proposals "similarity" compares
+    retrained: Input = reads("retrain", "retrain")  # whose losses of its pseudo labels "noise" looks at
     split: str = "auto"  # whose images; "auto" = the training split
     max_images: int = 150  # first images in hash order that the prompts are compared on; 0 = all
     random_seeds: tuple[int, ...] = (0, 1, 2)  # of the uniform random control

@@ -104,8 +104,10 @@ class Recipe(BaseModel):
             raise ConfigError(f"{what}: no instance {name}; {hint}Say what it reads, such as --set {_example(name)}")
         changed = {}
         for part, (section, values) in whole._overlays(name, given or {}).items():
-            path = f"instances.{name}" if part == "" else f"instances.{name}.{part}"
-            changed[part or _section(name)] = _overlaid(section, values, what, path, origins)
+            field = part or _section(name)
+            path = f"instances.{name}{f'.{part}' if part else ''}" if values else field
+            changed[field] = _overlaid(section, values, what, path, origins)
+            _check_reads(changed[field], what, path)
         seen = whole.model_copy(update=changed)
         seen._whole = whole
         return seen
@@ -115,8 +117,8 @@ class Recipe(BaseModel):
         if _section(name) not in type(self).model_fields:
             return {}
         own = getattr(self, _section(name))
-        if verb_of(name) == "detect" and verb_of(given.get("model", own.model)) == "retrain":
-            own = self._of_retrained(given.get("model", own.model), own)
+        if verb_of(name) == "detect" and verb_of(model := str(given.get("model", own.model))) == "retrain":
+            own = self._of_retrained(model, own)
         options = {f.name for f in fields(own)}
         parts = {part: values for part, values in given.items() if part in _PARTS and part not in options}
         rest = {option: value for option, value in given.items() if option not in parts}
@@ -192,6 +194,16 @@ def label_of(name: str) -> str:
 def is_import(name: str) -> bool:
     """Whether an instance was read from another project's file: it is there, or it is not; no recipe can make it."""
     return verb_of(name) == "import"
+
+
+def _check_reads(section: Any, what: str, path: str) -> None:
+    """Raise ConfigError for an option that names an instance of a verb whose product is no such thing."""
+    for option in (option for option in fields(section) if "verbs" in option.metadata):
+        value = getattr(section, option.name)
+        for name in (value,) if isinstance(value, str) else value:
+            if verb_of(name) not in option.metadata["verbs"]:
+                verbs = " or ".join(verb or '""' for verb in option.metadata["verbs"])
+                raise ConfigError(f"{what}: {path}.{option.name}: expected an instance of {verbs}, got {name!r}")
 
 
 def _section(name: str) -> str:

@@ -204,6 +204,12 @@ def finish(resolved: runner.Resolved, **proof: int) -> Instance:
     return resolved.instance
 
 
+def test_an_instance_that_reads_what_is_made_of_it_is_refused() -> None:
+    recipe = shapes("pseudo_labels.detections=detect.final")
+    with pytest.raises(ConfigError, match=r"label <- detect\.final <- retrain <- label; let one of them read another"):
+        needed_for(recipe, "label")
+
+
 # --- dropped images: a small table stage between the index and one that reads it
 
 

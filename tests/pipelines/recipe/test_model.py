@@ -376,6 +376,16 @@ def test_a_new_instance_may_be_set_on_the_command_line() -> None:
         ("stages: [evaluate.ss]", ["no instance evaluate.ss", "--set evaluate.ss.of=import.ss"]),
         ("stages: [detect.finale]", ["no instance detect.finale; did you mean detect.final?"]),
         ("stages: [detect.x: {model: retrain.nil}]", ["no instance retrain.nil"]),
+        ("stages: [detect.x: {model: 3}]", ["instances.detect.x.model (from mine.yaml)", "a valid string, got 3"]),
+        (
+            "stages: [detect.x: {model: label}]",
+            ["detect.x.model: expected an instance of train-mil or retrain, got 'label'"],
+        ),
+        (
+            "retrain: {learn_from: detect.mil}",
+            ["learn_from: expected an instance of label or import, got 'detect.mil'"],
+        ),
+        ("stages: [evaluate.x: {views: [label]}]", ["evaluate.x.views: expected an instance of detect, got 'label'"]),
         ("stages: [index: [a]]", ["mine.yaml: stages: expected a name or {name: {option: value}}"]),
         ("stages: [{index: {}, propose: {}}]", ["mine.yaml: stages: expected a name or {name: {option: value}}"]),
     ],
