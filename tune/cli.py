@@ -6,6 +6,12 @@ from typing import Annotated
 
 import typer
 
+from pipelines.cli import terminal
+from pipelines.cli.console import console, set_up_logging
+from pipelines.cli.options import Request, spread
+from pipelines.recipe.model import load_recipe
+from weaksam.io.files import absolute, join
+
 _HELP = """
 Vary fields of a recipe and find the best values; every trial shares what its knobs leave alone.
 
@@ -27,49 +33,29 @@ Examples:
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the front door."""
-    app.command(name="tune", help=_HELP)(tune)
+    app.command(name="tune", help=_HELP)(spread(tune))
 
 
 def tune(
     sweep: Annotated[str, typer.Argument(help="A sweep file, or a shipped sweep's name.")],
-    data: Annotated[str, typer.Option("--data", help="Where the images are, if not where the recipe says.")] = "",
-    out: Annotated[str, typer.Option("--out", help="The run folder, local or s3://…; default runs/RECIPE.")] = "",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one value of the recipe of all trials.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, list the trials, and do nothing.")
-    ] = False,
+    request: Request,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
-    max_dropped: Annotated[
-        str, typer.Option("--max-dropped", help="More dropped images than this (a share or a count) fail a trial.")
-    ] = "1%",
-    address: Annotated[
-        str, typer.Option("--address", help="Ray cluster; default RAY_ADDRESS, else this machine.")
-    ] = "",
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="-v: what each stage does.")] = 0,
 ) -> None:
     """Run a sweep."""
-    from pipelines.cli import terminal
-    from pipelines.cli.app import console, set_up_logging
-    from pipelines.engine.stage import Options
-    from pipelines.recipe.model import load_recipe
     from tune.report import write_report
     from tune.results import text_tables, write_results
     from tune.search import describe, run_sweep
     from tune.sweep import Trials, load_sweep
-    from weaksam.io.files import absolute, join
 
-    set_up_logging(verbose)
-    loaded = load_sweep(sweep, overrides or ())
-    run_uri = absolute(out or join("runs", load_recipe(loaded.recipe, loaded.overrides)[0].name))
-    trials = Trials(loaded, run_uri, data)
-    options = Options(address=address, max_dropped=max_dropped)
-    if dry_run:
-        describe(trials, options, console, where=sweep)
+    set_up_logging(request.verbose)
+    loaded = load_sweep(sweep, request.overrides or ())
+    run_uri = absolute(request.out or join("runs", load_recipe(loaded.recipe, loaded.overrides)[0].name))
+    trials = Trials(loaded, run_uri, request.data)
+    if request.dry_run:
+        describe(trials, request.options, console, where=sweep)
         return
     terminal.go_on_unread()
-    outcome = run_sweep(trials, options, console, where=sweep, retry_failed=retry_failed)
+    outcome = run_sweep(trials, request.options, console, where=sweep, retry_failed=retry_failed)
     for table in text_tables(outcome):
         console.print(table)
     table_uri, chosen = write_results(outcome, trials)

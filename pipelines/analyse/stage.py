@@ -41,8 +41,10 @@ def _contents(recipe: Recipe, _name: str) -> Mapping[str, Content]:
 
 STAGE = Stage(
     verb="analyse",
-    help="compare the clues with as many random points and with a denser grid (Table 4), proposals with each other (Fig. 6), "
-    "or losses with what is wrong in the pseudo labels (Fig. 3, 7)",
+    help="Answer a question about the method.\n\n"
+    "`--label prompts`: is each clue source better than random points and a denser grid (Table 4)? `--label similarity`: how "
+    "alike does the detector see an image's proposals (Fig. 6)? `--label noise`: do losses tell which pseudo labels are wrong "
+    "(Fig. 3, 7)?",
     reads=_reads,
     method=_method,
     execute=execute,

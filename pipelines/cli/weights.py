@@ -4,10 +4,64 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
+from rich.text import Text
+
+from pipelines.cli import terminal
+from pipelines.cli.console import console
+from pipelines.engine.text_table import Kind, TextTable
 from weaksam.config import SamConfig
 from weaksam.io.weights import PUBLISHED, Progress, WeightsFile, cached_path, fetch_weights
 from weaksam.sam import BUILTIN_SAM, sam_weights
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of verbs."""
+    weights = typer.Typer(
+        no_args_is_help=True, help="The weights that recipes name: what there is, and fetching it ahead."
+    )
+    weights.command("list")(weights_list)
+    weights.command("pull")(weights_pull)
+    app.add_typer(weights, name="weights")
+
+
+def weights_list() -> None:
+    """List built-in and published weights, and which of them are on this machine.
+
+    Example:
+
+        weaksam weights list
+    """
+    table = TextTable()
+    table.add_columns(Kind.NAME, "name", "here")
+    table.add_columns(Kind.FIGURE, "MB")
+    table.add_columns(Kind.NAME, "SHA-256")
+    table.add_columns(Kind.TEXT, "what")
+    for row in list_weights():
+        size = "" if row.size_bytes is None else f"{row.size_bytes / 1e6:,.1f}"
+        what = Text.assemble(f"{row.note}\n", (row.uri, "dim"))
+        table.add_row(row.name, "yes" if row.path else "no", size, row.sha256[:12], what)
+    console.print(table)
+
+
+def weights_pull(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|URI", help="A name of the list, or any path, https:// or s3:// address.")
+    ],
+    sha256: Annotated[str, typer.Option("--sha256", help="The checksum that the file must have.")] = "",
+) -> None:
+    """Fetch weights into the cache ($WEAKSAM_CACHE or ~/.cache/weaksam), where runs find them.
+
+    Example:
+
+        weaksam weights pull vit_b
+    """
+    terminal.go_on_unread()
+    with console.status(f"fetching {name}"):
+        file = pull_weights(name, sha256=sha256)
+    console.print(f"{file.path}\nsha256 {file.sha256} ({'as expected' if file.known else 'nothing to compare with'})")
 
 
 @dataclass(frozen=True, kw_only=True)

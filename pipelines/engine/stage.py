@@ -58,7 +58,7 @@ class Stage:
     """A verb of the pipeline."""
 
     verb: str
-    help: str
+    help: str  # of `weaksam VERB`: what it does, in a sentence; further paragraphs say what its labels mean
     # instance names that an instance of this name reads
     reads: Callable[[Recipe, str], tuple[str, ...]]
     # the part of the recipe that can change the result

@@ -58,7 +58,9 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
 
 STAGE = Stage(
     verb="evaluate",
-    help="measure proposals, detections or pseudo labels against the true boxes",
+    help="Measure proposals, detections or pseudo ground truth against the true boxes.\n\n"
+    "`--label proposals`: source by source. `--label mil` or `final`: detections. `--label label`: pseudo ground truth. "
+    "`--label agreement`: how far the detections in other views agree, without true boxes.",
     reads=_reads,
     method=_method,
     execute=execute,

@@ -377,7 +377,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
 
 STAGE = Stage(
     verb="report",
-    help="make one HTML page that shows the run",
+    help="Write the page to look at: tables, curves, dropped images and a gallery.",
     reads=_reads,
     method=_method,
     execute=execute,

@@ -275,7 +275,8 @@ def _detector_sha256(uri: str) -> str:
 
 STAGE = Stage(
     verb="detect",
-    help="run a trained detector over images",
+    help="Run a trained detector over images.\n\n"
+    "`--label mil`: that of `train-mil`, on their proposals. `--label final`: that of `retrain`, alone.",
     reads=_reads,
     method=_method,
     execute=execute,

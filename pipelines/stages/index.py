@@ -198,7 +198,7 @@ def _fingerprint(config: DataConfig) -> str:
 
 STAGE = Stage(
     verb="index",
-    help="list a data set's images and the labels that the recipe grants",
+    help="List a data set's images and the labels that the recipe grants.",
     reads=lambda _recipe, _name: (),
     method=_method,
     execute=execute,

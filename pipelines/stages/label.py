@@ -227,7 +227,7 @@ def _describe(recipe: Recipe) -> str:
 
 STAGE = Stage(
     verb="label",
-    help="turn the detections of the training images into pseudo ground truth",
+    help="Turn the detections of the training images into pseudo ground truth.",
     reads=lambda recipe, _name: ("index", recipe.pseudo_labels.detections),
     method=_method,
     execute=execute,

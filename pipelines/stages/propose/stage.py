@@ -151,7 +151,7 @@ def _clues_sha256(config: CluesConfig) -> str:
 
 STAGE = Stage(
     verb="propose",
-    help="prompt SAM with grids and clues, and write object proposals",
+    help="Prompt SAM with grids and clues, and write object proposals.",
     reads=_reads,
     method=_method,
     execute=execute,

@@ -127,7 +127,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
 
 STAGE = Stage(
     verb="retrain",
-    help="train a detector on pseudo ground truth, with the losses of what looks like noise dropped",
+    help="Train a detector, such as Faster R-CNN or DINO, on pseudo ground truth; losses that look like noise are dropped.",
     reads=lambda recipe, _name: ("index", recipe.retrain.learn_from),
     method=_method,
     execute=execute,

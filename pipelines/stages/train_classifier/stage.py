@@ -136,7 +136,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
 
 STAGE = Stage(
     verb="train-classifier",
-    help="train the clue network on image-level labels",
+    help="Train the classifier whose activation maps are the clues, on image-level labels.",
     reads=lambda _recipe, _name: ("index",),
     method=_method,
     execute=execute,

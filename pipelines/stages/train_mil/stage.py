@@ -105,7 +105,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
 
 STAGE = Stage(
     verb="train-mil",
-    help="train a weakly-supervised detector on proposals and image-level labels",
+    help="Train a weakly-supervised detector, such as MIST or OICR, on proposals and image-level labels.",
     reads=lambda recipe, _name: ("index", recipe.mil.proposals),
     method=_method,
     execute=execute,

@@ -9,6 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
+from pipelines.cli.console import console
 from pipelines.engine.stage import Options
 from pipelines.exchange import export_true_boxes
 from pipelines.exchange.export_true_boxes import run_export_true_boxes
@@ -242,7 +243,7 @@ def test_what_another_process_has_finished_meanwhile_is_not_written_again(shapes
 
 
 def test_the_command_says_what_it_made_and_refuses_what_it_cannot_use(shapes, monkeypatch):
-    monkeypatch.setattr(cli.console, "width", 200)
+    monkeypatch.setattr(console, "width", 200)
 
     def export(*arguments):
         return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["export", shapes, *arguments])

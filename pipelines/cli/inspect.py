@@ -1,0 +1,128 @@
+"""Verbs that look: the shipped recipes, what a run did and dropped, what in it nobody needs, and this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from pipelines.cli import terminal
+from pipelines.cli.console import console
+from pipelines.cli.options import RunArgument
+from pipelines.engine.text_table import Kind, TextTable
+from pipelines.recipe.model import load_recipe, shipped_recipes
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (recipes, status, dropped, clean, doctor):
+        app.command()(verb)
+
+
+def recipes() -> None:
+    """List the shipped recipes.
+
+    Example:
+
+        weaksam recipes
+    """
+    table = TextTable()
+    table.add_columns(Kind.NAME, "recipe")
+    table.add_columns(Kind.TEXT, "what it is")
+    for name in shipped_recipes():
+        if "/" not in name:
+            table.add_row(name, load_recipe(name)[0].description)
+    console.print(table)
+
+
+def status(run_folder: RunArgument) -> None:
+    """Show what a run has done, what is running, what was interrupted, and why images were dropped. Changes nothing in it.
+
+    Example:
+
+        weaksam status runs/voc07
+    """
+    from pipelines.engine.status import run_status
+
+    colours = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
+    table = TextTable()
+    table.add_columns(Kind.NAME, "instance", "key", "state")
+    table.add_columns(Kind.FIGURE, "seconds")
+    table.add_columns(Kind.TEXT, "detail")
+    lines = run_status(run_folder)
+    for line in lines:
+        seconds = "" if line.seconds is None else f"{line.seconds:,.1f}"
+        table.add_row(line.name, line.key, Text(line.state, style=colours[line.state]), seconds, line.detail)
+    console.print(table)
+    reasons = [reason for line in lines for reason in line.dropped]
+    for reason in reasons:
+        console.out(f"{reason.instance} dropped: {reason}", highlight=False)
+    if reasons:
+        console.out(f"`weaksam dropped {run_folder}` tells more", highlight=False)
+
+
+def dropped(
+    run_folder: RunArgument,
+    every: Annotated[bool, typer.Option("--all", help="Every image, with its path and particulars.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Every image as a JSON list, for programs.")] = False,
+) -> None:
+    """List the images that the stages of a run could not use, by stage and reason. Reads files only, of unfinished runs too.
+
+    Examples:
+
+        weaksam dropped runs/voc07
+
+        weaksam dropped runs/voc07 --json | jq -r '.[].uri'
+    """
+    from pipelines.engine.status import run_dropped
+    from pipelines.store.dropped import to_json, to_lines
+
+    found = run_dropped(run_folder)
+    for line in [to_json(found)] if as_json else to_lines(found, every=every):
+        console.out(line, highlight=False)
+
+
+def clean(
+    run_folder: RunArgument,
+    previews: Annotated[bool, typer.Option("--previews", help="Also remove the previews made with --limit.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove what no current instance of a run needs: the folders of earlier settings.
+
+    Example:
+
+        weaksam clean runs/voc07 --previews
+    """
+    from pipelines.engine.status import leftovers, remove
+
+    found = leftovers(run_folder, previews=previews)
+    for leftover in found:
+        console.print(f"{leftover.uri}  {leftover.what}, {leftover.size_bytes / 1e6:,.1f} MB", markup=False)
+    if not found:
+        console.print("nothing to remove")
+    elif yes or typer.confirm(f"Remove these {len(found)}?"):
+        terminal.go_on_unread()
+        for leftover in found:
+            remove(leftover)
+
+
+def doctor(uri: Annotated[str, typer.Argument(help="Also check access to this data or run folder.")] = "") -> None:
+    """Look at this machine: versions, cores, memory, GPUs, disks, S3, Ray. Exit code 1 if something will not work.
+
+    Example:
+
+        weaksam doctor s3://bucket/coco
+    """
+    from pipelines.cli.doctor import run_doctor
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    checks = run_doctor(uri)
+    table = TextTable()
+    table.add_columns(Kind.NAME, "check", "state")
+    table.add_columns(Kind.TEXT, "found", "what to do")
+    for check in checks:
+        table.add_row(check.name, Text(check.state, style=colours[check.state]), check.detail, check.remedy)
+    console.print(table)
+    if any(check.state == "fail" for check in checks):
+        raise typer.Exit(1)

@@ -1,0 +1,134 @@
+"""``weaksam run``, one verb per stage, and ``weaksam demo``: the stages of a recipe, brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli import terminal
+from pipelines.cli.console import console, set_up_logging
+from pipelines.cli.options import OutOption, RunRequest, VerboseOption, spread
+from pipelines.engine.stage import Stage
+from pipelines.recipe.model import Recipe, load_recipe, render, verb_of
+from pipelines.runner import STAGES, run_instances
+from pipelines.store.tables import write_bytes
+from weaksam.errors import ConfigError
+from weaksam.io.files import join, open_fs
+
+_EXAMPLES = """
+
+Examples:
+
+    weaksam {verb} shapes --limit 16
+
+    weaksam {verb} voc07 --data /data/VOCdevkit/VOC2007 --out runs/voc07
+
+    weaksam {verb} coco14 --data s3://bucket/coco --out s3://bucket/runs/coco14 --address auto
+
+    weaksam {verb} voc07 --data /data/VOC2007 --set prompts.points_per_side=16 --dry-run
+"""
+
+LabelOption = Annotated[
+    str,
+    typer.Option(
+        "--label",
+        metavar="NAME",
+        help="Which instance of this verb: VERB.NAME, as the recipe configures it; default: the first that the recipe lists. "
+        "A new one says what it reads: `evaluate --label ss --set evaluate.ss.of=import.ss` measures import.ss.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    what = "Run a recipe's stages in order; whatever is finished already is recognised and skipped."
+    app.command(help=what + _EXAMPLES.format(verb="run"))(spread(run))
+    for verb, stage in STAGES.items():
+        what = f"{stage.help}\n\nWhat it reads is brought up to date first."
+        app.command(verb, help=what + _EXAMPLES.format(verb=verb))(_verb_of_stage(stage))
+    app.command()(demo)
+
+
+def run(
+    request: RunRequest,
+    first: Annotated[str, typer.Option("--from", metavar="INSTANCE", help="Start at this stage instance.")] = "",
+    last: Annotated[str, typer.Option("--until", metavar="INSTANCE", help="Stop after this stage instance.")] = "",
+) -> None:
+    """Run a recipe from first to last stage."""
+    _bring_up_to_date(request, lambda recipe: _between(recipe.active, first, last))
+
+
+def _verb_of_stage(stage: Stage) -> Callable[..., None]:
+    """Return the verb that brings one instance of a stage up to date."""
+
+    @spread
+    def verb(request: RunRequest, label: LabelOption = "") -> None:
+        _bring_up_to_date(request, lambda recipe: [_instance(recipe, stage.verb, label)])
+
+    return verb
+
+
+def demo(out: OutOption = "runs/demo", verbose: VerboseOption = 0) -> None:
+    """The main job on drawn images, from image labels to proposals, MIST, pseudo boxes, Faster R-CNN and a report, in minutes.
+
+    Example:
+
+        weaksam demo --out runs/demo
+    """
+    _bring_up_to_date(RunRequest(recipe="shapes", out=out, verbose=verbose), lambda recipe: recipe.active)
+
+
+def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[str]]) -> None:
+    """Run the instances of the recipe that ``choose`` names, or print the recipe."""
+    set_up_logging(request.verbose)
+    request = request.of_run_folder()
+    recipe, origins = load_recipe(request.recipe, request.values, request.data)
+    if request.print_recipe:
+        console.print(render(recipe, origins), markup=False, highlight=False)
+        return
+    run_uri, names = request.run_uri(recipe), choose(recipe)
+    if not request.dry_run:
+        terminal.go_on_unread()
+        write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
+    manifests = run_instances(recipe, run_uri, names, request.options, console)
+    if request.limit and manifests:
+        _print_estimate(recipe, run_uri, manifests)
+
+
+def _instance(recipe: Recipe, verb: str, label: str) -> str:
+    """Return the instance of a verb that is meant: without a label the first that the recipe lists or else knows."""
+    if label:
+        return f"{verb}.{label}"
+    return next((name for name in (*recipe.stages, *recipe.instances) if verb_of(name) == verb), verb)
+
+
+def _between(stages: Sequence[str], first: str, last: str) -> Sequence[str]:
+    for name in (first, last):
+        if name and name not in stages:
+            raise ConfigError(f"--from/--until: expected one of {', '.join(stages)}, got {name!r}")
+    begin = stages.index(first) if first else 0
+    end = stages.index(last) + 1 if last else len(stages)
+    if begin >= end:
+        raise ConfigError(f"--from {first} comes after --until {last}; the order is {', '.join(stages)}")
+    return stages[begin:end]
+
+
+def _print_estimate(recipe: Recipe, run_uri: str, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say what the whole run would take, from what the preview took: time, disk, and cost if a price is set."""
+    index, proposed = manifests.get("index", {}), manifests.get("propose", {})
+    rate = proposed.get("throughput", {}).get("images_per_s", 0.0)
+    done = proposed.get("images", {}).get("done", 0)
+    if not rate or not done:
+        return
+    wanted = recipe.propose.splits or tuple(index["available"])
+    total = sum(index["available"][split] for split in wanted)
+    fs, path = open_fs(run_uri)
+    gigabytes = fs.du(path) / done * total / 1e9
+    hours = total / rate / 3600
+    cost = f", about {hours * recipe.resources.price_per_hour:,.2f} at {recipe.resources.price_per_hour:g} an hour"
+    console.print(
+        f"preview: {done:,} images at {rate:.2f} img/s. All {total:,} would take about {hours:,.1f} h on this machine and "
+        f"{gigabytes:,.2f} GB{cost if recipe.resources.price_per_hour else ''}."
+    )
