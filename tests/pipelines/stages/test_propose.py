@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.cli import app as cli
+from pipelines.cli import run as run_verb
 from pipelines.dataflow.rows import fetch
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
@@ -152,7 +153,7 @@ def test_a_run_resumed_from_half_of_its_files_is_the_same_to_the_bit(finished_ru
 def test_a_preview_is_a_run_of_its_own(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = parts(finished_run)
     printed = io.StringIO()
-    monkeypatch.setattr(cli, "console", Console(file=printed, width=1000))
+    monkeypatch.setattr(run_verb, "console", Console(file=printed, width=1000))
     chosen = [argument for setting in SETTINGS for argument in ("--set", setting)]
     cli.app(
         ["propose", "grid", "--data", "shapes:", "--out", str(finished_run), "--limit", "1", *chosen],
