@@ -33,7 +33,7 @@ test-plain: setup ## the tests that start no Ray and train for no more than mome
 test-long: setup ## the tests that test leaves out: whole runs that are killed, whole sweeps that train
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m long
 
-test-portable: setup ## the suite as other processors round, with 1 and 2 threads, in shuffled orders (1 to 2 hours)
+test-portable: setup ## the suite as other processors round, with 1 and 2 threads, in shuffled orders (about 50 min on 2 idle cores)
 	$(BIN)/python -m tests.portable
 
 check: setup ## lint, format and types

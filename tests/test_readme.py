@@ -1,4 +1,4 @@
-"""README is executed: what stands under ``<!-- tested -->`` runs, verbs and recipes that it names exist, its files too."""
+"""README is executed: what stands under ``<!-- tested -->`` runs; verbs, recipes and files that it or ``docs/`` name exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tests.support.patience import PATIENCE_S
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TESTED = re.findall(r"<!-- tested -->\n```(\w+)\n(.*?)```", README, re.DOTALL)
-FENCED = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in ROOT.glob("docs/*.md")}
+PAGES["README.md"] = README
+FENCED = re.findall(r"```sh\n(.*?)```", "\n".join(PAGES.values()), re.DOTALL)
 
 
 def blocks(language: str) -> list[str]:
@@ -82,8 +84,24 @@ def test_tested_blocks_are_there() -> None:
 
 
 def test_linked_and_named_files_exist() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    named = re.findall(r"`((?:weaksam|pipelines|recipes|benchmarks)/[\w./]+\.(?:py|yaml))`", README)
-    assert named
-    for name in {*links, *named}:
-        assert "NAME" in name or (ROOT / name).exists(), name
+    assert len(PAGES) > 3
+    for page, text in PAGES.items():
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+        named = re.findall(r"`((?:weaksam|pipelines|tune|recipes|benchmarks|tests|docs)/[\w./]*)`", text)
+        assert page != "README.md" or named
+        for path in [*((ROOT / page).parent / link for link in links), *(ROOT / name for name in named)]:
+            assert "NAME" in str(path) or path.exists(), f"{page}: {path}"
+
+
+def test_the_readme_is_read_in_one_go() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_example_of_a_recipe_loads(tmp_path: Path) -> None:
+    from pipelines.recipe.model import load_recipe
+
+    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(example)
+    recipe, _ = load_recipe(str(tmp_path / "mine.yaml"), ["retrain.dino.seed=1", "retrain.seed=2"])
+    assert (recipe.of("retrain.dino").retrain.detector, recipe.of("retrain.dino").retrain.seed) == ("dino", 1)
+    assert (recipe.of("retrain").retrain.detector, recipe.of("retrain").retrain.seed) == ("faster_rcnn", 2)
