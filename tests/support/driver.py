@@ -12,6 +12,14 @@ import psutil
 
 from tests.support.patience import wait_until
 
+# Listens to Ctrl-C though the tests may be a job in the background, which shells start deaf to it.
+MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pipelines.cli.app import main
+main()
+"""
+
 
 class Driver(subprocess.Popen[bytes]):
     """``weaksam`` at work; killed when the block ends if it is still there.
@@ -25,7 +33,7 @@ class Driver(subprocess.Popen[bytes]):
         self.log = log
         with log.open("w") as file:
             super().__init__(
-                [sys.executable, "-c", "from pipelines.cli.app import main; main()", *command],
+                [sys.executable, "-c", MAIN, *command],
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
