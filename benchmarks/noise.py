@@ -17,7 +17,7 @@ from rich.table import Table as TextTable
 
 from benchmarks.paired import PATIENT, Cell, add_arguments, report, resources, run_cells
 from pipelines.analyse.prompts import ANALYSIS_FILE
-from pipelines.exchange.export_true_boxes import run_export_true_boxes
+from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import resolve, run_instances
 from pipelines.store.tables import read_json

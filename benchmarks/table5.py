@@ -14,7 +14,7 @@ import argparse
 from rich.console import Console
 
 from benchmarks.paired import FEWEST_SEEDS, PATIENT, Cell, add_arguments, report, run_cells
-from pipelines.exchange.export_true_boxes import run_export_true_boxes
+from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import run_instances
 from weaksam.io.files import absolute

@@ -22,7 +22,7 @@ FOREIGN_TO_THE_METHOD = {
     "ray", "pyarrow", "yaml", "pydantic", "typer", "rich", "jinja2", "matplotlib", "psutil", "pipelines", "tune",
 }  # fmt: skip
 EXPORT_OF_TRUE_BOXES = (
-    "pipelines.exchange.export_true_boxes"  # the one way from true boxes to a trainer: it marks what it writes
+    "pipelines.exchange.true_boxes"  # the one way from true boxes to a trainer: it marks what it writes
 )
 READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage whose result a model is trained on
     "pipelines.evaluate.proposals", "pipelines.evaluate.detections", "pipelines.evaluate.pseudo_labels",
@@ -275,6 +275,12 @@ def test_nothing_unpickles_except_the_unpickler_that_refuses_code() -> None:
         or called in ("pandas.read_pickle", "pd.read_pickle", "eval", "exec")
     ]
     assert found == []
+    unpicklers = [
+        name
+        for name, tree in module_trees().items()
+        if any(isinstance(node, ast.Attribute) and node.attr.endswith("Unpickler") for node in ast.walk(tree))
+    ]
+    assert unpicklers == ["pipelines.exchange.pickles"]
 
 
 def test_no_file_is_read_by_numpy_with_pickles_allowed() -> None:

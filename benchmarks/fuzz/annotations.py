@@ -16,8 +16,8 @@ from PIL import Image
 
 from benchmarks.fuzz.kind import Kind, alone
 from benchmarks.fuzz.mutate import damage_bytes, damage_tree, to_json, words_between
-from pipelines.exchange.export_detections import narrow
-from pipelines.exchange.import_formats import read_boxes
+from pipelines.exchange.image_ids import narrow
+from pipelines.exchange.imports import read_boxes
 from pipelines.recipe.model import load_recipe, shipped_folder
 from tune.sweep import load_sweep
 from weaksam.datasets import Dataset

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from benchmarks.fuzz.annotations import check_boxes
 from benchmarks.fuzz.kind import Kind, alone
 from benchmarks.fuzz.mutate import damage_bytes, damage_head, damage_tree, to_json, words_between
-from pipelines.exchange.import_formats import read_boxes
+from pipelines.exchange.imports import read_boxes
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row, proposals_to_row, with_class_names
 from pipelines.store.tables import Table
 from weaksam.clues.loading import classifier_to_bytes, load_classifier

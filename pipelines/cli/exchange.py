@@ -9,44 +9,57 @@ import typer
 from pipelines.cli import terminal
 from pipelines.cli.console import console
 from pipelines.cli.options import RunArgument
+from pipelines.exchange.export import Missing, Product, formats_of, refuse_others, run_export
+from pipelines.exchange.imports import run_import
+from pipelines.exchange.pictures import PictureMode
+from pipelines.exchange.true_boxes import run_export_true_boxes
 from weaksam.errors import ConfigError
+
+_INTO_THE_RUN = "pseudo-labels"  # the format of true boxes: an instance of the run
+_FORMATS = "; ".join(f"{product}: {', '.join(formats_of(product))}" for product in Product)
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command("export")(export_)
+    app.command("export")(export)
     app.command("import")(import_)
 
 
-def export_(
+def export(
     run_folder: RunArgument,
     to: Annotated[
         str,
         typer.Option(
-            "--as",
-            help="Proposals: wetectron or mmdet (pickles), or coco (results JSON). Detections: voc or coco. Pseudo labels: "
-            "coco (instances JSON), voc or yolo. True boxes: pseudo-labels.",
+            "--as", metavar="FORMAT", help=f"The format. Of {_FORMATS}. Of true boxes: {_INTO_THE_RUN}, in the run."
         ),
     ],
-    split: Annotated[str, typer.Option("--split", help="Whose images.")] = "",
+    split: Annotated[str | None, typer.Option("--split", help="Whose images.")] = None,
     out: Annotated[
-        str, typer.Option("--out", help="The file to write, local or s3://…; for voc and yolo a folder.")
-    ] = "",
-    instance: Annotated[
-        str,
-        typer.Option("--of", metavar="INSTANCE", help="What to write: propose, import.NAME, detect.mil, label."),
-    ] = "propose",
-    missing: Annotated[str, typer.Option("--missing", help="Images without a row: error, or empty.")] = "error",
+        str | None, typer.Option("--out", help="The file to write, local or s3://…; for voc and yolo a folder.")
+    ] = None,
+    of: Annotated[
+        str | None,
+        typer.Option(
+            "--of", metavar="INSTANCE", help="What to write: propose (default), import.NAME, detect.NAME, label."
+        ),
+    ] = None,
+    missing: Annotated[Missing | None, typer.Option("--missing", help="Images without a row; default error.")] = None,
     only: Annotated[
-        str, typer.Option("--only", metavar="FILE", help="Detections of these images alone: ids, or COCO instances.")
-    ] = "",
-    name: Annotated[str, typer.Option("--name", help="True boxes become the instance import.NAME of the run.")] = "",
-    noise: Annotated[float, typer.Option("--noise", metavar="SHARE", help="Share of the true boxes made wrong.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,
+        str | None,
+        typer.Option("--only", metavar="FILE", help="Detections of these images alone: ids, or COCO instances."),
+    ] = None,
     pictures: Annotated[
-        str, typer.Option("--pictures", help="For voc and yolo of pseudo labels: link, copy or none, into the folder.")
-    ] = "link",
+        PictureMode | None,
+        typer.Option("--pictures", help="Into the folder of pseudo labels as voc or yolo; default link."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", help="True boxes become the instance import.NAME of the run.")
+    ] = None,
+    noise: Annotated[
+        float | None, typer.Option("--noise", metavar="SHARE", help="Share of the true boxes made wrong; default 0.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the noise; default 0.")] = None,
 ) -> None:
     """Write proposals, detections or pseudo labels in another project's format, or true boxes as pseudo labels into the run.
 
@@ -66,68 +79,27 @@ def export_(
         weaksam export runs/voc07 --as pseudo-labels --name noisy --noise 0.3
     """
     terminal.go_on_unread()
-    _one_of("--missing", missing, ("error", "empty"))
-    _one_of("--pictures", pictures, ("link", "copy", "none"))
-    if to == "pseudo-labels":
-        if split or out or only or instance != "propose" or missing != "error":
-            raise ConfigError(
-                "--as pseudo-labels writes the labelled split's true boxes into the run: it takes --name, --noise and --seed "
-                "alone"
-            )
-        from pipelines.exchange.export_true_boxes import run_export_true_boxes
-
-        made = run_export_true_boxes(run_folder, name=name, noise=noise, seed=seed)
+    of_file: dict[str, object] = {"split": split, "out": out, "of": of, "missing": missing, "only": only}
+    of_file |= {"pictures": pictures, "overwrite": overwrite or None}
+    of_true_boxes: dict[str, object] = {"name": name, "noise": noise, "seed": seed}
+    given = [option for option, value in (of_file | of_true_boxes).items() if value is not None]
+    if to == _INTO_THE_RUN:
+        refuse_others(f"{to} of true boxes", given, list(of_true_boxes))
+        made = run_export_true_boxes(run_folder, name=name or "", noise=noise or 0.0, seed=seed or 0)
         console.print(f"import.{name}: {made['text']}", markup=False)
         return
-    if name or noise or seed:
-        raise ConfigError(f"--name, --noise and --seed belong to --as pseudo-labels, got --as {to}")
+    refuse_others(to, given, list(of_file))
     if not split or not out:
         raise ConfigError(f"--as {to}: expected --split, whose images, and --out, where to write them")
-    if instance.startswith("detect."):
-        from pipelines.exchange.export_detections import run_export_detections
-
-        _one_of("--as", to, ("voc", "coco"))
-        found = run_export_detections(
-            run_folder,
-            to=to,  # type: ignore[arg-type]
-            split=split,
-            out=out,
-            instance=instance,
-            missing=missing,  # type: ignore[arg-type]
-            only=only,
-            overwrite=overwrite,
-        )
-        console.print(found["text"], markup=False)
-        return
-    from pipelines.exchange.export_proposals import finished_instance, run_export
-    from pipelines.stages.label import holds_pseudo_labels
-
-    if only:
-        raise ConfigError("--only narrows detections; proposals and pseudo labels are exported by whole splits")
-    if instance.startswith(("label", "import.")) and holds_pseudo_labels(finished_instance(run_folder, instance)):
-        from pipelines.exchange.export_pseudo_labels import run_export_pseudo_labels
-
-        _one_of("--as", to, ("coco", "voc", "yolo"))
-        labels = run_export_pseudo_labels(
-            run_folder,
-            to=to,  # type: ignore[arg-type]
-            split=split,
-            out=out,
-            instance=instance,
-            missing=missing,  # type: ignore[arg-type]
-            pictures=pictures,  # type: ignore[arg-type]
-            overwrite=overwrite,
-        )
-        console.print(labels["text"], markup=False)
-        return
-    _one_of("--as", to, ("wetectron", "mmdet", "coco"))
     done = run_export(
         run_folder,
-        to=to,  # type: ignore[arg-type]
+        to=to,
         split=split,
         out=out,
-        instance=instance,
-        missing=missing,  # type: ignore[arg-type]
+        instance=of or "propose",
+        missing=missing or Missing.ERROR,
+        only=only,
+        pictures=pictures,
         overwrite=overwrite,
     )
     console.print(done["text"], markup=False)
@@ -142,8 +114,8 @@ def import_(
     split: Annotated[str, typer.Option("--split", help="Whose images; lists in split order (mmdet) need it.")] = "",
     source: Annotated[str, typer.Option("--source", help="What the column `source` says of every box.")] = "imported",
     missing: Annotated[
-        str, typer.Option("--missing", help="Images that the file does not know: error, or empty.")
-    ] = "error",
+        Missing, typer.Option("--missing", help="Images that the file does not know: error, or empty.")
+    ] = Missing.ERROR,
 ) -> None:
     """Read proposals of another project into a run; pickles go through a reader that refuses code.
 
@@ -151,14 +123,6 @@ def import_(
 
         weaksam import runs/voc07 ss_voc_2007_trainval.mat --name ss --split trainval --source selective-search
     """
-    from pipelines.exchange.import_proposals import run_import
-
     terminal.go_on_unread()
-    _one_of("--missing", missing, ("error", "empty"))
-    done = run_import(run_folder, file, name=name, split=split, source=source, missing=missing)  # type: ignore[arg-type]
+    done = run_import(run_folder, file, name=name, split=split, source=source, missing=missing)
     console.print(f"import.{name}: {done['text']}", markup=False)
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{option}: expected one of {', '.join(allowed)}, got {value!r}")

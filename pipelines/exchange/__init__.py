@@ -1,1 +1,28 @@
-"""Files of other programs, read and written: one file per format."""
+"""Files of other projects: what ``weaksam export`` writes and ``weaksam import`` reads; one module per format.
+
+To add a format: a function that writes what ``content`` holds of a split, an ``Export`` of it, and a line in ``EXPORTS``, or an
+entry point of the group ``weaksam.exports``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from weaksam.registry import Registry
+
+if TYPE_CHECKING:
+    from pipelines.exchange.export import Export
+
+EXPORTS: Registry[Export[Any]] = Registry(
+    "weaksam.exports",
+    {  # by product.format
+        "proposals.wetectron": "pipelines.exchange.wetectron:PROPOSALS",
+        "proposals.mmdet": "pipelines.exchange.mmdet:PROPOSALS",
+        "proposals.coco": "pipelines.exchange.coco:PROPOSALS",
+        "detections.voc": "pipelines.exchange.voc:DETECTIONS",
+        "detections.coco": "pipelines.exchange.coco:DETECTIONS",
+        "pseudo-labels.coco": "pipelines.exchange.coco:PSEUDO_LABELS",
+        "pseudo-labels.voc": "pipelines.exchange.voc:PSEUDO_LABELS",
+        "pseudo-labels.yolo": "pipelines.exchange.yolo:PSEUDO_LABELS",
+    },
+)

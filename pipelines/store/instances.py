@@ -201,6 +201,15 @@ def current_instance(run_uri: str, name: str) -> Instance | None:
     return Instance(run_uri, name, key)
 
 
+def finished_instance(run_uri: str, name: str) -> Instance:
+    """Return the current instance of this name; raise RunError unless it is finished."""
+    instance = current_instance(run_uri, name)
+    if instance is None or instance.manifest() is None:
+        state = "has not been run" if instance is None else "is not finished"
+        raise RunError(f"{run_uri}: {name} {state}; run {Instance(run_uri, name, '').mended_by} first")
+    return instance
+
+
 def current_instances(run_uri: str) -> list[Instance]:
     """Return the current instance of every name in a run folder, in name order; empty when there is no such folder."""
     fs, root = open_fs(run_uri)

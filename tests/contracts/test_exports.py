@@ -15,16 +15,16 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
-from pipelines.exchange.export_detections import run_export_detections
-from pipelines.exchange.export_proposals import run_export
-from pipelines.exchange.export_pseudo_labels import run_export_pseudo_labels
-from pipelines.exchange.export_true_boxes import run_export_true_boxes
+from pipelines.exchange import EXPORTS
+from pipelines.exchange.export import run_export
+from pipelines.exchange.pictures import PictureMode
+from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import run_instances
 from pipelines.store.tables import write_bytes
 from tests.pipelines.exchange.test_export_detections import write_detections
 from tests.support.handmade import write_proposals
-from weaksam.errors import DataError
+from weaksam.errors import ConfigError, DataError
 
 # Picture -> (its id, size as width and height, boxes as XYWH). Equal stems in two folders; ids that no stem shows.
 PICTURES = {
@@ -70,7 +70,7 @@ def run(tmp_path):
 
 
 def export(run, to, out, **options):
-    return run_export_pseudo_labels(run, to=to, split="train", out=str(out), instance="import.truth", **options)
+    return run_export(run, to=to, split="train", out=str(out), instance="import.truth", **options)
 
 
 def read_yolo(data_yaml: Path) -> dict[str, list[tuple[str, list[float]]]]:
@@ -113,6 +113,59 @@ def read_voc(root: Path, split: str) -> dict[str, list[tuple[str, list[int]]]]:
 
 def truth(name_of=lambda name: name):
     return {name_of(name): list(zip(("cat", "a & b"), boxes, strict=False)) for name, (_, _, boxes) in PICTURES.items()}
+
+
+def of_every_product(run):
+    """Let a run hold each product, and return the instance of each."""
+    write_detections(run, "train", {"139": [([2, 3, 12, 23], 1, 0.5)], "7": [], "25": []}, ("cat", "a & b"))
+    write_proposals(run, "train", {"139": [[2, 3, 12, 23]], "7": [], "25": [[0, 0, 9, 9]]})
+    return {"proposals": "propose", "detections": "detect.mil", "pseudo-labels": "import.truth"}
+
+
+def files_of(path):
+    paths = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return {str(p.relative_to(path)): p.read_bytes() for p in paths}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_every_format_is_written_whole_and_the_same_again(run, tmp_path, name):
+    product, to = name.split(".")
+    options = {"to": to, "split": "train", "instance": of_every_product(run)[product]}
+    done = run_export(run, out=str(tmp_path / "out"), **options)
+    assert set(done) == {"images", "boxes", "empty", "missing", "text"}
+    assert done["text"].startswith(f"{tmp_path / 'out'}: {to} · images 3")
+    written = files_of(tmp_path / "out")
+    assert any(written.values())
+    with pytest.raises(DataError, match="--overwrite replaces"):
+        run_export(run, out=str(tmp_path / "out"), **options)
+    assert files_of(tmp_path / "out") == written
+    assert "replaced" in run_export(run, out=str(tmp_path / "out"), overwrite=True, **options)["text"]
+    assert files_of(tmp_path / "out") == written
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_every_format_takes_the_options_that_it_declares_and_no_others(run, tmp_path, name):
+    product, to = name.split(".")
+    (tmp_path / "ids").write_text("139\n7\n25\n")
+    instance, takes = of_every_product(run)[product], EXPORTS[name].takes
+    for option, value in {"only": str(tmp_path / "ids"), "pictures": PictureMode.NONE}.items():
+        out = str(tmp_path / option)
+        if option in takes:
+            run_export(run, to=to, split="train", out=out, instance=instance, **{option: value})
+        else:
+            with pytest.raises(ConfigError, match=rf"--as {to} of {product} takes --of.*, not --{option}"):
+                run_export(run, to=to, split="train", out=out, instance=instance, **{option: value})
+
+
+def test_the_help_lists_every_format(run):
+    shown = CliRunner(env={"COLUMNS": "400"}).invoke(cli.app, ["export", "--help"]).output
+    for product in ("proposals", "detections", "pseudo-labels"):
+        assert f"{product}: {', '.join(n.split('.')[1] for n in EXPORTS if n.startswith(f'{product}.'))}" in shown
+
+
+def test_an_instance_that_holds_none_of_them_is_refused(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"--of: expected propose, import\.NAME, detect\.NAME or label, got index"):
+        run_export(run, to="coco", split="train", out=str(tmp_path / "f"), instance="index")
 
 
 def test_yolo_finds_every_label_by_its_picture(run, tmp_path):
@@ -162,12 +215,12 @@ def test_detections_are_called_as_their_targets_call_them(run, tmp_path):
     found = {"139": [([2, 3, 12, 23], 1, 0.5)], "7": [], "25": [([0, 0, 9, 9], 0, 0.25)]}
     write_detections(run, "train", found, ("cat", "a & b"))
     options = {"split": "train", "instance": "detect.mil"}
-    run_export_detections(run, to="coco", out=str(tmp_path / "r.json"), **options)
+    run_export(run, to="coco", out=str(tmp_path / "r.json"), **options)
     held = COCO(str(tmp_path / "data" / "annotations" / "instances_train.json")).loadRes(str(tmp_path / "r.json"))
     assert {(a["image_id"], a["category_id"], *a["bbox"]) for a in held.dataset["annotations"]} == {
         (139, 8, 2, 3, 10, 20), (25, 3, 0, 0, 9, 9),
     }  # fmt: skip
-    run_export_detections(run, to="voc", out=str(tmp_path / "server"), **options)
+    run_export(run, to="voc", out=str(tmp_path / "server"), **options)
     export(run, "voc", tmp_path / "out")
     stems = set((tmp_path / "out" / "ImageSets" / "Main" / "train.txt").read_text().split())
     lines = (tmp_path / "server" / "comp3_det_train_cat.txt").read_text().splitlines()
@@ -245,7 +298,7 @@ def test_two_splits_share_a_folder_of_voc(run, tmp_path):
     pictures = {"cam9/0001.jpg": (1, (9, 9), [[0, 0, 5, 5]])}
     other = index(build_coco(tmp_path / "other", pictures, split="trainval"), tmp_path / "run2")
     export(run, "voc", tmp_path / "out")
-    run_export_pseudo_labels(other, to="voc", split="trainval", out=str(tmp_path / "out"), instance="import.truth")
+    run_export(other, to="voc", split="trainval", out=str(tmp_path / "out"), instance="import.truth")
     assert len(read_voc(tmp_path / "out", "train")) == 3
     assert list(read_voc(tmp_path / "out", "trainval")) == ["cam9%2F0001"]
 
@@ -258,10 +311,10 @@ def test_labels_can_go_beside_the_pictures_of_the_data_set(run, tmp_path):
 
 
 def test_pictures_are_copied_or_left_alone_when_asked(run, tmp_path):
-    assert "pictures copied 3" in export(run, "yolo", tmp_path / "a", pictures="copy")["text"]
+    assert "pictures copied 3" in export(run, "yolo", tmp_path / "a", pictures=PictureMode.COPY)["text"]
     assert not any(path.is_symlink() for path in (tmp_path / "a").rglob("*"))
     assert set(read_yolo(tmp_path / "a" / "data.yaml")) == set(PICTURES)
-    done = export(run, "yolo", tmp_path / "b", pictures="none")
+    done = export(run, "yolo", tmp_path / "b", pictures=PictureMode.NONE)
     assert "pictures not written\nnext: put the pictures under" in done["text"]
     assert not (tmp_path / "b" / "images").exists()
 
@@ -272,7 +325,7 @@ def test_drawn_pictures_are_written_when_copied(tmp_path):
     run_instances(recipe, run, ["index"], Options(), Console(quiet=True))
     run_export_true_boxes(run, name="truth")
     assert "--pictures copy" in export(run, "yolo", tmp_path / "a")["text"]
-    export(run, "yolo", tmp_path / "b", pictures="copy")
+    export(run, "yolo", tmp_path / "b", pictures=PictureMode.COPY)
     assert len(read_yolo(tmp_path / "b" / "data.yaml")) == 2
 
 
@@ -284,7 +337,9 @@ def test_the_command_replaces_an_export_when_told_to(run, tmp_path):
     assert command("--pictures", "copy").exit_code == 0
     assert "--overwrite replaces them" in str(command().exception)
     assert "replaced 9 files of an earlier export" in command("--overwrite").output
-    assert "--pictures: expected one of link, copy, none" in str(command("--pictures", "move").exception)
+    refused = command("--pictures", "move")
+    assert refused.exit_code == 2
+    assert "'move' is not one of 'link', 'copy', 'none'" in refused.output
 
 
 def test_ids_that_repeat_across_splits_go_out_as_each_file_has_them(tmp_path):
@@ -302,7 +357,7 @@ def test_ids_that_repeat_across_splits_go_out_as_each_file_has_them(tmp_path):
     export(run, "yolo", tmp_path / "yolo")
     assert set(read_yolo(tmp_path / "yolo" / "data.yaml")) == {"a.jpg", "b.jpg"}
     write_detections(run, "valid", {"valid/0": [([2, 3, 12, 23], 1, 0.5)], "valid/12": []}, ("cat", "a & b"))
-    run_export_detections(run, to="coco", split="valid", out=str(tmp_path / "r.json"), instance="detect.mil")
+    run_export(run, to="coco", split="valid", out=str(tmp_path / "r.json"), instance="detect.mil")
     held = COCO(str(tmp_path / "data/valid/_annotations.coco.json")).loadRes(str(tmp_path / "r.json"))
     assert [(a["image_id"], a["category_id"]) for a in held.dataset["annotations"]] == [(0, 8)]
 
@@ -317,7 +372,7 @@ def test_voc_goes_out_as_coco_whatever_its_pictures_are_called(tmp_path, stems, 
         (tmp_path / "data" / f"{stem}.xml").write_text(xml)
     run = index(tmp_path / "data", tmp_path / "run")
     out = tmp_path / "instances.json"
-    run_export_pseudo_labels(run, to="coco", split="all", out=str(out), instance="import.truth")
+    run_export(run, to="coco", split="all", out=str(out), instance="import.truth")
     content = json.loads(out.read_text())
     assert [(i["id"], i["file_name"]) for i in content["images"]] == [
         (n, f"{stem}.jpg") for n, stem in zip(ids, stems, strict=True)

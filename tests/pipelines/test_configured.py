@@ -7,7 +7,7 @@ from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.evaluate.proposals import METRICS_FILE
-from pipelines.exchange.export_true_boxes import run_export_true_boxes
+from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import resolve, run_instances
 from pipelines.store.tables import read_json

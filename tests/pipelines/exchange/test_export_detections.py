@@ -3,7 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.exchange.export_detections import narrow, run_export_detections, voc_line
+from pipelines.exchange.export import Missing, run_export
+from pipelines.exchange.image_ids import narrow
+from pipelines.exchange.voc import voc_line
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from tests.support.handmade import write_index
@@ -49,14 +51,14 @@ def test_a_line_of_voc_is_one_based_and_inclusive():
 
 
 def test_voc_gets_one_file_per_class_also_where_nothing_was_found(voc, tmp_path):
-    done = run_export_detections(voc, to="voc", split="test", out=str(tmp_path / "out"), instance="detect.mil")
+    done = run_export(voc, to="voc", split="test", out=str(tmp_path / "out"), instance="detect.mil")
     assert (tmp_path / "out" / "comp3_det_test_cat.txt").read_text() == "2008_000001 0.250000 2.00 3.00 20.00 10.00\n"
     assert (tmp_path / "out" / "comp3_det_test_dog.txt").read_text() == "2008_000001 0.500000 1.00 1.00 4.00 3.00\n"
-    assert (done["images"], done["detections"], done["missing"]) == (2, 2, 0)
+    assert (done["images"], done["boxes"], done["missing"]) == (2, 2, 0)
 
 
 def test_coco_results_of_voc_number_classes_from_one(voc, tmp_path):
-    run_export_detections(voc, to="coco", split="test", out=str(tmp_path / "r.json"), instance="detect.mil")
+    run_export(voc, to="coco", split="test", out=str(tmp_path / "r.json"), instance="detect.mil")
     assert json.loads((tmp_path / "r.json").read_text()) == [
         {"image_id": 2008000001, "category_id": 2, "bbox": [0, 0, 4, 3], "score": 0.5},
         {"image_id": 2008000001, "category_id": 1, "bbox": [1, 2, 19, 8], "score": 0.25},
@@ -95,8 +97,8 @@ def test_dropped_images_are_an_error_or_left_out(voc, tmp_path):
     write_index(voc, {"test": ["2008_000009", "2008_000001", "2008_000002"]}, kind="voc")
     options = {"to": "voc", "split": "test", "out": str(tmp_path / "out"), "instance": "detect.mil"}
     with pytest.raises(DataError, match="1 of 3 images of split test have no detections \\(2008_000002\\)"):
-        run_export_detections(voc, **options)
-    done = run_export_detections(voc, **options, missing="empty")
+        run_export(voc, **options)
+    done = run_export(voc, **options, missing=Missing.EMPTY)
     assert (done["images"], done["missing"]) == (3, 1)
 
 
@@ -104,4 +106,4 @@ def test_a_run_without_detections_says_what_to_run(tmp_path):
     run = str(tmp_path / "run")
     write_index(run, {"test": ["1"]}, kind="voc")
     with pytest.raises(RunError, match=r"detect\.mil has not been run"):
-        run_export_detections(run, to="coco", split="test", out=str(tmp_path / "r.json"), instance="detect.mil")
+        run_export(run, to="coco", split="test", out=str(tmp_path / "r.json"), instance="detect.mil")

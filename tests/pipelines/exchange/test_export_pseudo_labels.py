@@ -10,14 +10,11 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
-from pipelines.exchange.export_pseudo_labels import (
-    LabelledImage,
-    file_stem,
-    file_stems,
-    run_export_pseudo_labels,
-    voc_xml,
-)
-from pipelines.exchange.export_true_boxes import run_export_true_boxes
+from pipelines.exchange.content import LabelledImage
+from pipelines.exchange.export import Missing, run_export
+from pipelines.exchange.file_names import file_stem, file_stems
+from pipelines.exchange.true_boxes import run_export_true_boxes
+from pipelines.exchange.voc import voc_xml
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import run_instances
 from pipelines.store.instances import Instance
@@ -82,7 +79,7 @@ def voc(tmp_path):
 
 
 def test_coco_of_voc_by_hand(voc, tmp_path):
-    done = run_export_pseudo_labels(voc, to="coco", split="train", out=str(tmp_path / "f.json"))
+    done = run_export(voc, to="coco", split="train", out=str(tmp_path / "f.json"), instance="label")
     document = json.loads((tmp_path / "f.json").read_text())
     assert document["info"]["supervision"] == "image-labels"
     assert document["images"] == [
@@ -100,7 +97,7 @@ def test_coco_of_voc_by_hand(voc, tmp_path):
 
 def test_voc_comes_back_with_whole_pixels(voc, tmp_path):
     out = tmp_path / "VOC"
-    run_export_pseudo_labels(voc, to="voc", split="train", out=str(out))
+    run_export(voc, to="voc", split="train", out=str(out), instance="label")
     assert sorted(path.name for path in (out / "Annotations").iterdir()) == ["000005.xml", "2008_000009.xml"]
     dataset = VocDataset(str(out))
     assert dataset.splits == ("train",)
@@ -120,7 +117,7 @@ def test_voc_comes_back_with_whole_pixels(voc, tmp_path):
 
 
 def test_yolo_by_hand(voc, tmp_path):
-    run_export_pseudo_labels(voc, to="yolo", split="train", out=str(tmp_path / "yolo"))
+    run_export(voc, to="yolo", split="train", out=str(tmp_path / "yolo"), instance="label")
     labels = {path.name: path.read_text() for path in (tmp_path / "yolo" / "labels").iterdir()}
     # The box from (190, 90) to (200, 100): centre (195, 95) of 200 x 100.
     assert labels["000005.txt"] == "1 0.975000 0.950000 0.050000 0.100000\n"
@@ -172,8 +169,12 @@ def test_ids_with_slashes_keep_their_folders_where_the_format_has_them(tmp_path,
     images = {"cats/1.jpg": VOC["000005"], "dogs/1.jpg": VOC["2008_000009"]}
     uris = {i: f"/data/{i}" for i in images}
     run, out = write_labels(str(tmp_path / "run"), "folder", images, uris=uris), tmp_path / "out"
-    run_export_pseudo_labels(
-        run, to=to, split="train", out=str(out / "annotations" / "instances_train.json" if to == "coco" else out)
+    run_export(
+        run,
+        to=to,
+        split="train",
+        out=str(out / "annotations" / "instances_train.json" if to == "coco" else out),
+        instance="label",
     )
     if to == "coco":
         document = json.loads((out / "annotations" / "instances_train.json").read_text())
@@ -191,8 +192,8 @@ def test_images_without_a_row_are_an_error_or_left_out(tmp_path):
     run = write_labels(str(tmp_path / "run"), "voc", {**VOC, "000008": None})
     options = {"to": "yolo", "split": "train", "out": str(tmp_path / "out")}
     with pytest.raises(DataError, match=r"1 of 4 images of split train have no pseudo labels \(000008\)"):
-        run_export_pseudo_labels(run, **options)
-    done = run_export_pseudo_labels(run, **options, missing="empty")
+        run_export(run, **options, instance="label")
+    done = run_export(run, **options, missing=Missing.EMPTY, instance="label")
     assert (done["images"], done["empty"], done["missing"]) == (2, 1, 1)
 
 
@@ -200,7 +201,7 @@ def test_a_run_without_labels_says_what_to_run(tmp_path):
     run = write_labels(str(tmp_path / "run"), "voc", VOC)
     Path(run, "label", "k", "_manifest.json").unlink()
     with pytest.raises(RunError, match=r"label is not finished; run `weaksam label .*` first"):
-        run_export_pseudo_labels(run, to="coco", split="train", out=str(tmp_path / "f"))
+        run_export(run, to="coco", split="train", out=str(tmp_path / "f"), instance="label")
 
 
 @pytest.mark.parametrize(
@@ -217,8 +218,8 @@ def test_true_boxes_go_out_and_come_back(tmp_path, build, reader, to, split):
     run_export_true_boxes(run, name="true")
     out = tmp_path / "out"
     file = out / "annotations" / f"instances_{split}.json" if to == "coco" else out
-    done = run_export_pseudo_labels(run, to=to, split=split, out=str(file), instance="import.true")
-    assert done["supervision"] == "boxes"
+    done = run_export(run, to=to, split=split, out=str(file), instance="import.true")
+    assert "supervision: boxes" in done["text"]
     before, after = reader(str(data)), reader(str(out))
     truth, found = before.ground_truth(split), after.ground_truth(split)
     assert {image_id for image_id, objects in truth.items() if (~objects.crowd).any()} == set(found)
@@ -242,4 +243,6 @@ def test_the_command_finds_the_pseudo_labels_and_their_formats(voc, tmp_path):
     assert (done.exit_code, (tmp_path / "out" / "classes.txt").exists()) == (0, True)
     assert "supervision: image-labels" in done.output.replace("\n", "")
     assert "expected one of coco, voc, yolo, got 'mmdet'" in str(export("--as", "mmdet").exception)
-    assert "--only narrows detections" in str(export("--as", "voc", "--only", "ids.txt").exception)
+    assert "voc of pseudo-labels takes --of, --split, --out, --missing, --overwrite and --pictures, not --only" in str(
+        export("--as", "voc", "--only", "ids.txt").exception
+    )

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.engine.status import leftovers, run_status
-from pipelines.exchange.export_proposals import finished_instance
-from pipelines.exchange.import_proposals import run_import
+from pipelines.exchange.imports import run_import
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.store.instances import Instance, current_instance
+from pipelines.store.instances import Instance, current_instance, finished_instance
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS
 from pipelines.store.tables import DamagedFileError, Table
 from tests.pipelines.test_runner import bring

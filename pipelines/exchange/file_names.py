@@ -1,27 +1,15 @@
-"""What the layouts of pseudo labels share: one image's labels, and names that are safe in every file system."""
+"""Names that are safe in every file system and list."""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from weaksam.errors import DataError
 from weaksam.io.images import IMAGE_SUFFIXES
-from weaksam.structures import BOXES, PseudoGroundTruth
 
 _UNSAFE = re.compile(r'^\.|[%/\\:*?"<>|\x00-\x1f]')  # in file names; a leading dot hides them
-
-
-class LabelledImage(NamedTuple):
-    """One image with pseudo ground truth."""
-
-    image_id: str
-    file_name: str  # ``export_pictures``: the picture's path under the folder of its split's pictures
-    size_hw: tuple[int, int]
-    truth: PseudoGroundTruth
-    uri: str = ""
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
@@ -52,14 +40,3 @@ def safe_name(name: str) -> str:
 def without_blanks(stem: str) -> str:
     """Return a stem with blanks as %XX, for VOC's lists and result files, whose readers split lines at them."""
     return "".join(f"%{ord(c):02X}" if c.isspace() else c for c in stem)
-
-
-def boxes_of(image: LabelledImage) -> Iterable[tuple[list[float], int, float]]:
-    """Return (corners, class index, score) of each box."""
-    truth = image.truth
-    return zip(truth.boxes_xyxy.tolist(), truth.class_index.tolist(), truth.score.tolist(), strict=True)
-
-
-def describe(supervision: str) -> str:
-    """Say what the labels are, and what they are owed to."""
-    return f"pseudo labels of weaksam, from {'true boxes' if supervision == BOXES else 'image labels alone'}"

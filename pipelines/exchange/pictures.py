@@ -17,7 +17,8 @@ import os
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from enum import StrEnum
+from typing import NamedTuple
 
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES
@@ -25,9 +26,15 @@ from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError, ImageError
 from weaksam.io.files import absolute, is_drawn, is_remote, join, read_bytes
 
-PictureMode = Literal["link", "copy", "none"]
-
 _WORKERS = 16
+
+
+class PictureMode(StrEnum):
+    """How pictures come into an export's folder."""
+
+    LINK = "link"
+    COPY = "copy"
+    NONE = "none"
 
 
 class Pictures(NamedTuple):
@@ -64,18 +71,22 @@ def pictures_of(index: Instance, split: str) -> Pictures:
 def plan_pictures(uris: Sequence[str], places: Sequence[str], folder: str, mode: PictureMode) -> Placement:
     """Say what is to be written so that each picture lies at its place under ``folder``."""
     can_link = not is_remote(folder) and all(_is_file(uri) for uri in uris)
-    if mode == "none" or (mode == "link" and not can_link):
-        why = ": no links lead from or to what is drawn, remote or missing; --pictures copy" if mode == "link" else ""
+    if mode == PictureMode.NONE or (mode == PictureMode.LINK and not can_link):
+        why = (
+            ": no links lead from or to what is drawn, remote or missing; --pictures copy"
+            if mode == PictureMode.LINK
+            else ""
+        )
         return Placement([], [], is_copy=False, absent=True, text=f"pictures not written{why}")
     apart = [
         n for n, (uri, place) in enumerate(zip(uris, places, strict=True)) if not _lies_at(uri, join(folder, place))
     ]
-    done = f"{'copied' if mode == 'copy' else 'linked'} {len(apart):,}"
+    done = f"{'copied' if mode == PictureMode.COPY else 'linked'} {len(apart):,}"
     there = f", in place already {len(uris) - len(apart):,}" if len(apart) < len(uris) else ""
     return Placement(
         [uris[n] for n in apart],
         [places[n] for n in apart],
-        is_copy=mode == "copy",
+        is_copy=mode == PictureMode.COPY,
         absent=False,
         text=f"pictures {done}{there}",
     )

@@ -1,4 +1,4 @@
-"""Pseudo labels as Ultralytics' YOLO reads them.
+"""YOLO's files, as Ultralytics reads pseudo labels.
 
     images/NAME             the picture, linked or copied; NAME may hold folders
     labels/NAME.txt         lines of class, centre x, centre y, width, height, as shares of the upright image
@@ -6,7 +6,8 @@
     classes.txt             the names, one a line
 
 The reader finds labels by the picture's path alone: the last ``/images/`` becomes ``/labels/`` and the suffix ``.txt``.
-Pictures without any box are not in the list: the trainer would take them for background.
+Pictures without any box are not in the list: the trainer would take them for background. ``data.yaml`` says what the boxes are
+owed to (``supervision``).
 """
 
 from __future__ import annotations
@@ -16,48 +17,44 @@ from collections.abc import Sequence
 
 import yaml
 
-from pipelines.exchange.export_files import begin_folder
-from pipelines.exchange.export_layout import LabelledImage, boxes_of, describe, file_stem
-from pipelines.exchange.export_pictures import PictureMode, place_pictures, plan_pictures
+from pipelines.exchange.content import LabelledImage, SplitPseudoLabels, describe
+from pipelines.exchange.export import Export, Target
+from pipelines.exchange.file_names import file_stem
+from pipelines.exchange.files import begin_folder
+from pipelines.exchange.pictures import place_pictures, plan_pictures
 from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError
 from weaksam.io.files import absolute, is_remote, join
 
 
-def write_yolo(
-    images: Sequence[LabelledImage],
-    class_names: Sequence[str],
-    split: str,
-    supervision: str,
-    folder: str,
-    *,
-    pictures: PictureMode = "link",
-    overwrite: bool = False,
-) -> str:
+def write_pseudo_labels(content: SplitPseudoLabels, target: Target) -> str:
     """Write labels, lists and pictures; return in words what became of the pictures, and what to do next.
 
     Raises:
         DataError: two pictures would share one file of labels, a name cannot stand in a list, or ``begin_folder``'s.
     """
+    images, folder, split = content.images, target.out, file_stem(content.of.split)
     places = [f"images/{image.file_name}" for image in images]
     labels = _label_files(images, places)
-    placement = plan_pictures([image.uri for image in images], places, folder, pictures)
-    listed = f"{file_stem(split)}.txt"
+    placement = plan_pictures([image.uri for image in images], places, folder, target.pictures)
+    listed = f"{split}.txt"
     texts = {
         **{file: yolo_lines(image) for file, image in zip(labels, images, strict=True)},
-        "classes.txt": "".join(f"{name}\n" for name in class_names),
+        "classes.txt": "".join(f"{name}\n" for name in content.class_names),
         listed: "".join(f"./{place}\n" for place in places),
-        "data.yaml": _data_yaml(class_names, listed, supervision, folder),
+        "data.yaml": _data_yaml(content.class_names, listed, content.supervision, folder),
     }
-    replaced = begin_folder(folder, [*texts, *placement.places], to="yolo", split=file_stem(split), overwrite=overwrite)
+    replaced = begin_folder(folder, [*texts, *placement.places], to="yolo", split=split, overwrite=target.overwrite)
     place_pictures(placement, folder)
     for file, text in texts.items():
         write_bytes(join(folder, file), text.encode())
     before = f"put the pictures under {join(folder, 'images')} as {listed} says, then " if placement.absent else ""
     earlier = f" · replaced {replaced:,} files of an earlier export" if replaced else ""
-    return (
-        f"{placement.text}{earlier}\nnext: {before}yolo detect train data={join(folder, 'data.yaml')} model=yolo11n.pt"
-    )
+    command = f"yolo detect train data={join(folder, 'data.yaml')} model=yolo11n.pt"
+    return f"\n{placement.text}{earlier}\nnext: {before}{command}"
+
+
+PSEUDO_LABELS = Export(write=write_pseudo_labels, takes=("pictures",))
 
 
 def yolo_lines(image: LabelledImage) -> str:
@@ -66,7 +63,7 @@ def yolo_lines(image: LabelledImage) -> str:
     return "".join(
         f"{class_index} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} {(x2 - x1) / width:.6f} "
         f"{(y2 - y1) / height:.6f}\n"
-        for (x1, y1, x2, y2), class_index, _ in boxes_of(image)
+        for (x1, y1, x2, y2), class_index, _ in image.boxes()
     )
 
 

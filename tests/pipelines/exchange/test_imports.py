@@ -10,9 +10,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from pipelines.exchange import import_proposals
-from pipelines.exchange.export_proposals import run_export
-from pipelines.exchange.import_proposals import read_boxes, run_import, to_proposals
+from pipelines.exchange import imports
+from pipelines.exchange.export import run_export
+from pipelines.exchange.imports import read_boxes, run_import, to_proposals
 from pipelines.store.instances import Instance, Lock, current_instance
 from pipelines.store.schemas import PROPOSALS, proposals_from_row
 from tests.support.handmade import write_index, write_proposals
@@ -96,7 +96,7 @@ def test_what_another_process_has_finished_meanwhile_is_not_written_again(
         parts.update(files())
         return read_boxes(*arguments, **options)
 
-    monkeypatch.setattr(import_proposals, "read_boxes", read_meanwhile)
+    monkeypatch.setattr(imports, "read_boxes", read_meanwhile)
     run_import(run, str(tmp_path / "f"), name="x", split="train")
     assert files() == parts != {}
 

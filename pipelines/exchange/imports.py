@@ -1,6 +1,13 @@
 """``weaksam import``: proposals that others made, read into a run as the instance ``import.<name>``.
 
-The formats are those of ``import_formats``. Boxes are clipped to their images, whose sizes are read from the images' headers;
+What a file is, its content decides:
+
+    pickle of a dict     wetectron
+    pickle of a list     mmdet
+    JSON list            COCO results
+    MATLAB file          Selective Search
+
+Boxes are clipped to their images, whose sizes are read from the images' headers;
 boxes without area after that are discarded and counted, those outside their images apart. Scores are not kept: what they
 mean differs from file to file.
 """
@@ -10,13 +17,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from pipelines.exchange.export_proposals import finished_instance, image_ids
-from pipelines.exchange.import_formats import Boxes, read_boxes
-from pipelines.store.instances import Instance, Lock, instance_key, prove
+from pipelines.exchange.boxes import Boxes, require_sequence
+from pipelines.exchange.coco import read_coco
+from pipelines.exchange.export import Missing
+from pipelines.exchange.image_ids import KnownImages, image_ids
+from pipelines.exchange.mmdet import read_mmdet
+from pipelines.exchange.pickles import load_plain
+from pipelines.exchange.selective_search import read_selective_search
+from pipelines.exchange.wetectron import read_wetectron
+from pipelines.store.instances import Instance, Lock, finished_instance, instance_key, prove
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS, SCHEMA_VERSION, proposals_to_row
 from weaksam.errors import ConfigError, DataError, ImageError
 from weaksam.io.files import read_annotations
@@ -26,6 +39,7 @@ from weaksam.structures import Proposals
 _ROWS_PER_PART = 128  # images; Selective Search has 2,000 boxes each
 _READERS = 16
 _READER_VERSION = 2  # raise it when the same file gives other boxes: instance keys contain it
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte-order marks; with them JSON, never a pickle, begins
 
 
 def run_import(
@@ -35,7 +49,7 @@ def run_import(
     name: str,
     split: str = "",
     source: str = "imported",
-    missing: Literal["error", "empty"] = "error",
+    missing: Missing = Missing.ERROR,
 ) -> dict[str, Any]:
     """Read a file of proposals into the run as ``import.<name>``; a file that is there already is not read again.
 
@@ -45,7 +59,7 @@ def run_import(
         name: label of the instance.
         split: whose images; empty = all indexed ones, which lists in split order (mmdet) do not allow.
         source: what the column ``source`` says of every box.
-        missing: what becomes of indexed images that the file does not know: "error", or "empty": a row without boxes.
+        missing: what becomes of indexed images that the file does not know: EMPTY writes a row without boxes.
 
     Returns:
         the manifest: ``images`` (the proof), ``boxes``, ``clipped``, ``discarded`` (without area), ``outside`` (discarded
@@ -54,7 +68,7 @@ def run_import(
 
     Raises:
         DataError: the file is malformed, names things that only code has use for, knows none of the images or, unless
-            ``missing`` is "empty", not all; or none of its boxes lies in its image.
+            ``missing`` is EMPTY, not all; or none of its boxes lies in its image.
         RunError: no finished ``index``, or another process imports the same.
     """
     called = instance_name(name)
@@ -82,7 +96,7 @@ def run_import(
     found = read_boxes(data, file, ids, kind, in_split_order=bool(split), uris=uris)
     strangers, absent = sorted(found.keys() - set(ids)), [image_id for image_id in ids if image_id not in found]
     unknown = len(strangers)
-    if unknown == len(found) or (absent and missing == "error"):
+    if unknown == len(found) or (absent and missing == Missing.ERROR):
         remedy = "" if unknown == len(found) else ", or --missing empty gives those images no boxes"
         called_so = f"; its other images are called like {strangers[0][:60]!a}" if strangers else ""
         raise DataError(
@@ -116,6 +130,48 @@ def run_import(
             f"{unknown:,}{f' (such as {strangers[0][:60]!a})' if strangers else ''}",
         }
         return instance.finish(summary)
+
+
+def read_boxes(
+    data: bytes,
+    where: str,
+    ids: Sequence[str],
+    kind: str,
+    *,
+    in_split_order: bool,
+    uris: Mapping[str, str] | None = None,
+) -> dict[str, Boxes]:
+    """Read a file of any of the formats.
+
+    Args:
+        data: the file's content.
+        where: its name, for messages.
+        ids: the images in the order of the formats (``image_ids``).
+        kind: of the data set: decides how ids become numbers.
+        in_split_order: ``ids`` are one whole split, so that a list without names can be matched.
+        uris: where the pictures are, by id, so that a file may call them by their names.
+
+    Returns:
+        boxes by image id, in the file's order; ids that are not among ``ids`` keep the name that the file gives them.
+
+    Raises:
+        DataError: the file is damaged, holds code, contradicts itself, or means two images by one name.
+    """
+    known = KnownImages(ids, kind, uris or {})
+    if data.startswith(b"MATLAB"):
+        return read_selective_search(data, where, known)
+    text = data.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if (text[:1] in (b"[", b"{") and b"\0" not in text[:64]) or data.startswith(_UTF16):
+        return read_coco(data, where, known)
+    value = load_plain(data, where)
+    if isinstance(value, dict):
+        return read_wetectron(value, where, known, kind)
+    require_sequence(value, where)
+    if not in_split_order:
+        raise DataError(
+            f"{where}: a list of boxes without names (mmdet) is in the order of one split; name it with --split"
+        )
+    return read_mmdet(value, where, ids)
 
 
 def instance_name(name: str) -> str:

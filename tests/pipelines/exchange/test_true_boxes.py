@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from pipelines.cli import app as cli
 from pipelines.cli.console import console
 from pipelines.engine.stage import Options
-from pipelines.exchange import export_true_boxes
-from pipelines.exchange.export_true_boxes import run_export_true_boxes
+from pipelines.exchange import true_boxes
+from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import run_instances
 from pipelines.store.instances import Lock, current_instance
@@ -235,9 +235,9 @@ def test_what_another_process_has_finished_meanwhile_is_not_written_again(shapes
         monkeypatch.undo()
         run_export_true_boxes(shapes, name="x")
         parts.update(files())
-        return export_true_boxes._ground_truth(*arguments)
+        return true_boxes._ground_truth(*arguments)
 
-    monkeypatch.setattr(export_true_boxes, "_ground_truth", read_meanwhile)
+    monkeypatch.setattr(true_boxes, "_ground_truth", read_meanwhile)
     run_export_true_boxes(shapes, name="x")
     assert files() == parts != {}
 
@@ -254,7 +254,7 @@ def test_the_command_says_what_it_made_and_refuses_what_it_cannot_use(shapes, mo
     assert "supervision: boxes" in done.output
     refused = {
         ("--as", "pseudo-labels", "--name", "x", "--out", "f"): "takes --name, --noise and --seed",
-        ("--as", "coco", "--noise", "0.5", "--split", "train", "--out", "f"): "belong to --as pseudo-labels",
+        ("--as", "coco", "--noise", "0.5", "--split", "train", "--out", "f"): "--pictures and --overwrite, not --noise",
         ("--as", "coco", "--split", "train"): "expected --split, whose images, and --out",
     }
     for arguments, message in refused.items():

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from pipelines.exchange.export_proposals import finished_instance
-from pipelines.exchange.import_proposals import instance_name
+from pipelines.exchange.imports import instance_name
 from pipelines.recipe.model import load_recipe
-from pipelines.store.instances import Instance, Lock, instance_key, prove
+from pipelines.store.instances import Instance, Lock, finished_instance, instance_key, prove
 from pipelines.store.schemas import (
     DROPPED,
     IMAGES,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.exchange.unpickle import load_plain
+from pipelines.exchange.pickles import load_plain
 from weaksam.errors import DataError
 
 FLOATS = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -86,7 +86,6 @@ class _Stateful:
         ),
         pytest.param(_Stateful(), r"names .*(_Stateful|copy_?reg\._reconstructor)", id="an object"),
         pytest.param(collections.OrderedDict(a=1), r"names collections\.OrderedDict", id="another container"),
-        pytest.param({1, 2}, r"[sS][eE][tT]", id="a set"),
         pytest.param(np.array(["a"]), r"dtype 'U1'", id="text array"),
         pytest.param(np.zeros(1, [("a", "f4")]), r"dtype 'V4'", id="structured array"),
         pytest.param(np.zeros(1, "M8[s]"), r"dtype 'M8'", id="dates"),
@@ -109,21 +108,28 @@ def _global(name: str) -> bytes:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        pytest.param(b"(S'touch ran'\nios\nsystem\n.", "instruction INST", id="inst"),
+        pytest.param(b"(S'touch ran'\nios\nsystem\n.", r"names os\.system", id="inst"),
         pytest.param(b"(cos\nsystem\nS'touch ran'\no.", r"names os\.system", id="obj"),
-        pytest.param(b"(" + _global("numpy.ndarray") + b"K\x01o.", "instruction OBJ", id="obj of an admitted name"),
-        pytest.param(_global("numpy.ndarray") + b"J\x00\x00\x00\x7f\x85R.", "calls a str", id="a huge array"),
-        pytest.param(_global("numpy.dtype") + b"J\x00\x00\x00\x7f\x85\x81.", "instruction NEWOBJ", id="newobj"),
-        pytest.param(b"\x82\x01.", "instruction EXT1", id="extension registry"),
-        pytest.param(b"P1\n.", "outside object", id="persistent id"),
+        pytest.param(_global("numpy.dtype") + b"U\x02f4\x85\x81.", "must be a type", id="newobj"),
+        pytest.param(b"\x82\x01.", "extension", id="extension registry"),
+        pytest.param(b"P1\n.", "persistent", id="persistent id"),
+        pytest.param(_global("numpy.dtype") + b"}U\x05dtypeK\x01sb.", "sets the state of .*_Number", id="state"),
         pytest.param(
-            _global("numpy.core.multiarray._reconstruct") + b"}U\x0c__defaults__K\x01sb.", "sets the state", id="state"
+            _global("numpy.core.multiarray._reconstruct") + b"N}U\x0c__defaults__K\x01s\x86b.",
+            "sets the state of .*_reconstruct",
+            id="state of a function",
         ),
-        pytest.param(b"}]K\x01s.", "TypeError|dict key of type list", id="unhashable key"),
-        pytest.param(b"}" + b")" + b"\x85" * 200_000 + b"K\x01s.", "dict key of type tuple", id="deep key"),
-        pytest.param(b"(" + b")" + b"\x85" * 200_000 + b"K\x01d.", "dict key of type tuple", id="deep key at once"),
+        pytest.param(_global("_codecs.encode") + b"V9\nVhex\n\x86R.", "encodes text as 'hex'", id="another codec"),
+        pytest.param(b"}]K\x01s.", "unhashable", id="unhashable key"),
+        pytest.param(
+            _global("numpy.core.multiarray._reconstruct")
+            + _global("numpy.ndarray") + b"K\x00\x85U\x01b\x87R"
+            + b"(K\x01K\x01\x85" + _global("numpy.dtype") + b"U\x02O8\x85R(K\x03U\x01|NNNI-1\nI-1\nK\x00tb\x89U\x0812345678tb.",
+            "object pickle not returning list",
+            id="addresses for objects",
+        ),
     ],
-)
+)  # fmt: skip
 def test_tricks_on_the_machine_itself_are_refused(code: bytes, message: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
@@ -146,7 +152,6 @@ _HUGE = b"\x8a\x05\x00\x00\x00\x00\x10\x85"  # (2**36,)
         pytest.param(pickle.dumps([FLOATS])[9:], id="without its head"),
         pytest.param(b"\x8e" + b"\xff" * 8 + b".", id="a string of 2**64 bytes"),
         pytest.param(b"\x96" + b"\x00" * 5 + b"\x10\x00\x00.", id="a bytearray of 2**44 bytes"),
-        pytest.param(b"K\x01r\xff\xff\xff\xff", id="a memo index of 2**32 and no end"),
         pytest.param(_RECONSTRUCTED + b"(K\x01" + _HUGE + _OBJECTS + b"\x89]tb.", id="2**36 objects"),
         pytest.param(_RECONSTRUCTED + b"(K\x01" + _HUGE + _FLOATS + b"\x89U\x00tb.", id="2**36 numbers"),
         pytest.param(pickle.dumps(_Reduce(bytes, 2**40)), id="2**40 zero bytes"),

@@ -1,0 +1,150 @@
+"""COCO's files.
+
+    proposals      results JSON [{image_id, category_id, bbox, score}, …], class-agnostic: category 1, score = SAM's predicted
+                   IoU or 1
+    detections     results JSON of the same form; category ids are the data set's own, of VOC 1..C
+    pseudo labels  instances JSON: images, annotations with bbox XYWH and score, categories with the data set's own ids; images
+                   that have no number of their own count from 1; ``info`` says what the boxes are owed to (``supervision``)
+
+Boxes are XYWH with fractions kept. Ids of images are numbers where all images have one (VOC, COCO), and else stay text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.exchange.boxes import (
+    XYWH,
+    Boxes,
+    four_numbers,
+    in_order,
+    is_whole,
+    modes_of,
+    of_mode,
+    refuse_relative,
+)
+from pipelines.exchange.content import SplitDetections, SplitProposals, SplitPseudoLabels, describe
+from pipelines.exchange.export import Export, Target
+from pipelines.exchange.files import open_whole, require_new_file
+from pipelines.exchange.image_ids import KnownImages, numbers_if_all, shown
+from weaksam.errors import DataError
+
+
+def write_proposals(content: SplitProposals, target: Target) -> str:
+    """Write results, one box a line; an image without proposals has no line."""
+    replaced = require_new_file(target.out, overwrite=target.overwrite)
+    _write_results(_of_proposals(content), target.out)
+    return " · replaced an earlier file" if replaced else ""
+
+
+def write_detections(content: SplitDetections, target: Target) -> str:
+    """Write results, one box a line."""
+    replaced = require_new_file(target.out, overwrite=target.overwrite)
+    _write_results(_of_detections(content), target.out)
+    return " · replaced an earlier export" if replaced else ""
+
+
+def write_pseudo_labels(content: SplitPseudoLabels, target: Target) -> str:
+    """Write an instances JSON."""
+    replaced = " · replaced an earlier file" if require_new_file(target.out, overwrite=target.overwrite) else ""
+    document = json.dumps(_instances(content), ensure_ascii=False).encode()
+    with open_whole(target.out) as file:
+        file.write(document)
+    pictures = content.pictures_root or "a folder of the drawn pictures"
+    return f"\nnext: hand it to a trainer with {pictures} as its pictures{replaced}"
+
+
+PROPOSALS = Export(write=write_proposals)
+DETECTIONS = Export(write=write_detections, takes=("only",))
+PSEUDO_LABELS = Export(write=write_pseudo_labels)
+
+
+def read_coco(data: bytes, where: str, known: KnownImages) -> dict[str, Boxes]:
+    """Read COCO results; categories do not matter. Ids are numbers for VOC and COCO, else the ids themselves."""
+    try:
+        entries = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not a readable JSON file: {error}; write it again") from error
+    if not isinstance(entries, list):
+        raise DataError(
+            f"{where}: expected a list of results, got an object; an instances file holds true boxes, not these"
+        )
+    xyxy: dict[str, list[list[float]]] = {}
+    for n, entry in enumerate(entries):
+        place = f"{where}: [{n}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("bbox"), list) or "image_id" not in entry:
+            raise DataError(f"{place}: expected image_id and bbox, got {shown(entry)}")
+        image, bbox = entry["image_id"], four_numbers(entry["bbox"], f"{place}: bbox")
+        if not isinstance(image, str) and not is_whole(image):
+            raise DataError(f"{place}: expected a number or text as image_id, got {shown(image)}")
+        mode = modes_of(entry.get("bbox_mode", XYWH), 1, place)[0]
+        image_id = known.find(image if isinstance(image, str) else int(image), place)
+        (box,) = in_order(of_mode(np.asarray([bbox]), mode), place)
+        xyxy.setdefault(image_id, []).append(box.tolist())
+    found = {image_id: np.asarray(rows, np.float32) for image_id, rows in xyxy.items()}
+    refuse_relative(list(found.values()), where)
+    return found
+
+
+def _of_proposals(content: SplitProposals) -> Iterator[Mapping[str, Any]]:
+    ids = content.of.ids
+    numbers: Sequence[int | str] = numbers_if_all(ids, content.of.kind) or ids
+    for number, boxes, ious in zip(numbers, content.boxes_xyxy, content.predicted_iou, strict=True):
+        if ious is None:
+            continue
+        xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+        for bbox, score in zip(xywh, np.where(np.isnan(ious), 1.0, ious).tolist(), strict=True):
+            yield {"image_id": number, "category_id": 1, "bbox": bbox, "score": score}
+
+
+def _of_detections(content: SplitDetections) -> Iterator[Mapping[str, Any]]:
+    category_ids, ids = content.of.category_ids(content.class_names), list(content.images)
+    numbers: Sequence[int | str] = numbers_if_all(ids, content.of.kind) or ids
+    for number, found in zip(numbers, content.images.values(), strict=True):
+        for (x1, y1, x2, y2), class_index, score in zip(
+            found.boxes_xyxy.tolist(), found.class_index.tolist(), found.score.tolist(), strict=True
+        ):
+            bbox = [x1, y1, x2 - x1, y2 - y1]
+            yield {"image_id": number, "category_id": category_ids[class_index], "bbox": bbox, "score": score}
+
+
+def _write_results(results: Iterator[Mapping[str, Any]], out: str) -> None:
+    with open_whole(out) as file:
+        file.write(b"[")
+        separator = "\n"
+        for result in results:
+            file.write(f"{separator}{json.dumps(result)}".encode())
+            separator = ",\n"
+        file.write(b"\n]\n")
+
+
+def _instances(content: SplitPseudoLabels) -> Mapping[str, Any]:
+    category_ids = content.of.category_ids(content.class_names)
+    ids = [image.image_id for image in content.images]
+    numbers = numbers_if_all(ids, content.of.kind) or range(1, len(ids) + 1)
+    entries, annotations = [], list[Mapping[str, Any]]()
+    for number, image in zip(numbers, content.images, strict=True):
+        height, width = image.size_hw
+        entries.append({"id": number, "file_name": image.file_name, "height": height, "width": width})
+        for (x1, y1, x2, y2), class_index, score in image.boxes():
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category_ids[class_index],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": 0,
+                    "score": score,
+                }
+            )
+    return {
+        "info": {"description": describe(content.supervision), "supervision": content.supervision},
+        "images": entries,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in zip(category_ids, content.class_names, strict=True)],
+    }

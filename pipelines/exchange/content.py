@@ -1,0 +1,268 @@
+"""What there is to export of one split: its images in the order of the formats, and what a run found in each."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.exchange.image_ids import image_ids, narrow
+from pipelines.exchange.pictures import pictures_of
+from pipelines.recipe.model import load_recipe
+from pipelines.store.instances import Instance
+from pipelines.store.schemas import (
+    DETECTIONS,
+    IMAGES,
+    PROPOSALS,
+    PSEUDO_LABELS,
+    detections_from_row,
+    pseudo_labels_from_row,
+)
+from pipelines.store.tables import Table
+from weaksam.errors import DataError
+from weaksam.io.files import join
+from weaksam.structures import BOXES, Detections, PseudoGroundTruth
+
+_PROPOSALS = ("image_id", "split", "boxes_xyxy", "predicted_iou")
+_PSEUDO_LABELS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "score_normalised")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitImages:
+    """The images of a split that are to be exported."""
+
+    index: Instance  # finished
+    kind: str  # of the data set: decides how ids become numbers
+    split: str
+    ids: Sequence[str]  # in the order of the formats
+    skip_missing: bool  # go on without the rows that images lack
+
+    def missing(self, rows: Container[str], source: Instance, what: str, why: str) -> list[str]:
+        """Return the ids of images without a row of ``source``; raise DataError if there are any and they are not skipped."""
+        absent = [image_id for image_id in self.ids if image_id not in rows]
+        if absent and not self.skip_missing:
+            some = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
+            raise DataError(
+                f"{source.folder}: {len(absent):,} of {len(self.ids):,} images of split {self.split} have no {what} ({some}): "
+                f"they were dropped or {why}"
+            )
+        return absent
+
+    def category_ids(self, class_names: Sequence[str]) -> Sequence[int]:
+        """Return the data set's own id of each class, 1..C where it has none."""
+        if self.kind != "coco":
+            return range(1, len(class_names) + 1)
+        from weaksam.datasets import open_dataset
+        from weaksam.datasets.coco import CocoDataset
+
+        run_uri = self.index.run_uri
+        dataset = open_dataset(load_recipe(join(run_uri, "recipe.yaml"))[0].data)
+        assert isinstance(dataset, CocoDataset)
+        if dataset.class_names != tuple(class_names):
+            raise DataError(
+                f"{run_uri}: the classes of its tables are not those of the data set any more, so that their ids are unknown; "
+                "run `weaksam run` on it again, or put the annotations back"
+            )
+        return dataset.category_ids
+
+
+class Content(Protocol):
+    """What a run found in the images of a split."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many ``images``, ``boxes``, images without any box (``empty``) and images without a row (``missing``)."""
+
+    @property
+    def text(self) -> str:
+        """The counts in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitProposals:
+    """The proposals of a split, image by image."""
+
+    of: SplitImages
+    boxes_xyxy: Sequence[NDArray[np.float32]]  # each [N, 4], exclusive; [0, 4] for an image without a row
+    predicted_iou: Sequence[
+        NDArray[np.float32] | None
+    ]  # each [N], NaN if SAM did not say; None for an image without a row
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """See ``Content``."""
+        return {
+            "images": len(self.of.ids),
+            "boxes": sum(map(len, self.boxes_xyxy)),
+            "empty": sum(len(boxes) == 0 for boxes in self.boxes_xyxy),
+            "missing": sum(ious is None for ious in self.predicted_iou),
+        }
+
+    @property
+    def text(self) -> str:
+        """See ``Content``."""
+        n = self.counts
+        note = f" · {n['missing']:,} missing written as empty" if n["missing"] else ""
+        return f"images {n['images']:,} ({n['empty']:,} without a box{note}) · boxes {n['boxes']:,}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitDetections:
+    """The detections of a split, of the images that have a row."""
+
+    of: SplitImages
+    class_names: Sequence[str]
+    images: Mapping[str, Detections]  # by image id
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """See ``Content``."""
+        return {
+            "images": len(self.of.ids),
+            "boxes": sum(map(len, self.images.values())),
+            "empty": sum(len(found) == 0 for found in self.images.values()),
+            "missing": len(self.of.ids) - len(self.images),
+        }
+
+    @property
+    def text(self) -> str:
+        """See ``Content``."""
+        n = self.counts
+        note = f" ({n['missing']:,} without detections left out)" if n["missing"] else ""
+        return f"images {n['images']:,}{note} · detections {n['boxes']:,}"
+
+
+class LabelledImage(NamedTuple):
+    """One image with pseudo ground truth."""
+
+    image_id: str
+    file_name: str  # ``pictures``: the picture's path under the folder of its split's pictures
+    size_hw: tuple[int, int]
+    truth: PseudoGroundTruth
+    uri: str = ""
+
+    def boxes(self) -> Iterable[tuple[list[float], int, float]]:
+        """Return (corners, class index, score) of each box."""
+        truth = self.truth
+        return zip(truth.boxes_xyxy.tolist(), truth.class_index.tolist(), truth.score.tolist(), strict=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPseudoLabels:
+    """The pseudo ground truth of a split, of the images that have a box: a trainer takes others for background."""
+
+    of: SplitImages
+    class_names: Sequence[str]
+    supervision: str
+    pictures_root: str  # the folder that holds the pictures; empty for drawings
+    images: Sequence[LabelledImage]
+    missing: int  # images without a row
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """See ``Content``; ``images`` have a box, ``empty`` ones are left out."""
+        return {
+            "images": len(self.images),
+            "boxes": sum(len(image.truth) for image in self.images),
+            "empty": len(self.of.ids) - self.missing - len(self.images),
+            "missing": self.missing,
+        }
+
+    @property
+    def text(self) -> str:
+        """See ``Content``."""
+        n = self.counts
+        note = f", {n['missing']:,} without a row" if n["missing"] else ""
+        return (
+            f"images {n['images']:,} (left out: {n['empty']:,} without any box{note}) · boxes {n['boxes']:,} · "
+            f"supervision: {self.supervision}"
+        )
+
+
+def describe(supervision: str) -> str:
+    """Say what pseudo labels are, and what they were computed from."""
+    return f"pseudo labels of weaksam, from {'true boxes' if supervision == BOXES else 'image labels alone'}"
+
+
+def images_of(index: Instance, split: str, only: str, *, skip_missing: bool) -> SplitImages:
+    """Return the images of a split, or those of them that the file ``only`` names, if it is not empty.
+
+    Raises:
+        DataError: no image in the split, or ``narrow``'s.
+    """
+    kind = (index.manifest() or {})["kind"]
+    ids = image_ids(index.table(IMAGES), kind, split)
+    ids = narrow(ids, only, kind) if only else ids
+    return SplitImages(index=index, kind=kind, split=split, ids=ids, skip_missing=skip_missing)
+
+
+def proposals_of(images: SplitImages, source: Instance) -> SplitProposals:
+    """Read the proposals of a split."""
+    boxes, ious = read_split(source.table(PROPOSALS), images.split)
+    images.missing(boxes, source, "proposals", "are not asked for; --missing empty writes them without boxes")
+    none = np.zeros((0, 4), np.float32)
+    return SplitProposals(
+        of=images,
+        boxes_xyxy=[boxes.get(image_id, none) for image_id in images.ids],
+        predicted_iou=[ious.get(image_id) for image_id in images.ids],
+    )
+
+
+def detections_of(images: SplitImages, source: Instance) -> SplitDetections:
+    """Read the detections of a split."""
+    table, wanted = source.table(DETECTIONS), set(images.ids)
+    found = {
+        row["image_id"]: detections_from_row(row)
+        for row in table.iter_rows()
+        if row["split"] == images.split and row["image_id"] in wanted
+    }
+    images.missing(found, source, "detections", "are not asked for; --missing empty leaves them out")
+    present = {image_id: found[image_id] for image_id in images.ids if image_id in found}
+    return SplitDetections(of=images, class_names=table.class_names(), images=present)
+
+
+def pseudo_labels_of(images: SplitImages, source: Instance) -> SplitPseudoLabels:
+    """Read the pseudo ground truth of a split."""
+    named = pictures_of(images.index, images.split)
+    table = source.table(PSEUDO_LABELS)
+    rows = {row["image_id"]: row for row in table.iter_rows(_PSEUDO_LABELS) if row["split"] == images.split}
+    absent = images.missing(rows, source, "pseudo labels", "are not labelled; --missing empty leaves them out")
+    labelled = [
+        LabelledImage(
+            image_id,
+            named.names[image_id],
+            tuple(rows[image_id]["size_hw"]),
+            pseudo_labels_from_row(rows[image_id]),
+            named.uris[image_id],
+        )
+        for image_id in images.ids
+        if image_id in rows and rows[image_id]["boxes_xyxy"]
+    ]
+    return SplitPseudoLabels(
+        of=images,
+        class_names=table.class_names(),
+        supervision=(source.manifest() or {})["supervision"],
+        pictures_root=named.root,
+        images=labelled,
+        missing=len(absent),
+    )
+
+
+def read_split(proposals: Table, split: str) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """Return the boxes ``[N, 4]``, XYXY exclusive, and predicted IoUs ``[N]`` of a split's images by id, file by file."""
+    boxes: dict[str, NDArray[np.float32]] = {}
+    scores: dict[str, NDArray[np.float32]] = {}
+    for part in proposals.iter_parts(_PROPOSALS):
+        rows = part.filter(pc.equal(part["split"], split)).combine_chunks()
+        column = rows["boxes_xyxy"].combine_chunks()
+        ends = np.cumsum(pc.list_value_length(column).to_numpy(zero_copy_only=False))[:-1]
+        flat = column.flatten().flatten().to_numpy().reshape(-1, 4)
+        ious = rows["predicted_iou"].combine_chunks().flatten().to_numpy()
+        ids = rows["image_id"].to_pylist()
+        boxes.update(zip(ids, np.split(flat, ends), strict=False))
+        scores.update(zip(ids, np.split(ious, ends), strict=False))
+    return boxes, scores

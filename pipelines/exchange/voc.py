@@ -1,0 +1,123 @@
+"""VOC's files, for its evaluation server and for trainers.
+
+    detections     a folder of ``comp3_det_SPLIT_CLASS.txt``: image, score and box a line, 1-based, right and bottom inclusive
+    pseudo labels  a folder: Annotations/STEM.xml, corners 1-based, inclusive and whole, ImageSets/Main/SPLIT.txt and
+                   JPEGImages/STEM.jpg (or what suffix the picture has); ``source`` says what the boxes are owed to
+                   (``supervision``)
+
+Files are called as the picture is (``pictures``), not by the image's id. VOC has no folders, so that STEM is the name without
+the suffix, folders and characters that not every file system or list takes written as %XX: ``cam1/0001.jpg`` becomes
+``cam1%2F0001``.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+import numpy as np
+
+from pipelines.exchange.content import LabelledImage, SplitDetections, SplitPseudoLabels, describe
+from pipelines.exchange.export import Export, Target
+from pipelines.exchange.file_names import file_stem, file_stems, safe_name, without_blanks
+from pipelines.exchange.files import begin_folder, open_whole
+from pipelines.exchange.pictures import pictures_of, place_pictures, plan_pictures
+from pipelines.store.tables import write_bytes
+from weaksam.errors import DataError
+from weaksam.io.files import join
+
+_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # characters that no XML file may hold
+
+
+def write_detections(content: SplitDetections, target: Target) -> str:
+    """Write a file per class, also where nothing of it was found.
+
+    Raises:
+        DataError: two pictures would share one name, or ``begin_folder``'s.
+    """
+    names, split = pictures_of(content.of.index, content.of.split).names, safe_name(content.of.split)
+    stems = [without_blanks(stem) for stem in file_stems([names[image_id] for image_id in content.images])]
+    lines: dict[str, list[str]] = {name: [] for name in content.class_names}
+    for stem, found in zip(stems, content.images.values(), strict=True):
+        for box, class_index, score in zip(
+            found.boxes_xyxy.tolist(), found.class_index.tolist(), found.score.tolist(), strict=True
+        ):
+            lines[content.class_names[class_index]].append(voc_line(stem, score, box))
+    files = {name: f"comp3_det_{split}_{safe_name(name)}.txt" for name in content.class_names}
+    replaced = begin_folder(target.out, files.values(), to="voc-detections", split=split, overwrite=target.overwrite)
+    for name, of_class in lines.items():
+        with open_whole(join(target.out, files[name])) as file:
+            file.write("".join(f"{line}\n" for line in of_class).encode())
+    return " · replaced an earlier export" if replaced else ""
+
+
+def voc_line(image_id: str, score: float, box_xyxy: Sequence[float]) -> str:
+    """Return one line of VOC's text files: 1-based coordinates, right and bottom inclusive."""
+    x1, y1, x2, y2 = box_xyxy
+    return f"{image_id} {score:.6f} {x1 + 1:.2f} {y1 + 1:.2f} {x2:.2f} {y2:.2f}"
+
+
+def write_pseudo_labels(content: SplitPseudoLabels, target: Target) -> str:
+    """Write an XML per image, the list of the split, and the pictures; return in words what became of these.
+
+    Raises:
+        DataError: two pictures would share one file, or ``begin_folder``'s.
+    """
+    images, folder, split = content.images, target.out, file_stem(content.of.split)
+    stems = [without_blanks(stem) for stem in file_stems([image.file_name for image in images])]
+    files = [f"{stem}{posixpath.splitext(image.file_name)[1]}" for stem, image in zip(stems, images, strict=True)]
+    places = [f"JPEGImages/{file}" for file in files]
+    placement = plan_pictures([image.uri for image in images], places, folder, target.pictures)
+    listed = f"ImageSets/Main/{split}.txt"
+    annotations = [f"Annotations/{stem}.xml" for stem in stems]
+    to_write = [*annotations, listed, *placement.places]
+    replaced = begin_folder(folder, to_write, to="voc", split=split, overwrite=target.overwrite)
+    place_pictures(placement, folder)
+    for path, file, image in zip(annotations, files, images, strict=True):
+        xml = voc_xml(image._replace(file_name=file), content.class_names, content.supervision)
+        write_bytes(join(folder, path), xml)
+    write_bytes(join(folder, listed), "".join(f"{stem}\n" for stem in stems).encode())
+    others = sorted({posixpath.splitext(file)[1] for file in files} - {".jpg"})
+    put = f"\nnext: put the pictures under {join(folder, 'JPEGImages')} as <filename> says"
+    return (
+        f"\n{placement.text}"
+        + (f" · replaced {replaced:,} files of an earlier export" if replaced else "")
+        + (f" · some end in {', '.join(others)}: readers that ask for STEM.jpg miss them" if others else "")
+        + (put if placement.absent else "")
+    )
+
+
+DETECTIONS = Export(write=write_detections, takes=("only",))
+PSEUDO_LABELS = Export(write=write_pseudo_labels, takes=("pictures",))
+
+
+def voc_xml(image: LabelledImage, class_names: Sequence[str], supervision: str) -> bytes:
+    """Return the XML of one image; boxes are rounded to whole pixels, at least one each way."""
+    wrong = next((name for name in class_names if _NOT_XML.search(name)), None)
+    if wrong is not None:
+        raise DataError(f"class {wrong!r}: expected characters that XML can hold; rename the class, or export as coco")
+    height, width = image.size_hw
+    root = Element("annotation")
+    _add(root, {"filename": image.file_name})
+    _add(SubElement(root, "source"), {"annotation": describe(supervision), "supervision": supervision})
+    _add(SubElement(root, "size"), {"width": width, "height": height, "depth": 3})
+    _add(root, {"segmented": 0})
+    for box, class_index, score in image.boxes():
+        low = np.rint(box[:2]).clip(0, (width - 1, height - 1))
+        high = np.rint(box[2:]).clip(low + 1, (width, height))
+        item = SubElement(root, "object")
+        _add(item, {"name": class_names[class_index], "pose": "Unspecified", "truncated": 0, "difficult": 0})
+        _add(item, {"score": score})
+        corners = (*(low + 1).astype(int).tolist(), *high.astype(int).tolist())
+        _add(SubElement(item, "bndbox"), dict(zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)))
+    indent(root)
+    xml: bytes = tostring(root, encoding="utf-8")
+    return xml
+
+
+def _add(parent: Element, texts: Mapping[str, Any]) -> None:
+    for name, text in texts.items():
+        SubElement(parent, name).text = str(text)
