@@ -83,7 +83,9 @@ def test_verbs_options_and_recipes_of_commands_exist() -> None:
     more.command("nothing")(lambda: None)  # one command alone would not be a group
     verbs = {**get_command(app).commands, **get_command(more).commands}  # type: ignore[attr-defined]
     named = [
-        found for line in TYPED if (found := re.search(r"(?:^|[ /])weaksam ([a-z-]+)(?: ([a-z0-9][a-z0-9-]*))?(.*)", line))
+        found
+        for line in TYPED
+        if (found := re.search(r"(?:^|[ /])weaksam ([a-z-]+)(?: ([a-z0-9][a-z0-9-]*))?(.*)", line))
     ]
     assert len(named) >= 20
     for verb, recipe, rest in (found.groups() for found in named):
