@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ IN_BACKTICKS = {page: re.findall(r"`([^`]+)`", text) for page, text in PROSE.ite
 FENCED = re.findall(r"```sh\n(.*?)```", "\n".join(PAGES.values()), re.DOTALL)
 # Every line of a fence and everything in backticks, comments cut off: what a reader may paste into a shell.
 TYPED = [*chain(*IN_BACKTICKS.values()), *(line.partition(" #")[0] for block in FENCED for line in block.splitlines())]
+FILES = (".html", ".parquet", ".py", ".yaml")
 FOLDERS = "benchmarks|docs|pipelines|recipes|tests|tools|tune|weaksam"
 
 
@@ -90,7 +92,9 @@ def test_verbs_options_and_recipes_of_commands_exist() -> None:
     assert len(named) >= 20
     for verb, recipe, rest in (found.groups() for found in named):
         assert verb in verbs, verb
-        if verb in ("run", "propose") and recipe:
+        if verb == "table":
+            recipe = of[1] if (of := re.match(r" ([a-z][a-z0-9-]*)", rest)) else None
+        if verb in ("run", "propose", "table") and recipe:
             assert recipe in shipped_recipes(), recipe
         if verb == "tune" and recipe:
             assert recipe in shipped_sweeps(), recipe
@@ -139,9 +143,22 @@ def test_tested_blocks_are_there() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_linked_and_named_files_exist(page: str) -> None:
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", PROSE[page]) if "://" not in link]
-    named = [word for word in IN_BACKTICKS[page] if re.fullmatch(rf"(?:{FOLDERS})/[\w./]*|Makefile", word)]
+    named = [word for word in IN_BACKTICKS[page] if re.fullmatch(rf"(?:{FOLDERS})/[\w./-]*|Makefile", word)]
     paths = [*((ROOT / page).parent / link for link in links), *(ROOT / name for name in named)]
     assert [path for path in paths if path.stem != "NAME" and not path.exists()] == []
+    modules = [word for word in IN_BACKTICKS[page] if re.fullmatch(r"\w+\.py", word)]
+    assert [name for name in modules if not any(ROOT.glob(f"[a-z]*/**/{name}"))] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_options_are_fields_of_a_recipe(page: str) -> None:
+    from pipelines.recipe.model import load_recipe
+
+    recipe = load_recipe("shapes")[0]
+    sections = "|".join(type(recipe).model_fields)
+    options = [word for word in IN_BACKTICKS[page] if re.fullmatch(rf"(?:{sections})(?:\.[a-z_]+)+", word)]
+    for option in (word for word in options if word not in recipe.instances and Path(word).suffix not in FILES):
+        attrgetter(option)(recipe)
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
