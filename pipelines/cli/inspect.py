@@ -9,9 +9,12 @@ from rich.text import Text
 
 from pipelines.cli import terminal
 from pipelines.cli.console import console
+from pipelines.cli.doctor import run_doctor
 from pipelines.cli.options import RunArgument
+from pipelines.engine.status import leftovers, remove, run_dropped, run_status
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import load_recipe, shipped_recipes
+from pipelines.store.dropped import to_json, to_lines
 
 
 def register(app: typer.Typer) -> None:
@@ -43,8 +46,6 @@ def status(run_folder: RunArgument) -> None:
 
         weaksam status runs/voc07
     """
-    from pipelines.engine.status import run_status
-
     colours = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
     table = TextTable()
     table.add_columns(Kind.NAME, "instance", "key", "state")
@@ -75,9 +76,6 @@ def dropped(
 
         weaksam dropped runs/voc07 --json | jq -r '.[].uri'
     """
-    from pipelines.engine.status import run_dropped
-    from pipelines.store.dropped import to_json, to_lines
-
     found = run_dropped(run_folder)
     for line in [to_json(found)] if as_json else to_lines(found, every=every):
         console.out(line, highlight=False)
@@ -94,8 +92,6 @@ def clean(
 
         weaksam clean runs/voc07 --previews
     """
-    from pipelines.engine.status import leftovers, remove
-
     found = leftovers(run_folder, previews=previews)
     for leftover in found:
         console.print(f"{leftover.uri}  {leftover.what}, {leftover.size_bytes / 1e6:,.1f} MB", markup=False)
@@ -114,8 +110,6 @@ def doctor(uri: Annotated[str, typer.Argument(help="Also check access to this da
 
         weaksam doctor s3://bucket/coco
     """
-    from pipelines.cli.doctor import run_doctor
-
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     checks = run_doctor(uri)
     table = TextTable()

@@ -9,6 +9,7 @@ import typer
 from pipelines.cli import terminal
 from pipelines.cli.console import console, set_up_logging
 from pipelines.cli.options import RecipeRequest, is_run_folder, spread
+from pipelines.variants.run import Recipes, make_table, parse_seeds
 from weaksam.errors import ConfigError
 
 
@@ -44,8 +45,6 @@ def table(
 
         weaksam table 10 mine.yaml --data cards/ --set mil.epochs=4     # OICR from mine-oicr.yaml if it is there
     """
-    from pipelines.variants.run import Recipes, make_table, parse_seeds
-
     set_up_logging(request.verbose)
     if is_run_folder(request.recipe):
         raise ConfigError(
