@@ -1,6 +1,6 @@
 """What a stage is: what it reads, which part of the recipe can change its result, and how to do the work.
 
-Everything else (keys, plans, locks, what is finished already) is the same for all stages and stands in ``stages``.
+Everything else (keys, plans, locks, what is finished already) is the same for all stages: see ``runner``.
 """
 
 from __future__ import annotations

@@ -18,10 +18,13 @@ from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.recipe.config import EvaluateConfig
+from pipelines.recipe.model import Recipe, verb_of
+from pipelines.stages.detect import detector_of, scored_proposals
 from pipelines.store.numbers import known, percent
 from pipelines.store.proposal_boxes import ProposalBoxes
 from pipelines.store.schemas import DETECTIONS, PROPOSALS, detections_from_row
 from pipelines.store.tables import write_json
+from weaksam.config import MilConfig
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth
 
@@ -60,8 +63,8 @@ def execute(job: Job) -> dict[str, Any]:
     table = job.upstream[options.of].table(DETECTIONS)
     supervision = (job.upstream[options.of].manifest() or {}).get("supervision", IMAGE_LABELS)
     proposals: Mapping[str, NDArray[np.float32]] = {}
-    if options.proposals in job.upstream:
-        proposals = ProposalBoxes(job.upstream[options.proposals].table(PROPOSALS), job.recipe.mil.proposal_sources)
+    if beside := proposals_beside(job.recipe):
+        proposals = ProposalBoxes(job.upstream[beside].table(PROPOSALS), proposal_sources(job.recipe))
 
     def images() -> Iterator[DetectedImage]:
         for row in table.iter_rows(_COLUMNS):
@@ -83,6 +86,25 @@ def execute(job: Job) -> dict[str, Any]:
         job.console.print(_NOTES, style="dim", highlight=False, markup=False)
     text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
     return {"text": text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"}
+
+
+def proposals_beside(recipe: Recipe) -> str:
+    """Return the instance of whose proposals one stands beside the detector by chance, "" for none.
+
+    A detector that needs no proposals is measured beside them only where they are made anyway.
+    """
+    options, detected = recipe.evaluate, recipe.of(recipe.evaluate.of)
+    if options.proposals:
+        return options.proposals
+    if isinstance(detector_of(detected), MilConfig):
+        return scored_proposals(detected)
+    return next((name for name in recipe.stages if verb_of(name) == "propose"), "")
+
+
+def proposal_sources(recipe: Recipe) -> tuple[str, ...]:
+    """Return the sources of those proposals that count; empty = all."""
+    detector = detector_of(recipe.of(recipe.evaluate.of))
+    return detector.proposal_sources if isinstance(detector, MilConfig) else recipe.mil.proposal_sources
 
 
 def measure(

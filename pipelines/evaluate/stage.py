@@ -14,10 +14,8 @@ from pipelines.evaluate import agreement, detections, proposals, pseudo_labels
 from pipelines.evaluate.proposals import named_sources
 from pipelines.recipe.config import method_of
 from pipelines.recipe.model import Recipe, verb_of
-from pipelines.stages.detect import detector_of
 from pipelines.stages.index import truth_options
 from pipelines.stages.label import holds_pseudo_labels
-from weaksam.config import MilConfig
 
 
 def execute(job: Job) -> dict[str, Any]:
@@ -38,10 +36,8 @@ def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
         return agreement.reads(recipe)
     if verb_of(options.of) != "detect":
         return (options.of,)
-    seen = recipe.of(options.of)
-    # A detector that needs no proposals is measured beside them only where they are made anyway.
-    made = isinstance(detector_of(seen), MilConfig) or options.proposals in recipe.stages
-    return (options.of, *((options.proposals,) if made and options.proposals else ()))
+    beside = detections.proposals_beside(recipe)
+    return (options.of, *([beside] if beside else []))
 
 
 def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
@@ -50,7 +46,7 @@ def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
         return agreement.method(recipe)
     how: Mapping[str, Any] = {}
     if verb_of(options.of) == "detect":
-        how = {"evaluate": method_of(options), "proposal_sources": recipe.mil.proposal_sources}
+        how = {"evaluate": method_of(options), "proposal_sources": detections.proposal_sources(recipe)}
     elif verb_of(options.of) != "label":
         how = {"evaluate": method_of(options), "sources": named_sources(recipe.of(options.of))}
     return {**how, **truth_options(recipe)}

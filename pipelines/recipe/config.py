@@ -11,7 +11,7 @@ from typing import Any, Literal, NewType, get_type_hints
 
 from weaksam.config import DetectConfig, MilConfig, PseudoLabelsConfig, RetrainConfig, RetrainedDetectConfig, require
 
-PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
+_HOLD_PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
 Input = NewType(
     "Input", str
 )  # the name of an instance that is read: ``verb``, ``verb.label`` or ``import.NAME``; "" = none
@@ -79,7 +79,7 @@ class ProposeConfig:
 class TrainMilConfig(MilConfig):
     """A weakly-supervised detector, and what it learns from."""
 
-    proposals: Input = reads("propose", *PROPOSALS)
+    proposals: Input = reads("propose", *_HOLD_PROPOSALS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,8 @@ class DetectStageConfig(DetectConfig):
     """How a detector is run over images, and which."""
 
     model: Input = reads("train-mil", "train-mil", "retrain")  # a training of ``train-mil`` or ``retrain``
-    proposals: Input = reads("propose", *PROPOSALS)  # that a detector of ``train-mil`` scores
+    # That a detector of ``train-mil`` scores; "" = those that it learnt from.
+    proposals: Input = reads("", *_HOLD_PROPOSALS, "")
     # One view of each image in the place of all scales and mirror images; "smaller": at .75 of each scale.
     view: Literal["all", "plain", "mirrored", "smaller"] = "all"
     within: Input = reads("", "detect", "")  # another instance, of whose splits alone; none of its results is read
@@ -116,10 +117,9 @@ class RetrainStageConfig(RetrainConfig):
 class EvaluateConfig:
     """What is measured, and how proposals and detections are (method 9.1-9.4)."""
 
-    of: Input = reads("propose", *PROPOSALS, "detect", "label")  # proposals, detections or pseudo labels
-    proposals: Input = reads(
-        "propose", *PROPOSALS, ""
-    )  # beside detections: one of them by chance, where they are made anyway
+    of: Input = reads("propose", *_HOLD_PROPOSALS, "detect", "label")  # proposals, detections or pseudo labels
+    # Beside detections: one box of them by chance; "" = those that the detector scored, else the recipe's, if it makes any.
+    proposals: Input = reads("", *_HOLD_PROPOSALS, "")
     # Detections of single views. With some, no true box is read: how far they agree with ``of`` and ``teacher`` is measured.
     views: tuple[Input, ...] = field(default=(), metadata={"verbs": ("detect",)})
     teacher: Input = reads("", "detect", "")  # detections of the detector whose findings ``of`` learnt from

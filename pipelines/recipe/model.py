@@ -10,6 +10,7 @@ the section: ``Recipe.of`` returns the recipe as that instance sees it. A label 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import math
@@ -18,6 +19,7 @@ import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -169,16 +171,8 @@ class Recipe(BaseModel):
         return self
 
 
-_PARTS = (
-    "data",
-    "clues",
-    "classifier",
-    "prompts",
-    "sam",
-    "proposals",
-    "selective_search",
-    "resources",
-)  # of many verbs
+# Sections that several verbs read: an instance may have its own of each.
+_PARTS = ("data", "clues", "classifier", "prompts", "sam", "proposals", "selective_search", "resources")
 
 
 def verb_of(name: str) -> str:
@@ -224,7 +218,7 @@ def _overlaid(section: Any, values: Any, what: str, path: str, origins: Mapping[
     plain = json.dumps({path: _merge(to_plain(section), values, {}, "")}, default=str)
     strict = create_model("Overlay", __config__=ConfigDict(extra="forbid"), options=(type(section), Field(alias=path)))
     try:
-        return getattr(strict.model_validate_json(plain, strict=True), "options")  # noqa: B009  (made here)
+        return dict(strict.model_validate_json(plain, strict=True))["options"]
     except ValidationError as error:
         raise ConfigError(explain(error, what, lambda found: _names_in(section, found[1:]), origins)) from error
 
@@ -294,6 +288,11 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = (), data_uri: str 
 
 def standard_instances() -> dict[str, dict[str, Any]]:
     """Return the options of the instances that every recipe begins with."""
+    return copy.deepcopy(_read_standard())
+
+
+@cache
+def _read_standard() -> dict[str, dict[str, Any]]:
     instances: dict[str, dict[str, Any]] = read_mapping(shipped_folder() / STANDARD, "recipe fields")["instances"]
     return instances
 
@@ -557,7 +556,7 @@ def explain(
 
 def _names_at(path: Sequence[str]) -> list[str]:
     """Return the option names of the part of a recipe at ``path``."""
-    return _names_in(Recipe(name="", stages=(), sam=SamConfig()), path)
+    return _names_in(Recipe(name="", stages=()), path)
 
 
 def _names_in(value: Any, path: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from pipelines.recipe.model import verb_of
 from pipelines.store.dropped import DroppedReason
 from weaksam.datasets.passed_over import PassedOver
 
@@ -29,7 +30,7 @@ def alerts(
         why = ", ".join(f"{reason.reason} {len(reason.images):,}" for reason in of_instance)
         images = f"{count:,}{f' of {planned:,}' if planned else ''} image{'' if (planned or count) == 1 else 's'}"
         sentences.append(f"{name} dropped {images}: {why}.")
-    proposed = [image.split for reason in reasons if reason.instance == "propose" for image in reason.images]
+    proposed = [image.split for reason in reasons if verb_of(reason.instance) == "propose" for image in reason.images]
     gone = [split for split in dict.fromkeys(proposed) if split not in splits_left]
     return [*sentences, *(f"No image of the split {split} is left." for split in gone)]
 

@@ -2,7 +2,7 @@
 
 It reads what the other stages wrote (manifests, ``metrics.json``, ``analysis.json``, scalars, the tables of proposals and
 detections, ``_dropped``) and, for its pictures, the images and their true boxes. What it shows of detectors is in
-``report_detections``. Everything that comes from outside (names, ids, paths) is escaped by the template. The page is written
+``detections``. Everything that comes from outside (names, ids, paths) is escaped by the template. The page is written
 into the instance's folder and, to be found easily, to ``RUN/report.html``.
 """
 
@@ -132,7 +132,7 @@ def gather(job: Job) -> dict[str, Any]:
         "failures": report_detections.failures(job.upstream, ground_truth, read_image, recipe.report),
         "counts": [_count_chart(split, counts) for split, counts in sorted(scan.box_counts.items())],
         "stages": [_stage(job.upstream[name], manifest) for name, manifest in manifests.items()],
-        "whole": _whole(recipe, _manifest(proposals)),
+        "whole": _whole(recipe, proposals),
         "dropped": report_dropped.groups(dropped),
         "discarded": [
             {"source": source, "reason": reason, "count": count, "per_image": count / max(scan.images, 1)}
@@ -344,15 +344,15 @@ def _time(seconds: float) -> str:
     )
 
 
-def _whole(recipe: Recipe, propose: Mapping[str, Any]) -> dict[str, str] | None:
+def _whole(recipe: Recipe, proposals: Instance | None) -> dict[str, str] | None:
     """Estimate from a preview what the whole data set would take; None when this is the whole or nothing was timed."""
-    rate = propose.get("throughput", {}).get("images_per_s", 0.0)
-    if not recipe.data.limit or not rate:
+    rate = _manifest(proposals).get("throughput", {}).get("images_per_s", 0.0)
+    if proposals is None or not recipe.data.limit or not rate:
         return None
     from weaksam.datasets import open_dataset
 
     dataset = open_dataset(recipe.data)
-    splits = recipe.propose.splits or recipe.data.splits or dataset.splits
+    splits = recipe.of(proposals.name).propose.splits or recipe.data.splits or dataset.splits
     images = sum(len(dataset.records(split)) for split in splits)
     return {"images": f"{images:,}", "time": _time(images / rate)}
 

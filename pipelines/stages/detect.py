@@ -50,7 +50,7 @@ def execute(job: Job) -> dict[str, Any]:
     model, detector = recipe.detect.model, detector_of(recipe)
     test, mirror = settings_of(recipe, job.instance.name)
     is_mil = isinstance(detector, MilConfig)
-    proposals = job.upstream[recipe.detect.proposals].table(PROPOSALS) if is_mil else None
+    proposals = job.upstream[scored_proposals(recipe)].table(PROPOSALS) if is_mil else None
     proposed = None if proposals is None else set(proposals.ids())
     images = planned_images(index.read(), proposed, test, job.instance.name)
     schema = with_class_names(DETECTIONS, index.class_names())
@@ -84,6 +84,11 @@ def detector_of(recipe: Recipe) -> MilConfig | RetrainConfig:
     model = recipe.detect.model
     require(verb_of(model) in ("train-mil", "retrain"), "detect.model", "an instance of train-mil or retrain", model)
     return recipe.of(model).mil if verb_of(model) == "train-mil" else recipe.of(model).retrain
+
+
+def scored_proposals(recipe: Recipe) -> str:
+    """Return the instance whose proposals a detector of ``train-mil`` scores; ``recipe`` is what the instance sees."""
+    return recipe.detect.proposals or recipe.of(recipe.detect.model).mil.proposals
 
 
 def settings_of(recipe: Recipe, name: str) -> tuple[DetectConfig, bool]:
@@ -240,7 +245,7 @@ def _supervision(job: Job) -> str:
 
 def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
     detector = detector_of(recipe)
-    proposals = (recipe.detect.proposals,) if isinstance(detector, MilConfig) else ()
+    proposals = (scored_proposals(recipe),) if isinstance(detector, MilConfig) else ()
     return ("index", *proposals, *(() if detector.weights else (recipe.detect.model,)))
 
 

@@ -9,7 +9,7 @@ from pipelines.engine.stage import Options
 from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import resolve, run_instances
+from pipelines.runner import resolve, run_instances, stage_of
 from pipelines.store.tables import read_json
 from tests.support.upstream import RECIPE, finish_upstream
 
@@ -62,3 +62,22 @@ def test_two_retrained_detectors_stand_side_by_side(tmp_path: Path) -> None:
     changed, _ = load_recipe(str(tmp_path / "recipe.yaml"), ["resources.here=true", "retrain.dino.seed=1"], "shapes:")
     for name, same in (("retrain", True), ("evaluate.final", True), ("retrain.dino", False), ("evaluate.dino", False)):
         assert (resolve(changed, run, name).instance.key == resolve(recipe, run, name).instance.key) is same
+
+
+def test_a_detector_scores_the_proposals_that_it_learnt_from_and_is_measured_beside_them() -> None:
+    settings = ["train-mil.sam.proposals=import.sam", "train-mil.sam.proposal_sources=[grid]"]
+    settings += ["detect.sam.model=train-mil.sam", "evaluate.sam.of=detect.sam", "detect.other.model=train-mil.sam"]
+    recipe, _ = load_recipe("small", [*settings, "detect.other.proposals=propose"])
+
+    def reads(name: str) -> set[str]:
+        return set(stage_of(name).reads(recipe.of(name), name))
+
+    assert reads("detect.sam") == {"index", "import.sam", "train-mil.sam"}
+    assert reads("evaluate.sam") == {"detect.sam", "import.sam"}
+    method = stage_of("evaluate.sam").method(recipe.of("evaluate.sam"), "evaluate.sam")
+    assert method["proposal_sources"] == ("grid",)
+    assert reads("detect.other") == {"index", "propose", "train-mil.sam"}
+    assert reads("detect.mil") == {"index", "propose", "train-mil"}
+    assert reads("evaluate.final") == {"detect.final", "propose"}  # the recipe makes them anyway
+    alone, _ = load_recipe("small", ["stages=[index, retrain, detect.final]"])
+    assert stage_of("evaluate.final").reads(alone.of("evaluate.final"), "evaluate.final") == ("detect.final",)

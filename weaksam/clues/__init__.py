@@ -2,7 +2,7 @@
 
 ``loading.py`` builds, writes and reads a network of ``CLUES``, and wraps it into the multi-scale inference of ``cam.py``;
 ``gating.py`` says for which classes that runs. To add one: a file with a ``ClueNetwork``, a line in ``CLUES``, a config of
-that name in ``ClassifierConfig``.
+that name in ``ClassifierConfig``, the name in ``CluesConfig``, the maps it makes in ``CLUE_KINDS`` of the recipe's model.
 """
 
 from __future__ import annotations
