@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,8 @@ class Knob(BaseModel):
         if len(ways) != 1:
             raise ValueError(f"expected one of grid, choice, uniform, log_uniform with values, got {ways or 'none'}")
         for low, high in (pair for pair in (self.uniform, self.log_uniform) if pair):
+            if not all(-sys.float_info.max <= end <= sys.float_info.max for end in (low, high)):
+                raise ValueError(f"{ways[0]}: expected two finite numbers within the range of floats")
             if not low < high or (self.log_uniform and low <= 0):
                 above = "0 < " if self.log_uniform else ""
                 raise ValueError(f"{ways[0]}: expected {above}low < high, got {low:g} and {high:g}")

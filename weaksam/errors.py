@@ -12,11 +12,20 @@ The first three are also ``ValueError``: the caller passed something wrong. A me
 where (file, image id, recipe path) and what to do about it.
 """
 
+import re
+
+_LONGEST_WORD = 1000  # characters; paths are shorter
+_SHOWN_OF_IT = 200
+
 
 class WeaksamError(Exception):
     """Root of all errors raised on purpose; the command line prints it without a traceback and ends with ``exit_code``."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message; of a word that is as long as some damaged file, its beginning."""
+        return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:_SHOWN_OF_IT]} …", super().__str__())
 
 
 class ConfigError(WeaksamError, ValueError):

@@ -48,6 +48,7 @@ from weaksam.config import (
     SamConfig,
     SelectiveSearchConfig,
 )
+from weaksam.config.checks import shortened
 from weaksam.errors import ConfigError
 from weaksam.io.files import is_remote, read_text
 
@@ -236,7 +237,7 @@ class RecipeSource:
     ) -> tuple[Recipe, dict[str, str]]:
         """Validate; see ``load_recipe``. ``origin`` is where the overrides come from, for messages."""
         values, origins = dict(self.values), dict(self.origins)
-        known = {*values.get("instances", {}), *(name for name in values.get("stages", ()) if isinstance(name, str))}
+        known = {name for part in ("instances", "stages") for name in _names_of(values.get(part))}
         items = [(*_parse_override(item, known), origin) for item in overrides]
         if data_uri:
             items.append((["data", "uri"], data_uri, "--data"))
@@ -252,6 +253,11 @@ class RecipeSource:
         for name in dict.fromkeys((*recipe.stages, *recipe.instances)):
             recipe._seen_by(name, f"recipe {self.asked_for}", origins)  # a mistake in its options is an error now
         return recipe, origins
+
+
+def _names_of(part: Any) -> list[str]:
+    """Return the names that ``stages`` or ``instances`` hold, before anybody has checked what they are."""
+    return [name for name in part if isinstance(name, str)] if isinstance(part, list | dict) else []
 
 
 def read_recipe(path_or_name: str) -> RecipeSource:
@@ -339,7 +345,6 @@ def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-_LONGEST_SHOWN = 200  # characters of a value that a message repeats
 _MOST_VALUES = 100_000  # of a file, as often as aliases repeat them: a few lines can say more than a memory holds
 
 
@@ -548,8 +553,7 @@ def explain(
             close = difflib.get_close_matches(path[-1], names_at(path[:-1]), n=1)
             message = f"no such option{f'; did you mean {close[0]}?' if close else ''}"
         elif finding["type"] not in ("missing", "value_error"):
-            got = repr(finding["input"])
-            message = f"{message}, got {got if len(got) <= _LONGEST_SHOWN else got[:_LONGEST_SHOWN] + ' …'}"
+            message = f"{message}, got {shortened(repr(finding['input']))}"
         lines.append(f"  {dotted or what.partition(' ')[0]}{f' (from {origin})' if origin else ''}: {message}")
     return f"{what}:\n" + "\n".join(lines)
 

@@ -6,11 +6,18 @@ from collections.abc import Sequence
 
 from weaksam.errors import ConfigError
 
+_LONGEST_SHOWN = 200  # characters of a value that a message repeats
+
+
+def shortened(text: str) -> str:
+    """Return as much of a value's text as fits a message: people must still find what was expected in it."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]} …"
+
 
 def require(holds: bool, where: str, expected: str, got: object) -> None:
     """Raise ConfigError, naming the option, what it takes and what came, unless ``holds``."""
     if not holds:
-        raise ConfigError(f"{where}: expected {expected}, got {got!r}")
+        raise ConfigError(f"{where}: expected {expected}, got {shortened(repr(got))}")
 
 
 def require_milestones(milestones: Sequence[float], where: str, *, steps: int, epochs: int) -> None:

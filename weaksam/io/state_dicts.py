@@ -161,6 +161,7 @@ def described(metadata: Mapping[str, str], key: str, where: str) -> dict[str, An
     """
     with _refusing(f"{where}: a damaged safetensors file: metadata {key}"):
         value = json.loads(metadata.get(key, "{}"))
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, and no text
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: metadata {key}: expected a JSON object, got {str(value)[:40]!r}; {_REMEDY}")
     return value

@@ -221,3 +221,12 @@ def test_what_is_no_state_dict_is_described(tmp_path: Path, held: object, descri
     (tmp_path / "w.pth").write_bytes(pickled(held))
     with pytest.raises(CheckpointError, match=rf"w\.pth: expected a state dict .* got {described}; save the inner"):
         read_state_dict(tmp_path / "w.pth")
+
+
+def test_half_a_surrogate_pair_in_what_a_file_says_of_itself_is_refused_in_words_that_can_be_printed() -> None:
+    metadata = {"detector": json.dumps({**DETECTOR, "detector": "\ud800"})}
+    with pytest.raises(
+        CheckpointError, match=r"d\.safetensors: a damaged safetensors file: metadata detector"
+    ) as refused:
+        read_checkpoint(io.BytesIO(save(STATE, metadata)), "d.safetensors")
+    assert str(refused.value).isascii()
