@@ -19,7 +19,7 @@ from benchmarks.paired import PATIENT, Cell, add_arguments, report, resources, r
 from pipelines.analyse.prompts import ANALYSIS_FILE
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import resolve, run_instances
+from pipelines.runner import Run
 from pipelines.store.tables import read_json
 from weaksam.io.files import absolute
 
@@ -35,7 +35,7 @@ def main() -> None:
     add_arguments(parser)
     args = parser.parse_args()
     console, out = Console(soft_wrap=True), absolute(args.out)
-    run_instances(load_recipe(RECIPE)[0], out, ["index"], PATIENT, console)
+    Run(load_recipe(RECIPE)[0], out).bring(["index"], PATIENT, console)
     cells, pairs = [], []
     for share in SHARES:
         name = f"noise-{share:.0%}".rstrip("%")
@@ -72,8 +72,8 @@ def precision_of(cells: list[Cell], run_uri: str, cpus: int, console: Console) -
         text.add_column(name, justify="right" if name else "left")
     for cell in cells:
         recipe, _ = load_recipe(RECIPE, [*cell.overrides, "retrain.seed=0", *resources(cpus)])
-        run_instances(recipe, run_uri, ["analyse.noise"], PATIENT, console)
-        drop = read_json(resolve(recipe, run_uri, "analyse.noise").instance.file(ANALYSIS_FILE))["drop"]
+        Run(recipe, run_uri).bring(["analyse.noise"], PATIENT, console)
+        drop = read_json(Run(recipe, run_uri).instance("analyse.noise").file(ANALYSIS_FILE))["drop"]
         for kind, n in drop.items():
             text.add_row(
                 f"{cell.name}, {kind}",

@@ -21,7 +21,7 @@ from scipy.stats import t as student
 from pipelines.engine.stage import Options
 from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import resolve, run_instances
+from pipelines.runner import Run
 from pipelines.store.tables import read_json
 
 FEWEST_SEEDS = 3  # an interval of fewer says nothing
@@ -133,7 +133,7 @@ def _measure(
     cell: Cell, seed: int, recipe_name: str, run_uri: str, split: str, cpus: int, console: Console
 ) -> dict[str, float]:
     recipe, _ = load_recipe(recipe_name, [*cell.overrides, f"retrain.seed={seed}", *resources(cpus)])
-    run_instances(recipe, run_uri, ["evaluate.final"], PATIENT, console)
-    instance = resolve(recipe, run_uri, "evaluate.final").instance
+    Run(recipe, run_uri).bring(["evaluate.final"], PATIENT, console)
+    instance = Run(recipe, run_uri).instance("evaluate.final")
     row: Mapping[str, Any] = read_json(instance.file(METRICS_FILE))["detections"][split]["rows"][0]
     return {name: 100 * row[name] for name in MEASURES}

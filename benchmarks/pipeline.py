@@ -77,7 +77,7 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
 
     from pipelines.engine.stage import Options
     from pipelines.recipe.model import load_recipe
-    from pipelines.runner import run_instances
+    from pipelines.runner import Run
     from pipelines.store.instances import current_instance
 
     settings = [
@@ -93,9 +93,9 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
     quiet = Console(file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, lives as long as the process
     with tempfile.TemporaryDirectory() as out:
         if mode == "loop":
-            run_instances(recipe, out, ["index"], Options(), quiet)
+            Run(recipe, out).bring(["index"], Options(), quiet)
             return {"images_per_s": _loop(recipe, out, threads)}
-        run_instances(recipe, out, ["propose"], Options(), quiet)
+        Run(recipe, out).bring(["propose"], Options(), quiet)
         instance = current_instance(out, "propose")
         assert instance is not None
         finished = sorted((p.stat().st_mtime, p) for p in Path(instance.folder).glob("part-*.parquet"))

@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.paired import FEWEST_SEEDS, PATIENT, Cell, add_arguments, report, run_cells
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import run_instances
+from pipelines.runner import Run
 from weaksam.io.files import absolute
 
 TRUTH = "true-boxes"
@@ -34,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     console, out = Console(soft_wrap=True), absolute(args.out)
     recipe = "table5" if args.detector == "faster_rcnn" else "table5-dino"
-    run_instances(load_recipe(recipe)[0], out, ["index"], PATIENT, console)
+    Run(load_recipe(recipe)[0], out).bring(["index"], PATIENT, console)
     run_export_true_boxes(out, name=TRUTH)
     results = run_cells(
         cells_of(args.detector),

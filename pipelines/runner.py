@@ -79,103 +79,99 @@ def stage_of(name: str) -> Stage:
     return STAGES[verb]
 
 
-def resolve(
-    recipe: Recipe,
-    run_uri: str,
-    name: str,
-    known: dict[str, Resolved] | None = None,
-    fingerprints: Fingerprints | None = None,
-) -> Resolved:
-    """Compute the key, and so the folder, of an instance and of everything that it reads.
+class Run:
+    """A recipe in a run folder: what its instances resolve to, what they need, and how they are brought up to date.
 
     Args:
-        recipe: of the instance.
-        run_uri: absolute run folder.
-        name: ``verb`` or ``verb.label``.
-        known: what the same recipe's instances were resolved to before; more are added.
-        fingerprints: of data and weights, of any recipe, taken before and trusted; more are added.
+        recipe: of the instances.
+        uri: absolute run folder.
+        fingerprints: of data and weights, of any recipe, that were taken before and are trusted; more are added.
     """
-    known = {} if known is None else known
-    fingerprints = {} if fingerprints is None else fingerprints
-    if name not in known:
-        stage, seen = stage_of(name), recipe.of(name)
+
+    def __init__(self, recipe: Recipe, uri: str, fingerprints: Fingerprints | None = None) -> None:
+        self.recipe = recipe
+        self.uri = uri
+        self.fingerprints: Fingerprints = {} if fingerprints is None else fingerprints
+        self._resolved: dict[str, Resolved] = {}
+
+    def resolve(self, name: str) -> Resolved:
+        """Compute the key, and so the folder, of the instance ``verb`` or ``verb.label`` and of everything that it reads."""
+        if name not in self._resolved:
+            self._resolved[name] = self._resolve(name)
+        return self._resolved[name]
+
+    def instance(self, name: str) -> Instance:
+        """Return the instance that a name resolves to."""
+        return self.resolve(name).instance
+
+    def needed_for(self, *names: str) -> list[str]:
+        """Return instances and everything upstream of them, in the order in which they must run.
+
+        Raises:
+            ConfigError: an instance reads what is computed from itself.
+        """
+        order: list[str] = []
+
+        def visit(name: str, trail: tuple[str, ...]) -> None:
+            if name in trail:
+                chain = " <- ".join((*trail[trail.index(name) :], name))
+                raise ConfigError(
+                    f"recipe {self.recipe.name}: {name} reads what is made of itself: {chain}; let one of them read another"
+                )
+            for read in stage_of(name).reads(self.recipe.of(name), name):
+                if not is_import(read):
+                    visit(read, (*trail, name))
+            if name not in order:
+                order.append(name)
+
+        for name in names:
+            visit(name, ())
+        return order
+
+    def bring(self, names: Sequence[str], options: Options, console: Console) -> dict[str, dict[str, Any]]:
+        """Bring instances up to date in the order given; what they read but the list leaves out comes first.
+
+        Returns:
+            the manifest of each instance by name; empty for a dry run.
+
+        Raises:
+            TooManyDroppedError: an instance dropped more images than allowed. Its rows are kept; of what comes after it, only
+                what measures and shows the rows that there are was brought up to date.
+            RunError: another process holds an instance's lock, or a proof does not hold.
+        """
+        dropped_allowed(options.max_dropped, 0)  # a mistake in it is told before anything is done
+        manifests: dict[str, dict[str, Any]] = {}
+        stopped: TooManyDroppedError | None = None
+        for name in self.needed_for(*names):
+            with sign_of_life(console, f"{name}: reading its data and weights"):
+                resolved = self.resolve(name)
+            if options.dry_run:
+                _print_dry_run(self.recipe, resolved, console)
+            elif stopped is not None:
+                _measure_and_show(self.recipe, resolved, options, console, manifests)
+            else:
+                manifests[name] = _bring_up_to_date(self.recipe, resolved, options, console)
+                stopped = _too_many_dropped(resolved.instance, manifests[name], options.max_dropped)
+        if stopped is not None:
+            raise stopped
+        return manifests
+
+    def _resolve(self, name: str) -> Resolved:
+        stage, seen = stage_of(name), self.recipe.of(name)
         upstream = {
-            n: _imported(run_uri, n) if is_import(n) else resolve(recipe, run_uri, n, known, fingerprints).instance
-            for n in stage.reads(seen, name)
+            read: _imported(self.uri, read) if is_import(read) else self.instance(read)
+            for read in stage.reads(seen, name)
         }
         contents = stage.contents(seen, name)
-        fingerprints |= {c: c.take(c.what) for c in contents.values() if c not in fingerprints}
+        self.fingerprints |= {c: c.take(c.what) for c in contents.values() if c not in self.fingerprints}
         parts = {
             "verb": stage.verb,
             "schema": SCHEMA_VERSION,
             "method": to_plain_mapping(stage.method(seen, name)),
-            "fingerprints": {n: fingerprints[content] for n, content in contents.items()},
+            "fingerprints": {n: self.fingerprints[content] for n, content in contents.items()},
             "reads": {n: instance.key for n, instance in upstream.items()},
         }
-        known[name] = Resolved(Instance(run_uri, name, instance_key(parts)), stage, parts, upstream)
-    return known[name]
-
-
-def needed_for(recipe: Recipe, name: str) -> list[str]:
-    """Return ``name`` and everything upstream of it, in the order in which they must run."""
-    order: list[str] = []
-
-    def visit(n: str, trail: tuple[str, ...]) -> None:
-        if n in trail:
-            chain = " <- ".join((*trail[trail.index(n) :], n))
-            raise ConfigError(
-                f"recipe {recipe.name}: {n} reads what is made of itself: {chain}; let one of them read another"
-            )
-        for read in stage_of(n).reads(recipe.of(n), n):
-            if not is_import(read):
-                visit(read, (*trail, n))
-        if n not in order:
-            order.append(n)
-
-    visit(name, ())
-    return order
-
-
-def run_instances(
-    recipe: Recipe,
-    run_uri: str,
-    names: Sequence[str],
-    options: Options,
-    console: Console,
-    fingerprints: Fingerprints | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Bring instances up to date in the order given; what they read but the list leaves out comes first.
-
-    ``fingerprints`` are those of data and weights that were taken before.
-
-    Returns:
-        the manifest of each instance by name; empty for a dry run.
-
-    Raises:
-        TooManyDroppedError: an instance dropped more images than allowed. Its rows are kept; of what comes after it, only what
-            measures and shows the rows that there are was brought up to date.
-        RunError: another process holds an instance's lock, or a proof does not hold.
-    """
-    dropped_allowed(options.max_dropped, 0)  # a mistake in it is told before anything is done
-    ordered: list[str] = []
-    for name in names:
-        ordered += [n for n in needed_for(recipe, name) if n not in ordered]
-    known: dict[str, Resolved] = {}
-    manifests: dict[str, dict[str, Any]] = {}
-    stopped: TooManyDroppedError | None = None
-    for name in ordered:
-        with sign_of_life(console, f"{name}: reading its data and weights"):
-            resolved = resolve(recipe, run_uri, name, known, fingerprints)
-        if options.dry_run:
-            _print_dry_run(recipe, resolved, console)
-        elif stopped is not None:
-            _measure_and_show(recipe, resolved, options, console, manifests)
-        else:
-            manifests[name] = _bring_up_to_date(recipe, resolved, options, console)
-            stopped = _too_many_dropped(resolved.instance, manifests[name], options.max_dropped)
-    if stopped is not None:
-        raise stopped
-    return manifests
+        return Resolved(Instance(self.uri, name, instance_key(parts)), stage, parts, upstream)
 
 
 def to_plain_mapping(value: Mapping[str, Any]) -> dict[str, Any]:

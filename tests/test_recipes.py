@@ -10,7 +10,7 @@ import yaml
 
 import recipes
 from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes, to_plain
-from pipelines.runner import STAGES, needed_for
+from pipelines.runner import STAGES, Run
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import WeakTrConfig
 from weaksam.proposals.peaks import find_peaks
@@ -42,7 +42,7 @@ def test_the_stages_of_a_recipe_exist_and_stand_in_an_order_that_works(name: str
     assert len(set(recipe.stages)) == len(recipe.stages)
     for position, instance in enumerate(recipe.stages):
         assert instance.partition(".")[0] in STAGES
-        assert set(needed_for(recipe, instance)) <= set(recipe.stages[: position + 1])
+        assert set(Run(recipe, "/run").needed_for(instance)) <= set(recipe.stages[: position + 1])
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -27,7 +27,6 @@ from rich.console import Console
 
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Options
-from pipelines.runner import run_instances
 from tune.objectives import RANK, RANKED, mean_ranks
 from tune.spaces import Settings, combinations, drawn, every_combination, told
 from tune.sweep import BEST, Sweep, Trials, check_gpus, check_recipes, cpus_of_each, whole_numbers
@@ -79,7 +78,7 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
     _print_heading(sweep, console)
     console.print(f"  all trials share {', '.join(shared)}")
     trials = _fitted(trials, options, where)
-    run_instances(trials.base, trials.run_uri, shared, options, console, trials.fingerprints)
+    trials.run(trials.base).bring(shared, options, console)
 
     records = Records(join(sweep_folder(trials), "trials"))
     done = _of_sweep(trials, records.read())
@@ -348,9 +347,7 @@ def describe(trials: Trials, options: Options, console: Console, *, where: str) 
     whole = whole_numbers(trials)
     done = _of_sweep(trials, Records(join(sweep_folder(trials), "trials")).read())
     _print_heading(sweep, console)
-    run_instances(
-        trials.base, trials.run_uri, trials.shared(), replace(options, dry_run=True), console, trials.fingerprints
-    )
+    trials.run(trials.base).bring(trials.shared(), replace(options, dry_run=True), console)
     if sweep.search.algorithm == "optuna":
         console.print(f"then {_most(sweep)} trials that Optuna chooses, {len(done)} of them done")
     else:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.recipe.model import Recipe, explain, read_mapping, read_recipe, shipped_folder
-from pipelines.runner import Fingerprints, Resolved, needed_for, resolve
+from pipelines.runner import Fingerprints, Run
 from pipelines.store.instances import instance_key
 from tune.objectives import OBJECTIVES, RANK, RANKED
 from tune.spaces import Knob, Settings, combinations, corners, every_combination, told
@@ -158,9 +158,9 @@ class Trials:
         """Return the same recipe with the whole machine, for people to run."""
         return self._made_of(self._values(settings, seed))
 
-    def resolve(self, recipe: Recipe, name: str, known: dict[str, Resolved]) -> Resolved:
-        """Return an instance of a trial's recipe; see ``pipelines.runner.resolve``."""
-        return resolve(recipe, self.run_uri, name, known, self.fingerprints)
+    def run(self, recipe: Recipe) -> Run:
+        """Return a trial's recipe in the sweep's run folder."""
+        return Run(recipe, self.run_uri, self.fingerprints)
 
     def key(self, settings: Mapping[str, Any]) -> str:
         """Return a key that settings share if they must give the same figures; invalid ones each have their own."""
@@ -168,8 +168,8 @@ class Trials:
         keys: dict[str, Any] = {"measured": [*sweep.objectives, sweep.select_on, sweep.report_on]}
         for seed in sweep.seeds:
             try:
-                recipe, known = self.recipe(settings, seed), dict[str, Resolved]()
-                keys[str(seed)] = {name: self.resolve(recipe, name, known).instance.key for name in sweep.targets}
+                run = self.run(self.recipe(settings, seed))
+                keys[str(seed)] = {name: run.instance(name).key for name in sweep.targets}
             except ConfigError:
                 return instance_key(settings)
         return instance_key(keys)
@@ -198,9 +198,8 @@ class Trials:
         for settings in corners(self.sweep.space):
             for seed in self.sweep.seeds:
                 try:
-                    recipe, known = self.recipe(settings, seed), dict[str, Resolved]()
-                    names = [n for target in self.sweep.targets for n in needed_for(recipe, target)]
-                    found.append({n: self.resolve(recipe, n, known).instance.key for n in names})
+                    run = self.run(self.recipe(settings, seed))
+                    found.append({n: run.instance(n).key for n in run.needed_for(*self.sweep.targets)})
                 except ConfigError as error:
                     raise ConfigError(f"with {told(settings)}: {error}") from error
         return [name for name, key in found[0].items() if all(other.get(name) == key for other in found[1:])]

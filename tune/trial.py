@@ -21,7 +21,6 @@ from rich.console import Console
 
 from pipelines.engine.stage import Job, Options
 from pipelines.recipe.model import Recipe
-from pipelines.runner import Resolved, run_instances
 from pipelines.store.explain import explain
 from pipelines.store.tables import DamagedFileError, read_object, write_bytes, write_json
 from tune.objectives import OBJECTIVES, RANK, EarlyDetections, Part, Reading
@@ -74,7 +73,7 @@ def run_trial(
             recipe = trials.recipe(settings, seed)
             look = None if early is None else EarlyLook(trials.sweep, early)
             asked = replace(options, look=look)
-            run_instances(recipe, trials.run_uri, trials.sweep.targets, asked, console, trials.fingerprints)
+            trials.run(recipe).bring(trials.sweep.targets, asked, console)
             by_seed[str(seed)] = read_figures(trials, recipe)
         select, report = (_mean([of_seed[part] for of_seed in by_seed.values()]) for part in ("select", "report"))
         if trials.sweep.objective != RANK and select[trials.sweep.objective] is None:
@@ -88,14 +87,14 @@ def run_trial(
 
 def read_figures(trials: Trials, recipe: Recipe) -> dict[Part, Figures]:
     """Return every objective of a recipe whose instances are finished."""
-    sweep, known = trials.sweep, dict[str, Resolved]()
+    sweep, run = trials.sweep, trials.run(recipe)
     parts: dict[Part, str] = {"select": sweep.select_on, "report": sweep.report_on}
     return {
         part: {
             name: OBJECTIVES[name].read(
                 Reading(
                     recipe=recipe,
-                    instance=trials.resolve(recipe, OBJECTIVES[name].instance, known).instance,
+                    instance=run.instance(OBJECTIVES[name].instance),
                     part=part,
                     split=split,
                 )

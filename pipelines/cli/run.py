@@ -12,7 +12,7 @@ from pipelines.cli.console import console, set_up_logging
 from pipelines.cli.options import OutOption, RunRequest, VerboseOption, spread
 from pipelines.engine.stage import Stage
 from pipelines.recipe.model import Recipe, load_recipe, render, verb_of
-from pipelines.runner import STAGES, run_instances
+from pipelines.runner import STAGES, Run
 from pipelines.store.tables import write_bytes
 from weaksam.errors import ConfigError
 from weaksam.io.files import join, open_fs
@@ -92,7 +92,7 @@ def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[s
     if not request.dry_run:
         terminal.go_on_unread()
         write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
-    manifests = run_instances(recipe, run_uri, names, request.options, console)
+    manifests = Run(recipe, run_uri).bring(names, request.options, console)
     if request.limit and manifests:
         _print_estimate(recipe, run_uri, manifests)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
 from pipelines.evaluate.proposals import METRICS_FILE, full_row
 from pipelines.recipe.model import Recipe
-from pipelines.runner import Resolved, resolve
+from pipelines.runner import Run
 from pipelines.store.instances import Instance
 from pipelines.store.tables import read_json
 from pipelines.training.fit import GPU_MEMORY
@@ -68,15 +68,13 @@ class Row:
 class Finished:
     """What the instances of a finished cell left."""
 
-    def __init__(self, recipe: Recipe, run_uri: str) -> None:
-        self._recipe = recipe
-        self._run_uri = run_uri
-        self._known: dict[str, Resolved] = {}
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self.notes: list[str] = []
 
     def instance(self, name: str) -> Instance:
         """Return the cell's instance of that name."""
-        return resolve(self._recipe, self._run_uri, name, self._known).instance
+        return self._run.instance(name)
 
     def manifest(self, name: str) -> dict[str, Any]:
         """Return what it proved to have done."""

@@ -22,7 +22,7 @@ from pipelines.engine.stage import Options
 from pipelines.engine.status import TABLES
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes, verb_of
-from pipelines.runner import Resolved, needed_for, resolve, run_instances
+from pipelines.runner import Run
 from pipelines.store.explain import explain, storage_failure
 from pipelines.store.tables import write_bytes, write_json
 from pipelines.variants.document import Outcome, Outcomes, remarks, to_document, to_markdown, to_text
@@ -180,12 +180,12 @@ def _check_splits(plan: Plan, recipe: Recipe) -> None:
 
 
 def _verbs(plan: Plan, recipe: Recipe) -> set[str]:
-    return {verb_of(name) for name in _instances(plan, recipe)}
+    return {verb_of(name) for name in _instances(plan, Run(recipe, ""))}
 
 
-def _instances(plan: Plan, recipe: Recipe) -> list[str]:
+def _instances(plan: Plan, run: Run) -> list[str]:
     """Return all instances of a cell in the order in which they run."""
-    return list(dict.fromkeys(n for name in plan.instances for n in needed_for(recipe, name)))
+    return run.needed_for(*plan.instances)
 
 
 def _measure(
@@ -195,10 +195,11 @@ def _measure(
     assert row.variant is not None
     try:
         recipe = recipes.variant(row.variant, seed)
-        run_instances(recipe, run_uri, plan.instances, options, console)
-        finished = Finished(recipe, run_uri)
+        run = Run(recipe, run_uri)
+        run.bring(plan.instances, options, console)
+        finished = Finished(run)
         figures = plan.figures(finished, row.variant)
-        keys = {name: finished.instance(name).key for name in _instances(plan, recipe)}
+        keys = {name: finished.instance(name).key for name in _instances(plan, run)}
         return Outcome(figures=figures, instances=keys, notes=tuple(finished.notes))
     except Exception as error:  # one cell must not cost the table; the exit code tells
         if storage_failure(error):
@@ -213,11 +214,10 @@ def _measure(
 
 def _make_current(plan: Plan, recipes: Recipes, seed: int, run_uri: str) -> None:
     """Let the run show the recipe's own cell, whichever was worked on last."""
-    recipe = recipes.variant(Variant(detector="mist"), seed)
-    known: dict[str, Resolved] = {}
-    for name in _instances(plan, recipe):
+    run = Run(recipes.variant(Variant(detector="mist"), seed), run_uri)
+    for name in _instances(plan, run):
         try:
-            instance = resolve(recipe, run_uri, name, known).instance
+            instance = run.instance(name)
         except WeaksamError:  # its cell failed for the same reason, and says so
             return
         if instance.plan() is not None:
@@ -235,13 +235,8 @@ def _cells_table(
         variant = rows[n].variant
         assert variant is not None
         try:
-            recipe = recipes.variant(variant, seed)
-            known: dict[str, Resolved] = {}
-            left = [
-                name
-                for name in _instances(plan, recipe)
-                if resolve(recipe, run_uri, name, known).instance.manifest() is None
-            ]
+            run = Run(recipes.variant(variant, seed), run_uri)
+            left = [name for name in _instances(plan, run) if run.instance(name).manifest() is None]
             state = f"to do: {', '.join(left)}" if left else "done"
         except WeaksamError as error:
             state = f"cannot run: {error}"

@@ -20,7 +20,7 @@ from pipelines.exchange.export import run_export
 from pipelines.exchange.pictures import PictureMode
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import run_instances
+from pipelines.runner import Run
 from pipelines.store.tables import write_bytes
 from tests.pipelines.exchange.test_export_detections import write_detections
 from tests.support.handmade import write_proposals
@@ -58,7 +58,7 @@ def build_coco(root: Path, pictures=PICTURES, folder="images", split="train") ->
 def index(data: Path, run: Path) -> str:
     """Index a data set, and make its true boxes the pseudo labels ``import.truth``."""
     recipe, _ = load_recipe("grid", [], str(data))
-    run_instances(recipe, str(run), ["index"], Options(), Console(quiet=True))
+    Run(recipe, str(run)).bring(["index"], Options(), Console(quiet=True))
     write_bytes(f"{run}/recipe.yaml", f"base: grid\nname: grid\ndata: {{uri: {data}}}\n".encode())
     run_export_true_boxes(str(run), name="truth")
     return str(run)
@@ -322,7 +322,7 @@ def test_pictures_are_copied_or_left_alone_when_asked(run, tmp_path):
 def test_drawn_pictures_are_written_when_copied(tmp_path):
     recipe, _ = load_recipe("shapes", ["data.shapes.train=2", "data.shapes.val=1", "data.shapes.test=1"], "")
     run = str(tmp_path / "run")
-    run_instances(recipe, run, ["index"], Options(), Console(quiet=True))
+    Run(recipe, run).bring(["index"], Options(), Console(quiet=True))
     run_export_true_boxes(run, name="truth")
     assert "--pictures copy" in export(run, "yolo", tmp_path / "a")["text"]
     export(run, "yolo", tmp_path / "b", pictures=PictureMode.COPY)

@@ -9,7 +9,7 @@ from pipelines.engine.stage import Options
 from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import resolve, run_instances, stage_of
+from pipelines.runner import Run, stage_of
 from pipelines.store.tables import read_json
 from tests.support.upstream import RECIPE, finish_upstream
 
@@ -34,9 +34,9 @@ def test_a_run_without_proposals_has_a_report_and_makes_none_for_it(tmp_path: Pa
     settings = ["resources.here=true", "resources.cpus=1", "retrain.learn_from=import.truth"]
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), settings, "shapes:")
     run = tmp_path / "run"
-    run_instances(recipe, str(run), ["index"], Options(), Console(quiet=True))
+    Run(recipe, str(run)).bring(["index"], Options(), Console(quiet=True))
     run_export_true_boxes(str(run), name="truth")
-    run_instances(recipe, str(run), list(recipe.active), Options(), Console(quiet=True))
+    Run(recipe, str(run)).bring(list(recipe.active), Options(), Console(quiet=True))
     assert not (run / "propose").exists()
     page = (run / "report.html").read_text()
     for shown in ("detect.final", 'id="gallery"', 'id="detections"', 'id="training"'):
@@ -52,16 +52,16 @@ def test_two_retrained_detectors_stand_side_by_side(tmp_path: Path) -> None:
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), ["resources.here=true", "resources.cpus=1"], "shapes:")
     run = str(tmp_path / "run")
     finish_upstream(recipe, run)
-    run_instances(recipe, run, list(recipe.active), Options(), Console(quiet=True))
+    Run(recipe, run).bring(list(recipe.active), Options(), Console(quiet=True))
     for label, detector, model in (("final", "faster_rcnn", "retrain"), ("dino", "dino", "retrain.dino")):
-        detect = resolve(recipe, run, f"detect.{label}")
+        detect = Run(recipe, run).resolve(f"detect.{label}")
         assert (detect.parts["method"]["detector"], set(detect.upstream)) == (detector, {"index", model})
-        metrics = read_json(resolve(recipe, run, f"evaluate.{label}").instance.file(METRICS_FILE))
+        metrics = read_json(Run(recipe, run).instance(f"evaluate.{label}").file(METRICS_FILE))
         assert set(metrics["detections"]) == {"val", "test"}
     # A setting of the one leaves the other as it is.
     changed, _ = load_recipe(str(tmp_path / "recipe.yaml"), ["resources.here=true", "retrain.dino.seed=1"], "shapes:")
     for name, same in (("retrain", True), ("evaluate.final", True), ("retrain.dino", False), ("evaluate.dino", False)):
-        assert (resolve(changed, run, name).instance.key == resolve(recipe, run, name).instance.key) is same
+        assert (Run(changed, run).instance(name).key == Run(recipe, run).instance(name).key) is same
 
 
 def test_a_detector_scores_the_proposals_that_it_learnt_from_and_is_measured_beside_them() -> None:

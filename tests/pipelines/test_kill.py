@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.dataflow.rows import fetch
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runner import resolve
+from pipelines.runner import Run
 from pipelines.stages.propose.actors import ActorSpec, SegmentActor
 from pipelines.stages.propose.stage import planned_images
 from pipelines.store.instances import Instance, current_instance
@@ -45,7 +45,7 @@ def propose(run: Path, *settings: str) -> Driver:
 
 
 def instance(run: Path, *settings: str) -> Instance:
-    return resolve(recipe(*settings), str(run), "propose").instance
+    return Run(recipe(*settings), str(run)).instance("propose")
 
 
 def recipe(*settings: str) -> Recipe:

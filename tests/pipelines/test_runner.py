@@ -14,7 +14,7 @@ from rich.console import Console
 from pipelines import runner
 from pipelines.engine.stage import Job, Options, Stage
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runner import TooManyDroppedError, dropped_allowed, needed_for, resolve, run_instances
+from pipelines.runner import Run, TooManyDroppedError, dropped_allowed
 from pipelines.store.instances import Instance, Lock, current_instance, prove
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import write_bytes, write_json
@@ -37,7 +37,7 @@ def bring(recipe: Recipe, run: Path, *names: str, **options: Any) -> tuple[dict[
     """Bring instances up to date; returns their manifests and what was printed."""
     printed = io.StringIO()
     console = Console(file=printed, width=1000)
-    return run_instances(recipe, str(run), names, Options(**options), console), printed.getvalue()
+    return Run(recipe, str(run)).bring(names, Options(**options), console), printed.getvalue()
 
 
 def files_in(folder: Path) -> dict[str, int]:
@@ -48,10 +48,10 @@ def files_in(folder: Path) -> dict[str, int]:
 
 
 def test_what_an_instance_reads_comes_before_it_and_once() -> None:
-    assert needed_for(grid(), "index") == ["index"]
-    assert needed_for(grid(), "propose") == ["index", "propose"]
-    assert needed_for(shapes(), "propose") == ["index", "train-classifier", "propose"]
-    assert needed_for(shapes("clues.weights=x.pth"), "propose") == ["index", "propose"]
+    assert Run(grid(), "/run").needed_for("index") == ["index"]
+    assert Run(grid(), "/run").needed_for("propose") == ["index", "propose"]
+    assert Run(shapes(), "/run").needed_for("propose") == ["index", "train-classifier", "propose"]
+    assert Run(shapes("clues.weights=x.pth"), "/run").needed_for("propose") == ["index", "propose"]
 
 
 @pytest.mark.parametrize("name", ["nonsense", "nonsense.x", ""])
@@ -82,16 +82,15 @@ def test_keys_change_with_the_method_and_not_with_resources_or_looks(
     tmp_path: Path, setting: str, index: bool, propose: bool
 ) -> None:
     def keys(recipe: Recipe) -> tuple[str, str]:
-        known: dict[str, Any] = {}
-        resolve(recipe, str(tmp_path), "propose", known)
-        return known["index"].instance.key, known["propose"].instance.key
+        run = Run(recipe, str(tmp_path))
+        return run.instance("index").key, run.instance("propose").key
 
     before, after = keys(grid()), keys(grid(setting))
     assert (before[0] != after[0], before[1] != after[1]) == (index, propose)
 
 
 def test_a_key_does_not_depend_on_where_the_run_is(tmp_path: Path) -> None:
-    keys = {resolve(grid(), str(tmp_path / run), "propose").instance.key for run in ("a", "b")}
+    keys = {Run(grid(), str(tmp_path / run)).instance("propose").key for run in ("a", "b")}
     assert len(keys) == 1
 
 
@@ -159,7 +158,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path: Path) -> Non
 
 
 def test_an_instance_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
-    folder = resolve(grid(), str(tmp_path), "index").instance.folder
+    folder = Run(grid(), str(tmp_path)).instance("index").folder
     with Lock(folder, "weaksam index"), pytest.raises(RunError, match="is held by weaksam index"):
         bring(grid(), tmp_path, "index")
     assert current_instance(str(tmp_path), "index") is None
@@ -170,9 +169,9 @@ def test_who_waited_for_a_lock_finds_the_work_done(tmp_path: Path) -> None:
     recipe = grid()
     code = (
         "import io, sys, time; from tests.pipelines.test_runner import *\n"
-        "with Lock(resolve(grid(), sys.argv[1], 'index').instance.folder, 'first') as lock:\n"
+        "with Lock(Run(grid(), sys.argv[1]).instance('index').folder, 'first') as lock:\n"
         "    print('held', flush=True); time.sleep(0.5)\n"
-        "    resolve(grid(), sys.argv[1], 'index').instance.finish({'text': 'by the first', 'reads': {}})\n"
+        "    Run(grid(), sys.argv[1]).instance('index').finish({'text': 'by the first', 'reads': {}})\n"
     )
     first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
@@ -186,7 +185,7 @@ def test_a_finished_run_is_recognised_without_torch_and_ray(tmp_path: Path) -> N
     """Both instances finished; the drawn data set's fingerprint and the built-in weights' checksum are computed anew."""
     recipe = grid()
     bring(recipe, tmp_path, "index")
-    finish(resolve(recipe, str(tmp_path), "propose"), images=5, dropped=0)
+    finish(Run(recipe, str(tmp_path)).resolve("propose"), images=5, dropped=0)
     code = (
         "import sys; from pathlib import Path; from tests.pipelines.test_runner import bring, grid\n"
         "manifests, printed = bring(grid(), Path(sys.argv[1]), 'propose')\n"
@@ -207,7 +206,7 @@ def finish(resolved: runner.Resolved, **proof: int) -> Instance:
 def test_an_instance_that_reads_what_is_made_of_it_is_refused() -> None:
     recipe = shapes("pseudo_labels.detections=detect.final")
     with pytest.raises(ConfigError, match=r"label <- detect\.final <- retrain <- label; let one of them read another"):
-        needed_for(recipe, "label")
+        Run(recipe, "/run").needed_for("label")
 
 
 # --- dropped images: a small table stage between the index and one that reads it

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import run_instances
+from pipelines.runner import Run
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
@@ -112,7 +112,7 @@ def write_coco(folder: Path, *, coordinates: str) -> str:
 
 def run(data: str, out: Path, last: str) -> None:
     recipe, _ = load_recipe("small", TINY, data)
-    run_instances(recipe, str(out), [last], Options(), Console(quiet=True))
+    Run(recipe, str(out)).bring([last], Options(), Console(quiet=True))
 
 
 def table(out: Path, name: str, schema):

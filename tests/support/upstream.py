@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe
-from pipelines.runner import needed_for, resolve, run_instances
+from pipelines.runner import Run
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from weaksam.datasets import open_dataset
 from weaksam.structures import Detections
@@ -49,12 +49,11 @@ def write_files(folder: Path, sweep: str = SWEEP) -> Path:
 
 def finish_upstream(recipe: Recipe, run_uri: str) -> None:
     """Finish everything up to the teacher's detections; ``index`` is the real one."""
-    run_instances(recipe, run_uri, ["index"], Options(), Console(quiet=True))
     dataset = open_dataset(recipe.data)
-    known: dict = {}
-    names = list(dict.fromkeys(name for target in TEACHER for name in needed_for(recipe, target)))
-    for name in names:
-        resolved = resolve(recipe, run_uri, name, known)
+    run = Run(recipe, run_uri)
+    run.bring(["index"], Options(), Console(quiet=True))
+    for name in run.needed_for(*TEACHER):
+        resolved = run.resolve(name)
         instance = resolved.instance
         if name == "index":
             continue

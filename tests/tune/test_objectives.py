@@ -122,15 +122,15 @@ def test_pseudo_labels_are_measured_on_two_halves_that_never_meet(tmp_path):
 
     from pipelines.engine.stage import Options
     from pipelines.evaluate.pseudo_labels import measure
-    from pipelines.runner import resolve, run_instances
+    from pipelines.runner import Run
     from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), data_uri="shapes:")
     run = str(tmp_path / "run")
     finish_upstream(recipe, run)
-    run_instances(recipe, run, ["label"], Options(), Console(quiet=True))
-    label = resolve(recipe, run, "label").instance
+    Run(recipe, run).bring(["label"], Options(), Console(quiet=True))
+    label = Run(recipe, run).instance("label")
     rows = list(label.table(PSEUDO_LABELS).iter_rows())
     assert {half_of(row["image_id"]) for row in rows} == {"select", "report"}
     for part in ("select", "report"):

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.engine.stage import Options
-from pipelines.runner import resolve
+from pipelines.runner import Run
 from pipelines.store.instances import Lock
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S, wait_until
@@ -113,7 +113,7 @@ def test_trials_that_need_the_same_instance_wait_for_it(tmp_path, ray_cluster):
     )
     trials = trials_of(tmp_path, text)
     # Both trials of τ_s = .1 need these pseudo labels, which somebody else is making right now.
-    label = resolve(trials.recipe({"pseudo_labels.tau_s": 0.1}, 0), trials.run_uri, "label").instance
+    label = Run(trials.recipe({"pseudo_labels.tau_s": 0.1}, 0), trials.run_uri).instance("label")
     logs = Path(sweep_folder(trials), "logs")
     found = []
     sweep = threading.Thread(target=lambda: found.append(run(trials)))

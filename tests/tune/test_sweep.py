@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from pipelines.engine.ray_session import usable_cpus
-from pipelines.runner import resolve
+from pipelines.runner import Run
 from pipelines.stages import index
 from tests.support.upstream import SWEEP, write_files
 from tune.sweep import Trials, check_gpus, check_recipes, cpus_of_each, load_sweep, shipped_sweeps, whole_numbers
@@ -226,7 +226,7 @@ def test_what_is_shared_is_made_for_settings_of_the_sweep(tmp_path):
     assert "retrain" in trials.shared()
     trial, base = trials.recipe({"pseudo_labels.tau_s": 0.4, "evaluate.voc_style": "chainer"}, 0), trials.base
     for name in trials.shared():
-        assert resolve(base, trials.run_uri, name).instance == resolve(trial, trials.run_uri, name).instance
+        assert Run(base, trials.run_uri).instance(name) == Run(trial, trials.run_uri).instance(name)
 
 
 def test_what_the_recipe_takes_of_the_machine_does_not_keep_trials_from_starting(tmp_path):

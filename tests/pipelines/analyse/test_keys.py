@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.analyse import stage as analyse
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import resolve
+from pipelines.runner import Run
 from weaksam.sam import BUILTIN_SAM
 
 SHAPES = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
@@ -14,8 +14,8 @@ ANALYSES = ("analyse.prompts", "analyse.similarity", "analyse.noise")
 
 
 def keys(*settings):
-    recipe, known = load_recipe("shapes", [*SHAPES, *settings])[0], {}
-    return {name: resolve(recipe, "/run", name, known).instance.key for name in ANALYSES}
+    run = Run(load_recipe("shapes", [*SHAPES, *settings])[0], "/run")
+    return {name: run.instance(name).key for name in ANALYSES}
 
 
 def changed(*settings):

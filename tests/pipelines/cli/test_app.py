@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import weaksam
 from pipelines.cli import app as cli
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import resolve
+from pipelines.runner import Run
 from pipelines.store.instances import Lock
 from tests.support.patience import PATIENCE_S
 
@@ -171,7 +171,7 @@ def test_the_default_folder_is_named_after_the_recipe(tmp_path: Path, monkeypatc
 def finished_with_drops(run: Path) -> None:
     """A finished ``propose`` that dropped 2 of 5 images."""
     invoke("index", "grid", "--data", "shapes:", "--out", str(run), *SET)
-    resolved = resolve(load_recipe("grid", SETTINGS, "shapes:")[0], str(run), "propose")
+    resolved = Run(load_recipe("grid", SETTINGS, "shapes:")[0], str(run)).resolve("propose")
     (upstream,) = resolved.upstream.values()
     resolved.instance.begin(resolved.parts)
     proof = {"images": 5, "done": 3, "dropped": 2, "duplicates": 0}
@@ -191,7 +191,7 @@ def test_too_many_dropped_images_end_with_exit_code_3_without_torch_and_ray(tmp_
 
 
 def test_a_run_that_another_process_holds_is_named(tmp_path: Path) -> None:
-    folder = resolve(load_recipe("grid", SETTINGS, "shapes:")[0], str(tmp_path), "index").instance.folder
+    folder = Run(load_recipe("grid", SETTINGS, "shapes:")[0], str(tmp_path)).instance("index").folder
     with Lock(folder, "weaksam index"):
         code, _, err, _ = weaksam_command(
             "index", "grid", "--data", "shapes:", "--out", str(tmp_path), *SET, cwd=tmp_path
@@ -202,7 +202,7 @@ def test_a_run_that_another_process_holds_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", [["index", "grid", "--wait", "60"], ["tune", "sweep.yaml"]])
 def test_an_interrupt_ends_in_a_line_and_exit_code_130(tmp_path: Path, verb: list[str]) -> None:
-    folder = resolve(load_recipe("grid", SETTINGS, "shapes:")[0], str(tmp_path), "index").instance.folder
+    folder = Run(load_recipe("grid", SETTINGS, "shapes:")[0], str(tmp_path)).instance("index").folder
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text("{recipe: grid, space: {prompts.points_per_side: [2, 3]}, objective: recall50}")
     verb = [str(sweep) if word == "sweep.yaml" else word for word in verb]

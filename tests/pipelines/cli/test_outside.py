@@ -20,7 +20,7 @@ from pipelines.cli import app as cli
 from pipelines.dataflow.lost_rows import errors_of_tasks, raise_unless_processes_died
 from pipelines.dataflow.rows import guarded
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import resolve
+from pipelines.runner import Run
 from pipelines.store import tables as store
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS
@@ -173,7 +173,7 @@ def test_only_the_death_of_a_process_makes_an_image_a_dropped_one() -> None:
 def test_a_table_stops_where_the_disk_is_full(tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.variants import run as tables
 
-    monkeypatch.setattr(tables, "run_instances", raising(OSError(errno.ENOSPC, "", "/runs/x")))
+    monkeypatch.setattr(tables.Run, "bring", raising(OSError(errno.ENOSPC, "", "/runs/x")))
     code, out, err = command("table", "1", "shapes", "--out", tmp_path)
     assert code == 1
     assert is_one_line(err, "/runs/x: no space left")
@@ -240,7 +240,7 @@ def test_a_reader_of_one_line_ends_a_listing_quietly_and_no_work(tmp_path: Path)
 def test_two_signals_while_ray_works_leave_one_line_and_nothing_else(tmp_path: Path, signum: int, code: int) -> None:
     # More images than are done before the signals come, however fast the machine.
     settings = [*SETTINGS[:5], "data.shapes.train=120", "resources.cpus=2", "resources.rows_per_task=1"]
-    instance: Instance = resolve(load_recipe("grid", settings, "shapes:")[0], str(tmp_path / "run"), "propose").instance
+    instance: Instance = Run(load_recipe("grid", settings, "shapes:")[0], str(tmp_path / "run")).instance("propose")
     with Driver(tmp_path / "log", "propose", "grid", tmp_path / "run", settings) as driver:
         driver.wait_until(lambda: instance.table(PROPOSALS).parts())
         started = psutil.Process(driver.pid).children(recursive=True)

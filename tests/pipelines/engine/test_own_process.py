@@ -15,7 +15,7 @@ from pipelines.engine import ray_session
 from pipelines.engine.stage import Options
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import needed_for, resolve, run_instances
+from pipelines.runner import Run
 from pipelines.stages.detect import DETECTOR_FILE
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, DROPPED, IMAGES, PROPOSALS, detections_from_row
@@ -40,8 +40,8 @@ GRID = [
 def propose(out: Path, *settings: str) -> tuple[Instance, str]:
     recipe, _ = load_recipe("grid", [*GRID, *settings], "shapes:")
     console = io.StringIO()
-    run_instances(recipe, str(out), ["propose"], Options(max_dropped="1"), Console(file=console, width=200))
-    return resolve(recipe, str(out), "propose").instance, console.getvalue()
+    Run(recipe, str(out)).bring(["propose"], Options(max_dropped="1"), Console(file=console, width=200))
+    return Run(recipe, str(out)).instance("propose"), console.getvalue()
 
 
 def rows(instance: Instance):
@@ -65,8 +65,8 @@ def test_a_table_stage_needs_no_ray_and_goes_on_where_it_stopped(tmp_path):
 
 def test_a_bad_image_is_dropped_with_its_reason(tmp_path):
     recipe, _ = load_recipe("grid", GRID, "shapes:")
-    run_instances(recipe, str(tmp_path), ["index"], Options(), Console(quiet=True))
-    index = resolve(recipe, str(tmp_path), "index").instance.table(IMAGES)
+    Run(recipe, str(tmp_path)).bring(["index"], Options(), Console(quiet=True))
+    index = Run(recipe, str(tmp_path)).instance("index").table(IMAGES)
     table = index.read()
     listed = table.to_pylist()
     listed[2]["uri"] = str(tmp_path / "nowhere.png")
@@ -97,20 +97,19 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
     finish_upstream(recipe, run)
     torch.manual_seed(0)
     detector = build_retrained(recipe.retrain, 6).eval()
-    known: dict = {}
-    for name in needed_for(recipe, "retrain")[-2:]:  # label, retrain
-        resolved = resolve(recipe, run, name, known)
+    for name in Run(recipe, run).needed_for("retrain")[-2:]:  # label, retrain
+        resolved = Run(recipe, run).resolve(name)
         resolved.instance.begin(resolved.parts)
         write_bytes(resolved.instance.file(DETECTOR_FILE), detector_to_bytes(detector, CLASS_NAMES, IMAGE_LABELS))
         reads = {n: u.state() for n, u in resolved.upstream.items()}
         resolved.instance.finish({"reads": reads, "text": "by hand", "supervision": IMAGE_LABELS})
-    run_instances(recipe, run, ["detect.final-plain", "detect.final-mirrored"], Options(), Console(quiet=True))
-    index = resolve(recipe, run, "index").instance.table(IMAGES)
+    Run(recipe, run).bring(["detect.final-plain", "detect.final-mirrored"], Options(), Console(quiet=True))
+    index = Run(recipe, run).instance("index").table(IMAGES)
     images = {row["image_id"]: row["uri"] for row in index.iter_rows()}
     found = {
         view: {
             row["image_id"]: detections_from_row(row)
-            for row in resolve(recipe, run, f"detect.final-{view}").instance.table(DETECTIONS).iter_rows()
+            for row in Run(recipe, run).instance(f"detect.final-{view}").table(DETECTIONS).iter_rows()
         }
         for view in ("plain", "mirrored")
     }

@@ -16,7 +16,7 @@ from pipelines.exchange.file_names import file_stem, file_stems
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.exchange.voc import voc_xml
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import run_instances
+from pipelines.runner import Run
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from pipelines.store.tables import write_bytes
@@ -213,7 +213,7 @@ def test_true_boxes_go_out_and_come_back(tmp_path, build, reader, to, split):
     data = build(tmp_path / "VOC2007")
     recipe, _ = load_recipe("grid", [], str(data))
     run = str(tmp_path / "run")
-    run_instances(recipe, run, ["index"], Options(), Console(quiet=True))
+    Run(recipe, run).bring(["index"], Options(), Console(quiet=True))
     write_bytes(f"{run}/recipe.yaml", f"base: grid\nname: grid\ndata: {{uri: {data}}}\n".encode())
     run_export_true_boxes(run, name="true")
     out = tmp_path / "out"

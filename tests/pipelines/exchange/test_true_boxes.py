@@ -14,7 +14,7 @@ from pipelines.engine.stage import Options
 from pipelines.exchange import true_boxes
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import run_instances
+from pipelines.runner import Run
 from pipelines.store.instances import Lock, current_instance
 from pipelines.store.schemas import PSEUDO_LABELS
 from tests.support.trees import (
@@ -34,7 +34,7 @@ from weaksam.errors import ConfigError, DataError, RunError
 def indexed(run, data, *overrides):
     """A run with a finished ``index`` of ``data``."""
     recipe, _ = load_recipe("grid", [*overrides], str(data))
-    run_instances(recipe, str(run), ["index"], Options(), Console(quiet=True))
+    Run(recipe, str(run)).bring(["index"], Options(), Console(quiet=True))
     return str(run)
 
 

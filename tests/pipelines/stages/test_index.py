@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import resolve, run_instances
+from pipelines.runner import Run
 from pipelines.stages.index import first_in_hash_order, in_hash_order
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES
@@ -23,7 +23,7 @@ from weaksam.structures import ImageRecord
 def index(data: str, run: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]], tuple[str, ...]]:
     """Index a data set; returns the manifest, the rows by image id and the class names."""
     recipe, _ = load_recipe("grid", overrides, data)
-    manifest = run_instances(recipe, str(run), ["index"], Options(), Console(file=io.StringIO()))["index"]
+    manifest = Run(recipe, str(run)).bring(["index"], Options(), Console(file=io.StringIO()))["index"]
     instance = current_instance(str(run), "index")
     assert instance is not None
     table = instance.table(IMAGES)
@@ -129,7 +129,7 @@ def say(data: Path, run: Path, *overrides: str, recipe: str = "grid") -> str:
     """Index a data set; returns what is printed, in one line."""
     printed = io.StringIO()
     loaded, _ = load_recipe(recipe, overrides, str(data))
-    run_instances(loaded, str(run), ["index"], Options(), Console(file=printed, width=1000))
+    Run(loaded, str(run)).bring(["index"], Options(), Console(file=printed, width=1000))
     return " ".join(printed.getvalue().split())
 
 
@@ -261,9 +261,7 @@ def test_what_stated_sizes_count_for_makes_no_other_table(tmp_path: Path) -> Non
     found = []
     for setting in ("check", "scale"):
         recipe, _ = load_recipe("grid", [f"data.stated_size={setting}"], str(root))
-        found.append(
-            {name: resolve(recipe, str(tmp_path), name).instance.key for name in ("index", "evaluate.proposals")}
-        )
+        found.append({name: Run(recipe, str(tmp_path)).instance(name).key for name in ("index", "evaluate.proposals")})
     assert found[0]["index"] == found[1]["index"]
     assert found[0]["evaluate.proposals"] != found[1]["evaluate.proposals"]
 

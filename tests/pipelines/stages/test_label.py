@@ -9,7 +9,7 @@ from rich.console import Console
 from pipelines.engine.stage import Options
 from pipelines.recipe.config import LabelConfig
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runner import resolve, run_instances
+from pipelines.runner import Run
 from pipelines.stages import label
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, IMAGES, PSEUDO_LABELS, detections_to_row, with_class_names
@@ -187,22 +187,21 @@ def test_the_stage_is_one_of_the_stages_and_runs_once(tmp_path):
     made, _ = load_recipe(
         "shapes", ["data.shapes.train=3", "data.shapes.val=0", "data.splits=[train]", "data.shapes.size=32"]
     )
-    run_uri, known = str(tmp_path), {}
-    run_instances(made, run_uri, ["index"], Options(), Console(quiet=True))
-    resolve(made, run_uri, "label", known)
-    index = known["index"].instance.table(IMAGES)
+    run = Run(made, str(tmp_path))
+    run.bring(["index"], Options(), Console(quiet=True))
+    index = run.instance("index").table(IMAGES)
     rows = [
         detections_to_row(
             r["image_id"], "train", (32, 32), detections(*((SMALL, c, 0.5) for c in r["labels_difficult"]))
         )
         for r in index.iter_rows()
     ]
-    known["detect.mil"].instance.table(with_class_names(DETECTIONS, index.class_names())).write_rows(rows, "part-0")
+    run.instance("detect.mil").table(with_class_names(DETECTIONS, index.class_names())).write_rows(rows, "part-0")
     for name in ("train-classifier", "propose", "train-mil", "detect.mil"):
-        instance = known[name].instance
+        instance = run.instance(name)
         instance.begin({})
-        reads = {n: i.state() for n, i in known[name].upstream.items()}
+        reads = {n: i.state() for n, i in run.resolve(name).upstream.items()}
         instance.finish({"text": "by hand", "reads": reads})
-    manifests = run_instances(made, run_uri, ["label"], Options(), Console(quiet=True))
+    manifests = run.bring(["label"], Options(), Console(quiet=True))
     assert manifests["label"]["images"]["done"] == 3
     assert manifests["label"]["boxes"] == sum(len(row["class_index"]) for row in rows)

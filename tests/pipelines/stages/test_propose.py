@@ -20,7 +20,7 @@ from pipelines.cli import run as run_verb
 from pipelines.dataflow.rows import fetch
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runner import TooManyDroppedError, run_instances
+from pipelines.runner import Run, TooManyDroppedError
 from pipelines.stages.propose import stage as propose
 from pipelines.stages.propose.actors import SegmentActor
 from pipelines.store.instances import Instance, current_instance
@@ -49,7 +49,7 @@ def recipe(data: str, *overrides: str) -> Recipe:
 def bring(recipe: Recipe, run: Path, **options: Any) -> tuple[dict[str, Any], str]:
     """Bring ``propose`` up to date; returns its manifest and what was printed."""
     printed = io.StringIO()
-    manifests = run_instances(recipe, str(run), ["propose"], Options(**options), Console(file=printed, width=1000))
+    manifests = Run(recipe, str(run)).bring(["propose"], Options(**options), Console(file=printed, width=1000))
     return manifests["propose"], printed.getvalue()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import resolve
+from pipelines.runner import Run
 from pipelines.stages.retrain.stage import choose_images
 from pipelines.stages.retrain.task import BoxedImage, RetrainTask
 from pipelines.training.checkpoints import read_scalars
@@ -77,8 +77,8 @@ def row(image_id, *boxes, supervision=IMAGE_LABELS):
 
 
 def keys(*items):
-    recipe, known = load_recipe("shapes-tuning", items)[0], {}
-    return [resolve(recipe, "/run", name, known).instance.key for name in ("retrain", "detect.final")]
+    run = Run(load_recipe("shapes-tuning", items)[0], "/run")
+    return [run.instance(name).key for name in ("retrain", "detect.final")]
 
 
 @pytest.mark.parametrize(

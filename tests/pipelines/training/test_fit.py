@@ -10,7 +10,7 @@ from rich.console import Console
 from pipelines.engine.stage import Options
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
-from pipelines.runner import run_instances
+from pipelines.runner import Run
 from pipelines.stages.index import in_hash_order
 from pipelines.stages.train_classifier import stage as train_classifier
 from pipelines.stages.train_classifier.task import (
@@ -244,7 +244,7 @@ def test_the_stage_trains_writes_a_classifier_and_is_finished(tmp_path, ray_clus
     out = StringIO()
     console = Console(file=out, width=200)
     shapes, _ = load_recipe("shapes", [*STAGE_OVERRIDES, "resources.train_workers=1"], data_uri="shapes:")
-    manifest = run_instances(shapes, str(tmp_path), ["train-classifier"], Options(), console)["train-classifier"]
+    manifest = Run(shapes, str(tmp_path)).bring(["train-classifier"], Options(), console)["train-classifier"]
     assert manifest["steps"] == {"planned": 7, "done": 7, "resumed_at": 0}
     assert manifest["images"] == {"images": 13, "done": 13, "dropped": 0, "duplicates": 0}
     assert "steps planned 7 = done 7 · checkpoint read back" in out.getvalue()
@@ -255,13 +255,13 @@ def test_the_stage_trains_writes_a_classifier_and_is_finished(tmp_path, ray_clus
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["training_map_images"] == 13
     assert metrics["best"]["step"] in range(1, 8)
-    again = run_instances(shapes, str(tmp_path), ["train-classifier"], Options(), console)["train-classifier"]
+    again = Run(shapes, str(tmp_path)).bring(["train-classifier"], Options(), console)["train-classifier"]
     assert again == manifest
 
 
 def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path):
     shapes, _ = load_recipe("shapes", [*STAGE_OVERRIDES, "resources.here=true"], data_uri="shapes:")
-    index = run_instances(shapes, str(tmp_path), ["index"], Options(), Console(file=StringIO()))["index"]
+    index = Run(shapes, str(tmp_path)).bring(["index"], Options(), Console(file=StringIO()))["index"]
     folder = next(p for p in (tmp_path / "index").iterdir() if p.is_dir())
     table = Table(str(folder), IMAGES)
     rows = table.read().to_pylist()
@@ -272,7 +272,7 @@ def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path):
     table.write_part(whole.from_pylist(rows, schema=whole.schema), "part-0")
     assert index["labels_granted_to"] == "train"
     options = Options(max_dropped="10%")
-    done = run_instances(shapes, str(tmp_path), ["train-classifier"], options, Console(file=StringIO()))
+    done = Run(shapes, str(tmp_path)).bring(["train-classifier"], options, Console(file=StringIO()))
     assert done["train-classifier"]["images"] == {"images": 13, "done": 12, "dropped": 1, "duplicates": 0}
     trained = next(p for p in (tmp_path / "train-classifier").iterdir() if p.is_dir())
     dropped = Table(str(trained / "_dropped"), DROPPED).read().to_pylist()

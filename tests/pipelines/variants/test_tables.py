@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runner import needed_for, resolve
+from pipelines.runner import Run
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.tables import write_json
 from pipelines.variants.document import Outcome, mean_and_spread, to_document, to_lines, to_markdown
@@ -80,9 +80,8 @@ def test_sources_that_a_recipe_has_not_are_not_measured():
 
 def test_cells_share_everything_upstream_of_their_difference(tmp_path):
     def keys(variant: Variant, seed: int = 0) -> dict[str, str]:
-        recipe, known = SHAPES.variant(variant, seed), {}
-        resolve(recipe, str(tmp_path), "evaluate.mil", known)
-        return {name: resolved.instance.key for name, resolved in known.items()}
+        run = Run(SHAPES.variant(variant, seed), str(tmp_path))
+        return {name: run.instance(name).key for name in run.needed_for("evaluate.mil")}
 
     mist, oicr = keys(Variant(detector="mist")), keys(Variant(detector="oicr"))
     search, grid = (
@@ -229,9 +228,9 @@ def content(recipe: Recipe, name: str, ap50: float) -> tuple[dict, dict | None]:
 
 def finish(recipe: Recipe, run: str, *names: str, ap50: float = 0.5, **changes) -> None:
     """Finish instances and all that they read, as the stages would leave them; ``changes`` go into the last manifest."""
-    known = {}
-    for name in dict.fromkeys(n for wanted in names for n in needed_for(recipe, wanted)):
-        resolved = resolve(recipe, run, name, known)
+    cell = Run(recipe, run)
+    for name in cell.needed_for(*names):
+        resolved = cell.resolve(name)
         instance = resolved.instance
         if instance.manifest() is None:
             reads = {n: u.state() for n, u in resolved.upstream.items()}
@@ -436,7 +435,7 @@ def test_a_failing_cell_ends_the_command_with_exit_code_1(tmp_path, without_oicr
 def test_a_cell_whose_metrics_are_broken_fails_alone(tmp_path, caplog):
     run = str(tmp_path)
     finish_table(10, run, seeds=(0, 1))
-    broken = resolve(SHAPES.variant(Variant(detector="oicr"), 1), run, "evaluate.mil").instance
+    broken = Run(SHAPES.variant(Variant(detector="oicr"), 1), run).instance("evaluate.mil")
     measured_otherwise(broken, {})
     document, _ = made(10, run, seeds=(0, 1))
     assert [(e["cell"], e["seed"], e["error"]) for e in document["errors"]] == [
@@ -451,7 +450,7 @@ def test_a_split_without_true_boxes_has_dashes(tmp_path):
     run = str(tmp_path)
     finish_table(1, run)
     recipe = SHAPES.variant(Variant(detector="mist"), 0)
-    evaluate = resolve(recipe, run, "evaluate.mil").instance
+    evaluate = Run(recipe, run).instance("evaluate.mil")
     measured_otherwise(evaluate, {"detections": {"train": detections_of(0.5), "val": {"rows": []}}})
     _, lines = to_lines(made(1, run)[0])
     assert lines[3][:10] == ["shapes", "MIST", "WeakSAM", "val", "–", "–", "–", "–", "–", "–"]
@@ -516,7 +515,7 @@ def test_an_earlier_run_is_no_recipe_of_a_table(tmp_path):
 def test_recall_of_sources_that_were_not_measured_together_is_unknown(tmp_path):
     run, recipe = str(tmp_path), SHAPES.variant(Variant(detector="mist"), 0)
     finish(recipe, run, "evaluate.proposals")
-    finished = Finished(recipe, run)
+    finished = Finished(Run(recipe, run))
     assert finished.proposals(("grid", "cross")) is None
     assert finished.proposals(("grid", "fine"))["boxes"] == 20.0
     assert finished.proposals(())["boxes"] == 40.0
