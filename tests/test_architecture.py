@@ -27,6 +27,7 @@ EXPORT_OF_TRUE_BOXES = (
 READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage whose result a model is trained on
     "pipelines.evaluate.proposals", "pipelines.evaluate.detections", "pipelines.evaluate.pseudo_labels",
     "pipelines.analyse.prompts", "pipelines.analyse.noise", "pipelines.report.stage",
+    "pipelines.evaluate.sections.failures", "pipelines.report.sections.gallery",  # draw them
     "tune.objectives",  # measures what was trained; what it says chooses settings, and the sweep says so
     EXPORT_OF_TRUE_BOXES,
 }  # fmt: skip
@@ -43,7 +44,7 @@ ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those b
 )
 ROOMS_OF_THE_PIPELINES = (  # as above, and those of one floor do not import each other
     {"store", "recipe"},
-    {"engine"},
+    {"engine", "page"},
     {"dataflow", "training"},
     {"stages"},
     {"evaluate"},

@@ -110,6 +110,11 @@ def spearman(one: Sequence[float | None], other: Sequence[float | None]) -> floa
     return known(float(spearmanr(one, other).statistic))
 
 
+def records_of(outcome: Outcome) -> list[Record]:
+    """Return every record once, though several trials share one."""
+    return list({record.key: record for _, record in outcome.trials}.values())
+
+
 def finished_trials(outcome: Outcome) -> list[Record]:
     """Return the finished trials, each once."""
     return list({record.key: record for _, record in outcome.trials if record.state == "finished"}.values())

@@ -13,9 +13,10 @@ from pipelines.cli.options import OutOption, RunRequest, VerboseOption, spread
 from pipelines.engine.stage import Stage
 from pipelines.recipe.model import Recipe, load_recipe, render, verb_of
 from pipelines.runner import STAGES, Run
+from pipelines.stages.propose.preview import estimate
 from pipelines.store.tables import write_bytes
 from weaksam.errors import ConfigError
-from weaksam.io.files import join, open_fs
+from weaksam.io.files import join
 
 _EXAMPLES = """
 
@@ -93,7 +94,7 @@ def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[s
         terminal.go_on_unread()
         write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
     manifests = Run(recipe, run_uri).bring(names, request.options, console)
-    if request.limit and manifests:
+    if manifests:
         _print_estimate(recipe, run_uri, manifests)
 
 
@@ -117,18 +118,12 @@ def _between(stages: Sequence[str], first: str, last: str) -> Sequence[str]:
 
 def _print_estimate(recipe: Recipe, run_uri: str, manifests: Mapping[str, Mapping[str, Any]]) -> None:
     """Say what the whole run would take, from what the preview took: time, disk, and cost if a price is set."""
-    index, proposed = manifests.get("index", {}), manifests.get("propose", {})
-    rate = proposed.get("throughput", {}).get("images_per_s", 0.0)
-    done = proposed.get("images", {}).get("done", 0)
-    if not rate or not done:
+    whole = estimate(recipe, run_uri, manifests)
+    if whole is None:
         return
-    wanted = recipe.propose.splits or tuple(index["available"])
-    total = sum(index["available"][split] for split in wanted)
-    fs, path = open_fs(run_uri)
-    gigabytes = fs.du(path) / done * total / 1e9
-    hours = total / rate / 3600
-    cost = f", about {hours * recipe.resources.price_per_hour:,.2f} at {recipe.resources.price_per_hour:g} an hour"
+    hours, price = whole.seconds / 3600, recipe.resources.price_per_hour
+    cost = f", about {hours * price:,.2f} at {price:g} an hour" if price else ""
     console.print(
-        f"preview: {done:,} images at {rate:.2f} img/s. All {total:,} would take about {hours:,.1f} h on this machine and "
-        f"{gigabytes:,.2f} GB{cost if recipe.resources.price_per_hour else ''}."
+        f"preview: {whole.done:,} images at {whole.images_per_s:.2f} img/s. All {whole.images:,} would take about "
+        f"{hours:,.1f} h on this machine and {whole.gigabytes:,.2f} GB{cost}."
     )

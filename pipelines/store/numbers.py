@@ -13,3 +13,13 @@ def percent(share: float | None) -> str:
 def known(value: float) -> float | None:
     """Return a number as JSON holds it: null for NaN."""
     return None if math.isnan(value) else value
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return (
+        f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    )

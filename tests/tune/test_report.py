@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tune.objectives import RANK
-from tune.report import render_page
+from tune.report import page_of
 from tune.results import how_many, ranking, spread, text_tables, where
 from tune.search import Outcome, with_ranks
 from tune.sweep import BEST, Sweep
@@ -62,7 +62,7 @@ def cells(table):
 
 
 def test_a_cell_shows_the_trial_that_was_selected_also_where_it_is_reported():
-    page = render_page(outcome_of(sweep_of(), grid()))
+    page = page_of(outcome_of(sweep_of(), grid()))
     maps = [table for table in re.findall("<table>.*?</table>", page, re.DOTALL) if 'class="heat' in table]
     assert len(maps) == 3 * 2  # pairs of knobs, parts
     assert "tau_s ↓<br>tau_o →" in maps[0]
@@ -75,7 +75,7 @@ def test_a_cell_shows_the_trial_that_was_selected_also_where_it_is_reported():
 
 def test_one_line_is_the_best_also_where_all_are_equal():
     records = [record_of(settings_of(s, 0.8, 1), {"ap50": 0.5}, {"ap50": 0.5}) for s in (0.1, 0.3)]
-    page = render_page(outcome_of(sweep_of(), records))
+    page = page_of(outcome_of(sweep_of(), records))
     assert page.count('<g class="best"') == page.count('<g class="trial"') == 1
 
 
@@ -90,7 +90,7 @@ def test_the_page_says_which_images_figures_are_of_and_what_did_not_run():
     assert where(outcome, "pseudo_f1") == ("half of the training images", "the other half of the training images")
     assert where(outcome, "ap50") == ("val", "test")
     assert how_many(outcome) == "8 trials: 2 finished, 1 failed, 5 not run"
-    page = render_page(outcome)
+    page = page_of(outcome)
     assert "on half of the training images" in page
     assert "ap50, reported on test, %" in page
     assert "no &lt;b&gt;memory&lt;/b&gt;" in page
@@ -112,11 +112,11 @@ def test_a_comparison_that_failed_says_so_and_seeds_that_chose_the_best_are_name
         BEST: records[0],
         "paper": record_of({"pseudo_labels.tau_s": 0.5}, {}, {}, state="failed", error="line one\nout of memory"),
     }
-    page = render_page(outcome_of(sweep_of(compare={"paper": {}}, compare_seeds=[0, 3]), records, compared))
+    page = page_of(outcome_of(sweep_of(compare={"paper": {}}, compare_seeds=[0, 3]), records, compared))
     assert "seeds 0, 3; the best was chosen by seed 0, which flatters it" in page
     assert "<td>failed</td>" in page
     assert "paper: out of memory" in page
-    page = render_page(outcome_of(sweep_of(compare={"paper": {}}, compare_seeds=[3, 4]), records, compared))
+    page = page_of(outcome_of(sweep_of(compare={"paper": {}}, compare_seeds=[3, 4]), records, compared))
     assert "over seeds 3, 4</span>" in page
 
 
@@ -124,7 +124,7 @@ def test_what_is_not_reported_has_no_column_of_its_own():
     # Agreement is known where trials are selected, and nowhere else.
     records = [record_of(settings_of(0.1, 0.8, n), {"ap50": 0.1, "agreement": 0.7}, {"ap50": 0.2}) for n in (1, 2)]
     outcome = outcome_of(sweep_of(also=["agreement"]), records, {BEST: records[0]})
-    page = render_page(outcome)
+    page = page_of(outcome)
     compared, *_, trials = re.findall(r"<thead>\s*(<tr>.*?</tr>)", page, re.DOTALL)
     assert re.findall(r"<th[^>]*>([^<]*)</th>", compared)[-2:] == ["lr", "ap50"]
     assert re.findall(r"<th[^>]*>([^<]*)</th>", trials)[-4:] == ["ap50", "reported", "agreement", "s"]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipelines.report.dropped import alerts, groups
+from pipelines.report.sections.dropped import alerts, groups
 from pipelines.store.dropped import DroppedImage, DroppedReason
 
 

@@ -5,11 +5,31 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from pipelines.page.section import Section, View, beside
+from pipelines.page.shown_run import ShownRun
 from pipelines.recipe.model import verb_of
-from pipelines.store.dropped import DroppedReason
-from weaksam.datasets.passed_over import PassedOver
+from pipelines.store.dropped import DroppedReason, dropped_by_reason
+from pipelines.store.schemas import PROPOSALS
 
 _IMAGES_LISTED = 50  # per reason
+
+
+def view(run: ShownRun) -> View:
+    """Return the dropped images of all instances, by instance and reason."""
+    reasons = [reason for instance in run.instances.values() for reason in dropped_by_reason(instance)]
+    manifests = {name: run.manifest(name) for name in run.instances}
+    left = {
+        split
+        for instance in run.of_verb("propose").values()
+        for part in instance.table(PROPOSALS).iter_parts(["split"])
+        for split in part["split"].unique().to_pylist()
+    }
+    made = {"propose": "proposals", "detect": "detections where they were asked for"}
+    return {
+        "groups": groups(reasons),
+        "complete": [what for verb, what in made.items() if run.of_verb(verb)],
+        "alerts": alerts(reasons, manifests, left),
+    }
 
 
 def alerts(
@@ -35,14 +55,19 @@ def alerts(
     return [*sentences, *(f"No image of the split {split} is left." for split in gone)]
 
 
-def passed_over(index: Mapping[str, Any]) -> str:
-    """Return what the index stage has passed over, of its manifest."""
-    return "; ".join(str(PassedOver(**one)) for one in index["passed_over"])
-
-
 def groups(reasons: Sequence[DroppedReason]) -> list[dict[str, Any]]:
     """Return dropped images by stage and reason, each reason with its first images."""
     return [
         {"stage": r.instance, "reason": r.reason, "count": len(r.images), "images": r.images[:_IMAGES_LISTED]}
         for r in reasons
     ]
+
+
+SECTION: Section[ShownRun] = Section(
+    id="dropped",
+    title="Dropped images",
+    link="Dropped",
+    view=view,
+    template=beside(__name__),
+    alerts=lambda view: view["alerts"],
+)

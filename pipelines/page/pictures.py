@@ -1,4 +1,4 @@
-"""The report's pictures: an image with its true objects, heat maps, prompts, proposals or detections; a detector's failure."""
+"""Pictures of images with what was found in them: objects, heat maps, prompts, proposals, detections, pseudo labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from weaksam.drawing import (
     fit,
     overlay_heat_map,
 )
-from weaksam.structures import TABLE_SOURCES, Detections, GroundTruth, Prompts, Proposals
+from weaksam.structures import TABLE_SOURCES, Detections, GroundTruth, Prompts, Proposals, PseudoGroundTruth
 
 TOP_COLOUR = "#56b4e9"  # of a top detection that failed; tells from the yellow of true objects for every reader
 
@@ -30,7 +30,7 @@ _QUALITY = 78  # of WebP: sharp enough for lines, about 10 kB for a picture of 3
 _MOST_CLASSES = 4  # whose heat maps are shown
 _MOST_BOXES = 200  # drawn of one source; more hide the picture
 _THIN_ABOVE = 25  # boxes: more are drawn with thin lines
-_MOST_DETECTIONS = 10  # drawn on an image
+_MOST_DETECTIONS = 10  # drawn on an image, as of proposals where they are all that was found
 _CLASS_COLOURS = ("#56b4e9", "#e69f00", "#2fd1a0", "#f07fc0", "#d55e00", "#ffffff")  # of detections, best class first
 
 
@@ -80,7 +80,7 @@ def proposals(image: NDArray[np.uint8], proposals: Proposals, side: int) -> list
         picture, scale = fit(image, side)
         colours = [SOURCE_COLOURS.get(source, OTHER_COLOUR)] * len(shown)
         drawn = draw_boxes(picture, shown, colours, scale=scale, width=1 if len(shown) > _THIN_ABOVE else 3)
-        count = f"{len(boxes_xyxy):,} {'box' if len(boxes_xyxy) == 1 else 'boxes'}"
+        count = _boxes(len(boxes_xyxy))
         if len(shown) < len(boxes_xyxy):
             count = f"first {len(shown)} of {count}"
         pictures.append(_encoded(drawn, f"The image with {count} from {source}", f"{source}: {count}"))
@@ -98,7 +98,7 @@ def detections(
     scores: dict[int, list[str]] = {}
     for n in shown.tolist():
         scores.setdefault(int(found.class_index[n]), []).append(f"{found.score[n]:.2g}")
-    colours = {c: _CLASS_COLOURS[n % len(_CLASS_COLOURS)] for n, c in enumerate(scores)}
+    colours = _class_colours(scores)
     of_box = [colours[c] for c in found.class_index[shown].tolist()]
     drawn = draw_boxes(picture, found.boxes_xyxy[shown[::-1]], of_box[::-1], scale=scale, width=3)  # the best on top
     legend = [(colours[c], f"{class_names[c]} {', '.join(of_class)}") for c, of_class in scores.items()]
@@ -107,6 +107,39 @@ def detections(
     return _encoded(
         drawn, f"The image with its best detections outlined: {listed}", f"{name}: {caption}", legend=legend
     )
+
+
+def pseudo_labels(
+    image: NDArray[np.uint8], truth: PseudoGroundTruth, class_names: Sequence[str], side: int, *, name: str
+) -> Picture:
+    """The pseudo boxes, one colour per class."""
+    picture, scale = fit(image, side)
+    counts = Counter(truth.class_index.tolist())
+    colours = _class_colours(counts)
+    of_box = [colours[c] for c in truth.class_index.tolist()]
+    drawn = draw_boxes(picture, truth.boxes_xyxy, of_box, scale=scale, width=3)
+    legend = [(colours[c], f"{count} {class_names[c]}") for c, count in counts.items()]
+    listed = ", ".join(text for _, text in legend) or "none"
+    caption = f"{name}: {_boxes(len(truth), 'pseudo ')}"
+    return _encoded(drawn, f"The image with its pseudo boxes outlined: {listed}", caption, legend=legend)
+
+
+def best_proposals(image: NDArray[np.uint8], proposals: Proposals, side: int, *, name: str) -> Picture:
+    """The ten proposals whose masks SAM rates best, each in the colour of its source; the first where none is rated."""
+    picture, scale = fit(image, side)
+    shown = np.argsort(-proposals.predicted_iou, kind="stable")[:_MOST_DETECTIONS]  # NaN comes last
+    colours = [SOURCE_COLOURS.get(proposals.source[n], OTHER_COLOUR) for n in shown.tolist()]
+    drawn = draw_boxes(picture, proposals.boxes_xyxy[shown], colours, scale=scale, width=2)
+    what = f"{len(shown)} of {_boxes(len(proposals.boxes_xyxy))}"
+    return _encoded(drawn, f"The image with the best {what} outlined", f"{name}: {what}")
+
+
+def _class_colours(classes: Iterable[int]) -> dict[int, str]:
+    return {c: _CLASS_COLOURS[n % len(_CLASS_COLOURS)] for n, c in enumerate(classes)}
+
+
+def _boxes(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}{'box' if count == 1 else 'boxes'}"
 
 
 def _detections_caption(

@@ -1,0 +1,96 @@
+"""How well detectors find objects: those that were measured on a split stand in one table, and class by class in another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
+from pipelines.evaluate.sections.measured import evaluations
+from pipelines.page.charts import bar
+from pipelines.page.section import Section, Tile, View, beside
+from pipelines.page.shown_run import ShownRun
+from pipelines.recipe.model import label_of
+from pipelines.store.numbers import percent
+from weaksam.structures import IMAGE_LABELS
+
+_SHARES = ("correct", "part", "elsewhere")  # of top detections
+
+
+def view(run: ShownRun) -> View | None:
+    """Return, split by split, what every evaluation of detections measured."""
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for name, content in evaluations(run, "detections").items():
+        supervision = content.get("supervision", IMAGE_LABELS)
+        marked = "" if supervision == IMAGE_LABELS else f" (supervision: {supervision})"
+        for split, measured in content["detections"].items():
+            by_split.setdefault(split, []).append({"name": f"{label_of(name) or name}{marked}", **measured})
+    splits = [_split(split, detectors) for split, detectors in sorted(by_split.items())]
+    return {"splits": splits, "shares": _SHARES} if splits else None
+
+
+def _split(split: str, detectors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a split with the detectors that were measured on it, each above its trivial ones, and those that were not."""
+    measured = [detector for detector in detectors if detector["objects"] is not None]
+    rows = [
+        {**row, "name": one["name"] if row["name"] == DETECTOR else row["name"], "is_detector": row["name"] == DETECTOR,
+         "bar": _bar({share: row[share] for share in _SHARES})}
+        for one in measured
+        for row in one["rows"]
+    ]  # fmt: skip
+    return {
+        "split": split,
+        "detectors": measured,
+        "unknown": [detector for detector in detectors if detector["objects"] is None],
+        "rows": rows,
+        "classes": _classes(measured),
+    }
+
+
+def _classes(detectors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the classes with each detector's figures beside each other, those that some detector finds best first."""
+    classes: dict[str, dict[str, Any]] = {}
+    for n, detector in enumerate(detectors):
+        for row in detector["classes"]:
+            of_class = classes.setdefault(
+                row["name"], {"name": row["name"], "objects": row["objects"], "figures": [None] * len(detectors)}
+            )
+            of_class["figures"][n] = {
+                **row,
+                "ap50_bar": _bar({"AP50": row["ap50_eleven_point"]}),
+                "corloc_bar": _bar({"CorLoc": row["corloc"]}),
+            }
+    return sorted(classes.values(), key=_best_ap50, reverse=True)
+
+
+def _best_ap50(of_class: Mapping[str, Any]) -> float:
+    known = (figures["ap50_eleven_point"] for figures in of_class["figures"] if figures is not None)
+    return max((share for share in known if share is not None), default=-1.0)
+
+
+def _bar(shares: Mapping[str, float | None]) -> Markup:
+    """Draw shares as one bar; nothing where they are not known."""
+    known = {name: share for name, share in shares.items() if share is not None}
+    tooltip = ", ".join(f"{name} {percent(share)} %" for name, share in known.items())
+    return bar(known, tooltip=tooltip) if known else Markup("")
+
+
+def tiles(view: View) -> list[Tile]:
+    """Return each detector's figures, with what the whole image as the only box gets."""
+    found = []
+    for one in view["splits"]:
+        for detector in one["detectors"]:
+            rows = {row["name"]: row for row in detector["rows"]}
+            for measure, key in (("AP50", "ap50_eleven_point"), ("CorLoc", "corloc")):
+                if rows[DETECTOR][key] is not None:
+                    remark = f"whole image {percent(rows[WHOLE_IMAGE][key])} %"
+                    name = f"{measure}, {detector['name']} on {one['split']}"
+                    found.append(Tile(name, f"{percent(rows[DETECTOR][key])} %", remark))
+    return found
+
+
+SECTION: Section[ShownRun] = Section(
+    id="detections", title="Detections", view=view, template=beside(__name__), tiles=tiles
+)

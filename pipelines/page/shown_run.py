@@ -1,0 +1,49 @@
+"""What the sections of a run's page see of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.recipe.model import Recipe, label_of, verb_of
+from pipelines.store.instances import Instance
+from weaksam.structures import GroundTruth
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownRun:
+    """A run as far as it has come: sections show what is there, and make nothing."""
+
+    recipe: Recipe
+    uri: str
+    instances: Mapping[str, Instance]  # by name, in the recipe's order; the page itself is not among them
+    ground_truth: Callable[[str], Mapping[str, GroundTruth]]  # split -> image id -> true objects; empty if not known
+    # Image id -> upright RGB image [H, W, 3]; raises ImageError for one that cannot be read any more.
+    read_image: Callable[[str], NDArray[np.uint8]]
+
+    def of_verb(self, *verbs: str) -> dict[str, Instance]:
+        """Return the instances of some verbs by name."""
+        return {name: instance for name, instance in self.instances.items() if verb_of(name) in verbs}
+
+    def manifest(self, name: str) -> Mapping[str, Any]:
+        """Return what an instance said when it was finished; nothing of one that is not."""
+        return self.instances[name].manifest() or {}
+
+
+def shown_instances(recipe: Recipe) -> tuple[str, ...]:
+    """Return the instances that a recipe's page shows: those that the recipe makes, and the index."""
+    return tuple(dict.fromkeys(("index", *(name for name in recipe.active if verb_of(name) != "report"))))
+
+
+def heading(name: str, split: str) -> str:
+    """Say what an instance's figures are of: its label and the split."""
+    return f"{label_of(name) or name} on {split}"
+
+
+def of_several(instances: Mapping[str, Any], name: str) -> str:
+    """Return an instance's name where there are several of its kind to tell apart, else ""."""
+    return name if len(instances) > 1 else ""

@@ -1,0 +1,195 @@
+"""The gallery: a fair sample of images with all that the run made of them, as pictures.
+
+The first images in hash order, those with heat maps before others; as many as the page has room for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.page import pictures
+from pipelines.page.pictures import Picture
+from pipelines.page.section import Section, View, beside
+from pipelines.page.shown_run import ShownRun, of_several
+from pipelines.recipe.model import label_of
+from pipelines.stages.index import in_hash_order
+from pipelines.store.heat_maps import read_heat_maps
+from pipelines.store.schemas import (
+    DETECTIONS,
+    PROPOSALS,
+    PSEUDO_LABELS,
+    detections_from_row,
+    proposals_from_row,
+    pseudo_labels_from_row,
+)
+from pipelines.store.tables import Table
+from weaksam.datasets.ground_truth import true_objects
+from weaksam.drawing import OTHER_COLOUR, SOURCE_COLOURS, TRUTH_COLOUR
+from weaksam.errors import ImageError
+from weaksam.structures import TABLE_SOURCES, Proposals
+
+_MOST_BYTES = 6 * 2**20  # of encoded pictures; keeps the page below 8 MiB
+_OPENING = 6  # pictures at the top of the page
+_TABLES = {"propose": PROPOSALS, "detect": DETECTIONS, "label": PSEUDO_LABELS}  # by verb
+_SIGNS = {  # of prompts, by kind
+    "grid": "a small dot is a grid point",
+    "semantic": "a disc is a peak of one class",
+    "class-joint": "tied squares are the peaks of a class together",
+    "instance": "a diamond is a cluster of cross-attention peaks",
+}
+
+
+@dataclass
+class Entry:
+    """One image of the gallery."""
+
+    image_id: str
+    split: str
+    groups: list[tuple[str, list[Picture]]] = field(default_factory=list)  # each with its heading, "" for none
+    found: dict[str, Picture] = field(default_factory=dict)  # instance -> what it found here, if anything
+    trouble: str = ""  # why the image cannot be read
+
+    @property
+    def size(self) -> int:
+        """Of its pictures, in bytes as encoded."""
+        return sum(len(picture.data_uri) for _, group in self.groups for picture in group)
+
+
+def view(run: ShownRun) -> View:
+    """Draw some of the images that have proposals, or detections or pseudo labels where the run makes no proposals."""
+    sample = _Sample(run)
+    entries: list[Entry] = []
+    size = 0
+    for image_id in sample.image_ids:
+        entry = sample.entry(image_id)
+        size += entry.size
+        if size > _MOST_BYTES:
+            break
+        entries.append(entry)
+    return {
+        "entries": entries,
+        "left_out": len(sample.image_ids) - len(entries),
+        "truth_colour": TRUTH_COLOUR,
+        "sources": {source: SOURCE_COLOURS.get(source, OTHER_COLOUR) for source in sorted(sample.sources, key=_rank)},
+        "prompts": prompt_signs(sample.kinds) if sample.proposed else [],
+        "has_heat_maps": sample.has_heat_maps,
+        "detection_score": run.recipe.report.detection_score if sample.detected else None,
+        "found_in": list(reversed([*sample.proposed, *sample.labelled, *sample.detected])),
+    }
+
+
+def opening(view: View) -> list[Picture]:
+    """Return a picture each of the first images with what was found: by the last detector, else pseudo labels or proposals."""
+    entries: Sequence[Entry] = view["entries"]
+    name = next((name for name in view["found_in"] if any(name in entry.found for entry in entries)), "")
+    shown = [(entry.image_id, entry.found[name]) for entry in entries if name in entry.found][:_OPENING]
+    return [replace(picture, caption=f"{image_id} · {label_of(name) or name}") for image_id, picture in shown]
+
+
+class _Sample:
+    """The images of the gallery, with the rows of every table that the run has of them."""
+
+    def __init__(self, run: ShownRun) -> None:
+        self.run = run
+        tables = {
+            verb: {name: instance.table(schema) for name, instance in run.of_verb(verb).items()}
+            for verb, schema in _TABLES.items()
+        }
+        chosen = next((list(of_verb.values()) for of_verb in tables.values() if of_verb), [])
+        with_maps = {i for name in tables["propose"] for i in run.manifest(name).get("gallery", ())}
+        ids = list(dict.fromkeys(image_id for table in chosen for image_id in table.ids()))
+        most = run.recipe.report.gallery_images
+        self.image_ids = sorted(in_hash_order(ids), key=lambda image_id: image_id not in with_maps)[:most]
+        self.class_names = next((table.class_names() for table in chosen if self.image_ids), ())
+        self.proposed, self.detected, self.labelled = (
+            {name: _rows_of(table, self.image_ids) for name, table in of_verb.items()} for of_verb in tables.values()
+        )
+        self.sources: set[str] = set()  # of the boxes that were drawn
+        self.kinds: set[str] = set()  # of their prompts
+        self.has_heat_maps = False
+
+    def entry(self, image_id: str) -> Entry:
+        """Draw an image with what was found in it."""
+        tables = (*self.proposed.values(), *self.detected.values(), *self.labelled.values())
+        entry = Entry(image_id, next(rows[image_id]["split"] for rows in tables if image_id in rows))
+        try:
+            self._draw(entry, self.run.read_image(image_id))
+        except ImageError as error:
+            entry.trouble = str(error)
+        return entry
+
+    def _draw(self, entry: Entry, image: NDArray[np.uint8]) -> None:
+        image_id, side = entry.image_id, self.run.recipe.report.gallery_side
+        truth = self.run.ground_truth(entry.split)
+        known = true_objects(truth, image_id, (image.shape[0], image.shape[1])) if image_id in truth else None
+        first = [pictures.true_objects(image, known, self.class_names, side)]
+        entry.groups.append(("", first))
+        min_score = self.run.recipe.report.detection_score
+        for name, rows in _with(image_id, self.detected):
+            found = detections_from_row(rows)
+            of = label_of(name) or name
+            drawn = pictures.detections(image, found, self.class_names, side, name=of, min_score=min_score)
+            first.append(drawn)
+            if drawn.legend:
+                entry.found[name] = drawn
+        for name, rows in _with(image_id, self.labelled):
+            labels = pseudo_labels_from_row(rows)
+            drawn = pictures.pseudo_labels(image, labels, self.class_names, side, name=name)
+            first.append(drawn)
+            if len(labels):
+                entry.found[name] = drawn
+        for name, rows in _with(image_id, self.proposed):
+            proposals = proposals_from_row(rows)
+            drawn_proposals = self._proposals(image, proposals, side)
+            if heading := of_several(self.proposed, name):
+                entry.groups.append((heading, drawn_proposals))
+            else:
+                first += drawn_proposals
+            maps = read_heat_maps(self.run.instances[name], image_id)
+            heat = pictures.heat_maps(image, maps, self.class_names, side)
+            entry.groups += [("", heat)] if heat else []
+            self.has_heat_maps |= bool(heat)
+            if len(proposals.boxes_xyxy):
+                entry.found[name] = pictures.best_proposals(image, proposals, side, name=name)
+
+    def _proposals(self, image: NDArray[np.uint8], proposals: Proposals, side: int) -> list[Picture]:
+        self.sources.update(proposals.source)
+        self.kinds.update(kind for of_source in proposals.prompts for kind in of_source.kind)
+        return [pictures.prompts(image, proposals.prompts, side), *pictures.proposals(image, proposals, side)]
+
+
+def prompt_signs(kinds: Collection[str]) -> list[str]:
+    """Return how pictures show the prompts of these kinds."""
+    return [sign for kind, sign in _SIGNS.items() if kind in kinds] or ["none"]
+
+
+def _rank(source: str) -> tuple[int, str]:
+    """Sort the method's sources in their order, then others by name."""
+    return (TABLE_SOURCES.index(source) if source in TABLE_SOURCES else len(TABLE_SOURCES), source)
+
+
+def _with(image_id: str, tables: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return (instance name, row) of the tables that have a row of an image."""
+    return [(name, rows[image_id]) for name, rows in tables.items() if image_id in rows]
+
+
+def _rows_of(table: Table, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the table's rows of a few images by id; images without a row are left out."""
+    wanted = pa.array(image_ids, pa.string())
+    return {
+        row["image_id"]: row
+        for part in table.iter_parts()
+        for row in part.filter(pc.is_in(part["image_id"], wanted)).to_pylist()
+    }
+
+
+SECTION: Section[ShownRun] = Section(
+    id="gallery", title="Gallery", view=view, template=beside(__name__), pictures=opening
+)

@@ -1,0 +1,41 @@
+"""What trainings and evaluations leave behind, made by hand."""
+
+from pipelines.training.task import Progress
+
+
+def row_of_scalars(step, *, steps=8, **losses):
+    return Progress(
+        step=step, steps=steps, epoch=0.0, loss=sum(losses.values()), losses=losses, lr=0.1, images_per_s=1.0, eta_s=0.0
+    )
+
+
+def row_of_metrics(name, ap50, corloc, shares=(0.5, 0.3, 0.2)):
+    correct, part, elsewhere = shares
+    return {
+        "name": name, "ap50_eleven_point": ap50, "ap50_area": 0.111, "corloc": corloc, "corloc_without_difficult": 0.0,
+        "correct": correct, "part": part, "elsewhere": elsewhere, "coco_ap": 0.222, "coco_ap50": 0.0, "coco_ap75": 0.333,
+    }  # fmt: skip
+
+
+def row_of_class(name, ap50, corloc=0.5):
+    return {
+        "name": name, "objects": 7, "ap50_eleven_point": ap50, "ap50_area": ap50, "corloc": corloc, "part": 0.125,
+        "classification_ap": 0.5,
+    }  # fmt: skip
+
+
+def metrics(names=("cat", "dog", "emu"), **changes):
+    """Two classes measured and one without objects; a split whose true boxes are not known."""
+    worse, better, none = names
+    measured = {
+        "images": 9, "detections": 12.5, "objects": 1234, "classification_map": 0.875,
+        "rows": [
+            row_of_metrics("detector", 0.4567, 0.654),
+            row_of_metrics("whole image", 0.1234, 0.2345, (0.1, 0.0, 0.9)),
+            row_of_metrics("random proposal", 0.05, 0.07, (None, None, None)),
+        ],
+        "classes": [row_of_class(worse, 0.25), row_of_class(none, None, None), row_of_class(better, 0.75)],
+        **changes,
+    }  # fmt: skip
+    unknown = {"images": 3, "detections": 4.0, "objects": None, "classification_map": None, "rows": [], "classes": []}
+    return {"class_names": list(names), "detections": {"test": unknown, "val": measured}}
