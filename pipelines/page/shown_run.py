@@ -30,8 +30,9 @@ class ShownRun:
         return {name: instance for name, instance in self.instances.items() if verb_of(name) in verbs}
 
     def manifest(self, name: str) -> Mapping[str, Any]:
-        """Return what an instance said when it was finished; nothing of one that is not."""
-        return self.instances[name].manifest() or {}
+        """Return what an instance said when it was finished; nothing of one that is not, or that is not shown."""
+        instance = self.instances.get(name)
+        return {} if instance is None else instance.manifest() or {}
 
 
 def shown_instances(recipe: Recipe) -> tuple[str, ...]:

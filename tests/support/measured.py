@@ -39,3 +39,66 @@ def metrics(names=("cat", "dog", "emu"), **changes):
     }  # fmt: skip
     unknown = {"images": 3, "detections": 4.0, "objects": None, "classification_map": None, "rows": [], "classes": []}
     return {"class_names": list(names), "detections": {"test": unknown, "val": measured}}
+
+
+PROMPTS = {  # of ``analyse.prompts``
+    "split": "train",
+    "images": 5,
+    "seeds": [0, 1, 2],
+    "rows": [
+        {
+            "name": "grid",
+            "sources": ["grid"],
+            "points": 9.0,
+            "boxes": 2.0,
+            "recall": {"0.5": 0.5, "0.75": 0.2, "0.9": 0.0},
+        },
+        {
+            "name": "fine",
+            "sources": ["grid", "fine"],
+            "points": 11.0,
+            "boxes": 4.0,
+            "recall": {"0.5": 0.9, "0.75": 0.8, "0.9": 0.7},
+            "random": {
+                "points": 11.0,
+                "boxes": 4.5,
+                "recall": {"0.5": 0.6, "0.75": 0.3, "0.9": 0.1},
+                "spread": {"0.5": 0.04, "0.75": 0.02, "0.9": 0.01},
+            },
+            "dense_grid": {"points": 16.0, "boxes": 5.0, "recall": {"0.5": 0.95, "0.75": 0.5, "0.9": 0.2}},
+        },
+    ],
+}
+
+
+SIMILARITY = {
+    "split": "train",
+    "images": ["a", "b"],
+    "rows": [
+        {"name": "all", "proposals": 2.5, "values": {"a": 0.25, "b": 0.75}, "mean": 0.5, "spread": 0.5},
+        {"name": "grid", "proposals": 1.5, "values": {"a": None, "b": 0.5}, "mean": 0.5, "spread": 0.0},
+        {"name": "fine", "proposals": 0.0, "values": {"a": None, "b": None}, "mean": None, "spread": None},
+    ],
+}
+
+_QUALITY = [{"iou": 0.5, "precision": 0.5, "recall": 0.25}, {"iou": 0.75, "precision": None, "recall": 0.125}]
+PSEUDO_BOXES = {
+    "class_names": ["cat"],
+    "supervision": "image-labels",
+    "pseudo_labels": {
+        "train": {
+            "images": 8, "boxes": 1.5, "empty": 2, "objects": 16, "rows": _QUALITY,
+            "classes": [{"name": "cat", "objects": 16, "rows": _QUALITY}],
+        }
+    },
+}  # fmt: skip
+
+AGREEMENT = {
+    "agreement": {
+        "val": {
+            "images": 1500, "classification_map": 0.75, "agreement": 0.625, "agreement_with_teacher": 0.5,
+            "agreement_of_views": None,
+        }
+    }
+}  # fmt: skip
+LABEL_AGREEMENT = {"agreement": {"train": {"images": 9, "label_agreement": 0.375}}}

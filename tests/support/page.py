@@ -24,7 +24,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.attributes, self.open, self.text = [], [], [], ""
-        self.feed(text)
+        self.feed(str(text))  # of markup, whose pieces would escape what they are joined to
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)

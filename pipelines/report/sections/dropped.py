@@ -14,8 +14,10 @@ from pipelines.store.schemas import PROPOSALS
 _IMAGES_LISTED = 50  # per reason
 
 
-def view(run: ShownRun) -> View:
+def view(run: ShownRun) -> View | None:
     """Return the dropped images of all instances, by instance and reason."""
+    if not run.instances:
+        return None
     reasons = [reason for instance in run.instances.values() for reason in dropped_by_reason(instance)]
     manifests = {name: run.manifest(name) for name in run.instances}
     left = {

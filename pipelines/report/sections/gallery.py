@@ -62,8 +62,10 @@ class Entry:
         return sum(len(picture.data_uri) for _, group in self.groups for picture in group)
 
 
-def view(run: ShownRun) -> View:
+def view(run: ShownRun) -> View | None:
     """Draw some of the images that have proposals, or detections or pseudo labels where the run makes no proposals."""
+    if not run.of_verb(*_TABLES):
+        return None
     sample = _Sample(run)
     entries: list[Entry] = []
     size = 0

@@ -17,14 +17,14 @@ from weaksam.datasets.passed_over import PassedOver
 Facts = list[tuple[str, str]]  # (name, value)
 
 
-def view(run: ShownRun) -> View:
+def view(run: ShownRun) -> View | None:
     """Return the facts and the recipe as YAML."""
-    return {"facts": _facts(run), "recipe": render(run.recipe)}
+    return {"facts": _facts(run), "recipe": render(run.recipe)} if run.instances else None
 
 
 def _facts(run: ShownRun) -> Facts:
     recipe, index = run.recipe, run.manifest("index")
-    not_run = [name for name in shown_instances(recipe) if name not in run.instances or not run.manifest(name)]
+    not_run = [name for name in shown_instances(recipe) if not run.manifest(name)]
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "ray"))
     return [
         ("data", f"{recipe.data.uri} ({index.get('kind', recipe.data.kind)})"),

@@ -12,8 +12,10 @@ from pipelines.store.instances import Instance
 from pipelines.store.numbers import duration
 
 
-def view(run: ShownRun) -> View:
+def view(run: ShownRun) -> View | None:
     """Return a line per instance; a resumed stage shows the rate of its last run."""
+    if not run.instances:
+        return None
     manifests = {name: run.manifest(name) for name in run.instances}
     whole = estimate(run.recipe, run.uri, manifests)
     return {

@@ -2,22 +2,19 @@
 
 import re
 
-import numpy as np
 import pytest
 
 from pipelines.evaluate import stage as evaluate
 from pipelines.evaluate.sections import failures
 from pipelines.recipe.config import ReportConfig
 from pipelines.report import stage as report
-from pipelines.store.instances import Instance
-from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from pipelines.store.tables import write_json
 from pipelines.training.checkpoints import write_scalars
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.full_run import write_detector
 from tests.support.measured import metrics, row_of_scalars
 from tests.support.page import NASTY, Page, gone, shown_run
 from weaksam.errors import ConfigError
-from weaksam.structures import Detections
 
 DETECTOR_RUN = ("index", "propose", "train-mil", "detect.mil", "evaluate.mil")
 
@@ -26,37 +23,6 @@ DETECTOR_RUN = ("index", "propose", "train-mil", "detect.mil", "evaluate.mil")
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ConfigError, match="report"):
         ReportConfig(**options)
-
-
-def write_detector(run_uri, dataset, *, class_names=None, empty=False):
-    """Write a finished training and its detections: boxes shrunk more from object to object, every fourth image has none."""
-    training = Instance(run_uri, "train-mil", "k")
-    training.begin({})
-    rows = [row_of_scalars(n, steps=40, mil=3 / n, refine1=1 / n, box1=0.2) for n in range(1, 41)]
-    write_scalars(training.file("checkpoints", "k"), rows)
-    training.finish({"text": "steps planned 40 = done 40", "seconds": 4.0})
-
-    detect = Instance(run_uri, "detect.mil", "k")
-    detect.begin({})
-    table = detect.table(with_class_names(DETECTIONS, class_names or dataset.class_names))
-    done = set(Instance(run_uri, "propose", "k").table(DETECTIONS).ids())
-    records = [r for split in dataset.splits for r in dataset.records(split) if r.image_id in done]
-    rows = []
-    for n, record in enumerate(records):
-        objects = dataset.ground_truth(record.split)[record.image_id]
-        shown = slice(0, 0 if empty or n % 4 == 3 else None)
-        boxes = objects.boxes_xyxy[shown].copy()
-        count = np.arange(len(boxes))
-        boxes[:, 2] -= (boxes[:, 2] - boxes[:, 0]) * ((n + count) % 3) / 3
-        detections = Detections(
-            boxes_xyxy=boxes,
-            class_index=objects.class_index[shown],
-            score=(0.95 - 0.05 * n - 0.1 * count).astype(np.float32),
-            image_scores=np.array([c in objects.class_index for c in range(6)], np.float32),
-        )
-        rows.append(detections_to_row(record.image_id, record.split, (64, 64), detections))
-    table.write_rows(rows, "part-0")
-    detect.finish({"text": f"images {len(rows)}", "seconds": 1.0})
 
 
 def make_page(run_uri, measured=None, upstream=DETECTOR_RUN, **changes):

@@ -13,38 +13,11 @@ from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS, with_class_names
 from pipelines.store.tables import write_bytes, write_json
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.measured import PROMPTS
 from tests.support.page import NASTY, Page
 from weaksam.datasets.shapes import Shapes
 
 UPSTREAM = ("index", "propose", "evaluate.proposals", "analyse.prompts")
-ANALYSIS = {
-    "split": "train",
-    "images": 5,
-    "seeds": [0, 1, 2],
-    "rows": [
-        {
-            "name": "grid",
-            "sources": ["grid"],
-            "points": 9.0,
-            "boxes": 2.0,
-            "recall": {"0.5": 0.5, "0.75": 0.2, "0.9": 0.0},
-        },
-        {
-            "name": "fine",
-            "sources": ["grid", "fine"],
-            "points": 11.0,
-            "boxes": 4.0,
-            "recall": {"0.5": 0.9, "0.75": 0.8, "0.9": 0.7},
-            "random": {
-                "points": 11.0,
-                "boxes": 4.5,
-                "recall": {"0.5": 0.6, "0.75": 0.3, "0.9": 0.1},
-                "spread": {"0.5": 0.04, "0.75": 0.02, "0.9": 0.01},
-            },
-            "dense_grid": {"points": 16.0, "boxes": 5.0, "recall": {"0.5": 0.95, "0.75": 0.5, "0.9": 0.2}},
-        },
-    ],
-}
 
 
 def make_page(run, recipe=None, upstream=UPSTREAM):
@@ -54,7 +27,7 @@ def make_page(run, recipe=None, upstream=UPSTREAM):
         job.instance.finish(evaluate.execute(job))
     if "analyse.prompts" in upstream:
         instance = Instance(run, "analyse.prompts", "k")
-        write_json(instance.file("analysis.json"), ANALYSIS)
+        write_json(instance.file("analysis.json"), PROMPTS)
         instance.finish({"text": "compared", "seconds": 61.0})
     job = job_for(recipe, run, "report", upstream)
     summary = report.execute(job)

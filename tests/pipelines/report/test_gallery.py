@@ -1,0 +1,80 @@
+"""The gallery and the row of pictures at the top of the page."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines.report import stage as report
+from pipelines.report.sections.gallery import opening, view
+from tests.support.drawn_run import drawn_recipe, job_for, with_instances, write_run
+from tests.support.full_run import write_detector, write_labels
+from tests.support.page import Page
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run with proposals twice, detections and pseudo labels."""
+    run = tmp_path_factory.mktemp("run")
+    dataset = write_run(str(run))
+    write_detector(str(run), dataset)
+    write_labels(str(run), dataset)
+    shutil.copytree(run / "propose", run / "propose.other")
+    return str(run)
+
+
+def shown(folder: str, *names: str):
+    return report.shown_run(
+        job_for(with_instances(drawn_recipe(), propose_other={}), folder, "report", ("index", *names))
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        pytest.param(("propose", "label", "detect.mil"), "mil", id="detections"),
+        pytest.param(("propose", "label"), "label", id="pseudo-labels"),
+        pytest.param(("propose",), "propose", id="proposals"),
+        pytest.param(("propose", "propose.other"), "other", id="of-two-the-last"),
+        pytest.param(("label",), "label", id="pseudo-labels-alone"),
+    ],
+)
+def test_the_page_opens_with_what_was_found_last(folder: str, names: tuple[str, ...], found: str) -> None:
+    pictures = opening(view(shown(folder, *names)))
+    assert pictures
+    assert {picture.caption.partition(" · ")[2] for picture in pictures} == {found}
+    text = report.page_of(shown(folder, *names))
+    assert 0 < text.index('class="opening"') < text.index('class="tiles"') < text.index("<nav")
+
+
+def test_images_in_which_nothing_was_found_do_not_open_the_page(tmp_path: Path) -> None:
+    write_detector(str(tmp_path), write_run(str(tmp_path)), empty=True)
+    (tmp_path / "propose").rename(tmp_path / "unused")
+    run = shown(str(tmp_path), "detect.mil")
+    assert len(view(run)["entries"]) == 3
+    assert opening(view(run)) == []
+    assert 'class="opening"' not in report.page_of(run)
+
+
+def test_proposals_of_several_instances_are_shown_apart(folder: str) -> None:
+    text = report.page_of(shown(folder, "propose", "propose.other"))
+    parsed = Page(text)
+    for part in ("<h3>{}</h3>", "<h4>{}</h4>", "boxes an image, {}", "SAM, {}"):
+        assert part.format("propose") in text
+        assert part.format("propose.other") in text
+    counts = text[text.index('id="counts"') : text.index('id="stages"')]
+    assert counts.count("<svg") == 4  # two splits of each
+    assert parsed.open == []
+    alone = report.page_of(shown(folder, "propose"))
+    assert "<h4>" not in alone
+    assert "boxes an image, propose" not in alone
+
+
+def test_a_page_of_detections_alone_says_nothing_of_proposals(folder: str) -> None:
+    text = report.page_of(shown(folder, "detect.mil"))
+    assert 'id="counts"' not in text
+    assert "Prompts:" not in text
+    assert "Detections from image-level labels. Average precision and CorLoc are measured" in text
+    assert "None: every image has detections where they were asked for." in text
+    body = Page(text).text
+    assert "roposal" not in body[body.index("Skip to the content") : body.index("not finished")]
