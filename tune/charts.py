@@ -52,7 +52,7 @@ def parallel_coordinates(knobs: Sequence[KnobAxis], trials: Sequence[TrialLine],
         axes.add('<line class="axis" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>', x, axes.y(1), axes.y(0))
         # The outer names begin and end with the drawing.
         start, anchor = {0: (4.0, "start"), count - 1: (width - 4.0, "end")}.get(n, (x, "middle"))
-        row = 12 if n % 2 == 0 or count < 4 else 24
+        row = 10 if n % 2 == 0 or count < 4 else 22
         axes.add('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>', start, row, anchor, knob.name)
         for k, text in enumerate(knob.ticks):
             y = axes.y(k / (len(knob.ticks) - 1) if len(knob.ticks) > 1 else 0.5)
