@@ -1,5 +1,6 @@
 """Instances that a recipe configures: two detectors of one verb, trained, run, measured and shown side by side."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ stages:
       encoder_layers: 1, decoder_layers: 2, feedforward_dim: 32, queries: 10, denoising_queries: 4}}
   - detect.dino: {model: retrain.dino}
   - evaluate.dino: {of: detect.dino}
+  - report
 """
 
 
@@ -58,6 +60,11 @@ def test_two_retrained_detectors_stand_side_by_side(tmp_path: Path) -> None:
         assert (detect.parts["method"]["detector"], set(detect.upstream)) == (detector, {"index", model})
         metrics = read_json(Run(recipe, run).instance(f"evaluate.{label}").file(METRICS_FILE))
         assert set(metrics["detections"]) == {"val", "test"}
+    page = (tmp_path / "run" / "report.html").read_text()
+    tables = re.findall('aria-label="Detections measured on (.*?)".*?<table>(.*?)</table>', page, re.DOTALL)
+    assert [split for split, _ in tables] == ["test", "val"]
+    for _, table in tables:
+        assert re.findall('<tr><th scope="row">(.*?)</th>', table) == ["final", "dino"]
     # A setting of the one leaves the other as it is.
     changed, _ = load_recipe(str(tmp_path / "recipe.yaml"), ["resources.here=true", "retrain.dino.seed=1"], "shapes:")
     for name, same in (("retrain", True), ("evaluate.final", True), ("retrain.dino", False), ("evaluate.dino", False)):
