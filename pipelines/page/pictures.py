@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +47,21 @@ class Picture:
     legend: Sequence[tuple[str, str]] = ()  # (colour, what it stands for)
 
 
-def true_objects(image: NDArray[np.uint8], truth: GroundTruth | None, class_names: Sequence[str], side: int) -> Picture:
+class Fitted(NamedTuple):
+    """An image at the size at which its pictures are shown."""
+
+    picture: Image.Image
+    scale: float  # from the image's coordinates to the picture's
+
+
+def fitted(image: NDArray[np.uint8], side: int) -> Fitted:
+    """Scale an upright RGB image ``[H, W, 3]`` so that its longer side is ``side`` pixels; once for all of its pictures."""
+    return Fitted(*fit(image, side))
+
+
+def true_objects(image: Fitted, truth: GroundTruth | None, class_names: Sequence[str]) -> Picture:
     """The image, with its true boxes where they are known."""
-    picture, scale = fit(image, side)
+    picture, scale = image
     if truth is None:
         return _encoded(picture, "The image; its true objects are not known", "image, no true boxes")
     names = Counter(class_names[c] for c in truth.class_index.tolist())
@@ -57,12 +70,12 @@ def true_objects(image: NDArray[np.uint8], truth: GroundTruth | None, class_name
     return _encoded(drawn, f"The image with its true objects outlined: {listed}", f"true objects: {listed}")
 
 
-def prompts(image: NDArray[np.uint8], prompts: Sequence[Prompts], side: int) -> Picture:
+def prompts(image: Fitted, prompts: Sequence[Prompts]) -> Picture:
     """The points that SAM was prompted with, by kind; the grid below the clues."""
-    drawn, scale = fit(image, side)
+    drawn, scale = image
     counts: Counter[str] = Counter()
     for of_source in prompts:
-        radius = _grid_radius(len(of_source), side) if of_source.source == "grid" else 5.0
+        radius = _grid_radius(len(of_source), max(drawn.size)) if of_source.source == "grid" else 5.0
         for kind, points_xy in _signs(of_source):
             drawn = draw_points(drawn, points_xy, kind, scale=scale, radius=radius)
         counts.update(of_source.kind)
@@ -70,16 +83,15 @@ def prompts(image: NDArray[np.uint8], prompts: Sequence[Prompts], side: int) -> 
     return _encoded(drawn, f"The image with its prompts marked: {listed}", f"prompts: {listed}")
 
 
-def proposals(image: NDArray[np.uint8], proposals: Proposals, side: int) -> list[Picture]:
+def proposals(image: Fitted, proposals: Proposals) -> list[Picture]:
     """The proposed boxes, one picture per source, in the order of the table."""
     of_box = np.array(proposals.source, dtype=np.str_)
     pictures = []
     for source in dict.fromkeys(proposals.source):
         boxes_xyxy = proposals.boxes_xyxy[of_box == source]
         shown = boxes_xyxy[:_MOST_BOXES]
-        picture, scale = fit(image, side)
         colours = [SOURCE_COLOURS.get(source, OTHER_COLOUR)] * len(shown)
-        drawn = draw_boxes(picture, shown, colours, scale=scale, width=1 if len(shown) > _THIN_ABOVE else 3)
+        drawn = draw_boxes(image.picture, shown, colours, scale=image.scale, width=1 if len(shown) > _THIN_ABOVE else 3)
         count = _boxes(len(boxes_xyxy))
         if len(shown) < len(boxes_xyxy):
             count = f"first {len(shown)} of {count}"
@@ -87,11 +99,9 @@ def proposals(image: NDArray[np.uint8], proposals: Proposals, side: int) -> list
     return pictures
 
 
-def detections(
-    image: NDArray[np.uint8], found: Detections, class_names: Sequence[str], side: int, *, name: str, min_score: float
-) -> Picture:
+def detections(image: Fitted, found: Detections, class_names: Sequence[str], *, name: str, min_score: float) -> Picture:
     """The best detections, at most ten, of a score of at least ``min_score``, one colour per class."""
-    picture, scale = fit(image, side)
+    picture, scale = image
     order = np.argsort(-found.score, kind="stable")
     good = order[found.score[order] >= min_score]
     shown = good[:_MOST_DETECTIONS]
@@ -109,11 +119,9 @@ def detections(
     )
 
 
-def pseudo_labels(
-    image: NDArray[np.uint8], truth: PseudoGroundTruth, class_names: Sequence[str], side: int, *, name: str
-) -> Picture:
+def pseudo_labels(image: Fitted, truth: PseudoGroundTruth, class_names: Sequence[str], *, name: str) -> Picture:
     """The pseudo boxes, one colour per class."""
-    picture, scale = fit(image, side)
+    picture, scale = image
     counts = Counter(truth.class_index.tolist())
     colours = _class_colours(counts)
     of_box = [colours[c] for c in truth.class_index.tolist()]
@@ -124,9 +132,9 @@ def pseudo_labels(
     return _encoded(drawn, f"The image with its pseudo boxes outlined: {listed}", caption, legend=legend)
 
 
-def best_proposals(image: NDArray[np.uint8], proposals: Proposals, side: int, *, name: str) -> Picture:
+def best_proposals(image: Fitted, proposals: Proposals, *, name: str) -> Picture:
     """The ten proposals whose masks SAM rates best, each in the colour of its source; the first where none is rated."""
-    picture, scale = fit(image, side)
+    picture, scale = image
     shown = np.argsort(-proposals.predicted_iou, kind="stable")[:_MOST_DETECTIONS]  # NaN comes last
     colours = [SOURCE_COLOURS.get(proposals.source[n], OTHER_COLOUR) for n in shown.tolist()]
     drawn = draw_boxes(picture, proposals.boxes_xyxy[shown], colours, scale=scale, width=2)
@@ -155,32 +163,29 @@ def _detections_caption(
 
 
 def failure(
-    image: NDArray[np.uint8],
+    image: Fitted,
     objects_xyxy: NDArray[np.float32],
     boxes_xyxy: NDArray[np.float32],
-    side: int,
     *,
     caption: str,
 ) -> Picture:
     """The true objects [G, 4] of one class and, over them, the class's top detection [1, 4], or [0, 4] without one."""
-    picture, scale = fit(image, side)
+    picture, scale = image
     colours = [TRUTH_COLOUR] * len(objects_xyxy) + [TOP_COLOUR] * len(boxes_xyxy)
     drawn = draw_boxes(picture, np.concatenate([objects_xyxy, boxes_xyxy]), colours, scale=scale, width=3)
     return _encoded(drawn, f"The class's true objects and its top detection outlined: {caption}", caption)
 
 
 def heat_maps(
-    image: NDArray[np.uint8],
+    image: Fitted,
     maps: Mapping[tuple[int, str], NDArray[np.float32]],
     class_names: Sequence[str],
-    side: int,
 ) -> list[Picture]:
     """The activation maps over the image, class by class, at most four classes."""
     pictures = []
     for class_index in sorted({class_index for class_index, _ in maps})[:_MOST_CLASSES]:
         for source in (s for s in TABLE_SOURCES if (class_index, s) in maps):
-            picture, _ = fit(image, side)
-            drawn = overlay_heat_map(picture, maps[class_index, source])
+            drawn = overlay_heat_map(image.picture, maps[class_index, source])
             name = class_names[class_index]
             pictures.append(_encoded(drawn, f"Heat map of {name}, {source}", f"{name}, {source} map"))
     return pictures

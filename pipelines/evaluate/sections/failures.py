@@ -161,11 +161,11 @@ def _entries(
         verdict, what = _VERDICTS[one.verdict], f"{class_names[one.class_index]}{score}"
         entry = {"image_id": one.image_id, "verdict": verdict, "what": what, "picture": None, "trouble": ""}
         try:
-            image = read_image(one.image_id)
+            image = pictures.fitted(read_image(one.image_id), side)
         except ImageError as error:
             yield {**entry, "trouble": str(error)}
             continue
-        drawn = pictures.failure(image, one.objects_xyxy, one.boxes_xyxy, side, caption=f"{verdict}, {what}")
+        drawn = pictures.failure(image, one.objects_xyxy, one.boxes_xyxy, caption=f"{verdict}, {what}")
         yield {**entry, "picture": drawn}
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.page import pictures
-from pipelines.page.pictures import Picture
+from pipelines.page.pictures import Fitted, Picture
 from pipelines.page.section import Section, View, beside
 from pipelines.page.shown_run import ShownRun, of_several
 from pipelines.recipe.model import label_of
@@ -128,43 +128,43 @@ class _Sample:
         return entry
 
     def _draw(self, entry: Entry, image: NDArray[np.uint8]) -> None:
-        image_id, side = entry.image_id, self.run.recipe.report.gallery_side
+        image_id, config = entry.image_id, self.run.recipe.report
+        shown = pictures.fitted(image, config.gallery_side)
         truth = self.run.ground_truth(entry.split)
         known = true_objects(truth, image_id, (image.shape[0], image.shape[1])) if image_id in truth else None
-        first = [pictures.true_objects(image, known, self.class_names, side)]
+        first = [pictures.true_objects(shown, known, self.class_names)]
         entry.groups.append(("", first))
-        min_score = self.run.recipe.report.detection_score
         for name, rows in _with(image_id, self.detected):
             found = detections_from_row(rows)
             of = label_of(name) or name
-            drawn = pictures.detections(image, found, self.class_names, side, name=of, min_score=min_score)
+            drawn = pictures.detections(shown, found, self.class_names, name=of, min_score=config.detection_score)
             first.append(drawn)
             if drawn.legend:
                 entry.found[name] = drawn
         for name, rows in _with(image_id, self.labelled):
             labels = pseudo_labels_from_row(rows)
-            drawn = pictures.pseudo_labels(image, labels, self.class_names, side, name=name)
+            drawn = pictures.pseudo_labels(shown, labels, self.class_names, name=name)
             first.append(drawn)
             if len(labels):
                 entry.found[name] = drawn
         for name, rows in _with(image_id, self.proposed):
             proposals = proposals_from_row(rows)
-            drawn_proposals = self._proposals(image, proposals, side)
+            drawn_proposals = self._proposals(shown, proposals)
             if heading := of_several(self.proposed, name):
                 entry.groups.append((heading, drawn_proposals))
             else:
                 first += drawn_proposals
             maps = read_heat_maps(self.run.instances[name], image_id)
-            heat = pictures.heat_maps(image, maps, self.class_names, side)
+            heat = pictures.heat_maps(shown, maps, self.class_names)
             entry.groups += [("", heat)] if heat else []
             self.has_heat_maps |= bool(heat)
             if len(proposals.boxes_xyxy):
-                entry.found[name] = pictures.best_proposals(image, proposals, side, name=name)
+                entry.found[name] = pictures.best_proposals(shown, proposals, name=name)
 
-    def _proposals(self, image: NDArray[np.uint8], proposals: Proposals, side: int) -> list[Picture]:
+    def _proposals(self, image: Fitted, proposals: Proposals) -> list[Picture]:
         self.sources.update(proposals.source)
         self.kinds.update(kind for of_source in proposals.prompts for kind in of_source.kind)
-        return [pictures.prompts(image, proposals.prompts, side), *pictures.proposals(image, proposals, side)]
+        return [pictures.prompts(image, proposals.prompts), *pictures.proposals(image, proposals)]
 
 
 def prompt_signs(kinds: Collection[str]) -> list[str]:
