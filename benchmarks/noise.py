@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.table import Table as TextTable
 
 from benchmarks.paired import PATIENT, Cell, add_arguments, report, resources, run_cells
-from pipelines.analyse.prompts import ANALYSIS_FILE
 from pipelines.exchange.true_boxes import run_export_true_boxes
+from pipelines.products.measured import Analysis
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.store.tables import read_json
 from weaksam.io.files import absolute
 
 RECIPE = "table5"
@@ -73,7 +72,7 @@ def precision_of(cells: list[Cell], run_uri: str, cpus: int, console: Console) -
     for cell in cells:
         recipe, _ = load_recipe(RECIPE, [*cell.overrides, "retrain.seed=0", *resources(cpus)])
         Run(recipe, run_uri).bring(["analyse.noise"], PATIENT, console)
-        drop = read_json(Run(recipe, run_uri).instance("analyse.noise").file(ANALYSIS_FILE))["drop"]
+        drop = Analysis(Run(recipe, run_uri).instance("analyse.noise")).read()["drop"]
         for kind, n in drop.items():
             text.add_row(
                 f"{cell.name}, {kind}",

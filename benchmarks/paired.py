@@ -19,10 +19,9 @@ from rich.table import Table as TextTable
 from scipy.stats import t as student
 
 from pipelines.engine.stage import Options
-from pipelines.evaluate.proposals import METRICS_FILE
+from pipelines.products.measured import Evaluation
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.store.tables import read_json
 
 FEWEST_SEEDS = 3  # an interval of fewer says nothing
 MEASURES = ("ap50_area", "ap50_eleven_point", "coco_ap75")  # of the first the differences are reported
@@ -135,5 +134,5 @@ def _measure(
     recipe, _ = load_recipe(recipe_name, [*cell.overrides, f"retrain.seed={seed}", *resources(cpus)])
     Run(recipe, run_uri).bring(["evaluate.final"], PATIENT, console)
     instance = Run(recipe, run_uri).instance("evaluate.final")
-    row: Mapping[str, Any] = read_json(instance.file(METRICS_FILE))["detections"][split]["rows"][0]
+    row: Mapping[str, Any] = Evaluation(instance).read()["detections"][split]["rows"][0]
     return {name: 100 * row[name] for name in MEASURES}

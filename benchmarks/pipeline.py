@@ -110,24 +110,23 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
 def _loop(recipe: object, out: str, threads: int) -> float:
     """Run the stage's own operators one after another in this process, without Ray."""
     from pipelines.dataflow.rows import fetch
+    from pipelines.products.index import Index
     from pipelines.recipe.model import Recipe
-    from pipelines.stages.propose.actors import ActorSpec, SegmentActor
-    from pipelines.stages.propose.stage import planned_images
+    from pipelines.stages.propose.actors import ActorSpec, Prompting, SegmentActor
+    from pipelines.stages.propose.stage import STAGE, planned_images
     from pipelines.store.instances import Instance, current_instance
-    from pipelines.store.schemas import IMAGES, PROPOSALS
+    from pipelines.store.schemas import PROPOSALS
 
     assert isinstance(recipe, Recipe)
-    index = current_instance(out, "index")
+    index, options = current_instance(out, "index"), STAGE.options(recipe, "propose")
     assert index is not None
-    planned = planned_images(index.table(IMAGES).read(), recipe)
+    assert isinstance(options.method, Prompting)
+    planned = planned_images(Index(index).read(), options)
     instance = Instance(out, "propose", "loop")
     spec = ActorSpec(
         instance=instance,
-        clues=recipe.clues,
+        how=options.method,
         clue_weights="",
-        prompts=recipe.prompts,
-        sam=recipe.sam,
-        proposals=recipe.proposals,
         class_names=(),
         gallery=frozenset(),
         threads=threads,

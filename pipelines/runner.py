@@ -1,4 +1,4 @@
-"""The stages by verb, and how a list of their instances is brought up to date.
+"""How a list of stage instances is brought up to date.
 
 Keys, plans, locks, proofs and the question what is finished already are handled here, the same way for all. A finished
 instance is recognised from its manifest, which its files must not contradict, without importing torch or starting Ray.
@@ -18,38 +18,19 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.analyse import stage as analyse
+from pipelines.engine.product import Product
 from pipelines.engine.progress import sign_of_life
-from pipelines.engine.stage import Content, Job, Options, Stage
-from pipelines.evaluate import stage as evaluate
-from pipelines.recipe.model import Recipe, is_import, to_plain, verb_of
-from pipelines.report import stage as report
-from pipelines.stages import detect, index, label
-from pipelines.stages.propose import stage as propose
-from pipelines.stages.retrain import stage as retrain
-from pipelines.stages.train_classifier import stage as train_classifier
-from pipelines.stages.train_mil import stage as train_mil
+from pipelines.engine.stage import Content, Job, OnScalars, Options, Stage, WhenStopped
+from pipelines.products.imported import imported
+from pipelines.recipe.model import Recipe, is_import
+from pipelines.registry import active, stage_of
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.instances import Instance, Lock, current_instance, differences, instance_key
-from pipelines.store.schemas import PROPOSALS, PSEUDO_LABELS, SCHEMA_VERSION
+from pipelines.store.schemas import SCHEMA_VERSION
 from pipelines.store.tables import DamagedFileError
 from weaksam.errors import ConfigError, RunError, WeaksamError
 
 logger = logging.getLogger(__name__)
-
-STAGES: dict[str, Stage] = {
-    "index": index.STAGE,
-    "train-classifier": train_classifier.STAGE,
-    "propose": propose.STAGE,
-    "train-mil": train_mil.STAGE,
-    "detect": detect.STAGE,
-    "label": label.STAGE,
-    "retrain": retrain.STAGE,
-    "evaluate": evaluate.STAGE,
-    "analyse": analyse.STAGE,
-    "report": report.STAGE,
-}
-_LOADING = ("train-classifier", "propose", "train-mil", "detect", "retrain")  # verbs whose first result takes a while
 
 
 class TooManyDroppedError(RunError):
@@ -63,20 +44,13 @@ class Resolved:
     """An instance of this recipe with the parts that its key was made of."""
 
     instance: Instance
-    stage: Stage
+    stage: Stage[Any]
+    options: Any  # of the stage
     parts: Mapping[str, Any]
-    upstream: Mapping[str, Instance]
+    inputs: Mapping[str, Product[Any]]  # what it reads, by instance name
 
 
 Fingerprints = dict[Content, str]  # those taken so far
-
-
-def stage_of(name: str) -> Stage:
-    """Return the stage of an instance ``verb[.label]``; raise ConfigError when there is no such verb."""
-    verb = verb_of(name)
-    if verb not in STAGES:
-        raise ConfigError(f"stages: expected one of {', '.join(STAGES)} (with .label), got {name!r}")
-    return STAGES[verb]
 
 
 class Run:
@@ -118,7 +92,8 @@ class Run:
                 raise ConfigError(
                     f"recipe {self.recipe.name}: {name} reads what is made of itself: {chain}; let one of them read another"
                 )
-            for read in stage_of(name).reads(self.recipe.of(name), name):
+            stage, options = self._asked(name)
+            for read in stage.reads(options):
                 if not is_import(read):
                     visit(read, (*trail, name))
             if name not in order:
@@ -128,8 +103,21 @@ class Run:
             visit(name, ())
         return order
 
-    def bring(self, names: Sequence[str], options: Options, console: Console) -> dict[str, dict[str, Any]]:
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The instances that the recipe lists, without those that have nothing to do."""
+        return active(self.recipe)
+
+    def bring(
+        self, names: Sequence[str], asked: Options, console: Console, on_scalars: OnScalars | None = None
+    ) -> dict[str, dict[str, Any]]:
         """Bring instances up to date in the order given; what they read but the list leaves out comes first.
+
+        Args:
+            names: of instances.
+            asked: what the command line adds.
+            console: for what is said meanwhile.
+            on_scalars: called in this process for each row of a training's scalars.
 
         Returns:
             the manifest of each instance by name; empty for a dry run.
@@ -139,94 +127,110 @@ class Run:
                 what measures and shows the rows that there are was brought up to date.
             RunError: another process holds an instance's lock, or a proof does not hold.
         """
-        dropped_allowed(options.max_dropped, 0)  # a mistake in it is told before anything is done
+        dropped_allowed(asked.max_dropped, 0)  # a mistake in it is told before anything is done
         manifests: dict[str, dict[str, Any]] = {}
         stopped: TooManyDroppedError | None = None
         for name in self.needed_for(*names):
             with sign_of_life(console, f"{name}: reading its data and weights"):
                 resolved = self.resolve(name)
-            if options.dry_run:
-                _print_dry_run(self.recipe, resolved, console)
+            work = _Work(self.recipe.name, asked, console, on_scalars)
+            if asked.dry_run:
+                _print_dry_run(resolved, console)
             elif stopped is not None:
-                _measure_and_show(self.recipe, resolved, options, console, manifests)
+                _measure_and_show(resolved, work, manifests)
             else:
-                manifests[name] = _bring_up_to_date(self.recipe, resolved, options, console)
-                stopped = _too_many_dropped(resolved.instance, manifests[name], options.max_dropped)
+                manifests[name] = _bring_up_to_date(resolved, work)
+                stopped = _too_many_dropped(resolved.instance, manifests[name], asked.max_dropped)
         if stopped is not None:
             raise stopped
         return manifests
 
+    def _asked(self, name: str) -> tuple[Stage[Any], Any]:
+        """Return the stage of an instance and the instance's options."""
+        stage = stage_of(name)
+        return stage, stage.options(self.recipe.of(name), name)
+
     def _resolve(self, name: str) -> Resolved:
-        stage, seen = stage_of(name), self.recipe.of(name)
-        upstream = {
-            read: _imported(self.uri, read) if is_import(read) else self.instance(read)
-            for read in stage.reads(seen, name)
+        stage, options = self._asked(name)
+        inputs = {
+            read: _imported(self.uri, read) if is_import(read) else self._product(read) for read in stage.reads(options)
         }
-        contents = stage.contents(seen, name)
+        contents = stage.contents(options)
         self.fingerprints |= {c: c.take(c.what) for c in contents.values() if c not in self.fingerprints}
         parts = {
             "verb": stage.verb,
             "schema": SCHEMA_VERSION,
-            "method": to_plain_mapping(stage.method(seen, name)),
+            "revision": stage.revision,
+            "method": stage.method(options),
             "fingerprints": {n: self.fingerprints[content] for n, content in contents.items()},
-            "reads": {n: instance.key for n, instance in upstream.items()},
+            "reads": {n: product.instance.key for n, product in inputs.items()},
         }
-        return Resolved(Instance(self.uri, name, instance_key(parts)), stage, parts, upstream)
+        return Resolved(Instance(self.uri, name, instance_key(parts)), stage, options, parts, inputs)
+
+    def _product(self, name: str) -> Product[Any]:
+        resolved = self.resolve(name)
+        return resolved.stage.product(resolved.instance)
 
 
-def to_plain_mapping(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping of configs as plain JSON values."""
-    return {name: to_plain(part) for name, part in value.items()}
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for all instances that are brought up to date together."""
+
+    recipe_name: str
+    asked: Options
+    console: Console
+    on_scalars: OnScalars | None
 
 
-def _imported(run_uri: str, name: str) -> Instance:
+def _imported(run_uri: str, name: str) -> Product[Any]:
     instance = current_instance(run_uri, name)
     if instance is None or instance.manifest() is None:
         raise RunError(f"{run_uri}: no finished {name}; make it first: {Instance(run_uri, name, '').mended_by}")
-    damage = instance.damage(PSEUDO_LABELS if label.holds_pseudo_labels(instance) else PROPOSALS)
-    for file, reason in damage.items():
+    product = imported(instance)
+    for file, reason in instance.damage(product.schema).items():
         raise DamagedFileError(instance.file(file), reason, instance.mended_by)
-    return instance
+    return product
 
 
-def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, console: Console) -> dict[str, Any]:
-    instance, stage = resolved.instance, resolved.stage
-    reads = {name: upstream.state() for name, upstream in resolved.upstream.items()}
-    manifest = _finished(resolved, reads, options)
+def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
+    instance, stage, console = resolved.instance, resolved.stage, work.console
+    reads = {name: product.instance.state() for name, product in resolved.inputs.items()}
+    manifest = _finished(resolved, reads, work.asked)
     if manifest is not None:
         console.print(f"[bold]{instance.name}[/] {instance.key} is finished: {manifest.get('text', '')}")
         instance.make_current()
         return manifest
-    with Lock(instance.folder, f"weaksam {instance.name}", options.wait_s) as lock:
-        manifest = _finished(resolved, reads, options)
+    with Lock(instance.folder, f"weaksam {instance.name}", work.asked.wait_s) as lock:
+        manifest = _finished(resolved, reads, work.asked)
         if manifest is not None:
             return manifest  # somebody finished it while this process waited for the lock
         _print_differences(resolved, console)
         console.print(f"[bold]{instance.name}[/] {instance.key} in {escape(instance.folder)}")
         for name, fingerprint in resolved.parts["fingerprints"].items():
             console.print(f"  {name} {fingerprint}", style="dim", highlight=False)
-        instance.set_aside_damaged(stage.table)
+        instance.set_aside_damaged(stage.product.schema)
         instance.reopen()
-        instance.begin(resolved.parts)
+        instance.begin(resolved.parts, stage.product.__name__)
         started = time.time()
         job = Job(
-            recipe=recipe.of(instance.name),
+            options=resolved.options,
             instance=instance,
-            upstream=resolved.upstream,
-            options=options,
+            inputs=resolved.inputs,
+            asked=work.asked,
             console=console,
             lock=lock,
+            on_scalars=work.on_scalars,
         )
-        loading = "; models load and processes start first" if stage.verb in _LOADING else ""
+        loading = "; models load and processes start first" if stage.loads_models else ""
         with sign_of_life(console, f"  {instance.name} is at work{loading}"):
-            summary = stage.execute(job)
+            facts = stage.run(job)
         lock.check()
-        summary |= {
+        summary = facts.to_plain() | {
             "seconds": round(time.time() - started, 2),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "fingerprints": resolved.parts["fingerprints"],
             "reads": reads,
-            "recipe": recipe.name,
+            "recipe": work.recipe_name,
         }
         manifest = instance.finish(summary)
         if manifest.get("text"):
@@ -236,7 +240,7 @@ def _bring_up_to_date(recipe: Recipe, resolved: Resolved, options: Options, cons
 
 def _finished(resolved: Resolved, reads: Mapping[str, Any], options: Options) -> dict[str, Any] | None:
     """Return the manifest of an instance that has nothing left to do, or None."""
-    manifest = resolved.instance.finished(resolved.stage.table)
+    manifest = resolved.instance.finished(resolved.stage.product.schema)
     if manifest is None or manifest.get("reads") != reads:
         return None
     retry = options.retry_dropped and manifest.get("images", {}).get("dropped", 0) > 0
@@ -257,18 +261,18 @@ def _print_differences(resolved: Resolved, console: Console) -> None:
         console.print(f"  {line}", markup=False)
 
 
-def _print_dry_run(recipe: Recipe, resolved: Resolved, console: Console) -> None:
-    instance, recipe = resolved.instance, recipe.of(resolved.instance.name)
-    damaged = instance.damage(resolved.stage.table)
+def _print_dry_run(resolved: Resolved, console: Console) -> None:
+    instance, what = resolved.instance, resolved.stage.describe(resolved.options)
+    damaged = instance.damage(resolved.stage.product.schema)
     manifest = None if damaged else instance.manifest()
     if damaged:
-        state = f"damaged, would be mended. {resolved.stage.describe(recipe)}"
+        state = f"damaged, would be mended. {what}"
     elif manifest is not None:
         state = f"finished: {manifest.get('text', '')}"
     elif instance.plan() is not None:
-        state = f"started, would go on. {resolved.stage.describe(recipe)}"
+        state = f"started, would go on. {what}"
     else:
-        state = f"would run. {resolved.stage.describe(recipe)}"
+        state = f"would run. {what}"
     console.print(f"[bold]{instance.name}[/] {instance.key}: {state}")
 
 
@@ -286,19 +290,13 @@ def _too_many_dropped(instance: Instance, manifest: Mapping[str, Any], max_dropp
     )
 
 
-def _measure_and_show(
-    recipe: Recipe, resolved: Resolved, options: Options, console: Console, manifests: dict[str, dict[str, Any]]
-) -> None:
+def _measure_and_show(resolved: Resolved, work: _Work, manifests: dict[str, dict[str, Any]]) -> None:
     """Bring what measures or shows finished rows up to date once a run is stopped; nothing else, and no failure counts."""
-    verb, name = resolved.stage.verb, resolved.instance.name
-    there = {
-        n: i
-        for n, i in resolved.upstream.items()
-        if n in manifests or is_import(n) or verb_of(n) in report.SHOWN_UNFINISHED
-    }
-    if verb == report.STAGE.verb or (verb == evaluate.STAGE.verb and there == resolved.upstream):
+    name, when = resolved.instance.name, resolved.stage.when_stopped
+    there = {n: p for n, p in resolved.inputs.items() if n in manifests or is_import(n) or p.shown_unfinished}
+    if when is WhenStopped.SHOW or (when is WhenStopped.MEASURE and there == resolved.inputs):
         try:
-            manifests[name] = _bring_up_to_date(recipe, replace(resolved, upstream=there), options, console)
+            manifests[name] = _bring_up_to_date(replace(resolved, inputs=there), work)
         except WeaksamError as error:  # that images were dropped is what people must hear first
             logger.warning("%s is not made: %s", name, error)
 

@@ -10,7 +10,8 @@ import yaml
 
 import recipes
 from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes, to_plain
-from pipelines.runner import STAGES, Run
+from pipelines.registry import STAGES
+from pipelines.runner import Run
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import WeakTrConfig
 from weaksam.proposals.peaks import find_peaks

@@ -10,7 +10,7 @@ Label-free objectives know no true box: they are all that a weakly supervised pr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -18,13 +18,11 @@ from typing import Any, Literal
 from scipy.stats import rankdata
 
 from pipelines.evaluate.agreement import AGREEMENT, classification_map, image_labels
-from pipelines.evaluate.detections import DetectedImage
-from pipelines.evaluate.proposals import METRICS_FILE
+from pipelines.evaluate.detections import MeasuredImage
+from pipelines.products.measured import Evaluation
+from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance
-from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
-from pipelines.store.tables import read_json
-from weaksam.structures import PseudoGroundTruth
 
 Part = Literal["select", "report"]
 
@@ -46,7 +44,7 @@ class EarlyDetections:
     recipe: Recipe
     split: str
     class_names: Sequence[str]
-    images: Sequence[DetectedImage]
+    images: Sequence[MeasuredImage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +88,7 @@ class Objective:
 
 
 def _detections(figure: str, reading: Reading) -> float | None:
-    metrics = read_json(reading.instance.file(METRICS_FILE))["detections"]
+    metrics = Evaluation(reading.instance).read()["detections"]
     return _of_detections(figure, metrics[reading.split]) if reading.split in metrics else None
 
 
@@ -117,21 +115,21 @@ def _early_classification_map(seen: EarlyDetections) -> float | None:
 
 
 def _recall(threshold: str, reading: Reading) -> float | None:
-    splits = read_json(reading.instance.file(METRICS_FILE))["splits"]
+    splits = Evaluation(reading.instance).read()["splits"]
     rows = splits[reading.split]["rows"] if reading.split in splits else []
     best = max(rows, key=lambda row: len(row["sources"]), default=None)
     return None if best is None else best["one_to_one"].get(threshold)
 
 
 def _agreement(figure: str, reading: Reading) -> float | None:
-    value: float | None = read_json(reading.instance.file(METRICS_FILE))[AGREEMENT].get(reading.split, {}).get(figure)
+    value: float | None = Evaluation(reading.instance).read()[AGREEMENT].get(reading.split, {}).get(figure)
     return value
 
 
 def _label_agreement(reading: Reading) -> float | None:
     if reading.part == "report":
         return None  # it is no figure of quality
-    (measured,) = read_json(reading.instance.file(METRICS_FILE))[AGREEMENT].values()
+    (measured,) = Evaluation(reading.instance).read()[AGREEMENT].values()
     value: float | None = measured["label_agreement"]
     return value
 
@@ -141,15 +139,9 @@ def _pseudo_labels(figure: str, reading: Reading) -> float | None:
     from pipelines.evaluate.pseudo_labels import measure
     from weaksam.datasets import open_dataset
 
-    table = reading.instance.table(PSEUDO_LABELS)
-    columns = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "score_normalised")
-
-    def rows() -> Iterator[tuple[str, str, tuple[int, int], PseudoGroundTruth]]:
-        for row in table.iter_rows(columns):
-            if half_of(row["image_id"]) == reading.part:
-                yield row["image_id"], row["split"], (row["size_hw"][0], row["size_hw"][1]), pseudo_labels_from_row(row)
-
-    measured = measure(rows(), table.class_names(), open_dataset(reading.recipe.data).ground_truth)
+    table = PseudoLabelTable(reading.instance)
+    half = (image for image in table.images() if half_of(image.image_id) == reading.part)
+    measured = measure(half, table.class_names, open_dataset(reading.recipe.data).ground_truth)
     for of_split in measured.values():
         if of_split["rows"]:
             at_half = of_split["rows"][0]  # IoU .5

@@ -14,13 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import mean
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from pipelines.engine.stage import Job, Options
+from pipelines.products.index import Index
 from pipelines.recipe.model import Recipe
+from pipelines.stages.retrain.stage import TrainedDetector
 from pipelines.store.explain import explain
 from pipelines.store.tables import DamagedFileError, read_object, write_bytes, write_json
 from tune.objectives import OBJECTIVES, RANK, EarlyDetections, Part, Reading
@@ -28,6 +30,9 @@ from tune.spaces import Settings
 from tune.sweep import Sweep, Trials
 from weaksam.errors import ImageError, RunError
 from weaksam.io.files import join, open_fs
+
+if TYPE_CHECKING:
+    from pipelines.training.task import Progress, TrainingTask
 
 State = Literal["finished", "stopped", "failed"]
 Figures = dict[str, float | None]  # objective -> figure in [0, 1]
@@ -71,9 +76,8 @@ def run_trial(
     try:
         for seed in trials.sweep.seeds:
             recipe = trials.recipe(settings, seed)
-            look = None if early is None else EarlyLook(trials.sweep, early)
-            asked = replace(options, look=look)
-            trials.run(recipe).bring(trials.sweep.targets, asked, console)
+            look = None if early is None else EarlyLook(trials.sweep, recipe, early)
+            trials.run(recipe).bring(trials.sweep.targets, options, console, on_scalars=look)
             by_seed[str(seed)] = read_figures(trials, recipe)
         select, report = (_mean([of_seed[part] for of_seed in by_seed.values()]) for part in ("select", "report"))
         if trials.sweep.objective != RANK and select[trials.sweep.objective] is None:
@@ -139,20 +143,22 @@ class EarlyLook:
     The newest checkpoint at or after the point of comparison is looked at, so that nothing is asked of the training.
     """
 
-    def __init__(self, sweep: Sweep, tell: Callable[[int, float], None]) -> None:
+    def __init__(self, sweep: Sweep, recipe: Recipe, tell: Callable[[int, float], None]) -> None:
         self._sweep = sweep
+        self._recipe = recipe
         self._tell = tell
         self._told = 0
 
-    def __call__(self, job: Job, task: Any, row: Any) -> None:
-        """Look at the newest checkpoint if it is time."""
+    def __call__(self, job: Job[Any], task: TrainingTask, row: Progress) -> None:
+        """Look at the newest checkpoint of a detector's retraining if it is time."""
+        from pipelines.stages.retrain.task import RetrainTask
+
+        if not isinstance(task, RetrainTask):
+            return
         due = [p for p in early_percents(self._sweep) if self._told < p <= 100 * row.step / row.steps]
         if not due or row.step == row.steps:
             return
-        from pipelines.training.checkpoints import Checkpoints
-        from pipelines.training.fit import CHECKPOINTS
-
-        state = Checkpoints(f"{job.instance.file(CHECKPOINTS)}/{job.instance.key}", task.plan).newest()
+        state = TrainedDetector(job.instance).checkpoints(task.plan).newest()
         if state is None or 100 * state["step"] < due[-1] * row.steps:
             return
         self._told = due[-1]
@@ -163,31 +169,30 @@ class EarlyLook:
         one_pass = replace(test, scales=(sorted(test.scales)[len(test.scales) // 2],), flip=False)
         detector.config = replace(detector.config, test=one_pass)
         device = "cuda" if self._sweep.resources.gpus else "cpu"
-        value = measure_early(job, detector.to(device).eval(), self._sweep)
+        index = job.input(job.options.index, Index)
+        value = measure_early(self._recipe, index, detector.to(device).eval(), self._sweep)
         if value is not None:
             self._tell(due[-1], value)
 
 
-def measure_early(job: Job, detector: Any, sweep: Sweep) -> float | None:
+def measure_early(recipe: Recipe, index: Index, detector: Any, sweep: Sweep) -> float | None:
     """Return the objective of a detector on the split that trials are selected on."""
-    from pipelines.evaluate.detections import NO_PROPOSALS, DetectedImage
-    from pipelines.store.schemas import IMAGES
+    from pipelines.evaluate.detections import NO_PROPOSALS, MeasuredImage
     from weaksam.detectors.inference import detect_alone
     from weaksam.io.files import read_bytes
     from weaksam.io.images import decode_image
 
     early = OBJECTIVES[sweep.objective].early
     assert early is not None  # checked with the sweep
-    index = job.upstream["index"].table(IMAGES)
     images = []
-    for row in index.iter_rows(("image_id", "split", "uri")):
+    for row in index.table.iter_rows(("image_id", "split", "uri")):
         if row["split"] == sweep.select_on:
             try:
                 image = decode_image(read_bytes(row["uri"]))
             except ImageError:
                 continue  # ``detect`` drops and counts it in the end
             images.append(
-                DetectedImage(
+                MeasuredImage(
                     image_id=row["image_id"],
                     split=row["split"],
                     size_hw=(image.shape[0], image.shape[1]),
@@ -195,9 +200,7 @@ def measure_early(job: Job, detector: Any, sweep: Sweep) -> float | None:
                     proposals_xyxy=NO_PROPOSALS,
                 )
             )
-    return early(
-        EarlyDetections(recipe=job.recipe, split=sweep.select_on, class_names=index.class_names(), images=images)
-    )
+    return early(EarlyDetections(recipe=recipe, split=sweep.select_on, class_names=index.class_names, images=images))
 
 
 class Records:

@@ -9,22 +9,27 @@ would drop of the same regions is counted beside it. True boxes only judge: noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.analyse.prompts import ANALYSIS_FILE
+from pipelines.analyse.question import Question
+from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
+from pipelines.products.index import Index, in_hash_order
+from pipelines.products.measured import Analysis
+from pipelines.products.pseudo_labels import PseudoLabelTable
+from pipelines.recipe.config import RetrainStageConfig
+from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
-from pipelines.stages.index import in_hash_order, truth_options
+from pipelines.stages.retrain.stage import TrainedDetector, choose_images
 from pipelines.store.numbers import percent
-from pipelines.store.schemas import IMAGES, PSEUDO_LABELS
-from pipelines.store.tables import write_json
-from pipelines.training.fit import CHECKPOINTS
-from weaksam.config import RoiDropConfig, require
-from weaksam.datasets.ground_truth import true_objects
+from weaksam.config import DataConfig, RoiDropConfig, require
+from weaksam.config.weights import NotInKey
+from weaksam.datasets.ground_truth import StatedSize, true_objects
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 
 if TYPE_CHECKING:
@@ -38,19 +43,67 @@ WRONG_IOU = 0.5  # with a true object of its class, from which on a label is rig
 LOSSES = {"cls": "classification loss", "reg": "box loss"}
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Measure, write ``analysis.json`` and print it; without true boxes there is nothing to measure and no file."""
-    from pipelines.training.fit import granted_split
-    from weaksam.datasets import open_dataset
+@dataclass(frozen=True, kw_only=True)
+class NoiseOptions:
+    """Which training's losses are judged, on which of its images."""
 
-    truth = open_dataset(job.recipe.data).ground_truth(granted_split(job))
-    if not truth:
-        return {"text": "the true boxes of the training images are not known: nothing to judge by"}
-    analysis = measure(job, truth)
-    write_json(job.instance.file(ANALYSIS_FILE), analysis)
-    for loss in LOSSES:
-        job.console.print(text_table(analysis, loss))
-    return {"text": verdict(analysis)}
+    index: Input = INDEX
+    learn_from: Input
+    model: Input
+    images: int  # first in hash order; 0 = all
+    scale: int  # pixels, shorter side of the view
+    drop: RoiDropConfig
+    stated_size: StatedSize
+    retrain: NotInKey[RetrainStageConfig]
+    data: NotInKey[DataConfig]
+
+
+class NoiseQuestion(Question[NoiseOptions]):
+    """Do losses tell which labels are wrong?"""
+
+    title = "do losses tell which pseudo labels are wrong (Fig. 3, 7)?"
+
+    def is_idle(self, recipe: Recipe) -> bool:
+        """Whether there is no training here, or one of a detector without regions."""
+        retrain = recipe.of(recipe.analyse.retrained).retrain
+        return bool(retrain.weights) or retrain.detector != "faster_rcnn"
+
+    def options(self, recipe: Recipe) -> NoiseOptions:
+        """Look up how the detector was trained.
+
+        Raises:
+            ConfigError: it has no regions, or was not trained here.
+        """
+        question = recipe.analyse
+        retrain = recipe.of(question.retrained).retrain
+        wanted = f"{question.retrained}.detector=faster_rcnn, which has regions"
+        require(retrain.detector == "faster_rcnn", "analyse.retrained", wanted, retrain.detector)
+        trained = not retrain.weights
+        require(trained, "analyse.retrained", "a detector that this run retrains", f"weights {retrain.weights}")
+        return NoiseOptions(
+            learn_from=retrain.learn_from,
+            model=question.retrained,
+            images=question.noise_images,
+            scale=retrain.scales[0],
+            drop=retrain.faster_rcnn.drop,
+            stated_size=recipe.data.stated_size,
+            retrain=retrain,
+            data=recipe.data,
+        )
+
+    def run(self, job: Job[NoiseOptions]) -> Facts:
+        """Measure and print; without true boxes there is nothing to measure and no answer."""
+        from weaksam.datasets import open_dataset
+
+        split = job.input(job.options.index, Index).granted_split
+        truth = open_dataset(job.options.data).ground_truth(split)
+        if not truth:
+            return Facts(text="the true boxes of the training images are not known: nothing to judge by")
+        analysis = measure(job, truth)
+        Analysis(job.instance).write(analysis)
+        for loss in LOSSES:
+            job.console.print(text_table(analysis, loss))
+        return Facts(text=verdict(analysis))
 
 
 class Regions(NamedTuple):
@@ -65,7 +118,7 @@ class Regions(NamedTuple):
     wrong: NDArray[np.bool_]  # [R], whether its label is wrong: see ``judge``
 
 
-def measure(job: Job, truth: Mapping[str, GroundTruth]) -> dict[str, Any]:
+def measure(job: Job[NoiseOptions], truth: Mapping[str, GroundTruth]) -> dict[str, Any]:
     """Collect the losses of sampled regions, bin them, and count what RoI drop drops.
 
     Args:
@@ -79,7 +132,7 @@ def measure(job: Job, truth: Mapping[str, GroundTruth]) -> dict[str, Any]:
         both); ``drop``: see ``what_is_dropped``.
     """
     task, detector, step = _preliminary(job)
-    found = list(_regions(task, detector, truth, job.recipe.analyse.noise_images))
+    found = list(_regions(task, detector, truth, job.options.images))
     every = Regions(*(np.concatenate(column) for column in zip(*found, strict=True)))
     ious = every.pseudo_iou[every.foreground]
     errors = {str(threshold): ious <= threshold for threshold in (ERROR_IOU, *OTHER_ERROR_IOUS)}
@@ -236,45 +289,19 @@ def verdict(analysis: Mapping[str, Any]) -> str:
     )
 
 
-def method(recipe: Recipe) -> Mapping[str, Any]:
-    """Return the part of the recipe that can change the numbers."""
-    retrain = recipe.of(recipe.analyse.retrained).retrain
-    return {
-        "images": recipe.analyse.noise_images,
-        "scale": retrain.scales[0],
-        "drop": retrain.faster_rcnn.drop,
-        **truth_options(recipe),
-    }
-
-
-def reads(recipe: Recipe) -> tuple[str, ...]:
-    """Return the names of the instances that are read."""
-    retrained = recipe.analyse.retrained
-    retrain = recipe.of(retrained).retrain
-    wanted = f"{retrained}.detector=faster_rcnn, which has regions"
-    require(retrain.detector == "faster_rcnn", "analyse.retrained", wanted, retrain.detector)
-    require(not retrain.weights, "analyse.retrained", "a detector that this run retrains", f"weights {retrain.weights}")
-    return ("index", retrain.learn_from, retrained)
-
-
-def _preliminary(job: Job) -> tuple[RetrainTask, FasterRcnn, int]:
+def _preliminary(job: Job[NoiseOptions]) -> tuple[RetrainTask, FasterRcnn, int]:
     """Return the training as it was when the drop began, on the GPU if there is one."""
     import torch
 
-    from pipelines.stages.retrain.stage import choose_images
     from pipelines.stages.retrain.task import RetrainTask
-    from pipelines.training.checkpoints import Checkpoints
     from weaksam.detectors.retrained.faster_rcnn import FasterRcnn
 
-    name, index = job.recipe.analyse.retrained, job.upstream["index"].table(IMAGES)
-    recipe = job.recipe.of(name)
-    uris = {row["image_id"]: row["uri"] for row in index.iter_rows(("image_id", "uri"))}
-    rows = job.upstream[recipe.retrain.learn_from].table(PSEUDO_LABELS).iter_rows()
-    images, _, _ = choose_images(rows, uris, recipe)
-    task = RetrainTask(config=recipe.retrain, num_classes=len(index.class_names()), images=images)
-    trained = job.upstream[name]
+    options, index = job.options, job.input(job.options.index, Index)
+    labelled = job.input(options.learn_from, PseudoLabelTable).images()
+    images, _, _ = choose_images(labelled, index.uris(), options.retrain.min_box_side)
+    task = RetrainTask(config=options.retrain, num_classes=len(index.class_names), images=images)
     (step,) = task.plan.keep
-    state = Checkpoints(f"{trained.file(CHECKPOINTS)}/{trained.key}", task.plan).at(step)
+    state = job.input(options.model, TrainedDetector).checkpoints(task.plan).at(step)
     detector = task.build_model()
     assert isinstance(detector, FasterRcnn)
     detector.load_state_dict(state["model"])
@@ -310,3 +337,6 @@ def _regions(task: RetrainTask, detector: FasterRcnn, truth: Mapping[str, Ground
         yield Regions(
             found.loss_cls.cpu().numpy(), found.loss_reg.cpu().numpy(), found.foreground.cpu().numpy(), *judged
         )
+
+
+QUESTION = NoiseQuestion()

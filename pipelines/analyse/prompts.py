@@ -23,37 +23,39 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.analyse.question import Question, analysed_split, first_proposed
 from pipelines.dataflow.passes import Pools, work_off
 from pipelines.dataflow.rows import guarded, use_threads, write_dropped
 from pipelines.engine import ray_session
+from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate.proposals import row_label
+from pipelines.products.index import Index
+from pipelines.products.measured import Analysis
+from pipelines.products.proposal_boxes import ImageBoxes, count_points
+from pipelines.products.proposals import ProposalTable
+from pipelines.recipe.config import ResourcesConfig
+from pipelines.recipe.keys import INDEX, NOTHING, Input
 from pipelines.recipe.model import Recipe
-from pipelines.stages.index import in_hash_order, truth_options
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent
-from pipelines.store.proposal_boxes import ImageBoxes, count_points, iter_boxes
 from pipelines.store.schemas import (
-    IMAGES,
     PROMPT_COLUMNS,
     PROPOSALS,
     prompts_from_columns,
     prompts_to_columns,
     proposals_to_row,
 )
-from pipelines.store.tables import Table, write_json
-from weaksam.datasets.ground_truth import true_objects
-from weaksam.errors import DataError
+from weaksam.config import DataConfig, ProposalsConfig, SamConfig
+from weaksam.config.weights import NotInKey
+from weaksam.datasets.ground_truth import StatedSize, true_objects
 from weaksam.structures import CLUE_SOURCES, TABLE_SOURCES, GroundTruth, Prompts, Proposals
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-    from weaksam.config import ProposalsConfig, SamConfig
     from weaksam.metrics.proposal_recall import RecallRow
-
-ANALYSIS_FILE = "analysis.json"
 
 PLANNED = pa.schema(
     [
@@ -67,56 +69,88 @@ PLANNED = pa.schema(
 )
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Segment the controls of the chosen images, compare, write ``analysis.json`` and print it."""
-    from weaksam.datasets import open_dataset
+@dataclass(frozen=True, kw_only=True)
+class PromptsOptions:
+    """Which proposals the controls are compared with, and on which images."""
 
-    question = job.recipe.analyse
-    recipe = job.recipe.of(question.proposals)  # what the proposals were made with
-    if not recipe.uses_clues or not set(CLUE_SOURCES) & set(recipe.prompts.sources):
-        return {"text": "nothing to compare: the recipe prompts with no clues"}
-    propose, index = job.upstream[question.proposals], job.upstream["index"]
-    split = analysed_split(job.recipe, index)
-    planned = _planned(propose, index, split, question.max_images)
-    ray_session.connect(job.recipe.resources, job.options.address)
-    sizes = ray_session.connected_pool_sizes(job.recipe.resources, planned.num_rows, with_clues=False)
-    spec = {
-        "instance": job.instance,
-        "sam": recipe.sam,
-        "proposals": recipe.proposals,
-        "sources": recipe.prompts.sources,
-        "seeds": question.random_seeds,
-        "threads": sizes.threads,
-        "device": "cuda" if sizes.gpu_share else "cpu",
-    }
+    index: Input = INDEX
+    proposals: Input  # "" where they were made without clues: there is nothing to compare
+    split: str
+    images: int  # first in hash order; 0 = all
+    seeds: tuple[int, ...]  # of the random control
+    sam: NotInKey[SamConfig]  # its weights are in the key of the proposals
+    filters: ProposalsConfig
+    sources: tuple[str, ...]
+    iou_thresholds: tuple[float, ...]
+    include_difficult: bool
+    stated_size: StatedSize
+    data: NotInKey[DataConfig]
+    resources: NotInKey[ResourcesConfig]
 
-    def operators(dataset: Any, pools: Pools) -> Any:
-        return pools.actors(dataset, ControlActor, sizes.segment_actors, **spec)
 
-    manifest = work_off(job, planned, PROPOSALS, sizes, operators)
+class PromptsQuestion(Question[PromptsOptions]):
+    """Do the clues say where?"""
 
-    truth = open_dataset(recipe.data).ground_truth(split)
-    controls = {image.image_id: image for image in iter_boxes(job.instance.table(PROPOSALS))}
-    analysis = {
-        "split": split,
-        "images": len(controls),
-        "seeds": question.random_seeds,
-        "rows": compare(
-            (
-                (image, controls[image.image_id])
-                for image in iter_boxes(propose.table(PROPOSALS))
-                if image.image_id in controls
-            ),
-            truth,
-            recipe.prompts.sources,
-            question.random_seeds,
-            iou_thresholds=job.recipe.evaluate.iou_thresholds,
-            include_difficult=job.recipe.evaluate.include_difficult,
-        ),
-    }
-    write_json(job.instance.file(ANALYSIS_FILE), analysis)
-    job.console.print(text_table(analysis, job.recipe.evaluate.iou_thresholds))
-    return {**manifest, "text": f"{manifest['text']} · {verdict(analysis)}"}
+    title = "is each clue source better than random points and a denser grid (Table 4)?"
+
+    def options(self, recipe: Recipe) -> PromptsOptions:
+        """Look up how the proposals were made."""
+        question, made = recipe.analyse, recipe.of(recipe.analyse.proposals)
+        has_clues = made.uses_clues and bool(set(CLUE_SOURCES) & set(made.prompts.sources))
+        return PromptsOptions(
+            proposals=question.proposals if has_clues else NOTHING,
+            split=question.split,
+            images=question.max_images,
+            seeds=question.random_seeds,
+            sam=made.sam,
+            filters=made.proposals,
+            sources=made.prompts.sources,
+            iou_thresholds=recipe.evaluate.iou_thresholds,
+            include_difficult=recipe.evaluate.include_difficult,
+            stated_size=recipe.data.stated_size,
+            data=recipe.data,
+            resources=recipe.resources,
+        )
+
+    def run(self, job: Job[PromptsOptions]) -> Facts:
+        """Segment the controls of the chosen images, compare, and print the table."""
+        from weaksam.datasets import open_dataset
+
+        options = job.options
+        if not options.proposals:
+            return Facts(text="nothing to compare: the recipe prompts with no clues")
+        proposals, index = job.input(options.proposals, ProposalTable), job.input(options.index, Index)
+        split = analysed_split(options.split, index, options.data.uri)
+        planned = planned_images(proposals, index, split, options.images)
+        ray_session.connect(options.resources, job.asked.address)
+        sizes = ray_session.connected_pool_sizes(options.resources, planned.num_rows, with_clues=False)
+        spec = {
+            "instance": job.instance,
+            "sam": options.sam,
+            "proposals": options.filters,
+            "sources": options.sources,
+            "seeds": options.seeds,
+            "threads": sizes.threads,
+            "device": "cuda" if sizes.gpu_share else "cpu",
+        }
+
+        def operators(dataset: Any, pools: Pools) -> Any:
+            return pools.actors(dataset, ControlActor, sizes.segment_actors, **spec)
+
+        facts = work_off(job, planned, PROPOSALS, sizes, operators)
+        controls = {image.image_id: image for image in ProposalTable(job.instance).images()}
+        rows = compare(
+            ((image, controls[image.image_id]) for image in proposals.images() if image.image_id in controls),
+            open_dataset(options.data).ground_truth(split),
+            options.sources,
+            options.seeds,
+            iou_thresholds=options.iou_thresholds,
+            include_difficult=options.include_difficult,
+        )
+        analysis = {"split": split, "images": len(controls), "seeds": options.seeds, "rows": rows}
+        Analysis(job.instance).write(analysis)
+        job.console.print(text_table(analysis, options.iou_thresholds))
+        return replace(facts, text=f"{facts.text} · {verdict(analysis)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,53 +415,15 @@ def _exceed(count: int) -> str:
     return f"{count} exceeds" if count == 1 else f"{count} exceed"
 
 
-def analysed_split(recipe: Recipe, index: Instance) -> str:
-    """Return the split to analyse; by default the one that labels were granted to."""
-    if recipe.analyse.split != "auto":
-        return recipe.analyse.split
-    granted = (index.manifest() or {}).get("labels_granted_to")
-    if not granted:
-        raise DataError(f"analyse.split: auto means the training split, but {recipe.data.uri} has none; name a split")
-    return str(granted)
-
-
-def first_proposed(proposals: Table, split: str, most: int) -> list[str]:
-    """Return the ids of the split's images that have proposals, the first in hash order; ``most`` 0 = all.
-
-    Raises:
-        DataError: there are none.
-    """
-    ids = [row["image_id"] for row in proposals.iter_rows(["image_id", "split"]) if row["split"] == split]
-    if not ids:
-        raise DataError(f"analyse.split: no image of split {split!r} has proposals; see propose.splits")
-    return in_hash_order(ids)[: most or None]
-
-
-def method(recipe: Recipe) -> Mapping[str, Any]:
-    """Return the part of the recipe that can change the numbers; what SAM's weights hold is in the key of ``propose``."""
-    made = recipe.of(recipe.analyse.proposals)
-    return {
-        "split": recipe.analyse.split,
-        "images": recipe.analyse.max_images,
-        "seeds": recipe.analyse.random_seeds,
-        "sam": replace(made.sam, weights="", sha256=""),
-        "proposals": made.proposals,
-        "iou_thresholds": recipe.evaluate.iou_thresholds,
-        "include_difficult": recipe.evaluate.include_difficult,
-        **truth_options(recipe),
-    }
-
-
-def reads(recipe: Recipe) -> tuple[str, ...]:
-    """Return the names of the instances that are read."""
-    return ("index", recipe.analyse.proposals)
-
-
-def _planned(propose: Instance, index: Instance, split: str, max_images: int) -> pa.Table:
+def planned_images(proposals: ProposalTable, index: Index, split: str, max_images: int) -> pa.Table:
     """Return the images to analyse as PLANNED rows."""
-    table = propose.table(PROPOSALS)
-    chosen = set(first_proposed(table, split, max_images))
-    uris = {row["image_id"]: row["uri"] for row in index.table(IMAGES).iter_rows(["image_id", "uri"])}
+    chosen = set(first_proposed(proposals.table, split, max_images))
+    uris = index.uris()
     columns = ["image_id", "split", *(field.name for field in PROMPT_COLUMNS)]
-    rows = [row | {"uri": uris[row["image_id"]]} for row in table.iter_rows(columns) if row["image_id"] in chosen]
-    return pa.Table.from_pylist(rows, schema=PLANNED)
+    rows = proposals.table.iter_rows(columns)
+    return pa.Table.from_pylist(
+        [row | {"uri": uris[row["image_id"]]} for row in rows if row["image_id"] in chosen], schema=PLANNED
+    )
+
+
+QUESTION = PromptsQuestion()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +18,22 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.analyse.prompts import ANALYSIS_FILE, analysed_split, first_proposed
-from pipelines.engine.stage import Content, Job
+from pipelines.analyse.question import Question, analysed_split, first_proposed
+from pipelines.engine.product import Facts
+from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.evaluate.proposals import named_sources
-from pipelines.recipe.model import Recipe, to_plain
-from pipelines.stages.detect import DETECTOR_FILE, given_detector
+from pipelines.products.index import Index
+from pipelines.products.measured import Analysis
+from pipelines.products.proposals import ProposalTable
+from pipelines.recipe.keys import INDEX, NOTHING, Input
+from pipelines.recipe.model import Recipe
+from pipelines.stages.detect import MilArchitecture, mil_architecture
+from pipelines.stages.train_mil.stage import TrainedMil
 from pipelines.store.numbers import known
-from pipelines.store.schemas import IMAGES, PROPOSALS
-from pipelines.store.tables import Table, write_bytes, write_json
-from weaksam.config import DetectConfig
+from pipelines.store.tables import Table, write_bytes
+from weaksam.config import DetectConfig, MilConfig
+from weaksam.config.weights import NotInKey, Weights
 from weaksam.structures import TABLE_SOURCES
 
 if TYPE_CHECKING:
@@ -39,15 +46,56 @@ COMPARED = 200  # proposals of an image and set (Fig. 6)
 ALL = "all"  # the set of all sources
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Compare, write ``analysis.json`` and print it."""
-    analysis = measure(job, analysed_split(job.recipe, job.upstream["index"]))
-    write_json(job.instance.file(ANALYSIS_FILE), analysis)
-    job.console.print(text_table(analysis))
-    return {"text": verdict(analysis)}
+@dataclass(frozen=True, kw_only=True)
+class SimilarityOptions:
+    """Which proposals are compared, by the features of which detector."""
+
+    index: Input = INDEX
+    proposals: Input
+    model: Input  # whose detector sees them; "" where its weights are given
+    weights: Weights
+    split: str
+    images: int  # first in hash order; 0 = all
+    architecture: MilArchitecture
+    named_sources: tuple[str, ...]
+    test: DetectConfig  # its first scale and its longest side are what the detector sees
+    detector: NotInKey[MilConfig]  # how it was trained; see ``architecture``
+    data_uri: NotInKey[str]
 
 
-def measure(job: Job, split: str) -> dict[str, Any]:
+class SimilarityQuestion(Question[SimilarityOptions]):
+    """Are proposals redundant?"""
+
+    title = "how alike does the detector see an image's proposals (Fig. 6)?"
+
+    def options(self, recipe: Recipe) -> SimilarityOptions:
+        """Look up how the detector was trained, and which sources the proposals have."""
+        question = recipe.analyse
+        mil = recipe.of(question.detector).mil
+        return SimilarityOptions(
+            proposals=question.proposals,
+            model=NOTHING if mil.weights else question.detector,
+            weights=Weights(str(mil.weights)),
+            split=question.split,
+            images=question.similarity_images,
+            architecture=mil_architecture(mil),
+            named_sources=named_sources(recipe.of(question.proposals)),
+            test=recipe.detect,
+            detector=mil,
+            data_uri=recipe.data.uri,
+        )
+
+    def run(self, job: Job[SimilarityOptions]) -> Facts:
+        """Compare, and print the table."""
+        options = job.options
+        split = analysed_split(options.split, job.input(options.index, Index), options.data_uri)
+        analysis = measure(job, split)
+        Analysis(job.instance).write(analysis)
+        job.console.print(text_table(analysis))
+        return Facts(text=verdict(analysis))
+
+
+def measure(job: Job[SimilarityOptions], split: str) -> dict[str, Any]:
     """Compare the proposals of the first images of a split; write the first one's matrices as ``similarity-SET.png``.
 
     Returns:
@@ -63,21 +111,19 @@ def measure(job: Job, split: str) -> dict[str, Any]:
     from weaksam.io.images import decode_image
     from weaksam.metrics.similarity import cosine_matrix, mean_off_diagonal
 
-    recipe, question = job.recipe, job.recipe.analyse
-    mil = recipe.of(question.detector).mil
-    detector = _load_detector(job)
-    rows = _first_rows(job.upstream[question.proposals].table(PROPOSALS), split, question.similarity_images)
-    uris = {row["image_id"]: row["uri"] for row in job.upstream["index"].table(IMAGES).iter_rows(["image_id", "uri"])}
-    wanted = mil.proposal_sources
-    met = {source for row in rows for source in row["source"]} | set(named_sources(recipe.of(question.proposals)))
+    options, detector = job.options, _load_detector(job)
+    rows = _first_rows(job.input(options.proposals, ProposalTable).table, split, options.images)
+    uris = job.input(options.index, Index).uris()
+    wanted, least_side = options.architecture.proposal_sources, options.architecture.min_box_side
+    met = {source for row in rows for source in row["source"]} | set(options.named_sources)
     sets = source_sets(source for source in met if not wanted or source in wanted)
     values: dict[str, dict[str, float | None]] = {name: {} for name in sets}
     compared = dict.fromkeys(sets, 0)
     for number, row in enumerate(rows):
         image_id = row["image_id"]
         image = decode_image(read_bytes(uris[image_id]))
-        boxes = {name: drawn_boxes(row, sources, image.shape[:2], mil.min_box_side) for name, sources in sets.items()}
-        for name, features in pooled_features(detector, image, boxes, recipe.detect).items():
+        boxes = {name: drawn_boxes(row, sources, image.shape[:2], least_side) for name, sources in sets.items()}
+        for name, features in pooled_features(detector, image, boxes, options.test).items():
             matrix = cosine_matrix(features)
             values[name][image_id] = known(mean_off_diagonal(matrix))
             compared[name] += len(matrix)
@@ -96,33 +142,6 @@ def measure(job: Job, split: str) -> dict[str, Any]:
 def matrix_file(set_name: str) -> str:
     """Return the name of the picture of the first image's matrix; written where it has two proposals of the set."""
     return f"{_NAME}-{set_name}.png"
-
-
-def method(recipe: Recipe) -> Mapping[str, Any]:
-    """Return the part of the recipe that can change the numbers."""
-    mil = recipe.of(recipe.analyse.detector).mil
-    return {
-        "split": recipe.analyse.split,
-        "images": recipe.analyse.similarity_images,
-        "detector": mil.detector,
-        "backbone": mil.backbone,
-        "proposal_sources": to_plain(mil.proposal_sources),
-        "min_box_side": mil.min_box_side,
-        "scale": recipe.detect.scales[0],
-        "max_side": recipe.detect.max_side,
-    }
-
-
-def contents(recipe: Recipe) -> Mapping[str, Content]:
-    """Return the detector that the recipe gives, if it gives one."""
-    return given_detector(recipe.of(recipe.analyse.detector).mil.weights)
-
-
-def reads(recipe: Recipe) -> tuple[str, ...]:
-    """Return the names of the instances that are read."""
-    question = recipe.analyse
-    trained = () if recipe.of(question.detector).mil.weights else (question.detector,)
-    return ("index", question.proposals, *trained)
 
 
 def source_sets(sources: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -226,16 +245,15 @@ def verdict(analysis: Mapping[str, Any]) -> str:
     return f"{images}: {'no two proposals to compare' if mean is None else f'mean cosine similarity {mean:.3f}'}"
 
 
-def _load_detector(job: Job) -> WeakDetector:
+def _load_detector(job: Job[SimilarityOptions]) -> WeakDetector:
     import torch
 
     from weaksam.detectors.loading import load_detector
     from weaksam.io.weights import fetch_weights
 
-    name = job.recipe.analyse.detector
-    mil = job.recipe.of(name).mil
-    weights = mil.weights or job.upstream[name].file(DETECTOR_FILE)
-    detector, _ = load_detector(fetch_weights(weights).path, mil)
+    options = job.options
+    weights = job.input(options.model, TrainedMil).weights_uri if options.model else options.weights.uri
+    detector, _ = load_detector(fetch_weights(weights).path, options.detector)
     return detector.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
@@ -248,3 +266,6 @@ def _first_rows(table: Table, split: str, most: int) -> list[dict[str, Any]]:
         for row in part.filter(pc.is_in(part["image_id"], wanted)).to_pylist():
             rows[row["image_id"]] = row
     return [rows[image_id] for image_id in chosen]
+
+
+QUESTION = SimilarityQuestion()

@@ -1,53 +1,51 @@
-"""The analyse stage: questions about the method that the evaluation does not answer.
-
-"prompts" asks whether the clues say *where* (Table 4), "similarity" how alike the proposals of an image are (Fig. 6), "noise"
-whether losses tell which pseudo labels are wrong (Fig. 3, 7). Every instance leaves an ``analysis.json``.
-"""
+"""The analyse stage: questions about the method that the evaluation does not answer, see ``QUESTIONS``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import ModuleType
+from dataclasses import dataclass
 from typing import Any
 
-from pipelines.analyse import noise, prompts, similarity
-from pipelines.engine.stage import Content, Job, Stage
+from pipelines.analyse import QUESTIONS
+from pipelines.engine.product import Facts
+from pipelines.engine.stage import Job, Stage
+from pipelines.products.measured import Analysis
+from pipelines.recipe.keys import inputs_of
 from pipelines.recipe.model import Recipe
-from pipelines.store.schemas import PROPOSALS
 
 
-def question_of(recipe: Recipe) -> ModuleType:
-    """Return the module that answers an instance's question; ``recipe`` is what the instance sees."""
-    modules: dict[str, ModuleType] = {"prompts": prompts, "similarity": similarity, "noise": noise}
-    return modules[recipe.analyse.question]
+@dataclass(frozen=True, kw_only=True)
+class AnalyseOptions:
+    """A question, and what its answer depends on."""
+
+    question: str
+    about: Any
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Answer the instance's question."""
-    return dict(question_of(job.recipe).execute(job))
+class AnalyseStage(Stage[AnalyseOptions]):
+    """See the module."""
+
+    verb = "analyse"
+    help = "Answer a question about the method.\n\n" + " ".join(
+        f"`--label {name}`: {question.title}" for name, question in QUESTIONS.items()
+    )
+    product = Analysis
+
+    def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
+        """Whether the recipe gives nothing to ask about."""
+        return QUESTIONS[recipe.analyse.question].is_idle(recipe)
+
+    def options(self, recipe: Recipe, name: str) -> AnalyseOptions:  # noqa: ARG002
+        """Let the question look up what its answer depends on."""
+        question = recipe.analyse.question
+        return AnalyseOptions(question=question, about=QUESTIONS[question].options(recipe))
+
+    def reads(self, options: AnalyseOptions) -> tuple[str, ...]:
+        """Return what the question reads."""
+        return inputs_of(options.about)
+
+    def run(self, job: Job[AnalyseOptions]) -> Facts:
+        """Answer the question."""
+        return QUESTIONS[job.options.question].run(job.with_options(job.options.about))
 
 
-def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
-    return tuple(question_of(recipe).reads(recipe))
-
-
-def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    return dict(question_of(recipe).method(recipe))
-
-
-def _contents(recipe: Recipe, _name: str) -> Mapping[str, Content]:
-    return similarity.contents(recipe) if question_of(recipe) is similarity else {}
-
-
-STAGE = Stage(
-    verb="analyse",
-    help="Answer a question about the method.\n\n"
-    "`--label prompts`: is each clue source better than random points and a denser grid (Table 4)? `--label similarity`: how "
-    "alike does the detector see an image's proposals (Fig. 6)? `--label noise`: do losses tell which pseudo labels are wrong "
-    "(Fig. 3, 7)?",
-    reads=_reads,
-    method=_method,
-    execute=execute,
-    table=PROPOSALS,  # of the controls of Table 4
-    contents=_contents,
-)
+STAGE = AnalyseStage()

@@ -12,7 +12,8 @@ from pipelines.cli.console import console, set_up_logging
 from pipelines.cli.options import OutOption, RunRequest, VerboseOption, spread
 from pipelines.engine.stage import Stage
 from pipelines.recipe.model import Recipe, load_recipe, render, verb_of
-from pipelines.runner import STAGES, Run
+from pipelines.registry import STAGES, active
+from pipelines.runner import Run
 from pipelines.stages.propose.preview import estimate
 from pipelines.store.tables import write_bytes
 from weaksam.errors import ConfigError
@@ -58,10 +59,10 @@ def run(
     last: Annotated[str, typer.Option("--until", metavar="INSTANCE", help="Stop after this stage instance.")] = "",
 ) -> None:
     """Run a recipe from first to last stage."""
-    _bring_up_to_date(request, lambda recipe: _between(recipe.active, first, last))
+    _bring_up_to_date(request, lambda recipe: _between(active(recipe), first, last))
 
 
-def _verb_of_stage(stage: Stage) -> Callable[..., None]:
+def _verb_of_stage(stage: Stage[Any]) -> Callable[..., None]:
     """Return the verb that brings one instance of a stage up to date."""
 
     @spread
@@ -78,7 +79,7 @@ def demo(out: OutOption = "runs/demo", verbose: VerboseOption = 0) -> None:
 
         weaksam demo --out runs/demo
     """
-    _bring_up_to_date(RunRequest(recipe="shapes", out=out, verbose=verbose), lambda recipe: recipe.active)
+    _bring_up_to_date(RunRequest(recipe="shapes", out=out, verbose=verbose), active)
 
 
 def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[str]]) -> None:

@@ -22,6 +22,7 @@ from pipelines.dataflow.rows import write_dropped
 from pipelines.engine import ray_session
 from pipelines.engine.progress import rows_progress
 from pipelines.engine.stage import Job
+from pipelines.products.rows import RowFacts, Throughput
 from pipelines.store.instances import prove
 from pipelines.store.tables import Table, part_name
 from weaksam.heap import KEEP_HEAP_ENV
@@ -101,12 +102,12 @@ class OwnProcess:
 
 
 def work_off(
-    job: Job,
+    job: Job[Any],
     planned: pa.Table,
     schema: pa.Schema,
     sizes: ray_session.PoolSizes,
     operators: Operators,
-) -> dict[str, Any]:
+) -> RowFacts:
     """Bring the table of the job's instance up to date.
 
     Args:
@@ -118,7 +119,7 @@ def work_off(
             used into ``_dropped``.
 
     Returns:
-        What the manifest says: the proof, the throughput of this run and the actors.
+        The proof, the throughput of this run and the actors.
 
     Raises:
         RunError: the proof does not hold.
@@ -128,7 +129,7 @@ def work_off(
     table = instance.table(schema)
     table.set_aside_damaged()
     instance.dropped.set_aside_damaged()
-    if job.options.retry_dropped:
+    if job.asked.retry_dropped:
         instance.dropped.remove_all()
 
     started, before = time.time(), table.count()
@@ -151,12 +152,9 @@ def work_off(
     seconds = time.time() - started
     proof = prove(planned["image_id"].to_pylist(), table, instance.dropped)
     new = table.count() - before
-    return {
-        "text": proof.pop("text"),
-        "images": proof,
-        "throughput": {"images": new, "seconds": round(seconds, 2), "images_per_s": round(new / max(seconds, 1e-9), 2)},
-        "actors": sizes.describe(),
-    }
+    rate = round(new / max(seconds, 1e-9), 2)
+    throughput = Throughput(images=new, seconds=round(seconds, 2), images_per_s=rate)
+    return RowFacts(text=str(proof), images=proof, throughput=throughput, actors=sizes.describe())
 
 
 def _left(planned: pa.Table, table: Table, dropped: Table) -> pa.Table:

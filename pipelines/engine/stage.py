@@ -1,23 +1,31 @@
-"""What a stage is: what it reads, which part of the recipe can change its result, and how to do the work.
+"""What a stage is: the options that its instances have, what they read, and how to do the work.
 
 Everything else (keys, plans, locks, what is finished already) is the same for all stages: see ``runner``.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-import pyarrow as pa
 from rich.console import Console
 
+from pipelines.engine.product import Facts, Product
+from pipelines.recipe.keys import inputs_of, method_of, weights_of
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance, Lock
+from weaksam.config.weights import Weights
+from weaksam.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.stages.retrain.task import RetrainTask
-    from pipelines.training.task import Progress
+    from pipelines.training.task import Progress, TrainingTask
+
+P = TypeVar("P", bound=Product[Any])
+O_co = TypeVar("O_co", covariant=True)  # the options of an instance
+O = TypeVar("O")  # noqa: E741
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +37,37 @@ class Options:
     max_dropped: str = "1%"  # a share of the images or a count
     address: str = ""  # of a Ray cluster; empty = RAY_ADDRESS, else this machine
     wait_s: float = 0.0  # how long to wait for a lock that another process holds
-    # Called in the driver while ``retrain`` trains, for each row of its scalars: a sweep may give up on a hopeless training.
-    look: Callable[[Job, RetrainTask, Progress], None] | None = None
+
+
+# Called in the driver for each row of a training's scalars: a sweep may give up on a hopeless training.
+OnScalars = Callable[["Job[Any]", "TrainingTask", "Progress"], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One instance at work: what a stage's ``execute`` gets."""
+class Job(Generic[O_co]):
+    """One instance at work: what a stage's ``run`` gets."""
 
-    recipe: Recipe
+    options: O_co
     instance: Instance
-    upstream: Mapping[str, Instance]  # by instance name
-    options: Options
+    inputs: Mapping[str, Product[Any]]  # by instance name
+    asked: Options
     console: Console
     lock: Lock
+    on_scalars: OnScalars | None = None
+
+    def with_options(self, options: O) -> Job[O]:
+        """Return the same job for a part of the stage that takes other options."""
+        return Job(**{**vars(self), "options": options})
+
+    def input(self, name: str, kind: type[P]) -> P:
+        """Return what the instance ``name``, which this one reads, left behind; raise ConfigError if it is no such thing."""
+        product = self.inputs[name]
+        if not isinstance(product, kind):
+            raise ConfigError(
+                f"{self.instance.name}: expected {name} to be a {kind.__name__}, it is a {type(product).__name__}; let it read "
+                "another instance"
+            )
+        return product
 
 
 @dataclass(frozen=True)
@@ -53,21 +78,62 @@ class Content:
     take: Callable[[Any], str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A verb of the pipeline."""
+class WhenStopped(Enum):
+    """What becomes of an instance once an earlier one has dropped too many images."""
 
-    verb: str
-    help: str  # of `weaksam VERB`: what it does, in a sentence; further paragraphs say what its labels mean
-    # instance names that an instance of this name reads
-    reads: Callable[[Recipe, str], tuple[str, ...]]
-    # the part of the recipe that can change the result
-    method: Callable[[Recipe, str], Mapping[str, Any]]
-    # does the work and returns what its manifest should say; "images" holds a proof where the stage writes a table
-    execute: Callable[[Job], dict[str, Any]]
-    # of the table that the stage writes into its instance's folder, if it writes one
-    table: pa.Schema | None = None
-    # what else can change it
-    contents: Callable[[Recipe, str], Mapping[str, Content]] = field(default=lambda _recipe, _name: {})
-    # one line per instance for --dry-run, given what is done so far
-    describe: Callable[[Recipe], str] = field(default=lambda _recipe: "")
+    SKIP = "it is not brought up to date"
+    MEASURE = "it is, if all that it reads is there"
+    SHOW = "it is, with what is there"
+
+
+class Stage(ABC, Generic[O]):
+    """A verb of the pipeline; one object of it is registered in ``STAGES``."""
+
+    verb: ClassVar[str]
+    help: ClassVar[str]  # of `weaksam VERB`: what it does, in a sentence; further paragraphs say what its labels mean
+    product: ClassVar[type[Product[Any]]]
+    revision: ClassVar[int] = 1  # raise it when the same options give another result: keys contain it
+    loads_models: ClassVar[bool] = False  # so that the first result takes a while
+    when_stopped: ClassVar[WhenStopped] = WhenStopped.SKIP
+
+    @abstractmethod
+    def options(self, recipe: Recipe, name: str) -> O:
+        """Return all that the instance ``name`` depends on, a dataclass; ``recipe`` is what it sees (``Recipe.of``).
+
+        Raises:
+            ConfigError: options that do not go together.
+        """
+
+    def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
+        """Whether the instance ``name`` has nothing to do, such as training a detector whose weights are given."""
+        return False
+
+    def reads(self, options: O) -> tuple[str, ...]:
+        """Return the names of the instances that are read."""
+        return inputs_of(options)
+
+    def method(self, options: O) -> Mapping[str, Any]:
+        """Return as plain values what can change the result, besides what is read and ``contents``."""
+        return method_of(options)
+
+    def contents(self, options: O) -> Mapping[str, Content]:
+        """Return the data and weights from outside the run that the result depends on, by name."""
+        return {name: Content(weights, sha256_of) for name, weights in weights_of(options)}
+
+    def describe(self, options: O) -> str:  # noqa: ARG002
+        """Return what would be done, a line for --dry-run."""
+        return ""
+
+    @abstractmethod
+    def run(self, job: Job[O]) -> Facts:
+        """Do the work, and return what the manifest should say of it."""
+
+
+def sha256_of(weights: Weights) -> str:
+    """Return the SHA-256 of a weights file, fetched if nobody says it."""
+    from weaksam.io.weights import fetch_weights, file_sha256
+    from weaksam.networks import BUILTIN_STEM
+
+    if weights.uri == "builtin":
+        return file_sha256(BUILTIN_STEM)
+    return weights.sha256 or fetch_weights(weights.uri).sha256

@@ -108,7 +108,7 @@ def leftovers(run_uri: str, *, previews: bool) -> list[Leftover]:
 def _instances_of_recipe(run_uri: str) -> list[str]:
     """Return the instances that the recipe last used for a run names; none where it cannot be read."""
     try:
-        return list(load_recipe(join(run_uri, "recipe.yaml"))[0].active)
+        return list(load_recipe(join(run_uri, "recipe.yaml"))[0].stages)
     except WeaksamError:  # it is not there, or another version of this package wrote it
         return []
 

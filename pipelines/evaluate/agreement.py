@@ -8,7 +8,7 @@ there may be boxes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import combinations
 from statistics import mean
@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from pipelines.engine.stage import Job
-from pipelines.evaluate.proposals import METRICS_FILE
-from pipelines.recipe.config import method_of
+from pipelines.evaluate.options import AgreementOptions
+from pipelines.products.detections import DetectionTable
+from pipelines.products.index import Index
+from pipelines.products.measured import Evaluation, EvaluationFacts
+from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.recipe.model import Recipe, verb_of
-from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent
-from pipelines.store.schemas import DETECTIONS, detections_from_row
-from pipelines.store.tables import write_json
-from weaksam.config import PseudoLabelsConfig, require
+from weaksam.config import DataConfig, PseudoLabelsConfig, require
 from weaksam.datasets import Dataset
 from weaksam.errors import DataError
 from weaksam.structures import Detections, PseudoGroundTruth
@@ -35,32 +35,33 @@ LABEL_AGREEMENT = "label_agreement"
 Labels = Mapping[str, Collection[int]]  # image id -> the classes in it
 
 
-def reads(recipe: Recipe) -> tuple[str, ...]:
-    """Return the names of the instances that are read.
+def options(recipe: Recipe) -> AgreementOptions:
+    """Return what is compared; ``recipe`` is what the instance sees.
 
     Raises:
-        ConfigError: too few of them, or not of the verbs whose tables can be compared.
+        ConfigError: too few views, or not of the verbs whose tables can be compared.
     """
-    options = recipe.evaluate
-    detected = (*options.views, *((options.teacher,) if options.teacher else ()))
-    ok = all(verb_of(name) == "detect" for name in detected) and verb_of(options.of) in ("detect", "label")
+    how = recipe.evaluate
+    detected = (*how.views, *((how.teacher,) if how.teacher else ()))
+    ok = all(verb_of(name) == "detect" for name in detected) and verb_of(how.of) in ("detect", "label")
     require(ok, "evaluate.views", "views and a teacher of detect, beside an instance of detect or label", detected)
-    enough = len(options.views) == 2 if verb_of(options.of) == "label" else bool(options.teacher)
+    of_labels = verb_of(how.of) == "label"
+    enough = len(how.views) == 2 if of_labels else bool(how.teacher)
     require(enough, "evaluate.views", "two beside labels, a teacher beside detections", detected)
-    return ("index", options.of, *detected)
+    return AgreementOptions(
+        of=how.of,
+        views=how.views,
+        teacher=how.teacher,
+        pseudo_labels=recipe.of(how.of).pseudo_labels if of_labels else None,
+        data=recipe.data,
+    )
 
 
-def method(recipe: Recipe) -> Mapping[str, Any]:
-    """Return the part of the recipe that can change the numbers."""
-    of = recipe.evaluate.of
-    return {"pseudo_labels": method_of(recipe.of(of).pseudo_labels)} if verb_of(of) == "label" else {}
-
-
-def execute(job: Job) -> dict[str, Any]:
-    """Compare the instances that are read; write ``metrics.json``."""
-    of_labels = verb_of(job.recipe.evaluate.of) == "label"
-    splits = _of_labels(job) if of_labels else _of_detectors(job)
-    write_json(job.instance.file(METRICS_FILE), {AGREEMENT: splits})
+def run(job: Job[AgreementOptions]) -> EvaluationFacts:
+    """Compare the instances that are read."""
+    config = job.options.pseudo_labels
+    splits = _of_detectors(job) if config is None else _of_labels(job, config)
+    Evaluation(job.instance).write({AGREEMENT: splits})
     text = " · ".join(
         f"{split}: "
         + ", ".join(
@@ -68,7 +69,7 @@ def execute(job: Job) -> dict[str, Any]:
         )
         for split, measured in splits.items()
     )
-    return {"text": text}
+    return EvaluationFacts(text=text)
 
 
 def agreements(
@@ -102,18 +103,15 @@ def agreements(
     return scores
 
 
-def _of_labels(job: Job) -> dict[str, dict[str, Any]]:
+def _of_labels(job: Job[AgreementOptions], config: PseudoLabelsConfig) -> dict[str, dict[str, Any]]:
     """The agreement of pseudo labels under mirroring, of the split whose labels are granted."""
-    split = (job.upstream["index"].manifest() or {})["labels_granted_to"]
-    labels, num_classes = _labels(job, split)
-    options = job.recipe.evaluate
+    options, split = job.options, job.input(job.options.index, Index).granted_split
+    labels, num_classes = _labels(options.data, split)
     found: dict[str, dict[str, Detections]] = {
-        view: _detections(job.upstream[view], [split]).get(split, {}) for view in options.views
+        view: job.input(view, DetectionTable).by_split([split]).get(split, {}) for view in options.views
     }
-    # Numbers, also where the recipe leaves them open.
-    thresholds = (job.upstream[options.of].manifest() or {})["thresholds"]
-    config = replace(job.recipe.of(options.of).pseudo_labels, **thresholds)
-    (score,) = agreements(found, labels, num_classes, config).values()
+    thresholds: dict[str, Any] = dict(job.input(options.of, PseudoLabelTable).facts.thresholds)  # in numbers
+    (score,) = agreements(found, labels, num_classes, replace(config, **thresholds)).values()
     return {split: {"images": len(found[options.views[0]]), LABEL_AGREEMENT: known(score)}}
 
 
@@ -139,16 +137,16 @@ def image_labels(dataset: Dataset, split: str) -> Labels:
     return {r.image_id: r.labels_difficult for r in records if r.labels_difficult is not None}
 
 
-def _of_detectors(job: Job) -> dict[str, dict[str, Any]]:
+def _of_detectors(job: Job[AgreementOptions]) -> dict[str, dict[str, Any]]:
     """Classification mAP and the agreement of teacher and student, of every split but the one that is learnt from."""
-    learnt = (job.upstream["index"].manifest() or {})["labels_granted_to"]
-    options = job.recipe.evaluate
-    final = _detections(job.upstream[options.of], None)
+    options, learnt = job.options, job.input(job.options.index, Index).granted_split
+    final = job.input(options.of, DetectionTable).by_split()
     splits = {}
     for split in sorted(final.keys() - {learnt}):
-        labels, num_classes = _labels(job, split)
+        labels, num_classes = _labels(options.data, split)
         found: dict[str, dict[str, Detections]] = {
-            name: _detections(job.upstream[name], [split]).get(split, {}) for name in (options.teacher, *options.views)
+            name: job.input(name, DetectionTable).by_split([split]).get(split, {})
+            for name in (options.teacher, *options.views)
         }
         splits[split] = {
             "images": len(final[split].keys() & labels.keys()),
@@ -170,19 +168,9 @@ def _of_detectors(job: Job) -> dict[str, dict[str, Any]]:
     return splits
 
 
-def _labels(job: Job, split: str) -> tuple[Labels, int]:
+def _labels(data: DataConfig, split: str) -> tuple[Labels, int]:
     """Return the image labels of a split, and the number of classes."""
     from weaksam.datasets import open_dataset
 
-    dataset = open_dataset(job.recipe.data)
+    dataset = open_dataset(data)
     return image_labels(dataset, split), len(dataset.class_names)
-
-
-def _detections(instance: Instance, splits: Sequence[str] | None) -> dict[str, dict[str, Detections]]:
-    """Return split -> image id -> detections, of some splits or of all."""
-    found: dict[str, dict[str, Detections]] = {}
-    rows: Iterable[dict[str, Any]] = instance.table(DETECTIONS).iter_rows()
-    for row in rows:
-        if splits is None or row["split"] in splits:
-            found.setdefault(row["split"], {})[row["image_id"]] = detections_from_row(row)
-    return found

@@ -7,7 +7,7 @@ and one random proposal with these scores. What the last two earn is owed to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.evaluate.proposals import METRICS_FILE
+from pipelines.evaluate.options import EvaluateOptions
+from pipelines.products.detections import DetectionTable
+from pipelines.products.measured import Evaluation, EvaluationFacts
+from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.config import EvaluateConfig
+from pipelines.recipe.keys import Input
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.stages.detect import detector_of, scored_proposals
 from pipelines.store.numbers import known, percent
-from pipelines.store.proposal_boxes import ProposalBoxes
-from pipelines.store.schemas import DETECTIONS, PROPOSALS, detections_from_row
-from pipelines.store.tables import write_json
 from weaksam.config import MilConfig
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth
@@ -40,11 +41,10 @@ _NOTES = (
     "detector's scores of the image, so that what they earn is owed to the labels.\n"
     "part: share of the top detections that cover a part of an object only. All in %."
 )
-_COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "image_scores")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectedImage:
+class MeasuredImage:
     """What measuring needs of one image."""
 
     image_id: str
@@ -54,41 +54,33 @@ class DetectedImage:
     proposals_xyxy: NDArray[np.float32]  # [R, 4]
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Measure every split of the detections; write ``metrics.json`` and print its tables."""
+def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
+    """Measure every split of the detections and print its tables."""
     from weaksam.datasets import open_dataset
 
-    dataset = open_dataset(job.recipe.data)
-    options = job.recipe.evaluate
-    table = job.upstream[options.of].table(DETECTIONS)
-    supervision = (job.upstream[options.of].manifest() or {}).get("supervision", IMAGE_LABELS)
+    options, table = job.options, job.input(job.options.of, DetectionTable)
+    assert options.how is not None
     proposals: Mapping[str, NDArray[np.float32]] = {}
-    if beside := proposals_beside(job.recipe):
-        proposals = ProposalBoxes(job.upstream[beside].table(PROPOSALS), proposal_sources(job.recipe))
-
-    def images() -> Iterator[DetectedImage]:
-        for row in table.iter_rows(_COLUMNS):
-            yield DetectedImage(
-                image_id=row["image_id"],
-                split=row["split"],
-                size_hw=(row["size_hw"][0], row["size_hw"][1]),
-                detections=detections_from_row(row),
-                proposals_xyxy=proposals.get(row["image_id"], NO_PROPOSALS),
-            )
-
-    class_names = table.class_names()
-    splits = measure(images(), class_names, dataset.ground_truth, job.recipe.evaluate)
-    metrics = {"class_names": list(class_names), "supervision": supervision, "detections": splits}
-    write_json(job.instance.file(METRICS_FILE), metrics)
+    if options.beside:
+        proposals = job.input(options.beside, ProposalTable).boxes(options.proposal_sources)
+    images = (
+        MeasuredImage(**vars(image), proposals_xyxy=proposals.get(image.image_id, NO_PROPOSALS))
+        for image in table.images()
+    )
+    splits = measure(images, table.class_names, open_dataset(options.data).ground_truth, options.how)
+    supervision = table.facts.supervision
+    metrics = {"class_names": list(table.class_names), "supervision": supervision, "detections": splits}
+    Evaluation(job.instance).write(metrics)
     for split, measured in splits.items():
         job.console.print(text_table(split, measured))
     if any(measured["rows"] for measured in splits.values()):
         job.console.print(_NOTES, style="dim", highlight=False, markup=False)
     text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
-    return {"text": text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"}
+    marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
+    return EvaluationFacts(text=marked, supervision=supervision)
 
 
-def proposals_beside(recipe: Recipe) -> str:
+def proposals_beside(recipe: Recipe) -> Input:
     """Return the instance of whose proposals one stands beside the detector by chance, "" for none.
 
     A detector that needs no proposals is measured beside them only where they are made anyway.
@@ -98,7 +90,7 @@ def proposals_beside(recipe: Recipe) -> str:
         return options.proposals
     if isinstance(detector_of(detected), MilConfig):
         return scored_proposals(detected)
-    return next((name for name in recipe.stages if verb_of(name) == "propose"), "")
+    return Input(next((name for name in recipe.stages if verb_of(name) == "propose"), ""))
 
 
 def proposal_sources(recipe: Recipe) -> tuple[str, ...]:
@@ -108,7 +100,7 @@ def proposal_sources(recipe: Recipe) -> tuple[str, ...]:
 
 
 def measure(
-    images: Iterable[DetectedImage],
+    images: Iterable[MeasuredImage],
     class_names: Sequence[str],
     ground_truth: Callable[[str], Mapping[str, GroundTruth]],
     config: EvaluateConfig,
@@ -215,7 +207,7 @@ class _Split:
             for name in (DETECTOR, WHOLE_IMAGE, RANDOM_PROPOSAL)
         }
 
-    def add(self, image: DetectedImage) -> None:
+    def add(self, image: MeasuredImage) -> None:
         from weaksam.metrics.trivial import random_proposal_detections, whole_image_detections
 
         self.images += 1

@@ -13,37 +13,36 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
+from pipelines.evaluate.options import EvaluateOptions
+from pipelines.products.measured import Evaluation, EvaluationFacts
+from pipelines.products.proposal_boxes import ImageBoxes
+from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.config import EvaluateConfig
-from pipelines.recipe.model import Recipe, is_import
+from pipelines.recipe.model import Recipe
 from pipelines.store.numbers import known, percent
-from pipelines.store.proposal_boxes import ImageBoxes, iter_boxes, met_sources
-from pipelines.store.schemas import PROPOSALS
-from pipelines.store.tables import write_json
 from weaksam.datasets.ground_truth import true_objects
 
 if TYPE_CHECKING:
     from weaksam.metrics.proposal_recall import ProposalRecall
     from weaksam.structures import GroundTruth
 
-METRICS_FILE = "metrics.json"
 
-
-def execute(job: Job) -> dict[str, Any]:
-    """Measure every split of the proposals; write ``metrics.json`` and print its tables."""
+def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
+    """Measure every split of the proposals and print its tables."""
     from weaksam.datasets import open_dataset
 
-    config = job.recipe.evaluate
-    table = job.upstream[config.of].table(PROPOSALS)
+    config, table = job.options.how, job.input(job.options.of, ProposalTable)
+    assert config is not None
     # A source that the recipe names gets its row even if it never made a box: nothing is silently empty.
-    sources = met_sources(table) | set(() if is_import(config.of) else named_sources(job.recipe.of(config.of)))
-    splits = measure(iter_boxes(table), sources, open_dataset(job.recipe.data).ground_truth, config)
-    write_json(job.instance.file(METRICS_FILE), {"iou_thresholds": list(config.iou_thresholds), "splits": splits})
+    sources = table.met_sources() | set(job.options.named_sources)
+    splits = measure(table.images(), sources, open_dataset(job.options.data).ground_truth, config)
+    Evaluation(job.instance).write({"iou_thresholds": list(config.iou_thresholds), "splits": splits})
     for split, measured in splits.items():
         job.console.print(text_table(split, measured, config.iou_thresholds))
     for note in _notes(splits):
         job.console.print(note, style="dim", highlight=False, markup=False)
     text = " · ".join(_summary(split, measured, config.iou_thresholds) for split, measured in splits.items())
-    return {"text": text or "no image to measure"}
+    return EvaluationFacts(text=text or "no image to measure")
 
 
 def measure(

@@ -11,48 +11,41 @@ from typing import Any
 
 from pipelines.engine.stage import Job
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.evaluate.proposals import METRICS_FILE
+from pipelines.evaluate.options import EvaluateOptions
+from pipelines.products.measured import Evaluation, EvaluationFacts
+from pipelines.products.pseudo_labels import PseudoLabelledImage, PseudoLabelTable
 from pipelines.store.numbers import known, percent
-from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
-from pipelines.store.tables import write_json
 from weaksam.datasets.ground_truth import true_objects
-from weaksam.structures import IMAGE_LABELS, GroundTruth, PseudoGroundTruth
+from weaksam.structures import IMAGE_LABELS, GroundTruth
 
 IOU_THRESHOLDS = (0.5, 0.75)
-_COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "score_normalised")
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Measure the pseudo labels; write ``metrics.json`` and print its table."""
+def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
+    """Measure the pseudo labels and print their table."""
     from weaksam.datasets import open_dataset
 
-    instance = job.upstream[job.recipe.evaluate.of]
-    table = instance.table(PSEUDO_LABELS)
-    supervision = (instance.manifest() or {})["supervision"]
-    class_names = table.class_names()
-    rows = (
-        (row["image_id"], row["split"], (row["size_hw"][0], row["size_hw"][1]), pseudo_labels_from_row(row))
-        for row in table.iter_rows(_COLUMNS)
-    )
-    splits = measure(rows, class_names, open_dataset(job.recipe.data).ground_truth)
+    table = job.input(job.options.of, PseudoLabelTable)
+    supervision, class_names = table.facts.supervision, table.class_names
+    splits = measure(table.images(), class_names, open_dataset(job.options.data).ground_truth)
     metrics = {"class_names": list(class_names), "supervision": supervision, "pseudo_labels": splits}
-    write_json(job.instance.file(METRICS_FILE), metrics)
+    Evaluation(job.instance).write(metrics)
     for split, measured in splits.items():
         job.console.print(text_table(split, measured))
     text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
     marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
-    return {"text": marked, "supervision": supervision}
+    return EvaluationFacts(text=marked, supervision=supervision)
 
 
 def measure(
-    images: Iterable[tuple[str, str, tuple[int, int], PseudoGroundTruth]],
+    images: Iterable[PseudoLabelledImage],
     class_names: Sequence[str],
     ground_truth: Callable[[str], Mapping[str, GroundTruth]],
 ) -> dict[str, dict[str, Any]]:
     """Measure pseudo ground truth per split.
 
     Args:
-        images: image id, split, (height, width) and pseudo ground truth, each image once.
+        images: in any order, each once.
         class_names: C.
         ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
 
@@ -62,10 +55,10 @@ def measure(
         there is nothing to measure.
     """
     splits: dict[str, _Split] = {}
-    for image_id, split, size_hw, pseudo in images:
-        if split not in splits:
-            splits[split] = _Split(class_names, ground_truth(split))
-        splits[split].add(image_id, size_hw, pseudo)
+    for image in images:
+        if image.split not in splits:
+            splits[image.split] = _Split(class_names, ground_truth(image.split))
+        splits[image.split].add(image)
     return {split: splits[split].to_plain() for split in sorted(splits)}
 
 
@@ -94,11 +87,11 @@ class _Split:
         self._quality = PseudoLabelQuality(len(class_names))
         self._images = self._boxes = self._empty = 0
 
-    def add(self, image_id: str, size_hw: tuple[int, int], pseudo: PseudoGroundTruth) -> None:
+    def add(self, image: PseudoLabelledImage) -> None:
         self._images += 1
-        self._boxes += len(pseudo)
-        self._empty += len(pseudo) == 0
-        self._quality.add(image_id, pseudo, true_objects(self._truth, image_id, size_hw))
+        self._boxes += len(image.truth)
+        self._empty += len(image.truth) == 0
+        self._quality.add(image.image_id, image.truth, true_objects(self._truth, image.image_id, image.size_hw))
 
     def to_plain(self) -> dict[str, Any]:
         counts = {"images": self._images, "boxes": self._boxes / self._images, "empty": self._empty}

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from pipelines import registry
 from pipelines.exchange import EXPORTS
 from pipelines.exchange.content import Content, SplitImages, detections_of, images_of, proposals_of, pseudo_labels_of
 from pipelines.exchange.pictures import PictureMode
-from pipelines.recipe.model import verb_of
-from pipelines.stages.label import holds_pseudo_labels
+from pipelines.products.detections import DetectionTable
+from pipelines.products.proposals import ProposalTable
+from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.store.instances import Instance, finished_instance
 from weaksam.errors import ConfigError
 
@@ -105,15 +107,18 @@ _GATHER: dict[Product, Callable[[SplitImages, Instance], Content]] = {
 }
 
 
+_PRODUCTS = {
+    ProposalTable: Product.PROPOSALS,
+    DetectionTable: Product.DETECTIONS,
+    PseudoLabelTable: Product.PSEUDO_LABELS,
+}
+
+
 def product_of(instance: Instance) -> Product:
     """Return what a finished instance holds; raise ConfigError if that is nothing to export."""
-    verb = verb_of(instance.name)
-    if verb == "detect":
-        return Product.DETECTIONS
-    if holds_pseudo_labels(instance):
-        return Product.PSEUDO_LABELS
-    if verb in ("propose", "import"):
-        return Product.PROPOSALS
+    for kind, product in _PRODUCTS.items():
+        if isinstance(registry.product_of(instance), kind):
+            return product
     raise ConfigError(f"--of: expected propose, import.NAME, detect.NAME or label, got {instance.name}")
 
 

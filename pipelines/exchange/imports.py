@@ -29,6 +29,9 @@ from pipelines.exchange.mmdet import read_mmdet
 from pipelines.exchange.pickles import load_plain
 from pipelines.exchange.selective_search import read_selective_search
 from pipelines.exchange.wetectron import read_wetectron
+from pipelines.products.index import Index
+from pipelines.products.proposals import ProposalTable
+from pipelines.recipe.keys import to_plain
 from pipelines.store.instances import Instance, Lock, finished_instance, instance_key, prove
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS, SCHEMA_VERSION, proposals_to_row
 from weaksam.errors import ConfigError, DataError, ImageError
@@ -89,7 +92,7 @@ def run_import(
         return manifest
 
     images = index.table(IMAGES)
-    kind = (index.manifest() or {})["kind"]
+    kind = Index(index).facts.kind
     rows = [row for row in images.iter_rows(("image_id", "uri", "split")) if split in ("", row["split"])]
     ids = image_ids(images, kind, split) if split else [row["image_id"] for row in rows]
     uris = {row["image_id"]: row["uri"] for row in rows}
@@ -110,7 +113,7 @@ def run_import(
             return manifest  # somebody finished it while this process read the file
         instance.set_aside_damaged(PROPOSALS)
         instance.reopen()
-        instance.begin(parts)
+        instance.begin(parts, ProposalTable.__name__)
         counts = _write(instance, rows, found, source)
         proof = prove(ids, instance.table(PROPOSALS), instance.dropped)
         lost = counts["discarded"] + counts["outside"]
@@ -120,12 +123,12 @@ def run_import(
             )
         summary = {
             **counts,
-            "images": proof,
+            "images": to_plain(proof),
             "unknown": unknown,
             "missing": len(absent),
             "file": file,
             "sha256": digest,
-            "text": f"{proof['text']} · boxes {counts['boxes']:,} (clipped {counts['clipped']:,}, "
+            "text": f"{proof} · boxes {counts['boxes']:,} (clipped {counts['clipped']:,}, "
             f"without area {counts['discarded']:,}, outside their images {counts['outside']:,}) · images not in the run "
             f"{unknown:,}{f' (such as {strangers[0][:60]!a})' if strangers else ''}",
         }

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from pipelines.exchange.imports import instance_name
+from pipelines.products.index import NO_SPLIT, Index
+from pipelines.products.pseudo_labels import PseudoLabelTable
+from pipelines.recipe.keys import to_plain
 from pipelines.recipe.model import load_recipe
 from pipelines.store.instances import Instance, Lock, finished_instance, instance_key, prove
 from pipelines.store.schemas import (
@@ -84,7 +87,7 @@ def run_export_true_boxes(run_uri: str, *, name: str, noise: float = 0.0, seed: 
     if manifest is not None:
         instance.make_current()
         return manifest
-    split = str((index.manifest() or {})["labels_granted_to"])
+    split = Index(index).granted_split
     truth = _ground_truth(config, split)  # before ``begin``, which puts an earlier instance of this name aside
     with Lock(instance.folder, f"weaksam {instance.name}"):
         manifest = instance.finished(PSEUDO_LABELS)
@@ -92,7 +95,7 @@ def run_export_true_boxes(run_uri: str, *, name: str, noise: float = 0.0, seed: 
             return manifest  # somebody finished it while this process read the annotations
         instance.set_aside_damaged(PSEUDO_LABELS)
         instance.reopen()
-        instance.begin(parts)
+        instance.begin(parts, PseudoLabelTable.__name__)
         return instance.finish(_write(instance, index, truth, split, noise, seed, config))
 
 
@@ -106,7 +109,7 @@ def _stated_size(run_uri: str) -> StatedSize:
 def _ground_truth(config: DataConfig, split: str) -> dict[str, GroundTruth]:
     from weaksam.datasets import open_dataset
 
-    truth = {} if split == "none" else open_dataset(config).ground_truth(split)
+    truth = {} if split == NO_SPLIT else open_dataset(config).ground_truth(split)
     if not truth:
         raise DataError(
             f"{config.uri}: expected true boxes of the split that labels are granted to ({split}), got none; annotate it, or "
@@ -140,8 +143,8 @@ def _write(
     boxes = sum(len(found.kind) for found in noisy.values())
     apart = "".join(f" · {reason} left out {count:,}" for reason, count in left_out.items())
     return {
-        "text": f"{proof['text']} · boxes {boxes:,}{apart} · noise: {wrong if noise else 'none'} · supervision: {BOXES}",
-        "images": proof,
+        "text": f"{proof} · boxes {boxes:,}{apart} · noise: {wrong if noise else 'none'} · supervision: {BOXES}",
+        "images": to_plain(proof),
         "split": split,
         "boxes": boxes,
         "left_out": left_out,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.engine.product import Product
 from pipelines.recipe.model import Recipe, label_of, verb_of
+from pipelines.registry import active
 from pipelines.store.instances import Instance
 from weaksam.structures import GroundTruth
+
+P = TypeVar("P", bound=Product[Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +24,19 @@ class ShownRun:
 
     recipe: Recipe
     uri: str
-    instances: Mapping[str, Instance]  # by name, in the recipe's order; the page itself is not among them
+    products: Mapping[str, Product[Any]]  # by instance name, in the recipe's order; the page itself is not among them
     ground_truth: Callable[[str], Mapping[str, GroundTruth]]  # split -> image id -> true objects; empty if not known
     # Image id -> upright RGB image [H, W, 3]; raises ImageError for one that cannot be read any more.
     read_image: Callable[[str], NDArray[np.uint8]]
+
+    @property
+    def instances(self) -> dict[str, Instance]:
+        """The instances by name."""
+        return {name: product.instance for name, product in self.products.items()}
+
+    def of_kind(self, kind: type[P]) -> dict[str, P]:
+        """Return what the instances of a kind left behind, by name."""
+        return {name: product for name, product in self.products.items() if isinstance(product, kind)}
 
     def of_verb(self, *verbs: str) -> dict[str, Instance]:
         """Return the instances of some verbs by name."""
@@ -37,7 +50,7 @@ class ShownRun:
 
 def shown_instances(recipe: Recipe) -> tuple[str, ...]:
     """Return the instances that a recipe's page shows: those that the recipe makes, and the index."""
-    return tuple(dict.fromkeys(("index", *(name for name in recipe.active if verb_of(name) != "report"))))
+    return tuple(dict.fromkeys(("index", *(name for name in active(recipe) if verb_of(name) != "report"))))
 
 
 def heading(name: str, split: str) -> str:

@@ -39,6 +39,7 @@ from pipelines.recipe.config import (
     RetrainStageConfig,
     TrainMilConfig,
 )
+from pipelines.recipe.keys import to_plain
 from weaksam.config import (
     ClassifierConfig,
     CluesConfig,
@@ -138,27 +139,9 @@ class Recipe(BaseModel):
         """Whether proposals ask a classifier where to look."""
         return self.propose.method == "sam" and self.clues.name != "none"
 
-    @property
-    def trains_classifier(self) -> bool:
-        """Whether that classifier is trained by this run; its weights are given otherwise."""
-        return self.uses_clues and not self.clues.weights
-
-    @property
-    def active(self) -> tuple[str, ...]:
-        """The stage instances to run: the recipe's, without training what is given or not wanted."""
-        return tuple(name for name in self.stages if not self._is_idle(name))
-
-    def _is_idle(self, name: str) -> bool:
-        verb, seen = verb_of(name), self.of(name)
-        if verb == "analyse" and seen.analyse.question == "noise":
-            retrained = self.of(seen.analyse.retrained).retrain
-            return bool(retrained.weights) or retrained.detector != "faster_rcnn"  # DINO has no regions
-        idle = {
-            "train-classifier": not seen.trains_classifier,
-            "train-mil": bool(seen.mil.weights),
-            "retrain": bool(seen.retrain.weights),
-        }
-        return idle.get(verb, False)
+    def section_of(self, name: str) -> Any:
+        """Return the section of the verb of the instance ``name``, as the instance sees it."""
+        return getattr(self.of(name), _section(name))
 
     @model_validator(mode="after")
     def _sources_can_be_made(self) -> Recipe:
@@ -308,17 +291,6 @@ def shipped_recipes() -> list[str]:
     root = shipped_folder()
     names = (p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
     return sorted(name for name in names if not name.startswith("sweeps/") and f"{name}.yaml" != STANDARD)
-
-
-def to_plain(value: Any) -> Any:
-    """Return a config as plain JSON values, as they enter keys, manifests and ``recipe.yaml``."""
-    if isinstance(value, BaseModel):
-        return {name: to_plain(getattr(value, name)) for name in type(value).model_fields}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(v) for v in value]
-    return value
 
 
 def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:

@@ -6,47 +6,68 @@ It is written into the instance's folder and, to be found easily, to ``RUN/repor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipelines.engine.stage import Job, Stage
+from pipelines.engine.product import Facts, Product
+from pipelines.engine.stage import Job, Stage, WhenStopped
 from pipelines.page.render import Frame, render_page
 from pipelines.page.section import in_order
 from pipelines.page.shown_run import ShownRun, shown_instances
+from pipelines.products.index import Index
+from pipelines.recipe.keys import Input
 from pipelines.recipe.model import Recipe
 from pipelines.report import SECTIONS
-from pipelines.store.instances import Instance
-from pipelines.store.schemas import IMAGES
+from pipelines.report.options import ReportOptions
 from pipelines.store.tables import write_bytes
 from weaksam.io.files import join
 from weaksam.structures import IMAGE_LABELS
 
 PAGE_FILE = "report.html"
-SHOWN_UNFINISHED = ("index", "propose")  # verbs whose instances a page reads as far as they have come
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Write the page."""
-    page = page_of(shown_run(job)).encode()
-    for uri in (job.instance.file(PAGE_FILE), join(job.instance.run_uri, PAGE_FILE)):
-        write_bytes(uri, page)
-    return {"text": f"{join(job.instance.run_uri, PAGE_FILE)} ({len(page) / 2**20:.1f} MiB)"}
+class Page(Product[Facts]):
+    """The product of ``report``."""
 
 
-def shown_run(job: Job) -> ShownRun:
+class ReportStage(Stage[ReportOptions]):
+    """See the module."""
+
+    verb = "report"
+    help = "Write the page to look at: pictures, tables, curves, dropped images."
+    product = Page
+    when_stopped = WhenStopped.SHOW
+
+    def options(self, recipe: Recipe, name: str) -> ReportOptions:  # noqa: ARG002
+        """Show what the recipe makes."""
+        return ReportOptions(
+            shown=tuple(Input(name) for name in shown_instances(recipe)),
+            report=recipe.report,
+            title=recipe.name,
+            description=recipe.description,
+            data=recipe.data,
+            sections=tuple(SECTIONS),
+            recipe=recipe,
+        )
+
+    def run(self, job: Job[ReportOptions]) -> Facts:
+        """Write the page."""
+        page = page_of(shown_run(job)).encode()
+        for uri in (job.instance.file(PAGE_FILE), join(job.instance.run_uri, PAGE_FILE)):
+            write_bytes(uri, page)
+        return Facts(text=f"{join(job.instance.run_uri, PAGE_FILE)} ({len(page) / 2**20:.1f} MiB)")
+
+
+def shown_run(job: Job[ReportOptions]) -> ShownRun:
     """Return what the sections see of the run."""
     from weaksam.datasets import open_dataset
 
     return ShownRun(
-        recipe=job.recipe,
+        recipe=job.options.recipe,
         uri=job.instance.run_uri,
-        instances=job.upstream,
-        ground_truth=cache(open_dataset(job.recipe.data).ground_truth),
-        read_image=_image_reader(job.upstream["index"]),
+        products=job.inputs,
+        ground_truth=cache(open_dataset(job.options.data).ground_truth),
+        read_image=job.input(job.options.index, Index).image_reader(),
     )
 
 
@@ -83,34 +104,4 @@ def _and(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
-def _image_reader(index: Instance) -> Callable[[str], NDArray[np.uint8]]:
-    """Give a function from image id to upright RGB image [H, W, 3]; it raises ImageError for one that cannot be read."""
-    from weaksam.io.files import read_bytes
-    from weaksam.io.images import decode_image
-
-    uris = {row["image_id"]: row["uri"] for row in index.table(IMAGES).iter_rows(["image_id", "uri"])}
-    return lambda image_id: decode_image(read_bytes(uris[image_id]))
-
-
-def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
-    return shown_instances(recipe)
-
-
-def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    # How often the page is made follows from what it shows, the recipe's own words among it.
-    return {
-        "report": recipe.report,
-        "name": recipe.name,
-        "description": recipe.description,
-        "data": recipe.data,
-        "sections": list(SECTIONS),
-    }
-
-
-STAGE = Stage(
-    verb="report",
-    help="Write the page to look at: pictures, tables, curves, dropped images.",
-    reads=_reads,
-    method=_method,
-    execute=execute,
-)
+STAGE = ReportStage()

@@ -8,7 +8,7 @@ finds its boxes alone. With ``view`` it is shown one view of each image (``VIEWS
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,18 +19,22 @@ from numpy.typing import NDArray
 from pipelines.dataflow.passes import Pools, work_off
 from pipelines.dataflow.rows import PLANNED, decode_row, fetch, finish_batch, guarded, use_threads
 from pipelines.engine import ray_session
-from pipelines.engine.stage import Content, Job, Stage
-from pipelines.recipe.config import method_of
+from pipelines.engine.stage import Job, Stage
+from pipelines.products.detections import DetectionFacts, DetectionTable
+from pipelines.products.index import Index
+from pipelines.products.proposal_boxes import ProposalBoxes
+from pipelines.products.proposals import ProposalTable
+from pipelines.recipe.config import ResourcesConfig
+from pipelines.recipe.keys import INDEX, NOTHING, Input
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.instances import Instance
-from pipelines.store.proposal_boxes import ProposalBoxes
-from pipelines.store.schemas import DETECTIONS, IMAGES, PROPOSALS, detections_to_row, with_class_names
+from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from pipelines.store.tables import Table
+from pipelines.training.trained import Trained
 from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig, require
+from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
 from weaksam.structures import IMAGE_LABELS, Detections
-
-DETECTOR_FILE = "detector.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,35 +48,92 @@ class ImageView:
 VIEWS = {"plain": ImageView(), "mirrored": ImageView(mirror=True), "smaller": ImageView(scale=0.75)}
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Detect in every image of the chosen splits; return the proof and what the actors were."""
-    recipe, index = job.recipe, job.upstream["index"].table(IMAGES)
-    model, detector = recipe.detect.model, detector_of(recipe)
-    test, mirror = settings_of(recipe, job.instance.name)
-    is_mil = isinstance(detector, MilConfig)
-    proposals = job.upstream[scored_proposals(recipe)].table(PROPOSALS) if is_mil else None
-    proposed = None if proposals is None else set(proposals.ids())
-    images = planned_images(index.read(), proposed, test, job.instance.name)
-    schema = with_class_names(DETECTIONS, index.class_names())
-    ray_session.connect(recipe.resources, job.options.address)
-    sizes = ray_session.connected_pool_sizes(recipe.resources, images.num_rows, with_clues=False)
-    spec = DetectSpec(
-        instance=job.instance,
-        weights=detector.weights or job.upstream[model].file(DETECTOR_FILE),
-        proposals=proposals,
-        config=detector,
-        test=test,
-        mirror=mirror,
-        class_names=index.class_names(),
-        threads=sizes.threads,
-        device="cuda" if sizes.gpu_share else "cpu",
+@dataclass(frozen=True, kw_only=True)
+class DetectOptions:
+    """Which detector is run over which images, and how."""
+
+    index: Input = INDEX
+    model: Input  # "" where the detector's weights are given
+    proposals: Input  # that a detector of ``train-mil`` scores; "" for one that finds its boxes alone
+    weights: Weights  # of a given detector
+    architecture: MilArchitecture | RetrainedArchitecture
+    test: DetectConfig
+    mirror: bool
+    detector: NotInKey[MilConfig | RetrainConfig]  # how it was trained; see ``architecture``
+    resources: NotInKey[ResourcesConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MilArchitecture:
+    """What of a weakly-supervised detector's options decides what it finds with given weights."""
+
+    detector: str
+    backbone: str
+    proposal_sources: tuple[str, ...]
+    min_box_side: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainedArchitecture:
+    """The same of a retrained detector."""
+
+    backbone: str
+    detector: Any  # its own options
+
+
+class DetectStage(Stage[DetectOptions]):
+    """See the module."""
+
+    verb = "detect"
+    help = (
+        "Run a trained detector over images.\n\n"
+        "`--label mil`: that of `train-mil`, on their proposals. `--label final`: that of `retrain`, alone."
     )
+    product = DetectionTable
+    loads_models = True
 
-    def operators(dataset: Any, pools: Pools) -> Any:
-        dataset = pools.tasks(dataset, fetch, longest_side=test.max_side)
-        return pools.actors(dataset, DetectActor, sizes.segment_actors, spec=spec, schema=schema)
+    def options(self, recipe: Recipe, name: str) -> DetectOptions:
+        """Look up how the detector was trained, and settle how it is run."""
+        detector = detector_of(recipe)
+        test, mirror = settings_of(recipe, name)
+        return DetectOptions(
+            model=NOTHING if detector.weights else recipe.detect.model,
+            proposals=scored_proposals(recipe) if isinstance(detector, MilConfig) else NOTHING,
+            weights=Weights(str(detector.weights)),
+            architecture=_architecture(detector),
+            test=test,
+            mirror=mirror,
+            detector=detector,
+            resources=recipe.resources,
+        )
 
-    return work_off(job, images, schema, sizes, operators) | {"supervision": _supervision(job)}
+    def run(self, job: Job[DetectOptions]) -> DetectionFacts:
+        """Detect in every image of the chosen splits."""
+        options, index = job.options, job.input(job.options.index, Index)
+        proposals = job.input(options.proposals, ProposalTable).table if options.proposals else None
+        proposed = None if proposals is None else set(proposals.ids())
+        images = planned_images(index.read(), proposed, options.test, job.instance.name)
+        schema = with_class_names(DETECTIONS, index.class_names)
+        ray_session.connect(options.resources, job.asked.address)
+        sizes = ray_session.connected_pool_sizes(options.resources, images.num_rows, with_clues=False)
+        spec = DetectSpec(
+            instance=job.instance,
+            weights=job.input(options.model, Trained).weights_uri if options.model else options.weights.uri,
+            proposals=proposals,
+            config=options.detector,
+            test=options.test,
+            mirror=options.mirror,
+            class_names=index.class_names,
+            threads=sizes.threads,
+            device="cuda" if sizes.gpu_share else "cpu",
+        )
+
+        def operators(dataset: Any, pools: Pools) -> Any:
+            dataset = pools.tasks(dataset, fetch, longest_side=options.test.max_side)
+            return pools.actors(dataset, DetectActor, sizes.segment_actors, spec=spec, schema=schema)
+
+        facts = work_off(job, images, schema, sizes, operators)
+        return DetectionFacts(**vars(facts), supervision=_supervision(job))
 
 
 def detector_of(recipe: Recipe) -> MilConfig | RetrainConfig:
@@ -86,7 +147,7 @@ def detector_of(recipe: Recipe) -> MilConfig | RetrainConfig:
     return recipe.of(model).mil if verb_of(model) == "train-mil" else recipe.of(model).retrain
 
 
-def scored_proposals(recipe: Recipe) -> str:
+def scored_proposals(recipe: Recipe) -> Input:
     """Return the instance whose proposals a detector of ``train-mil`` scores; ``recipe`` is what the instance sees."""
     return recipe.detect.proposals or recipe.of(recipe.detect.model).mil.proposals
 
@@ -109,6 +170,22 @@ def settings_of(recipe: Recipe, name: str) -> tuple[DetectConfig, bool]:
         return replace(config, splits=splits), False
     scales = tuple(round(view.scale * scale) for scale in config.scales)
     return replace(config, splits=splits, flip=False, scales=scales), view.mirror
+
+
+def _architecture(detector: MilConfig | RetrainConfig) -> MilArchitecture | RetrainedArchitecture:
+    if isinstance(detector, RetrainConfig):
+        return RetrainedArchitecture(backbone=detector.backbone, detector=detector.of_detector)
+    return mil_architecture(detector)
+
+
+def mil_architecture(detector: MilConfig) -> MilArchitecture:
+    """Return what of a detector's options counts once it is trained."""
+    return MilArchitecture(
+        detector=detector.detector,
+        backbone=detector.backbone,
+        proposal_sources=detector.proposal_sources,
+        min_box_side=detector.min_box_side,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,61 +307,17 @@ def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectCo
     return pa.Table.from_pylist(rows, schema=PLANNED)
 
 
-def _supervision(job: Job) -> str:
+def _supervision(job: Job[DetectOptions]) -> str:
     """Return the supervision of the detector."""
-    model, detector = job.recipe.detect.model, detector_of(job.recipe)
-    if isinstance(detector, MilConfig):
+    options = job.options
+    if isinstance(options.detector, MilConfig):
         return IMAGE_LABELS
-    if model in job.upstream:
-        return str((job.upstream[model].manifest() or {})["supervision"])
+    if options.model:
+        return job.input(options.model, Trained).facts.supervision
     from weaksam.detectors.loading import load_retrained
     from weaksam.io.weights import fetch_weights
 
-    return load_retrained(fetch_weights(detector.weights).path, detector)[2]
+    return load_retrained(fetch_weights(options.weights.uri).path, options.detector)[2]
 
 
-def _reads(recipe: Recipe, _name: str) -> tuple[str, ...]:
-    detector = detector_of(recipe)
-    proposals = (scored_proposals(recipe),) if isinstance(detector, MilConfig) else ()
-    return ("index", *proposals, *(() if detector.weights else (recipe.detect.model,)))
-
-
-def _method(recipe: Recipe, name: str) -> Mapping[str, Any]:
-    test, mirror = settings_of(recipe, name)
-    detector = detector_of(recipe)
-    common = {
-        "detect": method_of(test, ("view",)),
-        "mirror": mirror,
-        "detector": detector.detector,
-        "backbone": detector.backbone,
-    }
-    if isinstance(detector, MilConfig):
-        return {**common, "proposal_sources": detector.proposal_sources, "min_box_side": detector.min_box_side}
-    return {**common, detector.detector: detector.of_detector}
-
-
-def _contents(recipe: Recipe, _name: str) -> Mapping[str, Content]:
-    return given_detector(detector_of(recipe).weights)
-
-
-def given_detector(weights: str) -> Mapping[str, Content]:
-    """Return the detector that a recipe gives, a path or a URI, as a stage's contents; nothing for an empty one."""
-    return {"detector": Content(weights, _detector_sha256)} if weights else {}
-
-
-def _detector_sha256(uri: str) -> str:
-    from weaksam.io.weights import fetch_weights
-
-    return fetch_weights(uri).sha256
-
-
-STAGE = Stage(
-    verb="detect",
-    help="Run a trained detector over images.\n\n"
-    "`--label mil`: that of `train-mil`, on their proposals. `--label final`: that of `retrain`, alone.",
-    reads=_reads,
-    method=_method,
-    execute=execute,
-    table=DETECTIONS,
-    contents=_contents,
-)
+STAGE = DetectStage()

@@ -8,18 +8,19 @@ that does not depend on how the data set sorts its files.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.engine.stage import Content, Job, Stage
-from pipelines.recipe.model import Recipe, to_plain, verb_of
+from pipelines.products.index import NO_SPLIT, Index, IndexFacts, first_in_hash_order, in_hash_order
+from pipelines.recipe.model import Recipe
 from pipelines.store.schemas import IMAGES, with_class_names
 from weaksam.config import DataConfig
+from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
@@ -33,60 +34,71 @@ _SIZES_LOOKED_AT = 64  # pictures of a split; the measuring stages compare them 
 _READERS = 16
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Write the ``images`` table, say what was passed over, and return the counts per split."""
-    from weaksam.datasets import open_dataset, train_split
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """What the images are, and whether their true boxes are checked, which is of no matter to the table."""
 
-    config = job.recipe.data
-    dataset = open_dataset(config)
-    labelled = train_split(dataset, config)
-    available = {split: dataset.records(split) for split in dataset.splits}
-    told = dataset.passed_over
-    _require_images(available, told, labelled, config)
-    _require_unique(available, config.uri)
-    boxes = _count_true_boxes(job.recipe, dataset, available)
-
-    records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
-    rows = [
-        {
-            "image_id": r.image_id,
-            "uri": r.uri,
-            "split": r.split,
-            "labels": r.labels if r.split == labelled else None,
-            "labels_difficult": r.labels_difficult if r.split == labelled else None,
-        }
-        for r in records
-    ]
-    job.instance.table(with_class_names(IMAGES, dataset.class_names)).write_rows(rows, "part-0")
-    if told:
-        line = f"  passed over: {'; '.join(map(str, told))}"
-        job.console.print(line, markup=False, highlight=False, soft_wrap=True)
-    counts = Counter(r.split for r in records)
-    parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
-    labels = _what_labels_say(records, dataset.class_names, labelled)
-    return {
-        "text": " · ".join([f"images {len(rows):,} ({parts})", labels, *_what_boxes_say(boxes)]),
-        "splits": dict(counts),
-        "available": {split: len(all_records) for split, all_records in available.items()},
-        "classes": len(dataset.class_names),
-        "labels_granted_to": labelled,
-        "kind": dataset.kind,
-        "passed_over": [asdict(one) for one in told],
-        "true_boxes": {split: of_split._asdict() for split, of_split in boxes.items()},
-    }
+    data: DataConfig
+    checks_true_boxes: NotInKey[bool]
 
 
-def first_in_hash_order(records: list[ImageRecord], limit: int) -> list[ImageRecord]:
-    """Return the ``limit`` records whose hashed ids come first, in the data set's own order; 0 keeps all."""
-    if not limit or limit >= len(records):
-        return records
-    chosen = set(in_hash_order([r.image_id for r in records])[:limit])
-    return [r for r in records if r.image_id in chosen]
+class IndexStage(Stage[IndexOptions]):
+    """See the module."""
 
+    verb = "index"
+    help = "List a data set's images and the labels that the recipe grants."
+    product = Index
 
-def in_hash_order(image_ids: list[str]) -> list[str]:
-    """Return ids in an order that is fixed, but unrelated to their names: the head is a fair sample of the whole."""
-    return sorted(image_ids, key=lambda image_id: hashlib.sha1(image_id.encode()).digest())
+    def options(self, recipe: Recipe, name: str) -> IndexOptions:  # noqa: ARG002
+        """Look at true boxes where an instance that the recipe lists measures by them."""
+        measures = (getattr(recipe.section_of(n), "measures_by_true_boxes", False) for n in recipe.stages)
+        return IndexOptions(data=recipe.data, checks_true_boxes=any(measures))
+
+    def contents(self, options: IndexOptions) -> Mapping[str, Content]:
+        """Return the data set."""
+        return {"data": Content(options.data, _fingerprint)}
+
+    def run(self, job: Job[IndexOptions]) -> IndexFacts:
+        """Write the ``images`` table, say what was passed over, and return the counts per split."""
+        from weaksam.datasets import open_dataset, train_split
+
+        config = job.options.data
+        dataset = open_dataset(config)
+        labelled = train_split(dataset, config)
+        available = {split: dataset.records(split) for split in dataset.splits}
+        told = dataset.passed_over
+        _require_images(available, told, labelled, config)
+        _require_unique(available, config.uri)
+        boxes = _count_true_boxes(dataset, available) if job.options.checks_true_boxes else {}
+
+        records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
+        rows = [
+            {
+                "image_id": r.image_id,
+                "uri": r.uri,
+                "split": r.split,
+                "labels": r.labels if r.split == labelled else None,
+                "labels_difficult": r.labels_difficult if r.split == labelled else None,
+            }
+            for r in records
+        ]
+        job.instance.table(with_class_names(IMAGES, dataset.class_names)).write_rows(rows, "part-0")
+        if told:
+            line = f"  passed over: {'; '.join(map(str, told))}"
+            job.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        counts = Counter(r.split for r in records)
+        parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+        labels = _what_labels_say(records, dataset.class_names, labelled)
+        return IndexFacts(
+            text=" · ".join([f"images {len(rows):,} ({parts})", labels, *_what_boxes_say(boxes)]),
+            splits=dict(counts),
+            available={split: len(all_records) for split, all_records in available.items()},
+            classes=len(dataset.class_names),
+            labels_granted_to=labelled,
+            kind=dataset.kind,
+            passed_over=tuple(told),
+            true_boxes=boxes,
+        )
 
 
 def _require_images(
@@ -122,29 +134,15 @@ def _require_unique(available: Mapping[str, Sequence[ImageRecord]], uri: str) ->
             )
 
 
-def _count_true_boxes(
-    recipe: Recipe, dataset: Dataset, available: Mapping[str, Sequence[ImageRecord]]
-) -> dict[str, BoxCounts]:
-    """Count the true boxes of each split by which the recipe measures, so that malformed ones are an error now and not later.
+def _count_true_boxes(dataset: Dataset, available: Mapping[str, Sequence[ImageRecord]]) -> dict[str, BoxCounts]:
+    """Count the true boxes of each split, so that malformed ones are an error now and not after hours of work.
 
     Some pictures' sizes are compared with those that their annotations state.
     """
     from weaksam.datasets import check_true_boxes
 
-    if not any(_reads_true_boxes(recipe.of(name), name) for name in recipe.stages):
-        return {}
     found = {split: check_true_boxes(dataset, split, partial(_some_sizes, of)) for split, of in available.items()}
     return {split: counts for split, counts in found.items() if counts.images}
-
-
-def _reads_true_boxes(recipe: Recipe, name: str) -> bool:
-    """Whether an instance measures by true boxes; ``recipe`` is what it sees."""
-    measures = {
-        "evaluate": not recipe.evaluate.views,
-        "analyse": recipe.analyse.question != "similarity",
-        "report": True,
-    }
-    return measures.get(verb_of(name), False)
 
 
 def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:
@@ -159,7 +157,7 @@ def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:
 def _what_labels_say(records: Sequence[ImageRecord], class_names: Sequence[str], labelled: str) -> str:
     known = [r.labels_difficult for r in records if r.split == labelled and r.labels_difficult is not None]
     granted = sum(r.split == labelled for r in records)
-    if labelled == "none":
+    if labelled == NO_SPLIT:
         return f"classes {len(class_names):,} · labels granted to no split" if class_names else "no labels"
     if not known:
         return f"no labels: no image of the split {labelled} is annotated"
@@ -179,29 +177,10 @@ def _what_boxes_say(boxes: Mapping[str, BoxCounts]) -> list[str]:
     return [f"true boxes left out {left_out:,} (without area or outside), cut {cut:,}"]
 
 
-def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    # What stated sizes count for is of no matter to the table: see ``truth_options``.
-    return {"data": {name: value for name, value in to_plain(recipe.data).items() if name != "stated_size"}}
-
-
-def truth_options(recipe: Recipe) -> Mapping[str, Any]:
-    """Return what can change how true boxes are read, for the keys of the stages that read them; nothing by default."""
-    stated_size = recipe.data.stated_size
-    return {} if stated_size == "check" else {"stated_size": stated_size}
-
-
 def _fingerprint(config: DataConfig) -> str:
     from weaksam.datasets import open_dataset
 
     return open_dataset(config).fingerprint()
 
 
-STAGE = Stage(
-    verb="index",
-    help="List a data set's images and the labels that the recipe grants.",
-    reads=lambda _recipe, _name: (),
-    method=_method,
-    execute=execute,
-    table=IMAGES,
-    contents=lambda recipe, _name: {"data": Content(recipe.data, _fingerprint)},
-)
+STAGE = IndexStage()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.engine.stage import Job, Stage
-from pipelines.recipe.config import method_of
-from pipelines.recipe.model import Recipe, verb_of
-from pipelines.store.instances import Instance, prove
-from pipelines.store.schemas import BOX, DETECTIONS, IMAGES, PSEUDO_LABELS, with_class_names
-from pipelines.training.fit import granted_split
+from pipelines.products.detections import DetectionTable
+from pipelines.products.index import Index
+from pipelines.products.pseudo_labels import PseudoLabelFacts, PseudoLabelTable
+from pipelines.recipe.config import LabelConfig
+from pipelines.recipe.keys import INDEX, Input
+from pipelines.recipe.model import Recipe
+from pipelines.store.instances import Proof, prove
+from pipelines.store.schemas import BOX, PSEUDO_LABELS, with_class_names
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError
 from weaksam.pseudo_labels.boxes import KEPT, REASONS, Selection, fill_in, select
@@ -31,47 +35,78 @@ THRESHOLDS = ("tau_s", "tau_o")  # of adaptive selection, that the recipe may le
 _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score")
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Write the pseudo labels of the labelled split and return the proof with what was rejected, by reason."""
-    index = job.upstream["index"].table(IMAGES)
-    detections = job.upstream[job.recipe.pseudo_labels.detections].table(DETECTIONS)
-    class_names, split = index.class_names(), granted_split(job)
-    number_of, labels = label_matrix(index.read(("image_id", "split", "labels_difficult")), split, len(class_names))
-    table = job.instance.table(with_class_names(PSEUDO_LABELS, class_names))
-    table.remove_all()  # of an interrupted run, whose parts may have been other ones
-    planned: list[str] = []
-    counts: Counter[str] = Counter()
+@dataclass(frozen=True, kw_only=True)
+class LabelFacts(PseudoLabelFacts):
+    """What ``label`` says of its table."""
 
-    def parts() -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:
-        for part in detections.iter_parts(_COLUMNS):
-            part = part.filter(pc.equal(part["split"], split)).combine_chunks()
-            if part.num_rows:
-                yield part, labels[[number_of[image_id] for image_id in part["image_id"].to_pylist()]]
-
-    config = filled_in(parts(), job.recipe.pseudo_labels)
-    for n, (part, labelled) in enumerate(parts()):
-        rows, counted = label_part(part, labelled, table.schema, config)
-        table.write_part(rows, f"part-{n:05d}")
-        planned += part["image_id"].to_pylist()
-        counts += counted
-    if not planned:
-        raise DataError(
-            f"{detections.folder}: expected detections in images of the split that labels are granted to ({split}), got none; "
-            "name it in detect.splits (empty = all), or grant labels with data.train_split"
-        )
-    summary = _summary(prove(planned, table, job.instance.dropped), counts, len(number_of))
-    thresholds = {name: getattr(config, name) for name in THRESHOLDS}
-    chosen = [
-        f"{name} {thresholds[name]:.3g}" for name in THRESHOLDS if getattr(job.recipe.pseudo_labels, name) == "auto"
-    ]
-    text = " · chosen: ".join([summary["text"], *([", ".join(chosen)] if chosen else [])])
-    return {"split": split, **summary, "text": text, "thresholds": thresholds}
+    boxes_per_image: float = 0.0
+    without_boxes: int = 0  # images
+    without_labels: int = 0  # images
+    undetected: int = 0  # images of the split that have no row of detections
+    rejected: dict[str, int] = field(default_factory=dict)  # reason -> detections
 
 
-def holds_pseudo_labels(instance: Instance) -> bool:
-    """Whether an instance's table is one of pseudo labels: made here, or of true boxes; other imports are proposals."""
-    verb = verb_of(instance.name)
-    return verb == "label" or (verb == "import" and "supervision" in (instance.manifest() or {}))
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """Which detections become pseudo labels, and how."""
+
+    index: Input = INDEX
+    detections: Input
+    pseudo_labels: LabelConfig
+
+
+class LabelStage(Stage[LabelOptions]):
+    """See the module."""
+
+    verb = "label"
+    help = "Turn the detections of the training images into pseudo ground truth."
+    product = PseudoLabelTable
+
+    def options(self, recipe: Recipe, name: str) -> LabelOptions:  # noqa: ARG002
+        """Take the section of pseudo labels."""
+        return LabelOptions(detections=recipe.pseudo_labels.detections, pseudo_labels=recipe.pseudo_labels)
+
+    def describe(self, options: LabelOptions) -> str:
+        """Return how detections are chosen."""
+        config = options.pseudo_labels
+        if config.mode == "top1":
+            return f"the best {config.top_k} of each label"
+        return f"scores above {config.tau_s}, covered to less than {config.tau_o}"
+
+    def run(self, job: Job[LabelOptions]) -> LabelFacts:
+        """Write the pseudo labels of the labelled split, and count what was rejected, by reason."""
+        index = job.input(job.options.index, Index)
+        detections = job.input(job.options.detections, DetectionTable).table
+        class_names, split = index.class_names, index.granted_split
+        number_of, labels = label_matrix(index.read(("image_id", "split", "labels_difficult")), split, len(class_names))
+        table = job.instance.table(with_class_names(PSEUDO_LABELS, class_names))
+        table.remove_all()  # of an interrupted run, whose parts may have been other ones
+        planned: list[str] = []
+        counts: Counter[str] = Counter()
+
+        def parts() -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:
+            for part in detections.iter_parts(_COLUMNS):
+                part = part.filter(pc.equal(part["split"], split)).combine_chunks()
+                if part.num_rows:
+                    yield part, labels[[number_of[image_id] for image_id in part["image_id"].to_pylist()]]
+
+        config = filled_in(parts(), job.options.pseudo_labels)
+        for n, (part, labelled) in enumerate(parts()):
+            rows, counted = label_part(part, labelled, table.schema, config)
+            table.write_part(rows, f"part-{n:05d}")
+            planned += part["image_id"].to_pylist()
+            counts += counted
+        if not planned:
+            raise DataError(
+                f"{detections.folder}: expected detections in images of the split that labels are granted to ({split}), got "
+                "none; name it in detect.splits (empty = all), or grant labels with data.train_split"
+            )
+        facts = _facts(prove(planned, table, job.instance.dropped), counts, len(number_of))
+        thresholds = {name: getattr(config, name) for name in THRESHOLDS}
+        open_ones = [name for name in THRESHOLDS if getattr(job.options.pseudo_labels, name) == "auto"]
+        chosen = ", ".join(f"{name} {thresholds[name]:.3g}" for name in open_ones)
+        text = " · chosen: ".join([facts.text, *([chosen] if chosen else [])])
+        return replace(facts, text=text, split=split, thresholds=thresholds)
 
 
 def label_matrix(images: pa.Table, split: str, num_classes: int) -> tuple[dict[str, int], NDArray[np.bool_]]:
@@ -194,43 +229,23 @@ def _lengths(lists: pa.Array) -> NDArray[np.int64]:
     return lengths
 
 
-def _summary(proof: Mapping[str, Any], counts: Mapping[str, int], indexed: int) -> dict[str, Any]:
-    """Return what the manifest says."""
-    images, boxes = proof["images"], counts[REASONS[KEPT]]
+def _facts(proof: Proof, counts: Mapping[str, int], indexed: int) -> LabelFacts:
+    images, boxes = proof.images, counts[REASONS[KEPT]]
     rejected = {reason: counts[reason] for reason in REASONS[KEPT + 1 :] if counts[reason]}
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "none"
     undetected = f" · never detected in {indexed - images:,}" if indexed > images else ""
-    return {
-        "text": f"{proof['text']}{undetected} · boxes {boxes:,}, {boxes / images:.2f} an image · without any box "
+    return LabelFacts(
+        text=f"{proof}{undetected} · boxes {boxes:,}, {boxes / images:.2f} an image · without any box "
         f"{counts['empty']:,} ({counts['unlabelled']:,} without labels) · rejected: {reasons}",
-        "images": proof,
-        "boxes": boxes,
-        "boxes_per_image": round(boxes / images, 4),
-        "without_boxes": counts["empty"],
-        "without_labels": counts["unlabelled"],
-        "undetected": indexed - images,
-        "rejected": rejected,
-        "supervision": IMAGE_LABELS,
-    }
+        images=proof,
+        boxes=boxes,
+        boxes_per_image=round(boxes / images, 4),
+        without_boxes=counts["empty"],
+        without_labels=counts["unlabelled"],
+        undetected=indexed - images,
+        rejected=rejected,
+        supervision=IMAGE_LABELS,
+    )
 
 
-def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    return {"pseudo_labels": method_of(recipe.pseudo_labels)}
-
-
-def _describe(recipe: Recipe) -> str:
-    config = recipe.pseudo_labels
-    if config.mode == "top1":
-        return f"the best {config.top_k} of each label"
-    return f"scores above {config.tau_s}, covered to less than {config.tau_o}"
-
-
-STAGE = Stage(
-    verb="label",
-    help="Turn the detections of the training images into pseudo ground truth.",
-    reads=lambda recipe, _name: ("index", recipe.pseudo_labels.detections),
-    method=_method,
-    execute=execute,
-    table=PSEUDO_LABELS,
-    describe=_describe,
-)
+STAGE = LabelStage()

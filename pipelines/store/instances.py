@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipelines.store import products
+from pipelines.store import integrity
 from pipelines.store.schemas import DROPPED
 from pipelines.store.tables import (
     DamagedFileError,
@@ -107,9 +107,16 @@ class Instance:
         manifest = self.manifest() or {}
         return {"key": self.key, **{name: manifest[name] for name in ("rows", "files") if name in manifest}}
 
-    def begin(self, parts: Mapping[str, Any]) -> None:
-        """Record what is going to be done, before the first row, and make this the current instance of its name."""
-        write_json(self.file("_plan.json"), {"instance": self.name, "key": self.key, "parts": parts})
+    def begin(self, parts: Mapping[str, Any], product: str = "") -> None:
+        """Record what is going to be done, before the first row, and make this the current instance of its name.
+
+        Args:
+            parts: what the key was made of.
+            product: name of the class that reads what the instance will leave behind; needed where the name does not tell.
+        """
+        write_json(
+            self.file("_plan.json"), {"instance": self.name, "key": self.key, "product": product, "parts": parts}
+        )
         self.make_current()
 
     def make_current(self) -> None:
@@ -123,7 +130,7 @@ class Instance:
 
     def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Record that the work is done and proved, and what it left behind; return the manifest."""
-        manifest = {"instance": self.name, "key": self.key, **summary, **products.record(self.folder)}
+        manifest = {"instance": self.name, "key": self.key, **summary, **integrity.record(self.folder)}
         write_json(self.file("_manifest.json"), manifest)
         return manifest
 
@@ -153,7 +160,7 @@ class Instance:
             except DamagedFileError as error:
                 found[name] = error.reason
         manifest = {} if "_manifest.json" in found else self.manifest() or {}
-        found |= products.damage(self.folder, manifest, None if schema is None else self.table(schema))
+        found |= integrity.damage(self.folder, manifest, None if schema is None else self.table(schema))
         return found | {f"_dropped/{name}": reason for name, reason in self.dropped.damaged().items()}
 
     def set_aside_damaged(self, schema: pa.Schema | None) -> None:
@@ -446,22 +453,34 @@ def _describe(uri: str, seen: _Sight | None) -> str:
     return f"{holder.get('job', '?')} (host {holder.get('host', '?')}, pid {holder.get('pid', '?')}{age})"
 
 
-def prove(planned: list[str], table: Table, dropped: Table) -> dict[str, Any]:
-    """Compute from the files what became of the planned images; raise RunError unless each is done or dropped exactly once.
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What became of the planned images, counted from files."""
 
-    Returns:
-        ``images``, ``done``, ``dropped``, ``duplicates`` and ``text``, the line that a stage ends with.
-    """
+    images: int  # planned
+    done: int
+    dropped: int
+    duplicates: int = 0
+
+    def __str__(self) -> str:
+        """The line that a stage ends with."""
+        return (
+            f"images {self.images:,} = done {self.done:,} + dropped {self.dropped:,} · duplicates {self.duplicates:,}"
+        )
+
+
+def prove(planned: list[str], table: Table, dropped: Table) -> Proof:
+    """Compute from the files what became of the planned images; raise RunError unless each is done or dropped exactly once."""
     done = table.ids()
     lost = set(dropped.ids()) - set(done)
     duplicates = len(done) - len(set(done))
     missing = set(planned) - set(done) - lost
     surplus = (set(done) | lost) - set(planned)
-    text = f"images {len(planned):,} = done {len(set(done)):,} + dropped {len(lost):,} · duplicates {duplicates:,}"
+    proof = Proof(images=len(planned), done=len(set(done)), dropped=len(lost), duplicates=duplicates)
     if missing or surplus or duplicates:
         some = ", ".join(sorted(missing | surplus)[:5])
         raise RunError(
-            f"{table.folder}: the proof does not hold: {text}, missing {len(missing):,}, not asked for {len(surplus):,} "
+            f"{table.folder}: the proof does not hold: {proof}, missing {len(missing):,}, not asked for {len(surplus):,} "
             f"({some}). Run the same command again; if it persists, delete {table.folder} and run it once more"
         )
-    return {"images": len(planned), "done": len(set(done)), "dropped": len(lost), "duplicates": 0, "text": text}
+    return proof

@@ -1,6 +1,6 @@
 """What the training stages share: resources for the machine, progress on the terminal, images that drop out, the proof.
 
-A stage supplies a ``TrainingTask``; ``worker_loop`` does the steps. Checkpoints, scalars and TensorBoard's events go to
+A stage supplies a ``TrainingTask``; ``loop`` does the steps. Checkpoints, scalars and TensorBoard's events go to
 ``checkpoints/`` of the instance, where ``tensorboard --logdir RUN`` finds the curves of all trainings of a run
 (``pip install tensorboard``).
 """
@@ -10,53 +10,69 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from pipelines.engine import ray_session
-from pipelines.engine.stage import Content, Job
+from pipelines.engine.stage import Job
+from pipelines.products.rows import Throughput
 from pipelines.recipe.config import ResourcesConfig
+from pipelines.store.instances import Proof
+from pipelines.training.images import told
+from pipelines.training.trained import Steps, TrainingFacts, checkpoints_uri
 from weaksam.config import MilConfig, RetrainConfig
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pipelines.training.task import Progress, TrainingResources, TrainingResult, TrainingTask
 
-CHECKPOINTS = "checkpoints"  # folder of an instance
-GPU_MEMORY = "gpu_memory_mib"  # in the manifest of a training on GPUs: the most that tensors of one worker took
 MOST_THREADS = 16  # of one worker; small networks gain nothing from more
 _LINE_S = 15.0  # one plain line this often where there is no terminal
 
 
-def train(
-    job: Job,
+class HasResources(Protocol):
+    """The options of a stage that trains."""
+
+    @property
+    def resources(self) -> ResourcesConfig:
+        """How much of the machine or cluster it takes."""
+
+
+class Fitted(NamedTuple):
+    """What came of a training."""
+
+    model: nn.Module  # with its last weights, or with the best where they are judged; on the CPU
+    result: TrainingResult
+    facts: TrainingFacts
+
+
+def fit(
+    job: Job[HasResources],
     task: TrainingTask,
-    uris: Mapping[str, str],
+    *,
+    split: str,
     left_out: Mapping[str, int],
     watch: Callable[[Progress], None] = lambda _row: None,
-) -> tuple[TrainingResult, dict[str, Any]]:
-    """Train a task to its end on Ray Train, continuing where an earlier run stopped.
+) -> Fitted:
+    """Train a task to its end, continuing where an earlier run stopped.
 
     Args:
         job: its instance gets the checkpoints and, for images that could not be used, rows of ``_dropped``.
         task: what to train.
-        uris: image id -> where it is, of the task's images.
-        left_out: reason -> images of the split that are not learnt from, to be told.
+        split: that its images are of.
+        left_out: reason -> images of the split that are not learnt from.
         watch: called for every row of the scalars.
-
-    Returns:
-        The result, and what every training's manifest says: text, steps, images, throughput, and on GPUs their memory.
     """
     from pipelines.training.loop import run_training
 
-    plan = task.plan
-    ray_session.connect(job.recipe.resources, job.options.address)
-    resources = choose_resources(
-        job.recipe.resources, plan.batch_size, *ray_session.connected_size(job.recipe.resources)
-    )
-    others = "".join(f", {count:,} {reason} left out" for reason, count in left_out.items())
+    plan, asked = task.plan, job.options.resources
+    ray_session.connect(asked, job.asked.address)
+    resources = choose_resources(asked, plan.batch_size, *ray_session.connected_size(asked))
+    others = f", {told(left_out)} left out" if left_out else ""
     each = "one GPU" if resources.use_gpu else f"{resources.threads} thread(s)"
     job.console.print(
         f"  {plan.images:,} images{others}; {plan.steps:,} steps of {plan.batch_size}; "
@@ -67,48 +83,37 @@ def train(
         def progress(row: Progress) -> None:
             show(row)
             watch(row)
+            if job.on_scalars is not None:
+                job.on_scalars(job, task, row)
 
         result = run_training(
             task,
-            storage_uri=job.instance.file(CHECKPOINTS),
+            storage_uri=checkpoints_uri(job.instance),
             run_name=job.instance.key,
             resources=resources,
             progress=progress,
         )
+    model = task.build_model()
+    model.load_state_dict(result.model if result.best is None else result.best["model"])
+    return Fitted(model, result, _facts(result, _drop_skipped(job, task, result, split), left_out))
+
+
+def _facts(result: TrainingResult, proof: Proof, left_out: Mapping[str, int]) -> TrainingFacts:
     rates = [row.images_per_s for row in result.scalars]
-    memory = {} if result.gpu_memory_mib is None else {GPU_MEMORY: round(result.gpu_memory_mib, 1)}
-    return result, {
-        "text": f"{result.text} · loss {result.scalars[-1].loss:.3f}",
-        "steps": {"planned": result.steps_planned, "done": result.steps_done, "resumed_at": result.resumed_at},
-        "images": _write_dropped(job, uris, result),
-        "throughput": {"images_per_s": round(sum(rates) / len(rates), 2), "seconds": round(result.seconds, 2)},
-        **memory,
-    }
-
-
-def granted_split(job: Job) -> str:
-    """Return the split that image-level labels are granted to."""
-    manifest = job.upstream["index"].manifest()
-    assert manifest is not None  # an upstream instance is finished
-    return str(manifest["labels_granted_to"])
+    return TrainingFacts(
+        text=f"{result.text} · loss {result.scalars[-1].loss:.3f}",
+        images=proof,
+        steps=Steps(planned=result.steps_planned, done=result.steps_done, resumed_at=result.resumed_at),
+        throughput=Throughput(images_per_s=round(sum(rates) / len(rates), 2), seconds=round(result.seconds, 2)),
+        gpu_memory_mib=None if result.gpu_memory_mib is None else round(result.gpu_memory_mib, 1),
+        left_out=dict(left_out),
+    )
 
 
 def describe(config: MilConfig | RetrainConfig) -> str:
     """Say in a line what a detector's training would do, for ``--dry-run``."""
     length = f"{config.steps:,} steps" if config.steps else f"{config.epochs} epochs"
     return f"{config.detector} on {config.backbone}, {length} in batches of {config.batch_size}"
-
-
-def initial_weights(init: str) -> dict[str, Content]:
-    """Return the weights that a training starts from, as a stage's contents: of a path, a URI, "builtin" or ""."""
-    return {"init": Content(init, _initial_sha256)} if init else {}
-
-
-def _initial_sha256(init: str) -> str:
-    from weaksam.io.weights import fetch_weights, file_sha256
-    from weaksam.networks import BUILTIN_STEM
-
-    return file_sha256(BUILTIN_STEM) if init == "builtin" else fetch_weights(init).sha256
 
 
 def choose_resources(config: ResourcesConfig, batch_size: int, cpus: int, gpus: int) -> TrainingResources:
@@ -163,9 +168,9 @@ def _figures(row: Progress) -> str:
     return f"loss {row.loss:.3f} {row.images_per_s:.0f} img/s, {minutes}:{seconds:02} left"
 
 
-def _write_dropped(job: Job, uris: Mapping[str, str], result: TrainingResult) -> dict[str, Any]:
-    """Write the images that could not be used into ``_dropped`` and return the proof that every image was done or dropped."""
-    split = granted_split(job)
+def _drop_skipped(job: Job[Any], task: TrainingTask, result: TrainingResult, split: str) -> Proof:
+    """Write the images that could not be used into ``_dropped`` and prove that every image was done or dropped."""
+    uris = {image.image_id: image.uri for image in task.images}
     rows = [
         {
             "image_id": skipped.image_id,
@@ -178,4 +183,4 @@ def _write_dropped(job: Job, uris: Mapping[str, str], result: TrainingResult) ->
         for skipped in {skipped.image_id: skipped for skipped in result.skipped}.values()
     ]
     job.instance.dropped.write_rows(rows, "part-0")
-    return {"images": len(uris), "done": len(uris) - len(rows), "dropped": len(rows), "duplicates": 0}
+    return Proof(images=len(uris), done=len(uris) - len(rows), dropped=len(rows))

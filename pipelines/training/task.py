@@ -1,6 +1,6 @@
 """What a training is: its plan, the contract between the one training loop and the stages that use it, and its result.
 
-A stage that trains (``train-classifier`` and later ones) supplies a ``TrainingTask``; ``worker_loop.run_training`` does the
+A stage that trains (``train-classifier`` and later ones) supplies a ``TrainingTask``; ``loop.run_training`` does the
 rest. Everything that a step does follows from (plan, step number), so that a checkpoint needs no generator state.
 """
 
@@ -82,6 +82,18 @@ class Losses(NamedTuple):
     counts: Mapping[str, Tensor] = {}  # what is counted beside it: logged and not learnt from
 
 
+class TrainingImage(Protocol):
+    """One image to learn from."""
+
+    @property
+    def image_id(self) -> str:
+        """Its name in every table."""
+
+    @property
+    def uri(self) -> str:
+        """Where it is."""
+
+
 class TrainingDataset(Protocol):
     """Training images by index. Loading must depend on its arguments alone."""
 
@@ -106,6 +118,10 @@ class TrainingTask(Protocol):
     @property
     def plan(self) -> TrainingPlan:
         """How much, in which order."""
+
+    @property
+    def images(self) -> Sequence[TrainingImage]:
+        """What is learnt from, in the order that the plan counts through."""
 
     def build_model(self) -> nn.Module:
         """Return the network on the CPU with its initial weights; called under a fixed seed."""

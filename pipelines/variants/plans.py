@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
-from pipelines.evaluate.proposals import METRICS_FILE, full_row
+from pipelines.evaluate.proposals import full_row
+from pipelines.products.measured import Evaluation
 from pipelines.recipe.model import Recipe
 from pipelines.runner import Run
 from pipelines.store.instances import Instance
-from pipelines.store.tables import read_json
-from pipelines.training.fit import GPU_MEMORY
+from pipelines.training.trained import Trained
 from pipelines.variants.published import (
     CORLOC_READS_DIFFERENTLY,
     PEAKS_ARE_PADDED,
@@ -87,12 +87,12 @@ class Finished:
 
     def detections(self) -> dict[str, Any]:
         """Return the metrics of the detections by split."""
-        splits: dict[str, Any] = read_json(self.instance("evaluate.mil").file(METRICS_FILE))["detections"]
+        splits: dict[str, Any] = Evaluation(self.instance("evaluate.mil")).read()["detections"]
         return splits
 
     def proposals(self, sources: Sequence[str]) -> Mapping[str, Any] | None:
         """Return the metrics of the training split's proposals of these sources; () = all. None without such a row."""
-        metrics = read_json(self.instance("evaluate.proposals").file(METRICS_FILE))
+        metrics = Evaluation(self.instance("evaluate.proposals")).read()
         measured = metrics["splits"][self.training]
         if not sources:
             return full_row(measured)
@@ -146,7 +146,7 @@ def _figures_6(finished: Finished, _variant: Variant) -> Splits:
             "images": finished.manifest("propose")["images"]["done"],
             "propose s": finished.seconds("propose"),
             "train s": finished.seconds("train-mil"),
-            "MiB a GPU": finished.manifest("train-mil").get(GPU_MEMORY),
+            "MiB a GPU": Trained(finished.instance("train-mil")).facts.gpu_memory_mib,
         }
     }
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 from markupsafe import Markup
 
+from pipelines.analyse import QUESTIONS
 from pipelines.page.render import render_section
 from pipelines.page.section import Section, in_order
 from pipelines.page.shown_run import ShownRun
-from pipelines.recipe.config import AnalyseConfig
 from pipelines.recipe.model import load_recipe, standard_instances, verb_of
 from pipelines.report import SECTIONS
 from pipelines.report import stage as report
@@ -100,12 +100,12 @@ def test_every_kind_of_result_is_in_the_run_that_these_tests_show() -> None:
     assert {name for name in standard_instances() if verb_of(name) in ("evaluate", "analyse")} <= set(RESULTS)
     recipe, _ = load_recipe("shapes")
     asked = {recipe.of(name).analyse.question for name in RESULTS if verb_of(name) == "analyse"}
-    assert asked == set(get_args(get_type_hints(AnalyseConfig)["question"]))
+    assert asked == set(QUESTIONS)
 
 
 @pytest.mark.parametrize("result", RESULTS)
 def test_a_section_shows_every_evaluation_and_every_analysis(result: str, run: ShownRun) -> None:
-    without = replace(run, instances={name: of for name, of in run.instances.items() if name != result})
+    without = replace(run, products={name: of for name, of in run.products.items() if name != result})
     changed = {name for name in set(SECTIONS) - OF_ALL_INSTANCES if shown(name, run) != shown(name, without)}
     assert len(changed) == 1, f"{result}: no section of the page shows it, or several do"
 

@@ -7,11 +7,12 @@ import pytest
 from rich.console import Console
 
 from pipelines.engine.stage import Options
-from pipelines.evaluate.proposals import METRICS_FILE
 from pipelines.exchange.true_boxes import run_export_true_boxes
+from pipelines.products.measured import Evaluation
+from pipelines.recipe.keys import inputs_of
 from pipelines.recipe.model import load_recipe
+from pipelines.registry import active
 from pipelines.runner import Run, stage_of
-from pipelines.store.tables import read_json
 from tests.support.upstream import RECIPE, finish_upstream
 
 TWO = """
@@ -38,7 +39,7 @@ def test_a_run_without_proposals_has_a_report_and_makes_none_for_it(tmp_path: Pa
     run = tmp_path / "run"
     Run(recipe, str(run)).bring(["index"], Options(), Console(quiet=True))
     run_export_true_boxes(str(run), name="truth")
-    Run(recipe, str(run)).bring(list(recipe.active), Options(), Console(quiet=True))
+    Run(recipe, str(run)).bring(active(recipe), Options(), Console(quiet=True))
     assert not (run / "propose").exists()
     page = (run / "report.html").read_text()
     for shown in ("detect.final", 'id="gallery"', 'id="detections"', 'id="training"'):
@@ -54,11 +55,11 @@ def test_two_retrained_detectors_stand_side_by_side(tmp_path: Path) -> None:
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), ["resources.here=true", "resources.cpus=1"], "shapes:")
     run = str(tmp_path / "run")
     finish_upstream(recipe, run)
-    Run(recipe, run).bring(list(recipe.active), Options(), Console(quiet=True))
+    Run(recipe, run).bring(active(recipe), Options(), Console(quiet=True))
     for label, detector, model in (("final", "faster_rcnn", "retrain"), ("dino", "dino", "retrain.dino")):
         detect = Run(recipe, run).resolve(f"detect.{label}")
-        assert (detect.parts["method"]["detector"], set(detect.upstream)) == (detector, {"index", model})
-        metrics = read_json(Run(recipe, run).instance(f"evaluate.{label}").file(METRICS_FILE))
+        assert (detect.options.detector.detector, set(detect.inputs)) == (detector, {"index", model})
+        metrics = Evaluation(Run(recipe, run).instance(f"evaluate.{label}")).read()
         assert set(metrics["detections"]) == {"val", "test"}
     page = (tmp_path / "run" / "report.html").read_text()
     tables = re.findall('aria-label="Detections measured on (.*?)".*?<table>(.*?)</table>', page, re.DOTALL)
@@ -77,14 +78,14 @@ def test_a_detector_scores_the_proposals_that_it_learnt_from_and_is_measured_bes
     recipe, _ = load_recipe("small", [*settings, "detect.other.proposals=propose"])
 
     def reads(name: str) -> set[str]:
-        return set(stage_of(name).reads(recipe.of(name), name))
+        return set(inputs_of(stage_of(name).options(recipe.of(name), name)))
 
     assert reads("detect.sam") == {"index", "import.sam", "train-mil.sam"}
     assert reads("evaluate.sam") == {"detect.sam", "import.sam"}
-    method = stage_of("evaluate.sam").method(recipe.of("evaluate.sam"), "evaluate.sam")
-    assert method["proposal_sources"] == ("grid",)
+    assert stage_of("evaluate.sam").options(recipe.of("evaluate.sam"), "evaluate.sam").proposal_sources == ("grid",)
     assert reads("detect.other") == {"index", "propose", "train-mil.sam"}
     assert reads("detect.mil") == {"index", "propose", "train-mil"}
     assert reads("evaluate.final") == {"detect.final", "propose"}  # the recipe makes them anyway
     alone, _ = load_recipe("small", ["stages=[index, retrain, detect.final]"])
-    assert stage_of("evaluate.final").reads(alone.of("evaluate.final"), "evaluate.final") == ("detect.final",)
+    options = stage_of("evaluate.final").options(alone.of("evaluate.final"), "evaluate.final")
+    assert inputs_of(options) == ("detect.final",)

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipelines import runner
+from pipelines import registry
+from pipelines.engine.product import Facts, Product
 from pipelines.engine.stage import Job, Options, Stage
+from pipelines.products.index import Index
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runner import Run, TooManyDroppedError, dropped_allowed
+from pipelines.runner import Resolved, Run, TooManyDroppedError, dropped_allowed
 from pipelines.store.instances import Instance, Lock, current_instance, prove
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import write_bytes, write_json
@@ -195,9 +197,9 @@ def test_a_finished_run_is_recognised_without_torch_and_ray(tmp_path: Path) -> N
     assert done.stdout == "['index', 'propose'] 2 []\n", done.stderr
 
 
-def finish(resolved: runner.Resolved, **proof: int) -> Instance:
+def finish(resolved: Resolved, **proof: int) -> Instance:
     """Write what a finished instance leaves behind, as if its work had been done."""
-    reads = {n: i.state() for n, i in resolved.upstream.items()}
+    reads = {n: i.instance.state() for n, i in resolved.inputs.items()}
     resolved.instance.begin(resolved.parts)
     resolved.instance.finish({"text": "done", "reads": reads, "images": proof})
     return resolved.instance
@@ -219,10 +221,10 @@ class Counting:
         self.broken: set[str] = set()
         self.executed: list[str] = []
 
-    def toy(self, job: Job) -> dict[str, Any]:
+    def toy(self, job: Job[None]) -> Facts:
         self.executed.append("toy")
-        rows = job.upstream["index"].table(IMAGES).read().to_pylist()
-        if job.options.retry_dropped:
+        rows = job.input("index", Index).rows()
+        if job.asked.retry_dropped:
             job.instance.dropped.remove_all()
         table = job.instance.table(IMAGES)
         done = set(table.ids())
@@ -235,22 +237,63 @@ class Counting:
                 drop = {**common, "stage": "toy", "reason": "broken", "detail": ""}
                 job.instance.dropped.write_rows([drop], f"part-{row['image_id']}")
         proof = prove([row["image_id"] for row in rows], table, job.instance.dropped)
-        return {"text": proof["text"], "images": proof}
+        return Facts(text=str(proof), images=proof)
 
-    def sum(self, job: Job) -> dict[str, Any]:
+    def sum(self, job: Job[None]) -> Facts:
         self.executed.append("sum")
-        return {"text": f"counted {len(job.upstream['toy'].table(IMAGES).ids())}"}
+        return Facts(text=f"counted {len(job.input('toy', Kept).table.ids())}")
+
+
+class Kept(Product[Facts]):
+    schema = IMAGES
+
+
+class Sum(Product[Facts]):
+    pass
+
+
+class ToyStage(Stage[None]):
+    """A stage that reads what it is told and does what it is told."""
+
+    def __init__(
+        self,
+        like: Stage[Any] | str,
+        reads: tuple[str, ...],
+        do: Callable[[Job[None]], Facts],
+        product: type | None = None,
+    ) -> None:
+        if isinstance(like, Stage):
+            self.verb, self.product, self.when_stopped = like.verb, like.product, like.when_stopped
+        else:
+            self.verb = like
+        self.product = product or self.product
+        self._reads, self._do = reads, do
+
+    def options(self, recipe: Recipe, name: str) -> None:
+        pass
+
+    def reads(self, options: None) -> tuple[str, ...]:  # noqa: ARG002
+        return self._reads
+
+    def method(self, options: None) -> dict[str, Any]:  # noqa: ARG002
+        return {}
+
+    def contents(self, options: None) -> dict[str, Any]:  # noqa: ARG002
+        return {}
+
+    def run(self, job: Job[None]) -> Facts:
+        return self._do(job)
 
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting()
 
-    def stage(verb: str, reads: str, execute: Callable[[Job], dict[str, Any]]) -> Stage:
-        return Stage(verb=verb, help=verb, reads=lambda _r, _n: (reads,), method=lambda _r, _n: {}, execute=execute)
-
-    monkeypatch.setitem(runner.STAGES, "toy", stage("toy", "index", counting.toy))
-    monkeypatch.setitem(runner.STAGES, "sum", stage("sum", "toy", counting.sum))
+    toys = {
+        "toy": ToyStage("toy", ("index",), counting.toy, Kept),
+        "sum": ToyStage("sum", ("toy",), counting.sum, Sum),
+    }
+    monkeypatch.setattr(registry, "STAGES", {**registry.STAGES, **toys})
     return counting
 
 
@@ -277,14 +320,13 @@ def measured(monkeypatch: pytest.MonkeyPatch, toy: Counting) -> Counting:
     """The toy stages, followed by stand-ins for those that measure and show."""
 
     def stand_in(verb: str, *reads: str) -> None:
-        def execute(job: Job) -> dict[str, Any]:
-            toy.executed.append(f"{job.instance.name} of {', '.join(job.upstream)}")
+        def do(job: Job[None]) -> Facts:
+            toy.executed.append(f"{job.instance.name} of {', '.join(job.inputs)}")
             if job.instance.name == "evaluate.bad":
                 raise RunError("nothing to measure")
-            return {"text": ""}
+            return Facts()
 
-        changed = replace(runner.STAGES[verb], reads=lambda _r, _n: reads, method=lambda _r, _n: {}, execute=execute)
-        monkeypatch.setitem(runner.STAGES, verb, changed)
+        monkeypatch.setitem(registry.STAGES, verb, ToyStage(registry.STAGES[verb], reads, do))
 
     stand_in("evaluate", "toy")
     stand_in("analyse", "toy")
@@ -342,7 +384,7 @@ def test_a_sentence_for_people_that_is_put_otherwise_makes_nothing_again(tmp_pat
 
 
 def test_other_rows_are_read_again_whatever_the_sentence_says(tmp_path: Path, toy: Counting) -> None:
-    runner.STAGES["toy"] = replace(runner.STAGES["toy"], execute=lambda job: toy.toy(job) | {"text": "as ever"})
+    registry.STAGES["toy"] = ToyStage("toy", ("index",), lambda job: replace(toy.toy(job), text="as ever"), Kept)
     toy.broken = {"train-00001"}
     bring(grid(), tmp_path, "sum", max_dropped="1")
     toy.broken = set()
@@ -354,19 +396,17 @@ def test_other_rows_are_read_again_whatever_the_sentence_says(tmp_path: Path, to
 def test_weights_that_are_made_again_are_read_again_if_they_are_others(
     tmp_path: Path, toy: Counting, weights: bytes, read_again: bool
 ) -> None:
-    def train(content: bytes) -> Callable[[Job], dict[str, Any]]:
-        def execute(job: Job) -> dict[str, Any]:
+    def train(content: bytes) -> ToyStage:
+        def do(job: Job[None]) -> Facts:
             write_bytes(job.instance.file("detector.safetensors"), content)
-            return {"text": "steps planned 2 = done 2"}
+            return Facts(text="steps planned 2 = done 2")
 
-        return execute
+        return ToyStage("toy", ("index",), do, Kept)
 
-    runner.STAGES["toy"] = replace(runner.STAGES["toy"], execute=train(b"01"))
-    runner.STAGES["sum"] = replace(
-        runner.STAGES["sum"], execute=lambda _job: toy.executed.append("sum") or {"text": ""}
-    )
+    registry.STAGES["toy"] = train(b"01")
+    registry.STAGES["sum"] = ToyStage("sum", ("toy",), lambda _job: toy.executed.append("sum") or Facts(), Sum)
     bring(grid(), tmp_path, "sum")
-    runner.STAGES["toy"] = replace(runner.STAGES["toy"], execute=train(weights))
+    registry.STAGES["toy"] = train(weights)
     trained = current_instance(str(tmp_path), "toy")
     assert trained is not None
     Path(trained.file("detector.safetensors")).unlink()
@@ -393,10 +433,10 @@ def test_without_dropped_images_there_is_nothing_to_retry(tmp_path: Path, toy: C
 
 
 def test_a_proof_that_fails_leaves_the_instance_unfinished(tmp_path: Path, toy: Counting) -> None:
-    def loses_all(job: Job) -> dict[str, Any]:
-        return prove(["a"], job.instance.table(IMAGES), job.instance.dropped)
+    def loses_all(job: Job[None]) -> Facts:
+        return Facts(images=prove(["a"], job.instance.table(IMAGES), job.instance.dropped))
 
-    runner.STAGES["toy"] = replace(runner.STAGES["toy"], execute=loses_all)
+    registry.STAGES["toy"] = ToyStage("toy", ("index",), loses_all, Kept)
     with pytest.raises(RunError, match="the proof does not hold"):
         bring(grid(), tmp_path, "toy")
     instance = current_instance(str(tmp_path), "toy")

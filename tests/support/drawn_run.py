@@ -8,9 +8,10 @@ import numpy as np
 from rich.console import Console
 
 from pipelines.engine.stage import Job, Options
+from pipelines.products.heat_maps import write_heat_map
 from pipelines.recipe.config import ReportConfig
 from pipelines.recipe.model import Recipe
-from pipelines.store.heat_maps import write_heat_map
+from pipelines.registry import product_of, stage_of
 from pipelines.store.instances import Instance, Lock
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
 from weaksam.config import CluesConfig, DataConfig, PromptsConfig, ShapesConfig
@@ -40,17 +41,24 @@ def with_instances(recipe: Recipe, **instances: dict[str, Any]) -> Recipe:
     return recipe.model_copy(update={"instances": {**recipe.instances, **more}})
 
 
-def job_for(recipe: Recipe, run_uri: str, name: str, upstream: tuple[str, ...], console: Console | None = None) -> Job:
-    """The job that the stage machinery would hand to ``execute``, with every instance under the key "k"."""
+def job_for(
+    recipe: Recipe, run_uri: str, name: str, upstream: tuple[str, ...], console: Console | None = None
+) -> Job[Any]:
+    """The job that the stage machinery would hand to ``run``, with every instance under the key "k"."""
     instance = Instance(run_uri, name, "k")
     return Job(
-        recipe=recipe.of(name),
+        options=stage_of(name).options(recipe.of(name), name),
         instance=instance,
-        upstream={n: Instance(run_uri, n, "k") for n in upstream},
-        options=Options(),
+        inputs={n: product_of(Instance(run_uri, n, "k")) for n in upstream},
+        asked=Options(),
         console=console or Console(quiet=True),
         lock=Lock(instance.folder, name),
     )
+
+
+def work(job: Job[Any]) -> dict[str, Any]:
+    """Do a job, and return what its manifest would say."""
+    return stage_of(job.instance.name).run(job).to_plain()
 
 
 def write_run(run_uri: str, *, dropped: int = 1) -> Shapes:
@@ -62,12 +70,12 @@ def write_run(run_uri: str, *, dropped: int = 1) -> Shapes:
         {"image_id": r.image_id, "uri": r.uri, "split": r.split, "labels": None, "labels_difficult": None}
         for r in records
     ]
-    index.begin({})
+    index.begin({}, "Index")
     index.table(with_class_names(IMAGES, dataset.class_names)).write_rows(rows, "part-0")
     index.finish({"kind": "shapes", "classes": 6, "labels_granted_to": "train", "text": "images 10"})
 
     propose = Instance(run_uri, "propose", "k")
-    propose.begin({"fingerprints": {"sam": "0123456789abcdef"}})
+    propose.begin({"fingerprints": {"sam": "0123456789abcdef"}}, "ProposalTable")
     table = propose.table(with_class_names(PROPOSALS, dataset.class_names))
     truth = {split: dataset.ground_truth(split) for split in dataset.splits}
     done = [r for r in records if r not in records[:dropped]]

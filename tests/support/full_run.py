@@ -6,14 +6,13 @@ import numpy as np
 
 from pipelines.analyse.noise import of_loss
 from pipelines.analyse.similarity import grey_png
-from pipelines.evaluate import stage as evaluate
 from pipelines.page.shown_run import ShownRun
 from pipelines.report import stage as report
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, PSEUDO_LABELS, detections_to_row, pseudo_labels_to_row, with_class_names
 from pipelines.store.tables import write_bytes, write_json
 from pipelines.training.checkpoints import write_scalars
-from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.measured import (
     AGREEMENT,
     LABEL_AGREEMENT,
@@ -53,7 +52,7 @@ def write_full_run(run_uri: str) -> ShownRun:
     write_detector(run_uri, dataset)
     write_labels(run_uri, dataset)
     job = job_for(drawn_recipe(), run_uri, "evaluate.proposals", ("propose",))
-    job.instance.finish(evaluate.execute(job))
+    job.instance.finish(work(job))
     for name, content in MEASURED.items():
         instance = Instance(run_uri, name, "k")
         write_json(instance.file("analysis.json" if name.startswith("analyse") else "metrics.json"), content)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.page.shown_run import ShownRun
+from pipelines.registry import product_of
 from pipelines.store.instances import Instance
 from tests.support.drawn_run import drawn_recipe
 from weaksam.errors import ImageError
@@ -52,7 +53,7 @@ def shown_run(run_uri: str, *names: str, **changes: Any) -> ShownRun:
     run = ShownRun(
         recipe=drawn_recipe(),
         uri=run_uri,
-        instances={name: Instance(run_uri, name, "k") for name in names},
+        products={name: product_of(Instance(run_uri, name, "k")) for name in names},
         ground_truth=lambda _split: {},
         read_image=gone,
     )

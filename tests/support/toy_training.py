@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipelines.training.images import LabelledImage
 from pipelines.training.loop import run_training
 from pipelines.training.task import Losses, Position, TrainingPlan, TrainingResources, steps_of
 from weaksam.errors import ImageError
@@ -19,7 +20,7 @@ from weaksam.random import derive_seed
 
 @dataclass(frozen=True, kw_only=True)
 class ToyTask:
-    images: int = 10
+    count: int = 10  # of images
     epochs: int = 3
     batch_size: int = 5
     precision: str = "fp32"
@@ -37,14 +38,18 @@ class ToyTask:
     @property
     def plan(self):
         return TrainingPlan(
-            images=self.images,
-            steps=steps_of(self.images, self.epochs, self.batch_size),
+            images=self.count,
+            steps=steps_of(self.count, self.epochs, self.batch_size),
             batch_size=self.batch_size,
             seed=7,
             precision=self.precision,
             max_grad_norm=self.max_grad_norm,
             keep=self.keep,
         )
+
+    @property
+    def images(self):
+        return [LabelledImage(f"image-{n}", "", ()) for n in range(self.count)]
 
     def build_model(self):
         norm = nn.BatchNorm1d(8) if self.batch_norm else nn.Identity()
@@ -95,7 +100,7 @@ class AdversaryTask(ToyTask):
 class ToyImages:
     def __init__(self, task):
         self.task = task
-        self.image_ids = [f"image-{n}" for n in range(task.images)]
+        self.image_ids = [f"image-{n}" for n in range(task.count)]
 
     def load(self, index, epoch):
         task = self.task

@@ -57,7 +57,7 @@ def finish_upstream(recipe: Recipe, run_uri: str) -> None:
         instance = resolved.instance
         if name == "index":
             continue
-        instance.begin(resolved.parts)
+        instance.begin(resolved.parts, resolved.stage.product.__name__)
         if name in TEACHER:
             rows = []
             for split in ("train", "val"):
@@ -65,7 +65,7 @@ def finish_upstream(recipe: Recipe, run_uri: str) -> None:
                     found = jittered(truth.boxes_xyxy, truth.class_index, seed=f"{name} {image_id}")
                     rows.append(detections_to_row(image_id, split, (64, 64), found))
             instance.table(with_class_names(DETECTIONS, dataset.class_names)).write_rows(rows, "part-0")
-        reads = {n: u.state() for n, u in resolved.upstream.items()}
+        reads = {n: p.instance.state() for n, p in resolved.inputs.items()}
         instance.finish({"reads": reads, "text": "by hand"})
 
 

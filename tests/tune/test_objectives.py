@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from pipelines.evaluate.detections import NO_PROPOSALS, DetectedImage
-from pipelines.evaluate.proposals import METRICS_FILE
+from pipelines.evaluate.detections import NO_PROPOSALS, MeasuredImage
+from pipelines.products.measured import Evaluation
 from pipelines.recipe.model import load_recipe
 from pipelines.store.instances import Instance
-from pipelines.store.tables import write_json
 from tests.support.upstream import RECIPE, finish_upstream
 from tune.objectives import OBJECTIVES, RANKED, EarlyDetections, Reading, half_of, mean_ranks
 from weaksam.datasets import open_dataset
@@ -21,7 +20,7 @@ def reading(instance, split="val", part="select", recipe=None):
 
 def metrics(tmp_path, content):
     instance = Instance(str(tmp_path), "evaluate.x", "k")
-    write_json(instance.file(METRICS_FILE), content)
+    Evaluation(instance).write(content)
     return instance
 
 
@@ -64,7 +63,7 @@ def seen_in(recipe, dataset, split="val"):
         )
 
     images = [
-        DetectedImage(
+        MeasuredImage(
             image_id=r.image_id, split=split, size_hw=(64, 64), detections=found(r), proposals_xyxy=NO_PROPOSALS
         )
         for r in dataset.records(split)
@@ -122,8 +121,9 @@ def test_pseudo_labels_are_measured_on_two_halves_that_never_meet(tmp_path):
 
     from pipelines.engine.stage import Options
     from pipelines.evaluate.pseudo_labels import measure
+    from pipelines.products.pseudo_labels import PseudoLabelTable
     from pipelines.runner import Run
-    from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
+    from pipelines.store.schemas import PSEUDO_LABELS
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), data_uri="shapes:")
@@ -134,11 +134,7 @@ def test_pseudo_labels_are_measured_on_two_halves_that_never_meet(tmp_path):
     rows = list(label.table(PSEUDO_LABELS).iter_rows())
     assert {half_of(row["image_id"]) for row in rows} == {"select", "report"}
     for part in ("select", "report"):
-        mine = [
-            (r["image_id"], "train", tuple(r["size_hw"]), pseudo_labels_from_row(r))
-            for r in rows
-            if half_of(r["image_id"]) == part
-        ]
+        mine = [image for image in PseudoLabelTable(label).images() if half_of(image.image_id) == part]
         (expected,) = measure(
             mine, label.table(PSEUDO_LABELS).class_names(), open_dataset(recipe.data).ground_truth
         ).values()

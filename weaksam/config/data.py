@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from weaksam.config.checks import require
+from weaksam.config.weights import NotInKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class DataConfig:
     train_split: str = "auto"  # labels are granted to this split only; "auto" asks the data set, "none" grants none
     splits: tuple[str, ...] = ()  # splits to index; empty = all that the data set has
     include_difficult: bool = False  # labels for training count objects marked difficult (method 0.2)
-    stated_size: Literal["check", "scale", "ignore"] = (
+    stated_size: NotInKey[Literal["check", "scale", "ignore"]] = (
         "check"  # where a picture has another size than its annotation states
     )
     limit: int = 0  # first images of each split in hash order, for previews (--limit); 0 = all

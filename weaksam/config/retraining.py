@@ -7,6 +7,7 @@ from typing import Literal
 
 from weaksam.config.checks import require, require_milestones
 from weaksam.config.mil import DetectConfig
+from weaksam.config.weights import NotInKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ class RetrainConfig:
     max_grad_norm: float = 0.0  # clip the gradient's L2 norm; lower is stricter, 0 = never (published DINO: .1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast
     seed: int = 0
-    test: RetrainedDetectConfig = field(default_factory=RetrainedDetectConfig)
+    test: NotInKey[RetrainedDetectConfig] = field(default_factory=RetrainedDetectConfig)
 
     @property
     def of_detector(self) -> FasterRcnnConfig | DinoConfig:

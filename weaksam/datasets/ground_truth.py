@@ -8,7 +8,7 @@ picture as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,7 +34,8 @@ class TrueObject(NamedTuple):
     crowd: bool = False
 
 
-class BoxCounts(NamedTuple):
+@dataclass(frozen=True)
+class BoxCounts:
     """What is known of the true boxes of some images without a coordinate: see ``GroundTruth``."""
 
     images: int

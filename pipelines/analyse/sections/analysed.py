@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
-from pipelines.analyse.prompts import ANALYSIS_FILE
-from pipelines.analyse.stage import question_of
 from pipelines.page.shown_run import ShownRun
-from pipelines.store.tables import read_json
+from pipelines.products.measured import Analysis
 
 
-def analyses(run: ShownRun, question: ModuleType) -> dict[str, dict[str, Any]]:
-    """Return the ``analysis.json`` of the analyses that answer a question, by instance name."""
-    asked = {n: i for n, i in run.of_verb("analyse").items() if question_of(run.recipe.of(n)) is question}
-    found = {name: read_json(instance.file(ANALYSIS_FILE)) for name, instance in asked.items()}
-    return {name: content for name, content in found.items() if content is not None}
+def analyses(run: ShownRun, question: str) -> dict[str, dict[str, Any]]:
+    """Return the answers of the analyses that ask a question of ``QUESTIONS``, by instance name."""
+    asked = {n: a for n, a in run.of_kind(Analysis).items() if run.recipe.of(n).analyse.question == question}
+    found = {name: analysis.read() for name, analysis in asked.items()}
+    return {name: answer for name, answer in found.items() if answer}

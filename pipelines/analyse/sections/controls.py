@@ -18,7 +18,7 @@ def view(run: ShownRun) -> View | None:
             "table": prompts.table_rows(content),
             "verdict": prompts.verdict(content),
         }
-        for name, content in analyses(run, prompts).items()
+        for name, content in analyses(run, "prompts").items()
     ]
     return {"analyses": shown} if shown else None
 

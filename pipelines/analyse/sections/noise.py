@@ -16,7 +16,7 @@ _IOU = str(noise.ERROR_IOU)
 
 def view(run: ShownRun) -> View | None:
     """Return every analysis of noise."""
-    found = analyses(run, noise)
+    found = analyses(run, "noise")
     shown = [{"name": of_several(found, name), **_analysis(content)} for name, content in found.items()]
     return {"analyses": shown, "iou": _IOU} if shown else None
 

@@ -18,9 +18,9 @@ from pipelines.page import pictures
 from pipelines.page.pictures import Fitted, Picture
 from pipelines.page.section import Section, View, beside
 from pipelines.page.shown_run import ShownRun, of_several
+from pipelines.products.heat_maps import read_heat_maps
+from pipelines.products.index import in_hash_order
 from pipelines.recipe.model import label_of
-from pipelines.stages.index import in_hash_order
-from pipelines.store.heat_maps import read_heat_maps
 from pipelines.store.schemas import (
     DETECTIONS,
     PROPOSALS,

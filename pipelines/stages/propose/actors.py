@@ -29,15 +29,22 @@ PROMPTED = pa.schema([*FETCHED, *PROMPT_COLUMNS])
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prompting:
+    """How SAM is prompted, and how its masks become boxes."""
+
+    clues: CluesConfig | None  # None: grids alone prompt it
+    prompts: PromptsConfig
+    sam: SamConfig
+    proposals: ProposalsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class ActorSpec:
     """What an actor must know to build itself; small and picklable."""
 
     instance: Instance
-    clues: CluesConfig
+    how: Prompting
     clue_weights: str  # resolved: a path or URI, never empty unless there are no clues
-    prompts: PromptsConfig
-    sam: SamConfig
-    proposals: ProposalsConfig
     class_names: tuple[str, ...]
     gallery: frozenset[str]  # ids of the images whose heat maps the report will show
     threads: int
@@ -52,15 +59,17 @@ class PromptActor:
         from weaksam.proposals.proposer import Proposer
 
         use_threads(spec.threads, spec.device)
+        how = spec.how
+        assert how.clues is not None
         clues = load_clues(
-            spec.clues,
+            how.clues,
             weights=spec.clue_weights,
             class_names=spec.class_names,
-            kinds=[source for source in spec.prompts.sources if source in CLUE_SOURCES],
+            kinds=[source for source in how.prompts.sources if source in CLUE_SOURCES],
             device=spec.device,
         )
         self._spec = spec
-        self._proposer = Proposer(clues, None, prompts=spec.prompts, gating=spec.clues)
+        self._proposer = Proposer(clues, None, prompts=how.prompts, gating=how.clues)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Find the prompts of each image of a batch."""
@@ -80,9 +89,10 @@ class SegmentActor:
         from weaksam.sam.load import load_sam
 
         use_threads(spec.threads, spec.device)
+        how = spec.how
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
-        self._proposer = Proposer(None, load_sam(spec.sam, spec.device), prompts=spec.prompts, proposals=spec.proposals)
+        self._proposer = Proposer(None, load_sam(how.sam, spec.device), prompts=how.prompts, proposals=how.proposals)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment each image of a batch; rows with a reason go to ``_dropped`` and not on."""
@@ -115,7 +125,7 @@ class SearchActor:
 
 def _heat_map_writer(instance: Instance, image_id: str) -> Callable[[ClassMaps], None]:
     """Return what keeps the maps of one gallery image as small grey pictures; many maps of one source by their mean."""
-    from pipelines.store.heat_maps import write_heat_map
+    from pipelines.products.heat_maps import write_heat_map
 
     def keep(of_class: ClassMaps) -> None:
         for source, maps in of_class.maps.items():

@@ -10,88 +10,127 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.stage import Job, Stage
-from pipelines.recipe.config import method_of
+from pipelines.products.index import Index
+from pipelines.products.pseudo_labels import PseudoLabelledImage, PseudoLabelTable
+from pipelines.recipe.config import ResourcesConfig, RetrainStageConfig
+from pipelines.recipe.keys import INDEX, Input, method_of, to_plain
 from pipelines.recipe.model import Recipe
-from pipelines.stages.detect import DETECTOR_FILE
-from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_from_row
-from pipelines.store.tables import write_bytes
-from pipelines.training.fit import describe, initial_weights, train
+from pipelines.training.fit import describe, fit
+from pipelines.training.images import counted, told
 from pipelines.training.loss_drop import dropped_shares, warn_of_dropped_positives
+from pipelines.training.trained import Trained, TrainingFacts
+from weaksam.config.weights import NotInKey
 from weaksam.errors import DataError
 
 if TYPE_CHECKING:
     from pipelines.stages.retrain.task import BoxedImage
-    from pipelines.training.task import Progress
-
-# Where weights lie and what the detect stage adds is not in the key.
-_NOT_METHOD = ("init", "weights", "faster_rcnn", "dino", "test")
-_COLUMNS = ("image_id", "boxes_xyxy", "class_index", "score", "score_normalised", "supervision")
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Train and write the detector; return the proof."""
-    from pipelines.stages.retrain.task import RetrainTask
-    from weaksam.detectors.loading import detector_to_bytes
+@dataclass(frozen=True, kw_only=True)
+class RetrainFacts(TrainingFacts):
+    """What ``retrain`` says of its training."""
 
-    recipe = job.recipe
-    index = job.upstream["index"].table(IMAGES)
-    labels = job.upstream[recipe.retrain.learn_from].table(PSEUDO_LABELS)
-    class_names = index.class_names()
-    if labels.class_names() != class_names:
-        raise DataError(
-            f"{labels.folder}: expected pseudo labels of the classes {', '.join(class_names)}, got "
-            f"{', '.join(labels.class_names())}"
+    loss_drop: dict[str, float] = field(default_factory=dict)  # of what -> the fraction that was dropped
+    thresholds: dict[str, float] = field(default_factory=dict)  # of the drop, where the training chose them
+
+
+class TrainedDetector(Trained):
+    """The product of ``retrain``: a detector that finds its boxes alone."""
+
+    facts_type = RetrainFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainOptions:
+    """Which detector learns from which pseudo labels, and how."""
+
+    index: Input = INDEX
+    learn_from: Input
+    retrain: RetrainStageConfig
+    resources: NotInKey[ResourcesConfig]
+
+
+class RetrainStage(Stage[RetrainOptions]):
+    """See the module."""
+
+    verb = "retrain"
+    help = "Train a detector, such as Faster R-CNN or DINO, on pseudo ground truth; losses that look like noise are dropped."
+    product = TrainedDetector
+    loads_models = True
+
+    def options(self, recipe: Recipe, name: str) -> RetrainOptions:  # noqa: ARG002
+        """Take the section of the detector."""
+        return RetrainOptions(learn_from=recipe.retrain.learn_from, retrain=recipe.retrain, resources=recipe.resources)
+
+    def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
+        """Whether the detector's weights are given."""
+        return bool(recipe.retrain.weights)
+
+    def method(self, options: RetrainOptions) -> Mapping[str, Any]:
+        """Leave out the options of other detectors."""
+        plain = method_of(options.retrain)
+        del plain["faster_rcnn"], plain["dino"]
+        return {"retrain": plain, "of_detector": to_plain(options.retrain.of_detector)}
+
+    def describe(self, options: RetrainOptions) -> str:
+        """Return how long the training would be."""
+        return describe(options.retrain)
+
+    def run(self, job: Job[RetrainOptions]) -> RetrainFacts:
+        """Train, and write the detector."""
+        from pipelines.stages.retrain.task import RetrainTask
+        from weaksam.detectors.loading import detector_to_bytes
+        from weaksam.detectors.retrained.base import RetrainedDetector
+
+        options, index = job.options, job.input(job.options.index, Index)
+        labels = job.input(options.learn_from, PseudoLabelTable)
+        if labels.class_names != index.class_names:
+            raise DataError(
+                f"{labels.table.folder}: expected pseudo labels of the classes {', '.join(index.class_names)}, got "
+                f"{', '.join(labels.class_names)}"
+            )
+        images, left_out, supervision = choose_images(labels.images(), index.uris(), options.retrain.min_box_side)
+        task = RetrainTask(
+            config=options.retrain,
+            num_classes=len(index.class_names),
+            images=images,
+            cache_mib=options.resources.cache_mib,
         )
-    uris = {row["image_id"]: row["uri"] for row in index.iter_rows(("image_id", "uri"))}
-    images, left_out, supervision = choose_images(labels.iter_rows(_COLUMNS), uris, recipe)
-    task = RetrainTask(
-        config=recipe.retrain, num_classes=len(class_names), images=images, cache_mib=recipe.resources.cache_mib
-    )
-    used = {image.image_id: image.uri for image in images}
-    warn = warn_of_dropped_positives(job.console)
-
-    def watch(row: Progress) -> None:
-        warn(row)
-        if job.options.look is not None:
-            job.options.look(job, task, row)
-
-    result, summary = train(job, task, used, left_out, watch=watch)
-    detector = task.build_model()
-    detector.load_state_dict(result.model)
-    thresholds = {name: value for name, value in detector.chosen_thresholds().items() if math.isfinite(value)}
-    detector.loss_history = None
-    write_bytes(job.instance.file(DETECTOR_FILE), detector_to_bytes(detector, class_names, supervision))
-    shares = dropped_shares(result.scalars)
-    dropped = "".join(f" · dropped {share:.1%} of {what}" for what, share in shares.items() if share)
-    chosen = "".join(f" · chosen {name} {value:.3g}" for name, value in thresholds.items())
-    return {
-        **summary,
-        "text": f"{summary['text']}{chosen}{dropped} · supervision: {supervision}",
-        "left_out": left_out,
-        "supervision": supervision,
-        "loss_drop": shares,
-        "thresholds": thresholds,
-    }
+        watch = warn_of_dropped_positives(job.console)
+        detector, result, facts = fit(job, task, split=index.granted_split, left_out=left_out, watch=watch)
+        assert isinstance(detector, RetrainedDetector)
+        thresholds = {name: value for name, value in detector.chosen_thresholds().items() if math.isfinite(value)}
+        detector.loss_history = None
+        weights = detector_to_bytes(detector, index.class_names, supervision)
+        TrainedDetector(job.instance).write_weights(weights)
+        shares = dropped_shares(result.scalars)
+        dropped = "".join(f" · dropped {share:.1%} of {what}" for what, share in shares.items() if share)
+        chosen = "".join(f" · chosen {name} {value:.3g}" for name, value in thresholds.items())
+        text = f"{facts.text}{chosen}{dropped} · supervision: {supervision}"
+        return RetrainFacts(
+            **{**vars(facts), "text": text, "supervision": supervision}, loss_drop=shares, thresholds=thresholds
+        )
 
 
 def choose_images(
-    rows: Iterable[dict[str, Any]], uris: Mapping[str, str], recipe: Recipe
+    labelled: Iterable[PseudoLabelledImage], uris: Mapping[str, str], min_box_side: int
 ) -> tuple[tuple[BoxedImage, ...], dict[str, int], str]:
     """Choose what to learn from.
 
     Args:
-        rows: of a pseudo labels table.
+        labelled: images of a pseudo labels table.
         uris: image id -> where it is, in an order that does not change.
-        recipe: ``retrain.min_box_side`` is read.
+        min_box_side: pixels; boxes with a shorter side are left out.
 
     Returns:
-        the training images, each with a box or more; how many others were left out, by reason; what the boxes are owed to.
+        the training images, each with a box or more; how many others were left out, by reason; the boxes' supervision.
 
     Raises:
-        DataError: no image is left, or some boxes are owed to image labels and others to true boxes.
+        DataError: no image is left, or the boxes of some have another supervision than those of others.
     """
     from pipelines.stages.retrain.task import BoxedImage
     from weaksam.detectors.retrained.samples import learnable
@@ -99,38 +138,22 @@ def choose_images(
     images: dict[str, BoxedImage] = {}
     left_out = {"not indexed": 0, "without boxes": 0}
     supervisions: set[str] = set()
-    for row in rows:
-        truth = learnable(pseudo_labels_from_row(row), recipe.retrain.min_box_side)
-        if row["image_id"] not in uris:
+    for image in labelled:
+        truth = learnable(image.truth, min_box_side)
+        if image.image_id not in uris:
             left_out["not indexed"] += 1
         elif not len(truth):
             left_out["without boxes"] += 1
         else:
-            supervisions.add(row["supervision"])
-            images[row["image_id"]] = BoxedImage(row["image_id"], uris[row["image_id"]], truth)
-    left_out = {reason: count for reason, count in left_out.items() if count}
+            supervisions.add(image.supervision)
+            images[image.image_id] = BoxedImage(image.image_id, uris[image.image_id], truth)
+    left_out = counted(left_out)
     if len(supervisions) != 1:
-        why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "the table is empty"
+        why = told(left_out) or "the table is empty"
         found = f"those of {' and of '.join(sorted(supervisions))}" if supervisions else f"none ({why})"
         raise DataError(f"retrain.learn_from: expected images with boxes of one supervision, got {found}")
     # In the order of the index: that of the rows follows the names of their files, which differ from run to run.
     return tuple(images[image_id] for image_id in uris if image_id in images), left_out, supervisions.pop()
 
 
-def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    config = recipe.retrain
-    return {
-        "retrain": method_of(config, _NOT_METHOD),
-        config.detector: config.of_detector,
-    }
-
-
-STAGE = Stage(
-    verb="retrain",
-    help="Train a detector, such as Faster R-CNN or DINO, on pseudo ground truth; losses that look like noise are dropped.",
-    reads=lambda recipe, _name: ("index", recipe.retrain.learn_from),
-    method=_method,
-    execute=execute,
-    contents=lambda recipe, _name: initial_weights(recipe.retrain.init),
-    describe=lambda recipe: describe(recipe.retrain),
-)
+STAGE = RetrainStage()

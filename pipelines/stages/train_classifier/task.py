@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipelines.training.byte_cache import ByteCache
+from pipelines.training.images import LabelledImage
 from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
 from weaksam.clues.base import ClueNetwork
 from weaksam.clues.loading import build_classifier
@@ -23,14 +23,6 @@ from weaksam.random import derive_seed
 from weaksam.transforms import evaluation_view, training_view
 
 PUBLISHED_BATCH = 512  # base_lr is the learning rate of a batch of this size
-
-
-class LabelledImage(NamedTuple):
-    """One image to learn from or to be judged by."""
-
-    image_id: str
-    uri: str
-    labels: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

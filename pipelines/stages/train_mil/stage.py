@@ -8,57 +8,96 @@ reads, and its checkpoints and scalars under ``checkpoints/``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from pipelines.engine.stage import Job, Stage
-from pipelines.recipe.config import method_of
+from pipelines.products.index import Index
+from pipelines.products.proposals import ProposalTable
+from pipelines.recipe.config import ResourcesConfig, TrainMilConfig
+from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
-from pipelines.stages.detect import DETECTOR_FILE
-from pipelines.store.schemas import IMAGES, PROPOSALS
-from pipelines.store.tables import write_bytes
-from pipelines.training.fit import describe, granted_split, initial_weights, train
+from pipelines.training.fit import describe, fit
+from pipelines.training.images import LabelledImage, counted, labelled_images, told
+from pipelines.training.trained import Trained, TrainingFacts
+from weaksam.config.weights import NotInKey
 from weaksam.errors import DataError
 
-if TYPE_CHECKING:
-    from pipelines.stages.train_mil.task import WeakImage
 
-REVISION = 2  # raise it when the same settings train another detector: keys contain it, so that older ones are not taken for it
-# Where weights lie and what the detect stage adds is not in the key.
-_NOT_METHOD = ("init", "weights", "oicr", "mist")
+class TrainedMil(Trained):
+    """The product of ``train-mil``: a weakly-supervised detector."""
 
 
-def execute(job: Job) -> dict[str, Any]:
-    """Train and write the detector; return the proof."""
-    from pipelines.stages.train_mil.task import MilTask
-    from weaksam.detectors.loading import detector_to_bytes
+@dataclass(frozen=True, kw_only=True)
+class TrainMilOptions:
+    """Which detector learns from which proposals, and how."""
 
-    recipe = job.recipe
-    index, proposals = job.upstream["index"].table(IMAGES), job.upstream[recipe.mil.proposals].table(PROPOSALS)
-    class_names = index.class_names()
-    images, left_out = choose_images(index.read().to_pylist(), set(proposals.ids()), recipe, granted_split(job))
-    task = MilTask(
-        config=recipe.mil,
-        num_classes=len(class_names),
-        images=images,
-        proposals=proposals,
-        cache_mib=recipe.resources.cache_mib,
-    )
-    result, summary = train(job, task, {image.image_id: image.uri for image in images}, left_out)
-    detector = task.build_model()
-    detector.load_state_dict(result.model)
-    write_bytes(job.instance.file(DETECTOR_FILE), detector_to_bytes(detector, class_names))
-    return {**summary, "left_out": left_out}
+    index: Input = INDEX
+    proposals: Input
+    mil: TrainMilConfig
+    include_difficult: bool  # labels count objects marked difficult
+    data_uri: NotInKey[str]  # for messages
+    resources: NotInKey[ResourcesConfig]
+
+
+class TrainMilStage(Stage[TrainMilOptions]):
+    """See the module."""
+
+    verb = "train-mil"
+    help = "Train a weakly-supervised detector, such as MIST or OICR, on proposals and image-level labels."
+    product = TrainedMil
+    revision = 2
+    loads_models = True
+
+    def options(self, recipe: Recipe, name: str) -> TrainMilOptions:  # noqa: ARG002
+        """Take the section of the detector."""
+        return TrainMilOptions(
+            proposals=recipe.mil.proposals,
+            mil=recipe.mil,
+            include_difficult=recipe.data.include_difficult,
+            data_uri=recipe.data.uri,
+            resources=recipe.resources,
+        )
+
+    def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
+        """Whether the detector's weights are given."""
+        return bool(recipe.mil.weights)
+
+    def describe(self, options: TrainMilOptions) -> str:
+        """Return how long the training would be."""
+        return describe(options.mil)
+
+    def run(self, job: Job[TrainMilOptions]) -> TrainingFacts:
+        """Train, and write the detector."""
+        from pipelines.stages.train_mil.task import MilTask
+        from weaksam.detectors.loading import detector_to_bytes
+        from weaksam.detectors.mil.base import WeakDetector
+
+        options, index = job.options, job.input(job.options.index, Index)
+        proposals = job.input(options.proposals, ProposalTable).table
+        images, left_out = choose_images(index.rows(), set(proposals.ids()), options, index.granted_split)
+        task = MilTask(
+            config=options.mil,
+            num_classes=len(index.class_names),
+            images=images,
+            proposals=proposals,
+            cache_mib=options.resources.cache_mib,
+        )
+        detector, _, facts = fit(job, task, split=index.granted_split, left_out=left_out)
+        assert isinstance(detector, WeakDetector)
+        TrainedMil(job.instance).write_weights(detector_to_bytes(detector, index.class_names))
+        return facts
 
 
 def choose_images(
-    rows: Sequence[Mapping[str, Any]], proposed: set[str], recipe: Recipe, split: str
-) -> tuple[tuple[WeakImage, ...], dict[str, int]]:
+    rows: Sequence[Mapping[str, Any]], proposed: set[str], options: TrainMilOptions, split: str
+) -> tuple[tuple[LabelledImage, ...], dict[str, int]]:
     """Choose what to learn from.
 
     Args:
         rows: of the images table.
         proposed: ids of the images that have a row of proposals.
-        recipe: says whether labels count difficult objects.
+        options: say whether labels count difficult objects.
         split: the one that labels are granted to.
 
     Returns:
@@ -67,48 +106,23 @@ def choose_images(
     Raises:
         DataError: no image is left.
     """
-    from pipelines.stages.train_mil.task import WeakImage
-
-    column = "labels_difficult" if recipe.data.include_difficult else "labels"
-    images: list[WeakImage] = []
-    left_out = {"with unknown labels": 0, "without any class": 0, "without proposals": 0}
-    for row in rows:
-        if row["split"] != split:
-            continue
-        if row[column] is None:
-            left_out["with unknown labels"] += 1
-        elif not row[column]:
-            left_out["without any class"] += 1
-        elif row["image_id"] not in proposed:
-            left_out["without proposals"] += 1
-        else:
-            images.append(WeakImage(row["image_id"], row["uri"], tuple(row[column])))
-    left_out = {reason: count for reason, count in left_out.items() if count}
+    known, unknown = labelled_images(rows, split, include_difficult=options.include_difficult)
+    labelled = [image for image in known if image.labels]
+    images = tuple(image for image in labelled if image.image_id in proposed)
+    left_out = counted(
+        {
+            "with unknown labels": unknown,
+            "without any class": len(known) - len(labelled),
+            "without proposals": len(labelled) - len(images),
+        }
+    )
     if not images:
-        why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "the split is empty"
         raise DataError(
-            f"{recipe.data.uri}: no image to learn from (labels are granted to split {split!r}): {why}; label the images and "
-            "propose for their split, or give mil.weights of a detector trained elsewhere"
+            f"{options.data_uri}: no image to learn from (labels are granted to split {split!r}): "
+            f"{told(left_out) or 'the split is empty'}; label the images and propose for their split, or give mil.weights of "
+            "a detector trained elsewhere"
         )
-    return tuple(images), left_out
+    return images, left_out
 
 
-def _method(recipe: Recipe, _name: str) -> Mapping[str, Any]:
-    config = recipe.mil
-    return {
-        "revision": REVISION,
-        "mil": method_of(config, _NOT_METHOD),
-        config.detector: getattr(config, config.detector),
-        "include_difficult": recipe.data.include_difficult,
-    }
-
-
-STAGE = Stage(
-    verb="train-mil",
-    help="Train a weakly-supervised detector, such as MIST or OICR, on proposals and image-level labels.",
-    reads=lambda recipe, _name: ("index", recipe.mil.proposals),
-    method=_method,
-    execute=execute,
-    contents=lambda recipe, _name: initial_weights(recipe.mil.init),
-    describe=lambda recipe: describe(recipe.mil),
-)
+STAGE = TrainMilStage()

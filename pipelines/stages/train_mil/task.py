@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.store.proposal_boxes import ProposalBoxes
+from pipelines.products.proposal_boxes import ProposalBoxes
 from pipelines.store.tables import Table
 from pipelines.training.byte_cache import ByteCache
+from pipelines.training.images import LabelledImage
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
 from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
 from weaksam.config import MilConfig
@@ -25,21 +25,13 @@ from weaksam.random import derive_seed
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # images [B, 3, H, W], boxes_xyxy [B, R, 4], real [B, R], labels [B, C]
 
 
-class WeakImage(NamedTuple):
-    """One image to learn from."""
-
-    image_id: str
-    uri: str
-    labels: tuple[int, ...]
-
-
 @dataclass(frozen=True, kw_only=True)
 class MilTask:
     """A ``TrainingTask`` of two phases: the detector's, and its adversary's where there is one."""
 
     config: MilConfig
     num_classes: int
-    images: tuple[WeakImage, ...]
+    images: tuple[LabelledImage, ...]
     proposals: Table
     cache_mib: int = 0
 

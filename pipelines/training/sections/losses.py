@@ -12,31 +12,22 @@ from pipelines.page.axes import legend
 from pipelines.page.charts import Line, loss_chart
 from pipelines.page.section import Section, View, beside
 from pipelines.page.shown_run import ShownRun
-from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent
-from pipelines.training.fit import CHECKPOINTS
 from pipelines.training.loss_drop import dropped_shares
-from weaksam.io.files import join
+from pipelines.training.trained import Trained
 
 if TYPE_CHECKING:
     from pipelines.training.task import Progress
 
-_TRAININGS = ("train-classifier", "train-mil", "retrain")  # verbs
 _MOST_POINTS = 120  # of a loss curve, a third of the drawing's width
 _LINE_COLOURS = 8  # CSS classes line-0, line-1, …
 
 
 def view(run: ShownRun) -> View | None:
     """Return the loss curves of every training that has written scalars."""
-    scalars = {name: _scalars(instance) for name, instance in run.of_verb(*_TRAININGS).items()}
+    scalars = {name: trained.scalars() for name, trained in run.of_kind(Trained).items()}
     curves = [_curves(name, rows) for name, rows in scalars.items() if rows]
     return {"trainings": curves} if curves else None
-
-
-def _scalars(training: Instance) -> Sequence[Progress]:
-    from pipelines.training.checkpoints import read_scalars  # with torch
-
-    return read_scalars(join(training.file(CHECKPOINTS), training.key))
 
 
 def _curves(name: str, rows: Sequence[Progress]) -> dict[str, Any]:

@@ -60,4 +60,4 @@ def test_a_given_detector_is_in_the_key_by_what_it_holds_and_not_by_where_it_lie
 def test_the_method_of_an_analysis_is_told_without_reading_weights():
     recipe = load_recipe("shapes", [*SHAPES, "mil.weights=/nowhere/detector.safetensors"])[0]
     for name in ANALYSES:
-        assert analyse.STAGE.method(recipe, name)
+        assert analyse.STAGE.method(analyse.STAGE.options(recipe.of(name), name))

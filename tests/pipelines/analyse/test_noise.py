@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipelines.analyse.noise import Regions, auroc, best_ious, judge, method, of_loss, reads, verdict, what_is_dropped
+from pipelines.analyse.noise import QUESTION, Regions, auroc, best_ious, judge, of_loss, verdict, what_is_dropped
+from pipelines.recipe.keys import inputs_of, method_of
 from pipelines.recipe.model import load_recipe
 from weaksam.config import RoiDropConfig
 from weaksam.errors import ConfigError
@@ -131,9 +132,12 @@ def test_dropped_regions_are_counted_with_those_that_are_wrong():
 
 
 def test_it_needs_a_faster_rcnn_that_this_run_retrains():
-    assert reads(load_recipe("voc07")[0]) == ("index", "label", "retrain")
-    assert method(load_recipe("voc07")[0]) != method(load_recipe("coco14")[0])  # other thresholds
+    def options(recipe, *settings):
+        return QUESTION.options(load_recipe(recipe, settings)[0])
+
+    assert inputs_of(options("voc07")) == ("index", "label", "retrain")
+    assert method_of(options("voc07")) != method_of(options("coco14"))  # other thresholds
     with pytest.raises(ConfigError, match=r"expected retrain\.detector=faster_rcnn, which has regions, got 'dino'"):
-        reads(load_recipe("voc07", ["retrain.detector=dino"])[0])
+        options("voc07", "retrain.detector=dino")
     with pytest.raises(ConfigError, match=r"expected a detector that this run retrains"):
-        reads(load_recipe("voc07", ["retrain.weights=a.safetensors"])[0])
+        options("voc07", "retrain.weights=a.safetensors")

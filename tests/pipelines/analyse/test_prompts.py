@@ -7,23 +7,25 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines.analyse import prompts as analyse_prompts
 from pipelines.analyse.prompts import (
     PLANNED,
     Control,
     ControlActor,
-    analysed_split,
     compare,
     control_prompts,
+    planned_images,
     segment_controls,
     table_rows,
     verdict,
 )
+from pipelines.analyse.question import analysed_split
+from pipelines.products.index import Index
+from pipelines.products.proposal_boxes import ImageBoxes
+from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.config import AnalyseConfig, ProposeConfig, ResourcesConfig
 from pipelines.store.instances import Instance
-from pipelines.store.proposal_boxes import ImageBoxes
 from pipelines.store.schemas import PROPOSALS
-from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, write_run
+from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, work, write_run
 from tests.support.sams import in_double, trained_sam
 from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.datasets.shapes import Shapes
@@ -225,7 +227,7 @@ def test_a_recipe_without_clues_has_nothing_to_compare(tmp_path):
         drawn_recipe(prompts=PromptsConfig(sources=("grid",))),
         drawn_recipe(propose=ProposeConfig(method="selective-search")),
     ):
-        manifest = analyse_prompts.execute(job_for(recipe, run, "analyse.prompts", ("index", "propose")))
+        manifest = work(job_for(recipe, run, "analyse.prompts", ("index", "propose")))
         assert manifest["text"].startswith("nothing to compare")
 
 
@@ -239,7 +241,7 @@ def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path):
     )
     console = Console(file=io.StringIO(), width=160)
     job = job_for(recipe, run, "analyse.prompts", ("index", "propose"), console)
-    manifest = analyse_prompts.execute(job)
+    manifest = work(job)
     table = job.instance.table(PROPOSALS)
     rows = {row["image_id"]: row for row in table.iter_rows()}
     assert manifest["images"] == {"images": 3, "done": 3, "dropped": 0, "duplicates": 0}
@@ -249,7 +251,7 @@ def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path):
     assert (written["split"], written["images"]) == ("train", 3)
 
     (tmp_path / "analyse.prompts" / "k" / table.parts()[0].rpartition("/")[2]).unlink()
-    again = analyse_prompts.execute(job)
+    again = work(job)
     assert again["images"]["done"] == 3
     assert 0 < again["throughput"]["images"] <= 3
     assert {row["image_id"]: row for row in table.iter_rows()} == rows
@@ -258,8 +260,8 @@ def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path):
 def test_an_actor_alone_turns_prompts_into_controls_and_sets_bad_images_aside(tmp_path):
     run = str(tmp_path)
     write_run(run)
-    propose, index = Instance(run, "propose", "k"), Instance(run, "index", "k")
-    planned = analyse_prompts._planned(propose, index, "train", 2)
+    propose, index = ProposalTable(Instance(run, "propose", "k")), Index(Instance(run, "index", "k"))
+    planned = planned_images(propose, index, "train", 2)
     rows = planned.to_pylist()
     rows[1]["uri"] = "/nowhere.png"
     instance = Instance(run, "analyse.prompts", "k")
@@ -275,22 +277,22 @@ def test_an_actor_alone_turns_prompts_into_controls_and_sets_bad_images_aside(tm
 def test_a_split_without_labels_or_proposals_is_refused(tmp_path):
     run = str(tmp_path)
     write_run(run)
-    propose, index = Instance(run, "propose", "k"), Instance(run, "index", "k")
-    assert analysed_split(drawn_recipe(), index) == "train"
-    assert analysed_split(drawn_recipe(analyse=AnalyseConfig(split="val")), index) == "val"
+    propose, index = ProposalTable(Instance(run, "propose", "k")), Index(Instance(run, "index", "k"))
+    assert analysed_split("auto", index, "shapes:") == "train"
+    assert analysed_split("val", index, "shapes:") == "val"
     with pytest.raises(DataError, match="no image of split 'test'"):
-        analyse_prompts._planned(propose, index, "test", 0)
-    index.finish({"labels_granted_to": None})
-    with pytest.raises(DataError, match="name a split"):
-        analysed_split(drawn_recipe(), index)
+        planned_images(propose, index, "test", 0)
+    index.instance.finish({"labels_granted_to": "none"})
+    with pytest.raises(DataError, match=r"shapes:.*name a split"):
+        analysed_split("auto", Index(index.instance), "shapes:")
 
 
 def test_the_first_images_in_hash_order_are_analysed(tmp_path):
     run = str(tmp_path)
     write_run(run)
-    propose, index = Instance(run, "propose", "k"), Instance(run, "index", "k")
-    few = analyse_prompts._planned(propose, index, "train", 2)["image_id"].to_pylist()
-    everything = analyse_prompts._planned(propose, index, "train", 0)["image_id"].to_pylist()
+    propose, index = ProposalTable(Instance(run, "propose", "k")), Index(Instance(run, "index", "k"))
+    few = planned_images(propose, index, "train", 2)["image_id"].to_pylist()
+    everything = planned_images(propose, index, "train", 0)["image_id"].to_pylist()
     assert len(few) == 2
     assert set(few) < set(everything)
     assert len(everything) == 5

@@ -9,16 +9,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from pipelines.analyse import similarity as analyse_similarity
 from pipelines.analyse import stage as analyse
-from pipelines.analyse.prompts import ANALYSIS_FILE
 from pipelines.analyse.similarity import drawn_boxes, grey_png, mean_and_spread, pooled_features, source_sets, verdict
+from pipelines.products.index import in_hash_order
+from pipelines.products.measured import Analysis
 from pipelines.recipe.config import AnalyseConfig, DetectStageConfig, TrainMilConfig
-from pipelines.stages.index import in_hash_order
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS
-from pipelines.store.tables import read_json
-from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import PromptsConfig
 from weaksam.detectors.loading import build_detector, detector_to_bytes
@@ -114,7 +112,7 @@ def recipe(**changes):
 
 def execute(run, recipe, console=None):
     job = job_for(recipe, run, "analyse.similarity", ("index", "propose", "train-mil"), console)
-    return analyse.execute(job), read_json(job.instance.file(ANALYSIS_FILE))
+    return work(job), Analysis(job.instance).read()
 
 
 def test_the_stage_compares_the_first_images_of_the_training_split(run, tmp_path):
@@ -164,10 +162,10 @@ def test_keys_follow_what_each_label_reads():
     similarity = "analyse.similarity"
 
     def reads(recipe, name):
-        return analyse.STAGE.reads(recipe.of(name), name)
+        return analyse.STAGE.reads(analyse.STAGE.options(recipe.of(name), name))
 
     def method(recipe, name):
-        return analyse.STAGE.method(recipe.of(name), name)
+        return analyse.STAGE.method(analyse.STAGE.options(recipe.of(name), name))
 
     assert reads(base, similarity) == ("index", "propose", "train-mil")
     assert reads(base, prompts) == ("index", "propose")
@@ -179,9 +177,10 @@ def test_keys_follow_what_each_label_reads():
 def test_given_weights_need_no_training(tmp_path, run):
     weights = str(tmp_path / "train-mil" / "k" / "detector.safetensors")
     given = recipe().model_copy(update={"mil": replace(MIL, weights=weights)})
-    assert analyse_similarity.reads(given) == ("index", "propose")
-    assert analyse_similarity.contents(given).keys() == {"detector"}
-    assert analyse_similarity.contents(recipe()) == {}
+    name, stage = "analyse.similarity", analyse.STAGE
+    assert stage.reads(stage.options(given.of(name), name)) == ("index", "propose")
+    assert stage.contents(stage.options(given.of(name), name)).keys() == {"about.weights"}
+    assert stage.contents(stage.options(recipe().of(name), name)) == {}
     job = job_for(given, run, "analyse.similarity", ("index", "propose"))
-    analyse.execute(job)
-    assert read_json(job.instance.file(ANALYSIS_FILE)) == execute(run, recipe())[1]
+    work(job)
+    assert Analysis(job.instance).read() == execute(run, recipe())[1]

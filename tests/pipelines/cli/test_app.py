@@ -172,10 +172,10 @@ def finished_with_drops(run: Path) -> None:
     """A finished ``propose`` that dropped 2 of 5 images."""
     invoke("index", "grid", "--data", "shapes:", "--out", str(run), *SET)
     resolved = Run(load_recipe("grid", SETTINGS, "shapes:")[0], str(run)).resolve("propose")
-    (upstream,) = resolved.upstream.values()
+    (index,) = resolved.inputs.values()
     resolved.instance.begin(resolved.parts)
     proof = {"images": 5, "done": 3, "dropped": 2, "duplicates": 0}
-    reads = {"index": upstream.state()}
+    reads = {"index": index.instance.state()}
     resolved.instance.finish({"text": "images 5 = done 3 + dropped 2 · duplicates 0", "images": proof, "reads": reads})
 
 

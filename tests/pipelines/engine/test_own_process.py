@@ -16,10 +16,10 @@ from pipelines.engine.stage import Options
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.stages.detect import DETECTOR_FILE
+from pipelines.stages.retrain.stage import TrainedDetector
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, DROPPED, IMAGES, PROPOSALS, detections_from_row
-from pipelines.store.tables import Table, write_bytes
+from pipelines.store.tables import Table
 from pipelines.training.fit import choose_resources
 from tests.support.tolerances import assert_near, roundings_in
 from tests.support.upstream import RECIPE, finish_upstream
@@ -100,8 +100,8 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
     for name in Run(recipe, run).needed_for("retrain")[-2:]:  # label, retrain
         resolved = Run(recipe, run).resolve(name)
         resolved.instance.begin(resolved.parts)
-        write_bytes(resolved.instance.file(DETECTOR_FILE), detector_to_bytes(detector, CLASS_NAMES, IMAGE_LABELS))
-        reads = {n: u.state() for n, u in resolved.upstream.items()}
+        TrainedDetector(resolved.instance).write_weights(detector_to_bytes(detector, CLASS_NAMES, IMAGE_LABELS))
+        reads = {n: u.instance.state() for n, u in resolved.inputs.items()}
         resolved.instance.finish({"reads": reads, "text": "by hand", "supervision": IMAGE_LABELS})
     Run(recipe, run).bring(["detect.final-plain", "detect.final-mirrored"], Options(), Console(quiet=True))
     index = Run(recipe, run).instance("index").table(IMAGES)

@@ -9,12 +9,12 @@ from rich.console import Console
 
 from pipelines.evaluate import agreement as evaluate_agreement
 from pipelines.evaluate.agreement import agreements
-from pipelines.evaluate.proposals import METRICS_FILE
+from pipelines.products.measured import Evaluation
+from pipelines.recipe.keys import inputs_of
 from pipelines.stages.detect import settings_of
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
-from pipelines.store.tables import read_json
-from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from weaksam.config import PseudoLabelsConfig
 from weaksam.datasets.shapes import CLASS_NAMES, Shapes
 from weaksam.errors import ConfigError, DataError
@@ -57,9 +57,11 @@ def write_detections(run, name, found):
 
 def run_agreement(run, name="evaluate.agreement"):
     recipe = drawn_recipe()
-    job = job_for(recipe, run, name, evaluate_agreement.reads(recipe.of(name)), Console(file=io.StringIO()))
-    told = evaluate_agreement.execute(job)
-    return told, read_json(job.instance.file(METRICS_FILE))["agreement"]
+    job = job_for(
+        recipe, run, name, inputs_of(evaluate_agreement.options(recipe.of(name))), Console(file=io.StringIO())
+    )
+    told = work(job)
+    return told, Evaluation(job.instance).read()["agreement"]
 
 
 def student_run(tmp_path):

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines.evaluate import stage as evaluate
-from pipelines.evaluate.detections import DetectedImage, measure, text_table
+from pipelines.evaluate.detections import MeasuredImage, measure, text_table
 from pipelines.recipe.config import EvaluateConfig
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
-from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from weaksam.structures import Detections, GroundTruth
 
 
@@ -38,7 +37,7 @@ def true(*rows):
 
 def image(image_id, detections, proposals, split="test"):
     boxes = np.array(proposals, np.float32).reshape(-1, 4)
-    return DetectedImage(
+    return MeasuredImage(
         image_id=image_id, split=split, size_hw=(100, 100), detections=detections, proposals_xyxy=boxes
     )
 
@@ -137,7 +136,7 @@ def run(tmp_path):
 def test_a_perfect_detector_on_a_table_gets_everything_right(run, tmp_path):
     console = Console(width=200, record=True)
     job = job_for(drawn_recipe(), run, "evaluate.mil", ("detect.mil", "propose"), console)
-    manifest = evaluate.execute(job)
+    manifest = work(job)
     metrics = json.loads((tmp_path / "evaluate.mil" / "k" / "metrics.json").read_text())
     for split in ("train", "val"):
         detector, whole, _ = metrics["detections"][split]["rows"]

@@ -8,9 +8,11 @@ from rich.console import Console
 
 from pipelines.evaluate import stage as evaluate
 from pipelines.evaluate.pseudo_labels import measure, text_table
+from pipelines.products.pseudo_labels import PseudoLabelledImage
+from pipelines.recipe.keys import inputs_of
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
-from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, with_instances
+from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, with_instances, work
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 
@@ -41,11 +43,15 @@ SIZE = (100, 100)
 QUARTER, MORE, WHOLE = (0, 0, 50, 50), (0, 0, 50, 60), (0, 0, 100, 100)
 TRUTH = {"a": true((QUARTER, 0)), "b": true((WHOLE, 1), (QUARTER, 1)), "c": true((WHOLE, 0))}
 # The cat's box has an IoU of 5/6 with it, the dog's of 1/4.
-IMAGES = [
-    ("a", "train", SIZE, pseudo((MORE, 0, 0.5))),
-    ("b", "train", SIZE, pseudo((QUARTER, 0, 0.5), (WHOLE, 1, 0.25))),
-    ("c", "train", SIZE, pseudo()),
-]
+
+
+def image(image_id, *rows):
+    return PseudoLabelledImage(
+        image_id=image_id, split="train", size_hw=SIZE, truth=pseudo(*rows), supervision="image-labels"
+    )
+
+
+IMAGES = [image("a", (MORE, 0, 0.5)), image("b", (QUARTER, 0, 0.5), (WHOLE, 1, 0.25)), image("c")]
 
 
 def test_two_classes_by_hand():
@@ -71,7 +77,7 @@ def test_a_split_without_true_boxes_is_counted_and_not_measured():
 
 
 def test_no_boxes_at_all_have_no_precision_and_no_recall_beside_it():
-    measured = measure([("a", "train", SIZE, pseudo())], ("cat", "dog"), lambda _: TRUTH)["train"]
+    measured = measure([image("a")], ("cat", "dog"), lambda _: TRUTH)["train"]
     assert (measured["rows"][0]["precision"], measured["rows"][0]["recall"]) == (None, 0.0)
     assert measured["classes"][1]["rows"][0]["recall"] is None
 
@@ -80,7 +86,7 @@ def test_no_boxes_at_all_have_no_precision_and_no_recall_beside_it():
 def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
     dataset = Shapes(SHAPES)
     instance = Instance(str(tmp_path), name, "k")
-    instance.begin({})
+    instance.begin({}, "PseudoLabelTable")
     rows = []
     for image_id, objects in dataset.ground_truth("train").items():
         boxes = zip(objects.boxes_xyxy, objects.class_index, np.ones(len(objects.class_index)), strict=True)
@@ -90,7 +96,7 @@ def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
 
     console = Console(width=200, record=True)
     measured, recipe = "evaluate.mine", with_instances(drawn_recipe(), evaluate_mine={"of": name})
-    manifest = evaluate.execute(job_for(recipe, str(tmp_path), measured, (name,), console))
+    manifest = work(job_for(recipe, str(tmp_path), measured, (name,), console))
     metrics = json.loads((tmp_path / measured / "k" / "metrics.json").read_text())
     row = metrics["pseudo_labels"]["train"]["rows"][1]
     assert (row["iou"], row["precision"], row["recall"], row["mean_recall"]) == (0.75, 1, 1, 1)
@@ -103,5 +109,4 @@ def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
 def test_what_an_evaluation_reads():
     recipe = with_instances(drawn_recipe(), evaluate_noisy={"of": "import.noisy"})
     for name, read in {"evaluate.label": "label", "evaluate.noisy": "import.noisy"}.items():
-        assert evaluate.STAGE.reads(recipe.of(name), name) == (read,)
-    assert evaluate.STAGE.method(recipe.of("evaluate.label"), "evaluate.label") == {}
+        assert inputs_of(evaluate.STAGE.options(recipe.of(name), name)) == (read,)

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipelines.evaluate import stage as evaluate
 from pipelines.evaluate.proposals import measure, row_label
+from pipelines.products.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
 from pipelines.recipe.config import EvaluateConfig, ProposeConfig
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent
-from pipelines.store.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
 from pipelines.store.schemas import PROPOSALS, proposals_to_row
-from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, with_instances, write_run
+from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, with_instances, work, write_run
 from weaksam.structures import GroundTruth
 
 
@@ -114,7 +113,7 @@ def test_the_stage_writes_metrics_and_prints_a_row_for_every_source_of_the_recip
     run = str(tmp_path)
     write_run(run)
     console = Console(file=io.StringIO(), width=200)
-    manifest = evaluate.execute(job_for(drawn_recipe(), run, "evaluate.proposals", ("propose",), console))
+    manifest = work(job_for(drawn_recipe(), run, "evaluate.proposals", ("propose",), console))
     metrics = json.loads((tmp_path / "evaluate.proposals" / "k" / "metrics.json").read_text())
     assert metrics["iou_thresholds"] == [0.5, 0.75, 0.9]
     # coarse brought no box, yet its row stands there.
@@ -132,7 +131,7 @@ def test_selective_search_gets_a_row_of_its_own(tmp_path):
     run = str(tmp_path)
     write_run(run)
     recipe = drawn_recipe(propose=ProposeConfig(method="selective-search"))
-    evaluate.execute(job_for(recipe, run, "evaluate.proposals", ("propose",)))
+    work(job_for(recipe, run, "evaluate.proposals", ("propose",)))
     metrics = json.loads((tmp_path / "evaluate.proposals" / "k" / "metrics.json").read_text())
     names = [row["name"] for row in metrics["splits"]["val"]["rows"]]
     assert names == ["grid", "fine", "cross", "selective-search"]  # those of the table, and the one asked for
@@ -147,5 +146,5 @@ def test_an_import_is_measured_by_the_sources_it_has(tmp_path):
     row = {**no_boxes, "boxes_xyxy": [], "source": [], "prompt_index": [], "mask_index": [], "predicted_iou": []}
     imported.table(PROPOSALS).write_rows([row], "part-0")
     recipe = with_instances(drawn_recipe(), evaluate_mine={"of": "import.mine"})
-    manifest = evaluate.execute(job_for(recipe, run, "evaluate.mine", ("import.mine",)))
+    manifest = work(job_for(recipe, run, "evaluate.mine", ("import.mine",)))
     assert manifest["text"] == "val: no boxes"

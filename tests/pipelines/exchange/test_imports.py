@@ -51,7 +51,7 @@ def test_what_was_exported_comes_back(run: str, tmp_path: Path, to: Any) -> None
     missing: Any = "empty" if to == "coco" else "error"  # an image without boxes leaves no trace in COCO results
     done = run_import(run, str(tmp_path / "f"), name="x", split="train", missing=missing)
     assert _imported(run) == BOXES
-    assert done["images"]["text"] == "images 3 = done 3 + dropped 0 · duplicates 0"
+    assert done["images"] == {"images": 3, "done": 3, "dropped": 0, "duplicates": 0}
     assert (done["boxes"], done["clipped"], done["discarded"], done["unknown"]) == (3, 0, 0, 0)
 
 
@@ -174,7 +174,7 @@ def test_images_that_cannot_be_read_are_dropped_with_their_reasons(run: str, tmp
     (tmp_path / "images" / "000005.png").unlink()
     (tmp_path / "images" / "000007.png").write_bytes(b"text")
     done = run_import(run, _dump([np.zeros((0, 4))] * 3, tmp_path / "f"), name="x", split="train")
-    assert done["images"]["text"] == "images 3 = done 1 + dropped 2 · duplicates 0"
+    assert done["images"] == {"images": 3, "done": 1, "dropped": 2, "duplicates": 0}
     instance = current_instance(run, "import.x")
     assert instance is not None
     reasons = {row["image_id"]: (row["stage"], row["reason"]) for row in instance.dropped.iter_rows()}

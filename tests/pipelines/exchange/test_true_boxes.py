@@ -139,7 +139,7 @@ def test_an_image_that_cannot_be_read_is_dropped_with_its_reason(tmp_path):
     (tmp_path / "VOC2007" / "JPEGImages" / "000002.jpg").write_bytes(b"")
     run = indexed(tmp_path / "run", tmp_path / "VOC2007")
     manifest = run_export_true_boxes(run, name="true", noise=0.5)
-    assert manifest["images"]["text"] == "images 4 = done 3 + dropped 1 · duplicates 0"
+    assert manifest["images"] == {"images": 4, "done": 3, "dropped": 1, "duplicates": 0}
     (row,) = current_instance(run, "import.true").dropped.iter_rows()
     assert (row["image_id"], row["stage"], row["reason"]) == ("000002", "import.true", "empty file")
 
@@ -169,7 +169,7 @@ def test_boxes_without_area_in_their_image_are_counted(tmp_path):
 def test_images_annotated_in_another_size_are_dropped_and_cannot_be_all(tmp_path):
     data = coco_of(tmp_path / "c", (0, [0, 0, 9, 9]), (1, [0, 0, 9, 9]), sizes=((64, 0), (96, 64)))
     run = indexed(tmp_path / "run", data, "stages=[index]")  # a recipe that measures by the boxes is refused at index
-    assert run_export_true_boxes(run, name="true")["images"]["text"] == "images 2 = done 1 + dropped 1 · duplicates 0"
+    assert run_export_true_boxes(run, name="true")["images"] == {"images": 2, "done": 1, "dropped": 1, "duplicates": 0}
     (row,) = current_instance(run, "import.true").dropped.iter_rows()
     assert row["reason"] == "annotated in another size"
     assert "expected a picture of 96 x 64 pixels" in row["detail"]

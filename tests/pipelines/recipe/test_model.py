@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pipelines.recipe.model import Recipe, load_recipe, render, to_plain
+from pipelines.registry import active
 from pipelines.store.tables import write_bytes
 from weaksam.errors import ConfigError, DataError
 
@@ -268,7 +269,7 @@ def test_long_and_multi_line_texts_survive_printing(tmp_path: Path) -> None:
 )
 def test_what_is_given_is_not_trained(given, left_out):
     recipe, _ = load_recipe("shapes", given)
-    assert set(recipe.stages) - set(recipe.active) == left_out
+    assert set(recipe.stages) - set(active(recipe)) == left_out
 
 
 def test_the_recipe_of_a_run_in_a_bucket_is_read() -> None:

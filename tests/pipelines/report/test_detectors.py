@@ -4,13 +4,12 @@ import re
 
 import pytest
 
-from pipelines.evaluate import stage as evaluate
 from pipelines.evaluate.sections import failures
 from pipelines.recipe.config import ReportConfig
 from pipelines.report import stage as report
 from pipelines.store.tables import write_json
 from pipelines.training.checkpoints import write_scalars
-from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.full_run import write_detector
 from tests.support.measured import metrics, row_of_scalars
 from tests.support.page import NASTY, Page, gone, shown_run
@@ -30,7 +29,7 @@ def make_page(run_uri, measured=None, upstream=DETECTOR_RUN, **changes):
     recipe = drawn_recipe(**changes)
     job = job_for(recipe, run_uri, "evaluate.mil", ("detect.mil", "propose"))
     if measured is None:
-        job.instance.finish(evaluate.execute(job))
+        job.instance.finish(work(job))
     else:
         write_json(job.instance.file("metrics.json"), measured)
         job.instance.finish({"text": "measured"})

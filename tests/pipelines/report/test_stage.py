@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from pipelines.analyse.similarity import grey_png
-from pipelines.evaluate import stage as evaluate
-from pipelines.report import stage as report
 from pipelines.report.sections import gallery
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS, with_class_names
 from pipelines.store.tables import write_bytes, write_json
-from tests.support.drawn_run import drawn_recipe, job_for, write_run
+from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.measured import PROMPTS
 from tests.support.page import NASTY, Page
 from weaksam.datasets.shapes import Shapes
@@ -24,13 +22,13 @@ def make_page(run, recipe=None, upstream=UPSTREAM):
     recipe = recipe or drawn_recipe()
     if "evaluate.proposals" in upstream:
         job = job_for(recipe, run, "evaluate.proposals", ("propose",))
-        job.instance.finish(evaluate.execute(job))
+        job.instance.finish(work(job))
     if "analyse.prompts" in upstream:
         instance = Instance(run, "analyse.prompts", "k")
         write_json(instance.file("analysis.json"), PROMPTS)
         instance.finish({"text": "compared", "seconds": 61.0})
     job = job_for(recipe, run, "report", upstream)
-    summary = report.execute(job)
+    summary = work(job)
     with open(f"{run}/report.html", encoding="utf-8") as file:
         text = file.read()
     return text, Page(text), summary

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from pipelines.engine.stage import Options
+from pipelines.products.index import first_in_hash_order, in_hash_order
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.stages.index import first_in_hash_order, in_hash_order
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES
 from tests.support.broken_files import encode, picture

@@ -13,7 +13,7 @@ from pipelines.runner import Run
 from pipelines.stages import label
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, IMAGES, PSEUDO_LABELS, detections_to_row, with_class_names
-from tests.support.drawn_run import job_for
+from tests.support.drawn_run import job_for, work
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError
 from weaksam.pseudo_labels.boxes import pseudo_ground_truth
@@ -69,7 +69,7 @@ def test_open_thresholds_are_chosen_from_all_parts_of_the_table_and_told(tmp_pat
 
 
 def run_label(run, **changes):
-    manifest = label.execute(job_for(recipe(**changes), run, "label", ("index", "detect.mil")))
+    manifest = work(job_for(recipe(**changes), run, "label", ("index", "detect.mil")))
     return manifest, {row["image_id"]: row for row in Instance(run, "label", "k").table(PSEUDO_LABELS).iter_rows()}
 
 
@@ -162,10 +162,11 @@ def test_the_table_holds_what_the_selection_of_one_image_gives(tmp_path, changes
 
 
 def test_only_the_options_of_pseudo_labels_are_in_the_key():
-    assert label.STAGE.method(recipe(), "label") == {"pseudo_labels": asdict(PseudoLabelsConfig())}
-    assert label.STAGE.reads(recipe(), "label") == ("index", "detect.mil")
-    assert label.STAGE.describe(recipe()) == "scores above 0.3, covered to less than 0.85"
-    assert label.STAGE.describe(recipe(mode="top1")) == "the best 1 of each label"
+    options = label.STAGE.options(recipe(), "label")
+    assert label.STAGE.method(options) == {"pseudo_labels": asdict(PseudoLabelsConfig())}
+    assert label.STAGE.reads(options) == ("index", "detect.mil")
+    assert label.STAGE.describe(options) == "scores above 0.3, covered to less than 0.85"
+    assert label.STAGE.describe(label.STAGE.options(recipe(mode="top1"), "label")) == "the best 1 of each label"
 
 
 @pytest.mark.parametrize("granted", ["none", "train"])
@@ -200,7 +201,7 @@ def test_the_stage_is_one_of_the_stages_and_runs_once(tmp_path):
     for name in ("train-classifier", "propose", "train-mil", "detect.mil"):
         instance = run.instance(name)
         instance.begin({})
-        reads = {n: i.state() for n, i in run.resolve(name).upstream.items()}
+        reads = {n: i.instance.state() for n, i in run.resolve(name).inputs.items()}
         instance.finish({"text": "by hand", "reads": reads})
     manifests = run.bring(["label"], Options(), Console(quiet=True))
     assert manifests["label"]["images"]["done"] == 3

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.products.pseudo_labels import PseudoLabelledImage
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
 from pipelines.stages.retrain.stage import choose_images
@@ -66,14 +67,13 @@ def run(task, folder, **resources):
 
 
 def row(image_id, *boxes, supervision=IMAGE_LABELS):
-    return {
-        "image_id": image_id,
-        "boxes_xyxy": [list(box) for box in boxes],
-        "class_index": [n for n, _ in enumerate(boxes)],
-        "score": [0.5] * len(boxes),
-        "score_normalised": [1.0] * len(boxes),
-        "supervision": supervision,
-    }
+    truth = PseudoGroundTruth(
+        boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+        class_index=np.arange(len(boxes)),
+        score=np.full(len(boxes), 0.5, np.float32),
+        score_normalised=np.ones(len(boxes), np.float32),
+    )
+    return PseudoLabelledImage(image_id=image_id, split="train", size_hw=(20, 20), truth=truth, supervision=supervision)
 
 
 def keys(*items):
@@ -101,9 +101,8 @@ def test_thresholds_make_another_detector_only_where_the_drop_is_on(detector, dr
 
 
 def test_images_with_boxes_are_learnt_from_and_the_others_counted():
-    recipe = load_recipe("shapes", ["retrain.min_box_side=5"])[0]
     rows = [row("a", (0, 0, 9, 9), (0, 0, 4, 9)), row("b"), row("c", (0, 0, 4, 9)), row("gone", (0, 0, 9, 9))]
-    images, left_out, supervision = choose_images(rows, {"a": "a.jpg", "b": "b.jpg", "c": "c.jpg"}, recipe)
+    images, left_out, supervision = choose_images(rows, {"a": "a.jpg", "b": "b.jpg", "c": "c.jpg"}, 5)
     assert [(image.image_id, image.uri, image.truth.boxes_xyxy.tolist()) for image in images] == [
         ("a", "a.jpg", [[0, 0, 9, 9]])
     ]
@@ -115,7 +114,7 @@ def test_images_with_boxes_are_learnt_from_and_the_others_counted():
 def test_images_come_in_the_order_of_the_index_whatever_that_of_the_rows():
     rows = [row(image_id, (0, 0, 9, 9)) for image_id in "cab"]
     for these in (rows, rows[::-1]):
-        images, _, _ = choose_images(these, {"b": "b.jpg", "c": "c.jpg", "a": "a.jpg"}, load_recipe("shapes")[0])
+        images, _, _ = choose_images(these, {"b": "b.jpg", "c": "c.jpg", "a": "a.jpg"}, 1)
         assert [image.image_id for image in images] == ["b", "c", "a"]
 
 
@@ -133,7 +132,7 @@ def test_images_come_in_the_order_of_the_index_whatever_that_of_the_rows():
 )
 def test_boxes_of_one_supervision_are_needed(rows, why):
     with pytest.raises(DataError, match=why):
-        choose_images(rows, {"a": "a.jpg", "b": "b.jpg"}, load_recipe("shapes")[0])
+        choose_images(rows, {"a": "a.jpg", "b": "b.jpg"}, 1)
 
 
 @pytest.mark.parametrize(("step", "factor"), [(0, 0.5), (1, 0.75), (2, 1), (4, 1), (5, 0.1), (8, 0.01)])

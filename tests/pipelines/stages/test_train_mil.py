@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from pipelines.recipe.model import load_recipe
-from pipelines.stages.train_mil.stage import choose_images
-from pipelines.stages.train_mil.task import MilTask, WeakImage
+from pipelines.stages.train_mil.stage import STAGE, choose_images
+from pipelines.stages.train_mil.task import MilTask
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
 from pipelines.store.tables import Table
 from pipelines.training.checkpoints import read_scalars
+from pipelines.training.images import LabelledImage
 from pipelines.training.loop import run_training
 from pipelines.training.schedules import warmed_up
 from pipelines.training.task import Position, TrainingResources
@@ -62,7 +63,7 @@ def drawn_task(folder, config=SMALL, count=8):
     return MilTask(
         config=config,
         num_classes=len(dataset.class_names),
-        images=tuple(WeakImage(record.image_id, record.uri, record.labels) for record in records),
+        images=tuple(LabelledImage(record.image_id, record.uri, record.labels) for record in records),
         proposals=table,
         cache_mib=16,
     )
@@ -84,12 +85,15 @@ ROWS = [
 ]
 
 
+def options(*settings):
+    return STAGE.options(load_recipe("shapes", settings)[0], "train-mil")
+
+
 def test_labelled_images_with_proposals_are_learnt_from_and_the_others_counted():
-    recipe = load_recipe("shapes")[0]
-    images, left_out = choose_images(ROWS, {"a", "b", "c", "e"}, recipe, "train")
-    assert images == (WeakImage("a", "a.jpg", (1,)),)
+    images, left_out = choose_images(ROWS, {"a", "b", "c", "e"}, options(), "train")
+    assert images == (LabelledImage("a", "a.jpg", (1,)),)
     assert left_out == {"with unknown labels": 1, "without any class": 1, "without proposals": 1}
-    difficult = load_recipe("shapes", ["data.include_difficult=true"])[0]
+    difficult = options("data.include_difficult=true")
     images, left_out = choose_images(ROWS, {"a", "b", "c", "d"}, difficult, "train")
     assert [(image.image_id, image.labels) for image in images] == [("a", (0, 1)), ("b", (2,)), ("d", (0,))]
     assert left_out == {"with unknown labels": 1}
@@ -104,7 +108,7 @@ def test_labelled_images_with_proposals_are_learnt_from_and_the_others_counted()
 )
 def test_nothing_to_learn_from_is_an_error_that_says_why(split, proposed, why):
     with pytest.raises(DataError, match=why):
-        choose_images(ROWS, proposed, load_recipe("shapes")[0], split)
+        choose_images(ROWS, proposed, options(), split)
 
 
 def test_a_sample_is_a_view_of_its_image_with_the_proposals_in_it(tmp_path):

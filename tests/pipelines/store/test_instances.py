@@ -88,8 +88,9 @@ def test_an_instance_is_planned_then_current_then_finished(run_uri: str) -> None
         None,
         [],
     )
-    instance.begin({"verb": "propose"})
-    assert instance.plan() == {"instance": "propose", "key": "aaa", "parts": {"verb": "propose"}}
+    instance.begin({"verb": "propose"}, "ProposalTable")
+    plan = {"instance": "propose", "key": "aaa", "product": "ProposalTable", "parts": {"verb": "propose"}}
+    assert instance.plan() == plan
     assert current_instances(run_uri) == [instance]
     assert instance.manifest() is None
     instance.finish({"text": "images 1"})
@@ -504,13 +505,13 @@ def test_a_proof_counts_from_the_files(
     tmp_path: Path, planned: list[str], done: list[str], dropped: list[str], text: str
 ) -> None:
     proof = prove(planned, *tables(str(tmp_path), done, dropped))
-    assert proof["text"] == text
-    assert proof["images"] == proof["done"] + proof["dropped"] == len(planned)
+    assert str(proof) == text
+    assert proof.images == proof.done + proof.dropped == len(planned)
 
 
 def test_a_proof_writes_thousands_with_commas(tmp_path: Path) -> None:
     ids = [str(n) for n in range(1234)]
-    assert prove(ids, *tables(str(tmp_path), ids, []))["text"] == "images 1,234 = done 1,234 + dropped 0 · duplicates 0"
+    assert str(prove(ids, *tables(str(tmp_path), ids, []))) == "images 1,234 = done 1,234 + dropped 0 · duplicates 0"
 
 
 FAILED: dict[str, tuple[list[str], list[str], list[str], str]] = {

@@ -8,10 +8,10 @@ import torch
 from rich.console import Console
 
 from pipelines.engine.stage import Options
+from pipelines.products.index import in_hash_order
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.stages.index import in_hash_order
 from pipelines.stages.train_classifier import stage as train_classifier
 from pipelines.stages.train_classifier.task import (
     ClassifierTask,
@@ -99,26 +99,31 @@ def row(image_id, labels, split="train", difficult=None):
     }  # fmt: skip
 
 
+def choose(rows, recipe):
+    options = train_classifier.STAGE.options(recipe, "train-classifier")
+    return train_classifier.choose_images(rows, options, "train")
+
+
 def test_only_labelled_images_of_the_training_split_are_learned_from():
     rows = [row("a", [0]), row("b", None), row("c", []), row("d", None, "val")]
-    training, held_out, unknown = train_classifier.choose_images(rows, recipe(), "train")
+    training, held_out, unknown = choose(rows, recipe())
     assert training == (LabelledImage("a", "/a.png", (0,)), LabelledImage("c", "/c.png", ()))
     assert (held_out, unknown) == ((), 1)
 
 
 def test_difficult_objects_count_as_the_recipe_says():
     rows = [row("a", [0], difficult=[0, 1])]
-    assert train_classifier.choose_images(rows, recipe(), "train")[0][0].labels == (0,)
-    assert train_classifier.choose_images(rows, recipe("data.include_difficult=true"), "train")[0][0].labels == (0, 1)
+    assert choose(rows, recipe())[0][0].labels == (0,)
+    assert choose(rows, recipe("data.include_difficult=true"))[0][0].labels == (0, 1)
 
 
 def test_best_map_holds_one_image_in_ten_out_whatever_their_order():
     rows = [row(f"image-{n}", [0]) for n in range(25)]
     best = recipe("classifier.select=best-map")
-    training, held_out, _ = train_classifier.choose_images(rows, best, "train")
+    training, held_out, _ = choose(rows, best)
     assert (len(training), len(held_out)) == (23, 2)
     assert not set(training) & set(held_out)
-    assert set(train_classifier.choose_images(rows[::-1], best, "train")[1]) == set(held_out)
+    assert set(choose(rows[::-1], best)[1]) == set(held_out)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +137,7 @@ def test_best_map_holds_one_image_in_ten_out_whatever_their_order():
 )
 def test_nothing_to_learn_from_is_an_error(rows, override, message):
     with pytest.raises(DataError, match=message):
-        train_classifier.choose_images(rows, recipe(override), "train")
+        choose(rows, recipe(override))
 
 
 def test_a_sample_depends_on_epoch_and_index_alone():
@@ -288,7 +293,8 @@ def test_the_manifest_says_the_memory_of_a_gpu_where_it_was_measured(tmp_path, m
     def told(run):
         write_run(str(run))
         recipe = drawn_recipe(resources=ResourcesConfig(here=True, cpus=1))
-        return fit.train(job_for(recipe, str(run), "train-mil", ("index",)), ToyTask(), {}, {})[1]
+        job = job_for(recipe, str(run), "train-mil", ("index",))
+        return fit.fit(job, ToyTask(), split="train", left_out={}).facts.to_plain()
 
     assert "gpu_memory_mib" not in told(tmp_path / "cpu")
     monkeypatch.setattr(loop, "_gpu_memory_mib", lambda _device: 812.34)

@@ -284,7 +284,7 @@ def test_a_step_of_the_plan_leaves_a_checkpoint_that_stays(tmp_path):
     with pytest.raises(RunError, match=r"step-00000003\.pt: expected a checkpoint of step 3 that reads back"):
         checkpoints.at(3)
     with pytest.raises(RunError, match="expected a checkpoint of the plan"):
-        Checkpoints(str(tmp_path / "run"), ToyTask(keep=(2,), images=11).plan).at(2)
+        Checkpoints(str(tmp_path / "run"), ToyTask(keep=(2,), count=11).plan).at(2)
 
 
 @pytest.mark.parametrize("epochs", [2, 4])
@@ -647,7 +647,7 @@ def finish(process):
 def test_two_workers_see_the_images_of_one_and_agree_with_it_in_both_phases(tmp_path):
     log = tmp_path / "seen"
     log.mkdir()
-    task = AdversaryTask(batch_norm=False, dropout=0.0, batch_size=4, images=8, epochs=2, max_grad_norm=0.5)
+    task = AdversaryTask(batch_norm=False, dropout=0.0, batch_size=4, count=8, epochs=2, max_grad_norm=0.5)
     alone = train(tmp_path, task, name="alone")
     train_two({"pair": replace(task, log=str(log))}, str(tmp_path), images_per_pass=1)
     state = Checkpoints(str(tmp_path / "pair"), task.plan).newest()

@@ -233,7 +233,7 @@ def finish(recipe: Recipe, run: str, *names: str, ap50: float = 0.5, **changes) 
         resolved = cell.resolve(name)
         instance = resolved.instance
         if instance.manifest() is None:
-            reads = {n: u.state() for n, u in resolved.upstream.items()}
+            reads = {n: u.instance.state() for n, u in resolved.inputs.items()}
             manifest, metrics = content(recipe, name, ap50)
             if metrics is not None:
                 write_json(instance.file("metrics.json"), metrics)

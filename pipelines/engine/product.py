@@ -1,0 +1,79 @@
+"""What a finished stage instance leaves behind: a typed reader of its files, and of the facts that its manifest keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, Generic, TypeVar
+
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from pipelines.recipe.keys import to_plain
+from pipelines.store.instances import Instance, Proof
+from pipelines.store.tables import DamagedFileError, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a stage says of its work in the manifest. Facts that are None are not known, and left out."""
+
+    text: str = ""  # a line for people
+    images: Proof | None = None  # of a stage that goes over images
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the facts as the manifest keeps them."""
+        return {name: value for name, value in to_plain(self).items() if value is not None}
+
+
+F = TypeVar("F", bound=Facts)
+
+
+class Product(Generic[F]):
+    """Reads what an instance left behind; one that is not finished yet has the facts' defaults, and the rows so far.
+
+    A subclass names the ``schema`` of its table, if it has one, and the ``facts_type``.
+    """
+
+    schema: ClassVar[pa.Schema | None] = None
+    facts_type: ClassVar[type[Any]] = Facts
+    shown_unfinished: ClassVar[bool] = False  # whether a page shows it as far as it has come
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+
+    @property
+    def name(self) -> str:
+        """Of the instance: ``verb`` or ``verb.label``."""
+        return self.instance.name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the instance has proved its work."""
+        return self.instance.manifest() is not None
+
+    @cached_property
+    def facts(self) -> F:
+        """What the manifest says; raises DamagedFileError where it does not read as such facts."""
+        manifest = self.instance.manifest() or {}
+        known = {f.name: manifest[f.name] for f in fields(self.facts_type) if f.name in manifest}
+        try:
+            facts: F = TypeAdapter(self.facts_type).validate_python(known)
+        except ValidationError as error:
+            finding = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in finding["loc"])
+            raise DamagedFileError(
+                self.instance.file("_manifest.json"), f"{where}: {finding['msg']}", self.instance.mended_by
+            ) from error
+        return facts
+
+    @cached_property
+    def table(self) -> Table:
+        """Its rows."""
+        assert self.schema is not None, f"{type(self).__name__} has no table"
+        return self.instance.table(self.schema)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that ``class_index`` of its rows counts through."""
+        return self.table.class_names()

@@ -1,0 +1,36 @@
+"""What an instance of ``evaluate`` depends on, beside what it measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.recipe.config import EvaluateConfig, LabelConfig
+from pipelines.recipe.keys import INDEX, NOTHING, Input
+from weaksam.config import DataConfig
+from weaksam.config.weights import NotInKey
+from weaksam.datasets.ground_truth import StatedSize
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What is measured against the true boxes, and how."""
+
+    of: Input
+    beside: Input = NOTHING  # beside detections: the proposals of which one by chance is measured, too
+    how: EvaluateConfig | None  # of proposals and detections
+    named_sources: tuple[str, ...] = ()  # of proposals, that get a row even if they never made a box
+    proposal_sources: tuple[str, ...] = ()  # of those beside detections that count; empty = all
+    stated_size: StatedSize  # how true boxes are read
+    data: NotInKey[DataConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementOptions:
+    """Which detections are compared with each other, without a true box."""
+
+    index: Input = INDEX
+    of: Input
+    views: tuple[Input, ...]
+    teacher: Input
+    pseudo_labels: LabelConfig | None  # how ``of`` was made, where it is of ``label``
+    data: NotInKey[DataConfig]

@@ -1,0 +1,80 @@
+"""The images of a data set, with the labels that the recipe grants."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.engine.product import Facts, Product
+from pipelines.store.schemas import IMAGES
+from weaksam.datasets.ground_truth import BoxCounts
+from weaksam.datasets.passed_over import PassedOver
+from weaksam.structures import ImageRecord
+
+NO_SPLIT = "none"  # where labels are granted to no split
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexFacts(Facts):
+    """What the index counts."""
+
+    splits: dict[str, int] = field(default_factory=dict)  # split -> images listed
+    available: dict[str, int] = field(default_factory=dict)  # split -> images that there are: more with data.limit
+    classes: int = 0
+    labels_granted_to: str = NO_SPLIT  # the one split whose labels the table has
+    kind: str = ""  # of the data set
+    passed_over: tuple[PassedOver, ...] = ()
+    true_boxes: dict[str, BoxCounts] = field(default_factory=dict)  # split -> counts, where the recipe measures by them
+
+
+class Index(Product[IndexFacts]):
+    """The product of ``index``."""
+
+    schema = IMAGES
+    facts_type = IndexFacts
+    shown_unfinished = True
+
+    @property
+    def granted_split(self) -> str:
+        """The split that image-level labels are granted to."""
+        return self.facts.labels_granted_to
+
+    def read(self, columns: tuple[str, ...] | None = None) -> pa.Table:
+        """Return the images table, or some columns of it."""
+        return self.table.read(columns)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the images as rows."""
+        rows: list[dict[str, Any]] = self.table.read().to_pylist()
+        return rows
+
+    def uris(self) -> dict[str, str]:
+        """Return image id -> where the picture is, in the order of the table."""
+        return {row["image_id"]: row["uri"] for row in self.table.iter_rows(("image_id", "uri"))}
+
+    def image_reader(self) -> Callable[[str], NDArray[np.uint8]]:
+        """Return a function from an image id to the upright RGB image ``[H, W, 3]``; it raises ImageError."""
+        from weaksam.io.files import read_bytes
+        from weaksam.io.images import decode_image
+
+        uris = self.uris()
+        return lambda image_id: decode_image(read_bytes(uris[image_id]))
+
+
+def first_in_hash_order(records: list[ImageRecord], limit: int) -> list[ImageRecord]:
+    """Return the ``limit`` records whose hashed ids come first, in the data set's own order; 0 keeps all."""
+    if not limit or limit >= len(records):
+        return records
+    chosen = set(in_hash_order([r.image_id for r in records])[:limit])
+    return [r for r in records if r.image_id in chosen]
+
+
+def in_hash_order(image_ids: list[str]) -> list[str]:
+    """Return ids in an order that is fixed, but unrelated to their names: the head is a fair sample of the whole."""
+    return sorted(image_ids, key=lambda image_id: hashlib.sha1(image_id.encode()).digest())

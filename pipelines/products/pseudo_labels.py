@@ -1,0 +1,51 @@
+"""Pseudo ground truth: boxes with classes that a detector is retrained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pipelines.engine.product import Facts, Product
+from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
+from weaksam.structures import IMAGE_LABELS, PseudoGroundTruth
+
+COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "score_normalised", "supervision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabelFacts(Facts):
+    """What is said of every table of pseudo labels, whoever made it."""
+
+    split: str = ""
+    boxes: int = 0
+    supervision: str = IMAGE_LABELS  # what the boxes are owed to
+    thresholds: dict[str, float] = field(default_factory=dict)  # of adaptive selection, in numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabelledImage:
+    """The pseudo ground truth of one image."""
+
+    image_id: str
+    split: str
+    size_hw: tuple[int, int]
+    truth: PseudoGroundTruth
+    supervision: str
+
+
+class PseudoLabelTable(Product[PseudoLabelFacts]):
+    """The product of ``label``, and of true boxes that were exported as pseudo labels."""
+
+    schema = PSEUDO_LABELS
+    facts_type = PseudoLabelFacts
+
+    def images(self) -> Iterator[PseudoLabelledImage]:
+        """Yield the images of the table, holding one file in memory."""
+        for row in self.table.iter_rows(COLUMNS):
+            yield PseudoLabelledImage(
+                image_id=row["image_id"],
+                split=row["split"],
+                size_hw=(row["size_hw"][0], row["size_hw"][1]),
+                truth=pseudo_labels_from_row(row),
+                supervision=row["supervision"],
+            )

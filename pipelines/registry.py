@@ -1,0 +1,47 @@
+"""The stages by verb, in the order in which they usually run, and what an instance of any of them left behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.engine.product import Product
+from pipelines.engine.stage import Stage
+from pipelines.products.imported import imported
+from pipelines.recipe.model import Recipe, is_import, verb_of
+from pipelines.store.instances import Instance
+from weaksam.errors import ConfigError
+from weaksam.registry import Registry
+
+STAGES: Registry[Stage[Any]] = Registry(
+    "weaksam.stages",
+    {
+        "index": "pipelines.stages.index:STAGE",
+        "train-classifier": "pipelines.stages.train_classifier.stage:STAGE",
+        "propose": "pipelines.stages.propose.stage:STAGE",
+        "train-mil": "pipelines.stages.train_mil.stage:STAGE",
+        "detect": "pipelines.stages.detect:STAGE",
+        "label": "pipelines.stages.label:STAGE",
+        "retrain": "pipelines.stages.retrain.stage:STAGE",
+        "evaluate": "pipelines.evaluate.stage:STAGE",
+        "analyse": "pipelines.analyse.stage:STAGE",
+        "report": "pipelines.report.stage:STAGE",
+    },
+)
+
+
+def stage_of(name: str) -> Stage[Any]:
+    """Return the stage of an instance ``verb[.label]``; raise ConfigError when there is no such verb."""
+    verb = verb_of(name)
+    if verb not in STAGES:
+        raise ConfigError(f"stages: expected one of {', '.join(STAGES)} (with .label), got {name!r}")
+    return STAGES[verb]
+
+
+def active(recipe: Recipe) -> tuple[str, ...]:
+    """Return the instances that a recipe lists, without those that have nothing to do."""
+    return tuple(name for name in recipe.stages if not stage_of(name).is_idle(recipe.of(name), name))
+
+
+def product_of(instance: Instance) -> Product[Any]:
+    """Return what an instance left behind; raise ConfigError when there is no such verb."""
+    return imported(instance) if is_import(instance.name) else stage_of(instance.name).product(instance)

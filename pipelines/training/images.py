@@ -1,0 +1,40 @@
+"""Which images a training learns from, and why it leaves others out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+
+class LabelledImage(NamedTuple):
+    """An image with image-level labels, to learn from or to be judged by."""
+
+    image_id: str
+    uri: str
+    labels: tuple[int, ...]
+
+
+def labelled_images(
+    rows: Iterable[Mapping[str, Any]], split: str, *, include_difficult: bool
+) -> tuple[list[LabelledImage], int]:
+    """Return the images of a split whose labels are known, and the number of the others.
+
+    Args:
+        rows: of the images table.
+        split: the one that labels are granted to.
+        include_difficult: whether labels count objects marked difficult.
+    """
+    column = "labels_difficult" if include_difficult else "labels"
+    mine = [row for row in rows if row["split"] == split]
+    known = [LabelledImage(r["image_id"], r["uri"], tuple(r[column])) for r in mine if r[column] is not None]
+    return known, len(mine) - len(known)
+
+
+def counted(left_out: Mapping[str, int]) -> dict[str, int]:
+    """Return the reasons that leave an image out at all."""
+    return {reason: count for reason, count in left_out.items() if count}
+
+
+def told(left_out: Mapping[str, int]) -> str:
+    """Return ``3 without boxes, 1 not indexed``; empty for none."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
