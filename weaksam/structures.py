@@ -11,7 +11,7 @@ so that width is ``x2 - x1`` and the plain IoU is the published "legacy" one wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,12 @@ CLUE_SOURCES = ("coarse", "fine", "cross")
 TABLE_SOURCES = ("grid", "fine", "coarse", "cross")
 # What a table, a detector or a figure owes its boxes to: image-level labels, or true boxes (``export --as pseudo-labels``).
 IMAGE_LABELS, BOXES = "image-labels", "boxes"
+
+
+def in_table_order(sources: Iterable[str]) -> list[str]:
+    """Return sources, each once: the method's as tables add them up, then others by name."""
+    found = set(sources)
+    return [*(source for source in TABLE_SOURCES if source in found), *sorted(found - set(TABLE_SOURCES))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from pipelines.store.numbers import known
 from pipelines.store.tables import Table, write_bytes
 from weaksam.config import DetectConfig, MilConfig
 from weaksam.config.weights import NotInKey, Weights
-from weaksam.structures import TABLE_SOURCES
+from weaksam.structures import in_table_order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,8 +147,7 @@ def matrix_file(set_name: str) -> str:
 def source_sets(sources: Iterable[str]) -> dict[str, frozenset[str]]:
     """Return which proposals are compared with each other: those of all sources, then of each alone, the method's first."""
     found = set(sources)
-    alone = [*(s for s in TABLE_SOURCES if s in found), *sorted(found - set(TABLE_SOURCES))]
-    return {ALL: frozenset(found)} | {source: frozenset([source]) for source in alone}
+    return {ALL: frozenset(found)} | {source: frozenset([source]) for source in in_table_order(found)}
 
 
 def drawn_boxes(

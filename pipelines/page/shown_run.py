@@ -53,9 +53,14 @@ def shown_instances(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("index", *(name for name in active(recipe) if verb_of(name) != "report"))))
 
 
+def short_name(name: str) -> str:
+    """Return what a page calls an instance: its label, or its verb where it has none."""
+    return label_of(name) or name
+
+
 def heading(name: str, split: str) -> str:
     """Say what an instance's figures are of: its label and the split."""
-    return f"{label_of(name) or name} on {split}"
+    return f"{short_name(name)} on {split}"
 
 
 def of_several(instances: Mapping[str, Any], name: str) -> str:

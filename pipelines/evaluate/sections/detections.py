@@ -11,8 +11,7 @@ from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
 from pipelines.evaluate.sections.measured import evaluations
 from pipelines.page.charts import bar
 from pipelines.page.section import Section, Tile, View, beside
-from pipelines.page.shown_run import ShownRun
-from pipelines.recipe.model import label_of
+from pipelines.page.shown_run import ShownRun, short_name
 from pipelines.store.numbers import percent
 from weaksam.structures import IMAGE_LABELS
 
@@ -26,7 +25,7 @@ def view(run: ShownRun) -> View | None:
         supervision = content.get("supervision", IMAGE_LABELS)
         marked = "" if supervision == IMAGE_LABELS else f" (supervision: {supervision})"
         for split, measured in content["detections"].items():
-            by_split.setdefault(split, []).append({"name": f"{label_of(name) or name}{marked}", **measured})
+            by_split.setdefault(split, []).append({"name": f"{short_name(name)}{marked}", **measured})
     splits = [_split(split, detectors) for split, detectors in sorted(by_split.items())]
     return {"splits": splits, "shares": _SHARES} if splits else None
 

@@ -5,7 +5,7 @@ The first images in hash order, those with heat maps before others; as many as t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from pipelines.page import pictures
 from pipelines.page.pictures import Fitted, Picture
 from pipelines.page.section import Section, View, beside
-from pipelines.page.shown_run import ShownRun, of_several
+from pipelines.page.shown_run import ShownRun, of_several, short_name
 from pipelines.products.heat_maps import read_heat_maps
 from pipelines.products.index import in_hash_order
-from pipelines.recipe.model import label_of
 from pipelines.store.schemas import (
     DETECTIONS,
     PROPOSALS,
@@ -33,11 +32,16 @@ from pipelines.store.tables import Table
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.drawing import OTHER_COLOUR, SOURCE_COLOURS, TRUTH_COLOUR
 from weaksam.errors import ImageError
-from weaksam.structures import TABLE_SOURCES, Proposals
+from weaksam.structures import in_table_order
 
 _MOST_BYTES = 6 * 2**20  # of encoded pictures; keeps the page below 8 MiB
 _OPENING = 6  # pictures at the top of the page
-_TABLES = {"propose": PROPOSALS, "detect": DETECTIONS, "label": PSEUDO_LABELS}  # by verb
+_TABLES = {
+    "propose": PROPOSALS,
+    "detect": DETECTIONS,
+    "label": PSEUDO_LABELS,
+}  # by verb; the first there is gives the images
+_FOUND = {"propose": "proposals", "detect": "detections", "label": "pseudo labels"}
 _SIGNS = {  # of prompts, by kind
     "grid": "a small dot is a grid point",
     "semantic": "a disc is a peak of one class",
@@ -77,9 +81,10 @@ def view(run: ShownRun) -> View | None:
         entries.append(entry)
     return {
         "entries": entries,
+        "missing": next(_FOUND[verb] for verb in _TABLES if run.of_verb(verb)),
         "left_out": len(sample.image_ids) - len(entries),
         "truth_colour": TRUTH_COLOUR,
-        "sources": {source: SOURCE_COLOURS.get(source, OTHER_COLOUR) for source in sorted(sample.sources, key=_rank)},
+        "sources": {source: SOURCE_COLOURS.get(source, OTHER_COLOUR) for source in in_table_order(sample.sources)},
         "prompts": prompt_signs(sample.kinds) if sample.proposed else [],
         "has_heat_maps": sample.has_heat_maps,
         "detection_score": run.recipe.report.detection_score if sample.detected else None,
@@ -92,7 +97,7 @@ def opening(view: View) -> list[Picture]:
     entries: Sequence[Entry] = view["entries"]
     name = next((name for name in view["found_in"] if any(name in entry.found for entry in entries)), "")
     shown = [(entry.image_id, entry.found[name]) for entry in entries if name in entry.found][:_OPENING]
-    return [replace(picture, caption=f"{image_id} · {label_of(name) or name}") for image_id, picture in shown]
+    return [replace(picture, caption=f"{image_id} · {short_name(name)}") for image_id, picture in shown]
 
 
 class _Sample:
@@ -128,40 +133,45 @@ class _Sample:
         return entry
 
     def _draw(self, entry: Entry, image: NDArray[np.uint8]) -> None:
-        image_id, config = entry.image_id, self.run.recipe.report
-        shown = pictures.fitted(image, config.gallery_side)
+        """Draw the image with its true objects, detections and pseudo labels, then the proposals of each instance."""
         truth = self.run.ground_truth(entry.split)
-        known = true_objects(truth, image_id, (image.shape[0], image.shape[1])) if image_id in truth else None
+        size_hw = (image.shape[0], image.shape[1])
+        known = true_objects(truth, entry.image_id, size_hw) if entry.image_id in truth else None
+        shown = pictures.fitted(image, self.run.recipe.report.gallery_side)
         first = [pictures.true_objects(shown, known, self.class_names)]
+        first += [*self._detections(entry, shown), *self._pseudo_labels(entry, shown)]
         entry.groups.append(("", first))
-        for name, rows in _with(image_id, self.detected):
-            found = detections_from_row(rows)
-            of = label_of(name) or name
-            drawn = pictures.detections(shown, found, self.class_names, name=of, min_score=config.detection_score)
-            first.append(drawn)
+        for name, row in _with(entry.image_id, self.proposed):
+            drawn = self._proposals(entry, shown, name, row)
+            if heading := of_several(self.proposed, name):
+                entry.groups.append((heading, drawn))
+            else:
+                first += drawn
+            maps = read_heat_maps(self.run.instances[name], entry.image_id)
+            if heat := pictures.heat_maps(shown, maps, self.class_names):
+                entry.groups.append(("", heat))
+                self.has_heat_maps = True
+
+    def _detections(self, entry: Entry, image: Fitted) -> Iterator[Picture]:
+        score = self.run.recipe.report.detection_score
+        for name, row in _with(entry.image_id, self.detected):
+            found, of = detections_from_row(row), short_name(name)
+            drawn = pictures.detections(image, found, self.class_names, name=of, min_score=score)
             if drawn.legend:
                 entry.found[name] = drawn
-        for name, rows in _with(image_id, self.labelled):
-            labels = pseudo_labels_from_row(rows)
-            drawn = pictures.pseudo_labels(shown, labels, self.class_names, name=name)
-            first.append(drawn)
-            if len(labels):
-                entry.found[name] = drawn
-        for name, rows in _with(image_id, self.proposed):
-            proposals = proposals_from_row(rows)
-            drawn_proposals = self._proposals(shown, proposals)
-            if heading := of_several(self.proposed, name):
-                entry.groups.append((heading, drawn_proposals))
-            else:
-                first += drawn_proposals
-            maps = read_heat_maps(self.run.instances[name], image_id)
-            heat = pictures.heat_maps(shown, maps, self.class_names)
-            entry.groups += [("", heat)] if heat else []
-            self.has_heat_maps |= bool(heat)
-            if len(proposals.boxes_xyxy):
-                entry.found[name] = pictures.best_proposals(shown, proposals, name=name)
+            yield drawn
 
-    def _proposals(self, image: Fitted, proposals: Proposals) -> list[Picture]:
+    def _pseudo_labels(self, entry: Entry, image: Fitted) -> Iterator[Picture]:
+        for name, row in _with(entry.image_id, self.labelled):
+            drawn = pictures.pseudo_labels(image, pseudo_labels_from_row(row), self.class_names, name=name)
+            if drawn.legend:
+                entry.found[name] = drawn
+            yield drawn
+
+    def _proposals(self, entry: Entry, image: Fitted, name: str, row: dict[str, Any]) -> list[Picture]:
+        proposals = proposals_from_row(row)
+        if proposals.source:
+            entry.found[name] = pictures.best_proposals(image, proposals, name=name)
         self.sources.update(proposals.source)
         self.kinds.update(kind for of_source in proposals.prompts for kind in of_source.kind)
         return [pictures.prompts(image, proposals.prompts), *pictures.proposals(image, proposals)]
@@ -170,11 +180,6 @@ class _Sample:
 def prompt_signs(kinds: Collection[str]) -> list[str]:
     """Return how pictures show the prompts of these kinds."""
     return [sign for kind, sign in _SIGNS.items() if kind in kinds] or ["none"]
-
-
-def _rank(source: str) -> tuple[int, str]:
-    """Sort the method's sources in their order, then others by name."""
-    return (TABLE_SOURCES.index(source) if source in TABLE_SOURCES else len(TABLE_SOURCES), source)
 
 
 def _with(image_id: str, tables: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:

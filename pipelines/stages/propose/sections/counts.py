@@ -17,7 +17,7 @@ from pipelines.page.shown_run import ShownRun, of_several
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import duration
 from pipelines.store.schemas import PROPOSALS
-from weaksam.structures import TABLE_SOURCES
+from weaksam.structures import in_table_order
 
 
 @dataclass
@@ -57,21 +57,18 @@ def count(proposals: Instance) -> Counts:
 
 
 def _counted(counts: Counts) -> dict[str, Any]:
+    order = in_table_order(source for source, _ in counts.discarded)
     return {
         "images": counts.images,
         "boxes": [count for of_split in counts.boxes.values() for count in of_split],
         "charts": [_chart(split, of_split) for split, of_split in sorted(counts.boxes.items())],
         "discarded": [
             {"source": source, "reason": reason, "count": boxes, "per_image": boxes / max(counts.images, 1)}
-            for (source, reason), boxes in sorted(counts.discarded.items(), key=lambda item: _as_in_tables(*item[0]))
+            for source in order
+            for (of, reason), boxes in sorted(counts.discarded.items())
+            if of == source
         ],
     }
-
-
-def _as_in_tables(source: str, reason: str) -> tuple[int, str, str]:
-    """Sort the method's sources in their order, then others by name."""
-    rank = TABLE_SOURCES.index(source) if source in TABLE_SOURCES else len(TABLE_SOURCES)
-    return rank, source, reason
 
 
 def _chart(split: str, counts: Sequence[int]) -> dict[str, Any]:
