@@ -10,9 +10,10 @@ import typer
 from pipelines.cli import terminal
 from pipelines.cli.console import console, set_up_logging
 from pipelines.cli.options import OutOption, RunRequest, VerboseOption, spread
+from pipelines.engine.product import Product
 from pipelines.engine.stage import Stage
 from pipelines.recipe.model import Recipe, load_recipe, render, verb_of
-from pipelines.registry import STAGES, active
+from pipelines.registry import STAGES, active, product_of
 from pipelines.runner import Run
 from pipelines.stages.propose.preview import estimate
 from pipelines.store.tables import write_bytes
@@ -94,9 +95,9 @@ def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[s
     if not request.dry_run:
         terminal.go_on_unread()
         write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
-    manifests = Run(recipe, run_uri).bring(names, request.options, console)
-    if manifests:
-        _print_estimate(recipe, run_uri, manifests)
+    whole = Run(recipe, run_uri)
+    made = whole.bring(names, request.options, console)
+    _print_estimate(recipe, run_uri, {name: product_of(whole.instance(name)) for name in made})
 
 
 def _instance(recipe: Recipe, verb: str, label: str) -> str:
@@ -117,9 +118,9 @@ def _between(stages: Sequence[str], first: str, last: str) -> Sequence[str]:
     return stages[begin:end]
 
 
-def _print_estimate(recipe: Recipe, run_uri: str, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+def _print_estimate(recipe: Recipe, run_uri: str, made: Mapping[str, Product[Any]]) -> None:
     """Say what the whole run would take, from what the preview took: time, disk, and cost if a price is set."""
-    whole = estimate(recipe, run_uri, manifests)
+    whole = estimate(recipe, run_uri, made)
     if whole is None:
         return
     hours, price = whole.seconds / 3600, recipe.resources.price_per_hour

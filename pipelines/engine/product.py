@@ -67,6 +67,16 @@ class Product(Generic[F]):
             ) from error
         return facts
 
+    @property
+    def seconds(self) -> float:
+        """How long the run took that finished it; 0 before."""
+        return float((self.instance.manifest() or {}).get("seconds", 0))
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What data and weights from outside the run it was made with: a digest of each, by name."""
+        return dict((self.instance.plan() or {}).get("parts", {}).get("fingerprints", {}))
+
     @cached_property
     def table(self) -> Table:
         """Its rows."""

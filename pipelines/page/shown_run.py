@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pipelines.engine.product import Product
 from pipelines.recipe.model import Recipe, label_of, verb_of
 from pipelines.registry import active
-from pipelines.store.instances import Instance
 from weaksam.structures import GroundTruth
 
 P = TypeVar("P", bound=Product[Any])
@@ -29,23 +28,9 @@ class ShownRun:
     # Image id -> upright RGB image [H, W, 3]; raises ImageError for one that cannot be read any more.
     read_image: Callable[[str], NDArray[np.uint8]]
 
-    @property
-    def instances(self) -> dict[str, Instance]:
-        """The instances by name."""
-        return {name: product.instance for name, product in self.products.items()}
-
-    def of_kind(self, kind: type[P]) -> dict[str, P]:
-        """Return what the instances of a kind left behind, by name."""
-        return {name: product for name, product in self.products.items() if isinstance(product, kind)}
-
-    def of_verb(self, *verbs: str) -> dict[str, Instance]:
-        """Return the instances of some verbs by name."""
-        return {name: instance for name, instance in self.instances.items() if verb_of(name) in verbs}
-
-    def manifest(self, name: str) -> Mapping[str, Any]:
-        """Return what an instance said when it was finished; nothing of one that is not, or that is not shown."""
-        instance = self.instances.get(name)
-        return {} if instance is None else instance.manifest() or {}
+    def of_kind(self, *kinds: type[P]) -> dict[str, P]:
+        """Return what the instances of some kinds left behind, by name."""
+        return {name: product for name, product in self.products.items() if isinstance(product, kinds)}
 
 
 def shown_instances(recipe: Recipe) -> tuple[str, ...]:

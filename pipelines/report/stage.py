@@ -14,12 +14,15 @@ from pipelines.engine.stage import Job, Stage, WhenStopped
 from pipelines.page.render import Frame, render_page
 from pipelines.page.section import in_order
 from pipelines.page.shown_run import ShownRun, shown_instances
+from pipelines.products.detections import DetectionTable
 from pipelines.products.index import Index
+from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.keys import Input
 from pipelines.recipe.model import Recipe
 from pipelines.report import SECTIONS
 from pipelines.report.options import ReportOptions
 from pipelines.store.tables import write_bytes
+from pipelines.training.trained import Trained
 from weaksam.io.files import join
 from weaksam.structures import IMAGE_LABELS
 
@@ -73,12 +76,14 @@ def shown_run(job: Job[ReportOptions]) -> ShownRun:
 
 def page_of(run: ShownRun) -> str:
     """Return the page of a run."""
-    parts = {"propose": ("proposals", ["recall"]), "detect": ("detections", ["average precision", "CorLoc"])}
-    shown = [part for verb, part in parts.items() if run.of_verb(verb)]
-    found, measures = _and([what for what, _ in shown]), [measure for _, of in shown for measure in of]
+    found, measures = [], []
+    if run.of_kind(ProposalTable):
+        found, measures = ["proposals"], ["recall"]
+    if run.of_kind(DetectionTable):
+        found, measures = [*found, "detections"], [*measures, "average precision", "CorLoc"]
     heading = run.recipe.report.title or run.recipe.name
     frame = Frame(
-        title=f"{heading} · {found}" if found else heading,
+        title=f"{heading} · {_and(found)}" if found else heading,
         heading=heading,
         description=run.recipe.description,
         footer=_footer(run, found, measures),
@@ -86,15 +91,15 @@ def page_of(run: ShownRun) -> str:
     return render_page(frame, in_order(SECTIONS.values()), run)
 
 
-def _footer(run: ShownRun, found: str, measures: Sequence[str]) -> str:
+def _footer(run: ShownRun, found: Sequence[str], measures: Sequence[str]) -> str:
     """Say what the results are computed from, and what they are measured against."""
     if not measures:
         return ""
     measured = f"{_and(measures)} {'are' if len(measures) > 1 else 'is'} measured against true boxes"
-    learnt = [name for name in run.instances if run.manifest(name).get("supervision", IMAGE_LABELS) != IMAGE_LABELS]
+    learnt = [name for name, model in run.of_kind(Trained).items() if model.facts.supervision != IMAGE_LABELS]
     if learnt:
         return f"{measured[0].upper()}{measured[1:]}, which {_and(learnt)} learnt from."
-    source = f"Object {found}" if run.of_verb("propose") else found.capitalize()
+    source = f"Object {_and(found)}" if "proposals" in found else _and(found).capitalize()
     untouched = "which nothing before this page and its figures has read"
     return f"{source} from image-level labels. {measured[0].upper()}{measured[1:]}, {untouched}."
 

@@ -16,7 +16,7 @@ from weaksam.io.files import read_bytes
 
 def view(run: ShownRun) -> View | None:
     """Return every analysis of similarity, with the matrices of its first image as pictures."""
-    shown = [_analysis(run.instances[name], content) for name, content in analyses(run, "similarity").items()]
+    shown = [_analysis(run.products[name].instance, content) for name, content in analyses(run, "similarity").items()]
     return {"analyses": shown} if shown else None
 
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from pipelines.page import pictures
 from pipelines.page.section import Section, View, beside
 from pipelines.page.shown_run import ShownRun, heading
-from pipelines.store.instances import Instance
-from pipelines.store.schemas import DETECTIONS, detections_from_row
+from pipelines.products.detections import DetectedImage, DetectionTable
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.drawing import TRUTH_COLOUR
 from weaksam.errors import ImageError
@@ -26,7 +25,6 @@ from weaksam.structures import Detections, GroundTruth
 
 _VERDICTS = {"part": "part", "elsewhere": "elsewhere", "undetected": "missed class"}
 _MOST_BYTES = 2**20  # of encoded pictures, beside those of the gallery
-_COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "image_scores")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +43,9 @@ def view(run: ShownRun) -> View | None:
     """Pick and draw the worst failures of every detector on every split that has some."""
     most, side = run.recipe.report.failures, run.recipe.report.gallery_side
     worst = [
-        (heading(name, split), class_names, of_split)
-        for name, instance in run.of_verb("detect").items()
-        for class_names, found in [_worst_of_detector(instance, run, most)]
-        for split, of_split in found.items()
+        (heading(name, split), table.class_names, of_split)
+        for name, table in run.of_kind(DetectionTable).items()
+        for split, of_split in worst_failures(table.images(), run.ground_truth, len(table.class_names), most).items()
     ]
     shown = [
         {"heading": title, **_drawn(of_split, class_names, run.read_image, side, len(worst))}
@@ -57,20 +54,8 @@ def view(run: ShownRun) -> View | None:
     return {"failures": shown, "truth_colour": TRUTH_COLOUR, "top_colour": pictures.TOP_COLOUR} if shown else None
 
 
-def _worst_of_detector(
-    instance: Instance, run: ShownRun, most: int
-) -> tuple[tuple[str, ...], dict[str, list[Failure]]]:
-    table = instance.table(DETECTIONS)
-    class_names = table.class_names()
-    images = (
-        (r["image_id"], r["split"], (r["size_hw"][0], r["size_hw"][1]), detections_from_row(r))
-        for r in table.iter_rows(_COLUMNS)
-    )
-    return class_names, worst_failures(images, run.ground_truth, len(class_names), most)
-
-
 def worst_failures(
-    images: Iterable[tuple[str, str, tuple[int, int], Detections]],
+    images: Iterable[DetectedImage],
     ground_truth: Callable[[str], Mapping[str, GroundTruth]],
     num_classes: int,
     most: int,
@@ -82,7 +67,7 @@ def worst_failures(
     matter.
 
     Args:
-        images: (image id, split, (height, width), detections), in any order.
+        images: in any order.
         ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
         num_classes: C.
         most: 0 or more.
@@ -91,13 +76,14 @@ def worst_failures(
         split -> failures, worst first; splits in name order, without those that have none.
     """
     worst: dict[str, list[Failure]] = {}
-    for image_id, split, size_hw, found in images:
-        truth = ground_truth(split)
+    for image in images:
+        truth = ground_truth(image.split)
         failure = None
-        if image_id in truth:
-            failure = _worst_of(image_id, found, true_objects(truth, image_id, size_hw), num_classes)
+        if image.image_id in truth:
+            objects = true_objects(truth, image.image_id, image.size_hw)
+            failure = _worst_of(image.image_id, image.detections, objects, num_classes)
         if failure is not None:
-            of_split = worst.setdefault(split, [])
+            of_split = worst.setdefault(image.split, [])
             bisect.insort(of_split, failure, key=_order)
             del of_split[most:]
     return {split: worst[split] for split in sorted(worst) if worst[split]}

@@ -5,52 +5,55 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from pipelines.engine.product import Product
 from pipelines.page.section import Section, View, beside
 from pipelines.page.shown_run import ShownRun
+from pipelines.products.detections import DetectionTable
+from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.model import verb_of
 from pipelines.store.dropped import DroppedReason, dropped_by_reason
-from pipelines.store.schemas import PROPOSALS
 
 _IMAGES_LISTED = 50  # per reason
 
 
 def view(run: ShownRun) -> View | None:
     """Return the dropped images of all instances, by instance and reason."""
-    if not run.instances:
+    if not run.products:
         return None
-    reasons = [reason for instance in run.instances.values() for reason in dropped_by_reason(instance)]
-    manifests = {name: run.manifest(name) for name in run.instances}
+    reasons = [reason for product in run.products.values() for reason in dropped_by_reason(product.instance)]
+    planned = {name: proof.images for name, product in run.products.items() if (proof := product.facts.images)}
     left = {
         split
-        for instance in run.of_verb("propose").values()
-        for part in instance.table(PROPOSALS).iter_parts(["split"])
+        for table in run.of_kind(ProposalTable).values()
+        for part in table.table.iter_parts(["split"])
         for split in part["split"].unique().to_pylist()
     }
-    made = {"propose": "proposals", "detect": "detections where they were asked for"}
+    made: dict[type[Product[Any]], str] = {
+        ProposalTable: "proposals",
+        DetectionTable: "detections where they were asked for",
+    }
     return {
         "groups": groups(reasons),
-        "complete": [what for verb, what in made.items() if run.of_verb(verb)],
-        "alerts": alerts(reasons, manifests, left),
+        "complete": [what for kind, what in made.items() if run.of_kind(kind)],
+        "alerts": alerts(reasons, planned, left),
     }
 
 
-def alerts(
-    reasons: Sequence[DroppedReason], manifests: Mapping[str, Mapping[str, Any]], splits_left: Collection[str]
-) -> list[str]:
+def alerts(reasons: Sequence[DroppedReason], planned: Mapping[str, int], splits_left: Collection[str]) -> list[str]:
     """Return what readers must know before they read any figure: a sentence per stage, one for splits without an image.
 
     Args:
         reasons: of all instances.
-        manifests: by instance; that of an unfinished one is empty.
+        planned: images of each instance that has proved what became of them.
         splits_left: those of which an image has proposals.
     """
     sentences = []
     for name in dict.fromkeys(reason.instance for reason in reasons):
         of_instance = [reason for reason in reasons if reason.instance == name]
         count = sum(len(reason.images) for reason in of_instance)
-        planned = manifests.get(name, {}).get("images", {}).get("images")
+        total = planned.get(name)
         why = ", ".join(f"{reason.reason} {len(reason.images):,}" for reason in of_instance)
-        images = f"{count:,}{f' of {planned:,}' if planned else ''} image{'' if (planned or count) == 1 else 's'}"
+        images = f"{count:,}{f' of {total:,}' if total else ''} image{'' if (total or count) == 1 else 's'}"
         sentences.append(f"{name} dropped {images}: {why}.")
     proposed = [image.split for reason in reasons if verb_of(reason.instance) == "propose" for image in reason.images]
     gone = [split for split in dict.fromkeys(proposed) if split not in splits_left]

@@ -14,20 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.engine.product import Product
 from pipelines.page import pictures
 from pipelines.page.pictures import Fitted, Picture
 from pipelines.page.section import Section, View, beside
 from pipelines.page.shown_run import ShownRun, of_several, short_name
-from pipelines.products.heat_maps import read_heat_maps
+from pipelines.products.detections import DetectionTable
 from pipelines.products.index import in_hash_order
-from pipelines.store.schemas import (
-    DETECTIONS,
-    PROPOSALS,
-    PSEUDO_LABELS,
-    detections_from_row,
-    proposals_from_row,
-    pseudo_labels_from_row,
-)
+from pipelines.products.proposals import ProposalTable
+from pipelines.products.pseudo_labels import PseudoLabelTable
+from pipelines.store.schemas import detections_from_row, proposals_from_row, pseudo_labels_from_row
 from pipelines.store.tables import Table
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.drawing import OTHER_COLOUR, SOURCE_COLOURS, TRUTH_COLOUR
@@ -36,12 +32,12 @@ from weaksam.structures import in_table_order
 
 _MOST_BYTES = 6 * 2**20  # of encoded pictures; keeps the page below 8 MiB
 _OPENING = 6  # pictures at the top of the page
-_TABLES = {
-    "propose": PROPOSALS,
-    "detect": DETECTIONS,
-    "label": PSEUDO_LABELS,
-}  # by verb; the first there is gives the images
-_FOUND = {"propose": "proposals", "detect": "detections", "label": "pseudo labels"}
+# What may be found in images; the first kind that the run has gives the images.
+_FOUND: dict[type[Product[Any]], str] = {
+    ProposalTable: "proposals",
+    DetectionTable: "detections",
+    PseudoLabelTable: "pseudo labels",
+}
 _SIGNS = {  # of prompts, by kind
     "grid": "a small dot is a grid point",
     "semantic": "a disc is a peak of one class",
@@ -68,7 +64,7 @@ class Entry:
 
 def view(run: ShownRun) -> View | None:
     """Draw some of the images that have proposals, or detections or pseudo labels where the run makes no proposals."""
-    if not run.of_verb(*_TABLES):
+    if not run.of_kind(*_FOUND):
         return None
     sample = _Sample(run)
     entries: list[Entry] = []
@@ -81,7 +77,7 @@ def view(run: ShownRun) -> View | None:
         entries.append(entry)
     return {
         "entries": entries,
-        "missing": next(_FOUND[verb] for verb in _TABLES if run.of_verb(verb)),
+        "missing": next(what for kind, what in _FOUND.items() if run.of_kind(kind)),
         "left_out": len(sample.image_ids) - len(entries),
         "truth_colour": TRUTH_COLOUR,
         "sources": {source: SOURCE_COLOURS.get(source, OTHER_COLOUR) for source in in_table_order(sample.sources)},
@@ -105,18 +101,16 @@ class _Sample:
 
     def __init__(self, run: ShownRun) -> None:
         self.run = run
-        tables = {
-            verb: {name: instance.table(schema) for name, instance in run.of_verb(verb).items()}
-            for verb, schema in _TABLES.items()
-        }
-        chosen = next((list(of_verb.values()) for of_verb in tables.values() if of_verb), [])
-        with_maps = {i for name in tables["propose"] for i in run.manifest(name).get("gallery", ())}
-        ids = list(dict.fromkeys(image_id for table in chosen for image_id in table.ids()))
+        self.tables = run.of_kind(ProposalTable)
+        chosen = next(list(of_kind.values()) for kind in _FOUND if (of_kind := run.of_kind(kind)))
+        with_maps = {image_id for table in self.tables.values() for image_id in table.facts.gallery}
+        ids = list(dict.fromkeys(image_id for product in chosen for image_id in product.table.ids()))
         most = run.recipe.report.gallery_images
         self.image_ids = sorted(in_hash_order(ids), key=lambda image_id: image_id not in with_maps)[:most]
-        self.class_names = next((table.class_names() for table in chosen if self.image_ids), ())
+        self.class_names = chosen[0].class_names if self.image_ids else ()
         self.proposed, self.detected, self.labelled = (
-            {name: _rows_of(table, self.image_ids) for name, table in of_verb.items()} for of_verb in tables.values()
+            {name: _rows_of(product.table, self.image_ids) for name, product in run.of_kind(kind).items()}
+            for kind in _FOUND
         )
         self.sources: set[str] = set()  # of the boxes that were drawn
         self.kinds: set[str] = set()  # of their prompts
@@ -147,8 +141,7 @@ class _Sample:
                 entry.groups.append((heading, drawn))
             else:
                 first += drawn
-            maps = read_heat_maps(self.run.instances[name], entry.image_id)
-            if heat := pictures.heat_maps(shown, maps, self.class_names):
+            if heat := pictures.heat_maps(shown, self.tables[name].heat_maps(entry.image_id), self.class_names):
                 entry.groups.append(("", heat))
                 self.has_heat_maps = True
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.recipe.model import Recipe, verb_of
+from pipelines.engine.product import Product
+from pipelines.products.index import Index
+from pipelines.products.proposals import ProposalTable
+from pipelines.recipe.model import Recipe
 from weaksam.io.files import open_fs
 
 
@@ -21,25 +24,23 @@ class Preview:
     gigabytes: float  # of the whole run folder
 
 
-def estimate(recipe: Recipe, run_uri: str, manifests: Mapping[str, Mapping[str, Any]]) -> Preview | None:
+def estimate(recipe: Recipe, run_uri: str, products: Mapping[str, Product[Any]]) -> Preview | None:
     """Scale a preview up; None for a run that is none, or that timed no proposals.
 
     Args:
         recipe: of the preview.
         run_uri: its folder, which is as large as it has become.
-        manifests: of its instances by name. Of several of ``propose``, one is done after the other.
+        products: of its instances by name. Of several that made proposals, one is done after the other.
     """
-    timed = {
-        name: manifest
-        for name, manifest in manifests.items()
-        if verb_of(name) == "propose" and manifest.get("throughput", {}).get("images_per_s")
-    }
-    done = max((manifest.get("images", {}).get("done", 0) for manifest in timed.values()), default=0)
-    if not recipe.data.limit or not done:
+    made = {name: table.facts for name, table in products.items() if isinstance(table, ProposalTable)}
+    rates = {name: f.throughput.images_per_s for name, f in made.items() if f.throughput and f.throughput.images_per_s}
+    done = max((proof.done for name in rates if (proof := made[name].images)), default=0)
+    index = next((product for product in products.values() if isinstance(product, Index)), None)
+    if not recipe.data.limit or not done or index is None:
         return None
-    available = manifests["index"]["available"]
-    images = {name: sum(available[split] for split in recipe.of(name).propose.splits or available) for name in timed}
-    seconds = sum(images[name] / manifest["throughput"]["images_per_s"] for name, manifest in timed.items())
+    available = index.facts.available
+    images = {name: sum(available[split] for split in recipe.of(name).propose.splits or available) for name in rates}
+    seconds = sum(images[name] / rate for name, rate in rates.items())
     fs, path = open_fs(run_uri)
     whole = max(images.values())
     return Preview(

@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 
 from pipelines.evaluate.sections.failures import worst_failures
+from pipelines.products.detections import DetectedImage
 from tests.support.metric_images import found, truth
 
 BOX, HALF, TENTH, AWAY = (0, 0, 50, 50), (0, 0, 50, 25), (0, 0, 10, 25), (60, 60, 90, 90)
 # Objects are 50 x 50 pixels: TENTH lies inside with a tenth of the area, AWAY overlaps nothing, HALF has IoU 1/2.
-SIZE = (1000, 1000)
+
+
+def image(image_id, split, detections):
+    return DetectedImage(image_id=image_id, split=split, size_hw=(1000, 1000), detections=detections)
+
+
 THREE = [
-    ("a", "val", SIZE, found((0, 0.9, *BOX), (1, 0.7, *TENTH))),  # the second class is a part
-    ("b", "val", SIZE, found((0, 0.8, *AWAY), (0, 0.6, *BOX), (1, 0.7, *AWAY))),  # both are elsewhere
-    ("c", "val", SIZE, found((0, 0.8, *HALF))),  # a part, and the second class is missed
+    image("a", "val", found((0, 0.9, *BOX), (1, 0.7, *TENTH))),  # the second class is a part
+    image("b", "val", found((0, 0.8, *AWAY), (0, 0.6, *BOX), (1, 0.7, *AWAY))),  # both are elsewhere
+    image("c", "val", found((0, 0.8, *HALF))),  # a part, and the second class is missed
 ]
 TRUTH = {image_id: truth((0, *BOX), (1, *BOX)) for image_id in "abc"}
 
@@ -36,13 +42,11 @@ def test_the_worst_failures_of_three_images():
 
 
 def test_of_two_classes_with_equal_scores_the_first_is_shown():
-    assert picked([("a", "val", SIZE, found((1, 0.5, *AWAY), (0, 0.5, *AWAY)))]) == {
-        "val": [("a", 0, "elsewhere", 0.5)]
-    }
+    assert picked([image("a", "val", found((1, 0.5, *AWAY), (0, 0.5, *AWAY)))]) == {"val": [("a", 0, "elsewhere", 0.5)]}
 
 
 def test_missed_classes_come_last():
-    images = [("a", "val", SIZE, found()), ("b", "val", SIZE, found((0, 0.01, *AWAY)))]
+    images = [image("a", "val", found()), image("b", "val", found((0, 0.01, *AWAY)))]
     assert picked(images) == {"val": [("b", 0, "elsewhere", 0.01), ("a", 0, "undetected", 0.0)]}
 
 
@@ -55,8 +59,8 @@ def test_a_failure_holds_the_top_detection_and_the_objects_of_its_class():
 @pytest.mark.parametrize(
     "image",
     [
-        pytest.param(("a", "val", SIZE, found((0, 0.9, *BOX), (1, 0.9, *BOX))), id="all-correct"),
-        pytest.param(("x", "val", SIZE, found((0, 0.9, *BOX))), id="image-without-objects"),
+        pytest.param(image("a", "val", found((0, 0.9, *BOX), (1, 0.9, *BOX))), id="all-correct"),
+        pytest.param(image("x", "val", found((0, 0.9, *BOX))), id="image-without-objects"),
     ],
 )
 def test_images_that_do_not_fail(image):
@@ -64,9 +68,7 @@ def test_images_that_do_not_fail(image):
 
 
 def test_splits_are_picked_apart_and_those_without_true_boxes_not_at_all():
-    images = [
-        (image_id, split, SIZE, found((0, 0.5, *AWAY))) for split in ("val", "test", "train") for image_id in "ab"
-    ]
+    images = [image(image_id, split, found((0, 0.5, *AWAY))) for split in ("val", "test", "train") for image_id in "ab"]
     known = {"val": TRUTH, "train": TRUTH, "test": {}}
     worst = worst_failures(images, known.__getitem__, 2, 1)
     assert {split: [f.image_id for f in fs] for split, fs in worst.items()} == {"train": ["a"], "val": ["a"]}
@@ -75,7 +77,7 @@ def test_splits_are_picked_apart_and_those_without_true_boxes_not_at_all():
 def test_no_more_failures_are_held_than_are_shown():
     rng = np.random.default_rng(0)
     scores = rng.permutation(200) / 200
-    images = [(f"{n:03}", "val", SIZE, found((0, score, *AWAY))) for n, score in enumerate(scores)]
-    known = {image_id: truth((0, *BOX)) for image_id, *_ in images}
+    images = [image(f"{n:03}", "val", found((0, score, *AWAY))) for n, score in enumerate(scores)]
+    known = {image_id: truth((0, *BOX)) for image_id in (image.image_id for image in images)}
     slow = sorted(((score, f"{n:03}") for n, score in enumerate(scores)), reverse=True)[:5]
     assert [name for name, *_ in picked(images, 5, known, 1)["val"]] == [name for _, name in slow]

@@ -15,8 +15,7 @@ def test_each_stage_says_how_many_and_why_and_splits_without_an_image_are_named(
         reason("propose", "missing", "train"),
         reason("detect.mil", "too small", "train"),
     ]
-    manifests = {"propose": {"images": {"images": 1200, "dropped": 4}}, "detect.mil": {}}
-    assert alerts(reasons, manifests, {"train": [3]}) == [
+    assert alerts(reasons, {"propose": 1200}, {"train"}) == [
         "propose dropped 4 of 1,200 images: truncated 3, missing 1.",
         "detect.mil dropped 1 image: too small 1.",
         "No image of the split val is left.",
@@ -24,7 +23,7 @@ def test_each_stage_says_how_many_and_why_and_splits_without_an_image_are_named(
 
 
 def test_nothing_dropped_is_no_alarm() -> None:
-    assert alerts([], {"propose": {}}, ["train"]) == []
+    assert alerts([], {"propose": 3}, ["train"]) == []
     assert groups([]) == []
 
 

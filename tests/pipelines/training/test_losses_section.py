@@ -26,9 +26,9 @@ def test_neighbouring_rows_are_averaged_by_the_steps_they_stand_for():
 
 def test_the_curves_of_every_training_that_has_scalars(tmp_path):
     run = shown_run(str(tmp_path), "index", "train-classifier", "train-mil", "retrain")
-    write_scalars(f"{run.instances['train-classifier'].folder}/checkpoints/k", [row_of_scalars(1, labels=0.5)])
+    write_scalars(f"{run.products['train-classifier'].instance.folder}/checkpoints/k", [row_of_scalars(1, labels=0.5)])
     rows = [row_of_scalars(step, mil=1 / step, refine1=0.5) for step in range(1, 6)]
-    write_scalars(f"{run.instances['train-mil'].folder}/checkpoints/k", rows)
+    write_scalars(f"{run.products['train-mil'].instance.folder}/checkpoints/k", rows)
     classifier, mil = view(run)["trainings"]
     assert [label for label, _, _ in classifier["legend"]] == ["total = labels"]
     assert [label for label, _, _ in mil["legend"]] == ["total", "mil", "refine1"]

@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 from pipelines.page.charts import histogram
 from pipelines.page.section import Section, Tile, View, beside
 from pipelines.page.shown_run import ShownRun, of_several
-from pipelines.store.instances import Instance
+from pipelines.products.proposals import ProposalFacts, ProposalTable
 from pipelines.store.numbers import duration
-from pipelines.store.schemas import PROPOSALS
 from weaksam.structures import in_table_order
 
 
@@ -40,18 +39,18 @@ class Counts:
 
 def view(run: ShownRun) -> View | None:
     """Return the counts of every instance of ``propose``."""
-    proposed = run.of_verb("propose")
+    proposed = run.of_kind(ProposalTable)
     shown = [
-        {"name": of_several(proposed, name), "manifest": run.manifest(name), **_counted(count(instance))}
-        for name, instance in proposed.items()
+        {"name": of_several(proposed, name), "facts": table.facts, **_counted(count(table))}
+        for name, table in proposed.items()
     ]
     return {"instances": shown} if shown else None
 
 
-def count(proposals: Instance) -> Counts:
+def count(proposals: ProposalTable) -> Counts:
     """Count the rows that there are."""
     counts = Counts()
-    for part in proposals.table(PROPOSALS).iter_parts(["split", "boxes_xyxy", "discarded"]):
+    for part in proposals.table.iter_parts(["split", "boxes_xyxy", "discarded"]):
         counts.add(part)
     return counts
 
@@ -84,17 +83,17 @@ def tiles(view: View) -> list[Tile]:
 
 def _tiles(one: Mapping[str, Any]) -> list[Tile]:
     marked = f", {one['name']}" if one["name"] else ""
-    proof, rate, boxes = one["manifest"].get("images", {}), one["manifest"].get("throughput", {}), one["boxes"]
+    facts: ProposalFacts = one["facts"]
+    proof, rate, boxes = facts.images, facts.throughput, one["boxes"]
     found = []
     if proof or one["images"]:
-        dropped = proof.get("dropped", 0)
-        remark = f"of {proof['images']:,}, {dropped:,} dropped" if dropped else "none dropped"
+        remark = f"of {proof.images:,}, {proof.dropped:,} dropped" if proof and proof.dropped else "none dropped"
         found.append(Tile(f"images{marked}", f"{one['images']:,}", remark))
         average, middle = (f"{mean(boxes):.1f}", f"median {median(boxes):g}") if boxes else ("–", "")
         found.append(Tile(f"boxes an image{marked}", average, middle))
-    if rate.get("images"):
-        remark = f"{rate['images']:,} in {duration(rate['seconds'])}"
-        found.append(Tile(f"images a second{marked}", f"{rate['images_per_s']:.1f}", remark))
+    if rate and rate.images:
+        remark = f"{rate.images:,} in {duration(rate.seconds)}"
+        found.append(Tile(f"images a second{marked}", f"{rate.images_per_s:.1f}", remark))
     return found
 
 
