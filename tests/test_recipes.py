@@ -13,7 +13,7 @@ from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes,
 from pipelines.registry import STAGES
 from pipelines.runner import Run
 from weaksam.clues.weaktr import WeakTr
-from weaksam.config import WeakTrConfig
+from weaksam.config import WeakTrConfig, Weights
 from weaksam.proposals.peaks import find_peaks
 
 FOLDER = Path(recipes.__file__).parent
@@ -68,8 +68,8 @@ def test_a_preset_merges_into_every_recipe_and_all_of_it_arrives(name: str, pres
 def test_the_demo_downloads_nothing() -> None:
     recipe, _ = load_recipe("shapes")
     assert recipe.data.kind == "shapes"
-    assert (recipe.sam.name, recipe.sam.weights, recipe.clues.weights) == ("builtin", "", "")
-    assert recipe.classifier.init in ("", "builtin")
+    assert (recipe.sam.name, recipe.sam.weights, recipe.clues.weights) == ("builtin", Weights(), Weights())
+    assert recipe.classifier.init == Weights("builtin")
 
 
 def of_preset(preset: str, tmp_path: Path) -> Recipe:

@@ -26,7 +26,7 @@ from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row, propo
 from pipelines.store.tables import Table
 from weaksam.clues.loading import classifier_to_bytes, load_classifier
 from weaksam.clues.weaktr import WeakTr
-from weaksam.config import MilConfig, SamConfig, WeakTrConfig
+from weaksam.config import MilConfig, SamConfig, WeakTrConfig, Weights
 from weaksam.detectors.loading import detector_to_bytes, load_detector
 from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.errors import ImageError
@@ -239,7 +239,7 @@ def _read_part(path: Path, name: str) -> None:
 
 
 def _load_sam(path: Path) -> object:
-    return load_sam(SamConfig(name="builtin", weights=str(path)))
+    return load_sam(SamConfig(name="builtin", weights=Weights(str(path))))
 
 
 BINARIES: dict[str, Kind] = {

@@ -79,7 +79,7 @@ class NoiseQuestion(Question[NoiseOptions]):
         wanted = f"{question.retrained}.detector=faster_rcnn, which has regions"
         require(retrain.detector == "faster_rcnn", "analyse.retrained", wanted, retrain.detector)
         trained = not retrain.weights
-        require(trained, "analyse.retrained", "a detector that this run retrains", f"weights {retrain.weights}")
+        require(trained, "analyse.retrained", "a detector that this run retrains", f"weights {retrain.weights.uri}")
         return NoiseOptions(
             learn_from=retrain.learn_from,
             model=question.retrained,

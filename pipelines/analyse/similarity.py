@@ -75,7 +75,7 @@ class SimilarityQuestion(Question[SimilarityOptions]):
         return SimilarityOptions(
             proposals=question.proposals,
             model=NOTHING if mil.weights else question.detector,
-            weights=Weights(str(mil.weights)),
+            weights=mil.weights,
             split=question.split,
             images=question.similarity_images,
             architecture=mil_architecture(mil),
@@ -248,11 +248,10 @@ def _load_detector(job: Job[SimilarityOptions]) -> WeakDetector:
     import torch
 
     from weaksam.detectors.loading import load_detector
-    from weaksam.io.weights import fetch_weights
 
     options = job.options
-    weights = job.input(options.model, TrainedMil).weights_uri if options.model else options.weights.uri
-    detector, _ = load_detector(fetch_weights(weights).path, options.detector)
+    weights = Weights(job.input(options.model, TrainedMil).weights_uri) if options.model else options.weights
+    detector, _ = load_detector(weights.fetch().path, options.detector)
     return detector.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

@@ -12,9 +12,8 @@ from rich.text import Text
 from pipelines.cli import terminal
 from pipelines.cli.console import console
 from pipelines.engine.text_table import Kind, TextTable
-from weaksam.config import SamConfig
 from weaksam.io.weights import PUBLISHED, Progress, WeightsFile, cached_path, fetch_weights
-from weaksam.sam import BUILTIN_SAM, sam_weights
+from weaksam.sam import BUILTIN_SAM
 
 
 def register(app: typer.Typer) -> None:
@@ -110,6 +109,6 @@ def pull_weights(name_or_uri: str, *, sha256: str = "", progress: Progress | Non
         CheckpointError: the weights cannot be fetched or have another checksum than ``sha256`` or the published one.
     """
     if name_or_uri == "builtin":
-        return sam_weights(SamConfig(name="builtin", sha256=sha256))
+        return fetch_weights(str(BUILTIN_SAM), sha256=sha256)
     uri = PUBLISHED[name_or_uri].uri if name_or_uri in PUBLISHED else name_or_uri
     return fetch_weights(uri, sha256=sha256, progress=progress)

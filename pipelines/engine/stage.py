@@ -131,9 +131,9 @@ class Stage(ABC, Generic[O]):
 
 def sha256_of(weights: Weights) -> str:
     """Return the SHA-256 of a weights file, fetched if nobody says it."""
-    from weaksam.io.weights import fetch_weights, file_sha256
+    from weaksam.io.weights import file_sha256
     from weaksam.networks import BUILTIN_STEM
 
     if weights.uri == "builtin":
         return file_sha256(BUILTIN_STEM)
-    return weights.sha256 or fetch_weights(weights.uri).sha256
+    return weights.sha256 or weights.fetch().sha256

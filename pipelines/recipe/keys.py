@@ -17,7 +17,6 @@ from weaksam.config.weights import NOT_IN_KEY, Weights
 
 # The name of an instance that is read: ``verb``, ``verb.label`` or ``import.NAME``; "" = none.
 Input = NewType("Input", str)
-BRIDGE = ("init", "weights", "pretrained")
 INDEX = Input("index")  # that of the run's data set, which nearly every stage reads
 NOTHING = Input("")
 
@@ -51,8 +50,6 @@ def weights_of(options: Any, path: str = "") -> Iterator[tuple[str, Weights]]:
     kind: type = type(options)
     for name, hint in _hints(kind).items():
         value = getattr(options, name)
-        if name in BRIDGE and isinstance(value, str):
-            value = Weights(value)
         if isinstance(value, Weights):
             if value:
                 yield f"{path}{name}", value
@@ -80,11 +77,7 @@ def _plain_method(value: Any) -> Any:
 @cache
 def _method_fields(kind: type) -> tuple[str, ...]:
     left_out = (Input, tuple[Input, ...], Weights)
-    return tuple(
-        name
-        for name, hint in _hints(kind).items()
-        if hint not in left_out and not _is_marked(hint) and name not in (*BRIDGE, "sha256")
-    )
+    return tuple(name for name, hint in _hints(kind).items() if hint not in left_out and not _is_marked(hint))
 
 
 def _is_marked(hint: Any) -> bool:

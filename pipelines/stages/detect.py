@@ -99,7 +99,7 @@ class DetectStage(Stage[DetectOptions]):
         return DetectOptions(
             model=NOTHING if detector.weights else recipe.detect.model,
             proposals=scored_proposals(recipe) if isinstance(detector, MilConfig) else NOTHING,
-            weights=Weights(str(detector.weights)),
+            weights=detector.weights,
             architecture=_architecture(detector),
             test=test,
             mirror=mirror,
@@ -118,7 +118,7 @@ class DetectStage(Stage[DetectOptions]):
         sizes = ray_session.connected_pool_sizes(options.resources, images.num_rows, with_clues=False)
         spec = DetectSpec(
             instance=job.instance,
-            weights=job.input(options.model, Trained).weights_uri if options.model else options.weights.uri,
+            weights=Weights(job.input(options.model, Trained).weights_uri) if options.model else options.weights,
             proposals=proposals,
             config=options.detector,
             test=options.test,
@@ -193,7 +193,7 @@ class DetectSpec:
     """What an actor must know to build itself; small and picklable."""
 
     instance: Instance
-    weights: str  # path or URI of a detector
+    weights: Weights  # of the detector
     proposals: Table | None  # that a weakly-supervised detector scores
     config: MilConfig | RetrainConfig
     test: DetectConfig
@@ -236,11 +236,10 @@ def _weak(spec: DetectSpec, proposals: Table) -> tuple[Find, tuple[str, ...]]:
     from weaksam.detectors.inference import detect
     from weaksam.detectors.loading import load_detector
     from weaksam.detectors.mil.samples import mirrored, prepare_proposals
-    from weaksam.io.weights import fetch_weights
 
     config = spec.config
     assert isinstance(config, MilConfig)
-    detector, class_names = load_detector(fetch_weights(spec.weights).path, config, spec.class_names)
+    detector, class_names = load_detector(spec.weights.fetch().path, config, spec.class_names)
     detector.to(spec.device).eval()
     proposed = ProposalBoxes(proposals, config.proposal_sources)
 
@@ -257,12 +256,11 @@ def _retrained(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
     """Return how a retrained detector finds objects, and its classes."""
     from weaksam.detectors.inference import detect_alone
     from weaksam.detectors.loading import load_retrained
-    from weaksam.io.weights import fetch_weights
 
     assert isinstance(spec.config, RetrainConfig)
     assert isinstance(spec.test, RetrainedDetectConfig)
     config = replace(spec.config, test=spec.test)
-    detector, class_names, _ = load_retrained(fetch_weights(spec.weights).path, config)
+    detector, class_names, _ = load_retrained(spec.weights.fetch().path, config)
     detector.to(spec.device).eval()
 
     def find(image: NDArray[np.uint8], _: str) -> Detections:
@@ -315,9 +313,8 @@ def _supervision(job: Job[DetectOptions]) -> str:
     if options.model:
         return job.input(options.model, Trained).facts.supervision
     from weaksam.detectors.loading import load_retrained
-    from weaksam.io.weights import fetch_weights
 
-    return load_retrained(fetch_weights(options.weights.uri).path, options.detector)[2]
+    return load_retrained(options.weights.fetch().path, options.detector)[2]
 
 
 STAGE = DetectStage()

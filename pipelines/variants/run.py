@@ -59,7 +59,7 @@ class Recipes:
         wanted = {
             "mil.detector": (recipe.mil.detector, "mist"),
             "propose.method": (recipe.propose.method, "sam"),
-            "mil.weights": (recipe.mil.weights, ""),
+            "mil.weights": (recipe.mil.weights.uri, ""),
         }
         for option, (got, expected) in wanted.items():
             if got != expected:

@@ -11,7 +11,7 @@ import torch
 from weaksam.clues import CLUES
 from weaksam.clues.base import ClueNetwork, ClueSource
 from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
-from weaksam.config import CamConfig, ClassifierConfig, CluesConfig, ResNetCamConfig, WeakTrConfig
+from weaksam.config import CamConfig, ClassifierConfig, CluesConfig, ResNetCamConfig, WeakTrConfig, Weights
 from weaksam.errors import CheckpointError
 from weaksam.structures import CLUE_SOURCES
 
@@ -32,7 +32,7 @@ def network_of(name: str) -> ClueNetwork:
 
 def source_of(name: str, folder: Path) -> ClueSource:
     (folder / "c").write_bytes(classifier_to_bytes(network_of(name), ANIMALS))
-    return load_clues(CluesConfig(name=name, weights=str(folder / "c"), cam=CAM))  # type: ignore[arg-type]
+    return load_clues(CluesConfig(name=name, weights=Weights(str(folder / "c")), cam=CAM))  # type: ignore[arg-type]
 
 
 def test_a_loss_is_one_number_that_teaches_and_comes_with_the_logits(name: str) -> None:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from tests.support.tolerances import assert_near, near, roundings_in
-from weaksam.config import DropBlockConfig, MilConfig, MistConfig, OicrConfig
+from weaksam.config import DropBlockConfig, MilConfig, MistConfig, OicrConfig, Weights
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
 from weaksam.detectors.loading import build_detector, detector_to_bytes, load_detector
 from weaksam.detectors.mil import MIL_DETECTORS
@@ -205,7 +205,7 @@ def test_files_that_do_not_fit_are_refused(name, tmp_path):
     content = detector_to_bytes(detector_of(name), ("cat", "cow", "dog"))
     other = next(key for key in MIL_DETECTORS if key != name)
     with pytest.raises(CheckpointError, match=f"expected {name} on vgg16.torchvision, got {name} on small"):
-        load_detector(io.BytesIO(content), config_of(name, backbone="vgg16.torchvision", init=""))
+        load_detector(io.BytesIO(content), config_of(name, backbone="vgg16.torchvision", init=Weights()))
     with pytest.raises(CheckpointError, match=f"expected {other} on small, got {name} on small"):
         load_detector(io.BytesIO(content), config_of(other))
     with pytest.raises(CheckpointError, match="a damaged safetensors file"):

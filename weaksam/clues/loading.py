@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from weaksam.clues.base import ClueNetwork, ClueSource
 from weaksam.clues.cam import MultiScaleCam
 from weaksam.clues.published import weaktr_from_published
 from weaksam.clues.weaktr import WeakTr
-from weaksam.config import ClassifierConfig, CluesConfig
+from weaksam.config import ClassifierConfig, CluesConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.state_dicts import described, load_strictly, read_state_dict
 from weaksam.io.weights import fetch_weights
@@ -48,10 +47,10 @@ def build_classifier(name: str, config: ClassifierConfig, num_classes: int) -> C
     """
     network = CLUES[name](getattr(config, name), num_classes)
     init = config.resnet_cam.pretrained if name == "resnet_cam" else config.init
-    if init == "builtin":
+    if init.uri == "builtin":
         _init_stem(network)
     elif init:
-        network.init_from(read_state_dict(fetch_weights(init).path).tensors, init)
+        network.init_from(read_state_dict(init.fetch().path).tensors, init.uri)
     return network
 
 
@@ -59,7 +58,7 @@ def classifier_to_bytes(network: ClueNetwork, class_names: Sequence[str]) -> byt
     """Return one safetensors file with the weights, and in its metadata what rebuilds the network."""
     description = {
         "architecture": CLUES.name_of(type(network)),
-        "config": asdict(network.config),
+        "config": {name: value for name, value in vars(network.config).items() if not isinstance(value, Weights)},
         "class_names": list(class_names),
     }
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
@@ -104,8 +103,8 @@ def load_clues(
     """Load the classifier and make a clue source of it.
 
     Args:
-        config: options of the inference; ``sha256`` is checked where given.
-        weights: path or address of the checkpoint; empty = ``config.weights``.
+        config: options of the inference; the checksum of its ``weights`` is verified where given.
+        weights: path or address of the checkpoint; empty = that of ``config.weights``.
         class_names: the data set's, in its order; empty = the classifier's own.
         class_slots: for each of ``class_names`` the classifier's own class number; empty = by name for our own files; for
             published files in order, or by COCO's category ids for 80 names and 90 slots.
@@ -117,8 +116,8 @@ def load_clues(
         ConfigError: the network does not know a class of the data set, has no such maps or fewer layers than asked for, or
             the weights are of another kind than ``config.name``.
     """
-    uri = weights or config.weights
-    network, known = load_classifier(fetch_weights(uri, sha256=config.sha256).path)
+    uri = weights or config.weights.uri
+    network, known = load_classifier(fetch_weights(uri, sha256=config.weights.sha256).path)
     if type(network) is not CLUES[config.name]:
         raise ConfigError(f"clues.name: expected weights of {config.name}, but {uri} holds a {type(network).__name__}")
     names = tuple(class_names) or known or tuple(f"class {slot}" for slot in range(network.num_classes))

@@ -31,6 +31,7 @@ from weaksam.config.retraining import (
     RetrainedDetectConfig,
     RoiDropConfig,
 )
+from weaksam.config.weights import Weights
 
 __all__ = [
     "SAM_INPUT_SIDE",
@@ -59,5 +60,6 @@ __all__ = [
     "SelectiveSearchConfig",
     "ShapesConfig",
     "WeakTrConfig",
+    "Weights",
     "require",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from weaksam.config.checks import require, require_milestones
+from weaksam.config.weights import NO_WEIGHTS, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +73,8 @@ class MilConfig:
     detector: Literal["mist", "oicr"] = "mist"
     # Architecture and the way its weights want their input: torchvision's VGG-16 takes normalised RGB, Caffe's BGR in 0..255.
     backbone: Literal["vgg16.torchvision", "vgg16.caffe", "resnet50.torchvision", "small"] = "vgg16.torchvision"
-    init: str = (
-        ""  # path, URL or s3:// of the backbone's weights; "builtin" = the shipped stem of "small"; empty = random
-    )
-    weights: str = ""  # path, URL or s3:// of a trained detector, ours or published; empty = train-mil of this run
+    init: Weights = NO_WEIGHTS  # of the backbone; "builtin" = the shipped stem of "small"; empty = random
+    weights: Weights = NO_WEIGHTS  # of a trained detector, ours or published; empty = train-mil of this run
     oicr: OicrConfig = field(default_factory=OicrConfig)
     mist: MistConfig = field(default_factory=MistConfig)
     proposal_sources: tuple[str, ...] = ()  # which sources' boxes are used; empty = all

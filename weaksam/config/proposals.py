@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from weaksam.config.checks import require
+from weaksam.config.weights import NO_WEIGHTS, Weights
 
 # Longest side, in pixels, to which each SAM scales an image before it pads it to a square.
 SAM_INPUT_SIDE = {"builtin": 128, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
@@ -39,8 +40,7 @@ class CluesConfig:
     """The classifier whose activation maps say where to prompt."""
 
     name: Literal["none", "weaktr", "resnet_cam"] = "weaktr"
-    weights: str = ""  # path, URL or s3:// of a checkpoint; empty = the one that train-classifier of this run made
-    sha256: str = ""  # expected checksum of ``weights``; empty = printed on first load and pinned in the manifest
+    weights: Weights = NO_WEIGHTS  # of a trained network; empty = the one that train-classifier of this run made
     gating: Literal["labels", "predicted"] = "labels"  # "labels" falls back to prediction where labels are unknown
     cam: CamConfig = field(default_factory=CamConfig)
 
@@ -69,7 +69,7 @@ class ResNetCamConfig:
     """A plain classifier of torchvision or timm whose class activation maps are the clues."""
 
     backbone: str = "resnet50"  # torchvision name, or "timm:<name>"
-    pretrained: str = ""  # path, URL or s3:// of backbone weights (a state dict); empty = random
+    pretrained: Weights = NO_WEIGHTS  # of the backbone (a state dict); empty = random
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class ClassifierConfig:
 
     weaktr: WeakTrConfig = field(default_factory=WeakTrConfig)
     resnet_cam: ResNetCamConfig = field(default_factory=ResNetCamConfig)
-    init: str = ""  # path, URL or s3:// of DeiT-S weights; "builtin" = the shipped CNN stem; empty = random
+    init: Weights = NO_WEIGHTS  # of DeiT-S; "builtin" = the shipped CNN stem; empty = random
     epochs: int = 60
     batch_size: int = 64  # images per step over all workers
     base_lr: float = 6e-4  # learning rate = base_lr * batch_size / 512
@@ -145,8 +145,7 @@ class SamConfig:
     """Which Segment Anything model."""
 
     name: Literal["builtin", "vit_b", "vit_l", "vit_h"] = "vit_h"  # vit_h is the paper's; builtin ships here
-    weights: str = ""  # path, URL or s3://…; empty = the built-in file, or the published address of the named model
-    sha256: str = ""  # expected checksum; empty = the known one, else printed on first load and pinned in the manifest
+    weights: Weights = NO_WEIGHTS  # empty = the built-in file, or the published one of the named model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from weaksam.config.checks import require, require_milestones
 from weaksam.config.mil import DetectConfig
-from weaksam.config.weights import NotInKey
+from weaksam.config.weights import NO_WEIGHTS, NotInKey, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +155,8 @@ class RetrainConfig:
 
     detector: Literal["faster_rcnn", "dino"] = "faster_rcnn"
     backbone: Literal["resnet50.torchvision", "small"] = "resnet50.torchvision"
-    init: str = (
-        ""  # path, URL or s3:// of an ImageNet backbone; "builtin" = the shipped stem of "small"; empty = random
-    )
-    weights: str = ""  # path, URL or s3:// of a detector trained here; empty = retrain of this run
+    init: Weights = NO_WEIGHTS  # of an ImageNet backbone; "builtin" = the shipped stem of "small"; empty = random
+    weights: Weights = NO_WEIGHTS  # of a detector trained here; empty = retrain of this run
     faster_rcnn: FasterRcnnConfig = field(default_factory=FasterRcnnConfig)
     dino: DinoConfig = field(default_factory=DinoConfig)
     scales: tuple[int, ...] = tuple(range(480, 1217, 32))  # pixels, shorter side, one drawn per view

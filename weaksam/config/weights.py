@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, TypeVar
+
+from weaksam.config.checks import require
+from weaksam.io.weights import WeightsFile, fetch_weights
 
 T = TypeVar("T")
 NOT_IN_KEY = "not in key"
@@ -13,10 +16,37 @@ NotInKey = Annotated[T, NOT_IN_KEY]
 
 @dataclass(frozen=True)
 class Weights:
-    """A weights file; true when one is named."""
+    """A weights file; true when one is named. A recipe may say its address alone: ``weights: path``."""
 
     uri: str = ""  # path, URL or s3://…; "builtin" where the package has some
-    sha256: str = ""  # expected checksum; "" = whatever the file has, noted in the manifest
+    sha256: str = ""  # expected checksum, verified on every use; "" = that of the published file, where one is known
+
+    def __post_init__(self) -> None:
+        require(bool(self.uri) or not self.sha256, "uri", "the address of the file with this sha256", self.uri)
 
     def __bool__(self) -> bool:
         return bool(self.uri)
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def fetch(self) -> WeightsFile:
+        """Return the file on this machine, verified; raise CheckpointError as ``fetch_weights`` does."""
+        return fetch_weights(self.uri, sha256=self.sha256)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
+        """Let pydantic, which reads recipes, take an address in the place of both fields."""
+        from pydantic_core import core_schema as schema
+
+        text = schema.with_default_schema(schema.str_schema(), default="")
+        names = [option.name for option in fields(cls)]
+        options = [schema.dataclass_field(name, text) for name in names]
+        arguments = schema.dataclass_args_schema(cls.__name__, options, extra_behavior="forbid")
+        return schema.no_info_before_validator_function(
+            lambda given: {"uri": given} if isinstance(given, str) else given,
+            schema.dataclass_schema(cls, arguments, names, post_init=True),
+        )
+
+
+NO_WEIGHTS = Weights()

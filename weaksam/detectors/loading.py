@@ -10,7 +10,7 @@ from typing import BinaryIO
 from safetensors.torch import save
 from torch import Tensor
 
-from weaksam.config import MilConfig, RetrainConfig, require
+from weaksam.config import MilConfig, RetrainConfig, Weights, require
 from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.base import WeakDetector
 from weaksam.detectors.mil.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
@@ -18,7 +18,7 @@ from weaksam.detectors.retrained import RETRAINED
 from weaksam.detectors.retrained.base import RetrainedDetector
 from weaksam.errors import CheckpointError
 from weaksam.io.state_dicts import load_strictly, read_state_dict
-from weaksam.io.weights import PUBLISHED, fetch_weights
+from weaksam.io.weights import PUBLISHED
 from weaksam.networks.pixels import PixelFormat
 from weaksam.networks.roi_backbones import pixel_format as pixel_format_of
 from weaksam.networks.small_stem import load_builtin_classifier
@@ -125,12 +125,12 @@ def load_retrained(
     return detector.eval(), found.class_names, found.supervision
 
 
-def _backbone_weights(init: str, backbone: str, section: str) -> tuple[Mapping[str, Tensor], str]:
+def _backbone_weights(init: Weights, backbone: str, section: str) -> tuple[Mapping[str, Tensor], str]:
     """Return the weights that a backbone starts from, and what messages call them; ``section`` is the recipe's."""
-    if init == "builtin":
+    if init.uri == "builtin":
         require(backbone == "small", f"{section}.init", f"'builtin' with {section}.backbone=small alone", backbone)
         return load_builtin_classifier().state_dict(), f"{section}.init: builtin"
-    file = fetch_weights(init)
+    file = init.fetch()
     known = next((name for name, p in PUBLISHED.items() if file.sha256.startswith(p.sha256)), backbone)
     if known != backbone:
         raise CheckpointError(

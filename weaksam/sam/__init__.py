@@ -61,11 +61,11 @@ def sam_weights(
         CheckpointError: the file is missing, cannot be fetched, or fails its checksum.
         ConfigError: no weights are given for a model of which none are known.
     """
-    uri = config.weights or (str(BUILTIN_SAM) if config.name == "builtin" else "")
+    uri = config.weights.uri or (str(BUILTIN_SAM) if config.name == "builtin" else "")
     if not uri and config.name not in PUBLISHED:
         raise ConfigError(
             f"sam.weights: expected a file or an address for sam.name={config.name}, got nothing; give one"
         )
     return fetch_weights(
-        uri or PUBLISHED[config.name].uri, sha256=config.sha256, cache_dir=cache_dir, progress=progress
+        uri or PUBLISHED[config.name].uri, sha256=config.weights.sha256, cache_dir=cache_dir, progress=progress
     )

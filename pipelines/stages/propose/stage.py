@@ -72,9 +72,7 @@ class ProposeStage(Stage[ProposeOptions]):
             return {}
         contents = {"sam": Content(options.method.sam, _sam_sha256)}
         if options.method.clues is not None and options.method.clues.weights:
-            contents["clues"] = Content(
-                Weights(str(options.method.clues.weights), options.method.clues.sha256), _clues_sha256
-            )
+            contents["clues"] = Content(options.method.clues.weights, _clues_sha256)
         return contents
 
     def run(self, job: Job[ProposeOptions]) -> ProposalFacts:
@@ -136,7 +134,7 @@ def _clue_weights(job: Job[ProposeOptions]) -> str:
     if isinstance(how, SelectiveSearchConfig) or how.clues is None:
         return ""
     if how.clues.weights:
-        return resolve_weights(str(how.clues.weights))
+        return resolve_weights(how.clues.weights.uri)
     return job.input(job.options.classifier, TrainedClassifier).weights_uri
 
 
@@ -161,7 +159,7 @@ def _sam_sha256(config: SamConfig) -> str:
     from weaksam.sam import sam_weights
 
     published = PUBLISHED.get(config.name)
-    known = config.sha256 or ("" if config.weights or published is None else published.sha256)
+    known = config.weights.sha256 or ("" if config.weights or published is None else published.sha256)
     return known or sam_weights(config).sha256
 
 

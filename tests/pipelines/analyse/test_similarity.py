@@ -18,12 +18,12 @@ from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.tolerances import assert_near, roundings_in
-from weaksam.config import PromptsConfig
+from weaksam.config import PromptsConfig, Weights
 from weaksam.detectors.loading import build_detector, detector_to_bytes
 from weaksam.detectors.mil.samples import scaled
 from weaksam.errors import DataError
 
-MIL = TrainMilConfig(backbone="small", init="builtin", scales=(64,), min_box_side=4, freeze_stages=0)
+MIL = TrainMilConfig(backbone="small", init=Weights("builtin"), scales=(64,), min_box_side=4, freeze_stages=0)
 DETECT = DetectStageConfig(scales=(64, 96), max_side=128)
 
 

@@ -9,6 +9,7 @@ import yaml
 from pipelines.recipe.model import Recipe, load_recipe, render, to_plain
 from pipelines.registry import active
 from pipelines.store.tables import write_bytes
+from weaksam.config import Weights
 from weaksam.errors import ConfigError, DataError
 
 SMALLEST = "{name: x, stages: [index], sam: {name: builtin}, clues: {name: none}, prompts: {sources: [grid]}}"
@@ -400,3 +401,27 @@ def test_a_mistake_in_an_instance_is_told_before_anything_starts(tmp_path: Path,
     message = message_of(write(tmp_path, mine=f"base: small\n{given}"))
     for part in parts:
         assert part in message
+
+
+# --- weights
+
+
+def test_weights_are_an_address_or_an_address_with_its_checksum(tmp_path: Path) -> None:
+    path = write(tmp_path, mine="{base: small, mil: {weights: a.pth}, retrain: {init: {uri: b.pth, sha256: 00ff}}}")
+    recipe, origins = load_recipe(path, ["clues.weights=c.pth"])
+    assert (recipe.mil.weights, recipe.retrain.init) == (Weights("a.pth"), Weights("b.pth", "00ff"))
+    assert (recipe.clues.weights, recipe.mil.init) == (Weights("c.pth"), Weights("builtin"))
+    again = write(tmp_path, again=render(recipe, origins))
+    assert load_recipe(again)[0] == recipe
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("{sha256: 00ff}", "uri: expected the address of the file with this sha256, got ''"),
+        ("{url: a.pth}", "mil.weights.url (from mine.yaml): no such option"),
+        ("3", "mil.weights (from mine.yaml): Input should be an object, got 3"),
+    ],
+)
+def test_weights_without_an_address_are_refused(tmp_path: Path, given: str, message: str) -> None:
+    assert message in message_of(write(tmp_path, mine=f"{{base: small, mil: {{weights: {given}}}}}"))

@@ -22,7 +22,7 @@ from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S
 from tests.support.tolerances import near, roundings_in
 from tests.support.two_workers import train_two
-from weaksam.config import DropBlockConfig, MilConfig, MistConfig, ShapesConfig
+from weaksam.config import DropBlockConfig, MilConfig, MistConfig, ShapesConfig, Weights
 from weaksam.datasets.shapes import Shapes
 from weaksam.detectors.loading import load_detector
 from weaksam.errors import DataError
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray
 
 STILL = MistConfig(dropblock=DropBlockConfig(enabled=False))
 SMALL = MilConfig(
-    backbone="small", init="builtin", freeze_stages=0, scales=(48, 64), min_box_side=4, batch_size=4, steps=8, lr=1e-3,
+    backbone="small", init=Weights("builtin"), freeze_stages=0, scales=(48, 64), min_box_side=4, batch_size=4, steps=8, lr=1e-3,
     warmup_steps=0, dropout=0.0, mist=STILL,
 )  # fmt: skip
 

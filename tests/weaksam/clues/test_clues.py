@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.weaksam.clues.weaktr_by_hand import Fusion, published_state
 from weaksam.clues.gating import gate, present_classes
 from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
-from weaksam.config import CamConfig, ClassifierConfig, CluesConfig, ResNetCamConfig, WeakTrConfig
+from weaksam.config import CamConfig, ClassifierConfig, CluesConfig, ResNetCamConfig, WeakTrConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -51,7 +51,7 @@ def test_gating(gating: str, labels: tuple[int, ...] | None, logits: list[float]
 
 def test_known_labels_cost_no_pass(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier("weaktr", TINY, 3), ANIMALS))
-    config = CluesConfig(weights=str(tmp_path / "c"), cam=cam())
+    config = CluesConfig(weights=Weights(str(tmp_path / "c")), cam=cam())
     clues = load_clues(config)
     predicted = gate(clues.logits(IMAGE), None, config)
     assert present_classes(clues, IMAGE, None, config) == predicted
@@ -61,7 +61,7 @@ def test_known_labels_cost_no_pass(tmp_path: Path) -> None:
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier("weaktr", TINY, 3), ANIMALS))
-    config = CluesConfig(weights=str(tmp_path / "c"), cam=cam())
+    config = CluesConfig(weights=Weights(str(tmp_path / "c")), cam=cam())
     own = load_clues(config)
     other = load_clues(config, class_names=("cat", "ant"))
     assert own.class_names == ANIMALS
@@ -86,13 +86,13 @@ def test_only_wanted_kinds_are_computed(tmp_path: Path) -> None:
 def test_weights_of_the_other_network_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier("resnet_cam", TINY, 3), ANIMALS))
     with pytest.raises(ConfigError, match=r"expected weights of weaktr, but .* holds a ResNetCam"):
-        load_clues(CluesConfig(weights=str(tmp_path / "c")))
+        load_clues(CluesConfig(weights=Weights(str(tmp_path / "c"))))
 
 
 def test_a_checksum_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier("weaktr", TINY, 3), ANIMALS))
     with pytest.raises(CheckpointError, match="SHA-256"):
-        load_clues(CluesConfig(weights=str(tmp_path / "c"), sha256="0" * 64))
+        load_clues(CluesConfig(weights=Weights(str(tmp_path / "c"), "0" * 64)))
 
 
 @pytest.mark.parametrize("fusion", ["se", "feat", "none"])
@@ -112,7 +112,7 @@ def test_published_files_load_wrapped_and_bare(fusion: Fusion, tmp_path: Path) -
 
 def test_coco_classes_find_their_slots_by_category_id(tmp_path: Path) -> None:
     torch.save(small_published(num_classes=90), tmp_path / "coco.pth")
-    config = CluesConfig(weights=str(tmp_path / "coco.pth"), cam=cam())
+    config = CluesConfig(weights=Weights(str(tmp_path / "coco.pth")), cam=cam())
     every_slot = load_clues(config)
     coco = load_clues(config, class_names=[f"name {i}" for i in range(80)])
     logits, slots = coco.logits(IMAGE), every_slot.logits(IMAGE)
@@ -225,19 +225,19 @@ def test_initial_weights_come_from_a_file(tmp_path: Path) -> None:
     deit = {k: v for k, v in small_published("none", num_classes=1).items() if not k.startswith("head.")}
     deit["patch_embed.proj.weight"] = deit["patch_embed.proj.weight"][..., ::2, ::2]
     torch.save({"model": deit | {"head.weight": torch.zeros(1000, 128)}}, tmp_path / "deit.pth")
-    network = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init=str(tmp_path / "deit.pth")), 3)
+    network = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init=Weights(str(tmp_path / "deit.pth"))), 3)
     assert torch.equal(network.state_dict()["cls_token"][0, 2], deit["cls_token"][0, 0])
 
 
 @pytest.mark.parametrize("weaktr", [TINY.weaktr, WeakTrConfig()], ids=["another width", "no CNN stem"])
 def test_builtin_stem_needs_a_network_that_takes_it(weaktr: WeakTrConfig) -> None:
     with pytest.raises(ConfigError, match=r"classifier\.init: 'builtin' is a CNN stem of 128 channels"):
-        build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init="builtin"), 3)
+        build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init=Weights("builtin")), 3)
 
 
 def test_builtin_stem_is_taken_over() -> None:
     weaktr = WeakTrConfig(stem="cnn", patch_size=8, dim=128, depth=1, heads=2, position_grid=4, fusion_reduction=2)
-    started = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init="builtin"), 3)
-    again = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init="builtin"), 3)
+    started = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init=Weights("builtin")), 3)
+    again = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init=Weights("builtin")), 3)
     stem = {k: v for k, v in started.state_dict().items() if k.startswith("patch_embed.")}
     assert all(torch.equal(again.state_dict()[k], v) for k, v in stem.items())

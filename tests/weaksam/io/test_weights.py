@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from tests.support.s3_server import s3_server
-from weaksam.config import SamConfig
+from weaksam.config import SamConfig, Weights
 from weaksam.errors import CheckpointError
 from weaksam.io import weights
 from weaksam.io.weights import PUBLISHED, Published, WeightsFile, cached_path, default_cache_dir, fetch_weights
@@ -140,7 +140,8 @@ def test_the_published_checksum_is_expected_of_its_address(
     publish(OTHER[:8])
     with pytest.raises(CheckpointError, match="expected SHA-256 00000000"):
         sam_weights(SamConfig(name="vit_b"), cache_dir=tmp_path / "bad")
-    assert sam_weights(SamConfig(name="vit_b", sha256=SHA256), cache_dir=tmp_path / "own").known
+    own = SamConfig(name="vit_b", weights=Weights(f"{site}/w.pth", SHA256))
+    assert sam_weights(own, cache_dir=tmp_path / "own").known
 
 
 def test_published_checksums_are_hexadecimal_and_addresses_are_distinct() -> None:

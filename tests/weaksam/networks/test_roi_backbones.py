@@ -5,7 +5,7 @@ import torchvision
 from torch import nn
 
 from tests.support.tolerances import assert_near, roundings_in
-from weaksam.config import MilConfig
+from weaksam.config import MilConfig, Weights
 from weaksam.detectors.loading import build_detector, pixel_format
 from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.mist import Mist
@@ -89,7 +89,7 @@ def test_sizes_are_what_a_body_says(backbone):
 
 
 def test_the_small_body_sees_the_shipped_stem_at_two_strides():
-    detector = build_detector(MilConfig(backbone="small", init="builtin"), 2)
+    detector = build_detector(MilConfig(backbone="small", init=Weights("builtin")), 2)
     body = detector.body.eval()
     images = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_torchvisions_resnet_loads_and_its_features_are_its_third_stage(tmp_path
     torch.manual_seed(0)
     published = torchvision.models.resnet50(weights=None).eval()
     torch.save(published.state_dict(), tmp_path / "w.pth")
-    config = MilConfig(detector="oicr", backbone="resnet50.torchvision", init=str(tmp_path / "w.pth"))
+    config = MilConfig(detector="oicr", backbone="resnet50.torchvision", init=Weights(str(tmp_path / "w.pth")))
     body = build_detector(config, 2).body.eval()
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_frozen_stages_of_the_resnet_are_its_stem_and_first_stage():
 def test_weights_of_another_network_are_refused(tmp_path, backbone, state, message):
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=message):
-        build_detector(MilConfig(backbone=backbone, init=str(tmp_path / "w.pth")), 2)
+        build_detector(MilConfig(backbone=backbone, init=Weights(str(tmp_path / "w.pth"))), 2)
 
 
 def test_weights_known_to_want_another_input_are_refused(monkeypatch):
@@ -179,12 +179,12 @@ def test_weights_known_to_want_another_input_are_refused(monkeypatch):
     with pytest.raises(
         CheckpointError, match=r"expected weights of small, but by its checksum .* is vgg16.torchvision"
     ):
-        build_detector(MilConfig(backbone="small", init=str(BUILTIN_STEM)), 2)
+        build_detector(MilConfig(backbone="small", init=Weights(str(BUILTIN_STEM))), 2)
 
 
 def test_the_builtin_weights_are_the_small_bodys():
     with pytest.raises(ConfigError, match=r"'builtin' with mil.backbone=small alone"):
-        build_detector(MilConfig(backbone="resnet50.torchvision", init="builtin"), 2)
+        build_detector(MilConfig(backbone="resnet50.torchvision", init=Weights("builtin")), 2)
 
 
 @pytest.mark.parametrize("name", MIL_DETECTORS)

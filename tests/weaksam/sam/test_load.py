@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from segment_anything.build_sam import build_sam_vit_b
 from torch import Tensor
 
-from weaksam.config import SamConfig
+from weaksam.config import SamConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.state_dicts import read_state_dict
 from weaksam.sam import BUILTIN_SAM, sam_weights
@@ -25,7 +25,7 @@ def small_state() -> dict[str, Tensor]:
 def test_weights_load_from_either_format(tmp_path: Path, small_state: dict[str, Tensor], suffix: str) -> None:
     path = tmp_path / f"w{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(small_state, path)
-    sam = load_sam(SamConfig(name="builtin", weights=str(path)))
+    sam = load_sam(SamConfig(name="builtin", weights=Weights(str(path))))
     assert all(torch.equal(tensor, small_state[key]) for key, tensor in sam.state_dict().items())
     assert not sam.training
     assert not any(parameter.requires_grad for parameter in sam.parameters())
@@ -36,11 +36,11 @@ def test_the_official_layout_loads_and_is_recognised_under_a_wrong_name(tmp_path
     path = tmp_path / "sam_vit_b.pth"
     state = build_sam_vit_b().state_dict()
     torch.save(state, path)
-    sam = load_sam(SamConfig(name="vit_b", weights=str(path)))
+    sam = load_sam(SamConfig(name="vit_b", weights=Weights(str(path))))
     for key in ("image_encoder.pos_embed", "mask_decoder.iou_token.weight", "image_encoder.blocks.11.mlp.lin2.bias"):
         assert torch.equal(sam.state_dict()[key], state[key])
     with pytest.raises(CheckpointError, match=r"they look like vit_b weights: set sam.name=vit_b\).*missing.*surplus"):
-        load_sam(SamConfig(name="builtin", weights=str(path)))
+        load_sam(SamConfig(name="builtin", weights=Weights(str(path))))
 
 
 class _Run:
@@ -62,7 +62,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_anything_but_tensors_by_name_is_refused(tmp_path: Path, held: object) -> None:
     torch.save(held, tmp_path / "w.pth")
     with pytest.raises(CheckpointError):
-        load_sam(SamConfig(name="builtin", weights=str(tmp_path / "w.pth")))
+        load_sam(SamConfig(name="builtin", weights=Weights(str(tmp_path / "w.pth"))))
 
 
 def test_the_shipped_weights_are_the_built_in_sam() -> None:
