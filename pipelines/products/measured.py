@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.engine.product import Facts, Product
+from pipelines.products.rows import RowFacts
 from pipelines.store.schemas import PROPOSALS
 from pipelines.store.tables import read_object, write_json
 
@@ -35,10 +36,11 @@ class Evaluation(Product[EvaluationFacts]):
         return read_object(self.instance.file(_METRICS_FILE), self.instance.mended_by) or {}
 
 
-class Analysis(Product[Facts]):
+class Analysis(Product[RowFacts]):
     """The product of ``analyse``; its table holds the proposals of controls, where the question has any."""
 
     schema = PROPOSALS
+    facts_type = RowFacts
 
     def write(self, analysis: Mapping[str, Any]) -> None:
         """Keep the answer, plain JSON values."""
