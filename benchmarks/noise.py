@@ -42,7 +42,7 @@ def main() -> None:
         off, on = (
             Cell(
                 name=f"{share:.0%} noise, drop {state}",
-                overrides=(f"retrain.learn_from=import.{name}", f"retrain.faster_rcnn.drop.enabled={enabled}"),
+                overrides=(f"retrain.learn_from=true-boxes.{name}", f"retrain.faster_rcnn.drop.enabled={enabled}"),
             )
             for state, enabled in (("off", "false"), ("on", "true"))
         )

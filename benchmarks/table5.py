@@ -55,7 +55,7 @@ def cells_of(detector: str) -> list[Cell]:
     """Return the four cells of a detector; the bound comes first, for it says whether the detector learns at all."""
     off, on = (f"retrain.{detector}.drop.enabled={enabled}" for enabled in ("false", "true"))
     return [
-        Cell(name="true boxes", overrides=(f"retrain.learn_from=import.{TRUTH}", off)),
+        Cell(name="true boxes", overrides=(f"retrain.learn_from=true-boxes.{TRUTH}", off)),
         Cell(name="top-1", overrides=("pseudo_labels.mode=top1", off)),
         Cell(name="adaptive", overrides=(off,)),
         Cell(name="adaptive + drop", overrides=(on,)),

@@ -6,8 +6,7 @@ from typing import Any
 
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Stage
-from pipelines.products.imported import imported
-from pipelines.recipe.model import Recipe, is_import, verb_of
+from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.instances import Instance
 from weaksam.errors import ConfigError
 from weaksam.registry import Registry
@@ -16,6 +15,8 @@ STAGES: Registry[Stage[Any]] = Registry(
     "weaksam.stages",
     {
         "index": "pipelines.stages.index:STAGE",
+        "import": "pipelines.exchange.imports:STAGE",
+        "true-boxes": "pipelines.exchange.true_boxes:STAGE",
         "train-classifier": "pipelines.stages.train_classifier.stage:STAGE",
         "propose": "pipelines.stages.propose.stage:STAGE",
         "train-mil": "pipelines.stages.train_mil.stage:STAGE",
@@ -44,4 +45,4 @@ def active(recipe: Recipe) -> tuple[str, ...]:
 
 def product_of(instance: Instance) -> Product[Any]:
     """Return what an instance left behind; raise ConfigError when there is no such verb."""
-    return imported(instance) if is_import(instance.name) else stage_of(instance.name).product(instance)
+    return stage_of(instance.name).product(instance)

@@ -21,9 +21,8 @@ from rich.markup import escape
 from pipelines.engine.product import Product
 from pipelines.engine.progress import sign_of_life
 from pipelines.engine.stage import Content, Job, OnScalars, Options, Stage, WhenStopped
-from pipelines.products.imported import imported
-from pipelines.recipe.model import Recipe, is_import
-from pipelines.registry import active, stage_of
+from pipelines.recipe.model import Recipe, is_from_outside
+from pipelines.registry import active, product_of, stage_of
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.instances import Instance, Lock, current_instance, differences, instance_key
 from pipelines.store.schemas import SCHEMA_VERSION
@@ -60,13 +59,21 @@ class Run:
         recipe: of the instances.
         uri: absolute run folder.
         fingerprints: of data and weights, of any recipe, that were taken before and are trusted; more are added.
+        given: finished instances of the run folder that stand for those of their names, whatever the recipe says.
     """
 
-    def __init__(self, recipe: Recipe, uri: str, fingerprints: Fingerprints | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        uri: str,
+        fingerprints: Fingerprints | None = None,
+        given: Sequence[Instance] = (),
+    ) -> None:
         self.recipe = recipe
         self.uri = uri
         self.fingerprints: Fingerprints = {} if fingerprints is None else fingerprints
         self._resolved: dict[str, Resolved] = {}
+        self._given = {instance.name: product_of(instance) for instance in given}
 
     def resolve(self, name: str) -> Resolved:
         """Compute the key, and so the folder, of the instance ``verb`` or ``verb.label`` and of everything that it reads."""
@@ -94,7 +101,7 @@ class Run:
                 )
             stage, options = self._asked(name)
             for read in stage.reads(options):
-                if not is_import(read):
+                if not self._is_given(read):
                     visit(read, (*trail, name))
             if name not in order:
                 order.append(name)
@@ -152,9 +159,7 @@ class Run:
 
     def _resolve(self, name: str) -> Resolved:
         stage, options = self._asked(name)
-        inputs = {
-            read: _imported(self.uri, read) if is_import(read) else self._product(read) for read in stage.reads(options)
-        }
+        inputs = {read: self._input(read) for read in stage.reads(options)}
         contents = stage.contents(options)
         self.fingerprints |= {c: c.take(c.what) for c in contents.values() if c not in self.fingerprints}
         parts = {
@@ -167,9 +172,14 @@ class Run:
         }
         return Resolved(Instance(self.uri, name, instance_key(parts)), stage, options, parts, inputs)
 
-    def _product(self, name: str) -> Product[Any]:
-        resolved = self.resolve(name)
-        return resolved.stage.product(resolved.instance)
+    def _is_given(self, name: str) -> bool:
+        """Whether an instance is read as it lies in the run folder."""
+        return name in self._given or (is_from_outside(name) and name not in self.recipe.instances)
+
+    def _input(self, name: str) -> Product[Any]:
+        if name in self._given:
+            return self._given[name]
+        return _found(self.uri, name) if self._is_given(name) else product_of(self.instance(name))
 
 
 @dataclass(frozen=True)
@@ -182,11 +192,11 @@ class _Work:
     on_scalars: OnScalars | None
 
 
-def _imported(run_uri: str, name: str) -> Product[Any]:
+def _found(run_uri: str, name: str) -> Product[Any]:
     instance = current_instance(run_uri, name)
     if instance is None or instance.manifest() is None:
         raise RunError(f"{run_uri}: no finished {name}; make it first: {Instance(run_uri, name, '').mended_by}")
-    product = imported(instance)
+    product = product_of(instance)
     for file, reason in instance.damage(product.schema).items():
         raise DamagedFileError(instance.file(file), reason, instance.mended_by)
     return product
@@ -210,7 +220,7 @@ def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
             console.print(f"  {name} {fingerprint}", style="dim", highlight=False)
         instance.set_aside_damaged(stage.product.schema)
         instance.reopen()
-        instance.begin(resolved.parts, stage.product.__name__)
+        instance.begin(resolved.parts, make_current=not stage.replaces_when_finished)
         started = time.time()
         job = Job(
             options=resolved.options,
@@ -233,6 +243,7 @@ def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
             "recipe": work.recipe_name,
         }
         manifest = instance.finish(summary)
+        instance.make_current()
         if manifest.get("text"):
             console.print(f"  {manifest['text']}  [dim]({manifest['seconds']:.1f} s)[/]")
         return manifest
@@ -293,7 +304,7 @@ def _too_many_dropped(instance: Instance, manifest: Mapping[str, Any], max_dropp
 def _measure_and_show(resolved: Resolved, work: _Work, manifests: dict[str, dict[str, Any]]) -> None:
     """Bring what measures or shows finished rows up to date once a run is stopped; nothing else, and no failure counts."""
     name, when = resolved.instance.name, resolved.stage.when_stopped
-    there = {n: p for n, p in resolved.inputs.items() if n in manifests or is_import(n) or p.shown_unfinished}
+    there = {n: p for n, p in resolved.inputs.items() if n in manifests or is_from_outside(n) or p.shown_unfinished}
     if when is WhenStopped.SHOW or (when is WhenStopped.MEASURE and there == resolved.inputs):
         try:
             manifests[name] = _bring_up_to_date(replace(resolved, inputs=there), work)

@@ -40,7 +40,9 @@ def export(
     of: Annotated[
         str | None,
         typer.Option(
-            "--of", metavar="INSTANCE", help="What to write: propose (default), import.NAME, detect.NAME, label."
+            "--of",
+            metavar="INSTANCE",
+            help="What to write: propose (default), import.NAME, detect.NAME, label or true-boxes.NAME.",
         ),
     ] = None,
     missing: Annotated[Missing | None, typer.Option("--missing", help="Images without a row; default error.")] = None,
@@ -54,7 +56,7 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     name: Annotated[
-        str | None, typer.Option("--name", help="True boxes become the instance import.NAME of the run.")
+        str | None, typer.Option("--name", help="True boxes become the instance true-boxes.NAME of the run.")
     ] = None,
     noise: Annotated[
         float | None, typer.Option("--noise", metavar="SHARE", help="Share of the true boxes made wrong; default 0.")
@@ -63,7 +65,7 @@ def export(
 ) -> None:
     """Write proposals, detections or pseudo labels in another project's format, or true boxes as pseudo labels into the run.
 
-    True boxes are for measuring what pseudo labels cost: a detector retrained on them (retrain.learn_from: import.NAME)
+    True boxes are for measuring what pseudo labels cost: a detector retrained on them (retrain.learn_from: true-boxes.NAME)
     is not weakly supervised any more, and everything made of it says `supervision: boxes`.
 
     Examples:
@@ -85,8 +87,7 @@ def export(
     given = [option for option, value in (of_file | of_true_boxes).items() if value is not None]
     if to == _INTO_THE_RUN:
         refuse_others(f"{to} of true boxes", given, list(of_true_boxes))
-        made = run_export_true_boxes(run_folder, name=name or "", noise=noise or 0.0, seed=seed or 0)
-        console.print(f"import.{name}: {made['text']}", markup=False)
+        run_export_true_boxes(run_folder, name=name or "", console=console, noise=noise or 0.0, seed=seed or 0)
         return
     refuse_others(to, given, list(of_file))
     if not split or not out:
@@ -124,5 +125,4 @@ def import_(
         weaksam import runs/voc07 ss_voc_2007_trainval.mat --name ss --split trainval --source selective-search
     """
     terminal.go_on_unread()
-    done = run_import(run_folder, file, name=name, split=split, source=source, missing=missing)
-    console.print(f"import.{name}: {done['text']}", markup=False)
+    run_import(run_folder, file, name=name, console=console, split=split, source=source, missing=missing.value)

@@ -95,6 +95,9 @@ class Stage(ABC, Generic[O]):
     revision: ClassVar[int] = 1  # raise it when the same options give another result: keys contain it
     loads_models: ClassVar[bool] = False  # so that the first result takes a while
     when_stopped: ClassVar[WhenStopped] = WhenStopped.SKIP
+    # Whether an earlier instance of the name stays the current one until a new one is finished: for what comes from outside,
+    # and may turn out not to be usable.
+    replaces_when_finished: ClassVar[bool] = False
 
     @abstractmethod
     def options(self, recipe: Recipe, name: str) -> O:

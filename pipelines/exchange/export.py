@@ -119,7 +119,9 @@ def product_of(instance: Instance) -> Product:
     for kind, product in _PRODUCTS.items():
         if isinstance(registry.product_of(instance), kind):
             return product
-    raise ConfigError(f"--of: expected propose, import.NAME, detect.NAME or label, got {instance.name}")
+    raise ConfigError(
+        f"--of: expected propose, import.NAME, detect.NAME, label or true-boxes.NAME, got {instance.name}"
+    )
 
 
 def formats_of(product: str) -> list[str]:

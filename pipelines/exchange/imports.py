@@ -15,12 +15,16 @@ mean differs from file to file.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
+from pipelines.engine.stage import Content, Job, Options, Stage
 from pipelines.exchange.boxes import Boxes, require_sequence
 from pipelines.exchange.coco import read_coco
 from pipelines.exchange.export import Missing
@@ -30,10 +34,14 @@ from pipelines.exchange.pickles import load_plain
 from pipelines.exchange.selective_search import read_selective_search
 from pipelines.exchange.wetectron import read_wetectron
 from pipelines.products.index import Index
-from pipelines.products.proposals import ProposalTable
-from pipelines.recipe.keys import to_plain
-from pipelines.store.instances import Instance, Lock, finished_instance, instance_key, prove
-from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS, SCHEMA_VERSION, proposals_to_row
+from pipelines.products.proposals import ProposalFacts, ProposalTable
+from pipelines.recipe.keys import INDEX, Input
+from pipelines.recipe.model import Recipe, label_of
+from pipelines.runner import Run
+from pipelines.store.instances import Instance, finished_instance, prove
+from pipelines.store.schemas import DROPPED, PROPOSALS, proposals_to_row
+from weaksam.config import require
+from weaksam.config.weights import NotInKey
 from weaksam.errors import ConfigError, DataError, ImageError
 from weaksam.io.files import read_annotations
 from weaksam.io.images import read_size
@@ -41,98 +49,146 @@ from weaksam.structures import Proposals
 
 _ROWS_PER_PART = 128  # images; Selective Search has 2,000 boxes each
 _READERS = 16
-_READER_VERSION = 2  # raise it when the same file gives other boxes: instance keys contain it
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte-order marks; with them JSON, never a pickle, begins
 
 
-def run_import(
-    run_uri: str,
-    file: str,
-    *,
-    name: str,
-    split: str = "",
-    source: str = "imported",
-    missing: Missing = Missing.ERROR,
-) -> dict[str, Any]:
-    """Read a file of proposals into the run as ``import.<name>``; a file that is there already is not read again.
+@dataclass(frozen=True, kw_only=True)
+class ImportFacts(ProposalFacts):
+    """What an import says of its table."""
+
+    boxes: int = 0
+    clipped: int = 0  # boxes
+    discarded: int = 0  # boxes without area
+    outside: int = 0  # boxes outside their images, discarded too
+    unknown: int = 0  # images of the file that the run does not have
+    missing: int = 0  # images of the run that the file does not have
+    file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Which file is read, and for which images."""
+
+    index: Input = INDEX
+    file: NotInKey[str]  # what it holds is in the key
+    split: str
+    source: str
+    missing: str
+
+
+class ImportStage(Stage[ImportOptions]):
+    """See the module."""
+
+    verb = "import"
+    help = "Read proposals of another project into a run."
+    product = ProposalTable
+    revision = 2
+    replaces_when_finished = True
+
+    def options(self, recipe: Recipe, name: str) -> ImportOptions:
+        """Take the section of imports.
+
+        Raises:
+            ConfigError: no file is named, or the instance's name should not become a folder.
+        """
+        config = recipe.imports
+        require(bool(config.file), f"{name}.file", "a file of proposals", config.file)
+        require_folder_name(name)
+        return ImportOptions(file=config.file, split=config.split, source=config.source, missing=config.missing)
+
+    def contents(self, options: ImportOptions) -> Mapping[str, Content]:
+        """Return the file."""
+        return {"file": Content(options.file, _sha256)}
+
+    def run(self, job: Job[ImportOptions]) -> ImportFacts:
+        """Read the file, and write a row for each image.
+
+        Raises:
+            DataError: the file is malformed, names things that only code has use for, knows none of the images or, unless
+                they are to be empty, not all; or none of its boxes lies in its image.
+        """
+        options, index = job.options, job.input(job.options.index, Index)
+        split, kind = options.split, index.facts.kind
+        rows = [row for row in index.table.iter_rows(("image_id", "uri", "split")) if split in ("", row["split"])]
+        ids = image_ids(index.table, kind, split) if split else [row["image_id"] for row in rows]
+        uris = {row["image_id"]: row["uri"] for row in rows}
+        (data,) = read_annotations([options.file])
+        found = read_boxes(data, options.file, ids, kind, in_split_order=bool(split), uris=uris)
+        strangers, absent = _compare(found, ids, options)
+        counts = _write(job.instance, rows, found, options.source)
+        proof = prove(ids, job.instance.table(PROPOSALS), job.instance.dropped)
+        lost = counts["discarded"] + counts["outside"]
+        if lost and not counts["boxes"]:
+            raise DataError(
+                f"{options.file}: none of its {lost:,} boxes has area in its image; are they of other images, or sizes?"
+            )
+        such_as = f" (such as {strangers[0][:60]!a})" if strangers else ""
+        return ImportFacts(
+            text=f"{proof} · boxes {counts['boxes']:,} (clipped {counts['clipped']:,}, without area "
+            f"{counts['discarded']:,}, outside their images {counts['outside']:,}) · images not in the run "
+            f"{len(strangers):,}{such_as}",
+            images=proof,
+            unknown=len(strangers),
+            missing=len(absent),
+            file=options.file,
+            boxes=counts["boxes"],
+            clipped=counts["clipped"],
+            discarded=counts["discarded"],
+            outside=counts["outside"],
+        )
+
+
+ANY_DROPPED = Options(max_dropped="100%")  # the line that an import ends with says how many
+
+
+def run_import(run_uri: str, file: str, *, name: str, console: Console | None = None, **options: str) -> dict[str, Any]:
+    """Read a file of proposals into a run as ``import.<name>``; a file that is there already is not read again.
 
     Args:
         run_uri: a run with a finished ``index``.
         file: path or address of the file.
         name: label of the instance.
-        split: whose images; empty = all indexed ones, which lists in split order (mmdet) do not allow.
-        source: what the column ``source`` says of every box.
-        missing: what becomes of indexed images that the file does not know: EMPTY writes a row without boxes.
+        console: for what is said meanwhile; None = nothing is said.
+        options: ``split``, ``source`` and ``missing`` of ``ImportConfig``.
 
     Returns:
-        the manifest: ``images`` (the proof), ``boxes``, ``clipped``, ``discarded`` (without area), ``outside`` (discarded
-        too), ``unknown`` (images of the file that the run does not have), ``missing``, ``file``, ``sha256`` and ``text``, a
-        line for people.
+        the manifest, with the fields of ``ImportFacts``.
 
     Raises:
-        DataError: the file is malformed, names things that only code has use for, knows none of the images or, unless
-            ``missing`` is EMPTY, not all; or none of its boxes lies in its image.
+        DataError: see ``ImportStage.run``.
         RunError: no finished ``index``, or another process imports the same.
     """
-    called = instance_name(name)
+    instance = f"import.{name}"
+    recipe = Recipe(name="import", stages=(instance,), instances={instance: {"file": file, **options}})
     index = finished_instance(run_uri, "index")
-    (data,) = read_annotations([file])
-    digest = hashlib.sha256(data).hexdigest()
-    parts = {
-        "verb": "import",
-        "schema": SCHEMA_VERSION,
-        "method": {"split": split, "source": source, "missing": missing, "reader": _READER_VERSION},
-        "fingerprints": {"file": digest},
-        "reads": {"index": index.key},
-    }
-    instance = Instance(run_uri, called, instance_key(parts))
-    manifest = instance.finished(PROPOSALS)
-    if manifest is not None:
-        instance.make_current()
-        return manifest
+    return Run(recipe, run_uri, given=[index]).bring([instance], ANY_DROPPED, console or Console(quiet=True))[instance]
 
-    images = index.table(IMAGES)
-    kind = Index(index).facts.kind
-    rows = [row for row in images.iter_rows(("image_id", "uri", "split")) if split in ("", row["split"])]
-    ids = image_ids(images, kind, split) if split else [row["image_id"] for row in rows]
-    uris = {row["image_id"]: row["uri"] for row in rows}
-    found = read_boxes(data, file, ids, kind, in_split_order=bool(split), uris=uris)
+
+def require_folder_name(name: str) -> None:
+    """Raise ConfigError for an instance's name whose label should not become a folder."""
+    label = label_of(name)
+    if not label.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"--name: expected letters, digits, - and _, got {label!r}")
+
+
+def _sha256(file: str) -> str:
+    (data,) = read_annotations([file])
+    return hashlib.sha256(data).hexdigest()
+
+
+def _compare(found: Mapping[str, Boxes], ids: Sequence[str], options: ImportOptions) -> tuple[list[str], list[str]]:
+    """Return the file's images that are not in the run, and those of the run that are not in the file; raise DataError."""
     strangers, absent = sorted(found.keys() - set(ids)), [image_id for image_id in ids if image_id not in found]
-    unknown = len(strangers)
-    if unknown == len(found) or (absent and missing == Missing.ERROR):
+    unknown, split = len(strangers), options.split
+    if unknown == len(found) or (absent and options.missing == Missing.ERROR):
         remedy = "" if unknown == len(found) else ", or --missing empty gives those images no boxes"
         called_so = f"; its other images are called like {strangers[0][:60]!a}" if strangers else ""
         raise DataError(
-            f"{file}: expected proposals for each of the {len(ids):,} images{f' of split {split}' if split else ''}, "
+            f"{options.file}: expected proposals for each of the {len(ids):,} images{f' of split {split}' if split else ''}, "
             f"{len(absent):,} have none (such as {', '.join(absent[:3])}) and {unknown:,} of the file's {len(found):,} "
             f"images are not in the run; check --split{remedy}{called_so}"
         )
-    with Lock(instance.folder, f"weaksam {instance.name}"):
-        manifest = instance.finished(PROPOSALS)
-        if manifest is not None:
-            return manifest  # somebody finished it while this process read the file
-        instance.set_aside_damaged(PROPOSALS)
-        instance.reopen()
-        instance.begin(parts, ProposalTable.__name__)
-        counts = _write(instance, rows, found, source)
-        proof = prove(ids, instance.table(PROPOSALS), instance.dropped)
-        lost = counts["discarded"] + counts["outside"]
-        if lost and not counts["boxes"]:
-            raise DataError(
-                f"{file}: none of its {lost:,} boxes has area in its image; are they of other images, or sizes?"
-            )
-        summary = {
-            **counts,
-            "images": to_plain(proof),
-            "unknown": unknown,
-            "missing": len(absent),
-            "file": file,
-            "sha256": digest,
-            "text": f"{proof} · boxes {counts['boxes']:,} (clipped {counts['clipped']:,}, "
-            f"without area {counts['discarded']:,}, outside their images {counts['outside']:,}) · images not in the run "
-            f"{unknown:,}{f' (such as {strangers[0][:60]!a})' if strangers else ''}",
-        }
-        return instance.finish(summary)
+    return strangers, absent
 
 
 def read_boxes(
@@ -177,18 +233,11 @@ def read_boxes(
     return read_mmdet(value, where, ids)
 
 
-def instance_name(name: str) -> str:
-    """Return ``import.<name>``; raise ConfigError for what should not become a folder."""
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"--name: expected letters, digits, - and _, got {name!r}")
-    return f"import.{name}"
-
-
 def _write(
     instance: Instance, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Boxes], source: str
-) -> dict[str, int]:
+) -> Counter[str]:
     """Write one row per image, or one of ``_dropped`` where the image cannot be read; return the boxes' counts."""
-    counts = {"boxes": 0, "clipped": 0, "discarded": 0, "outside": 0}
+    counts: Counter[str] = Counter()
     dropped = []
     with ThreadPoolExecutor(_READERS) as threads:
         for start in range(0, len(rows), _ROWS_PER_PART):
@@ -229,3 +278,6 @@ def to_proposals(boxes_xyxy: Boxes, size_hw: tuple[int, int], source: str) -> tu
         discarded={(source, "no area"): len(kept) - number} if number < len(kept) else {},
     )
     return proposals, int((clipped != boxes_xyxy).any(axis=1)[kept].sum())
+
+
+STAGE = ImportStage()

@@ -1,6 +1,6 @@
-"""``weaksam export --as pseudo-labels``: the true boxes of the labelled split as pseudo labels, with noise if wanted.
+"""The true-boxes stage: the true boxes of the labelled split as pseudo labels, with noise if wanted.
 
-This is the one way in which true boxes reach a trainer: as the instance ``import.<name>`` that ``retrain.learn_from`` can
+This is the one way in which true boxes reach a trainer: as an instance ``true-boxes.<name>`` that ``retrain.learn_from`` can
 name. Every row and the manifest say ``supervision: boxes``, and whatever is made of them repeats it. The column ``noise`` says
 what was done to each box, so that a loss drop can be measured by what it drops; boxes that noise removed are kept as rejected.
 """
@@ -10,28 +10,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
+from rich.console import Console
 
-from pipelines.exchange.imports import instance_name
+from pipelines.engine.stage import Job, Stage
+from pipelines.exchange.imports import ANY_DROPPED, require_folder_name
 from pipelines.products.index import NO_SPLIT, Index
-from pipelines.products.pseudo_labels import PseudoLabelTable
-from pipelines.recipe.keys import to_plain
-from pipelines.recipe.model import load_recipe
-from pipelines.store.instances import Instance, Lock, finished_instance, instance_key, prove
-from pipelines.store.schemas import (
-    DROPPED,
-    IMAGES,
-    PSEUDO_LABELS,
-    SCHEMA_VERSION,
-    pseudo_labels_to_row,
-    with_class_names,
-)
+from pipelines.products.pseudo_labels import PseudoLabelFacts, PseudoLabelTable
+from pipelines.recipe.keys import INDEX, Input
+from pipelines.recipe.model import Recipe, load_recipe
+from pipelines.runner import Run
+from pipelines.store.instances import Instance, finished_instance, prove
+from pipelines.store.schemas import DROPPED, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from weaksam.config import DataConfig
+from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import StatedSize, true_objects
 from weaksam.errors import ConfigError, DataError, ImageError
 from weaksam.io.files import join, open_fs
@@ -43,60 +40,115 @@ _ROWS_PER_PART = 4096  # images
 _READERS = 16
 
 
-def run_export_true_boxes(run_uri: str, *, name: str, noise: float = 0.0, seed: int = 0) -> dict[str, Any]:
-    """Write the true boxes of the labelled split into the run as ``import.<name>``; what is there already is not made again.
+@dataclass(frozen=True, kw_only=True)
+class TrueBoxesFacts(PseudoLabelFacts):
+    """What is said of true boxes that became pseudo labels."""
 
-    Crowds are left out, and so are difficult objects unless ``data.include_difficult``.
+    left_out: dict[str, int] = field(default_factory=dict)  # reason -> boxes
+    noise: dict[str, float] = field(default_factory=dict)  # ``share`` and ``seed``, and kind -> boxes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrueBoxesOptions:
+    """Which boxes become pseudo labels, and how many of them are made wrong."""
+
+    index: Input = INDEX
+    noise: float  # share, see ``weaksam.pseudo_labels.noise``
+    seed: int
+    include_difficult: bool
+    stated_size: StatedSize
+    data: NotInKey[DataConfig]
+
+
+class TrueBoxesStage(Stage[TrueBoxesOptions]):
+    """See the module."""
+
+    verb = "true-boxes"
+    help = (
+        "Make pseudo labels of the true boxes of the labelled split, with noise if wanted: what do pseudo labels cost?\n\n"
+        "A detector that is retrained on them (retrain.learn_from: true-boxes.NAME) is not weakly supervised any more, and "
+        "everything computed from it says `supervision: boxes`."
+    )
+    product = PseudoLabelTable
+    replaces_when_finished = True
+
+    def options(self, recipe: Recipe, name: str) -> TrueBoxesOptions:
+        """Take the section of true boxes."""
+        require_folder_name(name)
+        return TrueBoxesOptions(
+            noise=recipe.true_boxes.noise,
+            seed=recipe.true_boxes.seed,
+            include_difficult=recipe.data.include_difficult,
+            stated_size=recipe.data.stated_size,
+            data=recipe.data,
+        )
+
+    def run(self, job: Job[TrueBoxesOptions]) -> TrueBoxesFacts:
+        """Write the boxes. Crowds are left out, and so are difficult objects unless they are included.
+
+        Raises:
+            DataError: labels are granted to no split, or none of its images has true boxes.
+        """
+        options, index = job.options, job.input(job.options.index, Index)
+        split, class_names = index.granted_split, index.class_names
+        truth = _ground_truth(options.data, split)
+        rows = [row for row in index.table.iter_rows(("image_id", "uri", "split")) if row["split"] == split]
+        images, left_out = _true_boxes(rows, truth, options.include_difficult, job.instance)
+        noisy = add_noise(images, num_classes=len(class_names), share=options.noise, seed=options.seed)
+        labels = job.instance.table(with_class_names(PSEUDO_LABELS, class_names))
+        ids = list(images)
+        for start in range(0, len(ids), _ROWS_PER_PART):
+            part = [_row(i, split, images[i], noisy[i]) for i in ids[start : start + _ROWS_PER_PART]]
+            labels.write_rows(part, f"part-{start // _ROWS_PER_PART:05d}")
+        proof = prove([row["image_id"] for row in rows], labels, job.instance.dropped)
+        kinds = Counter(kind for found in noisy.values() for kind in [*found.kind, *[MISSING] * len(found.missing)])
+        wrong = (
+            ", ".join(f"{kind} {kinds[kind]:,}" for kind in NOISE_KINDS if kind != CLEAN) if options.noise else "none"
+        )
+        boxes = sum(len(found.kind) for found in noisy.values())
+        apart = "".join(f" · {reason} left out {count:,}" for reason, count in left_out.items())
+        return TrueBoxesFacts(
+            text=f"{proof} · boxes {boxes:,}{apart} · noise: {wrong} · supervision: {BOXES}",
+            images=proof,
+            split=split,
+            boxes=boxes,
+            left_out=left_out,
+            noise={"share": options.noise, "seed": options.seed, **{kind: kinds[kind] for kind in NOISE_KINDS}},
+            supervision=BOXES,
+        )
+
+
+def run_export_true_boxes(
+    run_uri: str, *, name: str, console: Console | None = None, noise: float = 0.0, seed: int = 0
+) -> dict[str, Any]:
+    """Write the true boxes of the labelled split into a run as ``true-boxes.<name>``, as its data set is indexed.
 
     Args:
         run_uri: a run with a finished ``index``.
         name: label of the instance.
-        noise: share of the boxes to make wrong, in [0, 1], see ``weaksam.pseudo_labels.noise``.
+        console: for what is said meanwhile; None = nothing is said.
+        noise: share of the boxes to make wrong, in [0, 1].
         seed: of the noise.
 
     Returns:
-        the manifest: ``images`` (the proof), ``boxes``, ``left_out`` by reason, ``noise`` (share, seed and how many boxes of
-        each kind), ``supervision`` and ``text``, a line for people.
+        the manifest, with the fields of ``TrueBoxesFacts``.
 
     Raises:
         ConfigError: a share outside [0, 1], or a name that no folder has.
-        DataError: labels are granted to no split, or none of its images has true boxes.
+        DataError: see ``TrueBoxesStage.run``.
         RunError: no finished ``index``, or another process exports the same.
     """
     if not 0 <= noise <= 1:
         raise ConfigError(f"--noise: expected a share in 0..1, got {noise:g}")
-    called = instance_name(name)
-    index = finished_instance(run_uri, "index")
-    config = TypeAdapter(DataConfig).validate_python((index.plan() or {})["parts"]["method"]["data"])
-    config = replace(config, stated_size=_stated_size(run_uri))
-    parts = {
-        "verb": "import",
-        "schema": SCHEMA_VERSION,
-        "method": {
-            "supervision": BOXES,
-            "noise": noise,
-            "seed": seed,
-            "include_difficult": config.include_difficult,
-            **({} if config.stated_size == "check" else {"stated_size": config.stated_size}),
-        },
-        "fingerprints": {},
-        "reads": {"index": index.key},
-    }
-    instance = Instance(run_uri, called, instance_key(parts))
-    manifest = instance.finished(PSEUDO_LABELS)
-    if manifest is not None:
-        instance.make_current()
-        return manifest
-    split = Index(index).granted_split
-    truth = _ground_truth(config, split)  # before ``begin``, which puts an earlier instance of this name aside
-    with Lock(instance.folder, f"weaksam {instance.name}"):
-        manifest = instance.finished(PSEUDO_LABELS)
-        if manifest is not None:
-            return manifest  # somebody finished it while this process read the annotations
-        instance.set_aside_damaged(PSEUDO_LABELS)
-        instance.reopen()
-        instance.begin(parts, PseudoLabelTable.__name__)
-        return instance.finish(_write(instance, index, truth, split, noise, seed, config))
+    instance, index = f"true-boxes.{name}", finished_instance(run_uri, "index")
+    data = TypeAdapter(DataConfig).validate_python((index.plan() or {})["parts"]["method"]["data"])
+    recipe = Recipe(
+        name="true boxes",
+        stages=(instance,),
+        instances={instance: {"noise": noise, "seed": seed}},
+        data=replace(data, stated_size=_stated_size(run_uri)),
+    )
+    return Run(recipe, run_uri, given=[index]).bring([instance], ANY_DROPPED, console or Console(quiet=True))[instance]
 
 
 def _stated_size(run_uri: str) -> StatedSize:
@@ -118,43 +170,8 @@ def _ground_truth(config: DataConfig, split: str) -> dict[str, GroundTruth]:
     return truth
 
 
-def _write(
-    instance: Instance,
-    index: Instance,
-    truth: Mapping[str, GroundTruth],
-    split: str,
-    noise: float,
-    seed: int,
-    config: DataConfig,
-) -> dict[str, Any]:
-    table = index.table(IMAGES)
-    rows = [row for row in table.iter_rows(("image_id", "uri", "split")) if row["split"] == split]
-    images, left_out = _true_boxes(rows, truth, config, instance)
-    class_names = table.class_names()
-    noisy = add_noise(images, num_classes=len(class_names), share=noise, seed=seed)
-    labels = instance.table(with_class_names(PSEUDO_LABELS, class_names))
-    ids = list(images)
-    for start in range(0, len(ids), _ROWS_PER_PART):
-        part = [_row(i, split, images[i], noisy[i]) for i in ids[start : start + _ROWS_PER_PART]]
-        labels.write_rows(part, f"part-{start // _ROWS_PER_PART:05d}")
-    proof = prove([row["image_id"] for row in rows], labels, instance.dropped)
-    kinds = Counter(kind for found in noisy.values() for kind in [*found.kind, *[MISSING] * len(found.missing)])
-    wrong = ", ".join(f"{kind} {kinds[kind]:,}" for kind in NOISE_KINDS if kind != CLEAN)
-    boxes = sum(len(found.kind) for found in noisy.values())
-    apart = "".join(f" · {reason} left out {count:,}" for reason, count in left_out.items())
-    return {
-        "text": f"{proof} · boxes {boxes:,}{apart} · noise: {wrong if noise else 'none'} · supervision: {BOXES}",
-        "images": to_plain(proof),
-        "split": split,
-        "boxes": boxes,
-        "left_out": left_out,
-        "noise": {"share": noise, "seed": seed, **{kind: kinds[kind] for kind in NOISE_KINDS}},
-        "supervision": BOXES,
-    }
-
-
 def _true_boxes(
-    rows: Sequence[Mapping[str, Any]], truth: Mapping[str, GroundTruth], config: DataConfig, instance: Instance
+    rows: Sequence[Mapping[str, Any]], truth: Mapping[str, GroundTruth], include_difficult: bool, instance: Instance
 ) -> tuple[dict[str, TrueBoxes], dict[str, int]]:
     """Return the boxes of every image that can be read (others go to ``_dropped``), and how many were left out, by reason."""
     images: dict[str, TrueBoxes] = {}
@@ -167,7 +184,7 @@ def _true_boxes(
                 dropped.append({**row, "stage": instance.name, "reason": found.reason, "detail": found.detail})
                 continue
             size_hw, objects = found
-            difficult = objects.difficult & ~objects.crowd & (not config.include_difficult)
+            difficult = objects.difficult & ~objects.crowd & (not include_difficult)
             left_out["difficult"] += int(difficult.sum())
             left_out["without area in their image"] += objects.left_out
             left_out["crowd"] += int(objects.crowd.sum())
@@ -215,3 +232,6 @@ def _row(image_id: str, split: str, image: TrueBoxes, noisy: NoisyBoxes) -> dict
             for n in noisy.missing
         ],
     )
+
+
+STAGE = TrueBoxesStage()

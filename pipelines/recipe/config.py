@@ -56,6 +56,28 @@ class ProposeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """Which file of another project's proposals is read."""
+
+    file: str = ""  # path or address
+    split: str = ""  # whose images; empty = all indexed ones, which lists in split order (mmdet) do not allow
+    source: str = "imported"  # what the column ``source`` says of every box
+    # Images that the file does not know: an error, or no boxes.
+    missing: Literal["error", "empty"] = "error"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrueBoxesConfig:
+    """How many of the true boxes are made wrong before they become pseudo labels."""
+
+    noise: float = 0.0  # share of the boxes, see ``weaksam.pseudo_labels.noise``
+    seed: int = 0  # of the noise
+
+    def __post_init__(self) -> None:
+        require(0 <= self.noise <= 1, "true_boxes.noise", "a share in 0..1", self.noise)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainMilConfig(MilConfig):
     """A weakly-supervised detector, and what it learns from."""
 
@@ -88,16 +110,18 @@ class LabelConfig(PseudoLabelsConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainStageConfig(RetrainConfig):
-    """A detector trained on pseudo labels, and on which: of ``label``, or ``import.NAME``."""
+    """A detector trained on pseudo labels, and on which: of ``label``, or ``true-boxes.NAME``."""
 
-    learn_from: Input = reads("label", "label", "import")
+    learn_from: Input = reads("label", "label", "true-boxes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """What is measured, and how proposals and detections are (method 9.1-9.4)."""
 
-    of: Input = reads("propose", *_HOLD_PROPOSALS, "detect", "label")  # proposals, detections or pseudo labels
+    of: Input = reads(
+        "propose", *_HOLD_PROPOSALS, "detect", "label", "true-boxes"
+    )  # proposals, detections or pseudo labels
     # Beside detections: one box of them by chance; "" = those that the detector scored, else the recipe's, if it makes any.
     proposals: Input = reads("", *_HOLD_PROPOSALS, "")
     # Detections of single views. With some, no true box is read: how far they agree with ``of`` and ``teacher`` is measured.

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from weaksam.config.weights import NOT_IN_KEY, Weights
 
-# The name of an instance that is read: ``verb``, ``verb.label`` or ``import.NAME``; "" = none.
+# The name of an instance that is read: ``verb`` or ``verb.label``; "" = none.
 Input = NewType("Input", str)
 INDEX = Input("index")  # that of the run's data set, which nearly every stage reads
 NOTHING = Input("")

@@ -31,6 +31,7 @@ from pipelines.recipe.config import (
     AnalyseConfig,
     DetectStageConfig,
     EvaluateConfig,
+    ImportConfig,
     LabelConfig,
     ProposeConfig,
     ReportConfig,
@@ -38,6 +39,7 @@ from pipelines.recipe.config import (
     RetrainedDetectStageConfig,
     RetrainStageConfig,
     TrainMilConfig,
+    TrueBoxesConfig,
 )
 from pipelines.recipe.keys import to_plain
 from weaksam.config import (
@@ -55,7 +57,14 @@ from weaksam.io.files import is_remote, read_text
 
 STANDARD = "standard.yaml"  # every recipe's first base: what the instances that shipped recipes list are
 # The section of a verb's options, where it has another name than the verb.
-_SECTIONS = {"index": "data", "train-classifier": "classifier", "train-mil": "mil", "label": "pseudo_labels"}
+_SECTIONS = {
+    "index": "data",
+    "import": "imports",
+    "true-boxes": "true_boxes",
+    "train-classifier": "classifier",
+    "train-mil": "mil",
+    "label": "pseudo_labels",
+}
 # Which maps each clue source can make (a recipe that prompts with others would find its source silently empty).
 CLUE_KINDS = {"none": (), "weaktr": ("fine", "coarse", "cross"), "resnet_cam": ("coarse",)}
 
@@ -78,6 +87,8 @@ class Recipe(BaseModel):
     proposals: ProposalsConfig = Field(default_factory=ProposalsConfig)
     propose: ProposeConfig = Field(default_factory=ProposeConfig)
     selective_search: SelectiveSearchConfig = Field(default_factory=SelectiveSearchConfig)
+    imports: ImportConfig = Field(default_factory=ImportConfig)
+    true_boxes: TrueBoxesConfig = Field(default_factory=TrueBoxesConfig)
     mil: TrainMilConfig = Field(default_factory=TrainMilConfig)
     detect: DetectStageConfig = Field(default_factory=DetectStageConfig)
     pseudo_labels: LabelConfig = Field(default_factory=LabelConfig)
@@ -102,7 +113,7 @@ class Recipe(BaseModel):
         """See ``of``; ``what`` this is, and where its values came from, is said in messages."""
         whole = self._whole or self
         given = whole.instances.get(name)
-        if given is None and "." in name and not is_import(name):
+        if given is None and "." in name and not is_from_outside(name):
             close = difflib.get_close_matches(name, whole.instances, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise ConfigError(f"{what}: no instance {name}; {hint}Say what it reads, such as --set {_example(name)}")
@@ -169,9 +180,9 @@ def label_of(name: str) -> str:
     return name.partition(".")[2]
 
 
-def is_import(name: str) -> bool:
-    """Whether an instance was read from another project's file: it is there, or it is not; no recipe can make it."""
-    return verb_of(name) == "import"
+def is_from_outside(name: str) -> bool:
+    """Whether an instance may be there although the recipe does not say how it is made: commands of their own make those."""
+    return verb_of(name) in ("import", "true-boxes")
 
 
 def _check_reads(section: Any, what: str, path: str) -> None:

@@ -70,10 +70,7 @@ class Instance:
         """The command that makes the instance, for messages."""
         verb, _, label = self.name.partition(".")
         if verb == "import":
-            name = f"{self.run_uri} --name {label}"
-            return (
-                f"`weaksam import {name} FILE`, or where it is of true boxes `weaksam export {name} --as pseudo-labels`"
-            )
+            return f"`weaksam import {self.run_uri} FILE --name {label}`"
         return f"`weaksam {verb} {self.run_uri}{f' --label {label}' if label else ''}`"
 
     @property
@@ -107,17 +104,11 @@ class Instance:
         manifest = self.manifest() or {}
         return {"key": self.key, **{name: manifest[name] for name in ("rows", "files") if name in manifest}}
 
-    def begin(self, parts: Mapping[str, Any], product: str = "") -> None:
-        """Record what is going to be done, before the first row, and make this the current instance of its name.
-
-        Args:
-            parts: what the key was made of.
-            product: name of the class that reads what the instance will leave behind; needed where the name does not tell.
-        """
-        write_json(
-            self.file("_plan.json"), {"instance": self.name, "key": self.key, "product": product, "parts": parts}
-        )
-        self.make_current()
+    def begin(self, parts: Mapping[str, Any], *, make_current: bool = True) -> None:
+        """Record what is going to be done, before the first row, and make this the current instance of its name."""
+        write_json(self.file("_plan.json"), {"instance": self.name, "key": self.key, "parts": parts})
+        if make_current:
+            self.make_current()
 
     def make_current(self) -> None:
         """Make this the instance of its name that is shown, and that cleaning keeps."""

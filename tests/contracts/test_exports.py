@@ -56,7 +56,7 @@ def build_coco(root: Path, pictures=PICTURES, folder="images", split="train") ->
 
 
 def index(data: Path, run: Path) -> str:
-    """Index a data set, and make its true boxes the pseudo labels ``import.truth``."""
+    """Index a data set, and make its true boxes the pseudo labels ``true-boxes.truth``."""
     recipe, _ = load_recipe("grid", [], str(data))
     Run(recipe, str(run)).bring(["index"], Options(), Console(quiet=True))
     write_bytes(f"{run}/recipe.yaml", f"base: grid\nname: grid\ndata: {{uri: {data}}}\n".encode())
@@ -70,7 +70,7 @@ def run(tmp_path):
 
 
 def export(run, to, out, **options):
-    return run_export(run, to=to, split="train", out=str(out), instance="import.truth", **options)
+    return run_export(run, to=to, split="train", out=str(out), instance="true-boxes.truth", **options)
 
 
 def read_yolo(data_yaml: Path) -> dict[str, list[tuple[str, list[float]]]]:
@@ -119,7 +119,7 @@ def of_every_product(run):
     """Let a run hold each product, and return the instance of each."""
     write_detections(run, "train", {"139": [([2, 3, 12, 23], 1, 0.5)], "7": [], "25": []}, ("cat", "a & b"))
     write_proposals(run, "train", {"139": [[2, 3, 12, 23]], "7": [], "25": [[0, 0, 9, 9]]})
-    return {"proposals": "propose", "detections": "detect.mil", "pseudo-labels": "import.truth"}
+    return {"proposals": "propose", "detections": "detect.mil", "pseudo-labels": "true-boxes.truth"}
 
 
 def files_of(path):
@@ -164,7 +164,7 @@ def test_the_help_lists_every_format(run):
 
 
 def test_an_instance_that_holds_none_of_them_is_refused(run, tmp_path):
-    with pytest.raises(ConfigError, match=r"--of: expected propose, import\.NAME, detect\.NAME or label, got index"):
+    with pytest.raises(ConfigError, match=r"detect\.NAME, label or true-boxes\.NAME, got index"):
         run_export(run, to="coco", split="train", out=str(tmp_path / "f"), instance="index")
 
 
@@ -298,7 +298,7 @@ def test_two_splits_share_a_folder_of_voc(run, tmp_path):
     pictures = {"cam9/0001.jpg": (1, (9, 9), [[0, 0, 5, 5]])}
     other = index(build_coco(tmp_path / "other", pictures, split="trainval"), tmp_path / "run2")
     export(run, "voc", tmp_path / "out")
-    run_export(other, to="voc", split="trainval", out=str(tmp_path / "out"), instance="import.truth")
+    run_export(other, to="voc", split="trainval", out=str(tmp_path / "out"), instance="true-boxes.truth")
     assert len(read_voc(tmp_path / "out", "train")) == 3
     assert list(read_voc(tmp_path / "out", "trainval")) == ["cam9%2F0001"]
 
@@ -331,7 +331,7 @@ def test_drawn_pictures_are_written_when_copied(tmp_path):
 
 def test_the_command_replaces_an_export_when_told_to(run, tmp_path):
     def command(*arguments):
-        options = ["--of", "import.truth", "--as", "yolo", "--split", "train", "--out", str(tmp_path / "out")]
+        options = ["--of", "true-boxes.truth", "--as", "yolo", "--split", "train", "--out", str(tmp_path / "out")]
         return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["export", run, *options, *arguments])
 
     assert command("--pictures", "copy").exit_code == 0
@@ -372,7 +372,7 @@ def test_voc_goes_out_as_coco_whatever_its_pictures_are_called(tmp_path, stems, 
         (tmp_path / "data" / f"{stem}.xml").write_text(xml)
     run = index(tmp_path / "data", tmp_path / "run")
     out = tmp_path / "instances.json"
-    run_export(run, to="coco", split="all", out=str(out), instance="import.truth")
+    run_export(run, to="coco", split="all", out=str(out), instance="true-boxes.truth")
     content = json.loads(out.read_text())
     assert [(i["id"], i["file_name"]) for i in content["images"]] == [
         (n, f"{stem}.jpg") for n, stem in zip(ids, stems, strict=True)

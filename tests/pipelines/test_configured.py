@@ -34,7 +34,7 @@ stages:
 def test_a_run_without_proposals_has_a_report_and_makes_none_for_it(tmp_path: Path) -> None:
     stages = "stages: [index, retrain, detect.final, evaluate.final, report]\n"
     (tmp_path / "recipe.yaml").write_text(RECIPE + stages)
-    settings = ["resources.here=true", "resources.cpus=1", "retrain.learn_from=import.truth"]
+    settings = ["resources.here=true", "resources.cpus=1", "retrain.learn_from=true-boxes.truth"]
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), settings, "shapes:")
     run = tmp_path / "run"
     Run(recipe, str(run)).bring(["index"], Options(), Console(quiet=True))

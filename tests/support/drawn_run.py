@@ -70,12 +70,12 @@ def write_run(run_uri: str, *, dropped: int = 1) -> Shapes:
         {"image_id": r.image_id, "uri": r.uri, "split": r.split, "labels": None, "labels_difficult": None}
         for r in records
     ]
-    index.begin({}, "Index")
+    index.begin({})
     index.table(with_class_names(IMAGES, dataset.class_names)).write_rows(rows, "part-0")
     index.finish({"kind": "shapes", "classes": 6, "labels_granted_to": "train", "text": "images 10"})
 
     propose = Instance(run_uri, "propose", "k")
-    propose.begin({"fingerprints": {"sam": "0123456789abcdef"}}, "ProposalTable")
+    propose.begin({"fingerprints": {"sam": "0123456789abcdef"}})
     table = propose.table(with_class_names(PROPOSALS, dataset.class_names))
     truth = {split: dataset.ground_truth(split) for split in dataset.splits}
     done = [r for r in records if r not in records[:dropped]]

@@ -21,7 +21,7 @@ def write_index(run_uri: str, images: Mapping[str, Sequence[str]], *, kind: str,
                 Image.new("RGB", (20, 10)).save(uri)
             rows.append({"image_id": image_id, "uri": uri, "split": split, "labels": None, "labels_difficult": None})
     index = Instance(run_uri, "index", "aaaa")
-    index.begin({}, "Index")
+    index.begin({})
     index.table(IMAGES).write_rows(rows, "part-0")
     index.finish({"kind": kind})
 
@@ -31,7 +31,7 @@ def write_proposals(
 ) -> None:
     """Write a finished ``propose`` of image id -> XYXY boxes, every second one without a predicted IoU, into some files."""
     propose = Instance(run_uri, "propose", "bbbb")
-    propose.begin({}, "ProposalTable")
+    propose.begin({})
     rows = [proposals_to_row(image_id, split, proposals_of(image_boxes)) for image_id, image_boxes in boxes.items()]
     for n in range(parts):
         propose.table(PROPOSALS).write_rows(rows[n::parts], f"part-{n}")

@@ -57,7 +57,7 @@ def finish_upstream(recipe: Recipe, run_uri: str) -> None:
         instance = resolved.instance
         if name == "index":
             continue
-        instance.begin(resolved.parts, resolved.stage.product.__name__)
+        instance.begin(resolved.parts)
         if name in TEACHER:
             rows = []
             for split in ("train", "val"):

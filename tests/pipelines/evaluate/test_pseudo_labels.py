@@ -82,11 +82,11 @@ def test_no_boxes_at_all_have_no_precision_and_no_recall_beside_it():
     assert measured["classes"][1]["rows"][0]["recall"] is None
 
 
-@pytest.mark.parametrize(("name", "supervision"), [("label", "image-labels"), ("import.true", "boxes")])
+@pytest.mark.parametrize(("name", "supervision"), [("label", "image-labels"), ("true-boxes.true", "boxes")])
 def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
     dataset = Shapes(SHAPES)
     instance = Instance(str(tmp_path), name, "k")
-    instance.begin({}, "PseudoLabelTable")
+    instance.begin({})
     rows = []
     for image_id, objects in dataset.ground_truth("train").items():
         boxes = zip(objects.boxes_xyxy, objects.class_index, np.ones(len(objects.class_index)), strict=True)
@@ -107,6 +107,6 @@ def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
 
 
 def test_what_an_evaluation_reads():
-    recipe = with_instances(drawn_recipe(), evaluate_noisy={"of": "import.noisy"})
-    for name, read in {"evaluate.label": "label", "evaluate.noisy": "import.noisy"}.items():
+    recipe = with_instances(drawn_recipe(), evaluate_noisy={"of": "true-boxes.noisy"})
+    for name, read in {"evaluate.label": "label", "evaluate.noisy": "true-boxes.noisy"}.items():
         assert inputs_of(evaluate.STAGE.options(recipe.of(name), name)) == (read,)

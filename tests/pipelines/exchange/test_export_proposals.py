@@ -124,7 +124,7 @@ def test_what_the_run_does_not_have_is_named(voc: str, tmp_path: Path) -> None:
     out = str(tmp_path / "f.pkl")
     with pytest.raises(DataError, match="no image in split 'val'; it has test, train"):
         run_export(voc, to="mmdet", split="val", out=out)
-    with pytest.raises(RunError, match=r"import\.ss has not been run; run `weaksam import .* --name ss FILE`"):
+    with pytest.raises(RunError, match=r"import\.ss has not been run; run `weaksam import .* FILE --name ss`"):
         run_export(voc, to="mmdet", split="train", out=out, instance="import.ss")
     Instance(voc, "propose", "cccc").begin({})
     with pytest.raises(RunError, match="propose is not finished"):

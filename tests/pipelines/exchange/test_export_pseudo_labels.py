@@ -218,7 +218,7 @@ def test_true_boxes_go_out_and_come_back(tmp_path, build, reader, to, split):
     run_export_true_boxes(run, name="true")
     out = tmp_path / "out"
     file = out / "annotations" / f"instances_{split}.json" if to == "coco" else out
-    done = run_export(run, to=to, split=split, out=str(file), instance="import.true")
+    done = run_export(run, to=to, split=split, out=str(file), instance="true-boxes.true")
     assert "supervision: boxes" in done["text"]
     before, after = reader(str(data)), reader(str(out))
     truth, found = before.ground_truth(split), after.ground_truth(split)

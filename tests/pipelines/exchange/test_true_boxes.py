@@ -8,10 +8,10 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from pipelines import runner
 from pipelines.cli import app as cli
 from pipelines.cli.console import console
 from pipelines.engine.stage import Options
-from pipelines.exchange import true_boxes
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
@@ -39,7 +39,7 @@ def indexed(run, data, *overrides):
 
 
 def table_of(run, name):
-    instance = current_instance(run, f"import.{name}")
+    instance = current_instance(run, f"true-boxes.{name}")
     return {row["image_id"]: row for row in instance.table(PSEUDO_LABELS).iter_rows()}
 
 
@@ -99,7 +99,7 @@ def test_noise_is_told_box_by_box_and_counted(shapes):
 
 def test_another_seed_or_share_is_another_instance_and_the_same_is_made_once(shapes):
     first = run_export_true_boxes(shapes, name="x", noise=0.3)
-    part = next(Path(shapes, "import.x", first["key"]).glob("part-*"))
+    part = next(Path(shapes, "true-boxes.x", first["key"]).glob("part-*"))
     written = part.stat().st_mtime_ns
     assert run_export_true_boxes(shapes, name="x", noise=0.3) == first
     assert part.stat().st_mtime_ns == written
@@ -140,8 +140,8 @@ def test_an_image_that_cannot_be_read_is_dropped_with_its_reason(tmp_path):
     run = indexed(tmp_path / "run", tmp_path / "VOC2007")
     manifest = run_export_true_boxes(run, name="true", noise=0.5)
     assert manifest["images"] == {"images": 4, "done": 3, "dropped": 1, "duplicates": 0}
-    (row,) = current_instance(run, "import.true").dropped.iter_rows()
-    assert (row["image_id"], row["stage"], row["reason"]) == ("000002", "import.true", "empty file")
+    (row,) = current_instance(run, "true-boxes.true").dropped.iter_rows()
+    assert (row["image_id"], row["stage"], row["reason"]) == ("000002", "true-boxes.true", "empty file")
 
 
 def coco_of(root, *annotations, sizes=((64, 64), (64, 64))):
@@ -170,7 +170,7 @@ def test_images_annotated_in_another_size_are_dropped_and_cannot_be_all(tmp_path
     data = coco_of(tmp_path / "c", (0, [0, 0, 9, 9]), (1, [0, 0, 9, 9]), sizes=((64, 0), (96, 64)))
     run = indexed(tmp_path / "run", data, "stages=[index]")  # a recipe that measures by the boxes is refused at index
     assert run_export_true_boxes(run, name="true")["images"] == {"images": 2, "done": 1, "dropped": 1, "duplicates": 0}
-    (row,) = current_instance(run, "import.true").dropped.iter_rows()
+    (row,) = current_instance(run, "true-boxes.true").dropped.iter_rows()
     assert row["reason"] == "annotated in another size"
     assert "expected a picture of 96 x 64 pixels" in row["detail"]
     run = indexed(tmp_path / "run2", coco_of(tmp_path / "d", (0, [0, 0, 9, 9]), sizes=((32, 64),)), "stages=[index]")
@@ -187,14 +187,14 @@ def test_a_box_of_no_pixels_is_an_error_that_leaves_the_earlier_export_in_place(
     data = coco_of(tmp_path / "c", (0, [0, 0, 9, 9]))
     run = indexed(tmp_path / "run", data)
     run_export_true_boxes(run, name="true")
-    before = current_instance(run, "import.true")
+    before = current_instance(run, "true-boxes.true")
     annotations = data / "annotations" / "instances_train.json"
     document = json.loads(annotations.read_text())
     document["annotations"][0]["bbox"] = bbox
     annotations.write_text(json.dumps(document))
     with pytest.raises(DataError, match=r"instances_train\.json: .*bbox"):
         run_export_true_boxes(run, name="true", noise=0.5)
-    assert current_instance(run, "import.true") == before
+    assert current_instance(run, "true-boxes.true") == before
 
 
 def test_a_split_without_true_boxes_or_without_labels_is_an_error(tmp_path):
@@ -213,31 +213,31 @@ def test_a_share_that_is_none_and_a_name_that_is_no_folder_are_refused(shapes):
 
 def test_two_processes_do_not_write_the_same(shapes):
     done = run_export_true_boxes(shapes, name="x")
-    instance = current_instance(shapes, "import.x")
+    instance = current_instance(shapes, "true-boxes.x")
     Path(instance.file("_manifest.json")).unlink()
     Path(instance.file("_plan.json")).write_text('{"parts": {"by": "another"}}')
     shown = run_export_true_boxes(shapes, name="x", seed=1)
     with Lock(instance.folder, "another"), pytest.raises(RunError, match="is held by another"):
         run_export_true_boxes(shapes, name="x")
     assert instance.plan() == {"parts": {"by": "another"}}
-    assert current_instance(shapes, "import.x").key == shown["key"]
-    assert run_export_true_boxes(shapes, name="x") == done
-    assert current_instance(shapes, "import.x").key == done["key"]
+    assert current_instance(shapes, "true-boxes.x").key == shown["key"]
+    assert run_export_true_boxes(shapes, name="x")["boxes"] == done["boxes"]
+    assert current_instance(shapes, "true-boxes.x").key == done["key"]
 
 
 def test_what_another_process_has_finished_meanwhile_is_not_written_again(shapes, monkeypatch):
     parts = {}
 
     def files():
-        return {part: part.stat().st_mtime_ns for part in Path(shapes, "import.x").glob("*/part-*")}
+        return {part: part.stat().st_mtime_ns for part in Path(shapes, "true-boxes.x").glob("*/part-*")}
 
-    def read_meanwhile(*arguments):
+    def taken_late(*arguments):
         monkeypatch.undo()
         run_export_true_boxes(shapes, name="x")
         parts.update(files())
-        return true_boxes._ground_truth(*arguments)
+        return Lock(*arguments)
 
-    monkeypatch.setattr(true_boxes, "_ground_truth", read_meanwhile)
+    monkeypatch.setattr(runner, "Lock", taken_late)
     run_export_true_boxes(shapes, name="x")
     assert files() == parts != {}
 
@@ -250,7 +250,7 @@ def test_the_command_says_what_it_made_and_refuses_what_it_cannot_use(shapes, mo
 
     done = export("--as", "pseudo-labels", "--name", "noisy", "--noise", "0.5", "--seed", "3")
     assert done.exit_code == 0
-    assert "import.noisy: images 24 = done 24" in done.output
+    assert "images 24 = done 24" in done.output
     assert "supervision: boxes" in done.output
     refused = {
         ("--as", "pseudo-labels", "--name", "x", "--out", "f"): "takes --name, --noise and --seed",

@@ -211,7 +211,7 @@ def test_a_damaged_import_names_the_command_that_imports_and_is_mended_by_it(run
     again()
     measure()
     flip(part_of(run, "import.mine"))
-    with pytest.raises(DamagedFileError, match=rf"run `weaksam import {run} --name mine FILE`, or where it is of true"):
+    with pytest.raises(DamagedFileError, match=rf"run `weaksam import {run} FILE --name mine` again"):
         measure()
     again()
     measure()
@@ -220,10 +220,9 @@ def test_a_damaged_import_names_the_command_that_imports_and_is_mended_by_it(run
 
 def test_an_import_that_is_not_there_names_the_commands_that_make_it(tmp_path: Path) -> None:
     with pytest.raises(RunError) as missing:
-        bring(with_instances(recipe(), evaluate_truth={"of": "import.truth"}), tmp_path, "evaluate.truth")
+        bring(with_instances(recipe(), evaluate_truth={"of": "true-boxes.truth"}), tmp_path, "evaluate.truth")
     assert str(missing.value) == (
-        f"{tmp_path}: no finished import.truth; make it first: `weaksam import {tmp_path} --name truth FILE`, or where it "
-        f"is of true boxes `weaksam export {tmp_path} --name truth --as pseudo-labels`"
+        f"{tmp_path}: no finished true-boxes.truth; make it first: `weaksam true-boxes {tmp_path} --label truth`"
     )
 
 

@@ -88,8 +88,8 @@ def test_an_instance_is_planned_then_current_then_finished(run_uri: str) -> None
         None,
         [],
     )
-    instance.begin({"verb": "propose"}, "ProposalTable")
-    plan = {"instance": "propose", "key": "aaa", "product": "ProposalTable", "parts": {"verb": "propose"}}
+    instance.begin({"verb": "propose"})
+    plan = {"instance": "propose", "key": "aaa", "parts": {"verb": "propose"}}
     assert instance.plan() == plan
     assert current_instances(run_uri) == [instance]
     assert instance.manifest() is None
