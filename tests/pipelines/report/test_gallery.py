@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.report import stage as report
 from pipelines.report.sections.gallery import opening, view
+from pipelines.store.instances import Instance
 from tests.support.drawn_run import drawn_recipe, job_for, with_instances, write_run
 from tests.support.full_run import write_detector, write_labels
 from tests.support.page import Page
@@ -78,3 +79,13 @@ def test_a_page_of_detections_alone_says_nothing_of_proposals(folder: str) -> No
     assert "None: every image has detections where they were asked for." in text
     body = Page(text).text
     assert "roposal" not in body[body.index("Skip to the content") : body.index("not finished")]
+
+
+def test_a_detector_that_learnt_from_true_boxes_is_named_beside_what_its_figures_are_measured_by(
+    tmp_path: Path,
+) -> None:
+    write_detector(str(tmp_path), write_run(str(tmp_path)))
+    Instance(str(tmp_path), "train-mil", "k").finish({"supervision": "boxes"})
+    text = report.page_of(shown(str(tmp_path), "train-mil", "detect.mil"))
+    assert "Average precision and CorLoc are measured against true boxes, which train-mil learnt from." in text
+    assert "image-level labels" not in text[text.index("<footer>") :]
