@@ -50,6 +50,7 @@ from pipelines.store.schemas import (
 from weaksam.config import DataConfig, ProposalsConfig, SamConfig
 from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import StatedSize, true_objects
+from weaksam.metrics.seeds import mean_and_spread
 from weaksam.structures import CLUE_SOURCES, TABLE_SOURCES, GroundTruth, Prompts, Proposals
 
 if TYPE_CHECKING:
@@ -342,7 +343,7 @@ def compare(
     for source in method:
         row = {"name": source, "sources": rows[source], **counted[source]}
         if source in CLUE_SOURCES:
-            row["random"] = _mean_and_spread([counted[f"random-{seed}:{source}"] for seed in seeds])
+            row["random"] = _of_seeds([counted[f"random-{seed}:{source}"] for seed in seeds])
             row["dense_grid"] = counted[f"dense-grid:{source}"]
         table.append(row)
     return table
@@ -356,13 +357,13 @@ def _plain(row: RecallRow, points: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _mean_and_spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    recalls = {t: [run["recall"][t] for run in runs] for t in runs[0]["recall"]}
+def _of_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    recalls = {t: mean_and_spread(run["recall"][t] for run in runs) for t in runs[0]["recall"]}
     return {
         "points": sum(run["points"] for run in runs) / len(runs),
         "boxes": sum(run["boxes"] for run in runs) / len(runs),
-        "recall": {t: None if None in r else sum(r) / len(r) for t, r in recalls.items()},
-        "spread": {t: None if None in r else max(r) - min(r) for t, r in recalls.items()},
+        "recall": {t: recall.mean for t, recall in recalls.items()},
+        "spread": {t: recall.spread for t, recall in recalls.items()},
     }
 
 

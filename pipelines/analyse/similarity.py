@@ -34,6 +34,7 @@ from pipelines.store.numbers import known
 from pipelines.store.tables import Table, write_bytes
 from weaksam.config import DetectConfig, MilConfig
 from weaksam.config.weights import NotInKey, Weights
+from weaksam.metrics.seeds import mean_and_spread
 from weaksam.structures import in_table_order
 
 if TYPE_CHECKING:
@@ -133,7 +134,12 @@ def measure(job: Job[SimilarityOptions], split: str) -> dict[str, Any]:
         "split": split,
         "images": [row["image_id"] for row in rows],
         "rows": [
-            {"name": name, "proposals": compared[name] / len(rows), "values": of_images, **mean_and_spread(of_images)}
+            {
+                "name": name,
+                "proposals": compared[name] / len(rows),
+                "values": of_images,
+                **mean_and_spread(value for value in of_images.values() if value is not None)._asdict(),
+            }
             for name, of_images in values.items()
         ],
     }
@@ -214,14 +220,6 @@ def grey_png(matrix: NDArray[np.float32]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray((matrix.clip(0, 1) * 255).round().astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def mean_and_spread(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return the mean of the values that are known and their largest minus their smallest; both null without one."""
-    numbers = [value for value in values.values() if value is not None]
-    if not numbers:
-        return {"mean": None, "spread": None}
-    return {"mean": sum(numbers) / len(numbers), "spread": max(numbers) - min(numbers)}
 
 
 def text_table(analysis: Mapping[str, Any]) -> TextTable:

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from pipelines.analyse import stage as analyse
-from pipelines.analyse.similarity import drawn_boxes, grey_png, mean_and_spread, pooled_features, source_sets, verdict
+from pipelines.analyse.similarity import drawn_boxes, grey_png, pooled_features, source_sets, verdict
 from pipelines.products.index import in_hash_order
 from pipelines.products.measured import Analysis
 from pipelines.recipe.config import AnalyseConfig, DetectStageConfig, TrainMilConfig
@@ -87,11 +87,6 @@ def test_features_are_the_pooled_ones_of_each_set(detector):
 def test_a_matrix_is_a_grey_picture():
     picture = Image.open(io.BytesIO(grey_png(np.float32([[1, -0.5], [0.4, 1]]))))
     assert np.asarray(picture).tolist() == [[255, 0], [102, 255]]
-
-
-def test_unknown_values_count_for_nothing():
-    assert mean_and_spread({"a": 0.25, "b": None, "c": 0.75}) == {"mean": 0.5, "spread": 0.5}
-    assert mean_and_spread({"a": None}) == mean_and_spread({}) == {"mean": None, "spread": None}
 
 
 @pytest.fixture
