@@ -28,7 +28,8 @@ READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage wh
     "pipelines.evaluate.proposals", "pipelines.evaluate.detections", "pipelines.evaluate.pseudo_labels",
     "pipelines.analyse.prompts", "pipelines.analyse.noise", "pipelines.report.stage",
     "pipelines.evaluate.sections.failures", "pipelines.report.sections.gallery",  # draw them
-    "tune.objectives",  # measures what was trained; what it says chooses settings, and the sweep says so
+    # measure what was trained; what they say chooses settings of a sweep, and the sweep says so
+    "pipelines.variants.objectives.detections", "pipelines.variants.objectives.pseudo_labels",
     EXPORT_OF_TRUE_BOXES,
 }  # fmt: skip
 
@@ -230,7 +231,8 @@ def test_true_boxes_are_read_by_evaluation_analysis_report_and_sweeps_only() -> 
 
 def test_only_the_command_line_exports_true_boxes_and_no_stage_does() -> None:
     assert {name for name, tree in module_trees().items() if EXPORT_OF_TRUE_BOXES in imported_by(tree)} == {
-        "pipelines.cli.exchange"
+        "pipelines.cli.exchange",
+        "pipelines.cli.table",
     }
 
 

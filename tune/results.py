@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from statistics import mean
 from typing import Any
 
 import pyarrow as pa
@@ -17,12 +16,14 @@ from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import render
 from pipelines.store.numbers import known, percent
 from pipelines.store.tables import write_bytes
-from tune.objectives import OBJECTIVES, RANK
+from pipelines.variants.objectives import OBJECTIVES
+from pipelines.variants.objectives.agreement import RANK
 from tune.search import Outcome, sweep_folder
 from tune.spaces import Settings, headings, short
 from tune.sweep import BEST, Trials
 from tune.trial import Record
 from weaksam.io.files import join
+from weaksam.metrics.seeds import mean_and_spread
 
 RESULTS_FILE, CHOSEN_FILE = "results.parquet", "best.yaml"
 _SHOWN = 12  # trials on the terminal
@@ -146,7 +147,7 @@ def text_tables(outcome: Outcome) -> list[TextTable]:
 def where(outcome: Outcome, objective: str) -> tuple[str, str]:
     """Return on which images an objective selects trials, and on which it is reported."""
     sweep, of = outcome.sweep, OBJECTIVES[objective]
-    return of.where("select", sweep.select_on), of.where("report", sweep.report_on)
+    return of.images("select", sweep.select_on), of.images("report", sweep.report_on)
 
 
 def how_many(outcome: Outcome) -> str:
@@ -162,12 +163,9 @@ def spread(record: Record, name: str) -> str:
     if record.state != "finished":
         return record.state
     values = [of_seed["report"].get(name) for of_seed in record.by_seed.values()]
-    known_values = [100 * value for value in values if value is not None]
-    if not known_values:
-        return "–"
-    apart = max(known_values) - min(known_values)
-    several = len(known_values) > 1 and OBJECTIVES[name].of_student  # nothing else differs from seed to seed
-    return f"{mean(known_values):.1f} ±{apart:.1f}" if several else f"{known_values[0]:.1f}"
+    mean, apart = mean_and_spread(value for value in values if value is not None)
+    several = len(values) > 1 and OBJECTIVES[name].retrained  # nothing else differs from seed to seed
+    return f"{percent(mean)} ±{percent(apart)}" if several and mean is not None else percent(mean)
 
 
 def reported(outcome: Outcome) -> list[str]:

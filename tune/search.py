@@ -27,7 +27,8 @@ from rich.console import Console
 
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Options
-from tune.objectives import RANK, RANKED, mean_ranks
+from pipelines.variants.objectives.agreement import RANK, RANKED
+from tune.ranks import mean_ranks
 from tune.spaces import Settings, combinations, drawn, every_combination, told
 from tune.sweep import BEST, Sweep, Trials, check_gpus, check_recipes, cpus_of_each, whole_numbers
 from tune.trial import Record, Records, TrialLog, early_percents, last_known, run_trial, value_of

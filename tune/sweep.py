@@ -20,7 +20,9 @@ from pipelines.engine.ray_session import usable_cpus
 from pipelines.recipe.model import Recipe, explain, read_mapping, read_recipe, shipped_folder
 from pipelines.runner import Fingerprints, Run
 from pipelines.store.instances import instance_key
-from tune.objectives import OBJECTIVES, RANK, RANKED
+from pipelines.variants.measure import Variant
+from pipelines.variants.objectives import OBJECTIVES, check_objective
+from pipelines.variants.objectives.agreement import RANK, RANKED
 from tune.spaces import Knob, Settings, combinations, corners, every_combination, told
 from weaksam.errors import ConfigError
 
@@ -152,11 +154,15 @@ class Trials:
 
     def recipe(self, settings: Mapping[str, Any], seed: int) -> Recipe:
         """Return the recipe of a trial with its share of the machine; raise ConfigError if it cannot be."""
-        return self._made_of([*self._resources(), *self._values(settings, seed)])
+        return self.variant(settings).recipe(seed)
+
+    def variant(self, settings: Mapping[str, Any]) -> Variant:
+        """Return the settings of a trial, with its share of the machine."""
+        return self._of(settings, self._resources())
 
     def chosen(self, settings: Mapping[str, Any], seed: int) -> Recipe:
-        """Return the same recipe with the whole machine, for people to run."""
-        return self._made_of(self._values(settings, seed))
+        """Return the recipe of a trial with the whole machine, for people to run."""
+        return self._of(settings, []).recipe(seed)
 
     def run(self, recipe: Recipe) -> Run:
         """Return a trial's recipe in the sweep's run folder."""
@@ -204,12 +210,15 @@ class Trials:
                     raise ConfigError(f"with {told(settings)}: {error}") from error
         return [name for name, key in found[0].items() if all(other.get(name) == key for other in found[1:])]
 
-    def _made_of(self, items: list[str]) -> Recipe:
-        return self.source.recipe(items, self.data_uri, origin="the sweep")[0]
-
-    def _values(self, settings: Mapping[str, Any], seed: int) -> list[str]:
+    def _of(self, settings: Mapping[str, Any], resources: Sequence[str]) -> Variant:
         items = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-        return [*self.sweep.overrides, f"retrain.seed={seed}", *items]
+        return Variant(
+            name="the sweep",
+            source=self.source,
+            overrides=(*resources, *self.sweep.overrides, *items),
+            seeds=self.sweep.seeds,
+            data_uri=self.data_uri,
+        )
 
     def _resources(self) -> list[str]:
         items, gpus = [f"resources.cpus={self.cpus}"], self.sweep.resources.gpus
@@ -342,9 +351,8 @@ def _check_parts(sweep: Sweep, where: str) -> None:
             raise ConfigError(f"{where}: {field}: expected {expected}, got {got}")
 
     for name in (sweep.objective, *sweep.also):
-        close = difflib.get_close_matches(name, OBJECTIVES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        require(name in OBJECTIVES, "objective", f"one of {', '.join(OBJECTIVES)}", f"{name}{hint}")
+        check_objective(name, f"{where}: objective")
+    require(OBJECTIVES[sweep.objective].more_is_better, "objective", "one of which more is better", sweep.objective)
     require(bool(sweep.space), "space", "a field of the recipe with its values", "nothing")
     require(bool(sweep.seeds), "seeds", "a number or more", "nothing")
     require(sweep.select_on != sweep.report_on, "report_on", "another split than select_on", sweep.report_on)

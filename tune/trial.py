@@ -9,11 +9,10 @@ from __future__ import annotations
 import io
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,11 +24,15 @@ from pipelines.recipe.model import Recipe
 from pipelines.stages.retrain.stage import TrainedDetector
 from pipelines.store.explain import explain
 from pipelines.store.tables import DamagedFileError, read_object, write_bytes, write_json
-from tune.objectives import OBJECTIVES, RANK, EarlyDetections, Part, Reading
+from pipelines.variants.measure import Measured, measure_run
+from pipelines.variants.objectives import OBJECTIVES
+from pipelines.variants.objectives.agreement import RANK
+from pipelines.variants.objectives.base import EarlyDetections, Part
 from tune.spaces import Settings
 from tune.sweep import Sweep, Trials
 from weaksam.errors import ImageError, RunError
 from weaksam.io.files import join, open_fs
+from weaksam.metrics.seeds import mean_and_spread
 
 if TYPE_CHECKING:
     from pipelines.training.task import Progress, TrainingTask
@@ -74,11 +77,14 @@ def run_trial(
     key = trials.key(settings)
     by_seed: dict[str, dict[Part, Figures]] = {}
     try:
-        for seed in trials.sweep.seeds:
-            recipe = trials.recipe(settings, seed)
+        variant = trials.variant(settings)
+        instances = variant.instances(trials.sweep.objectives)
+        for seed in variant.seeds:
+            recipe = variant.recipe(seed)
             look = None if early is None else EarlyLook(trials.sweep, recipe, early)
-            trials.run(recipe).bring(trials.sweep.targets, options, console, on_scalars=look)
-            by_seed[str(seed)] = read_figures(trials, recipe)
+            by_seed[str(seed)] = figures_of(
+                trials.sweep, measure_run(trials.run(recipe), instances, options, console, on_scalars=look)
+            )
         select, report = (_mean([of_seed[part] for of_seed in by_seed.values()]) for part in ("select", "report"))
         if trials.sweep.objective != RANK and select[trials.sweep.objective] is None:
             raise RunError(f"{trials.sweep.objective}: nothing to measure on {trials.sweep.select_on}")
@@ -89,23 +95,12 @@ def run_trial(
     return replace(record, seconds=round(time.time() - started, 2), ended=utc_now())
 
 
-def read_figures(trials: Trials, recipe: Recipe) -> dict[Part, Figures]:
-    """Return every objective of a recipe whose instances are finished."""
-    sweep, run = trials.sweep, trials.run(recipe)
-    parts: dict[Part, str] = {"select": sweep.select_on, "report": sweep.report_on}
+def figures_of(sweep: Sweep, measured: Measured) -> dict[Part, Figures]:
+    """Return every objective of a cell on the images that trials are selected on, and on those that are reported."""
+    splits: dict[Part, str] = {"select": sweep.select_on, "report": sweep.report_on}
     return {
-        part: {
-            name: OBJECTIVES[name].read(
-                Reading(
-                    recipe=recipe,
-                    instance=run.instance(OBJECTIVES[name].instance),
-                    part=part,
-                    split=split,
-                )
-            )
-            for name in sweep.objectives
-        }
-        for part, split in parts.items()
+        part: {name: measured.values[name].get(OBJECTIVES[name].images(part, split)) for name in sweep.objectives}
+        for part, split in splits.items()
     }
 
 
@@ -259,10 +254,6 @@ class TrialLog(io.StringIO):
         write_bytes(self._uri, self.getvalue().encode())
 
 
-def _mean(rows: list[Mapping[str, float | None]]) -> Figures:
+def _mean(rows: list[Figures]) -> Figures:
     """Return the mean over seeds of every figure; None where one of them is."""
-    means: Figures = {}
-    for name in rows[0]:
-        values = [value for row in rows if (value := row[name]) is not None]
-        means[name] = mean(values) if len(values) == len(rows) else None
-    return means
+    return {name: mean_and_spread(row[name] for row in rows).mean for name in rows[0]}

@@ -1,15 +1,19 @@
-"""``weaksam table``: the tables of the paper, measured and set beside what was published."""
+"""``weaksam table``: the tables of papers, measured and set beside what was published."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 
 from pipelines.cli import terminal
 from pipelines.cli.console import console, set_up_logging
 from pipelines.cli.options import RecipeRequest, is_run_folder, spread
-from pipelines.variants.run import Recipes, make_table, parse_seeds
+from pipelines.engine.text_table import Kind, TextTable
+from pipelines.exchange.true_boxes import run_export_true_boxes
+from pipelines.variants.run import Asked, Cells, make_table, parse_seeds
+from pipelines.variants.table import known_tables, load_table
 from weaksam.errors import ConfigError
 
 
@@ -18,41 +22,80 @@ def register(app: typer.Typer) -> None:
     app.command()(spread(table))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableRequest(RecipeRequest):
+    """What the cells of a table are asked for."""
+
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file or a shipped recipe's name, which rows change; default: the table's.")
+    ] = ""
+
+
 def table(
-    number: Annotated[int, typer.Argument(metavar="N", help="Of the paper: 1, 4, 6 or 10.")],
-    request: RecipeRequest,
-    seeds: Annotated[
-        str, typer.Option("--seeds", metavar="0,1,2", help="Train with each of these; default: the recipe's one.")
+    name: Annotated[
+        str, typer.Argument(metavar="[TABLE]", help="N of the paper, a table's name, or a YAML file; none lists them.")
     ] = "",
+    *,
+    request: TableRequest,
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="0,1,2", help="Train with each of these; default: the table's.")
+    ] = "",
+    row: Annotated[
+        list[str] | None,
+        typer.Option("--row", metavar="NAME", help="Only this row, or rows like 'MIST*'; may be repeated."),
+    ] = None,
 ) -> None:
-    """Measure a table of the paper: detectors on Selective Search and on WeakSAM's proposals, beside what was published.
+    """Measure a table of a paper and print it beside what was published.
 
-    1: average precision. 4: source by source. 6: boxes and time. 10: correct localisation.
-
-    Its cells are variants of RECIPE, whose detector is MIST, in one run folder, made one after the other; whatever is finished
-    already, by `weaksam run` too, is recognised. The table is printed and written to OUT/tables. A cell that fails is shown as
-    failed, the others go on, and the exit code is 1. Rows that nothing here trains say so.
-
-    The OICR rows come from the recipe RECIPE-oicr, beside RECIPE's file or shipped (voc07-oicr, shapes-oicr). Where there is
-    none, they are RECIPE with mil.detector=oicr and how OICR's learning rates differ (refine_lr_factor, warm-up), all else as
-    for MIST.
+    Its rows are settings of RECIPE, its columns objectives; both stand in its YAML file (`recipes/tables/`). Cells, a row
+    with a seed each, are made one after the other in one run folder; whatever is finished already, by `weaksam run` too, is
+    recognised. The table is printed and written to OUT/tables. A cell that fails is shown as failed, the others go on, and the
+    exit code is 1.
 
     Examples:
 
+        weaksam table                                                   # which tables there are
+
+        weaksam table 4                                                 # on drawn images
+
         weaksam table 1 voc07 --data /data/VOCdevkit/VOC2007 --out runs/voc07 --seeds 0,1,2
 
-        weaksam table 4 shapes --dry-run
+        weaksam table 1 shapes --row 'MIST*' --dry-run
 
-        weaksam table 10 mine.yaml --data cards/ --set mil.epochs=4     # OICR from mine-oicr.yaml if it is there
+        weaksam table my_table.yaml mine.yaml --data cards/ --set mil.epochs=4
     """
     set_up_logging(request.verbose)
-    if is_run_folder(request.recipe):
+    if not name:
+        console.print(_list())
+        return
+    if request.recipe and is_run_folder(request.recipe):
         raise ConfigError(
             f"table: expected a recipe, got the run folder {request.recipe}; name its recipe and add --out {request.recipe}"
         )
-    recipes = Recipes(name=request.recipe, overrides=tuple(request.values), data_uri=request.data)
-    run_uri = request.run_uri(recipes.base())
+    asked = Asked(
+        recipe=request.recipe,
+        overrides=tuple(request.values),
+        data_uri=request.data,
+        seeds=parse_seeds(seeds),
+        rows=tuple(row or ()),
+    )
+    cells = Cells(load_table(name), asked)
+    run_uri = request.run_uri(cells.base)
     if not request.dry_run:
         terminal.go_on_unread()
-    if make_table(number, recipes, run_uri, parse_seeds(seeds), request.options, console).get("errors"):
+    if make_table(cells, run_uri, request.options, console, _true_boxes).get("errors"):
         raise typer.Exit(1)
+
+
+def _list() -> TextTable:
+    text = TextTable("tables; `weaksam table NAME` measures one")
+    text.add_columns(Kind.NAME, "name")
+    text.add_columns(Kind.TEXT, "title", "recipe")
+    for name, path in known_tables().items():
+        found = load_table(str(path))
+        text.add_row(name, found.title, found.recipe)
+    return text
+
+
+def _true_boxes(run_uri: str, name: str, noise: float) -> dict[str, Any]:
+    return run_export_true_boxes(run_uri, name=name, noise=noise)

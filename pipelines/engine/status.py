@@ -124,7 +124,7 @@ def _previews(run_uri: str) -> list[str]:
 def _in_tables(run_uri: str) -> set[tuple[str, str]]:
     """Return (name, key) of the instances that the tables of a run were measured on."""
     fs, root = open_fs(run_uri)
-    files = fs.glob(posixpath.join(root, TABLES, "table-*.json"))
+    files = fs.glob(posixpath.join(root, TABLES, "*.json"))
     found: set[tuple[str, str]] = set()
     for path in files:
         uri = join(run_uri, TABLES, posixpath.basename(path))

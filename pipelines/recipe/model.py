@@ -254,10 +254,13 @@ def _names_of(part: Any) -> list[str]:
     return [name for name in part if isinstance(name, str)] if isinstance(part, list | dict) else []
 
 
-def read_recipe(path_or_name: str) -> RecipeSource:
-    """Read a recipe's file and its bases; raise ConfigError if there is none, it is malformed, or its bases form a cycle.
+def read_recipe(path_or_name: str, presets: Sequence[str] = ()) -> RecipeSource:
+    """Read a recipe's file and its bases, and lay presets over it, each a file or a shipped recipe's name.
 
     A file in a bucket is that of a run; its bases, if it has any, are shipped recipes.
+
+    Raises:
+        ConfigError: there is no such file, it is malformed, or its bases form a cycle.
     """
     if is_remote(path_or_name):
         own = _mapping(read_text(path_or_name), path_or_name, "recipe fields")
@@ -266,7 +269,10 @@ def read_recipe(path_or_name: str) -> RecipeSource:
         loaded = _load(_find(path_or_name, None), ())
     origins: dict[str, str] = {}
     values = _merge({}, {"instances": standard_instances()}, origins, STANDARD)
-    return RecipeSource(path_or_name, _merge(values, loaded[0], {}, ""), origins | loaded[1])
+    for of_file, origins_of_file in (loaded, *(_load(_find(preset, None), ()) for preset in presets)):
+        values = _merge(values, of_file, {}, "")
+        origins |= origins_of_file
+    return RecipeSource(path_or_name, values, origins)
 
 
 def load_recipe(path_or_name: str, overrides: Sequence[str] = (), data_uri: str = "") -> tuple[Recipe, dict[str, str]]:
@@ -301,7 +307,7 @@ def shipped_recipes() -> list[str]:
     """Return the names of the recipes that come with the package."""
     root = shipped_folder()
     names = (p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
-    return sorted(name for name in names if not name.startswith("sweeps/") and f"{name}.yaml" != STANDARD)
+    return sorted(name for name in names if not name.startswith(("sweeps/", "tables/")) and f"{name}.yaml" != STANDARD)
 
 
 def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:

@@ -2,137 +2,216 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.engine.text_table import Kind, TextTable
 from pipelines.recipe.model import Recipe
 from pipelines.store.numbers import percent
-from pipelines.variants.plans import PLANS, Row, Splits
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a cell."""
-
-    figures: Splits = field(default_factory=dict)  # by split
-    instances: Mapping[str, str] = field(default_factory=dict)  # name -> key
-    notes: Sequence[str] = ()
-    error: str = ""  # empty: it is measured
-
-
-Outcomes = dict[tuple[int, int], Outcome]  # (number of the row, seed)
+from pipelines.variants.measure import Measured, Results
+from pipelines.variants.objectives import OBJECTIVES
+from pipelines.variants.objectives.base import ALL_IMAGES
+from pipelines.variants.table import HELD_OUT, TRAINING, PaperTable
+from weaksam.metrics.seeds import mean_and_spread
 
 
 def to_document(
-    number: int, recipe: Recipe, run_uri: str, rows: Sequence[Row], seeds: Sequence[int], outcomes: Outcomes
+    table: PaperTable,
+    recipe: Recipe,
+    run_uri: str,
+    seeds: Sequence[int],
+    left_out: Mapping[str, str],
+    results: Results,
 ) -> dict[str, Any]:
     """Return a table as JSON holds it.
 
-    Measured shares are in [0, 1], published ones in per cent as printed. ``state`` of a row is "measured", "failed" (for
-    every seed), "not yet", or "not measured"; ``values`` hold mean and spread (largest minus smallest) over the seeds that were
-    measured, null where one of them has no such figure.
+    Measured shares are in [0, 1], published ones in per cent as printed, by data set. ``state`` of a row is "measured",
+    "failed" (for every seed), "not yet", or "not measured" with the reason; ``values`` hold mean and spread (largest minus
+    smallest) over the seeds that were measured, null where one of them has no such figure.
+
+    Args:
+        table: of which rows are shown.
+        recipe: that they change.
+        run_uri: its run folder.
+        seeds: that were asked for.
+        left_out: row -> why it is not measured.
+        results: of the others.
     """
-    plan = PLANS[number]
-    entries: list[dict[str, Any]] = []
-    for n, row in enumerate(rows):
-        done = {seed: outcomes[n, seed] for seed in seeds if (n, seed) in outcomes}
-        measured = {seed: outcome for seed, outcome in done.items() if not outcome.error}
-        state = "measured" if measured else "failed" if done else "not yet" if row.variant else "not measured"
-        splits = dict.fromkeys(split for outcome in measured.values() for split in outcome.figures)
-        for split in splits or ("",):
-            of_split = {seed: outcome.figures.get(split, {}) for seed, outcome in measured.items()}
+    failed = results.failed()
+    entries = []
+    for name, row in table.rows.items():
+        measured = results.measured(name)
+        state = "measured" if measured else "failed" if any(name == of for of, _ in failed) else "not yet"
+        for split in lines_of(table, measured.values()) if measured else [""]:
+            values = {heading: _by_seed(table, heading, measured, split) for heading in table.columns if measured}
             entries.append(
                 {
-                    "data": row.data,
-                    "detector": row.detector,
-                    "proposals": row.proposals,
+                    "row": name,
                     "split": split,
-                    "state": state,
-                    "published": dict(row.published),
-                    "values": {name: mean_and_spread(name, of_split) for name in plan.columns if of_split},
-                    "instances": {str(seed): dict(outcome.instances) for seed, outcome in measured.items()},
+                    "state": "not measured" if name in left_out else state,
+                    "why": left_out.get(name, ""),
+                    "published": {data: dict(numbers) for data, numbers in row.published.items()},
+                    "values": values,
+                    "instances": {str(seed): dict(cell.instances) for seed, cell in measured.items()},
                 }
             )
-    cells = [(rows[n].name, seed, outcome) for (n, seed), outcome in outcomes.items()]
+    notes = [
+        f"{of}, seed {seed}: {note}"
+        for of in table.rows
+        for seed, c in results.measured(of).items()
+        for note in c.notes
+    ]
     return {
-        "table": number,
-        "title": plan.title,
+        "table": table.name,
+        "title": table.title,
+        "source": table.source,
         "recipe": recipe.name,
         "data": recipe.data.uri,
         "run": run_uri,
         "seeds": list(seeds),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "columns": dict(plan.columns),
+        "columns": {heading: OBJECTIVES[column.objective].unit for heading, column in table.columns.items()},
         "rows": entries,
-        "notes": [*plan.notes, *(f"{name}, seed {seed}: {note}" for name, seed, o in cells for note in o.notes)],
-        "errors": [{"cell": name, "seed": seed, "error": o.error} for name, seed, o in cells if o.error],
+        "differences": _differences(table, results),
+        "notes": [*table.notes, *notes],
+        "errors": [{"cell": name, "seed": seed, "error": error} for (name, seed), error in failed.items()],
     }
 
 
-def mean_and_spread(name: str, of_seeds: Mapping[int, Mapping[str, float | None]]) -> dict[str, Any]:
-    """Return ``mean`` and ``spread`` of one figure over seeds, and the figure ``by_seed``."""
-    by_seed = {str(seed): figures.get(name) for seed, figures in of_seeds.items()}
-    values = [value for value in by_seed.values() if value is not None]
-    if not values or len(values) < len(by_seed):
-        return {"mean": None, "spread": None, "by_seed": by_seed}
-    return {"mean": sum(values) / len(values), "spread": max(values) - min(values), "by_seed": by_seed}
+def lines_of(table: PaperTable, cells: Collection[Measured]) -> list[str]:
+    """Return the splits that a row has a line for: every one that a column is measured on, or else the training split."""
+    found: dict[str, None] = {}
+    for cell in cells:
+        for heading, column in table.columns.items():
+            if table.split_of(heading) != TRAINING:
+                found |= dict.fromkeys(_tested(table, heading, cell.values[column.objective], cell.training))
+    return list(found) or list(dict.fromkeys(cell.training for cell in cells))
 
 
-def to_lines(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the cells of a table as people read it."""
+def _tested(table: PaperTable, heading: str, images: Mapping[str, Any], training: str) -> Iterator[str]:
+    split = table.split_of(heading)
+    if split != HELD_OUT:
+        yield split
+    else:
+        yield from (name for name in images if name not in (training, ALL_IMAGES))
+
+
+def value_of(table: PaperTable, heading: str, cell: Measured, line: str = "") -> float | None:
+    """Return what a cell gives a column; ``line`` is the split of the line, "" the first that the column is measured on."""
+    values = cell.values[table.columns[heading].objective]
+    tested = next(_tested(table, heading, values, cell.training), "")
+    split = cell.training if table.split_of(heading) == TRAINING else (line or tested)
+    return values.get(split, values.get(ALL_IMAGES))
+
+
+def _by_seed(table: PaperTable, heading: str, measured: Mapping[int, Measured], split: str) -> dict[str, Any]:
+    by_seed = {str(seed): value_of(table, heading, cell, split) for seed, cell in measured.items()}
+    return {**mean_and_spread(by_seed.values())._asdict(), "by_seed": by_seed}
+
+
+def _differences(table: PaperTable, results: Results) -> list[dict[str, Any]]:
+    """Return the paired differences that the table asks for, of pairs that were measured."""
+    if table.differences is None:
+        return []
+    heading, found = table.differences.column, []
+    for worse, better in table.differences.pairs:
+        interval = results.difference((worse, better), lambda cell: value_of(table, heading, cell))
+        if interval is not None:
+            half_width = interval.half_width if math.isfinite(interval.half_width) else None
+            found.append(
+                {
+                    "pair": [worse, better],
+                    "column": heading,
+                    "mean": interval.mean,
+                    "half_width": half_width,
+                    "holds_zero": interval.holds_zero,
+                }
+            )
+    return found
+
+
+def to_lines(document: Mapping[str, Any], *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the cells of a table as people read it; ``brief``: published is what there is of one data set."""
     columns: Mapping[str, str] = document["columns"]
     lines = []
     for row in document["rows"]:
-        figures = [_figure(row["values"][name], kind) for name, kind in columns.items() if name in row["values"]]
+        figures = [_figure(row["values"][name], unit) for name, unit in columns.items() if name in row["values"]]
         if row["state"] != "measured":
             figures = [row["state"], *[""] * (len(columns) - 1)]
-        published = ", ".join(f"{name} {value:,g}" for name, value in row["published"].items())
-        lines.append([row["data"], row["detector"], row["proposals"], row["split"], *figures, published or "–"])
-    return ["data", "detector", "proposals", "split", *columns, "published"], lines
+        published = _published(row["published"], document["recipe"], brief=brief)
+        lines.append([row["row"], row["split"], *figures, published])
+    return ["", "split", *columns, "published"], lines
 
 
-def _figure(value: Mapping[str, Any], kind: str) -> str:
+def _published(numbers: Mapping[str, Mapping[str, float]], recipe: str, *, brief: bool) -> str:
+    """Return what was published: of the data set that the recipe is about, or else of all, or of the first."""
+    own = data_set(recipe, numbers)
+    shown = [own] if own in numbers else list(numbers)[: 1 if brief else None]
+    texts = [f"{data}: {', '.join(f'{name} {value:,g}' for name, value in numbers[data].items())}" for data in shown]
+    return "; ".join(texts) or "–"
+
+
+def data_set(recipe: str, known: Collection[str]) -> str:
+    """Return which data set a recipe is about, by its name: ``voc07-mine`` is voc07; its own name where it is no known one."""
+    name = recipe.partition("-")[0]
+    return name if recipe not in known and name in known else recipe
+
+
+def _figure(value: Mapping[str, Any], unit: str) -> str:
     """Return a figure, with ± its spread where there are several seeds."""
-    show = percent if kind == "percent" else _count
     if value["mean"] is None:
-        return "not measured" if kind == "memory" else "–"
-    return show(value["mean"]) + (f" ±{show(value['spread'])}" if len(value["by_seed"]) > 1 else "")
+        return "not measured" if unit == "MiB" else "–"
+    spread = f" ±{_number(value['spread'], unit)}" if len(value["by_seed"]) > 1 else ""
+    return _number(value["mean"], unit) + spread
 
 
-def _count(value: float) -> str:
-    return f"{value:,.1f}".removesuffix(".0")
+def _number(value: float, unit: str) -> str:
+    return percent(value) if unit == "%" else f"{value:,.1f}".removesuffix(".0")
+
+
+def difference_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return one line for each paired difference, with its 95 % interval."""
+    lines = []
+    for found in document["differences"]:
+        scale = 100 if document["columns"][found["column"]] == "%" else 1
+        (worse, better), mean = found["pair"], scale * found["mean"]
+        if found["half_width"] is None:
+            interval = "one seed, no interval"
+        else:
+            half = scale * found["half_width"]
+            interval = f"95 % interval {mean - half:+.2f} to {mean + half:+.2f}"
+        verdict = " (holds zero)" if found["holds_zero"] and found["half_width"] is not None else ""
+        lines.append(f"{better} − {worse}, {found['column']}: {mean:+.2f}, {interval}{verdict}")
+    return lines
 
 
 def remarks(document: Mapping[str, Any]) -> list[str]:
-    """Return what stands below a table: seeds, notes, and the cells that failed."""
+    """Return what stands below a table: differences, seeds, notes, and the rows that are left out or failed."""
     seeds = ", ".join(map(str, document["seeds"]))
     several = f"Seeds {seeds}: mean ± largest minus smallest." if len(document["seeds"]) > 1 else f"Seed {seeds}."
+    differences = [f"Paired by seed: {line}." for line in difference_lines(document)]
+    left_out = [f"not measured: {row['row']}: {row['why']}" for row in document["rows"] if row["why"]]
     failed = [f"failed: {e['cell']}, seed {e['seed']}: {e['error']}" for e in document["errors"]]
-    return [several, *document["notes"], *failed]
+    return [several, f"Published: {document['source']}.", *differences, *document["notes"], *left_out, *failed]
 
 
 def to_text(document: Mapping[str, Any]) -> TextTable:
-    """Lay out for the console what this run can measure of a table; the file has the other rows and columns, too.
-
-    Left to the file are rows of other data, and columns that are empty or, of a row's name, the same throughout.
-    """
-    header, every = to_lines(document)
+    """Lay out for the console what a run can measure of a table; the file has the other rows, and columns that are empty."""
+    header, every = to_lines(document, brief=True)
     states = [row["state"] for row in document["rows"]]
     lines = [line for line, state in zip(every, states, strict=True) if state != "not measured"] or every
-    named = header.index("split") + 1  # columns before it name a row
-    columns = []
-    for n, name in enumerate(header):
-        cells = {line[n] for line in lines}
-        if name in ("detector", "proposals") or (len(cells) > 1 if n < named else cells - {"", "–"}):
-            columns.append(n)
-    text = TextTable(f"{document['title']} ({document['recipe']})")
-    for n in columns:
-        text.add_columns(Kind.FIGURE if named <= n < len(header) - 1 else Kind.NAME, header[n])
+    figures = range(2, len(header) - 1)
+    shown = [n for n in range(len(header)) if n < 2 or {line[n] for line in lines} - {"", "–"}]
+    if len({line[1] for line in lines} - {""}) < 2:
+        shown.remove(1)  # the one split is said in the title
+    splits = ", ".join(dict.fromkeys(line[1] for line in lines if line[1]))
+    text = TextTable(f"{document['title']} ({document['recipe']}{f', {splits}' if splits else ''})")
+    for n in shown:
+        text.add_columns(Kind.FIGURE if n in figures else Kind.NAME, header[n])
     for line in lines:
-        text.add_row(*(line[n] for n in columns))
+        text.add_row(*(line[n] for n in shown))
     return text
 
 

@@ -1,19 +1,19 @@
-"""``weaksam table N``: tables of the paper, measured here beside what was published.
+"""``weaksam table``: a paper's table, measured here beside what was published.
 
-A *cell* is a variant of one recipe with one seed: a detector on some proposals. All cells live in one run folder and share
-everything upstream of their difference, so that a table that was stopped goes on where it was, and tables share cells. A cell
-that fails is shown as failed and the others go on. Rows that nothing here trains stand there as not measured.
+All cells live in one run folder and share everything upstream of their difference, so that a table that was stopped goes on
+where it was, and tables share cells. A cell that fails is shown as failed and the others go on.
 
-    RUN/tables/table-N.json   every figure by seed, and the keys of the instances that it comes from
-    RUN/tables/table-N.md     the same for people
+    RUN/tables/NAME.json   every figure by seed, and the keys of the instances that it comes from
+    RUN/tables/NAME.md     the same for people
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import difflib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
 from typing import Any
 
 from rich.console import Console
@@ -21,81 +21,163 @@ from rich.console import Console
 from pipelines.engine.stage import Options
 from pipelines.engine.status import TABLES
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes, verb_of
+from pipelines.recipe.model import Recipe, read_recipe, render, verb_of
 from pipelines.runner import Run
-from pipelines.store.explain import explain, storage_failure
 from pipelines.store.tables import write_bytes, write_json
-from pipelines.variants.document import Outcome, Outcomes, remarks, to_document, to_markdown, to_text
-from pipelines.variants.plans import PLANS, Finished, Plan, Row, Variant
+from pipelines.variants.document import data_set, remarks, to_document, to_markdown, to_text, value_of
+from pipelines.variants.measure import Pairs, Results, Variant, measure
+from pipelines.variants.objectives import OBJECTIVES
+from pipelines.variants.table import ELSE, HELD_OUT, TRAINING, PaperTable, Row, Settings
 from weaksam.errors import ConfigError, WeaksamError
 from weaksam.io.files import join
 
-logger = logging.getLogger(__name__)
-
-OICR_SUFFIX = "-oicr"  # of the recipe beside NAME that trains OICR
-OICR_PRESET = "voc07-oicr"  # whose optimisation OICR takes over where there is no such recipe
-_SET_BY_TABLE = ("mil.detector", "mil.seed", "propose.method")
+_TRAINED = ("train-mil", "retrain")  # verbs that a recipe must list for rows that need them
+_FINAL = "evaluate.final"  # that objectives of detections are read from, unless a table says otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipes:
-    """Loads the variants of one recipe."""
+class Asked:
+    """Which recipe a table is to be measured of, and with what."""
 
-    name: str  # a file, or a shipped recipe's name
+    recipe: str = ""  # a file, or a shipped recipe's name; "" = the table's
     overrides: tuple[str, ...] = ()
     data_uri: str = ""
+    seeds: tuple[int, ...] = ()  # empty = the table's, or else the recipe's own
+    rows: tuple[str, ...] = ()  # patterns of their names; empty = all
 
-    def base(self) -> Recipe:
-        """Return the recipe itself.
 
-        Raises:
-            ConfigError: it is none whose detector can be exchanged, or an override sets what the table sets.
-        """
-        for item in self.overrides:
+class Cells:
+    """The variants of a recipe that a table consists of.
+
+    Raises:
+        ConfigError: the recipe cannot be measured so, before anything runs.
+    """
+
+    def __init__(self, table: PaperTable, asked: Asked) -> None:
+        self.table = table
+        self.recipe_name = asked.recipe or table.recipe
+        self._asked = asked
+        for item in asked.overrides:
             name = item.partition("=")[0].strip()
-            if name in _SET_BY_TABLE:
-                raise ConfigError(f"--set {item}: the table sets {name} itself; seeds are chosen with --seeds")
-        recipe, _ = load_recipe(self.name, self.overrides, self.data_uri)
-        wanted = {
-            "mil.detector": (recipe.mil.detector, "mist"),
-            "propose.method": (recipe.propose.method, "sam"),
-            "mil.weights": (recipe.mil.weights.uri, ""),
-        }
-        for option, (got, expected) in wanted.items():
+            if name in table.own():
+                raise ConfigError(f"--set {item}: {table.name} sets {name} itself; seeds are chosen with --seeds")
+        self._source = read_recipe(self.recipe_name)
+        self.base = self._source.recipe(asked.overrides, asked.data_uri)[0]
+        self._check_start()
+        self.seeds = asked.seeds or table.seeds or (_value(self.base, table.seeded[0], table.name),)
+        self.left_out: dict[str, str] = {}  # row -> why it is not measured
+        self.variants: dict[str, Variant] = {}  # of the other rows
+        for name, row in table.rows.items():
+            variant = self._variant(name, row)
+            if why := self._why_not(name, row, variant):
+                self.left_out[name] = why
+            else:
+                self.variants[name] = variant
+        if not self.variants:
+            raise ConfigError(
+                f"{table.name}: recipe {self.base.name} has none of its rows: {next(iter(self.left_out.values()))}"
+            )
+        self._check_splits()
+
+    @property
+    def own(self) -> Variant:
+        """The recipe itself, without what rows change."""
+        return self._of(self._source, "", ())
+
+    def needed(self, run: Run, variant: Variant) -> list[str]:
+        """Return all instances of a cell in the order in which they run."""
+        return run.needed_for(*dict.fromkeys(variant.instances(self.table.objectives).values()))
+
+    def pairs(self) -> Pairs | None:
+        """Return what is compared seed by seed."""
+        asked = self.table.differences
+        if asked is None:
+            return None
+        names = tuple(pair for pair in asked.pairs if set(pair) <= self.variants.keys())
+        scale = 100 if OBJECTIVES[self.table.columns[asked.column].objective].unit == "%" else 1
+        read = lambda cell: value_of(self.table, asked.column, cell)  # noqa: E731
+        return Pairs(names=names, read=read, half_width=asked.half_width / scale)
+
+    def _of(self, source: Any, name: str, items: Iterable[str], detections: str = "") -> Variant:
+        table = self.table
+        return Variant(
+            name=name,
+            source=source,
+            overrides=tuple(items),
+            seeds=self.seeds,
+            seeded=table.seeded,
+            data_uri=self._asked.data_uri,
+            read_from={_FINAL: detections or table.detections},
+        )
+
+    def _variant(self, name: str, row: Row) -> Variant:
+        """Return a row's variant: presets, then what people set, then what the row sets."""
+        presets = [self._preset(preset) for preset in row.presets]
+        files = [preset for preset in presets if isinstance(preset, str)]
+        items = [item for preset in presets if not isinstance(preset, str) for item in _items(preset)]
+        where = f"{self.table.name}: rows.{name}"
+        try:
+            source = read_recipe(self.recipe_name, files) if files else self._source
+            variant = self._of(source, name, [*items, *self._asked.overrides, *_items(row.settings)], row.detections)
+            variant.recipe(self.seeds[0])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        return variant
+
+    def _preset(self, name: str) -> str | Settings:
+        of = self.table.presets[name]
+        found = of.get(data_set(self.base.name, of), of.get(ELSE))
+        if found is None:
+            known = ", ".join(of)
+            raise ConfigError(
+                f"{self.table.name}: presets.{name}: expected one for {self.base.name} or {ELSE}, got {known}"
+            )
+        return found
+
+    def _check_start(self) -> None:
+        for option, expected in self.table.starts_from.items():
+            got = _value(self.base, option, self.table.name)
             if got != expected:
-                raise ConfigError(f"recipe {self.name}: a table starts from {option}={expected!r}, got {got!r}")
-        if "train-mil" not in recipe.stages:
-            raise ConfigError(f"recipe {self.name}: a table trains detectors, but its stages have no train-mil")
-        return recipe
+                raise ConfigError(
+                    f"recipe {self.base.name}: {self.table.name} starts from {option}={expected!r}, got {got!r}"
+                )
 
-    def variant(self, variant: Variant, seed: int) -> Recipe:
-        """Return the recipe of a cell."""
-        name, before = self.name, list[str]()
-        if variant.detector == "oicr":
-            sibling = oicr_recipe(self.name)
-            name, before = (sibling, []) if sibling else (self.name, _oicr_overrides())
-        overrides = [*before, *self.overrides, *variant.overrides, f"mil.seed={seed}"]
-        recipe, _ = load_recipe(name, overrides, self.data_uri)
-        if recipe.mil.detector != variant.detector:
-            raise ConfigError(f"recipe {name}: expected mil.detector={variant.detector}, got {recipe.mil.detector}")
-        return recipe
+    def _why_not(self, name: str, row: Row, variant: Variant) -> str:
+        """Return why a row is not measured, "" if it is."""
+        if self._asked.rows and not any(fnmatchcase(name, pattern) for pattern in self._asked.rows):
+            return "not asked for"
+        for option, needed in row.needs.items():
+            got = _value(self.base, option, self.table.name)
+            if got != needed and not (isinstance(got, tuple) and needed in got):
+                return f"recipe {self.base.name} has no {needed} in {option}"
+        listed = {verb_of(stage) for stage in self.base.stages}
+        recipe = variant.recipe(self.seeds[0])
+        needed_verbs = {verb_of(instance) for instance in self.needed(Run(recipe, ""), variant)}
+        missing = [verb for verb in _TRAINED if verb in needed_verbs - listed]
+        return f"the stages of recipe {self.base.name} have no {missing[0]}" if missing else ""
 
+    def _check_splits(self) -> None:
+        """Refuse what would train for days and then have nothing to measure."""
+        from weaksam.datasets import open_dataset, train_split
 
-def oicr_recipe(name: str) -> str:
-    """Return the recipe that trains OICR where ``name`` trains MIST: NAME-oicr, beside a file or shipped; "" without one."""
-    path = Path(name)
-    if path.is_file():
-        sibling = path.with_name(f"{path.stem}{OICR_SUFFIX}{path.suffix}")
-        return str(sibling) if sibling.is_file() else ""
-    shipped = name.removesuffix(".yaml") + OICR_SUFFIX
-    return shipped if shipped in shipped_recipes() else ""
-
-
-def _oicr_overrides() -> list[str]:
-    """Return what makes OICR of a MIST recipe: the detector and how it is optimised, not scales nor length."""
-    published = load_recipe(OICR_PRESET)[0].mil
-    names = ("refine_lr_factor", "warmup_steps", "warmup_factor")
-    return ["mil.detector=oicr", *(f"mil.{name}={getattr(published, name)!r}" for name in names)]
+        dataset = open_dataset(self.base.data)
+        training = train_split(dataset, self.base.data)
+        for name, variant in self.variants.items():
+            recipe = variant.recipe(self.seeds[0])
+            where = f"{self.table.name}: rows.{name}: {recipe.data.uri}"
+            proposed = recipe.propose.splits or tuple(dataset.splits)
+            if "train-mil" in self.needed(Run(recipe, ""), variant) and training not in proposed:
+                raise ConfigError(
+                    f"{where} (propose.splits): expected proposals of {training}, got {', '.join(proposed)}"
+                )
+            for objective, instance in variant.instances(self.table.objectives).items():
+                limits = OBJECTIVES[objective].splits(recipe, "select", instance)
+                known = [split for split in dataset.splits if all(not of or split in of for of in limits.values())]
+                for heading, column in self.table.columns.items():
+                    expected = _missing(self.table.split_of(heading), known, training)
+                    if limits and column.objective == objective and expected:
+                        fields = ", ".join(limits)
+                        raise ConfigError(f"{where} ({fields}): {heading}: expected {expected}, got {', '.join(known)}")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -110,135 +192,90 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def make_table(
-    number: int,
-    recipes: Recipes,
-    run_uri: str,
-    seeds: Sequence[int],
-    options: Options,
-    console: Console,
-) -> dict[str, Any]:
+def make_table(cells: Cells, run_uri: str, options: Options, console: Console) -> dict[str, Any]:
     """Bring every cell of a table up to date, print the table and write it into the run folder.
 
     Args:
-        number: of the paper, a key of ``PLANS``.
-        recipes: which recipe's variants.
-        run_uri: the one run folder of all cells.
-        seeds: of the training; () = the recipe's own.
+        cells: of the table.
+        run_uri: the one run folder of all cells, absolute.
         options: with ``dry_run`` the cells are listed and nothing is run or written.
         console: to print on.
 
     Returns:
-        The document that ``table-N.json`` holds; its ``errors`` are empty if no cell failed. Empty for a dry run.
-
-    Raises:
-        ConfigError: there is no such table, or the recipe cannot be measured so; before anything runs.
+        The document that ``NAME.json`` holds; its ``errors`` are empty if no cell failed. Empty for a dry run.
     """
-    if number not in PLANS:
-        raise ConfigError(f"table: expected one of {', '.join(map(str, PLANS))}, got {number}")
-    plan, base = PLANS[number], recipes.base()
-    _check_splits(plan, base)
-    seeds = tuple(seeds) or (base.mil.seed,)
-    rows = plan.rows(base)
-    cells = [(n, seed) for seed in seeds for n, row in enumerate(rows) if row.variant is not None]
+    table = cells.table
     if options.dry_run:
-        console.print(_cells_table(plan, rows, cells, recipes, run_uri))
+        console.print(_cells_table(cells, run_uri))
         return {}
+    write_bytes(join(run_uri, "recipe.yaml"), render(cells.base).encode())
 
-    write_bytes(join(run_uri, "recipe.yaml"), render(base).encode())
-    outcomes: Outcomes = {}
-    document: dict[str, Any] = {}
-    for count, (n, seed) in enumerate(cells, 1):
-        console.print(f"[bold cyan]cell {count} of {len(cells)}[/]: {rows[n].name}, seed {seed}")
-        outcomes[n, seed] = _measure(plan, rows[n], recipes, seed, run_uri, options, console)
-        document = to_document(number, base, run_uri, rows, seeds, outcomes)
-        write_json(join(run_uri, TABLES, f"table-{number}.json"), document)
-        write_bytes(join(run_uri, TABLES, f"table-{number}.md"), to_markdown(document).encode())
-    _make_current(plan, recipes, seeds[0], run_uri)
+    def write(results: Results) -> dict[str, Any]:
+        document = to_document(table, cells.base, run_uri, cells.seeds, cells.left_out, results)
+        write_json(join(run_uri, TABLES, f"{table.name}.json"), document)
+        write_bytes(join(run_uri, TABLES, f"{table.name}.md"), to_markdown(document).encode())
+        return document
+
+    variants = list(cells.variants.values())
+    results = measure(variants, table.objectives, run_uri, options, console, pairs=cells.pairs(), done=write)
+    _make_current(cells, run_uri)
+    document = write(results)
     console.print(to_text(document))
     for line in remarks(document):
         console.print(line, markup=False)
-    console.print(f"written: {join(run_uri, TABLES, f'table-{number}.md')}", markup=False)
+    console.print(f"written: {join(run_uri, TABLES, f'{table.name}.md')}", markup=False)
     return document
 
 
-def _check_splits(plan: Plan, recipe: Recipe) -> None:
-    """Refuse what would train for days and then have nothing to measure."""
-    from weaksam.datasets import open_dataset, train_split
-
-    dataset = open_dataset(recipe.data)
-    training = train_split(dataset, recipe.data)
-    proposed = [s for s in dataset.splits if not recipe.propose.splits or s in recipe.propose.splits]
-    detected = [s for s in proposed if not recipe.detect.splits or s in recipe.detect.splits]
-    where = f"{recipe.data.uri} (data.splits, propose.splits, detect.splits)"
-    if training not in proposed:
-        raise ConfigError(f"{where}: expected proposals of a training split, got {', '.join(proposed)}")
-    if "test" in plan.needs and not [split for split in detected if split != training]:
-        raise ConfigError(f"{where}: expected a split to test on beside {training}, got {', '.join(detected)}")
-    if "training" in plan.needs and "detect" in _verbs(plan, recipe) and training not in detected:
-        raise ConfigError(f"{where}: expected detections of {training}, got {', '.join(detected)}")
-
-
-def _verbs(plan: Plan, recipe: Recipe) -> set[str]:
-    return {verb_of(name) for name in _instances(plan, Run(recipe, ""))}
-
-
-def _instances(plan: Plan, run: Run) -> list[str]:
-    """Return all instances of a cell in the order in which they run."""
-    return run.needed_for(*plan.instances)
-
-
-def _measure(
-    plan: Plan, row: Row, recipes: Recipes, seed: int, run_uri: str, options: Options, console: Console
-) -> Outcome:
-    """Bring a cell up to date and read its figures; whatever goes wrong is the cell's outcome."""
-    assert row.variant is not None
-    try:
-        recipe = recipes.variant(row.variant, seed)
-        run = Run(recipe, run_uri)
-        run.bring(plan.instances, options, console)
-        finished = Finished(run)
-        figures = plan.figures(finished, row.variant)
-        keys = {name: finished.instance(name).key for name in _instances(plan, run)}
-        return Outcome(figures=figures, instances=keys, notes=tuple(finished.notes))
-    except Exception as error:  # one cell must not cost the table; the exit code tells
-        if storage_failure(error):
-            raise  # the other cells and the table's own file would fail the same way
-        told = explain(error)
-        if told is None:
-            logger.exception("%s, seed %d", row.name, seed)
-        said = told or error
-        console.print(f"failed: {said}", style="red", markup=False)
-        return Outcome(error=f"{type(said).__name__}: {' '.join(str(said).split())}")
-
-
-def _make_current(plan: Plan, recipes: Recipes, seed: int, run_uri: str) -> None:
+def _make_current(cells: Cells, run_uri: str) -> None:
     """Let the run show the recipe's own cell, whichever was worked on last."""
-    run = Run(recipes.variant(Variant(detector="mist"), seed), run_uri)
-    for name in _instances(plan, run):
-        try:
-            instance = run.instance(name)
-        except WeaksamError:  # its cell failed for the same reason, and says so
-            return
-        if instance.plan() is not None:
-            instance.make_current()
+    for variant in cells.variants.values():
+        run = Run(cells.own.recipe(cells.seeds[0]), run_uri)
+        for name in cells.needed(run, variant):
+            try:
+                instance = run.instance(name)
+            except WeaksamError:  # its cell failed for the same reason, and says so
+                return
+            if instance.plan() is not None:
+                instance.make_current()
 
 
-def _cells_table(
-    plan: Plan, rows: Sequence[Row], cells: Sequence[tuple[int, int]], recipes: Recipes, run_uri: str
-) -> TextTable:
+def _cells_table(cells: Cells, run_uri: str) -> TextTable:
     """Lay out what is done and what would run."""
-    text = TextTable(plan.title)
-    text.add_columns(Kind.NAME, "detector", "proposals", "seed")
+    text = TextTable(cells.table.title)
+    text.add_columns(Kind.NAME, "row", "seed")
     text.add_columns(Kind.TEXT, "state")
-    for n, seed in cells:
-        variant = rows[n].variant
-        assert variant is not None
-        try:
-            run = Run(recipes.variant(variant, seed), run_uri)
-            left = [name for name in _instances(plan, run) if run.instance(name).manifest() is None]
+    for seed in cells.seeds:
+        for name, variant in cells.variants.items():
+            run = Run(variant.recipe(seed), run_uri)
+            left = [n for n in cells.needed(run, variant) if run.instance(n).manifest() is None]
             state = f"to do: {', '.join(left)}" if left else "done"
-        except WeaksamError as error:
-            state = f"cannot run: {error}"
-        text.add_row(rows[n].detector, rows[n].proposals, str(seed), state)
+            text.add_row(name, str(seed), state)
+    for name, why in cells.left_out.items():
+        text.add_row(name, "", f"not measured: {why}")
     return text
+
+
+def _items(settings: Settings) -> list[str]:
+    return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+
+
+def _value(recipe: Recipe, name: str, where: str) -> Any:
+    """Return a recipe's value of ``a.b``; raise ConfigError if there is no such field."""
+    value: Any = recipe
+    for part in name.split("."):
+        if part not in vars(value):
+            close = difflib.get_close_matches(part, vars(value), n=1)
+            raise ConfigError(
+                f"{where}: {name}: no such field of a recipe{f'; did you mean {close[0]}?' if close else ''}"
+            )
+        value = getattr(value, part)
+    return value
+
+
+def _missing(split: str, known: Sequence[str], training: str) -> str:
+    """Return what a column would need of the splits that are known; "" if it has it."""
+    if split == HELD_OUT:
+        return "" if [name for name in known if name != training] else f"a split to test on beside {training}"
+    wanted = training if split == TRAINING else split
+    return "" if wanted in known else f"detections or proposals of {wanted}"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tune.objectives import RANK
+from pipelines.variants.objectives.agreement import RANK
 from tune.report import page_of
 from tune.results import how_many, ranking, spread, text_tables, where
 from tune.search import Outcome, with_ranks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.page.section import Section, Tile, View, beside
 from pipelines.store.numbers import percent
-from tune.objectives import OBJECTIVES
+from pipelines.variants.objectives import OBJECTIVES
 from tune.results import finished_trials, given_knobs, how_many, reported, seeds_compared, spread, where
 from tune.search import Outcome
 from tune.spaces import headings, short

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.page.section import Section, View, beside
 from pipelines.store.numbers import percent
-from tune.objectives import Part
+from pipelines.variants.objectives.base import Part
 from tune.results import where
 from tune.search import Outcome
 from tune.spaces import headings, short

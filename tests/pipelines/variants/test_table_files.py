@@ -1,0 +1,188 @@
+"""Files of tables: those that ship, those of others, and what is refused before anything runs."""
+
+import sys
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipelines.cli import app as cli
+from pipelines.variants.objectives import OBJECTIVES
+from pipelines.variants.run import Asked, Cells
+from pipelines.variants.table import known_tables, load_table
+from weaksam.errors import ConfigError
+
+TABLE = """
+title: "Mine"
+source: "nowhere"
+recipe: shapes
+seeded: [retrain.seed]
+presets: {slow: {else: {retrain.lr: 0.001}}}
+columns: {AP50: ap50}
+rows:
+  as it is: {}
+  slower: {presets: [slow], set: {retrain.epochs: 2}, published: {voc07: {AP50: 12.5}}}
+differences: {column: AP50, pairs: [[as it is, slower]]}
+"""
+
+
+def write(folder, text=TABLE, name="mine"):
+    (folder / f"{name}.yaml").write_text(text)
+    return str(folder / f"{name}.yaml")
+
+
+def test_the_shipped_tables_are_those_that_are_promised():
+    assert list(known_tables()) == [
+        "table-1", "table-4", "table-5", "table-5-dino", "table-6", "table-7", "table-8", "table-9", "table-10", "noise",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", known_tables())
+def test_a_shipped_table_fits_its_recipe(name):
+    table = load_table(name)
+    cells = Cells(table, Asked())
+    assert table.name == name
+    assert cells.left_out == {}
+    assert [variant.recipe(7) for variant in cells.variants.values()]
+    published = {heading for row in table.rows.values() for of in row.published.values() for heading in of}
+    assert published <= {*table.columns, "propose h", "train h"}
+
+
+def test_a_table_is_found_by_its_number_its_name_and_as_a_file(tmp_path):
+    assert (
+        load_table("4")
+        == load_table("table-4")
+        == load_table("table-4.yaml")
+        == load_table(str(known_tables()["table-4"]))
+    )
+    assert load_table(write(tmp_path)).title == "Mine"
+    with pytest.raises(
+        ConfigError, match=r"no table 'noize' as a file or by name; did you mean noise\? There are table-1"
+    ):
+        load_table("noize")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("AP50: ap50", "AP50: ap5", r"mine\.yaml: columns\.AP50: expected one of .*, got ap5; did you mean ap50"),
+        (
+            "AP50: ap50",
+            "AP50: {objective: ap50, splitt: val}",
+            r"columns\.AP50\.splitt: no such option; did you mean split",
+        ),
+        ("columns: {AP50: ap50}", "columns: {}", r"mine\.yaml: columns: expected one or more"),
+        (
+            "presets: [slow]",
+            "presets: [slo]",
+            r"rows\.slower\.presets: expected one of slow, got slo; did you mean slow",
+        ),
+        ("published:", "publishd:", r"rows\.slower\.publishd: no such option; did you mean published"),
+        ("seeded:", "seeds: 3\nseeded:", "seeds: "),
+        ("title:", "titel:", "titel: no such option; did you mean title"),
+        ("column: AP50", "column: AP", r"differences\.column: expected one of AP50, got AP"),
+        ("[as it is, slower]", "[as it is, slow]", r"differences\.pairs: .*, got slow; did you mean slower"),
+        ("rows:", "rows: [", "not valid YAML"),
+    ],
+)
+def test_a_table_that_cannot_be_names_its_file_the_place_and_the_nearest_name(tmp_path, old, new, message):
+    assert old in TABLE
+    with pytest.raises(ConfigError, match=rf"(?s)mine\.yaml.*{message}|{message}"):
+        load_table(write(tmp_path, TABLE.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("retrain.epochs", "retrain.epoch", r"mine: rows\.slower: .*retrain\.epoch .*did you mean epochs"),
+        ("epochs: 2", "epochs: two", r"mine: rows\.slower: .*retrain\.epochs"),
+        ("retrain.lr", "retrain.learn_rate", r"mine: rows\.slower: .*retrain\.learn_rate"),
+        ("recipe: shapes", "recipe: shape", r"no recipe 'shape' .*did you mean shapes"),
+        (
+            "{else: {retrain.lr: 0.001}}",
+            "{else: presets/dino-smal}",
+            r"rows\.slower: no recipe 'presets/dino-smal'.*dino-small",
+        ),
+        ("else:", "voc07:", r"mine: presets\.slow: expected one for shapes or else, got voc07"),
+        ("seeded:", "starts_from: {mil.detectr: mist}\nseeded:", r"mine: mil\.detectr: no such field"),
+        (
+            "seeded: [retrain.seed]",
+            "seeded: [retrain.sed]",
+            r"mine: retrain\.sed: no such field of a recipe; did you mean seed",
+        ),
+        (
+            "AP50: ap50",
+            "AP50: {objective: ap50, split: tset}",
+            r"AP50: expected detections or proposals of tset, got train, val",
+        ),
+    ],
+)
+def test_what_rows_name_is_checked_on_the_recipe_before_anything_runs(tmp_path, old, new, message):
+    assert old in TABLE
+    table = load_table(write(tmp_path, TABLE.replace(old, new, 1)))
+    with pytest.raises(ConfigError, match=rf"(?s){message}"):
+        Cells(table, Asked())
+
+
+def test_presets_lie_below_what_people_set_and_rows_above(tmp_path):
+    table = load_table(write(tmp_path, TABLE.replace("epochs: 2", "epochs: 2, retrain.batch_size: 3")))
+    cells = Cells(table, Asked(overrides=("retrain.warmup_steps=5",)))
+    own, slower = (cells.variants[name].recipe(0).retrain for name in ("as it is", "slower"))
+    assert (slower.lr, slower.epochs, slower.batch_size, slower.warmup_steps) == (0.001, 2, 3, 5)
+    assert (own.lr, own.warmup_steps) == (0.0005, 5)
+    with pytest.raises(ConfigError, match=r"--set retrain\.epochs=9: mine sets retrain.epochs itself"):
+        Cells(table, Asked(overrides=("retrain.epochs=9",)))
+
+
+def test_a_preset_may_be_a_file_beside_the_table(tmp_path):
+    (tmp_path / "slow.yaml").write_text("retrain: {lr: 0.25}")
+    table = load_table(write(tmp_path, TABLE.replace("{retrain.lr: 0.001}", "slow.yaml")))
+    assert Cells(table, Asked()).variants["slower"].recipe(0).retrain.lr == 0.25
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Another package with a table, its objective, and a line of registration for each."""
+    (tmp_path / "my_tables").mkdir()
+    (tmp_path / "my_tables" / "__init__.py").write_text(
+        "from pipelines.variants.objectives.base import Objective\n"
+        "COUNT = Objective(what='images', instance='index', read=lambda reading: {'': 3.0}, unit='images')\n"
+    )
+    write(tmp_path / "my_tables", TABLE.replace("AP50: ap50", "AP50: ap50, images: my_count"), "theirs")
+    metadata = tmp_path / "my_tables-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my_tables\nVersion: 1.0\n")
+    points = metadata / "entry_points.txt"
+    points.write_text("[weaksam.tables]\ntheirs = my_tables\n\n[weaksam.objectives]\nmy_count = my_tables:COUNT\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    vars(OBJECTIVES).pop("_targets", None)
+    yield points
+    vars(OBJECTIVES).pop("_targets", None)
+    sys.modules.pop("my_tables", None)
+
+
+def test_another_package_adds_a_table_and_an_objective_by_a_line_each(package):
+    assert list(known_tables())[-1] == "theirs"
+    assert Cells(load_table("theirs"), Asked()).table.objectives == ("ap50", "my_count")
+    assert OBJECTIVES["my_count"].unit == "images"
+    listed = CliRunner(env={"COLUMNS": "120"}).invoke(cli.app, ["table"])
+    assert "theirs" in listed.output
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("theirs = my_table", "weaksam.tables: 'theirs': no package my_table"),
+        ("other = my_tables", r"weaksam.tables: 'other' is not at .*other\.yaml"),
+    ],
+)
+def test_a_line_that_leads_nowhere_is_named(package, line, message):
+    package.write_text(f"[weaksam.tables]\n{line}\n")
+    with pytest.raises(ConfigError, match=message):
+        known_tables()
+
+
+def test_the_files_are_read_as_they_are_meant():
+    for path in known_tables().values():
+        given = yaml.safe_load(path.read_text())
+        assert list(load_table(str(path)).rows) == list(given["rows"])  # names that YAML reads as text

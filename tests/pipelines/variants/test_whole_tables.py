@@ -1,0 +1,70 @@
+"""Every shipped table, made from drawn images to the last figure: two steps of each training, in one process."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from pipelines.cli.table import _true_boxes
+from pipelines.engine.stage import Options
+from pipelines.variants.document import to_lines
+from pipelines.variants.run import Asked, Cells, make_table
+from pipelines.variants.table import known_tables, load_table
+
+pytestmark = pytest.mark.slow
+
+TOY = """
+base: BASE
+name: shapes-toy
+data: {splits: [train, val], shapes: {train: 8, val: 4, test: 0, size: 64}}
+propose: {splits: []}
+clues: {cam: {max_side: 64}}
+classifier: {epochs: 1, crop_size: 64, batch_size: 4}
+prompts: {points_per_side: 2}
+mil: {steps: 2, epochs: 0, scales: [64], max_side: 64, min_box_side: 4}
+detect: {scales: [64], max_side: 64, splits: []}
+retrain:
+  steps: 2
+  epochs: 0
+  batch_size: 4
+  scales: [64]
+  max_side: 64
+  faster_rcnn: {anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, drop: {start_step: 1}}
+  test: {scales: [64], max_side: 64, splits: []}
+resources: {here: true}
+"""
+SMALL_DINO = (
+    "retrain.dino.dim=32", "retrain.dino.heads=2", "retrain.dino.encoder_layers=1", "retrain.dino.decoder_layers=1",
+    "retrain.dino.feedforward_dim=16", "retrain.dino.queries=10", "retrain.dino.denoising_queries=4",
+)  # fmt: skip
+IN_SECONDS = ("table-4", "table-5", "table-6", "table-10")
+TABLES = [pytest.param(n, marks=() if n in IN_SECONDS else pytest.mark.long) for n in known_tables()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One run folder for all tables, which share what they can."""
+    return tmp_path_factory.mktemp("tables")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_measured(run, tmp_path, name):
+    table = load_table(name)
+    (tmp_path / "toy.yaml").write_text(TOY.replace("BASE", f"{table.recipe}.yaml"))
+    cells = Cells(table, Asked(recipe=str(tmp_path / "toy.yaml"), overrides=SMALL_DINO, seeds=(0,)))
+    out = io.StringIO()
+    document = make_table(cells, str(run), Options(), Console(file=out, width=200), _true_boxes)
+    assert document["errors"] == []
+    assert cells.left_out == {}
+    assert [row["state"] for row in document["rows"]] == ["measured"] * len(table.rows)
+    known = {heading for row in document["rows"] for heading, of in row["values"].items() if of["mean"] is not None}
+    assert set(table.columns) - known <= {"MiB a GPU", "wrong of dropped"}
+    assert len(document["differences"]) == (len(table.differences.pairs) if table.differences else 0)
+    assert json.loads((run / "tables" / f"{name}.json").read_text()) == document
+    _, lines = to_lines(document)
+    assert len(lines) == len(table.rows)
+    # The same command again makes nothing anew.
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("_manifest.json")}
+    assert make_table(cells, str(run), Options(), Console(quiet=True), _true_boxes)["rows"] == document["rows"]
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("_manifest.json")} == before
