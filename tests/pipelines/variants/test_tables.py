@@ -223,7 +223,12 @@ def content(recipe: Recipe, name: str, ap50: float) -> tuple[dict, dict | None]:
         return {"labels_granted_to": "train", "text": "images 5"}, None
     if name == "propose":
         proof = {"images": 5, "done": 5, "dropped": 0}
-        return {"images": proof, "throughput": {"images": 5, "seconds": 1.0}, "seconds": 8.0, "text": ""}, None
+        return {
+            "images": proof,
+            "throughput": {"images": 5, "seconds": 1.0, "images_per_s": 5.0},
+            "seconds": 8.0,
+            "text": "",
+        }, None
     if name == "train-mil":
         return {"steps": {"planned": 9, "done": 9, "resumed_at": 0}, "seconds": 4.0 + recipe.mil.seed, "text": ""}, None
     if name == "evaluate.proposals":
@@ -338,7 +343,7 @@ def test_seconds_come_from_the_manifests_and_memory_only_where_it_was_measured(t
 def test_the_time_of_what_was_interrupted_is_not_known(tmp_path):
     run, cells = str(tmp_path), cells_of("6")
     recipe = cells.variants["WeakSAM"].recipe(0)
-    part = {"images": 2, "seconds": 1.0}
+    part = {"images": 2, "seconds": 1.0, "images_per_s": 2.0}
     finish(recipe, run, "propose", throughput=part)
     finish(recipe, run, "train-mil", steps={"planned": 9, "done": 9, "resumed_at": 3})
     finish_table(cells, run)
