@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -81,29 +81,29 @@ def to_document(
 
 
 def lines_of(table: PaperTable, cells: Collection[Measured]) -> list[str]:
-    """Return the splits that a row has a line for: every one that a column is measured on, or else the training split."""
-    found: dict[str, None] = {}
-    for cell in cells:
-        for heading, column in table.columns.items():
-            if table.split_of(heading) != TRAINING:
-                found |= dict.fromkeys(_tested(table, heading, cell.values[column.objective], cell.training))
-    return list(found) or list(dict.fromkeys(cell.training for cell in cells))
-
-
-def _tested(table: PaperTable, heading: str, images: Mapping[str, Any], training: str) -> Iterator[str]:
-    split = table.split_of(heading)
-    if split != HELD_OUT:
-        yield split
-    else:
-        yield from (name for name in images if name not in (training, ALL_IMAGES))
+    """Return the splits that a row has a line for: all held-out ones that a column is measured on, or else the table's own."""
+    tested = [heading for heading in table.columns if table.split_of(heading) == HELD_OUT]
+    found = [split for cell in cells for heading in tested for split in _held_out(table, heading, cell)]
+    own = [cell.training if table.split == TRAINING else table.split for cell in cells]
+    return list(dict.fromkeys(found or own))
 
 
 def value_of(table: PaperTable, heading: str, cell: Measured, line: str = "") -> float | None:
     """Return what a cell gives a column; ``line`` is the split of the line, "" the first that the column is measured on."""
-    values = cell.values[table.columns[heading].objective]
-    tested = next(_tested(table, heading, values, cell.training), "")
-    split = cell.training if table.split_of(heading) == TRAINING else (line or tested)
-    return values.get(split, values.get(ALL_IMAGES))
+    column = table.columns[heading]
+    objective, values, split = OBJECTIVES[column.objective], cell.values[column.objective], table.split_of(heading)
+    if objective.parts and not column.split:
+        return next((values[images] for images in reversed(objective.parts) if images in values), None)
+    if split == HELD_OUT:
+        split = line or next(iter(_held_out(table, heading, cell)), "")
+    return values.get(cell.training if split == TRAINING else split, values.get(ALL_IMAGES))
+
+
+def _held_out(table: PaperTable, heading: str, cell: Measured) -> list[str]:
+    """Return the splits that a column is measured on beside that whose labels are granted."""
+    objective = table.columns[heading].objective
+    images = () if OBJECTIVES[objective].parts else cell.values[objective]
+    return [split for split in images if split not in (cell.training, ALL_IMAGES)]
 
 
 def _by_seed(table: PaperTable, heading: str, measured: Mapping[int, Measured], split: str) -> dict[str, Any]:

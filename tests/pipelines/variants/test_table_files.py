@@ -1,17 +1,23 @@
 """Files of tables: those that ship, those of others, and what is refused before anything runs."""
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
+from pipelines.variants.document import lines_of, value_of
+from pipelines.variants.measure import Measured
 from pipelines.variants.objectives import OBJECTIVES
+from pipelines.variants.objectives.pseudo_labels import HALVES
 from pipelines.variants.run import Asked, Cells
 from pipelines.variants.table import known_tables, load_table
 from weaksam.errors import ConfigError
 
+ROOT = Path(__file__).parents[3]
 TABLE = """
 title: "Mine"
 source: "nowhere"
@@ -180,6 +186,18 @@ def test_a_line_that_leads_nowhere_is_named(package, line, message):
     package.write_text(f"[weaksam.tables]\n{line}\n")
     with pytest.raises(ConfigError, match=message):
         known_tables()
+
+
+def test_the_table_that_is_shown_to_strangers_fits_its_recipe(tmp_path):
+    (shown,) = re.findall(r"```yaml\n(title.*?)```", (ROOT / "docs" / "RUNNING.md").read_text(), re.DOTALL)
+    cells = Cells(load_table(write(tmp_path, shown)), Asked())
+    assert list(cells.variants) == ["top-1", "adaptive", "true boxes"]
+    assert cells.pairs().half_width == 0.01  # a point
+    halves = Measured(
+        values={"pseudo_precision": dict.fromkeys(HALVES, 0.25) | {HALVES[1]: 0.5}, "voc_ap50": {"val": 0.75}}
+    )
+    assert lines_of(cells.table, [halves]) == ["val"]
+    assert value_of(cells.table, "precision", halves, "val") == 0.5
 
 
 def test_the_files_are_read_as_they_are_meant():

@@ -478,6 +478,16 @@ def test_every_test_split_has_its_line_beside_what_is_measured_on_the_training_s
     assert [[line[1], line[3], line[6]] for line in lines] == [["test", "12.5", "50.0"], ["val", "12.5", "25.0"]]
 
 
+def test_what_is_known_of_no_split_stands_in_every_line():
+    table = load_table("6").model_copy(update={"columns": load_table("noise").columns, "split": "held-out"})
+    detected = {"val": 0.5, "test": 0.25}
+    values = dict.fromkeys(("ap50", "voc_ap50", "coco_ap75"), detected)
+    cell = measured(**values, **{name: {"": 0.125} for name in ("regions_wrong", "regions_dropped", "dropped_wrong")})
+    document = to_document(table, load_recipe("shapes")[0], "run", (0,), {}, Results({("WeakSAM", 0): cell}))
+    lines = [line for line in to_lines(document)[1] if line[0] == "WeakSAM"]
+    assert [line[1:6] for line in lines] == [["val", *["50.0"] * 3, "12.5"], ["test", *["25.0"] * 3, "12.5"]]
+
+
 def test_a_table_that_is_not_done_says_what_is_missing():
     failed = Results({("OICR, Selective Search", 0): Failed("RunError: no | luck")})
     left_out = {"MIST, Selective Search": "not asked for"}
