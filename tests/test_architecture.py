@@ -231,8 +231,7 @@ def test_true_boxes_are_read_by_evaluation_analysis_report_and_sweeps_only() -> 
 
 def test_only_the_command_line_exports_true_boxes_and_no_stage_does() -> None:
     assert {name for name, tree in module_trees().items() if EXPORT_OF_TRUE_BOXES in imported_by(tree)} == {
-        "pipelines.cli.exchange",
-        "pipelines.cli.table",
+        "pipelines.cli.exchange"
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,7 +11,6 @@ from pipelines.cli import terminal
 from pipelines.cli.console import console, set_up_logging
 from pipelines.cli.options import RecipeRequest, is_run_folder, spread
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.variants.run import Asked, Cells, make_table, parse_seeds
 from pipelines.variants.table import known_tables, load_table
 from weaksam.errors import ConfigError
@@ -83,7 +82,7 @@ def table(
     run_uri = request.run_uri(cells.base)
     if not request.dry_run:
         terminal.go_on_unread()
-    if make_table(cells, run_uri, request.options, console, _true_boxes).get("errors"):
+    if make_table(cells, run_uri, request.options, console).get("errors"):
         raise typer.Exit(1)
 
 
@@ -95,7 +94,3 @@ def _list() -> TextTable:
         found = load_table(str(path))
         text.add_row(name, found.title, found.recipe)
     return text
-
-
-def _true_boxes(run_uri: str, name: str, noise: float) -> dict[str, Any]:
-    return run_export_true_boxes(run_uri, name=name, noise=noise)

@@ -6,7 +6,6 @@ import json
 import pytest
 from rich.console import Console
 
-from pipelines.cli.table import _true_boxes
 from pipelines.engine.stage import Options
 from pipelines.variants.document import to_lines
 from pipelines.variants.run import Asked, Cells, make_table
@@ -54,7 +53,7 @@ def test_a_table_is_measured(run, tmp_path, name):
     (tmp_path / "toy.yaml").write_text(TOY.replace("BASE", f"{table.recipe}.yaml"))
     cells = Cells(table, Asked(recipe=str(tmp_path / "toy.yaml"), overrides=SMALL_DINO, seeds=(0,)))
     out = io.StringIO()
-    document = make_table(cells, str(run), Options(), Console(file=out, width=200), _true_boxes)
+    document = make_table(cells, str(run), Options(), Console(file=out, width=200))
     assert document["errors"] == []
     assert cells.left_out == {}
     assert [row["state"] for row in document["rows"]] == ["measured"] * len(table.rows)
@@ -66,5 +65,5 @@ def test_a_table_is_measured(run, tmp_path, name):
     assert len(lines) == len(table.rows)
     # The same command again makes nothing anew.
     before = {path: path.stat().st_mtime_ns for path in run.rglob("_manifest.json")}
-    assert make_table(cells, str(run), Options(), Console(quiet=True), _true_boxes)["rows"] == document["rows"]
+    assert make_table(cells, str(run), Options(), Console(quiet=True))["rows"] == document["rows"]
     assert {path: path.stat().st_mtime_ns for path in run.rglob("_manifest.json")} == before
