@@ -11,7 +11,8 @@ from pipelines.cli import terminal
 from pipelines.cli.console import console, set_up_logging
 from pipelines.cli.options import RecipeRequest, is_run_folder, spread
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.variants.run import Asked, Cells, make_table, parse_seeds
+from pipelines.variants.cells import Asked, Cells
+from pipelines.variants.run import make_table, parse_seeds
 from pipelines.variants.table import known_tables, load_table
 from weaksam.errors import ConfigError
 

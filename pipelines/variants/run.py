@@ -9,11 +9,6 @@ where it was, and tables share cells. A cell that fails is shown as failed and t
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from rich.console import Console
@@ -21,163 +16,14 @@ from rich.console import Console
 from pipelines.engine.stage import Options
 from pipelines.engine.status import TABLES
 from pipelines.engine.text_table import Kind, TextTable
-from pipelines.recipe.model import Recipe, read_recipe, render, verb_of
+from pipelines.recipe.model import render
 from pipelines.runner import Run
 from pipelines.store.tables import write_bytes, write_json
-from pipelines.variants.document import data_set, remarks, to_document, to_markdown, to_text, value_of
-from pipelines.variants.measure import Pairs, Results, Variant, measure
-from pipelines.variants.objectives import OBJECTIVES
-from pipelines.variants.table import ELSE, HELD_OUT, TRAINING, PaperTable, Row, Settings
+from pipelines.variants.cells import Cells
+from pipelines.variants.document import remarks, to_document, to_markdown, to_text
+from pipelines.variants.measure import Results, Variant, measure
 from weaksam.errors import ConfigError, WeaksamError
 from weaksam.io.files import join
-
-_TRAINED = ("train-mil", "retrain")  # verbs that a recipe must list for rows that need them
-_FINAL = "evaluate.final"  # that objectives of detections are read from, unless a table says otherwise
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """Which recipe a table is to be measured of, and with what."""
-
-    recipe: str = ""  # a file, or a shipped recipe's name; "" = the table's
-    overrides: tuple[str, ...] = ()
-    data_uri: str = ""
-    seeds: tuple[int, ...] = ()  # empty = the table's, or else the recipe's own
-    rows: tuple[str, ...] = ()  # patterns of their names; empty = all
-
-
-class Cells:
-    """The variants of a recipe that a table consists of.
-
-    Raises:
-        ConfigError: the recipe cannot be measured so, before anything runs.
-    """
-
-    def __init__(self, table: PaperTable, asked: Asked) -> None:
-        self.table = table
-        self.recipe_name = asked.recipe or table.recipe
-        self._asked = asked
-        for item in asked.overrides:
-            name = item.partition("=")[0].strip()
-            if name in table.own():
-                raise ConfigError(f"--set {item}: {table.name} sets {name} itself; seeds are chosen with --seeds")
-        self._source = read_recipe(self.recipe_name)
-        self.base = self._source.recipe(asked.overrides, asked.data_uri)[0]
-        self._check_start()
-        self.seeds = asked.seeds or table.seeds or (_value(self.base, table.seeded[0], table.name),)
-        self.left_out: dict[str, str] = {}  # row -> why it is not measured
-        self.variants: dict[str, Variant] = {}  # of the other rows
-        for name, row in table.rows.items():
-            variant = self._variant(name, row)
-            if why := self._why_not(name, row, variant):
-                self.left_out[name] = why
-            else:
-                self.variants[name] = variant
-        if not self.variants:
-            raise ConfigError(
-                f"{table.name}: recipe {self.base.name} has none of its rows: {next(iter(self.left_out.values()))}"
-            )
-        self._check_splits()
-
-    @property
-    def own(self) -> Variant:
-        """The recipe itself, without what rows change."""
-        return self._of(self._source, "", ())
-
-    def needed(self, run: Run, variant: Variant) -> list[str]:
-        """Return all instances of a cell in the order in which they run."""
-        return run.needed_for(*dict.fromkeys(variant.instances(self.table.objectives).values()))
-
-    def pairs(self) -> Pairs | None:
-        """Return what is compared seed by seed."""
-        asked = self.table.differences
-        if asked is None:
-            return None
-        names = tuple(pair for pair in asked.pairs if set(pair) <= self.variants.keys())
-        scale = 100 if OBJECTIVES[self.table.columns[asked.column].objective].unit == "%" else 1
-        read = lambda cell: value_of(self.table, asked.column, cell)  # noqa: E731
-        return Pairs(names=names, read=read, half_width=asked.half_width / scale)
-
-    def _of(self, source: Any, name: str, items: Iterable[str], detections: str = "") -> Variant:
-        table = self.table
-        return Variant(
-            name=name,
-            source=source,
-            overrides=tuple(items),
-            seeds=self.seeds,
-            seeded=table.seeded,
-            data_uri=self._asked.data_uri,
-            read_from={_FINAL: detections or table.detections},
-        )
-
-    def _variant(self, name: str, row: Row) -> Variant:
-        """Return a row's variant: presets, then what people set, then what the row sets."""
-        presets = [self._preset(preset) for preset in row.presets]
-        files = [preset for preset in presets if isinstance(preset, str)]
-        items = [item for preset in presets if not isinstance(preset, str) for item in _items(preset)]
-        where = f"{self.table.name}: rows.{name}"
-        try:
-            source = read_recipe(self.recipe_name, files) if files else self._source
-            variant = self._of(source, name, [*items, *self._asked.overrides, *_items(row.settings)], row.detections)
-            variant.recipe(self.seeds[0])
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
-        return variant
-
-    def _preset(self, name: str) -> str | Settings:
-        of = self.table.presets[name]
-        found = of.get(data_set(self.base.name, of), of.get(ELSE))
-        if found is None:
-            known = ", ".join(of)
-            raise ConfigError(
-                f"{self.table.name}: presets.{name}: expected one for {self.base.name} or {ELSE}, got {known}"
-            )
-        return found
-
-    def _check_start(self) -> None:
-        for option, expected in self.table.starts_from.items():
-            got = _value(self.base, option, self.table.name)
-            if got != expected:
-                raise ConfigError(
-                    f"recipe {self.base.name}: {self.table.name} starts from {option}={expected!r}, got {got!r}"
-                )
-
-    def _why_not(self, name: str, row: Row, variant: Variant) -> str:
-        """Return why a row is not measured, "" if it is."""
-        if self._asked.rows and not any(fnmatchcase(name, pattern) for pattern in self._asked.rows):
-            return "not asked for"
-        for option, needed in row.needs.items():
-            got = _value(self.base, option, self.table.name)
-            if got != needed and not (isinstance(got, tuple) and needed in got):
-                return f"recipe {self.base.name} has no {needed} in {option}"
-        listed = {verb_of(stage) for stage in self.base.stages}
-        recipe = variant.recipe(self.seeds[0])
-        needed_verbs = {verb_of(instance) for instance in self.needed(Run(recipe, ""), variant)}
-        missing = [verb for verb in _TRAINED if verb in needed_verbs - listed]
-        return f"the stages of recipe {self.base.name} have no {missing[0]}" if missing else ""
-
-    def _check_splits(self) -> None:
-        """Refuse what would train for days and then have nothing to measure."""
-        from weaksam.datasets import open_dataset, train_split
-
-        dataset = open_dataset(self.base.data)
-        training = train_split(dataset, self.base.data)
-        for name, variant in self.variants.items():
-            recipe = variant.recipe(self.seeds[0])
-            where = f"{self.table.name}: rows.{name}: {recipe.data.uri}"
-            proposed = recipe.propose.splits or tuple(dataset.splits)
-            if "train-mil" in self.needed(Run(recipe, ""), variant) and training not in proposed:
-                raise ConfigError(
-                    f"{where} (propose.splits): expected proposals of {training}, got {', '.join(proposed)}"
-                )
-            for objective, instance in variant.instances(self.table.objectives).items():
-                limits = OBJECTIVES[objective].splits(recipe, "select", instance)
-                known = [split for split in dataset.splits if all(not of or split in of for of in limits.values())]
-                for heading, column in self.table.columns.items():
-                    expected = _missing(self.table.split_of(heading), known, training)
-                    if limits and column.objective == objective and expected:
-                        fields = ", ".join(limits)
-                        raise ConfigError(f"{where} ({fields}): {heading}: expected {expected}, got {', '.join(known)}")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -209,14 +55,21 @@ def make_table(cells: Cells, run_uri: str, options: Options, console: Console) -
         console.print(_cells_table(cells, run_uri))
         return {}
     write_bytes(join(run_uri, "recipe.yaml"), render(cells.base).encode())
+    variants = [
+        variant
+        for name, variant in cells.variants.items()
+        if cells.is_asked_for(name) or _is_done(cells, variant, run_uri)
+    ]
+    left_out = cells.left_out | dict.fromkeys(
+        cells.variants.keys() - {v.name for v in variants}, "it was not asked for"
+    )
 
     def write(results: Results) -> dict[str, Any]:
-        document = to_document(table, cells.base, run_uri, cells.seeds, cells.left_out, results)
+        document = to_document(table, cells.base, run_uri, cells.seeds, left_out, results)
         write_json(join(run_uri, TABLES, f"{table.name}.json"), document)
         write_bytes(join(run_uri, TABLES, f"{table.name}.md"), to_markdown(document).encode())
         return document
 
-    variants = list(cells.variants.values())
     results = measure(variants, table.objectives, run_uri, options, console, pairs=cells.pairs(), done=write)
     _make_current(cells, run_uri)
     document = write(results)
@@ -240,6 +93,14 @@ def _make_current(cells: Cells, run_uri: str) -> None:
                 instance.make_current()
 
 
+def _is_done(cells: Cells, variant: Variant, run_uri: str) -> bool:
+    """Whether a row that was not asked for is finished, and costs nothing to show."""
+    try:
+        return not any(cells.left(variant, seed, run_uri) for seed in cells.seeds)
+    except WeaksamError:  # what it reads is not there
+        return False
+
+
 def _cells_table(cells: Cells, run_uri: str) -> TextTable:
     """Lay out what is done and what would run."""
     text = TextTable(cells.table.title)
@@ -247,35 +108,12 @@ def _cells_table(cells: Cells, run_uri: str) -> TextTable:
     text.add_columns(Kind.TEXT, "state")
     for seed in cells.seeds:
         for name, variant in cells.variants.items():
-            run = Run(variant.recipe(seed), run_uri)
-            left = [n for n in cells.needed(run, variant) if run.instance(n).manifest() is None]
-            state = f"to do: {', '.join(left)}" if left else "done"
-            text.add_row(name, str(seed), state)
+            try:
+                left = cells.left(variant, seed, run_uri)
+                to_do = f"to do: {', '.join(left)}" if cells.is_asked_for(name) else "not asked for"
+            except WeaksamError as error:
+                left, to_do = [""], f"cannot run: {error}"
+            text.add_row(name, str(seed), to_do if left else "done")
     for name, why in cells.left_out.items():
         text.add_row(name, "", f"not measured: {why}")
     return text
-
-
-def _items(settings: Settings) -> list[str]:
-    return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-
-
-def _value(recipe: Recipe, name: str, where: str) -> Any:
-    """Return a recipe's value of ``a.b``; raise ConfigError if there is no such field."""
-    value: Any = recipe
-    for part in name.split("."):
-        if part not in vars(value):
-            close = difflib.get_close_matches(part, vars(value), n=1)
-            raise ConfigError(
-                f"{where}: {name}: no such field of a recipe{f'; did you mean {close[0]}?' if close else ''}"
-            )
-        value = getattr(value, part)
-    return value
-
-
-def _missing(split: str, known: Sequence[str], training: str) -> str:
-    """Return what a column would need of the splits that are known; "" if it has it."""
-    if split == HELD_OUT:
-        return "" if [name for name in known if name != training] else f"a split to test on beside {training}"
-    wanted = training if split == TRAINING else split
-    return "" if wanted in known else f"detections or proposals of {wanted}"

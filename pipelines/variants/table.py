@@ -107,7 +107,7 @@ class PaperTable(BaseModel):
         """Return the images that a column is measured on: TRAINING, HELD_OUT or a split's name."""
         return self.columns[heading].split or self.split
 
-    def own(self) -> set[str]:
+    def fields_set(self) -> set[str]:
         """Return the fields of a recipe that the table sets itself."""
         return {*self.seeded, *(name for row in self.rows.values() for name in row.settings)}
 

@@ -9,11 +9,11 @@ import yaml
 from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
+from pipelines.variants.cells import Asked, Cells
 from pipelines.variants.document import lines_of, value_of
 from pipelines.variants.measure import Measured
 from pipelines.variants.objectives import OBJECTIVES
 from pipelines.variants.objectives.pseudo_labels import HALVES
-from pipelines.variants.run import Asked, Cells
 from pipelines.variants.table import known_tables, load_table
 from weaksam.errors import ConfigError
 

@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from pipelines.engine.stage import Options
+from pipelines.variants.cells import Asked, Cells
 from pipelines.variants.document import to_lines
-from pipelines.variants.run import Asked, Cells, make_table
+from pipelines.variants.run import make_table
 from pipelines.variants.table import known_tables, load_table
 
 pytestmark = pytest.mark.slow

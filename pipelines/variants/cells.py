@@ -1,0 +1,199 @@
+"""The cells of a table: its rows as variants of a recipe, checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+from pipelines.recipe.model import Recipe, RecipeSource, read_recipe, verb_of
+from pipelines.runner import Run
+from pipelines.variants.document import data_set, value_of
+from pipelines.variants.measure import Pairs, Variant
+from pipelines.variants.objectives import OBJECTIVES
+from pipelines.variants.table import ELSE, HELD_OUT, TRAINING, PaperTable, Row, Settings
+from weaksam.errors import ConfigError
+
+_TRAINED = ("train-mil", "retrain")  # verbs that a recipe must list for rows that need them
+_FINAL = "evaluate.final"  # that objectives of detections are read from, unless a table says otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Which recipe a table is to be measured of, and with what."""
+
+    recipe: str = ""  # a file, or a shipped recipe's name; "" = the table's
+    overrides: tuple[str, ...] = ()
+    data_uri: str = ""
+    seeds: tuple[int, ...] = ()  # empty = the table's, or else the recipe's own
+    rows: tuple[str, ...] = ()  # patterns of their names; empty = all
+
+
+class Cells:
+    """The variants of a recipe that a table consists of.
+
+    Raises:
+        ConfigError: the recipe cannot be measured so, before anything runs.
+    """
+
+    def __init__(self, table: PaperTable, asked: Asked) -> None:
+        self.table = table
+        self.recipe_name = asked.recipe or table.recipe
+        self._asked = asked
+        for item in asked.overrides:
+            name = item.partition("=")[0].strip()
+            if name in table.fields_set():
+                raise ConfigError(f"--set {item}: {table.name} sets {name} itself; seeds are chosen with --seeds")
+        self._source = read_recipe(self.recipe_name)
+        self.base = self._source.recipe(asked.overrides, asked.data_uri)[0]
+        self._check_start()
+        self.seeds = asked.seeds or table.seeds or (_value(self.base, table.seeded[0], table.name),)
+        self.left_out: dict[str, str] = {}  # row -> why it is not measured
+        self.variants: dict[str, Variant] = {}  # of the other rows
+        for name, row in table.rows.items():
+            variant = self._variant(name, row)
+            if why := self._why_not(row, variant):
+                self.left_out[name] = why
+            else:
+                self.variants[name] = variant
+        if not any(map(self.is_asked_for, self.variants)):
+            none = next(iter(self.left_out.values()), f"there are {', '.join(table.rows)}")
+            raise ConfigError(f"{table.name}: recipe {self.base.name} has none of the rows: {none}")
+        self._check_splits()
+
+    @property
+    def own(self) -> Variant:
+        """The recipe itself, without what rows change."""
+        return self._of(self._source, "", ())
+
+    def needed(self, run: Run, variant: Variant) -> list[str]:
+        """Return all instances of a cell in the order in which they run."""
+        return run.needed_for(*dict.fromkeys(variant.instances(self.table.objectives).values()))
+
+    def is_asked_for(self, name: str) -> bool:
+        """Whether a row is one of those that people asked for."""
+        return not self._asked.rows or any(fnmatchcase(name, pattern) for pattern in self._asked.rows)
+
+    def left(self, variant: Variant, seed: int, run_uri: str) -> list[str]:
+        """Return the instances of a cell that are not finished."""
+        run = Run(variant.recipe(seed), run_uri)
+        return [name for name in self.needed(run, variant) if run.instance(name).manifest() is None]
+
+    def pairs(self) -> Pairs | None:
+        """Return what is compared seed by seed."""
+        asked = self.table.differences
+        if asked is None:
+            return None
+        names = tuple(pair for pair in asked.pairs if set(pair) <= self.variants.keys())
+        scale = 100 if OBJECTIVES[self.table.columns[asked.column].objective].unit == "%" else 1
+        return Pairs(names=names, read=partial(value_of, self.table, asked.column), half_width=asked.half_width / scale)
+
+    def _of(self, source: RecipeSource, name: str, items: Iterable[str], detections: str = "") -> Variant:
+        table = self.table
+        return Variant(
+            name=name,
+            source=source,
+            overrides=tuple(items),
+            seeds=self.seeds,
+            seeded=table.seeded,
+            data_uri=self._asked.data_uri,
+            read_from={_FINAL: detections or table.detections},
+        )
+
+    def _variant(self, name: str, row: Row) -> Variant:
+        """Return a row's variant: presets, then what people set, then what the row sets."""
+        presets = [self._preset(preset) for preset in row.presets]
+        files = [preset for preset in presets if isinstance(preset, str)]
+        items = [item for preset in presets if not isinstance(preset, str) for item in _items(preset)]
+        where = f"{self.table.name}: rows.{name}"
+        try:
+            source = read_recipe(self.recipe_name, files) if files else self._source
+            variant = self._of(source, name, [*items, *self._asked.overrides, *_items(row.settings)], row.detections)
+            variant.recipe(self.seeds[0])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        return variant
+
+    def _preset(self, name: str) -> str | Settings:
+        of = self.table.presets[name]
+        found = of.get(data_set(self.base.name, of), of.get(ELSE))
+        if found is None:
+            known = ", ".join(of)
+            raise ConfigError(
+                f"{self.table.name}: presets.{name}: expected one for {self.base.name} or {ELSE}, got {known}"
+            )
+        return found
+
+    def _check_start(self) -> None:
+        for option, expected in self.table.starts_from.items():
+            got = _value(self.base, option, self.table.name)
+            if got != expected:
+                raise ConfigError(
+                    f"recipe {self.base.name}: {self.table.name} starts from {option}={expected!r}, got {got!r}"
+                )
+
+    def _why_not(self, row: Row, variant: Variant) -> str:
+        """Return why a row cannot be measured, "" if it can."""
+        for option, needed in row.needs.items():
+            got = _value(self.base, option, self.table.name)
+            if got != needed and not (isinstance(got, tuple) and needed in got):
+                return f"recipe {self.base.name} has no {needed} in {option}"
+        listed = {verb_of(stage) for stage in self.base.stages}
+        recipe = variant.recipe(self.seeds[0])
+        needed_verbs = {verb_of(instance) for instance in self.needed(Run(recipe, ""), variant)}
+        missing = [verb for verb in _TRAINED if verb in needed_verbs - listed]
+        return f"the stages of recipe {self.base.name} have no {missing[0]}" if missing else ""
+
+    def _check_splits(self) -> None:
+        """Refuse what would train for days and then have nothing to measure."""
+        from weaksam.datasets import open_dataset, train_split
+
+        dataset = open_dataset(self.base.data)
+        training = train_split(dataset, self.base.data)
+        for name, variant in self.variants.items():
+            if self.is_asked_for(name):
+                self._check_splits_of(variant, dataset.splits, training)
+
+    def _check_splits_of(self, variant: Variant, splits: Sequence[str], training: str) -> None:
+        recipe = variant.recipe(self.seeds[0])
+        where = f"{self.table.name}: rows.{variant.name}: {recipe.data.uri}"
+        proposed = recipe.propose.splits or tuple(splits)
+        if "train-mil" in self.needed(Run(recipe, ""), variant) and training not in proposed:
+            raise ConfigError(f"{where} (propose.splits): expected proposals of {training}, got {', '.join(proposed)}")
+        instances = variant.instances(self.table.objectives)
+        for heading, column in self.table.columns.items():
+            limits = OBJECTIVES[column.objective].splits(recipe, "select", instances[column.objective])
+            known = [split for split in splits if all(not of or split in of for of in limits.values())]
+            expected = _missing(self.table.split_of(heading), known, training)
+            if limits and expected:
+                fields = ", ".join(limits)
+                raise ConfigError(f"{where} ({fields}): {heading}: expected {expected}, got {', '.join(known)}")
+
+
+def _items(settings: Settings) -> list[str]:
+    return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+
+
+def _value(recipe: Recipe, name: str, where: str) -> Any:
+    """Return a recipe's value of ``a.b``; raise ConfigError if there is no such field."""
+    value: Any = recipe
+    for part in name.split("."):
+        if part not in vars(value):
+            close = difflib.get_close_matches(part, vars(value), n=1)
+            raise ConfigError(
+                f"{where}: {name}: no such field of a recipe{f'; did you mean {close[0]}?' if close else ''}"
+            )
+        value = getattr(value, part)
+    return value
+
+
+def _missing(split: str, known: Sequence[str], training: str) -> str:
+    """Return what a column would need of the splits that are known; "" if it has it."""
+    if split == HELD_OUT:
+        return "" if [name for name in known if name != training] else f"a split to test on beside {training}"
+    wanted = training if split == TRAINING else split
+    return "" if wanted in known else f"detections or proposals of {wanted}"
