@@ -48,10 +48,13 @@ class Cells:
             name = item.partition("=")[0].strip()
             if name in table.fields_set():
                 raise ConfigError(f"--set {item}: {table.name} sets {name} itself; seeds are chosen with --seeds")
-        self._source = read_recipe(self.recipe_name)
+        try:
+            self._source = read_recipe(self.recipe_name)
+        except ConfigError as error:
+            raise error if asked.recipe else ConfigError(f"{table.file}: recipe: {error}") from error
         self.base = self._source.recipe(asked.overrides, asked.data_uri)[0]
         self._check_start()
-        self.seeds = asked.seeds or table.seeds or (_value(self.base, table.seeded[0], table.name),)
+        self.seeds = asked.seeds or table.seeds or (_value(self.base, table.seeded[0], f"{table.file}: seeded"),)
         self.left_out: dict[str, str] = {}  # row -> why it is not measured
         self.variants: dict[str, Variant] = {}  # of the other rows
         for name, row in table.rows.items():
@@ -109,7 +112,7 @@ class Cells:
         presets = [self._preset(preset) for preset in row.presets]
         files = [preset for preset in presets if isinstance(preset, str)]
         items = [item for preset in presets if not isinstance(preset, str) for item in _items(preset)]
-        where = f"{self.table.name}: rows.{name}"
+        where = f"{self.table.file}: rows.{name}"
         try:
             source = read_recipe(self.recipe_name, files) if files else self._source
             variant = self._of(source, name, [*items, *self._asked.overrides, *_items(row.settings)], row.detections)
@@ -124,13 +127,13 @@ class Cells:
         if found is None:
             known = ", ".join(of)
             raise ConfigError(
-                f"{self.table.name}: presets.{name}: expected one for {self.base.name} or {ELSE}, got {known}"
+                f"{self.table.file}: presets.{name}: expected one for {self.base.name} or {ELSE}, got {known}"
             )
         return found
 
     def _check_start(self) -> None:
         for option, expected in self.table.starts_from.items():
-            got = _value(self.base, option, self.table.name)
+            got = _value(self.base, option, f"{self.table.file}: starts_from")
             if got != expected:
                 raise ConfigError(
                     f"recipe {self.base.name}: {self.table.name} starts from {option}={expected!r}, got {got!r}"
@@ -139,7 +142,7 @@ class Cells:
     def _why_not(self, row: Row, variant: Variant) -> str:
         """Return why a row cannot be measured, "" if it can."""
         for option, needed in row.needs.items():
-            got = _value(self.base, option, self.table.name)
+            got = _value(self.base, option, f"{self.table.file}: needs")
             if got != needed and not (isinstance(got, tuple) and needed in got):
                 return f"recipe {self.base.name} has no {needed} in {option}"
         listed = {verb_of(stage) for stage in self.base.stages}
@@ -160,7 +163,7 @@ class Cells:
 
     def _check_splits_of(self, variant: Variant, splits: Sequence[str], training: str) -> None:
         recipe = variant.recipe(self.seeds[0])
-        where = f"{self.table.name}: rows.{variant.name}: {recipe.data.uri}"
+        where = f"{self.table.file}: rows.{variant.name}: {recipe.data.uri}"
         proposed = recipe.propose.splits or tuple(splits)
         if "train-mil" in self.needed(Run(recipe, ""), variant) and training not in proposed:
             raise ConfigError(f"{where} (propose.splits): expected proposals of {training}, got {', '.join(proposed)}")

@@ -66,7 +66,8 @@ class PaperTable(BaseModel):
 
     model_config = _STRICT
 
-    name: str  # of the file
+    file: str  # for messages
+    name: str  # of the file, without its suffix
     title: str
     source: str  # where the numbers were published
     recipe: str  # that rows change, where no other is asked for
@@ -122,7 +123,7 @@ def load_table(path_or_name: str) -> PaperTable:
         ConfigError: no such table, malformed YAML, an unknown field, objective, preset, row or column.
     """
     path = _find(path_or_name)
-    given = {**read_mapping(path, "a table's fields"), "name": path.stem}
+    given = {**read_mapping(path, "a table's fields"), "file": str(path), "name": path.stem}
     try:
         table = PaperTable.model_validate_json(json.dumps(given), strict=True)
     except ValidationError as error:

@@ -100,21 +100,25 @@ def test_a_table_that_cannot_be_names_its_file_the_place_and_the_nearest_name(tm
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("retrain.epochs", "retrain.epoch", r"mine: rows\.slower: .*retrain\.epoch .*did you mean epochs"),
-        ("epochs: 2", "epochs: two", r"mine: rows\.slower: .*retrain\.epochs"),
-        ("retrain.lr", "retrain.learn_rate", r"mine: rows\.slower: .*retrain\.learn_rate"),
-        ("recipe: shapes", "recipe: shape", r"no recipe 'shape' .*did you mean shapes"),
+        ("retrain.epochs", "retrain.epoch", r"mine\.yaml: rows\.slower: .*retrain\.epoch .*did you mean epochs"),
+        ("epochs: 2", "epochs: two", r"mine\.yaml: rows\.slower: .*retrain\.epochs"),
+        ("retrain.lr", "retrain.learn_rate", r"mine\.yaml: rows\.slower: .*retrain\.learn_rate"),
+        ("recipe: shapes", "recipe: shape", r"mine\.yaml: recipe: no recipe 'shape' .*did you mean shapes"),
         (
             "{else: {retrain.lr: 0.001}}",
             "{else: presets/dino-smal}",
             r"rows\.slower: no recipe 'presets/dino-smal'.*dino-small",
         ),
-        ("else:", "voc07:", r"mine: presets\.slow: expected one for shapes or else, got voc07"),
-        ("seeded:", "starts_from: {mil.detectr: mist}\nseeded:", r"mine: mil\.detectr: no such field"),
+        ("else:", "voc07:", r"mine\.yaml: presets\.slow: expected one for shapes or else, got voc07"),
+        (
+            "seeded:",
+            "starts_from: {mil.detectr: mist}\nseeded:",
+            r"mine\.yaml: starts_from: mil\.detectr: no such field",
+        ),
         (
             "seeded: [retrain.seed]",
             "seeded: [retrain.sed]",
-            r"mine: retrain\.sed: no such field of a recipe; did you mean seed",
+            r"mine\.yaml: seeded: retrain\.sed: no such field of a recipe; did you mean seed",
         ),
         (
             "AP50: ap50",
