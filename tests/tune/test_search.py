@@ -17,7 +17,7 @@ from pipelines.store.instances import Lock
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.upstream import SWEEP, finish_upstream, write_files
-from tune.report import render_page, write_report
+from tune.report import page_of, write_report
 from tune.results import how_many, text_tables, write_results
 from tune.search import run_sweep, sweep_folder
 from tune.sweep import BEST, Trials, load_sweep
@@ -88,9 +88,7 @@ def test_a_grid_runs_every_distinct_setting_once_and_shares_what_lies_upstream(t
     assert f"tau_s: {best}" in Path(chosen).read_text()
     assert "here: false" in Path(chosen).read_text()
     assert Path(write_report(outcome, trials)).read_text().startswith("<!doctype html>")
-    assert (
-        render_page(outcome).count('class="heat') == 3 * 6
-    )  # F1 of both halves and the agreement, over 3 x 2 settings
+    assert page_of(outcome).count('class="heat') == 3 * 6  # F1 of both halves and the agreement, over 3 x 2 settings
     assert len(text_tables(outcome)) == 2
 
 
@@ -239,7 +237,7 @@ def test_optuna_and_asha_train_compare_and_go_on(tmp_path, ray_cluster):
     assert set(outcome.compared) == {BEST, "paper"}
     assert outcome.compared[BEST].settings == outcome.best.settings
     assert {tuple(record.by_seed) for record in outcome.compared.values()} == {("0", "1")}
-    assert "paper" in render_page(outcome)
+    assert "paper" in page_of(outcome)
 
 
 def test_a_killed_sweep_loses_no_trial_and_repeats_none(tmp_path):
