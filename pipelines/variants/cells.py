@@ -15,11 +15,11 @@ from pipelines.runner import Run
 from pipelines.variants.document import data_set, value_of
 from pipelines.variants.measure import Pairs, Variant
 from pipelines.variants.objectives import OBJECTIVES
+from pipelines.variants.objectives.detections import FINAL
 from pipelines.variants.table import ELSE, HELD_OUT, TRAINING, PaperTable, Row, Settings
 from weaksam.errors import ConfigError
 
 _TRAINED = ("train-mil", "retrain")  # verbs that a recipe must list for rows that need them
-_FINAL = "evaluate.final"  # that objectives of detections are read from, unless a table says otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class Cells:
             seeds=self.seeds,
             seeded=table.seeded,
             data_uri=self._asked.data_uri,
-            read_from={_FINAL: detections or table.detections},
+            read_from={FINAL: detections or table.detections},
         )
 
     def _variant(self, name: str, row: Row) -> Variant:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pipelines.engine.text_table import Kind, TextTable
@@ -57,12 +58,7 @@ def to_document(
                     "instances": {str(seed): dict(cell.instances) for seed, cell in measured.items()},
                 }
             )
-    notes = [
-        f"{of}, seed {seed}: {note}"
-        for of in table.rows
-        for seed, c in results.measured(of).items()
-        for note in c.notes
-    ]
+    measured_cells = {cell: found for cell, found in results.cells.items() if isinstance(found, Measured)}
     return {
         "table": table.name,
         "title": table.title,
@@ -75,7 +71,10 @@ def to_document(
         "columns": {heading: OBJECTIVES[column.objective].unit for heading, column in table.columns.items()},
         "rows": entries,
         "differences": _differences(table, results),
-        "notes": [*table.notes, *notes],
+        "notes": [
+            *table.notes,
+            *(f"{of}, seed {seed}: {n}" for (of, seed), c in measured_cells.items() for n in c.notes),
+        ],
         "errors": [{"cell": name, "seed": seed, "error": error} for (name, seed), error in failed.items()],
     }
 
@@ -117,18 +116,11 @@ def _differences(table: PaperTable, results: Results) -> list[dict[str, Any]]:
         return []
     heading, found = table.differences.column, []
     for worse, better in table.differences.pairs:
-        interval = results.difference((worse, better), lambda cell: value_of(table, heading, cell))
+        interval = results.difference((worse, better), partial(value_of, table, heading))
         if interval is not None:
             half_width = interval.half_width if math.isfinite(interval.half_width) else None
-            found.append(
-                {
-                    "pair": [worse, better],
-                    "column": heading,
-                    "mean": interval.mean,
-                    "half_width": half_width,
-                    "holds_zero": interval.holds_zero,
-                }
-            )
+            known = {"mean": interval.mean, "half_width": half_width, "holds_zero": interval.holds_zero}
+            found.append({"pair": [worse, better], "column": heading, **known})
     return found
 
 

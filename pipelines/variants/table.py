@@ -79,9 +79,6 @@ class PaperTable(BaseModel):
     detections: str = "evaluate.final"
     seeds: tuple[int, ...] = ()  # where no others are asked for; empty = the recipe's own
     seeded: tuple[str, ...]  # fields of the recipe that take the seed
-    true_boxes: dict[
-        str, float
-    ] = {}  # made first: NAME of ``import.NAME`` -> the share of true boxes made wrong on purpose
     rows: dict[str, Row]
     differences: Differences | None = None
     notes: tuple[str, ...] = ()
@@ -98,11 +95,6 @@ class PaperTable(BaseModel):
     def objectives(self) -> tuple[str, ...]:
         """Every objective that a column shows, once."""
         return tuple(dict.fromkeys(column.objective for column in self.columns.values()))
-
-    @property
-    def data_sets(self) -> tuple[str, ...]:
-        """The data sets that something was published of."""
-        return tuple(dict.fromkeys(data for row in self.rows.values() for data in row.published))
 
     def split_of(self, heading: str) -> str:
         """Return the images that a column is measured on: TRAINING, HELD_OUT or a split's name."""
