@@ -73,8 +73,6 @@ def _in_fresh_process(**case: object) -> dict[str, float]:
 def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> dict[str, float]:
     import resource
 
-    from rich.console import Console
-
     from pipelines.engine.stage import Options
     from pipelines.recipe.model import load_recipe
     from pipelines.runner import Run
@@ -90,12 +88,11 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
         "report.gallery_images=0",
     ]
     recipe, _ = load_recipe("grid", settings, "shapes:")
-    quiet = Console(file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, lives as long as the process
     with tempfile.TemporaryDirectory() as out:
         if mode == "loop":
-            Run(recipe, out).bring(["index"], Options(), quiet)
+            Run(recipe, out).bring(["index"], Options())
             return {"images_per_s": _loop(recipe, out, threads)}
-        Run(recipe, out).bring(["propose"], Options(), quiet)
+        Run(recipe, out).bring(["propose"], Options())
         instance = current_instance(out, "propose")
         assert instance is not None
         finished = sorted((p.stat().st_mtime, p) for p in Path(instance.folder).glob("part-*.parquet"))

@@ -15,12 +15,9 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from pipelines.engine.product import Product
-from pipelines.engine.progress import sign_of_life
 from pipelines.engine.stage import Content, Job, OnScalars, Options, Stage, WhenStopped
+from pipelines.engine.voice import SILENT, Tone, Toned, Voice
 from pipelines.recipe.model import Recipe, is_from_outside
 from pipelines.registry import active, product_of, stage_of
 from pipelines.store.dropped import dropped_by_reason
@@ -116,14 +113,14 @@ class Run:
         return active(self.recipe)
 
     def bring(
-        self, names: Sequence[str], asked: Options, console: Console, on_scalars: OnScalars | None = None
+        self, names: Sequence[str], asked: Options, voice: Voice = SILENT, on_scalars: OnScalars | None = None
     ) -> dict[str, dict[str, Any]]:
         """Bring instances up to date in the order given; what they read but the list leaves out comes first.
 
         Args:
             names: of instances.
             asked: what the command line adds.
-            console: for what is said meanwhile.
+            voice: for what is said meanwhile.
             on_scalars: called in this process for each row of a training's scalars.
 
         Returns:
@@ -138,11 +135,11 @@ class Run:
         manifests: dict[str, dict[str, Any]] = {}
         stopped: TooManyDroppedError | None = None
         for name in self.needed_for(*names):
-            with sign_of_life(console, f"{name}: reading its data and weights"):
+            with voice.sign_of_life(f"{name}: reading its data and weights"):
                 resolved = self.resolve(name)
-            work = _Work(self.recipe.name, asked, console, on_scalars)
+            work = _Work(self.recipe.name, asked, voice, on_scalars)
             if asked.dry_run:
-                _print_dry_run(resolved, console)
+                _say_dry_run(resolved, voice)
             elif stopped is not None:
                 _measure_and_show(resolved, work, manifests)
             else:
@@ -188,7 +185,7 @@ class _Work:
 
     recipe_name: str
     asked: Options
-    console: Console
+    voice: Voice
     on_scalars: OnScalars | None
 
 
@@ -203,21 +200,21 @@ def _found(run_uri: str, name: str) -> Product[Any]:
 
 
 def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
-    instance, stage, console = resolved.instance, resolved.stage, work.console
+    instance, stage, voice = resolved.instance, resolved.stage, work.voice
     reads = {name: product.instance.state() for name, product in resolved.inputs.items()}
     manifest = _finished(resolved, reads, work.asked)
     if manifest is not None:
-        console.print(f"[bold]{instance.name}[/] {instance.key} is finished: {manifest.get('text', '')}")
+        voice.say(Toned(instance.name, Tone.NAME), f" {instance.key} is finished: {manifest.get('text', '')}")
         instance.make_current()
         return manifest
     with Lock(instance.folder, f"weaksam {instance.name}", work.asked.wait_s) as lock:
         manifest = _finished(resolved, reads, work.asked)
         if manifest is not None:
             return manifest  # somebody finished it while this process waited for the lock
-        _print_differences(resolved, console)
-        console.print(f"[bold]{instance.name}[/] {instance.key} in {escape(instance.folder)}")
+        _say_differences(resolved, voice)
+        voice.say(Toned(instance.name, Tone.NAME), f" {instance.key} in {instance.folder}")
         for name, fingerprint in resolved.parts["fingerprints"].items():
-            console.print(f"  {name} {fingerprint}", style="dim", highlight=False)
+            voice.say(Toned(f"  {name} {fingerprint}", Tone.QUIET))
         instance.set_aside_damaged(stage.product.schema)
         instance.reopen()
         instance.begin(resolved.parts, make_current=not stage.replaces_when_finished)
@@ -227,12 +224,12 @@ def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
             instance=instance,
             inputs=resolved.inputs,
             asked=work.asked,
-            console=console,
             lock=lock,
+            voice=voice,
             on_scalars=work.on_scalars,
         )
         loading = "; models load and processes start first" if stage.loads_models else ""
-        with sign_of_life(console, f"  {instance.name} is at work{loading}"):
+        with voice.sign_of_life(f"  {instance.name} is at work{loading}"):
             facts = stage.run(job)
         lock.check()
         summary = facts.to_plain() | {
@@ -245,7 +242,7 @@ def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
         manifest = instance.finish(summary)
         instance.make_current()
         if manifest.get("text"):
-            console.print(f"  {manifest['text']}  [dim]({manifest['seconds']:.1f} s)[/]")
+            voice.say(f"  {manifest['text']}  ", Toned(f"({manifest['seconds']:.1f} s)", Tone.QUIET))
         return manifest
 
 
@@ -258,7 +255,7 @@ def _finished(resolved: Resolved, reads: Mapping[str, Any], options: Options) ->
     return None if retry else manifest
 
 
-def _print_differences(resolved: Resolved, console: Console) -> None:
+def _say_differences(resolved: Resolved, voice: Voice) -> None:
     previous = resolved.instance.previous()
     try:
         plan = None if previous is None else previous.plan()
@@ -267,12 +264,13 @@ def _print_differences(resolved: Resolved, console: Console) -> None:
         return
     if previous is None or plan is None:
         return
-    console.print(f"[yellow]{resolved.instance.name}[/]: not the {previous.key} of before, which stays; what differs:")
+    name = Toned(resolved.instance.name, Tone.NOTICE)
+    voice.say(name, f": not the {previous.key} of before, which stays; what differs:")
     for line in differences(plan["parts"], dict(resolved.parts)):
-        console.print(f"  {line}", markup=False)
+        voice.say(f"  {line}")
 
 
-def _print_dry_run(resolved: Resolved, console: Console) -> None:
+def _say_dry_run(resolved: Resolved, voice: Voice) -> None:
     instance, what = resolved.instance, resolved.stage.describe(resolved.options)
     damaged = instance.damage(resolved.stage.product.schema)
     manifest = None if damaged else instance.manifest()
@@ -284,7 +282,7 @@ def _print_dry_run(resolved: Resolved, console: Console) -> None:
         state = f"started, would go on. {what}"
     else:
         state = f"would run. {what}"
-    console.print(f"[bold]{instance.name}[/] {instance.key}: {state}")
+    voice.say(Toned(instance.name, Tone.NAME), f" {instance.key}: {state}")
 
 
 def _too_many_dropped(instance: Instance, manifest: Mapping[str, Any], max_dropped: str) -> TooManyDroppedError | None:

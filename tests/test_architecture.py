@@ -139,6 +139,18 @@ def test_rooms_of_the_pipelines_import_downwards() -> None:
     assert [f"{name} imports {other}" for name, room, other in met if floors[other] >= floors[room]] == []
 
 
+def test_only_the_command_lines_know_a_terminal() -> None:
+    assert [
+        name
+        for name, tree in module_trees().items()
+        if not f"{name}.".startswith(("pipelines.cli.", "tune.cli."))
+        and (
+            any(imported.split(".")[0] == "rich" for imported in imported_by(tree))
+            or any(called == "print" for called, _ in calls(tree))
+        )
+    ] == []
+
+
 def test_families_of_the_method_do_not_import_each_other() -> None:
     families = FAMILIES | {"proposals"}
     found = [

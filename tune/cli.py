@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import terminal
-from pipelines.cli.console import console, set_up_logging
+from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import Request, spread
 from pipelines.recipe.model import load_recipe
 from weaksam.io.files import absolute, join
@@ -52,14 +52,14 @@ def tune(
     run_uri = absolute(request.out or join("runs", load_recipe(loaded.recipe, loaded.overrides)[0].name))
     trials = Trials(loaded, run_uri, request.data)
     if request.dry_run:
-        describe(trials, request.options, console, where=sweep)
+        describe(trials, request.options, voice, where=sweep)
         return
     terminal.go_on_unread()
-    outcome = run_sweep(trials, request.options, console, where=sweep, retry_failed=retry_failed)
+    outcome = run_sweep(trials, request.options, voice, where=sweep, retry_failed=retry_failed)
     for table in text_tables(outcome):
-        console.print(table)
+        voice.table(table)
     table_uri, chosen = write_results(outcome, trials)
     page = write_report(outcome, trials)
     fetched = "FILE" if "://" in chosen else chosen
     fetch = f"{chosen}, fetched as {fetched}: " if fetched != chosen else ""
-    console.print(f"results: {table_uri}\npage:    {page}\nbest:    {fetch}weaksam run {fetched} --out {run_uri}")
+    voice.say(f"results: {table_uri}\npage:    {page}\nbest:    {fetch}weaksam run {fetched} --out {run_uri}")

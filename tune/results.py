@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import Kind, TextTable
 from pipelines.recipe.model import render
 from pipelines.store.numbers import known, percent
 from pipelines.store.tables import write_bytes
@@ -26,7 +26,7 @@ from weaksam.io.files import join
 from weaksam.metrics.seeds import mean_and_spread
 
 RESULTS_FILE, CHOSEN_FILE = "results.parquet", "best.yaml"
-_SHOWN = 12  # trials on the terminal
+_SHOWN = 12  # trials in the table for people
 
 
 def write_results(outcome: Outcome, trials: Trials) -> tuple[str, str]:
@@ -122,7 +122,7 @@ def finished_trials(outcome: Outcome) -> list[Record]:
 
 
 def text_tables(outcome: Outcome) -> list[TextTable]:
-    """Lay out the best trials, what was compared and how objectives rank, for the console; figures in per cent."""
+    """Lay out the best trials, what was compared and how objectives rank, for people to read; figures in per cent."""
     sweep = outcome.sweep
     ordered = sorted(finished_trials(outcome), key=outcome.value, reverse=True)
     selected, reported = where(outcome, sweep.objective)

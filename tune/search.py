@@ -23,10 +23,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-
+from pipelines.cli.voice import voice_in_log
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Options
+from pipelines.engine.voice import SILENT, Tone, Toned, Voice
 from pipelines.variants.objectives.agreement import RANK, RANKED
 from tune.ranks import mean_ranks
 from tune.spaces import Settings, combinations, drawn, every_combination, told
@@ -57,13 +57,15 @@ class Outcome:
         return value_of(self.sweep, record)
 
 
-def run_sweep(trials: Trials, options: Options, console: Console, *, where: str, retry_failed: bool = False) -> Outcome:
+def run_sweep(
+    trials: Trials, options: Options, voice: Voice = SILENT, *, where: str, retry_failed: bool = False
+) -> Outcome:
     """Run all trials that have no record, then those to compare.
 
     Args:
         trials: of the sweep.
         options: for the stages of every trial.
-        console: to show progress on.
+        voice: for what is said meanwhile.
         where: the sweep's file or name, for messages.
         retry_failed: run trials again that failed before.
 
@@ -76,10 +78,10 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
     check(trials, options, where)
     whole = whole_numbers(trials)
     shared = trials.shared()
-    _print_heading(sweep, console)
-    console.print(f"  all trials share {', '.join(shared)}")
+    _say_heading(sweep, voice)
+    voice.say(f"  all trials share {', '.join(shared)}")
     trials = _fitted(trials, options, where)
-    trials.run(trials.base).bring(shared, options, console)
+    trials.run(trials.base).bring(shared, options, voice)
 
     records = Records(join(sweep_folder(trials), "trials"))
     done = _of_sweep(trials, records.read())
@@ -87,11 +89,11 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
     planned = None if sweep.search.algorithm == "optuna" else _planned(trials, whole)
     wanted = _most(sweep) if planned is None else len(planned)
     known = len(done.keys() - again.keys() if planned is None else planned.keys() & done.keys() - again.keys())
-    console.print(
+    voice.say(
         f"  {wanted} trials{_distinct(planned)}, {known} of them done before; {sweep.resources.concurrency} at a time; "
         f"{records.folder}"
     )
-    run = partial(_tune, trials, records, again, options=options, console=console, deadline=deadline)
+    run = partial(_tune, trials, records, again, options=options, voice=voice, deadline=deadline)
     if planned is not None:
         run([of_key[0] for key, of_key in planned.items() if key not in done or key in again])
         done = _of_sweep(trials, records.read())
@@ -106,7 +108,7 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
         rows = [(record.settings, record) for record in done.values()]
     if len({record.key for _, record in rows}) < wanted:
         exhausted = planned is None and time.monotonic() < deadline
-        console.print(
+        voice.say(
             f"  {len(done)} trials are all that Optuna finds: its other settings cannot give other figures"
             if exhausted
             else "  not all trials have ended; the same command goes on"
@@ -120,12 +122,12 @@ def run_sweep(trials: Trials, options: Options, console: Console, *, where: str,
     best = max(ranked.values(), key=lambda record: value_of(sweep, record))
     if best.select[sweep.objective] is None:
         raise RunError(f"{where}: {sweep.objective}: no trial has all of {', '.join(RANKED)} on {sweep.select_on}")
-    compared = _compare(trials, best.settings, options, console, deadline, retry_failed=retry_failed)
+    compared = _compare(trials, best.settings, options, voice, deadline, retry_failed=retry_failed)
     return Outcome(sweep=sweep, trials=tuple(rows), planned=wanted, best=best, compared=compared)
 
 
-def _print_heading(sweep: Sweep, console: Console) -> None:
-    console.print(f"[bold]{sweep.name}[/]{': ' if sweep.description else ''}{sweep.description}")
+def _say_heading(sweep: Sweep, voice: Voice) -> None:
+    voice.say(Toned(sweep.name, Tone.NAME), f"{': ' if sweep.description else ''}{sweep.description}")
 
 
 def check(trials: Trials, options: Options, where: str) -> None:
@@ -206,7 +208,7 @@ def _distinct(planned: Mapping[str, Sequence[Settings]] | None) -> str:
 
 
 def _compare(
-    trials: Trials, best: Settings, options: Options, console: Console, deadline: float, *, retry_failed: bool
+    trials: Trials, best: Settings, options: Options, voice: Voice, deadline: float, *, retry_failed: bool
 ) -> dict[str, Record]:
     """Run the best settings and those to compare with all seeds that comparing asks for."""
     sweep = trials.sweep
@@ -221,12 +223,12 @@ def _compare(
     todo = {keys[name]: settings for name, settings in wanted.items() if keys[name] not in done.keys() - again.keys()}
     if todo:
         seeds = ", ".join(map(str, compared.sweep.seeds))
-        console.print(f"  beside the best: {', '.join(sweep.compare)}; with seed {seeds}")
+        voice.say(f"  beside the best: {', '.join(sweep.compare)}; with seed {seeds}")
         settings = list(todo.values())
-        _tune(compared, records, again, settings, options=options, console=console, deadline=deadline, stops=False)
+        _tune(compared, records, again, settings, options=options, voice=voice, deadline=deadline, stops=False)
     found = records.read()
     if missing := [name for name, key in keys.items() if key not in found]:
-        console.print(f"  no time was left to compare: {', '.join(missing)}; the same command goes on")
+        voice.say(f"  no time was left to compare: {', '.join(missing)}; the same command goes on")
     return {name: found[key] for name, key in keys.items() if key in found}
 
 
@@ -238,7 +240,7 @@ def _tune(
     count: int = 0,
     *,
     options: Options,
-    console: Console,
+    voice: Voice,
     deadline: float,
     stops: bool = True,
 ) -> None:
@@ -299,7 +301,7 @@ def _tune(
                 storage_path=state,
                 verbose=0,
                 failure_config=ray.tune.FailureConfig(max_failures=_LOST_PROCESSES),
-                callbacks=[Watch(trials, records, again, count, best, deadline, console)],
+                callbacks=[Watch(trials, records, again, count, best, deadline, voice)],
             ),
         ).fit()
 
@@ -334,31 +336,31 @@ def _work(
             seen[str(share)] = value
             ray.tune.report({"percent": share, "objective": value, "key": key, "early": dict(seen)})
 
-        console = Console(file=TrialLog(join(sweep_folder(trials), "logs", f"{key}.txt")), width=120, soft_wrap=True)
-        record = replace(run_trial(trials, settings, options, console, tell if early else None), early=seen)
+        voice = voice_in_log(TrialLog(join(sweep_folder(trials), "logs", f"{key}.txt")))
+        record = replace(run_trial(trials, settings, options, voice, tell if early else None), early=seen)
         records.write(record)
     share, value = (0, 0.0) if record.state == "failed" else last_known(trials.sweep, record)
     ray.tune.report({"percent": share, "objective": value, "key": key, "failed": record.state == "failed"})
 
 
-def describe(trials: Trials, options: Options, console: Console, *, where: str) -> None:
-    """Check a sweep and print what it would do."""
+def describe(trials: Trials, options: Options, voice: Voice, *, where: str) -> None:
+    """Check a sweep and say what it would do."""
     sweep = trials.sweep
     check(trials, options, where)
     whole = whole_numbers(trials)
     done = _of_sweep(trials, Records(join(sweep_folder(trials), "trials")).read())
-    _print_heading(sweep, console)
-    trials.run(trials.base).bring(trials.shared(), replace(options, dry_run=True), console)
+    _say_heading(sweep, voice)
+    trials.run(trials.base).bring(trials.shared(), replace(options, dry_run=True), voice)
     if sweep.search.algorithm == "optuna":
-        console.print(f"then {_most(sweep)} trials that Optuna chooses, {len(done)} of them done")
+        voice.say(f"then {_most(sweep)} trials that Optuna chooses, {len(done)} of them done")
     else:
         planned = _planned(trials, whole)
-        console.print(f"then {len(planned)} trials{_distinct(planned)}:")
+        voice.say(f"then {len(planned)} trials{_distinct(planned)}:")
         for key, (settings, *_) in planned.items():
             state = done[key].state if key in done else "would run"
-            console.print(f"  {key} {state:9} {told(settings)}", highlight=False)
+            voice.say(Toned(f"  {key} {state:9} {told(settings)}", Tone.VERBATIM))
     if sweep.compare:
         seeds = ", ".join(map(str, sweep.compare_seeds or sweep.seeds))
-        console.print(f"then, with seed {seeds}, beside the best:")
+        voice.say(f"then, with seed {seeds}, beside the best:")
         for name, settings in sweep.compare.items():
-            console.print(f"  {name}: {told(settings)}", highlight=False)
+            voice.say(Toned(f"  {name}: {told(settings)}", Tone.VERBATIM))

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
 
 from pipelines.engine.stage import Job, Options
+from pipelines.engine.voice import SILENT, Voice
 from pipelines.products.index import Index
 from pipelines.recipe.model import Recipe
 from pipelines.stages.retrain.stage import TrainedDetector
@@ -61,7 +61,7 @@ def run_trial(
     trials: Trials,
     settings: Settings,
     options: Options,
-    console: Console,
+    voice: Voice = SILENT,
     early: Callable[[int, float], None] | None = None,
 ) -> Record:
     """Bring a trial's instances up to date and read its objectives. A failure is a record, too.
@@ -70,7 +70,7 @@ def run_trial(
         trials: of the sweep.
         settings: of this one.
         options: for the stages.
-        console: for what they say.
+        voice: for what they say.
         early: called with the per cent trained and the objective each time that the scheduler compares trials.
     """
     started = time.time()
@@ -83,7 +83,7 @@ def run_trial(
             recipe = variant.recipe(seed)
             look = None if early is None else EarlyLook(trials.sweep, recipe, early)
             by_seed[str(seed)] = figures_of(
-                trials.sweep, measure_run(trials.run(recipe), instances, options, console, on_scalars=look)
+                trials.sweep, measure_run(trials.run(recipe), instances, options, voice, on_scalars=look)
             )
         select, report = (_mean([of_seed[part] for of_seed in by_seed.values()]) for part in ("select", "report"))
         if trials.sweep.objective != RANK and select[trials.sweep.objective] is None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray.tune
-from rich.console import Console
 
+from pipelines.engine.voice import Tone, Toned, Voice
 from pipelines.store.numbers import percent
 from tune.spaces import told
 from tune.sweep import Trials
@@ -16,7 +16,7 @@ from tune.trial import Record, Records, State, utc_now, value_of
 
 
 class Watch(ray.tune.Callback):
-    """Prints a line for every trial that ends, and sees to it that there is a record of it.
+    """Says a line for every trial that ends, and sees to it that there is a record of it.
 
     A trial writes its record itself unless it was stopped or its process died.
 
@@ -27,7 +27,7 @@ class Watch(ray.tune.Callback):
         count: how many are to run.
         best: objective of the best trial so far, -1 if there is none.
         deadline: in ``time.monotonic()``'s seconds; trials that are stopped later were given up, and run in the next call.
-        console: to print on.
+        voice: for what is said.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Watch(ray.tune.Callback):
         count: int,
         best: float,
         deadline: float,
-        console: Console,
+        voice: Voice,
     ) -> None:
         self._trials = trials
         self._records = records
         self._again = again
         self._count = count
-        self._console = console
+        self._voice = voice
         self._ended = 0
         self._best = best
         self._deadline = deadline
@@ -69,7 +69,7 @@ class Watch(ray.tune.Callback):
         record = self._records.get(key)
         new = record is not None and record != self._again.get(key)
         if not new and state == "stopped" and time.monotonic() >= self._deadline:
-            self._console.print(f"  given up, the time is up: {told(settings)}", highlight=False)
+            self._voice.say(Toned(f"  given up, the time is up: {told(settings)}", Tone.VERBATIM))
             return
         if record is None or not new:
             record = Record(
@@ -87,10 +87,7 @@ class Watch(ray.tune.Callback):
         self._best = max(self._best, value)
         figure = percent(value) if value >= 0 else record.state
         best = percent(self._best if self._best >= 0 else None)
-        self._console.print(
-            f"  {self._ended}/{self._count}  {sweep.objective} {figure:>7}  best {best:>5}"
-            f"  {told(settings)}  [dim]{record.seconds:.0f} s[/]",
-            highlight=False,
-        )
+        line = f"  {self._ended}/{self._count}  {sweep.objective} {figure:>7}  best {best:>5}  {told(settings)}  "
+        self._voice.say(Toned(line, Tone.VERBATIM), Toned(f"{record.seconds:.0f} s", Tone.QUIET))
         if record.error:
-            self._console.print(f"    {record.error.strip().splitlines()[-1]}", style="yellow", markup=False)
+            self._voice.say(Toned(f"    {record.error.strip().splitlines()[-1]}", Tone.WARNING))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipelines.analyse.question import Question
 from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import Kind, TextTable
 from pipelines.products.index import Index, in_hash_order
 from pipelines.products.measured import Analysis
 from pipelines.products.pseudo_labels import PseudoLabelTable
@@ -102,7 +102,7 @@ class NoiseQuestion(Question[NoiseOptions]):
         analysis = measure(job, truth)
         Analysis(job.instance).write(analysis)
         for loss in LOSSES:
-            job.console.print(text_table(analysis, loss))
+            job.voice.table(text_table(analysis, loss))
         return Facts(text=verdict(analysis))
 
 
@@ -261,7 +261,7 @@ def best_ious(boxes_xyxy: NDArray[np.float32], objects_xyxy: NDArray[np.float32]
 
 
 def text_table(analysis: Mapping[str, Any], loss: str) -> TextTable:
-    """Lay out one loss's bins for the console."""
+    """Lay out one loss's bins for people to read."""
     found = analysis["losses"][loss]
     text = TextTable(f"{LOSSES[loss]}, {analysis['regions']:,} foreground regions")
     text.add_columns(Kind.NAME, "bin")

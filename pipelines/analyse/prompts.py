@@ -29,7 +29,7 @@ from pipelines.dataflow.rows import guarded, use_threads, write_dropped
 from pipelines.engine import ray_session
 from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import Kind, TextTable
 from pipelines.evaluate.proposals import row_label
 from pipelines.products.index import Index
 from pipelines.products.measured import Analysis
@@ -150,7 +150,7 @@ class PromptsQuestion(Question[PromptsOptions]):
         )
         analysis = {"split": split, "images": len(controls), "seeds": options.seeds, "rows": rows}
         Analysis(job.instance).write(analysis)
-        job.console.print(text_table(analysis, options.iou_thresholds))
+        job.voice.table(text_table(analysis, options.iou_thresholds))
         return replace(facts, text=f"{facts.text} · {verdict(analysis)}")
 
 
@@ -368,7 +368,7 @@ def _of_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def text_table(analysis: Mapping[str, Any], iou_thresholds: Sequence[float]) -> TextTable:
-    """Lay out the rows for the console, each clue source followed by its two controls."""
+    """Lay out the rows for people to read, each clue source followed by its two controls."""
     title = f"{analysis['split']}: {analysis['images']:,} images, clues against controls"
     text = TextTable(title)
     text.add_columns(Kind.NAME, "source")

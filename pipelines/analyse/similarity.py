@@ -21,7 +21,7 @@ from PIL import Image
 from pipelines.analyse.question import Question, analysed_split, first_proposed
 from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import Kind, TextTable
 from pipelines.evaluate.proposals import named_sources
 from pipelines.products.index import Index
 from pipelines.products.measured import Analysis
@@ -92,7 +92,7 @@ class SimilarityQuestion(Question[SimilarityOptions]):
         split = analysed_split(options.split, job.input(options.index, Index), options.data_uri)
         analysis = measure(job, split)
         Analysis(job.instance).write(analysis)
-        job.console.print(text_table(analysis))
+        job.voice.table(text_table(analysis))
         return Facts(text=verdict(analysis))
 
 
@@ -223,7 +223,7 @@ def grey_png(matrix: NDArray[np.float32]) -> bytes:
 
 
 def text_table(analysis: Mapping[str, Any]) -> TextTable:
-    """Lay the rows out for the console."""
+    """Lay the rows out for people to read."""
     title = f"{analysis['split']}: {len(analysis['images']):,} images, mean cosine of their proposals' features"
     text = TextTable(title)
     text.add_columns(Kind.NAME, "sources")

@@ -1,4 +1,4 @@
-"""What verbs print on, and where the log goes."""
+"""What verbs print on and speak with, and where the log goes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from pipelines.cli import terminal
+from pipelines.cli.voice import ConsoleVoice
 
 terminal.correct_width()
 console = Console(soft_wrap=True)
+voice = ConsoleVoice(console)
 
 
 def set_up_logging(verbose: int) -> None:

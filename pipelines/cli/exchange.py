@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import terminal
-from pipelines.cli.console import console
+from pipelines.cli.console import voice
 from pipelines.cli.options import RunArgument
 from pipelines.exchange.export import Missing, Product, formats_of, refuse_others, run_export
 from pipelines.exchange.imports import run_import
@@ -87,7 +87,7 @@ def export(
     given = [option for option, value in (of_file | of_true_boxes).items() if value is not None]
     if to == _INTO_THE_RUN:
         refuse_others(f"{to} of true boxes", given, list(of_true_boxes))
-        run_export_true_boxes(run_folder, name=name or "", console=console, noise=noise or 0.0, seed=seed or 0)
+        run_export_true_boxes(run_folder, name=name or "", voice=voice, noise=noise or 0.0, seed=seed or 0)
         return
     refuse_others(to, given, list(of_file))
     if not split or not out:
@@ -103,7 +103,7 @@ def export(
         pictures=pictures,
         overwrite=overwrite,
     )
-    console.print(done["text"], markup=False)
+    voice.say(done["text"])
 
 
 def import_(
@@ -125,4 +125,4 @@ def import_(
         weaksam import runs/voc07 ss_voc_2007_trainval.mat --name ss --split trainval --source selective-search
     """
     terminal.go_on_unread()
-    run_import(run_folder, file, name=name, console=console, split=split, source=source, missing=missing.value)
+    run_import(run_folder, file, name=name, voice=voice, split=split, source=source, missing=missing.value)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from pipelines.cli import terminal
-from pipelines.cli.console import console
+from pipelines.cli.console import console, voice
 from pipelines.cli.doctor import run_doctor
 from pipelines.cli.options import RunArgument
 from pipelines.engine.status import leftovers, remove, run_dropped, run_status
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from pipelines.recipe.model import load_recipe, shipped_recipes
 from pipelines.store.dropped import to_json, to_lines
 
@@ -36,7 +35,7 @@ def recipes() -> None:
     for name in shipped_recipes():
         if "/" not in name:
             table.add_row(name, load_recipe(name)[0].description)
-    console.print(table)
+    voice.table(table)
 
 
 def status(run_folder: RunArgument) -> None:
@@ -46,7 +45,7 @@ def status(run_folder: RunArgument) -> None:
 
         weaksam status runs/voc07
     """
-    colours = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
+    tones = {"finished": Tone.GOOD, "running": Tone.BUSY, "interrupted": Tone.NOTICE}
     table = TextTable()
     table.add_columns(Kind.NAME, "instance", "key", "state")
     table.add_columns(Kind.FIGURE, "seconds")
@@ -54,8 +53,8 @@ def status(run_folder: RunArgument) -> None:
     lines = run_status(run_folder)
     for line in lines:
         seconds = "" if line.seconds is None else f"{line.seconds:,.1f}"
-        table.add_row(line.name, line.key, Text(line.state, style=colours[line.state]), seconds, line.detail)
-    console.print(table)
+        table.add_row(line.name, line.key, Toned(line.state, tones[line.state]), seconds, line.detail)
+    voice.table(table)
     reasons = [reason for line in lines for reason in line.dropped]
     for reason in reasons:
         console.out(f"{reason.instance} dropped: {reason}", highlight=False)
@@ -94,9 +93,9 @@ def clean(
     """
     found = leftovers(run_folder, previews=previews)
     for leftover in found:
-        console.print(f"{leftover.uri}  {leftover.what}, {leftover.size_bytes / 1e6:,.1f} MB", markup=False)
+        voice.say(f"{leftover.uri}  {leftover.what}, {leftover.size_bytes / 1e6:,.1f} MB")
     if not found:
-        console.print("nothing to remove")
+        voice.say("nothing to remove")
     elif yes or typer.confirm(f"Remove these {len(found)}?"):
         terminal.go_on_unread()
         for leftover in found:
@@ -110,13 +109,13 @@ def doctor(uri: Annotated[str, typer.Argument(help="Also check access to this da
 
         weaksam doctor s3://bucket/coco
     """
-    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    tones = {"ok": Tone.GOOD, "warn": Tone.WARNING, "fail": Tone.ERROR}
     checks = run_doctor(uri)
     table = TextTable()
     table.add_columns(Kind.NAME, "check", "state")
     table.add_columns(Kind.TEXT, "found", "what to do")
     for check in checks:
-        table.add_row(check.name, Text(check.state, style=colours[check.state]), check.detail, check.remedy)
-    console.print(table)
+        table.add_row(check.name, Toned(check.state, tones[check.state]), check.detail, check.remedy)
+    voice.table(table)
     if any(check.state == "fail" for check in checks):
         raise typer.Exit(1)

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli import terminal
-from pipelines.cli.console import console, set_up_logging
+from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import OutOption, RunRequest, VerboseOption, spread
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Stage
+from pipelines.engine.voice import Tone, Toned
 from pipelines.recipe.model import Recipe, load_recipe, render, verb_of
 from pipelines.registry import STAGES, active, product_of
 from pipelines.runner import Run
@@ -91,14 +92,14 @@ def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[s
     request = request.of_run_folder()
     recipe, origins = load_recipe(request.recipe, request.values, request.data)
     if request.print_recipe:
-        console.print(render(recipe, origins), markup=False, highlight=False)
+        voice.say(Toned(render(recipe, origins), Tone.VERBATIM))
         return
     run_uri, names = request.run_uri(recipe), choose(recipe)
     if not request.dry_run:
         terminal.go_on_unread()
         write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
     whole = Run(recipe, run_uri)
-    made = whole.bring(names, request.options, console)
+    made = whole.bring(names, request.options, voice)
     _print_estimate(recipe, run_uri, {name: product_of(whole.instance(name)) for name in made})
 
 
@@ -127,7 +128,7 @@ def _print_estimate(recipe: Recipe, run_uri: str, made: Mapping[str, Product[Any
         return
     hours, price = whole.seconds / 3600, recipe.resources.price_per_hour
     cost = f", about {hours * price:,.2f} at {price:g} an hour" if price else ""
-    console.print(
+    voice.say(
         f"preview: {whole.done:,} images at {whole.images_per_s:.2f} img/s. All {whole.images:,} would take about "
         f"{hours:,.1f} h on this machine and {whole.gigabytes:,.2f} GB{cost}."
     )

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import terminal
-from pipelines.cli.console import console, set_up_logging
+from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import RecipeRequest, is_run_folder, spread
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import Kind, TextTable
 from pipelines.variants.cells import Asked, Cells
 from pipelines.variants.run import make_table, parse_seeds
 from pipelines.variants.table import known_tables, load_table
@@ -66,7 +66,7 @@ def table(
     """
     set_up_logging(request.verbose)
     if not name:
-        console.print(_list())
+        voice.table(_list())
         return
     if request.recipe and is_run_folder(request.recipe):
         raise ConfigError(
@@ -83,7 +83,7 @@ def table(
     run_uri = request.run_uri(cells.base)
     if not request.dry_run:
         terminal.go_on_unread()
-    if make_table(cells, run_uri, request.options, console).get("errors"):
+    if make_table(cells, run_uri, request.options, voice).get("errors"):
         raise typer.Exit(1)
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from pipelines.cli import terminal
-from pipelines.cli.console import console
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.cli.console import console, voice
+from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from weaksam.io.weights import PUBLISHED, Progress, WeightsFile, cached_path, fetch_weights
 from weaksam.sam import BUILTIN_SAM
 
@@ -40,9 +39,9 @@ def weights_list() -> None:
     table.add_columns(Kind.TEXT, "what")
     for row in list_weights():
         size = "" if row.size_bytes is None else f"{row.size_bytes / 1e6:,.1f}"
-        what = Text.assemble(f"{row.note}\n", (row.uri, "dim"))
+        what = (f"{row.note}\n", Toned(row.uri, Tone.QUIET))
         table.add_row(row.name, "yes" if row.path else "no", size, row.sha256[:12], what)
-    console.print(table)
+    voice.table(table)
 
 
 def weights_pull(
@@ -60,7 +59,7 @@ def weights_pull(
     terminal.go_on_unread()
     with console.status(f"fetching {name}"):
         file = pull_weights(name, sha256=sha256)
-    console.print(f"{file.path}\nsha256 {file.sha256} ({'as expected' if file.known else 'nothing to compare with'})")
+    voice.say(f"{file.path}\nsha256 {file.sha256} ({'as expected' if file.known else 'nothing to compare with'})")
 
 
 @dataclass(frozen=True, kw_only=True)

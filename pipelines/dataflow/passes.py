@@ -20,7 +20,6 @@ import pyarrow as pa
 from pipelines.dataflow.lost_rows import errors_of_tasks, raise_unless_processes_died
 from pipelines.dataflow.rows import write_dropped
 from pipelines.engine import ray_session
-from pipelines.engine.progress import rows_progress
 from pipelines.engine.stage import Job
 from pipelines.products.rows import RowFacts, Throughput
 from pipelines.store.instances import prove
@@ -133,17 +132,17 @@ def work_off(
         instance.dropped.remove_all()
 
     started, before = time.time(), table.count()
-    with rows_progress(job.console, table, total=planned.num_rows, label=instance.name):
+    with job.voice.rows(instance.name, planned.num_rows, table.count):
         left = _left(planned, table, instance.dropped)
         if left.num_rows:
-            job.console.print(f"  {left.num_rows:,} of {planned.num_rows:,} images to do; {sizes.describe()}")
+            job.voice.say(f"  {left.num_rows:,} of {planned.num_rows:,} images to do; {sizes.describe()}")
             if sizes.here:
                 _run_here(left, table, sizes.rows_per_task, operators)
             else:
                 _run(left, table, ActorPools(sizes, left.num_rows, _DEATHS_PER_TASK), operators)
         left = _left(planned, table, instance.dropped)
         if left.num_rows and not sizes.here:
-            job.console.print(f"  {left.num_rows:,} image(s) left over by tasks whose process died: one per task now")
+            job.voice.say(f"  {left.num_rows:,} image(s) left over by tasks whose process died: one per task now")
             errors = _run(left, table, ActorPools(replace(sizes, rows_per_task=1), left.num_rows, 0), operators)
             raise_unless_processes_died(errors)
             table.require_room()  # a disk that is full is no fault of these images

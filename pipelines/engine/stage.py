@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from rich.console import Console
-
 from pipelines.engine.product import Facts, Product
+from pipelines.engine.voice import SILENT, Voice
 from pipelines.recipe.keys import inputs_of, method_of, weights_of
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance, Lock
@@ -51,8 +50,8 @@ class Job(Generic[O_co]):
     instance: Instance
     inputs: Mapping[str, Product[Any]]  # by instance name
     asked: Options
-    console: Console
     lock: Lock
+    voice: Voice = SILENT
     on_scalars: OnScalars | None = None
 
     def with_options(self, options: O) -> Job[O]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.engine.stage import Job
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.products.detections import DetectionTable
 from pipelines.products.measured import Evaluation, EvaluationFacts
@@ -72,9 +72,9 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     metrics = {"class_names": list(table.class_names), "supervision": supervision, "detections": splits}
     Evaluation(job.instance).write(metrics)
     for split, measured in splits.items():
-        job.console.print(text_table(split, measured))
+        job.voice.table(text_table(split, measured))
     if any(measured["rows"] for measured in splits.values()):
-        job.console.print(_NOTES, style="dim", highlight=False, markup=False)
+        job.voice.say(Toned(_NOTES, Tone.QUIET))
     text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
     marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
     return EvaluationFacts(text=marked, supervision=supervision)
@@ -127,7 +127,7 @@ def measure(
 
 
 def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
-    """Lay out one split's rows for the console, in per cent."""
+    """Lay out one split's rows for people to read, in per cent."""
     truth = "no true boxes"
     if measured["objects"] is not None:
         truth = (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.stage import Job
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.products.measured import Evaluation, EvaluationFacts
 from pipelines.products.proposal_boxes import ImageBoxes
@@ -38,9 +38,9 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     splits = measure(table.images(), sources, open_dataset(job.options.data).ground_truth, config)
     Evaluation(job.instance).write({"iou_thresholds": list(config.iou_thresholds), "splits": splits})
     for split, measured in splits.items():
-        job.console.print(text_table(split, measured, config.iou_thresholds))
+        job.voice.table(text_table(split, measured, config.iou_thresholds))
     for note in _notes(splits):
-        job.console.print(note, style="dim", highlight=False, markup=False)
+        job.voice.say(Toned(note, Tone.QUIET))
     text = " · ".join(_summary(split, measured, config.iou_thresholds) for split, measured in splits.items())
     return EvaluationFacts(text=text or "no image to measure")
 
@@ -77,7 +77,7 @@ def measure(
 
 
 def text_table(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[float]) -> TextTable:
-    """Lay out one split's rows for the console: where there are objects recall one-to-one, then many-to-one."""
+    """Lay out one split's rows for people to read: where there are objects recall one-to-one, then many-to-one."""
     objects = "no true boxes, so no recall" if measured["objects"] is None else f"{measured['objects']:,} objects"
     if measured["left_out"] or measured["cut"]:
         objects += f" (left out {measured['left_out']:,}, cut {measured['cut']:,})"

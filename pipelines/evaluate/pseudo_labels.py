@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.engine.stage import Job
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import Kind, TextTable
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.products.measured import Evaluation, EvaluationFacts
 from pipelines.products.pseudo_labels import PseudoLabelledImage, PseudoLabelTable
@@ -31,7 +31,7 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     metrics = {"class_names": list(class_names), "supervision": supervision, "pseudo_labels": splits}
     Evaluation(job.instance).write(metrics)
     for split, measured in splits.items():
-        job.console.print(text_table(split, measured))
+        job.voice.table(text_table(split, measured))
     text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
     marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
     return EvaluationFacts(text=marked, supervision=supervision)
@@ -63,7 +63,7 @@ def measure(
 
 
 def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
-    """Lay out one split's rows for the console, in per cent."""
+    """Lay out one split's rows for people to read, in per cent."""
     truth = "no true boxes" if measured["objects"] is None else f"{measured['objects']:,} objects"
     title = (
         f"{split}: {measured['images']:,} images, {measured['empty']:,} of them without any box, {truth}; "

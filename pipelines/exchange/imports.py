@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from pipelines.engine.stage import Content, Job, Options, Stage
+from pipelines.engine.voice import SILENT, Voice
 from pipelines.exchange.boxes import Boxes, require_sequence
 from pipelines.exchange.coco import read_coco
 from pipelines.exchange.export import Missing
@@ -141,14 +141,14 @@ class ImportStage(Stage[ImportOptions]):
 ANY_DROPPED = Options(max_dropped="100%")  # the line that an import ends with says how many
 
 
-def run_import(run_uri: str, file: str, *, name: str, console: Console | None = None, **options: str) -> dict[str, Any]:
+def run_import(run_uri: str, file: str, *, name: str, voice: Voice = SILENT, **options: str) -> dict[str, Any]:
     """Read a file of proposals into a run as ``import.<name>``; a file that is there already is not read again.
 
     Args:
         run_uri: a run with a finished ``index``.
         file: path or address of the file.
         name: label of the instance.
-        console: for what is said meanwhile; None = nothing is said.
+        voice: for what is said meanwhile.
         options: ``split``, ``source`` and ``missing`` of ``ImportConfig``.
 
     Returns:
@@ -161,7 +161,7 @@ def run_import(run_uri: str, file: str, *, name: str, console: Console | None = 
     instance = f"import.{name}"
     recipe = Recipe(name="import", stages=(instance,), instances={instance: {"file": file, **options}})
     index = finished_instance(run_uri, "index")
-    return Run(recipe, run_uri, given=[index]).bring([instance], ANY_DROPPED, console or Console(quiet=True))[instance]
+    return Run(recipe, run_uri, given=[index]).bring([instance], ANY_DROPPED, voice)[instance]
 
 
 def require_folder_name(name: str) -> None:

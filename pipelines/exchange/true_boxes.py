@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from rich.console import Console
 
 from pipelines.engine.stage import Job, Stage
+from pipelines.engine.voice import SILENT, Voice
 from pipelines.exchange.imports import ANY_DROPPED, require_folder_name
 from pipelines.products.index import NO_SPLIT, Index
 from pipelines.products.pseudo_labels import PseudoLabelFacts, PseudoLabelTable
@@ -119,14 +119,14 @@ class TrueBoxesStage(Stage[TrueBoxesOptions]):
 
 
 def run_export_true_boxes(
-    run_uri: str, *, name: str, console: Console | None = None, noise: float = 0.0, seed: int = 0
+    run_uri: str, *, name: str, voice: Voice = SILENT, noise: float = 0.0, seed: int = 0
 ) -> dict[str, Any]:
     """Write the true boxes of the labelled split into a run as ``true-boxes.<name>``, as its data set is indexed.
 
     Args:
         run_uri: a run with a finished ``index``.
         name: label of the instance.
-        console: for what is said meanwhile; None = nothing is said.
+        voice: for what is said meanwhile.
         noise: share of the boxes to make wrong, in [0, 1].
         seed: of the noise.
 
@@ -148,7 +148,7 @@ def run_export_true_boxes(
         instances={instance: {"noise": noise, "seed": seed}},
         data=replace(data, stated_size=_stated_size(run_uri)),
     )
-    return Run(recipe, run_uri, given=[index]).bring([instance], ANY_DROPPED, console or Console(quiet=True))[instance]
+    return Run(recipe, run_uri, given=[index]).bring([instance], ANY_DROPPED, voice)[instance]
 
 
 def _stated_size(run_uri: str) -> StatedSize:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipelines.engine.stage import Content, Job, Stage
+from pipelines.engine.voice import Tone, Toned
 from pipelines.products.index import NO_SPLIT, Index, IndexFacts, first_in_hash_order, in_hash_order
 from pipelines.recipe.model import Recipe
 from pipelines.store.schemas import IMAGES, with_class_names
@@ -84,8 +85,7 @@ class IndexStage(Stage[IndexOptions]):
         ]
         job.instance.table(with_class_names(IMAGES, dataset.class_names)).write_rows(rows, "part-0")
         if told:
-            line = f"  passed over: {'; '.join(map(str, told))}"
-            job.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            job.voice.say(Toned(f"  passed over: {'; '.join(map(str, told))}", Tone.VERBATIM))
         counts = Counter(r.split for r in records)
         parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
         labels = _what_labels_say(records, dataset.class_names, labelled)

@@ -1,4 +1,4 @@
-"""What the training stages share: resources for the machine, progress on the terminal, images that drop out, the proof.
+"""What the training stages share: resources for the machine, progress for people, images that drop out, the proof.
 
 A stage supplies a ``TrainingTask``; ``loop`` does the steps. Checkpoints, scalars and TensorBoard's events go to
 ``checkpoints/`` of the instance, where ``tensorboard --logdir RUN`` finds the curves of all trainings of a run
@@ -7,14 +7,8 @@ A stage supplies a ``TrainingTask``; ``loop`` does the steps. Checkpoints, scala
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBar
 
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Job
@@ -31,7 +25,6 @@ if TYPE_CHECKING:
     from pipelines.training.task import Progress, TrainingResources, TrainingResult, TrainingTask
 
 MOST_THREADS = 16  # of one worker; small networks gain nothing from more
-_LINE_S = 15.0  # one plain line this often where there is no terminal
 
 
 class HasResources(Protocol):
@@ -74,14 +67,14 @@ def fit(
     resources = choose_resources(asked, plan.batch_size, *ray_session.connected_size(asked))
     others = f", {told(left_out)} left out" if left_out else ""
     each = "one GPU" if resources.use_gpu else f"{resources.threads} thread(s)"
-    job.console.print(
+    job.voice.say(
         f"  {plan.images:,} images{others}; {plan.steps:,} steps of {plan.batch_size}; "
         + (f"{resources.workers} worker(s), {each} each" if resources.workers else f"in this process, {each}")
     )
-    with training_progress(job.console, job.instance.name) as show:
+    with job.voice.steps(job.instance.name) as show:
 
         def progress(row: Progress) -> None:
-            show(row)
+            show(row.step, row.steps, _figures(row))
             watch(row)
             if job.on_scalars is not None:
                 job.on_scalars(job, task, row)
@@ -135,32 +128,6 @@ def choose_resources(config: ResourcesConfig, batch_size: int, cpus: int, gpus: 
         images_per_pass=config.images_per_pass,
         loader_processes=config.loader_workers or (threads - 1 if gpus >= workers else 0),
     )
-
-
-@contextmanager
-def training_progress(console: Console, label: str) -> Iterator[Callable[[Progress], None]]:
-    """Give a function that shows rows of the scalars: a bar on a terminal, plain lines elsewhere."""
-    if not console.is_terminal:
-        last = time.monotonic()
-
-        def line(row: Progress) -> None:
-            nonlocal last
-            if time.monotonic() - last >= _LINE_S:
-                last = time.monotonic()
-                console.print(f"  {label} step {row.step:,}/{row.steps:,} {_figures(row)}")
-
-        yield line
-        return
-    columns = (
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-    )
-    with ProgressBar(*columns, console=console) as bar:
-        shown = bar.add_task(label, total=None, figures="starting workers")
-        yield lambda row: bar.update(shown, total=row.steps, completed=row.step, figures=_figures(row))
 
 
 def _figures(row: Progress) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from pipelines.engine.voice import Tone, Toned, Voice
 
 if TYPE_CHECKING:
     from pipelines.training.task import Progress
@@ -18,7 +18,7 @@ def dropped_shares(rows: Sequence[Progress]) -> dict[str, float]:
     return {name: totals[f"dropped_{name}"] / totals[name] if totals[name] else 0.0 for name in names}
 
 
-def warn_of_dropped_positives(console: Console) -> Callable[[Progress], None]:
+def warn_of_dropped_positives(voice: Voice) -> Callable[[Progress], None]:
     """Return a function that looks at each row of the scalars and warns once if too many positives were dropped."""
     from weaksam.losses.drop import MOST_POSITIVES_DROPPED
 
@@ -29,10 +29,10 @@ def warn_of_dropped_positives(console: Console) -> Callable[[Progress], None]:
         share = dropped_shares([row]).get("foreground", 0.0)
         if share > MOST_POSITIVES_DROPPED and not warned:
             warned = True
-            console.print(
-                f"[yellow]the loss drop drops {share:.0%} of the positives at step {row.step:,}[/]: more than "
-                f"{MOST_POSITIVES_DROPPED:.0%} are rarely noise. Raise its thresholds, start it later, or look at "
-                "analyse.noise"
+            voice.say(
+                Toned(f"the loss drop drops {share:.0%} of the positives at step {row.step:,}", Tone.WARNING),
+                f": more than {MOST_POSITIVES_DROPPED:.0%} are rarely noise. Raise its thresholds, start it later, or look at "
+                "analyse.noise",
             )
 
     return look

@@ -1,4 +1,4 @@
-"""A table of ``weaksam table`` as a JSON document, as Markdown and on the console."""
+"""A table of ``weaksam table`` as a JSON document, as Markdown and as a text for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import Kind, TextTable
 from pipelines.recipe.model import Recipe
 from pipelines.store.numbers import percent
 from pipelines.variants.measure import Measured, Results
@@ -190,7 +190,7 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
 
 
 def to_text(document: Mapping[str, Any]) -> TextTable:
-    """Lay out for the console what a run can measure of a table; the file has the other rows, and columns that are empty."""
+    """Lay out for people what a run can measure of a table; the file has the other rows, and columns that are empty."""
     header, every = to_lines(document, brief=True)
     states = [row["state"] for row in document["rows"]]
     lines = [line for line, state in zip(every, states, strict=True) if state != "not measured"] or every

@@ -11,9 +11,8 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rich.console import Console
-
 from pipelines.engine.stage import OnScalars, Options
+from pipelines.engine.voice import SILENT, Tone, Toned, Voice
 from pipelines.products.index import Index
 from pipelines.recipe.model import Recipe, RecipeSource
 from pipelines.runner import Run
@@ -112,7 +111,7 @@ def measure(
     objectives: Collection[str],
     run_uri: str,
     options: Options,
-    console: Console,
+    voice: Voice = SILENT,
     *,
     pairs: Pairs | None = None,
     done: Callable[[Results], object] = lambda _results: None,
@@ -124,7 +123,7 @@ def measure(
         objectives: names in ``OBJECTIVES``.
         run_uri: absolute run folder, shared by all cells.
         options: for the stages.
-        console: to print on.
+        voice: for what is said meanwhile.
         pairs: with their ``half_width`` the first ``FEWEST_SEEDS`` seeds are run, and more only for pairs that need them.
         done: called after each cell.
 
@@ -142,8 +141,9 @@ def measure(
             asked = [variant for variant in asked if variant.name in wide]
         for variant in asked:
             number = len(results.cells) + 1
-            console.print(f"[bold cyan]cell {number} of {at_most}{total}[/]: {variant.name}, seed {seed}")
-            results.cells[variant.name, seed] = _measure_cell(variant, seed, objectives, run_uri, options, console)
+            cell = Toned(f"cell {number} of {at_most}{total}", Tone.HEADING)
+            voice.say(cell, f": {variant.name}, seed {seed}")
+            results.cells[variant.name, seed] = _measure_cell(variant, seed, objectives, run_uri, options, voice)
             done(results)
     return results
 
@@ -152,7 +152,7 @@ def measure_run(
     run: Run,
     instances: Mapping[str, str],
     options: Options,
-    console: Console,
+    voice: Voice = SILENT,
     on_scalars: OnScalars | None = None,
 ) -> Measured:
     """Bring the instances that objectives are read from up to date, and read them.
@@ -161,11 +161,11 @@ def measure_run(
         run: a cell's recipe in its run folder.
         instances: objective -> name of the instance that it is read from, see ``Variant.instances``.
         options: for the stages.
-        console: for what they say.
+        voice: for what they say.
         on_scalars: called for each row of a training's scalars, see ``Run.bring``.
     """
     names = list(dict.fromkeys(instances.values()))
-    run.bring(names, options, console, on_scalars)
+    run.bring(names, options, voice, on_scalars)
     readings = {name: Reading(run=run, name=name) for name in names}
     return Measured(
         values={objective: OBJECTIVES[objective].read(readings[name]) for objective, name in instances.items()},
@@ -176,12 +176,12 @@ def measure_run(
 
 
 def _measure_cell(
-    variant: Variant, seed: int, objectives: Collection[str], run_uri: str, options: Options, console: Console
+    variant: Variant, seed: int, objectives: Collection[str], run_uri: str, options: Options, voice: Voice
 ) -> Measured | Failed:
     """Measure one cell; whatever goes wrong is what becomes of it."""
     try:
         run = Run(variant.recipe(seed), run_uri)
-        return measure_run(run, variant.instances(objectives), options, console)
+        return measure_run(run, variant.instances(objectives), options, voice)
     except Exception as error:  # one cell must not cost the others; the exit code tells
         if storage_failure(error):
             raise
@@ -189,5 +189,5 @@ def _measure_cell(
         if told is None:
             logger.exception("%s, seed %d", variant.name, seed)
         said = told or error
-        console.print(f"failed: {said}", style="red", markup=False)
+        voice.say(Toned(f"failed: {said}", Tone.ERROR))
         return Failed(f"{type(said).__name__}: {' '.join(str(said).split())}")

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-
 from pipelines.engine.stage import Options
 from pipelines.engine.status import TABLES
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.engine.voice import SILENT, Kind, TextTable, Voice
 from pipelines.recipe.model import render
 from pipelines.runner import Run
 from pipelines.store.tables import write_bytes, write_json
@@ -38,21 +36,21 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def make_table(cells: Cells, run_uri: str, options: Options, console: Console) -> dict[str, Any]:
-    """Bring every cell of a table up to date, print the table and write it into the run folder.
+def make_table(cells: Cells, run_uri: str, options: Options, voice: Voice = SILENT) -> dict[str, Any]:
+    """Bring every cell of a table up to date, show the table and write it into the run folder.
 
     Args:
         cells: of the table.
         run_uri: the one run folder of all cells, absolute.
         options: with ``dry_run`` the cells are listed and nothing is run or written.
-        console: to print on.
+        voice: for what is said meanwhile.
 
     Returns:
         The document that ``NAME.json`` holds; its ``errors`` are empty if no cell failed. Empty for a dry run.
     """
     table = cells.table
     if options.dry_run:
-        console.print(_cells_table(cells, run_uri))
+        voice.table(_cells_table(cells, run_uri))
         return {}
     write_bytes(join(run_uri, "recipe.yaml"), render(cells.base).encode())
     variants = [
@@ -70,13 +68,13 @@ def make_table(cells: Cells, run_uri: str, options: Options, console: Console) -
         write_bytes(join(run_uri, TABLES, f"{table.name}.md"), to_markdown(document).encode())
         return document
 
-    results = measure(variants, table.objectives, run_uri, options, console, pairs=cells.pairs(), done=write)
+    results = measure(variants, table.objectives, run_uri, options, voice, pairs=cells.pairs(), done=write)
     _make_current(cells, run_uri)
     document = write(results)
-    console.print(to_text(document))
+    voice.table(to_text(document))
     for line in remarks(document):
-        console.print(line, markup=False)
-    console.print(f"written: {join(run_uri, TABLES, f'{table.name}.md')}", markup=False)
+        voice.say(line)
+    voice.say(f"written: {join(run_uri, TABLES, f'{table.name}.md')}")
     return document
 
 

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from PIL import Image
 from pycocotools.coco import COCO
-from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
@@ -58,7 +57,7 @@ def build_coco(root: Path, pictures=PICTURES, folder="images", split="train") ->
 def index(data: Path, run: Path) -> str:
     """Index a data set, and make its true boxes the pseudo labels ``true-boxes.truth``."""
     recipe, _ = load_recipe("grid", [], str(data))
-    Run(recipe, str(run)).bring(["index"], Options(), Console(quiet=True))
+    Run(recipe, str(run)).bring(["index"], Options())
     write_bytes(f"{run}/recipe.yaml", f"base: grid\nname: grid\ndata: {{uri: {data}}}\n".encode())
     run_export_true_boxes(str(run), name="truth")
     return str(run)
@@ -322,7 +321,7 @@ def test_pictures_are_copied_or_left_alone_when_asked(run, tmp_path):
 def test_drawn_pictures_are_written_when_copied(tmp_path):
     recipe, _ = load_recipe("shapes", ["data.shapes.train=2", "data.shapes.val=1", "data.shapes.test=1"], "")
     run = str(tmp_path / "run")
-    Run(recipe, run).bring(["index"], Options(), Console(quiet=True))
+    Run(recipe, run).bring(["index"], Options())
     run_export_true_boxes(run, name="truth")
     assert "--pictures copy" in export(run, "yolo", tmp_path / "a")["text"]
     export(run, "yolo", tmp_path / "b", pictures=PictureMode.COPY)

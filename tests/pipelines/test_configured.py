@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.exchange.true_boxes import run_export_true_boxes
@@ -37,9 +36,9 @@ def test_a_run_without_proposals_has_a_report_and_makes_none_for_it(tmp_path: Pa
     settings = ["resources.here=true", "resources.cpus=1", "retrain.learn_from=true-boxes.truth"]
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), settings, "shapes:")
     run = tmp_path / "run"
-    Run(recipe, str(run)).bring(["index"], Options(), Console(quiet=True))
+    Run(recipe, str(run)).bring(["index"], Options())
     run_export_true_boxes(str(run), name="truth")
-    Run(recipe, str(run)).bring(active(recipe), Options(), Console(quiet=True))
+    Run(recipe, str(run)).bring(active(recipe), Options())
     assert not (run / "propose").exists()
     page = (run / "report.html").read_text()
     for shown in ("detect.final", 'id="gallery"', 'id="detections"', 'id="training"'):
@@ -55,7 +54,7 @@ def test_two_retrained_detectors_stand_side_by_side(tmp_path: Path) -> None:
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), ["resources.here=true", "resources.cpus=1"], "shapes:")
     run = str(tmp_path / "run")
     finish_upstream(recipe, run)
-    Run(recipe, run).bring(active(recipe), Options(), Console(quiet=True))
+    Run(recipe, run).bring(active(recipe), Options())
     for label, detector, model in (("final", "faster_rcnn", "retrain"), ("dino", "dino", "retrain.dino")):
         detect = Run(recipe, run).resolve(f"detect.{label}")
         assert (detect.options.detector.detector, set(detect.inputs)) == (detector, {"index", model})

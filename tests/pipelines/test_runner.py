@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from pipelines import registry
 from pipelines.engine.product import Facts, Product
@@ -22,6 +20,7 @@ from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import write_bytes, write_json
 from tests.support.drawn_run import with_instances
 from tests.support.patience import PATIENCE_S
+from tests.support.voice import Recorder
 from weaksam.errors import ConfigError, RunError
 
 SHAPES = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
@@ -37,9 +36,8 @@ def shapes(*overrides: str) -> Recipe:
 
 def bring(recipe: Recipe, run: Path, *names: str, **options: Any) -> tuple[dict[str, dict[str, Any]], str]:
     """Bring instances up to date; returns their manifests and what was printed."""
-    printed = io.StringIO()
-    console = Console(file=printed, width=1000)
-    return Run(recipe, str(run)).bring(names, Options(**options), console), printed.getvalue()
+    voice = Recorder()
+    return Run(recipe, str(run)).bring(names, Options(**options), voice), voice.text
 
 
 def files_in(folder: Path) -> dict[str, int]:

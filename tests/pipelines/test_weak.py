@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import load_recipe
@@ -112,7 +111,7 @@ def write_coco(folder: Path, *, coordinates: str) -> str:
 
 def run(data: str, out: Path, last: str) -> None:
     recipe, _ = load_recipe("small", TINY, data)
-    Run(recipe, str(out)).bring([last], Options(), Console(quiet=True))
+    Run(recipe, str(out)).bring([last], Options())
 
 
 def table(out: Path, name: str, schema):

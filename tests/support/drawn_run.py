@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from pipelines.engine.stage import Job, Options
+from pipelines.engine.voice import SILENT, Voice
 from pipelines.products.heat_maps import write_heat_map
 from pipelines.recipe.config import ReportConfig
 from pipelines.recipe.model import Recipe
@@ -41,9 +41,7 @@ def with_instances(recipe: Recipe, **instances: dict[str, Any]) -> Recipe:
     return recipe.model_copy(update={"instances": {**recipe.instances, **more}})
 
 
-def job_for(
-    recipe: Recipe, run_uri: str, name: str, upstream: tuple[str, ...], console: Console | None = None
-) -> Job[Any]:
+def job_for(recipe: Recipe, run_uri: str, name: str, upstream: tuple[str, ...], voice: Voice = SILENT) -> Job[Any]:
     """The job that the stage machinery would hand to ``run``, with every instance under the key "k"."""
     instance = Instance(run_uri, name, "k")
     return Job(
@@ -51,8 +49,8 @@ def job_for(
         instance=instance,
         inputs={n: product_of(Instance(run_uri, n, "k")) for n in upstream},
         asked=Options(),
-        console=console or Console(quiet=True),
         lock=Lock(instance.folder, name),
+        voice=voice,
     )
 
 

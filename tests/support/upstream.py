@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe
@@ -51,7 +50,7 @@ def finish_upstream(recipe: Recipe, run_uri: str) -> None:
     """Finish everything up to the teacher's detections; ``index`` is the real one."""
     dataset = open_dataset(recipe.data)
     run = Run(recipe, run_uri)
-    run.bring(["index"], Options(), Console(quiet=True))
+    run.bring(["index"], Options())
     for name in run.needed_for(*TEACHER):
         resolved = run.resolve(name)
         instance = resolved.instance

@@ -1,6 +1,5 @@
 """Whole sweeps on Ray Tune: what runs once, what waits, what a kill costs."""
 
-import io
 import json
 import re
 import threading
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.runner import Run
@@ -17,6 +15,7 @@ from pipelines.store.instances import Lock
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.upstream import SWEEP, finish_upstream, write_files
+from tests.support.voice import Recorder
 from tune.report import page_of, write_report
 from tune.results import how_many, text_tables, write_results
 from tune.search import run_sweep, sweep_folder
@@ -38,9 +37,9 @@ def trials_of(tmp_path, text):
 
 
 def run(trials, **options):
-    out = io.StringIO()
-    outcome = run_sweep(trials, Options(), Console(file=out, width=160), where="a sweep", **options)
-    return outcome, out.getvalue()
+    voice = Recorder()
+    outcome = run_sweep(trials, Options(), voice, where="a sweep", **options)
+    return outcome, voice.text
 
 
 def executed(trials) -> list[str]:

@@ -1,13 +1,13 @@
 """One trial without Ray: what it leaves behind, however it ends."""
 
-import io
-
 import pytest
-from rich.console import Console
 
+from pipelines.cli.voice import voice_in_log
 from pipelines.engine.stage import Options
+from pipelines.engine.voice import SILENT
 from tests.support.s3_server import s3_server
 from tests.support.upstream import SWEEP, finish_upstream, write_files
+from tests.support.voice import Recorder
 from tune.sweep import Trials, load_sweep
 from tune.trial import Record, Records, TrialLog, early_percents, last_known, run_trial, value_of
 from weaksam.errors import RunError
@@ -22,14 +22,10 @@ def trials_of(tmp_path, text):
     return trials
 
 
-def quiet():
-    return Console(file=io.StringIO())
-
-
 def test_a_trial_ends_with_its_figures(tmp_path):
     trials = trials_of(tmp_path, SWEEP)
-    loose = run_trial(trials, {"pseudo_labels.tau_s": 0.0}, Options(), quiet())
-    strict = run_trial(trials, {"pseudo_labels.tau_s": 0.6}, Options(), quiet())
+    loose = run_trial(trials, {"pseudo_labels.tau_s": 0.0}, Options())
+    strict = run_trial(trials, {"pseudo_labels.tau_s": 0.6}, Options())
     assert (loose.state, strict.state, strict.error) == ("finished", "finished", "")
     assert 0 < loose.select["pseudo_f1"] < strict.select["pseudo_f1"]  # the bad boxes have low scores
     assert 0 < strict.report["pseudo_f1"] <= 1
@@ -43,7 +39,7 @@ def test_a_trial_ends_with_its_figures(tmp_path):
 
 def test_a_failure_is_a_record_too(tmp_path):
     trials = trials_of(tmp_path, SWEEP)
-    record = run_trial(trials, {"retrain.detector": "yolo"}, Options(), quiet())
+    record = run_trial(trials, {"retrain.detector": "yolo"}, Options())
     assert record.state == "failed"
     assert "retrain.detector" in record.error
     assert value_of(trials.sweep, record) == -1
@@ -52,17 +48,17 @@ def test_a_failure_is_a_record_too(tmp_path):
 @pytest.mark.slow
 def test_an_objective_with_nothing_to_measure_fails(tmp_path):
     trials = trials_of(tmp_path, ON_DETECTORS.replace("also: [classification_map]", "") + "select_on: train\n")
-    record = run_trial(trials, {}, Options(), quiet())
+    record = run_trial(trials, {}, Options())
     assert (record.state, record.error) == ("failed", "ap50: nothing to measure on train")
 
 
 @pytest.mark.slow
 def test_a_detector_is_trained_detects_and_is_measured_in_this_process(tmp_path):
     trials = trials_of(tmp_path, ON_DETECTORS + "seeds: [0, 1]\n")
-    out = io.StringIO()
-    record = run_trial(trials, {"pseudo_labels.tau_s": 0.6}, Options(), Console(file=out, width=200))
+    voice = Recorder()
+    record = run_trial(trials, {"pseudo_labels.tau_s": 0.6}, Options(), voice)
     assert record.state == "finished", record.error
-    assert out.getvalue().count("in this process, ") >= 2 * 2  # training and detection, of each seed
+    assert voice.text.count("in this process, ") >= 2 * 2  # training and detection, of each seed
     for part in ("select", "report"):
         figures = [record.by_seed[seed][part]["ap50"] for seed in ("0", "1")]
         assert getattr(record, part)["ap50"] == pytest.approx(sum(figures) / 2)
@@ -76,14 +72,14 @@ def test_a_training_is_looked_at_on_its_way(tmp_path):
     )
     trials = trials_of(tmp_path, text)
     told = []
-    record = run_trial(trials, {}, Options(), quiet(), lambda percent, value: told.append((percent, value)))
+    record = run_trial(trials, {}, Options(), SILENT, lambda percent, value: told.append((percent, value)))
     assert record.state == "finished", record.error
     assert [percent for percent, _ in told] == [25, 50]
     assert all(0 <= value <= 1 for _, value in told)
     # Looking changes nothing: another run with the same seed, not looked at, gives the same detector.
     again = Trials(trials.sweep, str(tmp_path / "again"), "shapes:")
     finish_upstream(again.recipe({}, 0), again.run_uri)
-    assert run_trial(again, {}, Options(), quiet()).by_seed == record.by_seed
+    assert run_trial(again, {}, Options()).by_seed == record.by_seed
 
 
 @pytest.mark.gpu
@@ -93,12 +89,11 @@ def test_a_trial_with_a_gpu_trains_detects_and_is_looked_at_on_it(tmp_path):
         "resources: {gpus: 1}\n"
     )
     trials = trials_of(tmp_path, text)
-    told, out = [], io.StringIO()
-    console = Console(file=out, width=200)
-    record = run_trial(trials, {}, Options(), console, lambda *of_one: told.append(of_one[0]))
+    told, voice = [], Recorder()
+    record = run_trial(trials, {}, Options(), voice, lambda *of_one: told.append(of_one[0]))
     assert record.state == "finished", record.error
     assert told == [25, 50]
-    assert "in this process, one GPU" in out.getvalue()
+    assert "in this process, one GPU" in voice.text
 
 
 @pytest.mark.slow
@@ -110,8 +105,8 @@ def test_stopping_a_training_early_ends_its_trial(tmp_path):
         raise SystemExit  # as Ray Tune does in a trial that it stops
 
     with pytest.raises(SystemExit):
-        run_trial(trials, {}, Options(), quiet(), stop)
-    assert run_trial(trials, {}, Options(), quiet()).state == "finished"  # goes on from its checkpoint
+        run_trial(trials, {}, Options(), SILENT, stop)
+    assert run_trial(trials, {}, Options()).state == "finished"  # goes on from its checkpoint
 
 
 def test_trials_are_compared_after_a_share_that_grows(tmp_path):
@@ -143,7 +138,7 @@ def test_records_and_logs_are_kept_in_a_bucket_too():
         assert records.read() == {"a": record}
         log = f"{uri}/run/tune/a [b] sweep/logs/a.txt"
         TrialLog(log).flush()
-        Console(file=TrialLog(log)).print("second attempt")
+        voice_in_log(TrialLog(log)).say("second attempt")
         fs, path = open_fs(log)
         first, again, said = fs.cat_file(path).decode().splitlines()
         assert first.startswith("--- ")

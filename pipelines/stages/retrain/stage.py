@@ -100,7 +100,7 @@ class RetrainStage(Stage[RetrainOptions]):
             images=images,
             cache_mib=options.resources.cache_mib,
         )
-        watch = warn_of_dropped_positives(job.console)
+        watch = warn_of_dropped_positives(job.voice)
         detector, result, facts = fit(job, task, split=index.granted_split, left_out=left_out, watch=watch)
         assert isinstance(detector, RetrainedDetector)
         thresholds = {name: value for name, value in detector.chosen_thresholds().items() if math.isfinite(value)}

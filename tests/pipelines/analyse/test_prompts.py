@@ -1,11 +1,9 @@
-import io
 import json
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pipelines.analyse.prompts import (
     PLANNED,
@@ -27,6 +25,7 @@ from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS
 from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, work, write_run
 from tests.support.sams import in_double, trained_sam
+from tests.support.voice import Recorder
 from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.datasets.shapes import Shapes
 from weaksam.errors import DataError
@@ -239,13 +238,13 @@ def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path):
         analyse=AnalyseConfig(max_images=3, random_seeds=(0, 1)),
         resources=ResourcesConfig(here=True, rows_per_task=2),
     )
-    console = Console(file=io.StringIO(), width=160)
-    job = job_for(recipe, run, "analyse.prompts", ("index", "propose"), console)
+    voice = Recorder()
+    job = job_for(recipe, run, "analyse.prompts", ("index", "propose"), voice)
     manifest = work(job)
     table = job.instance.table(PROPOSALS)
     rows = {row["image_id"]: row for row in table.iter_rows()}
     assert manifest["images"] == {"images": 3, "done": 3, "dropped": 0, "duplicates": 0}
-    assert "random × 2" in console.file.getvalue()
+    assert "random × 2" in voice.text
     written = json.loads((tmp_path / "analyse.prompts" / "k" / "analysis.json").read_text())
     assert [row["name"] for row in written["rows"]] == ["grid", "fine", "coarse", "cross"]
     assert (written["split"], written["images"]) == ("train", 3)

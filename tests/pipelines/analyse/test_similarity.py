@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from pipelines.analyse import stage as analyse
 from pipelines.analyse.similarity import drawn_boxes, grey_png, pooled_features, source_sets, verdict
+from pipelines.engine.voice import SILENT
 from pipelines.products.index import in_hash_order
 from pipelines.products.measured import Analysis
 from pipelines.recipe.config import AnalyseConfig, DetectStageConfig, TrainMilConfig
@@ -18,6 +18,7 @@ from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.tolerances import assert_near, roundings_in
+from tests.support.voice import Recorder
 from weaksam.config import PromptsConfig, Weights
 from weaksam.detectors.loading import build_detector, detector_to_bytes
 from weaksam.detectors.mil.samples import scaled
@@ -105,14 +106,14 @@ def recipe(**changes):
     return drawn_recipe(mil=MIL, detect=DETECT, analyse=AnalyseConfig(similarity_images=3), **changes)
 
 
-def execute(run, recipe, console=None):
-    job = job_for(recipe, run, "analyse.similarity", ("index", "propose", "train-mil"), console)
+def execute(run, recipe, voice=SILENT):
+    job = job_for(recipe, run, "analyse.similarity", ("index", "propose", "train-mil"), voice)
     return work(job), Analysis(job.instance).read()
 
 
 def test_the_stage_compares_the_first_images_of_the_training_split(run, tmp_path):
-    console = Console(width=160, record=True)
-    manifest, found = execute(run, recipe(), console)
+    voice = Recorder()
+    manifest, found = execute(run, recipe(), voice)
     ids = [r["image_id"] for r in Instance(run, "propose", "k").table(PROPOSALS).iter_rows() if r["split"] == "train"]
     assert found["images"] == in_hash_order(ids)[:3]
     rows = {r["name"]: r for r in found["rows"]}
@@ -130,7 +131,7 @@ def test_the_stage_compares_the_first_images_of_the_training_split(run, tmp_path
     assert (picture.diagonal() >= 254).all()
     assert not (tmp_path / "analyse.similarity" / "k" / "similarity-cross.png").exists()
     assert manifest["text"] == f"3 images of train: mean cosine similarity {rows['all']['mean']:.3f}"
-    assert "coarse" in console.export_text()
+    assert "coarse" in voice.text
     assert execute(run, recipe())[1] == found
 
 

@@ -1,6 +1,5 @@
 """Stages in the driver's own process: the same tables as ever, without Ray."""
 
-import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Options
@@ -23,6 +21,7 @@ from pipelines.store.tables import Table
 from pipelines.training.fit import choose_resources
 from tests.support.tolerances import assert_near, roundings_in
 from tests.support.upstream import RECIPE, finish_upstream
+from tests.support.voice import Recorder
 from weaksam.datasets.shapes import CLASS_NAMES
 from weaksam.detectors.inference import detect_alone
 from weaksam.detectors.loading import build_retrained, detector_to_bytes
@@ -39,9 +38,9 @@ GRID = [
 
 def propose(out: Path, *settings: str) -> tuple[Instance, str]:
     recipe, _ = load_recipe("grid", [*GRID, *settings], "shapes:")
-    console = io.StringIO()
-    Run(recipe, str(out)).bring(["propose"], Options(max_dropped="1"), Console(file=console, width=200))
-    return Run(recipe, str(out)).instance("propose"), console.getvalue()
+    voice = Recorder()
+    Run(recipe, str(out)).bring(["propose"], Options(max_dropped="1"), voice)
+    return Run(recipe, str(out)).instance("propose"), voice.text
 
 
 def rows(instance: Instance):
@@ -65,7 +64,7 @@ def test_a_table_stage_needs_no_ray_and_goes_on_where_it_stopped(tmp_path):
 
 def test_a_bad_image_is_dropped_with_its_reason(tmp_path):
     recipe, _ = load_recipe("grid", GRID, "shapes:")
-    Run(recipe, str(tmp_path)).bring(["index"], Options(), Console(quiet=True))
+    Run(recipe, str(tmp_path)).bring(["index"], Options())
     index = Run(recipe, str(tmp_path)).instance("index").table(IMAGES)
     table = index.read()
     listed = table.to_pylist()
@@ -103,7 +102,7 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
         TrainedDetector(resolved.instance).write_weights(detector_to_bytes(detector, CLASS_NAMES, IMAGE_LABELS))
         reads = {n: u.instance.state() for n, u in resolved.inputs.items()}
         resolved.instance.finish({"reads": reads, "text": "by hand", "supervision": IMAGE_LABELS})
-    Run(recipe, run).bring(["detect.final-plain", "detect.final-mirrored"], Options(), Console(quiet=True))
+    Run(recipe, run).bring(["detect.final-plain", "detect.final-mirrored"], Options())
     index = Run(recipe, run).instance("index").table(IMAGES)
     images = {row["image_id"]: row["uri"] for row in index.iter_rows()}
     found = {

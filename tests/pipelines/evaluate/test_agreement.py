@@ -1,11 +1,9 @@
 """What is said of detectors without true boxes: by hand, and the same whatever the boxes are."""
 
-import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pipelines.evaluate import agreement as evaluate_agreement
 from pipelines.evaluate.agreement import agreements
@@ -57,9 +55,7 @@ def write_detections(run, name, found):
 
 def run_agreement(run, name="evaluate.agreement"):
     recipe = drawn_recipe()
-    job = job_for(
-        recipe, run, name, inputs_of(evaluate_agreement.options(recipe.of(name))), Console(file=io.StringIO())
-    )
+    job = job_for(recipe, run, name, inputs_of(evaluate_agreement.options(recipe.of(name))))
     told = work(job)
     return told, Evaluation(job.instance).read()["agreement"]
 

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pipelines.evaluate import stage as evaluate
 from pipelines.evaluate.pseudo_labels import measure, text_table
@@ -13,6 +12,7 @@ from pipelines.recipe.keys import inputs_of
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, with_instances, work
+from tests.support.voice import Recorder
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 
@@ -71,9 +71,7 @@ def test_two_classes_by_hand():
 def test_a_split_without_true_boxes_is_counted_and_not_measured():
     measured = measure(IMAGES, ("cat", "dog"), lambda _: {})["train"]
     assert measured == {"images": 3, "boxes": 1.0, "empty": 1, "objects": None, "rows": [], "classes": []}
-    console = Console(width=200, record=True)
-    console.print(text_table("train", measured))
-    assert "no true boxes" in console.export_text()
+    assert "no true boxes" in text_table("train", measured).title
 
 
 def test_no_boxes_at_all_have_no_precision_and_no_recall_beside_it():
@@ -94,16 +92,16 @@ def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
     instance.table(with_class_names(PSEUDO_LABELS, dataset.class_names)).write_rows(rows, "part-0")
     instance.finish({"supervision": supervision})
 
-    console = Console(width=200, record=True)
+    voice = Recorder()
     measured, recipe = "evaluate.mine", with_instances(drawn_recipe(), evaluate_mine={"of": name})
-    manifest = work(job_for(recipe, str(tmp_path), measured, (name,), console))
+    manifest = work(job_for(recipe, str(tmp_path), measured, (name,), voice))
     metrics = json.loads((tmp_path / measured / "k" / "metrics.json").read_text())
     row = metrics["pseudo_labels"]["train"]["rows"][1]
     assert (row["iou"], row["precision"], row["recall"], row["mean_recall"]) == (0.75, 1, 1, 1)
     assert (metrics["supervision"], manifest["supervision"]) == (supervision, supervision)
     assert "precision 100.0, recall 100.0" in manifest["text"]
     assert ("supervision: boxes" in manifest["text"]) == (supervision == "boxes")
-    assert "IoU > 0.75" in console.export_text()
+    assert "IoU > 0.75" in voice.text
 
 
 def test_what_an_evaluation_reads():

@@ -1,10 +1,8 @@
-import io
 import json
 from collections import Counter
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pipelines.evaluate.proposals import measure, row_label
 from pipelines.products.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
@@ -13,6 +11,7 @@ from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import PROPOSALS, proposals_to_row
 from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, with_instances, work, write_run
+from tests.support.voice import Recorder
 from weaksam.structures import GroundTruth
 
 
@@ -112,15 +111,15 @@ def test_rows_that_add_say_so():
 def test_the_stage_writes_metrics_and_prints_a_row_for_every_source_of_the_recipe(tmp_path):
     run = str(tmp_path)
     write_run(run)
-    console = Console(file=io.StringIO(), width=200)
-    manifest = work(job_for(drawn_recipe(), run, "evaluate.proposals", ("propose",), console))
+    voice = Recorder()
+    manifest = work(job_for(drawn_recipe(), run, "evaluate.proposals", ("propose",), voice))
     metrics = json.loads((tmp_path / "evaluate.proposals" / "k" / "metrics.json").read_text())
     assert metrics["iou_thresholds"] == [0.5, 0.75, 0.9]
     # coarse brought no box, yet its row stands there.
     assert [row["name"] for row in metrics["splits"]["val"]["rows"]] == ["grid", "fine", "coarse", "cross"]
     fine = metrics["splits"]["val"]["rows"][1]
     assert fine["one_to_one"]["0.5"] == 1.0
-    printed = console.file.getvalue()
+    printed = voice.text
     assert "+ coarse" in printed
     assert "val: 4 images" in printed
     assert "val: " in manifest["text"]

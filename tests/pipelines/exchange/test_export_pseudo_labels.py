@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
@@ -213,7 +212,7 @@ def test_true_boxes_go_out_and_come_back(tmp_path, build, reader, to, split):
     data = build(tmp_path / "VOC2007")
     recipe, _ = load_recipe("grid", [], str(data))
     run = str(tmp_path / "run")
-    Run(recipe, run).bring(["index"], Options(), Console(quiet=True))
+    Run(recipe, run).bring(["index"], Options())
     write_bytes(f"{run}/recipe.yaml", f"base: grid\nname: grid\ndata: {{uri: {data}}}\n".encode())
     run_export_true_boxes(run, name="true")
     out = tmp_path / "out"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import runner
@@ -34,7 +33,7 @@ from weaksam.errors import ConfigError, DataError, RunError
 def indexed(run, data, *overrides):
     """A run with a finished ``index`` of ``data``."""
     recipe, _ = load_recipe("grid", [*overrides], str(data))
-    Run(recipe, str(run)).bring(["index"], Options(), Console(quiet=True))
+    Run(recipe, str(run)).bring(["index"], Options())
     return str(run)
 
 

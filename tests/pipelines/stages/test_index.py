@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.products.index import first_in_hash_order, in_hash_order
@@ -16,6 +14,7 @@ from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES
 from tests.support.broken_files import encode, picture
 from tests.support.trees import build_coco_tree, build_voc_tree, coco_document, write_json
+from tests.support.voice import Recorder
 from weaksam.errors import ConfigError, DataError
 from weaksam.structures import ImageRecord
 
@@ -23,7 +22,7 @@ from weaksam.structures import ImageRecord
 def index(data: str, run: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]], tuple[str, ...]]:
     """Index a data set; returns the manifest, the rows by image id and the class names."""
     recipe, _ = load_recipe("grid", overrides, data)
-    manifest = Run(recipe, str(run)).bring(["index"], Options(), Console(file=io.StringIO()))["index"]
+    manifest = Run(recipe, str(run)).bring(["index"], Options())["index"]
     instance = current_instance(str(run), "index")
     assert instance is not None
     table = instance.table(IMAGES)
@@ -127,10 +126,10 @@ def test_a_limit_keeps_the_first_of_each_split_in_hash_order(tmp_path: Path) -> 
 
 def say(data: Path, run: Path, *overrides: str, recipe: str = "grid") -> str:
     """Index a data set; returns what is printed, in one line."""
-    printed = io.StringIO()
+    voice = Recorder()
     loaded, _ = load_recipe(recipe, overrides, str(data))
-    Run(loaded, str(run)).bring(["index"], Options(), Console(file=printed, width=1000))
-    return " ".join(printed.getvalue().split())
+    Run(loaded, str(run)).bring(["index"], Options(), voice)
+    return " ".join(voice.text.split())
 
 
 def coco_tree(

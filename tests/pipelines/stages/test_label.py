@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.config import LabelConfig
@@ -189,7 +188,7 @@ def test_the_stage_is_one_of_the_stages_and_runs_once(tmp_path):
         "shapes", ["data.shapes.train=3", "data.shapes.val=0", "data.splits=[train]", "data.shapes.size=32"]
     )
     run = Run(made, str(tmp_path))
-    run.bring(["index"], Options(), Console(quiet=True))
+    run.bring(["index"], Options())
     index = run.instance("index").table(IMAGES)
     rows = [
         detections_to_row(
@@ -203,6 +202,6 @@ def test_the_stage_is_one_of_the_stages_and_runs_once(tmp_path):
         instance.begin({})
         reads = {n: i.instance.state() for n, i in run.resolve(name).inputs.items()}
         instance.finish({"text": "by hand", "reads": reads})
-    manifests = run.bring(["label"], Options(), Console(quiet=True))
+    manifests = run.bring(["label"], Options())
     assert manifests["label"]["images"]["done"] == 3
     assert manifests["label"]["boxes"] == sum(len(row["class_index"]) for row in rows)

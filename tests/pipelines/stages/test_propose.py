@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import sys
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from rich.console import Console
 
 from pipelines.cli import app as cli
 from pipelines.cli import run as run_verb
@@ -26,6 +24,7 @@ from pipelines.stages.propose.actors import SegmentActor
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row
 from tests.support.broken_files import encode, picture, write_broken_files
+from tests.support.voice import Recorder
 from weaksam.structures import Proposals
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -48,9 +47,9 @@ def recipe(data: str, *overrides: str) -> Recipe:
 
 def bring(recipe: Recipe, run: Path, **options: Any) -> tuple[dict[str, Any], str]:
     """Bring ``propose`` up to date; returns its manifest and what was printed."""
-    printed = io.StringIO()
-    manifests = Run(recipe, str(run)).bring(["propose"], Options(**options), Console(file=printed, width=1000))
-    return manifests["propose"], printed.getvalue()
+    voice = Recorder()
+    manifests = Run(recipe, str(run)).bring(["propose"], Options(**options), voice)
+    return manifests["propose"], voice.text
 
 
 def proposed(run: Path) -> Instance:
@@ -152,8 +151,8 @@ def test_a_run_resumed_from_half_of_its_files_is_the_same_to_the_bit(finished_ru
 
 def test_a_preview_is_a_run_of_its_own(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = parts(finished_run)
-    printed = io.StringIO()
-    monkeypatch.setattr(run_verb, "console", Console(file=printed, width=1000))
+    voice = Recorder()
+    monkeypatch.setattr(run_verb, "voice", voice)
     chosen = [argument for setting in SETTINGS for argument in ("--set", setting)]
     cli.app(
         ["propose", "grid", "--data", "shapes:", "--out", str(finished_run), "--limit", "1", *chosen],
@@ -165,8 +164,8 @@ def test_a_preview_is_a_run_of_its_own(finished_run: Path, monkeypatch: pytest.M
     ids = sorted(rows(preview))
     assert [i.partition("-")[0] for i in ids] == ["train", "val"]
     assert {i: rows(finished_run)[i]["boxes_xyxy"] for i in ids} == {i: rows(preview)[i]["boxes_xyxy"] for i in ids}
-    assert "preview: 2 images at" in printed.getvalue()
-    assert "All 12 would take about" in printed.getvalue()
+    assert "preview: 2 images at" in voice.text
+    assert "All 12 would take about" in voice.text
 
 
 # --- unusual, broken and deadly files

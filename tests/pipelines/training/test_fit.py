@@ -1,11 +1,10 @@
 import json
+import re
 from dataclasses import replace
-from io import StringIO
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.products.index import in_hash_order
@@ -28,6 +27,7 @@ from pipelines.training.loop import run_training
 from pipelines.training.task import Position, Progress, TrainingResources
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from tests.support.toy_training import ToyTask
+from tests.support.voice import Recorder
 from weaksam.clues.loading import classifier_to_bytes, load_classifier
 from weaksam.config import ClassifierConfig, ResNetCamConfig, ShapesConfig, WeakTrConfig
 from weaksam.datasets.shapes import shape_uri
@@ -222,15 +222,9 @@ def test_scoring_leaves_unreadable_images_out(tmp_path):
     assert score_classifier(network, broken, 32).images == 0
 
 
-def test_progress_on_a_plain_console_is_a_line_now_and_then():
-    out = StringIO()
+def test_a_step_is_shown_with_its_loss_its_speed_and_the_time_left():
     now = Progress(step=3, steps=9, epoch=1.0, loss=0.5, losses={"labels": 0.5}, lr=1e-3, images_per_s=40.0, eta_s=61.0)
-    with fit.training_progress(Console(file=out), "train-classifier") as progress:
-        progress(now)
-    assert out.getvalue() == ""
-    with fit.training_progress(Console(file=out, force_terminal=True, width=120), "train-classifier") as progress:
-        progress(now)
-    assert "loss 0.500 40 img/s, 1:01 left" in out.getvalue()
+    assert fit._figures(now) == "loss 0.500 40 img/s, 1:01 left"
 
 
 # ---------------------------------------------------------------------------------------------------------------- the stage
@@ -246,27 +240,28 @@ STAGE_OVERRIDES = (
 
 @pytest.mark.ray
 def test_the_stage_trains_writes_a_classifier_and_is_finished(tmp_path, ray_cluster):
-    out = StringIO()
-    console = Console(file=out, width=200)
+    voice = Recorder()
     shapes, _ = load_recipe("shapes", [*STAGE_OVERRIDES, "resources.train_workers=1"], data_uri="shapes:")
-    manifest = Run(shapes, str(tmp_path)).bring(["train-classifier"], Options(), console)["train-classifier"]
+    manifest = Run(shapes, str(tmp_path)).bring(["train-classifier"], Options(), voice)["train-classifier"]
     assert manifest["steps"] == {"planned": 7, "done": 7, "resumed_at": 0}
     assert manifest["images"] == {"images": 13, "done": 13, "dropped": 0, "duplicates": 0}
-    assert "steps planned 7 = done 7 · checkpoint read back" in out.getvalue()
-    assert "1 worker(s)" in out.getvalue()
+    assert "steps planned 7 = done 7 · checkpoint read back" in voice.text
+    assert "1 worker(s)" in voice.text
+    assert voice.steps_shown[-1][:3] == ("train-classifier", 7, 7)
+    assert re.fullmatch(r"loss \d\.\d{3} \d+ img/s, 0:00 left", voice.steps_shown[-1][3])
     folder = next(p for p in (tmp_path / "train-classifier").iterdir() if p.is_dir())
     classifier = load_classifier(folder / "classifier.safetensors")
     assert classifier.network.num_classes == len(classifier.class_names) == 6
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["training_map_images"] == 13
     assert metrics["best"]["step"] in range(1, 8)
-    again = Run(shapes, str(tmp_path)).bring(["train-classifier"], Options(), console)["train-classifier"]
+    again = Run(shapes, str(tmp_path)).bring(["train-classifier"], Options(), voice)["train-classifier"]
     assert again == manifest
 
 
 def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path):
     shapes, _ = load_recipe("shapes", [*STAGE_OVERRIDES, "resources.here=true"], data_uri="shapes:")
-    index = Run(shapes, str(tmp_path)).bring(["index"], Options(), Console(file=StringIO()))["index"]
+    index = Run(shapes, str(tmp_path)).bring(["index"], Options())["index"]
     folder = next(p for p in (tmp_path / "index").iterdir() if p.is_dir())
     table = Table(str(folder), IMAGES)
     rows = table.read().to_pylist()
@@ -277,7 +272,7 @@ def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path):
     table.write_part(whole.from_pylist(rows, schema=whole.schema), "part-0")
     assert index["labels_granted_to"] == "train"
     options = Options(max_dropped="10%")
-    done = Run(shapes, str(tmp_path)).bring(["train-classifier"], options, Console(file=StringIO()))
+    done = Run(shapes, str(tmp_path)).bring(["train-classifier"], options)
     assert done["train-classifier"]["images"] == {"images": 13, "done": 12, "dropped": 1, "duplicates": 0}
     trained = next(p for p in (tmp_path / "train-classifier").iterdir() if p.is_dir())
     dropped = Table(str(trained / "_dropped"), DROPPED).read().to_pylist()

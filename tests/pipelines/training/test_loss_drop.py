@@ -1,12 +1,10 @@
 """What a training says of its loss drop."""
 
-import io
-
 import pytest
-from rich.console import Console
 
 from pipelines.training.loss_drop import dropped_shares, warn_of_dropped_positives
 from pipelines.training.task import Progress
+from tests.support.voice import Recorder
 
 
 def row(step, **counts):
@@ -47,11 +45,11 @@ def test_without_instances_there_is_nothing_to_share(rows, shares):
 
 
 def test_a_drop_of_more_than_thirty_per_cent_of_the_positives_is_warned_of_once():
-    console = Console(file=io.StringIO(), width=200)
-    look = warn_of_dropped_positives(console)
+    voice = Recorder()
+    look = warn_of_dropped_positives(voice)
     for step, dropped in enumerate([0.0, 3.0, 3.1, 9.0]):
         look(counted(step, 10.0, dropped))
     look(row(5))
-    printed = console.file.getvalue()
+    printed = voice.text
     assert printed.count("the loss drop drops") == 1
     assert "drops 31% of the positives at step 2" in printed

@@ -1,14 +1,12 @@
 """Cells of variants: which are run, what one that fails costs, and what their results say."""
 
-import io
-
 import pytest
-from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import read_recipe
 from pipelines.variants import measure as module
 from pipelines.variants.measure import Failed, Measured, Pairs, Results, Variant, measure
+from tests.support.voice import Recorder
 from weaksam.errors import RunError
 
 
@@ -63,7 +61,7 @@ def by_hand(monkeypatch):
     """Cells that take no time: their value is that of ``mil.lr``; a negative ``mil.momentum``, and they fail."""
     ran = []
 
-    def run_cell(run, instances, _options, _console):
+    def run_cell(run, instances, _options, _voice):
         ran.append((run.recipe.name, run.recipe.retrain.seed, *instances))
         if run.recipe.mil.dropout == 0:
             raise RunError("no luck")
@@ -74,8 +72,8 @@ def by_hand(monkeypatch):
 
 
 def run(*variants, **options):
-    out = io.StringIO()
-    return measure(variants, ["ap50"], "/run", Options(), Console(file=out, width=120), **options), out.getvalue()
+    voice = Recorder()
+    return measure(variants, ["ap50"], "/run", Options(), voice, **options), voice.text
 
 
 def test_a_failing_cell_is_told_and_the_others_go_on(by_hand):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.evaluate.detections import NO_PROPOSALS, MeasuredImage
@@ -175,7 +174,7 @@ def test_pseudo_labels_are_measured_on_two_halves_that_never_meet(tmp_path):
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), data_uri="shapes:")
     run = Run(recipe, str(tmp_path / "run"))
     finish_upstream(recipe, run.uri)
-    run.bring(["label"], Options(), Console(quiet=True))
+    run.bring(["label"], Options())
     label = run.instance("label")
     table = PseudoLabelTable(label)
     assert {half_of(image.image_id) for image in table.images()} == {"select", "report"}

@@ -1,15 +1,14 @@
 """Tables on cells whose instances and metrics are written by hand: nothing here trains."""
 
-import io
 import json
 import re
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
+from pipelines.engine.voice import plain
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
 from pipelines.store.instances import Instance, current_instance
@@ -19,6 +18,7 @@ from pipelines.variants.document import data_set, remarks, to_document, to_lines
 from pipelines.variants.measure import Failed, Measured, Results
 from pipelines.variants.run import make_table, parse_seeds
 from pipelines.variants.table import load_table
+from tests.support.voice import Recorder
 from weaksam.errors import ConfigError
 
 SMALL_SHAPES = ("data.shapes.size=32", "data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0")
@@ -274,9 +274,9 @@ def finish_table(cells: Cells, run: str, only=lambda _row, _seed: True) -> None:
 
 
 def made(cells: Cells, run: str) -> tuple[dict, str]:
-    console = Console(file=io.StringIO(), width=250)
-    document = make_table(cells, run, Options(), console)
-    return document, console.file.getvalue()
+    voice = Recorder()
+    document = make_table(cells, run, Options(), voice)
+    return document, voice.text
 
 
 def by_name(document: dict) -> dict[str, dict]:
@@ -510,8 +510,11 @@ def test_a_table_that_is_not_done_says_what_is_missing():
     assert "| MIST, Selective Search |  | not measured |  |  | voc07: CorLoc 68.8 |" in text
     assert "* not measured: MIST, Selective Search: not asked for" in text
     assert "* failed: OICR, Selective Search, seed 0: RunError: no | luck" in text
-    console = to_text(document)
-    assert [row[0].plain for row in console.rows] == ["OICR, Selective Search", "OICR, WeakSAM", "MIST, WeakSAM"]
+    assert [plain(row[0]) for row in to_text(document).rows] == [
+        "OICR, Selective Search",
+        "OICR, WeakSAM",
+        "MIST, WeakSAM",
+    ]
 
 
 def test_a_dry_run_lists_what_is_done_and_writes_nothing(tmp_path):
@@ -519,9 +522,9 @@ def test_a_dry_run_lists_what_is_done_and_writes_nothing(tmp_path):
     finish(cells.variants["MIST, Selective Search"].recipe(0), run, "evaluate.mil")
     finish(cells.variants["MIST, WeakSAM"].recipe(0), run, "propose")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    console = Console(file=io.StringIO(), width=200)
-    assert make_table(cells, run, Options(dry_run=True), console) == {}
-    lines = [re.split(" {2,}", line.strip()) for line in console.file.getvalue().splitlines()]
+    voice = Recorder()
+    assert make_table(cells, run, Options(dry_run=True), voice) == {}
+    lines = [re.split(" {2,}", line.strip()) for line in voice.text.splitlines()]
     assert lines[2:6] == [
         ["OICR, Selective Search", "0", "to do: train-mil, detect.mil, evaluate.mil"],
         ["OICR, WeakSAM", "0", "to do: train-mil, detect.mil, evaluate.mil"],

@@ -1,16 +1,15 @@
 """Every shipped table, made from drawn images to the last figure: two steps of each training, in one process."""
 
-import io
 import json
 
 import pytest
-from rich.console import Console
 
 from pipelines.engine.stage import Options
 from pipelines.variants.cells import Asked, Cells
 from pipelines.variants.document import to_lines
 from pipelines.variants.run import make_table
 from pipelines.variants.table import known_tables, load_table
+from tests.support.voice import Recorder
 
 pytestmark = pytest.mark.slow
 
@@ -53,8 +52,8 @@ def test_a_table_is_measured(run, tmp_path, name):
     table = load_table(name)
     (tmp_path / "toy.yaml").write_text(TOY.replace("BASE", f"{table.recipe}.yaml"))
     cells = Cells(table, Asked(recipe=str(tmp_path / "toy.yaml"), overrides=SMALL_DINO, seeds=(0,)))
-    out = io.StringIO()
-    document = make_table(cells, str(run), Options(), Console(file=out, width=200))
+    voice = Recorder()
+    document = make_table(cells, str(run), Options(), voice)
     assert document["errors"] == []
     assert cells.left_out == {}
     assert [row["state"] for row in document["rows"]] == ["measured"] * len(table.rows)
@@ -66,5 +65,5 @@ def test_a_table_is_measured(run, tmp_path, name):
     assert len(lines) == len(table.rows)
     # The same command again makes nothing anew.
     before = {path: path.stat().st_mtime_ns for path in run.rglob("_manifest.json")}
-    assert make_table(cells, str(run), Options(), Console(quiet=True))["rows"] == document["rows"]
+    assert make_table(cells, str(run), Options())["rows"] == document["rows"]
     assert {path: path.stat().st_mtime_ns for path in run.rglob("_manifest.json")} == before

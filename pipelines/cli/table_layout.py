@@ -1,4 +1,4 @@
-"""Tables for the console that lose nothing where it is narrow: no figure and no heading is ever cut.
+"""Tables on a console lose nothing where it is narrow: no figure and no heading is ever cut.
 
 Where the columns do not fit beside each other, a table of figures is printed as several below each other, each with the names
 of its rows; where not even that fits, or long texts would have hardly any room, every cell gets a line of its own.
@@ -7,58 +7,26 @@ of its rows; where not even that fits, or long texts would have hardly any room,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.cli.tones import to_text
+from pipelines.engine.voice import Kind, TextTable
+
 _GAP = 2  # between columns
 _LEAST_TEXT = 20  # characters a line that a column of texts is worth having with
 
 
-class Kind(Enum):
-    """What the cells of a column are."""
+class TableLayout:
+    """A table as rich shows it."""
 
-    NAME = "name"  # of the row: repeated where a table is split, never wrapped
-    FIGURE = "figure"  # never wrapped
-    TEXT = "text"  # wrapped where it is long
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column's heading and what its cells are."""
-
-    heading: str
-    kind: Kind
-
-
-class TextTable:
-    """A table to print; strings are shown as they are, markup in them means nothing."""
-
-    def __init__(self, title: str = "", *, notes: Sequence[str] = ()) -> None:
-        """Begin a table.
-
-        Args:
-            title: above it.
-            notes: lines below it.
-        """
-        self.title = title
-        self.notes = tuple(notes)
-        self.columns: list[Column] = []
-        self.rows: list[list[Text]] = []
-
-    def add_columns(self, kind: Kind, *headings: str) -> None:
-        """Add columns at the right."""
-        self.columns += [Column(heading, kind) for heading in headings]
-
-    def add_row(self, *cells: str | Text) -> None:
-        """Add a row of as many cells as there are columns."""
-        if len(cells) != len(self.columns):
-            raise ValueError(f"expected {len(self.columns)} cells, got {len(cells)}")
-        self.rows.append([cell if isinstance(cell, Text) else Text(cell) for cell in cells])
+    def __init__(self, table: TextTable) -> None:
+        self.title = table.title
+        self.columns = table.columns
+        self.rows = [[to_text(cell) for cell in row] for row in table.rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Lay the table out for a console's width."""
@@ -74,8 +42,6 @@ class TextTable:
                 if n:
                     yield ""
                 yield self._below(row, options.max_width)
-        for note in self.notes:
-            yield Text(note, style="dim")
 
     def _blocks(self, most: int) -> list[list[int]]:
         """Return the columns, by index, of each table below the other; none where cells must stand below each other."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from rich.text import Text
 
 from pipelines.analyse import noise as analyse_noise
 from pipelines.analyse import prompts as analyse_prompts
 from pipelines.analyse import similarity as analyse_similarity
-from pipelines.engine.text_table import Kind, TextTable
+from pipelines.cli.voice import ConsoleVoice
+from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from pipelines.evaluate import detections as evaluate_detections
 from pipelines.evaluate import proposals as evaluate_proposals
 from pipelines.evaluate import pseudo_labels as pseudo
@@ -25,7 +25,7 @@ NARROW = (40, 80)
 
 def printed(table: TextTable, width: int, *, soft_wrap: bool = True) -> str:
     console = Console(file=io.StringIO(), width=width, soft_wrap=soft_wrap)
-    console.print(table)
+    ConsoleVoice(console).table(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(len(line.rstrip()) for line in text.splitlines() if line != table.title) <= width
     return text
@@ -136,13 +136,16 @@ def test_texts_are_wrapped_and_nothing_of_them_is_lost(width: int) -> None:
     assert "1,235.6" in text
 
 
-def test_markup_in_cells_is_text_and_styles_come_as_text() -> None:
-    table = TextTable("[bold]title", notes=["[/] note"])
+def test_markup_in_cells_is_text_and_tones_are_styles() -> None:
+    table = TextTable("[bold]title")
     table.add_columns(Kind.NAME, "[red]", "state")
-    table.add_row("[/]", Text("done", style="green"))
+    table.add_row("[/]", Toned("done", Tone.GOOD))
     assert [line.split() for line in printed(table, 80).splitlines()] == [
-        ["[bold]title"], ["[red]", "state"], ["[/]", "done"], ["[/]", "note"],
+        ["[bold]title"], ["[red]", "state"], ["[/]", "done"],
     ]  # fmt: skip
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard", _environ={})
+    ConsoleVoice(console).table(table)
+    assert "\x1b[32mdone\x1b[0m" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_table_without_rows_shows_its_headings() -> None:

@@ -1,0 +1,42 @@
+"""A voice that remembers what it was told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from pipelines.engine.voice import ShowSteps, Silent, TextTable, Words, plain
+
+
+class Recorder(Silent):
+    """Remembers lines and tables as plain text, and what progress it was shown."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.tables: list[TextTable] = []
+        self.counted: list[tuple[str, int]] = []  # of rows: label, total
+        self.steps_shown: list[tuple[str, int, int, str]] = []  # of trainings: label, done, total, figures
+
+    @property
+    def text(self) -> str:
+        """Everything said, and a line for each row of the tables."""
+        return "".join(f"{line}\n" for line in self.lines)
+
+    def say(self, *words: Words) -> None:
+        """See ``Voice``."""
+        self.lines.append(plain(words))
+
+    def table(self, table: TextTable) -> None:
+        """See ``Voice``."""
+        self.tables.append(table)
+        self.lines += [table.title, "  ".join(column.heading for column in table.columns)]
+        self.lines += ["  ".join(map(plain, row)) for row in table.rows]
+
+    def rows(self, label: str, total: int, count: Callable[[], int]) -> AbstractContextManager[None]:
+        """See ``Voice``."""
+        self.counted.append((label, total))
+        return super().rows(label, total, count)
+
+    def steps(self, label: str) -> AbstractContextManager[ShowSteps]:
+        """See ``Voice``."""
+        return nullcontext(lambda done, total, figures: self.steps_shown.append((label, done, total, figures)))
