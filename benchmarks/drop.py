@@ -13,12 +13,13 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipelines.recipe.model import load_recipe
-from weaksam.config import RetrainConfig
+from weaksam.config import DinoConfig, FasterRcnnConfig, RetrainConfig
 from weaksam.detectors.loading import build_retrained
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
 
@@ -66,11 +67,10 @@ class _Side:
     """A detector that trains."""
 
     def __init__(self, config: RetrainConfig, enabled: bool, device: torch.device) -> None:
-        rcnn, dino = config.faster_rcnn, config.dino
-        rcnn = replace(rcnn, drop=replace(rcnn.drop, enabled=enabled, start_step=0))
-        dino = replace(dino, drop=replace(dino.drop, enabled=enabled, start_step=0))
+        assert isinstance(config.detector, FasterRcnnConfig | DinoConfig)
+        drop: Any = replace(config.detector.drop, enabled=enabled, start_step=0)
         torch.manual_seed(0)
-        detector = build_retrained(replace(config, faster_rcnn=rcnn, dino=dino), NUM_CLASSES)
+        detector = build_retrained(replace(config, detector=replace(config.detector, drop=drop)), NUM_CLASSES)
         self.detector: RetrainedDetector = detector.to(device).train()
         # Far below what learns: both copies stay the same network, and go on doing the same work.
         self.optimizer = torch.optim.AdamW(self.detector.parameter_groups(replace(config, lr=1e-9)))

@@ -91,7 +91,10 @@ def _measure(args: argparse.Namespace, proposals: int, way: str) -> dict[str, fl
     torch.manual_seed(0)
     device = torch.device(args.device)
     config = MilConfig(
-        backbone=args.backbone, dropout=0.0, freeze_stages=2, mist=MistConfig(dropblock=DropBlockConfig(enabled=False))
+        backbone=args.backbone,
+        dropout=0.0,
+        freeze_stages=2,
+        detector=MistConfig(dropblock=DropBlockConfig(enabled=False)),
     )
     detector = build_detector(config, NUM_CLASSES).to(device).train()
     optimizer = torch.optim.SGD(detector.parameter_groups(config), lr=1e-4)
@@ -139,6 +142,8 @@ def plain_losses(
     detector: WeakDetector, images: Tensor, boxes_xyxy: Tensor, real: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
     """MIST's losses, one image after the other, pseudo labels one class after the other."""
+    options = detector.config.detector
+    assert isinstance(options, MistConfig)
     total = torch.zeros((), device=images.device)
     for n in range(len(images)):
         one = slice(n, n + 1)
@@ -148,7 +153,7 @@ def plain_losses(
         total = total + image_loss(scores, targets, real[one], epsilon=1e-8, mean=True).sum()
         teacher = scores[0, :, 1:]
         for branch, logits in enumerate(outputs.refined_logits):
-            pseudo = _mine(boxes_xyxy[n], teacher.detach(), labels[n], detector.config.mist)
+            pseudo = _mine(boxes_xyxy[n], teacher.detach(), labels[n], options)
             deltas = BOX_CODER.encode_single(pseudo.target_boxes_xyxy[0], boxes_xyxy[n])[None]
             loss = refinement_loss(logits, pseudo, real[one]) + box_loss(
                 outputs.deltas[branch], deltas, pseudo, real[one]

@@ -123,7 +123,7 @@ def _sam(name: str) -> Sam:
     if name == "builtin":
         return load_sam(SamConfig(name="builtin"))
     torch.manual_seed(0)
-    sam = SAMS[name]().eval().requires_grad_(False)
+    sam = SAMS[name].build().eval().requires_grad_(False)
     for head in sam.mask_decoder.output_hypernetworks_mlps:
         head.layers[-1].weight *= 100
     sam.mask_decoder.iou_prediction_head.layers[-1].bias += 0.5

@@ -224,7 +224,9 @@ def test_a_member_of_a_family_is_imported_without_the_others() -> None:
     loaded = run_python("""
 import sys
 from weaksam.detectors import inference, loading
-loading.RETRAINED["faster_rcnn"]
+from weaksam.detectors.retrained import RETRAINED
+from weaksam.registry import load
+load(RETRAINED["faster_rcnn"].implementation)
 families = ("weaksam.clues", "weaksam.sam", "weaksam.proposals", "segment_anything", "timm")
 others = ("weaksam.detectors.retrained.dino", "weaksam.detectors.mil.mist", "weaksam.detectors.mil.oicr")
 print([name for name in sys.modules if name.startswith(families + others)])

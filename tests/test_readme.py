@@ -182,5 +182,5 @@ def test_the_example_of_a_recipe_loads(example: str) -> None:
     from pipelines.recipe.model import load_recipe
 
     recipe, _ = load_recipe(example, ["retrain.dino.seed=1", "retrain.seed=2"])
-    assert (recipe.of("retrain.dino").retrain.detector, recipe.of("retrain.dino").retrain.seed) == ("dino", 1)
-    assert (recipe.of("retrain").retrain.detector, recipe.of("retrain").retrain.seed) == ("faster_rcnn", 2)
+    assert (recipe.of("retrain.dino").retrain.detector.name, recipe.of("retrain.dino").retrain.seed) == ("dino", 1)
+    assert (recipe.of("retrain").retrain.detector.name, recipe.of("retrain").retrain.seed) == ("faster_rcnn", 2)

@@ -69,7 +69,7 @@ def test_the_demo_downloads_nothing() -> None:
     recipe, _ = load_recipe("shapes")
     assert recipe.data.kind == "shapes"
     assert (recipe.sam.name, recipe.sam.weights, recipe.clues.weights) == ("builtin", Weights(), Weights())
-    assert recipe.classifier.init == Weights("builtin")
+    assert recipe.clues.source.init == Weights("builtin")
 
 
 def of_preset(preset: str, tmp_path: Path) -> Recipe:

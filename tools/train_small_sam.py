@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from weaksam.datasets.shapes import draw, reserved_seed
 from weaksam.heap import KEEP_HEAP_ENV
-from weaksam.sam import BUILTIN_SAM
+from weaksam.sam.models import BUILTIN_SAM
 from weaksam.sam.small import IMAGE_SIZE, build_small_sam
 
 logger = logging.getLogger(__name__)

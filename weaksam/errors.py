@@ -2,6 +2,7 @@
 
     WeaksamError
     ├── ConfigError        a recipe, an option or a combination of options is wrong
+    │   └── OptionError    a value of one option, which it names; a recipe puts before it where the option stands
     ├── DataError          a data set, an annotation file or a table is malformed
     ├── CheckpointError    weights are missing, of another model, or not what their checksum says
     ├── RunError           a run folder is in use, incomplete or contradicts itself
@@ -30,6 +31,18 @@ class WeaksamError(Exception):
 
 class ConfigError(WeaksamError, ValueError):
     """A recipe, an option or a combination of options is wrong."""
+
+
+class OptionError(ConfigError):
+    """An option has a value that it does not take; ``option`` is its name where it was declared."""
+
+    def __init__(self, option: str, said: str) -> None:
+        super().__init__(f"{option}: {said}")
+        self.option = option
+        self.said = said
+
+    def __reduce__(self) -> tuple[type["OptionError"], tuple[str, str]]:
+        return OptionError, (self.option, self.said)
 
 
 class DataError(WeaksamError, ValueError):

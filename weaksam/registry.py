@@ -1,15 +1,14 @@
 """Families of interchangeable members, each imported when it is asked for: ours, and those that other packages register.
 
-A registry is literal, ``{"mist": "weaksam.detectors.mil.mist:Mist"}``, so that naming the members imports none of them. A
+A registry is literal, ``{"mist": "weaksam.config.mil:MistConfig"}``, so that naming the members imports none of them. A
 package adds its own under an entry point of the family's group::
 
     [project.entry-points."weaksam.mil_detectors"]
-    mine = "my_package.detector:MyDetector"
+    mine = "my_package.detector.options:MyOptions"
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
@@ -56,13 +55,6 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._targets)
-
-    def name_of(self, member: T) -> str:
-        """Return the name of a member that was imported. Raises ``KeyError`` if the family has no such member."""
-        for name, target in self._targets.items():
-            if target.partition(":")[0] in sys.modules and load(target) is member:
-                return name
-        raise KeyError(member)
 
     @cached_property
     def _targets(self) -> dict[str, str]:

@@ -26,19 +26,18 @@ from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row, propo
 from pipelines.store.tables import Table
 from weaksam.clues.loading import classifier_to_bytes, load_classifier
 from weaksam.clues.weaktr import WeakTr
-from weaksam.config import MilConfig, SamConfig, WeakTrConfig, Weights
-from weaksam.detectors.loading import detector_to_bytes, load_detector
-from weaksam.detectors.mil import MIL_DETECTORS
+from weaksam.config import MilConfig, OicrConfig, SamConfig, WeakTrConfig, Weights
+from weaksam.detectors.loading import build_detector, detector_to_bytes, load_detector
 from weaksam.errors import ImageError
 from weaksam.io.images import decode_image, read_size
-from weaksam.sam import BUILTIN_SAM
 from weaksam.sam.load import load_sam
+from weaksam.sam.models import BUILTIN_SAM
 from weaksam.structures import Prompts, Proposals
 
 _MAX_PIXELS = 2**18  # of a damaged header; the default allows 400 MB each
 _LONGEST_REASON = 40  # characters
 _HEADER = 2**14  # bytes of a checkpoint in which most accidents happen
-_MIL = MilConfig(detector="oicr", backbone="small")
+_MIL = MilConfig(detector=OicrConfig(), backbone="small")
 _IDS = ["000005", "000006", "000007"]
 
 
@@ -134,7 +133,7 @@ def _own_classifier() -> bytes:
 @cache
 def _own_detector() -> bytes:
     torch.manual_seed(0)
-    return detector_to_bytes(MIL_DETECTORS["oicr"](_MIL, 2), ["cat", "dog"])
+    return detector_to_bytes(build_detector(_MIL, 2), ["cat", "dog"])
 
 
 def _safetensors(rng: Random, data: bytes, _files: list[bytes]) -> bytes:

@@ -27,9 +27,10 @@ from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
 from pipelines.stages.retrain.stage import TrainedDetector, choose_images
 from pipelines.store.numbers import percent
-from weaksam.config import DataConfig, RoiDropConfig, require
+from weaksam.config import DataConfig, FasterRcnnConfig, RoiDropConfig, require
 from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import StatedSize, true_objects
+from weaksam.errors import OptionError
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class NoiseQuestion(Question[NoiseOptions]):
     def is_idle(self, recipe: Recipe) -> bool:
         """Whether there is no training here, or one of a detector without regions."""
         retrain = recipe.of(recipe.analyse.retrained).retrain
-        return bool(retrain.weights) or retrain.detector != "faster_rcnn"
+        return bool(retrain.weights) or not isinstance(retrain.detector, FasterRcnnConfig)
 
     def options(self, recipe: Recipe) -> NoiseOptions:
         """Look up how the detector was trained.
@@ -77,7 +78,9 @@ class NoiseQuestion(Question[NoiseOptions]):
         question = recipe.analyse
         retrain = recipe.of(question.retrained).retrain
         wanted = f"{question.retrained}.detector=faster_rcnn, which has regions"
-        require(retrain.detector == "faster_rcnn", "analyse.retrained", wanted, retrain.detector)
+        detector = retrain.detector
+        if not isinstance(detector, FasterRcnnConfig):
+            raise OptionError("analyse.retrained", f"expected {wanted}, got {detector.name!r}")
         trained = not retrain.weights
         require(trained, "analyse.retrained", "a detector that this run retrains", f"weights {retrain.weights.uri}")
         return NoiseOptions(
@@ -85,7 +88,7 @@ class NoiseQuestion(Question[NoiseOptions]):
             model=question.retrained,
             images=question.noise_images,
             scale=retrain.scales[0],
-            drop=retrain.faster_rcnn.drop,
+            drop=detector.drop,
             stated_size=recipe.data.stated_size,
             retrain=retrain,
             data=recipe.data,

@@ -24,7 +24,7 @@ from weaksam.errors import WeaksamError
 from weaksam.heap import KEEP_HEAP_ENV
 from weaksam.io.files import is_folder, is_remote, open_fs
 from weaksam.io.weights import file_sha256
-from weaksam.sam import BUILTIN_SAM
+from weaksam.sam.models import BUILTIN_SAM
 
 State = Literal["ok", "warn", "fail"]
 

@@ -12,7 +12,7 @@ from pipelines.cli import terminal
 from pipelines.cli.console import console, voice
 from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from weaksam.io.weights import PUBLISHED, Progress, WeightsFile, cached_path, fetch_weights
-from weaksam.sam import BUILTIN_SAM
+from weaksam.sam.models import BUILTIN_SAM
 
 
 def register(app: typer.Typer) -> None:

@@ -36,13 +36,13 @@ class ResourcesConfig:
 
     def __post_init__(self) -> None:
         shares = (0.0, 0.25, 0.33, 0.5, 1.0)  # other fractions can stay unschedulable for ever (ray#52133)
-        require(self.gpus_per_actor in shares, "resources.gpus_per_actor", f"one of {shares}", self.gpus_per_actor)
+        require(self.gpus_per_actor in shares, "gpus_per_actor", f"one of {shares}", self.gpus_per_actor)
         if self.here:
             for name in ("prompt_actors", "segment_actors", "train_workers", "loader_workers", "gpus_per_actor"):
                 got = getattr(self, name)
-                require(got in (0, 1), f"resources.{name}", "none beside resources.here", got)
+                require(got in (0, 1), name, "none beside here", got)
         for name in ("cpus", "prompt_actors", "segment_actors", "threads_per_actor", "rows_per_task", "train_workers"):
-            require(getattr(self, name) >= 0, f"resources.{name}", "0 or more", getattr(self, name))
+            require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         ok = bool(self.iou_thresholds) and all(0 < t <= 1 for t in self.iou_thresholds)
-        require(ok, "evaluate.iou_thresholds", "numbers in (0, 1]", self.iou_thresholds)
+        require(ok, "iou_thresholds", "numbers in (0, 1]", self.iou_thresholds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,5 +181,5 @@ class ReportConfig:
         return True
 
     def __post_init__(self) -> None:
-        require(0 <= self.detection_score <= 1, "report.detection_score", "0..1", self.detection_score)
-        require(self.failures >= 0, "report.failures", "0 or more", self.failures)
+        require(0 <= self.detection_score <= 1, "detection_score", "0..1", self.detection_score)
+        require(self.failures >= 0, "failures", "0 or more", self.failures)

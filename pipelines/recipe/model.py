@@ -19,13 +19,22 @@ import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from pipelines.recipe.config import (
     AnalyseConfig,
@@ -52,7 +61,8 @@ from weaksam.config import (
     SelectiveSearchConfig,
 )
 from weaksam.config.checks import shortened
-from weaksam.errors import ConfigError
+from weaksam.config.choices import Choice, Member
+from weaksam.errors import ConfigError, OptionError
 from weaksam.io.files import is_remote, read_text
 
 STANDARD = "standard.yaml"  # every recipe's first base: what the instances that shipped recipes list are
@@ -65,8 +75,6 @@ _SECTIONS = {
     "train-mil": "mil",
     "label": "pseudo_labels",
 }
-# Which maps each clue source can make (a recipe that prompts with others would find its source silently empty).
-CLUE_KINDS = {"none": (), "weaktr": ("fine", "coarse", "cross"), "resnet_cam": ("coarse",)}
 
 
 class Recipe(BaseModel):
@@ -121,7 +129,7 @@ class Recipe(BaseModel):
         for part, (section, values) in whole._overlays(name, given or {}).items():
             field = part or _section(name)
             path = f"instances.{name}{f'.{part}' if part else ''}" if values else field
-            changed[field] = _overlaid(section, values, what, path, origins)
+            changed[field] = _overlaid(section, values, what, field, path, origins)
             _check_reads(changed[field], what, path)
         seen = whole.model_copy(update=changed)
         seen._whole = whole
@@ -147,8 +155,8 @@ class Recipe(BaseModel):
 
     @property
     def uses_clues(self) -> bool:
-        """Whether proposals ask a classifier where to look."""
-        return self.propose.method == "sam" and self.clues.name != "none"
+        """Whether proposals ask a clue source where to look."""
+        return self.propose.method == "sam" and bool(self.clues.source.kinds)
 
     def section_of(self, name: str) -> Any:
         """Return the section of the verb of the instance ``name``, as the instance sees it."""
@@ -156,12 +164,13 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _sources_can_be_made(self) -> Recipe:
-        kinds = ("grid", *CLUE_KINDS[self.clues.name])
-        empty = [source for source in self.prompts.sources if source not in kinds]
+        source = self.clues.source
+        kinds = ("grid", *source.kinds)
+        empty = [kind for kind in self.prompts.sources if kind not in kinds]
         if empty:
             raise ValueError(
-                f"prompts.sources: {', '.join(empty)} cannot come from clues.name: {self.clues.name}, which makes "
-                f"{', '.join(kinds[1:]) or 'no maps'}; choose another clues.name or drop the source"
+                f"prompts.sources: {', '.join(empty)} cannot come from clues.source: {source.name}, which makes "
+                f"{', '.join(kinds[1:]) or 'no maps'}; choose another clues.source or drop the source of prompts"
             )
         return self
 
@@ -206,16 +215,23 @@ def _example(name: str) -> str:
     return f"{name}.{reads.get(verb_of(name), 'seed=1')}"
 
 
-def _overlaid(section: Any, values: Any, what: str, path: str, origins: Mapping[str, str]) -> Any:
-    """Return a section with some options replaced; raise ConfigError for what it does not take."""
+def _overlaid(section: Any, values: Any, what: str, field: str, path: str, origins: Mapping[str, str]) -> Any:
+    """Return the section ``field`` with some options replaced; raise ConfigError for what it does not take."""
     if values == {}:
         return section
-    plain = json.dumps({path: _merge(to_plain(section), values, {}, "")}, default=str)
+    plain = _merge(to_plain(section), values, {}, "", (field,))
     strict = create_model("Overlay", __config__=ConfigDict(extra="forbid"), options=(type(section), Field(alias=path)))
     try:
-        return dict(strict.model_validate_json(plain, strict=True))["options"]
+        given = json.dumps({path: plain}, default=str)
+        return dict(strict.model_validate_json(given, strict=True, context=_read_options))["options"]
     except ValidationError as error:
-        raise ConfigError(explain(error, what, lambda found: _names_in(section, found[1:]), origins)) from error
+        names_at = partial(options_at, type(section), plain)
+        raise ConfigError(explain(error, what, lambda found: names_at(found[1:]), origins)) from error
+
+
+def _read_options(kind: type[Member], values: Any) -> Member:
+    """Read the options of the member of a family that a recipe chooses; see ``Choice``."""
+    return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
 
 
 @dataclass(frozen=True)
@@ -241,9 +257,10 @@ class RecipeSource:
                 nested = {part: nested}
             values = _merge(values, nested, origins, given_by)
         try:
-            recipe = Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
+            recipe = Recipe.model_validate_json(json.dumps(values, default=str), strict=True, context=_read_options)
         except ValidationError as error:
-            raise ConfigError(explain(error, f"recipe {self.asked_for}", _names_at, origins)) from error
+            names_at = partial(options_at, Recipe, values)
+            raise ConfigError(explain(error, f"recipe {self.asked_for}", names_at, origins)) from error
         for name in dict.fromkeys((*recipe.stages, *recipe.instances)):
             recipe._seen_by(name, f"recipe {self.asked_for}", origins)  # a mistake in its options is an error now
         return recipe, origins
@@ -269,9 +286,8 @@ def read_recipe(path_or_name: str, presets: Sequence[str] = ()) -> RecipeSource:
         loaded = _load(_find(path_or_name, None), ())
     origins: dict[str, str] = {}
     values = _merge({}, {"instances": standard_instances()}, origins, STANDARD)
-    for of_file, origins_of_file in (loaded, *(_load(_find(preset, None), ()) for preset in presets)):
-        values = _merge(values, of_file, {}, "")
-        origins |= origins_of_file
+    for values_of_file, origins_of_file in (loaded, *(_load(_find(preset, None), ()) for preset in presets)):
+        values = _merge(values, values_of_file, origins, origins_of_file)
     return RecipeSource(path_or_name, values, origins)
 
 
@@ -434,8 +450,7 @@ def _on_bases(
     origins: dict[str, str] = {}
     for base in bases:
         base_values, base_origins = _load(_find(base, path), ancestors)
-        values = _merge(values, base_values, {}, "")
-        origins.update(base_origins)
+        values = _merge(values, base_values, origins, base_origins)
     return _merge(values, own, origins, posixpath.basename(where)), origins
 
 
@@ -452,7 +467,7 @@ def _instances_apart(own: dict[str, Any], where: str) -> dict[str, Any]:
                 raise ConfigError(
                     f"{where}: stages: expected a name or {{name: {{option: value}}}}, got {str(entry)[:200]}"
                 )
-            given[name] = _merge(given.get(name, {}), options, {}, "")
+            given[name] = _merge(given.get(name, {}), options, {}, "", ("instances", name))
             names.append(name)
         else:
             names.append(entry)
@@ -482,15 +497,71 @@ def shipped_folder() -> Path:
     return Path(str(resources.files("recipes")))
 
 
-def _merge(old: Any, new: Any, origins: dict[str, str], origin: str, path: str = "") -> Any:
-    """Return ``old`` overlaid with ``new``: mappings merge, everything else replaces."""
+def _merge(
+    old: Any, new: Any, origins: dict[str, str], origin: str | Mapping[str, str], at: tuple[str, ...] = ()
+) -> Any:
+    """Return ``old`` overlaid with ``new``: mappings merge, everything else replaces.
+
+    The options of a member of a family merge with those of the same member, and replace those of another (``Choice``).
+
+    Args:
+        old: what lies below.
+        new: what lies above.
+        origins: where values came from, by their path ``a.b``; those of ``new`` are noted.
+        origin: of ``new``, or of each of its values by its path.
+        at: the path of both in a recipe.
+    """
+    path = ".".join(at)
+    choice = _choice_at(at)
+    if choice is not None:
+        old, new = choice.long_form(old), choice.long_form(new)
+        if isinstance(new, dict) and "name" in new and choice.name_in(old) != new["name"]:
+            old = None
+            for name in [name for name in origins if name.startswith(f"{path}.")]:
+                del origins[name]
     if not isinstance(new, dict):
-        origins[path] = origin
+        origins[path] = origin if isinstance(origin, str) else origin.get(path, "")
         return new
     merged = dict(old) if isinstance(old, dict) else {}
     for name, value in new.items():
-        merged[name] = _merge(merged.get(name), value, origins, origin, f"{path}.{name}" if path else str(name))
+        merged[name] = _merge(merged.get(name), value, origins, origin, (*at, str(name)))
     return merged
+
+
+def _choice_at(at: Sequence[str]) -> Choice | None:
+    """Return the family that the option at a path of a recipe chooses from, None of any other option."""
+    if at[:1] == ("instances",) and len(at) > 2:
+        at = at[2:] if at[2] in _PARTS else (_section(at[1]), *at[2:])
+    hints = _hints_at(Recipe, {}, at[:-1])
+    return _choice_of(hints.get(at[-1])) if at else None
+
+
+def _choice_of(hint: Any) -> Choice | None:
+    return next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Choice)), None)
+
+
+def _hints_at(kind: Any, values: Any, at: Sequence[str]) -> Mapping[str, Any]:
+    """Return the types of the options at a path of a section or a recipe that holds ``values``, if there are any."""
+    for part in at:
+        hint = _hints_of(kind).get(part)
+        values = values.get(part) if isinstance(values, dict) else None
+        kind = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+        if (choice := _choice_of(hint)) is not None:
+            kind = choice.member_in(values)
+    return _hints_of(kind)
+
+
+@cache
+def _hints_of(kind: Any) -> Mapping[str, Any]:
+    if not isinstance(kind, type) or not (is_dataclass(kind) or issubclass(kind, BaseModel)):
+        return {}
+    names = kind.model_fields if issubclass(kind, BaseModel) else {f.name for f in fields(kind)}
+    return {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name in names}
+
+
+def options_at(kind: type, values: Any, at: Sequence[str]) -> list[str]:
+    """Return the names of the options at a path of a section or a recipe that holds ``values``."""
+    return list(_hints_at(kind, values, at))
 
 
 def _parse_override(item: str, instances: Collection[str]) -> tuple[list[str], Any]:
@@ -506,12 +577,12 @@ def _parse_override(item: str, instances: Collection[str]) -> tuple[list[str], A
 def _is_of_instance(path: Sequence[str], instances: Collection[str]) -> bool:
     """Whether ``verb.label.option`` is an option of an instance: of one that there is, or one that it begins.
 
-    A label may be the name of an option of the section, too: ``retrain.dino.lr`` is of the instance, where there is one, and
-    ``retrain.dino.queries`` of the section, for no instance of ``retrain`` has such an option.
+    A label may be the name of an option of the section, too: ``retrain.test.lr`` is of the instance, where there is one, and
+    ``retrain.test.nms_iou`` of the section, for no instance of ``retrain`` has such an option.
     """
     if len(path) < 3:
         return False
-    options, instance = _names_at([_section(path[0])]), ".".join(path[:2])
+    options, instance = options_at(Recipe, {}, [_section(path[0])]), ".".join(path[:2])
     if path[1] in options:
         return instance in instances and path[2] in options
     return instance in instances or path[2] in options
@@ -534,10 +605,13 @@ def explain(
     lines = []
     for finding in error.errors(include_url=False):
         path = [str(part) for part in finding["loc"]]
+        refused = finding.get("ctx", {}).get("error")
+        if isinstance(refused, OptionError):
+            path.append(refused.option)
         dotted = ".".join(path)
         within = (origin for name, origin in (origins or {}).items() if name.startswith(f"{dotted}."))
         origin = (origins or {}).get(dotted) or next(within, None)
-        message = finding["msg"].removeprefix("Value error, ")
+        message = refused.said if isinstance(refused, OptionError) else finding["msg"].removeprefix("Value error, ")
         if finding["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             close = difflib.get_close_matches(path[-1], names_at(path[:-1]), n=1)
             message = f"no such option{f'; did you mean {close[0]}?' if close else ''}"
@@ -545,17 +619,3 @@ def explain(
             message = f"{message}, got {shortened(repr(finding['input']))}"
         lines.append(f"  {dotted or what.partition(' ')[0]}{f' (from {origin})' if origin else ''}: {message}")
     return f"{what}:\n" + "\n".join(lines)
-
-
-def _names_at(path: Sequence[str]) -> list[str]:
-    """Return the option names of the part of a recipe at ``path``."""
-    return _names_in(Recipe(name="", stages=()), path)
-
-
-def _names_in(value: Any, path: Sequence[str]) -> list[str]:
-    """Return the option names of the part of a section, or of a recipe, at ``path``."""
-    for part in path:
-        value = getattr(value, part, None)
-    if isinstance(value, BaseModel):
-        return list(type(value).model_fields)
-    return [f.name for f in fields(value)] if is_dataclass(value) else []

@@ -31,7 +31,14 @@ from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from pipelines.store.tables import Table
 from pipelines.training.trained import Trained
-from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig, require
+from weaksam.config import (
+    DetectConfig,
+    MilConfig,
+    RetrainConfig,
+    RetrainedDetectConfig,
+    RetrainedDetectorConfig,
+    require,
+)
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
 from weaksam.structures import IMAGE_LABELS, Detections
@@ -78,7 +85,7 @@ class RetrainedArchitecture:
     """The same of a retrained detector."""
 
     backbone: str
-    detector: Any  # its own options
+    detector: RetrainedDetectorConfig
 
 
 class DetectStage(Stage[DetectOptions]):
@@ -174,14 +181,14 @@ def settings_of(recipe: Recipe, name: str) -> tuple[DetectConfig, bool]:
 
 def _architecture(detector: MilConfig | RetrainConfig) -> MilArchitecture | RetrainedArchitecture:
     if isinstance(detector, RetrainConfig):
-        return RetrainedArchitecture(backbone=detector.backbone, detector=detector.of_detector)
+        return RetrainedArchitecture(backbone=detector.backbone, detector=detector.settled.detector)
     return mil_architecture(detector)
 
 
 def mil_architecture(detector: MilConfig) -> MilArchitecture:
     """Return what of a detector's options counts once it is trained."""
     return MilArchitecture(
-        detector=detector.detector,
+        detector=detector.detector.name,
         backbone=detector.backbone,
         proposal_sources=detector.proposal_sources,
         min_box_side=detector.min_box_side,

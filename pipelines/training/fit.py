@@ -106,7 +106,7 @@ def _facts(result: TrainingResult, proof: Proof, left_out: Mapping[str, int]) ->
 def describe(config: MilConfig | RetrainConfig) -> str:
     """Say in a line what a detector's training would do, for ``--dry-run``."""
     length = f"{config.steps:,} steps" if config.steps else f"{config.epochs} epochs"
-    return f"{config.detector} on {config.backbone}, {length} in batches of {config.batch_size}"
+    return f"{config.detector.name} on {config.backbone}, {length} in batches of {config.batch_size}"
 
 
 def choose_resources(config: ResourcesConfig, batch_size: int, cpus: int, gpus: int) -> TrainingResources:

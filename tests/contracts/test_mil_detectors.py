@@ -22,7 +22,8 @@ COUNTS = (0, 1, 5, 300)
 
 
 def config_of(name, **options):
-    return MilConfig(**({"detector": name, "backbone": "small", "init": "builtin", "freeze_stages": 1} | options))
+    own = {"detector": MIL_DETECTORS[name](), "backbone": "small", "init": Weights("builtin"), "freeze_stages": 1}
+    return MilConfig(**(own | options))
 
 
 def detector_of(name, **options):
@@ -255,19 +256,19 @@ def test_the_options_of_a_detector_reach_its_losses(name):
     default = losses_with(name)
     if name == "mist":
         off = DropBlockConfig(enabled=False)
-        weighted = losses_with(name, mist=MistConfig(first_branch_weight=1.5, dropblock=off))
+        weighted = losses_with(name, detector=MistConfig(first_branch_weight=1.5, dropblock=off))
         assert weighted == near(default | {"refine1": default["refine1"] / 2, "box1": default["box1"] / 2}, length=40)
         changed = [MistConfig(share=0.0), MistConfig(max_overlap=1.0), MistConfig(min_iou=0.1)]
-        assert all(losses_with(name, mist=options)["refine1"] != default["refine1"] for options in changed)
+        assert all(losses_with(name, detector=options)["refine1"] != default["refine1"] for options in changed)
     else:
         changed = [
             OicrConfig(assign="top1"), OicrConfig(near_top=0.2), OicrConfig(near_top=0.2, nms_iou=0.0),
             OicrConfig(min_iou=0.1), OicrConfig(ignore_below=0.3),
         ]  # fmt: skip
-        values = [losses_with(name, oicr=options)["refine1"] for options in changed]
+        values = [losses_with(name, detector=options)["refine1"] for options in changed]
         assert len({default["refine1"], *values}) == 6
-        with pytest.raises(ConfigError, match=r"mil.oicr.ignore_below: expected 0 with mil.oicr.assign=top1, got 0.1"):
-            detector_of(name, oicr=OicrConfig(assign="top1", ignore_below=0.1))
+        with pytest.raises(ConfigError, match=r"ignore_below: expected 0 with assign=top1, got 0.1"):
+            OicrConfig(assign="top1", ignore_below=0.1)
 
 
 def test_the_image_loss_is_that_of_the_detector(name):

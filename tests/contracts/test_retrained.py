@@ -33,7 +33,7 @@ NONE = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 def config_of(name: str, **options: object) -> RetrainConfig:
     test = DetectConfig(scales=(64,), score_threshold=0.0, nms_iou=0.5, max_detections=20)
-    own = {"detector": name, "backbone": "small", "freeze_stages": 1, "test": test, name: SMALL[name]}
+    own = {"detector": SMALL[name], "backbone": "small", "freeze_stages": 1, "test": test}
     return RetrainConfig(**(own | options))  # type: ignore[arg-type]
 
 
@@ -102,10 +102,10 @@ def test_a_detector_survives_saving_and_loading(name: str, supervision: str) -> 
 
 def test_a_file_of_another_detector_is_refused_by_name(name: str) -> None:
     other = next(key for key in RETRAINED if key != name)
-    with pytest.raises(CheckpointError, match=f"expected {other} on small, got {name} on small; set retrain.detector="):
+    with pytest.raises(CheckpointError, match=f"expected {other} on small, got {name} on small; set detector="):
         load_retrained(io.BytesIO(detector_to_bytes(detector_of(name), CLASSES)), config_of(other))
 
 
 def test_more_stages_than_there_are_cannot_be_frozen(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"retrain\.freeze_stages: expected 0\.\.3 for this backbone, got 4"):
+    with pytest.raises(ConfigError, match=r"freeze_stages: expected 0\.\.3 for this backbone, got 4"):
         build_retrained(config_of(name, freeze_stages=4), 2)

@@ -21,7 +21,7 @@ stages:
   - retrain
   - detect.final
   - evaluate.final
-  - retrain.dino: {detector: dino, optimizer: adamw, lr: 0.001, dino: {levels: 2, dim: 32, heads: 4, points: 2,
+  - retrain.dino: {optimizer: adamw, lr: 0.001, detector: {name: dino, levels: 2, dim: 32, heads: 4, points: 2,
       encoder_layers: 1, decoder_layers: 2, feedforward_dim: 32, queries: 10, denoising_queries: 4}}
   - detect.dino: {model: retrain.dino}
   - evaluate.dino: {of: detect.dino}
@@ -57,7 +57,7 @@ def test_two_retrained_detectors_stand_side_by_side(tmp_path: Path) -> None:
     Run(recipe, run).bring(active(recipe), Options())
     for label, detector, model in (("final", "faster_rcnn", "retrain"), ("dino", "dino", "retrain.dino")):
         detect = Run(recipe, run).resolve(f"detect.{label}")
-        assert (detect.options.detector.detector, set(detect.inputs)) == (detector, {"index", model})
+        assert (detect.options.detector.detector.name, set(detect.inputs)) == (detector, {"index", model})
         metrics = Evaluation(Run(recipe, run).instance(f"evaluate.{label}")).read()
         assert set(metrics["detections"]) == {"val", "test"}
     page = (tmp_path / "run" / "report.html").read_text()

@@ -21,7 +21,7 @@ from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S
-from weaksam.config import SAM_INPUT_SIDE
+from weaksam.sam import SAMS
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]  # four drivers, one after another
 
@@ -86,7 +86,7 @@ def by_hand(recipe: Recipe, run: Path) -> pa.Table:
         threads=1,
         device="cpu",
     )
-    return SegmentActor(spec)(fetch(images, longest_side=SAM_INPUT_SIDE[recipe.sam.name]))
+    return SegmentActor(spec)(fetch(images, longest_side=SAMS[recipe.sam.name].input_side))
 
 
 def test_no_kill_loses_doubles_or_changes_a_row(tmp_path: Path) -> None:

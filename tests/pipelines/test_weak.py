@@ -20,8 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 TINY = [
     "data.train_split=train",
-    "classifier.weaktr.depth=1",
-    "classifier.weaktr.fusion_reduction=4",
+    "clues.source.depth=1",
+    "clues.source.fusion_reduction=4",
     "classifier.epochs=1",
     "classifier.batch_size=4",
     "classifier.crop_size=32",
@@ -38,9 +38,9 @@ TINY = [
     "retrain.scales=[64]",
     "retrain.steps=2",
     "retrain.batch_size=4",
-    "retrain.faster_rcnn.anchor_sides=[12, 24, 48]",
-    "retrain.faster_rcnn.pyramid_dim=16",
-    "retrain.faster_rcnn.head_dim=32",
+    "retrain.detector.anchor_sides=[12, 24, 48]",
+    "retrain.detector.pyramid_dim=16",
+    "retrain.detector.head_dim=32",
     "resources.here=true",
     "resources.cpus=1",
 ]

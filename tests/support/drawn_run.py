@@ -28,7 +28,7 @@ def drawn_recipe(**changes) -> Recipe:
         description="Drawn images, boxes by hand",
         stages=("index", "propose", "evaluate.proposals", "analyse.prompts", "report"),
         data=DataConfig(uri="shapes:", kind="shapes", shapes=SHAPES),
-        clues=CluesConfig(name="weaktr"),
+        clues=CluesConfig(),
         prompts=PromptsConfig(points_per_side=GRID),
         report=ReportConfig(gallery_images=3, gallery_side=96),
     )

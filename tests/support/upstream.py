@@ -24,7 +24,7 @@ retrain:
   steps: 4
   epochs: 0
   batch_size: 4
-  faster_rcnn: {anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, drop: {start_step: 0}}
+  detector: {anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, drop: {start_step: 0}}
   test: {scales: [64]}
 """
 

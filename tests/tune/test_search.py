@@ -53,7 +53,7 @@ def test_a_grid_runs_every_distinct_setting_once_and_shares_what_lies_upstream(t
     monkeypatch.chdir(tmp_path)  # whose file the recipe names: Ray Tune moves trials elsewhere
     (tmp_path / "stem.safetensors").write_bytes(BUILTIN_STEM.read_bytes())
     text = SWEEP.replace("[0.1, 0.6]", "[0.1, 0.3, 0.6]") + (
-        "resources: {concurrency: 2}\nset: [classifier.init=stem.safetensors]\n"
+        "resources: {concurrency: 2}\nset: [clues.source.init=stem.safetensors]\n"
     )
     trials = trials_of(tmp_path, text)
     outcome, out = run(trials)
@@ -170,9 +170,7 @@ def test_a_failed_trial_stays_until_another_attempt_has_ended(tmp_path, ray_clus
 @pytest.mark.long
 def test_a_hopeless_training_is_stopped_and_stays_so_until_nothing_stops_trainings(tmp_path, ray_cluster):
     # A detector that finds nothing larger than a few pixels is worse than one that has hardly learnt.
-    text = SWEEP.replace(
-        "pseudo_labels.tau_s: [0.1, 0.6]", "retrain.faster_rcnn.anchor_sides: [[12, 24, 48], [2, 3, 4]]"
-    )
+    text = SWEEP.replace("pseudo_labels.tau_s: [0.1, 0.6]", "retrain.detector.anchor_sides: [[12, 24, 48], [2, 3, 4]]")
     text = text.replace("  evaluate.voc_style: [devkit, chainer]\n", "").replace("also: [label_agreement]\n", "")
     text = (
         text.replace("pseudo_f1", "ap50")

@@ -74,7 +74,10 @@ def test_a_name_of_any_length_leaves_room_for_what_was_expected(tmp_path):
     [
         (changed("pseudo_labels.tau_s", "pseudo_labels.tau_z"), "space.pseudo_labels.tau_z.*did you mean tau_s"),
         (changed("pseudo_labels.tau_s", "pseudo_label.tau_s"), "did you mean pseudo_labels"),
-        (changed("[0.1, 0.6]", "[0.1, 1.5]"), "pseudo_labels.tau_s: expected 0..1, or auto, got 1.5"),
+        (
+            changed("[0.1, 0.6]", "[0.1, 1.5]"),
+            r"pseudo_labels.tau_s \(from the sweep\): expected 0..1, or auto, got 1.5",
+        ),
         (changed("[0.1, 0.6]", "[0.1, high]"), "space.pseudo_labels.tau_s.*tau_s"),
         (SWEEP + "compare: {mine: {pseudo_labels.tau_o: 2}}\n", "compare.mine.*pseudo_labels.tau_o"),
         (changed("pseudo_f1", "ap50") + "select_on: valid\n", "select_on: expected one of the splits train, val, test"),
@@ -138,8 +141,8 @@ def _counted(config):
 
 @pytest.mark.parametrize("values", ["[auto, 4.0]", "[4.0, auto]"])
 def test_values_that_do_not_go_together_are_refused_in_any_order(tmp_path, values):
-    knobs = f"""retrain.faster_rcnn.drop.tau_cls: {values}
-  retrain.faster_rcnn.drop.variant: [fixed, percentile]"""
+    knobs = f"""retrain.detector.drop.tau_cls: {values}
+  retrain.detector.drop.variant: [fixed, percentile]"""
     text = changed("pseudo_labels.tau_s: [0.1, 0.6]", knobs)
     with pytest.raises(ConfigError, match=r"(?s)s: space: tau_cls=auto variant=percentile .*: recipe .*tau_cls"):
         check_recipes(trials_of(tmp_path, text), "s")
@@ -189,7 +192,7 @@ def test_trials_share_what_lies_upstream_of_their_knobs(tmp_path):
     assert of_labels[0] == "index"
     assert {"propose", "train-mil", "detect.mil"} <= set(of_labels)
     assert "label" not in of_labels
-    text = changed("pseudo_labels.tau_s: [0.1, 0.6]", "retrain.faster_rcnn.drop.tau_reg: [1.0, 4.0]")
+    text = changed("pseudo_labels.tau_s: [0.1, 0.6]", "retrain.detector.drop.tau_reg: [1.0, 4.0]")
     of_drop = trials_of(tmp_path, text.replace("pseudo_f1", "ap50")).shared()
     assert {"label", "detect.mil"} <= set(of_drop)
     assert not {"retrain", "detect.final", "evaluate.final"} & set(of_drop)
@@ -294,10 +297,10 @@ def test_overrides_come_after_the_sweeps_own_and_before_the_knobs(tmp_path):
 
 
 def test_whole_numbers_are_known_from_the_recipe(tmp_path):
-    text = changed("evaluate.voc_style: [devkit, chainer]", "retrain.faster_rcnn.drop.start_step: [0, 2]")
+    text = changed("evaluate.voc_style: [devkit, chainer]", "retrain.detector.drop.start_step: [0, 2]")
     assert whole_numbers(trials_of(tmp_path, text)) == {
         "pseudo_labels.tau_s": False,
-        "retrain.faster_rcnn.drop.start_step": True,
+        "retrain.detector.drop.start_step": True,
     }
 
 

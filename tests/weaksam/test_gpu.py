@@ -8,7 +8,7 @@ from tests.support.sams import drawn_image, trained_sam
 from tests.support.tolerances import assert_near
 from weaksam.clues.cam import MultiScaleCam
 from weaksam.clues.loading import build_classifier
-from weaksam.config import CamConfig, ClassifierConfig, PeaksConfig, PromptsConfig, SamConfig, WeakTrConfig
+from weaksam.config import CamConfig, PeaksConfig, PromptsConfig, SamConfig, WeakTrConfig
 from weaksam.proposals.peaks import find_peaks
 from weaksam.proposals.proposer import Proposer
 from weaksam.sam.load import load_sam
@@ -37,7 +37,7 @@ def test_boxes_of_the_gpu_lie_within_a_pixel_of_the_cpus():
 def test_maps_of_the_gpu_are_close_to_those_of_the_cpu():
     torch.manual_seed(0)
     small = WeakTrConfig(patch_size=8, dim=32, depth=2, heads=4, position_grid=8)
-    network = build_classifier("weaktr", ClassifierConfig(weaktr=small), 3)
+    network = build_classifier(small, 3)
     options = {
         "class_names": "abc",
         "class_slots": (0, 1, 2),

@@ -1,8 +1,8 @@
-"""Clue sources: networks trained on image-level labels whose activation maps say where to prompt.
+"""Clue sources: what says where in an image a class may be, by activation maps (``base.ClueSource``).
 
-``loading.py`` builds, writes and reads a network of ``CLUES``, and wraps it into the multi-scale inference of ``cam.py``;
-``gating.py`` says for which classes that runs. To add one: a file with a ``ClueNetwork``, a line in ``CLUES``, a config of
-that name in ``ClassifierConfig``, the name in ``CluesConfig``, the maps it makes in ``CLUE_KINDS`` of the recipe's model.
+A trained one is a network that learns image-level labels: ``loading.py`` builds, writes and reads it, and wraps it into the
+multi-scale inference of ``cam.py``. Another one is made as it is. ``gating.py`` says for which classes maps are made. To add
+one: a file with its options (``ClueSourceConfig``) and what they name, and a line in ``CLUES``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from weaksam.registry import Registry
 
 if TYPE_CHECKING:
-    from weaksam.clues.base import ClueNetwork
+    from weaksam.config import ClueSourceConfig
 
-CLUES: Registry[type[ClueNetwork]] = Registry(
+# Options, which name their ``ClueNetwork``, or what makes the ``ClueSource``.
+CLUES: Registry[type[ClueSourceConfig]] = Registry(
     "weaksam.clues",
     {
-        "weaktr": "weaksam.clues.weaktr:WeakTr",
-        "resnet_cam": "weaksam.clues.resnet_cam:ResNetCam",
+        "none": "weaksam.config.clues:NoCluesConfig",
+        "weaktr": "weaksam.config.clues:WeakTrConfig",
+        "resnet_cam": "weaksam.config.clues:ResNetCamConfig",
     },
 )

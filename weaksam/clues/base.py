@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from weaksam.config import ClueNetworkConfig, CluesConfig
 from weaksam.structures import ClassMaps
 
 
@@ -26,18 +28,41 @@ class ClueSource(Protocol):
         """Yield the maps of each asked class over the image, one class after the other; nothing for no class."""
 
 
+class MakeSource(Protocol):
+    """What makes a clue source that is not trained: the ``implementation`` of its options."""
+
+    def __call__(
+        self, config: CluesConfig, *, class_names: Sequence[str], kinds: Sequence[str], device: str | torch.device
+    ) -> ClueSource:
+        """Make the source.
+
+        Args:
+            config: its own options are ``config.source``, its weights, if it has any, ``config.weights``.
+            class_names: the data set's, in its order.
+            kinds: kinds of maps that are wanted.
+            device: where it computes.
+
+        Raises:
+            CheckpointError: its weights are missing or of another model.
+            ConfigError: options that do not go together.
+        """
+
+
 class ClueNetwork(nn.Module, ABC):
-    """A multi-label classifier with activation maps. Its constructor takes a ``config_type`` and the number of classes.
+    """A multi-label classifier with activation maps. Its constructor takes its options and the number of classes.
 
     Images are float ``[B, 3, H, W]``, normalised by ImageNet's statistics, with sides of at least ``smallest_side`` pixels.
     """
 
-    config_type: ClassVar[type[Any]]
-    kinds: ClassVar[tuple[str, ...]]  # of "fine", "coarse", "cross"
-    config: Any
+    config: ClueNetworkConfig
     num_classes: int
     smallest_side: int  # pixels; below it there would be no cell of a map
     depth: int  # attention layers; 0 without
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of "fine", "coarse", "cross": the maps that it makes."""
+        return self.config.kinds
 
     @abstractmethod
     def classify(self, images: Tensor) -> Tensor:

@@ -50,13 +50,13 @@ class MultiScaleCam:
     ) -> None:
         if unknown := sorted(set(kinds) - set(network.kinds)):
             raise ConfigError(
-                f"prompts.sources: {', '.join(unknown)} asked for, but {type(network).__name__} gives "
-                f"{', '.join(network.kinds)} only; drop it, or choose another clues.name"
+                f"kinds: {', '.join(unknown)} asked for, but {type(network).__name__} gives "
+                f"{', '.join(network.kinds)} only; drop it, or choose another clue source"
             )
         if "cross" in kinds and (deep := [layer for layer in config.cross_layers if layer > network.depth]):
             raise ConfigError(
-                f"cam.cross_layers: expected layers of 1..{network.depth}, the depth of this network, got {deep}; set "
-                "clues.cam.cross_layers to some of these, or to [] for all"
+                f"cross_layers: expected layers of 1..{network.depth}, the depth of this network, got {deep}; choose some of "
+                "these, or [] for all"
             )
         self.network = network.eval()
         self.class_names = tuple(class_names)

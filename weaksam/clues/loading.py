@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,15 +12,16 @@ import torch
 from safetensors.torch import save
 
 from weaksam.clues import CLUES
-from weaksam.clues.base import ClueNetwork, ClueSource
+from weaksam.clues.base import ClueNetwork, ClueSource, MakeSource
 from weaksam.clues.cam import MultiScaleCam
 from weaksam.clues.published import weaktr_from_published
 from weaksam.clues.weaktr import WeakTr
-from weaksam.config import ClassifierConfig, CluesConfig, Weights
+from weaksam.config import ClueNetworkConfig, CluesConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.state_dicts import described, load_strictly, read_state_dict
 from weaksam.io.weights import fetch_weights
 from weaksam.networks.small_stem import load_builtin_classifier
+from weaksam.registry import load
 
 METADATA_KEY = "classifier"  # of the metadata of our own files; the value is JSON
 
@@ -35,18 +37,15 @@ class Classifier(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def build_classifier(name: str, config: ClassifierConfig, num_classes: int) -> ClueNetwork:
-    """Build a network for training: random, with the initial weights that ``config`` names on top.
-
-    ``config.init`` is for WeakTr: DeiT weights, or "builtin" for the shipped CNN stem. ``config.resnet_cam.pretrained``
-    is for ``resnet_cam``. Files are fetched and verified by ``io/weights.py``.
+def build_classifier(config: ClueNetworkConfig, num_classes: int) -> ClueNetwork:
+    """Build a network for training: random, with the weights that ``config.init`` names on top.
 
     Raises:
         ConfigError: sizes that do not go together.
         CheckpointError: the initial weights are missing or of another network.
     """
-    network = CLUES[name](getattr(config, name), num_classes)
-    init = config.resnet_cam.pretrained if name == "resnet_cam" else config.init
+    network: ClueNetwork = load(config.implementation)(config, num_classes)
+    init = config.init
     if init.uri == "builtin":
         _init_stem(network)
     elif init:
@@ -57,7 +56,7 @@ def build_classifier(name: str, config: ClassifierConfig, num_classes: int) -> C
 def classifier_to_bytes(network: ClueNetwork, class_names: Sequence[str]) -> bytes:
     """Return one safetensors file with the weights, and in its metadata what rebuilds the network."""
     description = {
-        "architecture": CLUES.name_of(type(network)),
+        "architecture": network.config.name,
         "config": {name: value for name, value in vars(network.config).items() if not isinstance(value, Weights)},
         "class_names": list(class_names),
     }
@@ -76,12 +75,13 @@ def load_classifier(path: Path) -> Classifier:
     if not description:
         return Classifier(weaktr_from_published(state, str(path)), ())
     try:
-        kind = CLUES[description["architecture"]]
         names = tuple(description["class_names"])
-        config = kind.config_type(**description["config"])
-        if getattr(config, "depth", 0) > len(state):  # before so many blocks are made
-            raise ValueError(f"{config.depth} blocks in {len(state)} tensors")
-        network = kind(config, len(names))
+        config = CLUES[description["architecture"]](**description["config"])
+        if not isinstance(config, ClueNetworkConfig):
+            raise TypeError("a clue source that is not trained")
+        if (depth := getattr(config, "depth", 0)) > len(state):  # before so many blocks are made
+            raise ValueError(f"{depth} blocks in {len(state)} tensors")
+        network: ClueNetwork = load(config.implementation)(config, len(names))
         load_strictly(network, state, where=description["architecture"])
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
@@ -100,7 +100,7 @@ def load_clues(
     kinds: Sequence[str] = (),
     device: str | torch.device = "cpu",
 ) -> ClueSource:
-    """Load the classifier and make a clue source of it.
+    """Return the clue source that ``config`` chooses: a trained network with multi-scale inference, or one made as it is.
 
     Args:
         config: options of the inference; the checksum of its ``weights`` is verified where given.
@@ -114,12 +114,18 @@ def load_clues(
     Raises:
         CheckpointError: the weights are missing or of another network.
         ConfigError: the network does not know a class of the data set, has no such maps or fewer layers than asked for, or
-            the weights are of another kind than ``config.name``.
+            the weights are of another kind than ``config.source``.
     """
+    if not config.source.trained:
+        given = replace(config, weights=Weights(weights, config.weights.sha256)) if weights else config
+        make: MakeSource = load(config.source.implementation)
+        return make(given, class_names=class_names, kinds=tuple(kinds) or config.source.kinds, device=device)
     uri = weights or config.weights.uri
     network, known = load_classifier(fetch_weights(uri, sha256=config.weights.sha256).path)
-    if type(network) is not CLUES[config.name]:
-        raise ConfigError(f"clues.name: expected weights of {config.name}, but {uri} holds a {type(network).__name__}")
+    if network.config.name != config.source.name:
+        raise ConfigError(
+            f"weights: expected those of {config.source.name}, but {uri} holds a {type(network).__name__}"
+        )
     names = tuple(class_names) or known or tuple(f"class {slot}" for slot in range(network.num_classes))
     return MultiScaleCam(
         network.to(device),
@@ -134,7 +140,7 @@ def _slots(names: tuple[str, ...], known: tuple[str, ...], num_classes: int, whe
     if known:
         if missing := [name for name in names if name not in known]:
             raise ConfigError(
-                f"clues.weights: {where} knows the classes {', '.join(known)}; the data set also has {', '.join(missing)}; "
+                f"weights: {where} knows the classes {', '.join(known)}; the data set also has {', '.join(missing)}; "
                 "train a classifier on this data set, or give its images without labels"
             )
         return tuple(known.index(name) for name in names)
@@ -143,7 +149,7 @@ def _slots(names: tuple[str, ...], known: tuple[str, ...], num_classes: int, whe
     if num_classes == COCO_SLOTS and len(names) == COCO_SLOTS - len(COCO_UNUSED_IDS):
         return tuple(slot for slot in range(COCO_SLOTS) if slot + 1 not in COCO_UNUSED_IDS)
     raise ConfigError(
-        f"clues.weights: {where} has {num_classes} classes without names, the data set has {len(names)}; choose weights "
+        f"weights: {where} has {num_classes} classes without names, the data set has {len(names)}; choose weights "
         "for this data set, or train a classifier on it"
     )
 
@@ -152,7 +158,6 @@ def _init_stem(network: ClueNetwork) -> None:
     stem = load_builtin_classifier().stem
     if not isinstance(network, WeakTr) or network.config.stem != "cnn" or network.config.dim != stem.dim:
         raise ConfigError(
-            f"classifier.init: 'builtin' is a CNN stem of {stem.dim} channels; it needs clues.name=weaktr, "
-            f"classifier.weaktr.stem=cnn and classifier.weaktr.dim={stem.dim}"
+            f"init: 'builtin' is a CNN stem of {stem.dim} channels; it needs a WeakTr with stem=cnn and dim={stem.dim}"
         )
     network.init_from_stem(stem)

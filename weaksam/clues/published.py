@@ -79,7 +79,7 @@ def _likely_cause(state: Mapping[str, Tensor]) -> str:
     if any(key.startswith(("encoder.", "decoder.")) for key in state):
         return "it looks like WeakTr's segmentation network; the file for CAM generation is needed"
     if "head.weight" in state and state["head.weight"].ndim == 2:
-        return "it looks like a DeiT or ViT classifier: give it as classifier.init and train on it"
+        return "it looks like a DeiT or ViT classifier: give it as init of WeakTr and train on it"
     if "conv1.weight" in state or "features.0.weight" in state:
-        return "it looks like a convolutional network: give it as classifier.resnet_cam.pretrained and train on it"
+        return "it looks like a convolutional network: give it as init of a ResNet CAM and train on it"
     return "it is of another model, or a damaged copy"

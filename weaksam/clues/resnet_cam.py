@@ -31,8 +31,7 @@ class ResNetCam(ClueNetwork):
         ConfigError: the name is unknown, or its last features are not a ``[B, channels, h, w]`` map (transformers).
     """
 
-    config_type = ResNetCamConfig
-    kinds = ("coarse",)
+    config: ResNetCamConfig
     depth = 0
     smallest_side = 64  # enough for every backbone, also for those that do not pad
 
@@ -80,13 +79,11 @@ def _build_backbone(name: str) -> nn.Module:
         import timm  # slow to import, and needed for its own models only
 
         if not timm.is_model(name.removeprefix("timm:")):
-            raise ConfigError(f"resnet_cam.backbone: timm has no model {name.removeprefix('timm:')!r}")
+            raise ConfigError(f"backbone: timm has no model {name.removeprefix('timm:')!r}")
         model: nn.Module = timm.create_model(name.removeprefix("timm:"), num_classes=0, global_pool="")
         return model
     if name not in torchvision.models.list_models(module=torchvision.models):
-        raise ConfigError(
-            f"resnet_cam.backbone: torchvision has no classifier {name!r}; timm's are written timm:<name>"
-        )
+        raise ConfigError(f"backbone: torchvision has no classifier {name!r}; timm's are written timm:<name>")
     children: OrderedDict[str, nn.Module] = OrderedDict()
     for child_name, child in torchvision.models.get_model(name, weights=None).named_children():
         if child_name in POOL_OR_CLASSIFIER:
@@ -102,12 +99,12 @@ def _channels(backbone: nn.Module, name: str) -> int:
     try:
         features = backbone(torch.zeros(1, 3, 224, 448))
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise ConfigError(f"resnet_cam.backbone: {name} takes no 224 x 448 image ({error})") from error
+        raise ConfigError(f"backbone: {name} takes no 224 x 448 image ({error})") from error
     finally:
         backbone.train()
     if features.ndim != 4 or features.shape[3] // features.shape[2] != 2:
         raise ConfigError(
-            f"resnet_cam.backbone: expected features [B, channels, h, w] of {name}, got {list(features.shape)} for a "
+            f"backbone: expected features [B, channels, h, w] of {name}, got {list(features.shape)} for a "
             "224 x 448 image; choose a convolutional network"
         )
     return int(features.shape[1])

@@ -26,7 +26,6 @@ from weaksam.config import WeakTrConfig
 from weaksam.errors import ConfigError
 from weaksam.io.state_dicts import load_strictly
 from weaksam.networks.small_stem import SmallCnnStem
-from weaksam.structures import CLUE_SOURCES
 
 
 class WeakTrLogits(NamedTuple):
@@ -54,8 +53,7 @@ class WeakTr(ClueNetwork):
         ConfigError: the CNN stem is asked for with a patch size that is not its stride.
     """
 
-    config_type = WeakTrConfig
-    kinds = CLUE_SOURCES
+    config: WeakTrConfig
 
     def __init__(self, config: WeakTrConfig, num_classes: int) -> None:
         super().__init__()
@@ -67,8 +65,8 @@ class WeakTr(ClueNetwork):
         if config.stem == "cnn":
             if config.patch_size != SmallCnnStem.stride:
                 raise ConfigError(
-                    f"weaktr.patch_size: expected {SmallCnnStem.stride}, the stride of the CNN stem, got "
-                    f"{config.patch_size}; set it, or choose weaktr.stem=patch"
+                    f"patch_size: expected {SmallCnnStem.stride}, the stride of the CNN stem, got "
+                    f"{config.patch_size}; set it, or choose stem=patch"
                 )
             self.patch_embed = SmallCnnStem(config.dim)
         else:
@@ -384,9 +382,7 @@ def _excitation(config: WeakTrConfig) -> nn.Sequential:
     maps = config.heads * config.depth
     hidden = maps // config.fusion_reduction
     if hidden < 1:
-        raise ConfigError(
-            f"weaktr.fusion_reduction: expected at most {maps} = heads * depth, got {config.fusion_reduction}"
-        )
+        raise ConfigError(f"fusion_reduction: expected at most {maps} = heads * depth, got {config.fusion_reduction}")
     return nn.Sequential(
         nn.Linear(maps, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, maps, bias=False), nn.Sigmoid()
     )

@@ -1,42 +1,47 @@
 """The options of the method, one frozen dataclass per component, each field with its unit and source.
 
-They stand here, apart from the components, because a recipe must be readable without importing torch. A component gets
-its own dataclass and never the whole recipe. Sections and tables are those of the WeakSAM paper (arXiv 2402.14812);
+There is a file for each section of a recipe. They stand here, apart from the components, because a recipe must be readable
+without importing torch. A component gets its own dataclass and never the whole recipe, and a message names an option as it is
+declared: where it stands in a recipe, the recipe adds. Sections and tables are those of the WeakSAM paper (arXiv 2402.14812);
 "published code" is its repository. A field without a source is our decision.
 """
 
 from weaksam.config.checks import require
-from weaksam.config.data import DataConfig, ShapesConfig
-from weaksam.config.everything import EverythingConfig
-from weaksam.config.mil import DetectConfig, DropBlockConfig, MilConfig, MistConfig, OicrConfig
-from weaksam.config.proposals import (
-    SAM_INPUT_SIDE,
+from weaksam.config.choices import Member
+from weaksam.config.classifier import ClassifierConfig
+from weaksam.config.clues import (
     CamConfig,
-    ClassifierConfig,
+    ClueNetworkConfig,
     CluesConfig,
-    PeaksConfig,
-    PromptsConfig,
-    ProposalsConfig,
+    ClueSourceConfig,
+    NoCluesConfig,
     ResNetCamConfig,
-    SamConfig,
-    SelectiveSearchConfig,
     WeakTrConfig,
 )
-from weaksam.config.retraining import (
+from weaksam.config.data import DataConfig, ShapesConfig
+from weaksam.config.detect import DetectConfig, RetrainedDetectConfig
+from weaksam.config.everything import EverythingConfig
+from weaksam.config.mil import DropBlockConfig, MilConfig, MilDetectorConfig, MistConfig, OicrConfig
+from weaksam.config.prompts import PeaksConfig, PromptsConfig
+from weaksam.config.proposals import ProposalsConfig
+from weaksam.config.pseudo_labels import PseudoLabelsConfig
+from weaksam.config.retrain import (
     DinoConfig,
     FasterRcnnConfig,
-    PseudoLabelsConfig,
     QueryDropConfig,
     RetrainConfig,
-    RetrainedDetectConfig,
+    RetrainedDetectorConfig,
     RoiDropConfig,
 )
+from weaksam.config.sam import SamConfig
+from weaksam.config.selective_search import SelectiveSearchConfig
 from weaksam.config.weights import Weights
 
 __all__ = [
-    "SAM_INPUT_SIDE",
     "CamConfig",
     "ClassifierConfig",
+    "ClueNetworkConfig",
+    "ClueSourceConfig",
     "CluesConfig",
     "DataConfig",
     "DetectConfig",
@@ -44,8 +49,11 @@ __all__ = [
     "DropBlockConfig",
     "EverythingConfig",
     "FasterRcnnConfig",
+    "Member",
     "MilConfig",
+    "MilDetectorConfig",
     "MistConfig",
+    "NoCluesConfig",
     "OicrConfig",
     "PeaksConfig",
     "PromptsConfig",
@@ -55,6 +63,7 @@ __all__ = [
     "ResNetCamConfig",
     "RetrainConfig",
     "RetrainedDetectConfig",
+    "RetrainedDetectorConfig",
     "RoiDropConfig",
     "SamConfig",
     "SelectiveSearchConfig",

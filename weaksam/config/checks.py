@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weaksam.errors import ConfigError
+from weaksam.errors import OptionError
 
 _LONGEST_SHOWN = 200  # characters of a value that a message repeats
 
@@ -14,14 +14,14 @@ def shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]} …"
 
 
-def require(holds: bool, where: str, expected: str, got: object) -> None:
-    """Raise ConfigError, naming the option, what it takes and what came, unless ``holds``."""
+def require(holds: bool, option: str, expected: str, got: object) -> None:
+    """Raise OptionError, naming the option, what it takes and what came, unless ``holds``."""
     if not holds:
-        raise ConfigError(f"{where}: expected {expected}, got {shortened(repr(got))}")
+        raise OptionError(option, f"expected {expected}, got {shortened(repr(got))}")
 
 
-def require_milestones(milestones: Sequence[float], where: str, *, steps: int, epochs: int) -> None:
-    """Raise ConfigError unless each is a share of the training below 1, or a step (an epoch if ``steps`` is 0) within it."""
+def require_milestones(milestones: Sequence[float], *, steps: int, epochs: int) -> None:
+    """Raise OptionError unless each is a share of the training below 1, or a step (an epoch if ``steps`` is 0) within it."""
     length, unit = (steps, "steps") if steps else (epochs, "epochs")
     ok = all(0 < m < 1 or 1 <= m < length for m in milestones)
-    require(ok, f"{where}.milestones", f"shares in (0, 1), or {unit} below {where}.{unit}={length}", milestones)
+    require(ok, "milestones", f"shares in (0, 1), or {unit} below {unit}={length}", milestones)

@@ -24,13 +24,10 @@ class EverythingConfig:
     crop_points_downscale: int = 1  # divides points_per_side in each further layer
 
     def __post_init__(self) -> None:
-        where = "automatic masks: "
-        require(1 <= self.points_per_side <= 512, f"{where}points_per_side", "1..512", self.points_per_side)
+        require(1 <= self.points_per_side <= 512, "points_per_side", "1..512", self.points_per_side)
         for name in ("min_predicted_iou", "min_stability", "nms_iou", "crop_nms_iou"):
-            require(0 <= getattr(self, name) <= 1, f"{where}{name}", "0..1", getattr(self, name))
-        require(self.stability_offset >= 0, f"{where}stability_offset", "0 or more logits", self.stability_offset)
-        require(0 <= self.crop_layers <= 5, f"{where}crop_layers", "0..5", self.crop_layers)
-        require(0 <= self.crop_overlap < 1, f"{where}crop_overlap", "0 or more and below 1", self.crop_overlap)
-        require(
-            self.crop_points_downscale >= 1, f"{where}crop_points_downscale", "1 or more", self.crop_points_downscale
-        )
+            require(0 <= getattr(self, name) <= 1, name, "0..1", getattr(self, name))
+        require(self.stability_offset >= 0, "stability_offset", "0 or more logits", self.stability_offset)
+        require(0 <= self.crop_layers <= 5, "crop_layers", "0..5", self.crop_layers)
+        require(0 <= self.crop_overlap < 1, "crop_overlap", "0 or more and below 1", self.crop_overlap)
+        require(self.crop_points_downscale >= 1, "crop_points_downscale", "1 or more", self.crop_points_downscale)

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from weaksam.config.checks import require, require_milestones
+from weaksam.config.choices import Choice, Member
 from weaksam.config.weights import NO_WEIGHTS, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class OicrConfig:
+class MilDetectorConfig(Member):
+    """What all weakly-supervised detectors share of their options."""
+
+    @property
+    def adversary(self) -> DropBlockConfig | None:
+        """How what hides parts of proposals while training is trained itself; None without one."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OicrConfig(MilDetectorConfig):
     """OICR's refinement (method 4.3)."""
 
-    assign: Literal["near-top", "top1"] = (
-        "near-top"  # pseudo truth: near the best score (code), or the best alone (paper)
-    )
+    implementation: ClassVar[str] = "weaksam.detectors.mil.oicr:Oicr"
+
+    name: str = "oicr"
+    # Pseudo truth: near the best score (code), or the best alone (paper).
+    assign: Literal["near-top", "top1"] = "near-top"
     near_top: float = 0.9  # share of a class's best score that pseudo truth needs; higher is stricter (published code)
     nms_iou: float = 0.5  # suppression among pseudo truth of all classes; lower is stricter (published code)
-    min_iou: float = (
-        0.5  # with pseudo truth, to get its class: reached (near-top) or exceeded (top1); higher is stricter
-    )
-    ignore_below: float = (
-        0.0  # IoU below which a proposal teaches nothing (PCL: .1); 0 = every one does (published code)
-    )
+    # With pseudo truth, to get its class: reached (near-top) or exceeded (top1); higher is stricter.
+    min_iou: float = 0.5
+    # IoU below which a proposal teaches nothing (PCL: .1); 0 = every one does (published code).
+    ignore_below: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("near_top", "nms_iou", "min_iou", "ignore_below"):
-            require(0 <= getattr(self, name) <= 1, f"mil.oicr.{name}", "0..1", getattr(self, name))
+            require(0 <= getattr(self, name) <= 1, name, "0..1", getattr(self, name))
+        band_fits = self.assign == "near-top" or self.ignore_below == 0  # the paper's assignment has no ignored band
+        require(band_fits, "ignore_below", "0 with assign=top1", self.ignore_below)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,49 +57,53 @@ class DropBlockConfig:
     warmup_steps: int = 500
 
     def __post_init__(self) -> None:
-        require(self.size >= 1 and self.size % 2 == 1, "mil.mist.dropblock.size", "an odd number of cells", self.size)
-        require(
-            0 <= self.gamma <= self.size**2, "mil.mist.dropblock.gamma", f"0..{self.size**2} (size squared)", self.gamma
-        )
-        require(self.temperature > 0, "mil.mist.dropblock.temperature", "a positive number", self.temperature)
+        require(self.size >= 1 and self.size % 2 == 1, "size", "an odd number of cells", self.size)
+        require(0 <= self.gamma <= self.size**2, "gamma", f"0..{self.size**2} (size squared)", self.gamma)
+        require(self.temperature > 0, "temperature", "a positive number", self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MistConfig:
+class MistConfig(MilDetectorConfig):
     """MIST's refinement with box regression (method 4.4)."""
 
+    implementation: ClassVar[str] = "weaksam.detectors.mil.mist:Mist"
+
+    name: str = "mist"
     share: float = 0.15  # of an image's proposals that are ranked per class; 0 = the best one alone
     max_overlap: float = 0.2  # IoU with every better-ranked one below which one is pseudo truth; lower is stricter
     min_iou: float = 0.5  # with pseudo truth, to get its class; higher is stricter
     first_branch_weight: float = 3.0  # of the first branch's losses; those of the others weigh 1
     dropblock: DropBlockConfig = field(default_factory=DropBlockConfig)
 
+    @property
+    def adversary(self) -> DropBlockConfig | None:
+        """See ``MilDetectorConfig``."""
+        return self.dropblock if self.dropblock.enabled else None
+
     def __post_init__(self) -> None:
         for name in ("share", "max_overlap", "min_iou"):
-            require(0 <= getattr(self, name) <= 1, f"mil.mist.{name}", "0..1", getattr(self, name))
+            require(0 <= getattr(self, name) <= 1, name, "0..1", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MilConfig:
     """A weakly-supervised detector on proposals and its training; the defaults are MIST's on VOC07 (method 4.6, 4.7)."""
 
-    detector: Literal["mist", "oicr"] = "mist"
+    detector: Annotated[MilDetectorConfig, Choice("weaksam.detectors.mil:MIL_DETECTORS", "mist")] = field(
+        default_factory=MistConfig
+    )
     # Architecture and the way its weights want their input: torchvision's VGG-16 takes normalised RGB, Caffe's BGR in 0..255.
     backbone: Literal["vgg16.torchvision", "vgg16.caffe", "resnet50.torchvision", "small"] = "vgg16.torchvision"
     init: Weights = NO_WEIGHTS  # of the backbone; "builtin" = the shipped stem of "small"; empty = random
     weights: Weights = NO_WEIGHTS  # of a trained detector, ours or published; empty = train-mil of this run
-    oicr: OicrConfig = field(default_factory=OicrConfig)
-    mist: MistConfig = field(default_factory=MistConfig)
     proposal_sources: tuple[str, ...] = ()  # which sources' boxes are used; empty = all
-    min_box_side: int = (
-        20  # pixels of the image; proposals with a shorter side are left out (published: VOC 20, COCO 2)
-    )
+    # Pixels of the image; proposals with a shorter side are left out (published: VOC 20, COCO 2).
+    min_box_side: int = 20
     scales: tuple[int, ...] = (480, 576, 688, 864, 1000, 1200)  # pixels, shorter side, one drawn per view
     max_side: int = 2000  # pixels, the longer side is not scaled beyond it
     flip: bool = True  # mirror half of the views
-    lighting: float = (
-        0.1  # standard deviation of AlexNet's colour jitter along ImageNet's principal components; 0 = none
-    )
+    # Standard deviation of AlexNet's colour jitter along ImageNet's principal components; 0 = none.
+    lighting: float = 0.1
     steps: int = 30_000  # of the optimiser; 0 = ``epochs`` decide
     epochs: int = 0  # passes over the training images, where ``steps`` is 0
     batch_size: int = 8  # images per step over all workers
@@ -106,35 +123,9 @@ class MilConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(bool(self.scales) and all(s >= 1 for s in self.scales), "mil.scales", "pixels", self.scales)
-        require(self.steps >= 1 or self.epochs >= 1, "mil.steps", "steps or epochs of 1 or more", self.steps)
-        require(self.batch_size >= 1, "mil.batch_size", "1 or more", self.batch_size)
-        require(self.lr > 0, "mil.lr", "a positive number", self.lr)
-        require_milestones(self.milestones, "mil", steps=self.steps, epochs=self.epochs)
-        require(0 <= self.dropout < 1, "mil.dropout", "[0, 1)", self.dropout)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectConfig:
-    """How a detector is run over images: test-time augmentation, suppression, cap (method 4.7)."""
-
-    splits: tuple[str, ...] = ()  # empty = every split that has proposals
-    scales: tuple[int, ...] = (
-        800,
-        480,
-        576,
-        688,
-        864,
-        1000,
-        1200,
-    )  # pixels, shorter side; scores and boxes are averaged
-    max_side: int = 2000  # pixels, the longer side is not scaled beyond it
-    flip: bool = True  # every scale also mirrored (published: MIST yes, OICR no)
-    score_threshold: float = 0.0  # a detection scores more; higher is stricter
-    nms_iou: float = 0.3  # per class; lower is stricter
-    max_detections: int = 100  # best of an image, over all classes
-
-    def __post_init__(self) -> None:
-        require(bool(self.scales) and all(s >= 1 for s in self.scales), "detect.scales", "pixels", self.scales)
-        require(0 <= self.nms_iou <= 1, "detect.nms_iou", "0..1", self.nms_iou)
-        require(self.max_detections >= 1, "detect.max_detections", "1 or more", self.max_detections)
+        require(bool(self.scales) and all(s >= 1 for s in self.scales), "scales", "pixels", self.scales)
+        require(self.steps >= 1 or self.epochs >= 1, "steps", "steps or epochs of 1 or more", self.steps)
+        require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
+        require(self.lr > 0, "lr", "a positive number", self.lr)
+        require_milestones(self.milestones, steps=self.steps, epochs=self.epochs)
+        require(0 <= self.dropout < 1, "dropout", "[0, 1)", self.dropout)

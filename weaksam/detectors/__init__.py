@@ -4,6 +4,5 @@
     retrained  RETRAINED       pseudo ground truth in, classified and scored boxes out                RetrainConfig
 
 ``loading.py`` builds, writes and reads a detector of either, the ``samples.py`` of each family feeds it, ``inference.py`` runs
-it over images. To add one: a file with its class, a line in its family's registry, a config of that name in the family's
-config.
+it over images. To add one: a file with its options and its class, which the options name, and a line in its family's registry.
 """

@@ -11,10 +11,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from weaksam.config import MilConfig, RetrainConfig, Weights, require
-from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.base import WeakDetector
 from weaksam.detectors.mil.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
-from weaksam.detectors.retrained import RETRAINED
 from weaksam.detectors.retrained.base import RetrainedDetector
 from weaksam.errors import CheckpointError
 from weaksam.io.state_dicts import load_strictly, read_state_dict
@@ -22,12 +20,13 @@ from weaksam.io.weights import PUBLISHED
 from weaksam.networks.pixels import PixelFormat
 from weaksam.networks.roi_backbones import pixel_format as pixel_format_of
 from weaksam.networks.small_stem import load_builtin_classifier
+from weaksam.registry import load
 from weaksam.structures import IMAGE_LABELS
 
 
 def pixel_format(config: MilConfig) -> PixelFormat:
     """Return the input that a detector's weights want, without building it, for the processes that read images."""
-    return pixel_format_of(config.backbone, MIL_DETECTORS[config.detector].vgg)
+    return pixel_format_of(config.backbone, load(config.detector.implementation).vgg)
 
 
 def build_detector(config: MilConfig, num_classes: int) -> WeakDetector:
@@ -37,9 +36,9 @@ def build_detector(config: MilConfig, num_classes: int) -> WeakDetector:
         ConfigError: options that do not go together.
         CheckpointError: the weights are missing, of another network, or known to want another input than the backbone's.
     """
-    detector = MIL_DETECTORS[config.detector](config, num_classes)
+    detector = _implemented(config, num_classes)
     if config.init:
-        detector.body.init_from(*_backbone_weights(config.init, config.backbone, "mil"))
+        detector.body.init_from(*_backbone_weights(config.init, config.backbone))
     return detector
 
 
@@ -50,9 +49,9 @@ def build_retrained(config: RetrainConfig, num_classes: int) -> RetrainedDetecto
         ConfigError: options that do not go together.
         CheckpointError: the weights are missing, of another network, or of a detector, which has seen true boxes.
     """
-    detector = RETRAINED[config.detector](config, num_classes)
+    detector = _implemented_retrained(config, num_classes)
     if config.init:
-        detector.backbone.init_from(*_backbone_weights(config.init, config.backbone, "retrain"))
+        detector.backbone.init_from(*_backbone_weights(config.init, config.backbone))
     return detector
 
 
@@ -60,10 +59,8 @@ def detector_to_bytes(
     detector: WeakDetector | RetrainedDetector, class_names: Sequence[str], supervision: str = IMAGE_LABELS
 ) -> bytes:
     """Return one safetensors file with the weights, the adversary's too, and in its metadata what they are."""
-    kind = type(detector)
-    name = MIL_DETECTORS.name_of(kind) if issubclass(kind, WeakDetector) else RETRAINED.name_of(kind)
     config = detector.config
-    metadata = description(name, config.backbone, list(class_names), asdict(config), supervision)
+    metadata = description(config.detector.name, config.backbone, list(class_names), asdict(config), supervision)
     return save({key: value.detach().cpu().contiguous() for key, value in detector.state_dict().items()}, metadata)
 
 
@@ -89,11 +86,11 @@ def load_detector(
     if isinstance(path_or_file, str | Path):
         with open(path_or_file, "rb") as file:
             return load_detector(file, config, class_names)
-    found, where = _read(path_or_file, config, "mil")
+    found, where = _read(path_or_file, config)
     names = found.class_names or tuple(class_names)
     if names and len(names) != found.num_classes:
         raise CheckpointError(f"{where}: expected {len(names)} classes ({', '.join(names)}), got {found.num_classes}")
-    detector = MIL_DETECTORS[config.detector](config, found.num_classes)
+    detector = _implemented(config, found.num_classes)
     fresh = {key: value for key, value in detector.state_dict().items() if key.startswith(ADVERSARY)}
     wanted = {key: value for key, value in found.state.items() if fresh or not key.startswith(ADVERSARY)}
     load_strictly(detector, fresh | wanted, where=where)
@@ -118,35 +115,46 @@ def load_retrained(
     if isinstance(path_or_file, str | Path):
         with open(path_or_file, "rb") as file:
             return load_retrained(file, config)
-    found, where = _read(path_or_file, config, "retrain")
-    detector = RETRAINED[config.detector](config, found.num_classes)
+    found, where = _read(path_or_file, config)
+    detector = _implemented_retrained(config, found.num_classes)
     detector.loss_history = None
     load_strictly(detector, found.state, where=where)
     return detector.eval(), found.class_names, found.supervision
 
 
-def _backbone_weights(init: Weights, backbone: str, section: str) -> tuple[Mapping[str, Tensor], str]:
-    """Return the weights that a backbone starts from, and what messages call them; ``section`` is the recipe's."""
+def _implemented(config: MilConfig, num_classes: int) -> WeakDetector:
+    detector: WeakDetector = load(config.detector.implementation)(config, num_classes)
+    return detector
+
+
+def _implemented_retrained(config: RetrainConfig, num_classes: int) -> RetrainedDetector:
+    detector: RetrainedDetector = load(config.detector.implementation)(config, num_classes)
+    return detector
+
+
+def _backbone_weights(init: Weights, backbone: str) -> tuple[Mapping[str, Tensor], str]:
+    """Return the weights that a backbone starts from, and what messages call them."""
     if init.uri == "builtin":
-        require(backbone == "small", f"{section}.init", f"'builtin' with {section}.backbone=small alone", backbone)
-        return load_builtin_classifier().state_dict(), f"{section}.init: builtin"
+        require(backbone == "small", "init", "'builtin' with backbone=small alone", backbone)
+        return load_builtin_classifier().state_dict(), "init: builtin"
     file = init.fetch()
     known = next((name for name, p in PUBLISHED.items() if file.sha256.startswith(p.sha256)), backbone)
     if known != backbone:
         raise CheckpointError(
-            f"{section}.init: expected weights of {backbone}, but by its checksum {init} is {known}; set "
-            f"{section}.backbone to what the weights are of"
+            f"init: expected weights of {backbone}, but by its checksum {init} is {known}; set backbone to what the weights "
+            "are of"
         )
-    return read_state_dict(file.path).tensors, f"{section}.init: {init} as {backbone}"
+    return read_state_dict(file.path).tensors, f"init: {init} as {backbone}"
 
 
-def _read(file: BinaryIO, config: MilConfig | RetrainConfig, section: str) -> tuple[Checkpoint, str]:
+def _read(file: BinaryIO, config: MilConfig | RetrainConfig) -> tuple[Checkpoint, str]:
     """Return what a file holds, if it is what ``config`` says, and its name."""
     where = str(getattr(file, "name", "detector file"))
     found = read_checkpoint(file, where)
-    if (found.detector, found.backbone) != (config.detector, config.backbone):
+    wanted = config.detector.name
+    if (found.detector, found.backbone) != (wanted, config.backbone):
         raise CheckpointError(
-            f"{where}: expected {config.detector} on {config.backbone}, got {found.detector} on {found.backbone}; set "
-            f"{section}.detector={found.detector} and {section}.backbone={found.backbone}, or give other weights"
+            f"{where}: expected {wanted} on {config.backbone}, got {found.detector} on {found.backbone}; set "
+            f"detector={found.detector} and backbone={found.backbone}, or give other weights"
         )
     return found, where

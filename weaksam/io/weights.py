@@ -71,19 +71,19 @@ PUBLISHED: dict[str, Published] = {
         uri="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
         size_bytes=None,
         sha256="cd65a155",
-        note="DeiT-S/16 on ImageNet: start of WeakTr's training (classifier.init)",
+        note="DeiT-S/16 on ImageNet: start of WeakTr's training (init)",
     ),
     "vgg16.torchvision": Published(
         uri="https://download.pytorch.org/models/vgg16-397923af.pth",
         size_bytes=553_433_881,
         sha256="397923af",
-        note="VGG-16 on ImageNet: start of the weakly-supervised detectors (mil.init)",
+        note="VGG-16 on ImageNet: start of the weakly-supervised detectors (init)",
     ),
     "resnet50.torchvision": Published(
         uri="https://download.pytorch.org/models/resnet50-0676ba61.pth",
         size_bytes=102_530_333,
         sha256="0676ba61",
-        note="ResNet-50 on ImageNet: start of the weakly-supervised detectors (mil.init)",
+        note="ResNet-50 on ImageNet: start of the weakly-supervised detectors (init)",
     ),
 }
 

@@ -1,6 +1,6 @@
 """The front door of the method: an image and its image-level labels in, object proposals out (WeakSAM section 3).
 
-    clues = load_clues(CluesConfig(name="weaktr", weights="…"))
+    clues = load_clues(CluesConfig(source=WeakTrConfig(), weights=Weights("…")))
     sam = load_sam(SamConfig(name="vit_h"))
     proposals = Proposer(clues, sam)(image, labels=[14])
 

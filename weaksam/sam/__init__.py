@@ -27,8 +27,6 @@ is built.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weaksam.config import SamConfig
@@ -37,17 +35,15 @@ from weaksam.io.weights import PUBLISHED, Progress, WeightsFile, fetch_weights
 from weaksam.registry import Registry
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
+    from weaksam.sam.models import SamModel
 
-BUILTIN_SAM = Path(__file__).parent / "weights" / "small.safetensors"
-# What builds each model with random weights. All are classes of the ``segment_anything`` package with other image encoders.
-SAMS: Registry[Callable[[], Sam]] = Registry(
+SAMS: Registry[SamModel] = Registry(
     "weaksam.sams",
     {
-        "builtin": "weaksam.sam.small:build_small_sam",
-        "vit_b": "segment_anything.build_sam:build_sam_vit_b",
-        "vit_l": "segment_anything.build_sam:build_sam_vit_l",
-        "vit_h": "segment_anything.build_sam:build_sam_vit_h",
+        "builtin": "weaksam.sam.models:BUILTIN",
+        "vit_b": "weaksam.sam.models:VIT_B",
+        "vit_l": "weaksam.sam.models:VIT_L",
+        "vit_h": "weaksam.sam.models:VIT_H",
     },
 )
 
@@ -55,17 +51,14 @@ SAMS: Registry[Callable[[], Sam]] = Registry(
 def sam_weights(
     config: SamConfig, *, cache_dir: str | os.PathLike[str] = "", progress: Progress | None = None
 ) -> WeightsFile:
-    """Return the weights file that ``config`` means: its own, the built-in one, or the published one of the named model.
+    """Return the weights file that ``config`` means: its own, the model's, or the one published under the model's name.
 
     Raises:
         CheckpointError: the file is missing, cannot be fetched, or fails its checksum.
         ConfigError: no weights are given for a model of which none are known.
     """
-    uri = config.weights.uri or (str(BUILTIN_SAM) if config.name == "builtin" else "")
-    if not uri and config.name not in PUBLISHED:
-        raise ConfigError(
-            f"sam.weights: expected a file or an address for sam.name={config.name}, got nothing; give one"
-        )
-    return fetch_weights(
-        uri or PUBLISHED[config.name].uri, sha256=config.weights.sha256, cache_dir=cache_dir, progress=progress
-    )
+    weights = config.weights or SAMS[config.name].weights
+    if not weights and config.name not in PUBLISHED:
+        raise ConfigError(f"weights: expected a file or an address for {config.name}, got nothing; give one")
+    uri = weights.uri or PUBLISHED[config.name].uri
+    return fetch_weights(uri, sha256=weights.sha256, cache_dir=cache_dir, progress=progress)

@@ -23,13 +23,13 @@ def load_sam(config: SamConfig, device: str | torch.device = "cpu") -> Sam:
             another model; differing keys are named.
     """
     weights = sam_weights(config)
-    sam = SAMS[config.name]()
+    sam = SAMS[config.name].build()
     state = read_state_dict(weights.path).tensors
-    load_strictly(sam, state, where=f"{config.weights or weights.path} as sam.name={config.name}", cause=_cause(state))
+    load_strictly(sam, state, where=f"{config.weights or weights.path} as {config.name}", cause=_cause(state))
     return sam.eval().requires_grad_(False).to(device)
 
 
 def _cause(state: Mapping[str, Tensor]) -> str:
     patch_embedding = state.get("image_encoder.patch_embed.proj.weight")
     name = None if patch_embedding is None else _WIDTHS.get(len(patch_embedding))
-    return f"they look like {name} weights: set sam.name={name}" if name else ""
+    return f"they look like {name} weights: set name={name}" if name else ""

@@ -44,7 +44,7 @@ def _facts_of_proposals(run: ShownRun, table: ProposalTable) -> Facts:
     recipe, name = run.recipe.of(table.name), table.name
     digest = table.fingerprints.get("sam")
     sam = recipe.sam.name + (f", SHA-256 {digest[:12]}…" if digest else "")
-    clues = recipe.clues.name + (f", {recipe.clues.weights}" if recipe.clues.weights else "")
+    clues = recipe.clues.source.name + (f", {recipe.clues.weights}" if recipe.clues.weights else "")
     marked = f", {one}" if (one := of_several(run.of_kind(ProposalTable), name)) else ""
     return [
         (f"proposals{marked}", f"{name} {table.instance.key}"),

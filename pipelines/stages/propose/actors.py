@@ -44,7 +44,7 @@ class ActorSpec:
 
     instance: Instance
     how: Prompting
-    clue_weights: str  # resolved: a path or URI, never empty unless there are no clues
+    clue_weights: str  # resolved: a path or URI; "" where no clue source has any
     class_names: tuple[str, ...]
     gallery: frozenset[str]  # ids of the images whose heat maps the report will show
     threads: int

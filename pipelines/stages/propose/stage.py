@@ -26,9 +26,10 @@ from pipelines.stages.propose.actors import ActorSpec, PromptActor, Prompting, S
 from pipelines.stages.train_classifier.trained import TrainedClassifier
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import PROPOSALS, with_class_names
-from weaksam.config import SAM_INPUT_SIDE, SamConfig, SelectiveSearchConfig
+from weaksam.config import CluesConfig, SamConfig, SelectiveSearchConfig
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
+from weaksam.sam import SAMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class ProposeOptions:
     """Which images get proposals, and how they are made."""
 
     index: Input = INDEX
-    classifier: Input  # whose maps are the clues; "" where its weights are given, or there are no clues
+    classifier: Input  # whose maps are the clues; "" where no classifier of this run makes them
     splits: tuple[str, ...]  # empty = every indexed split
     method: Prompting | SelectiveSearchConfig
     longest_side: int  # pixels, to which images are scaled: one too thin for it is dropped
@@ -54,14 +55,14 @@ class ProposeStage(Stage[ProposeOptions]):
 
     def options(self, recipe: Recipe, name: str) -> ProposeOptions:  # noqa: ARG002
         """Take of the recipe what the chosen method needs."""
-        clues = recipe.clues if recipe.uses_clues else None
+        clues = recipe.clues.once_trained if recipe.uses_clues else None
         return ProposeOptions(
-            classifier=NOTHING if clues is None or clues.weights else recipe.propose.classifier,
+            classifier=recipe.propose.classifier if needs_training(clues) else NOTHING,
             splits=recipe.propose.splits,
             method=recipe.selective_search
             if recipe.propose.method == "selective-search"
             else Prompting(clues=clues, prompts=recipe.prompts, sam=recipe.sam, proposals=recipe.proposals),
-            longest_side=SAM_INPUT_SIDE[recipe.sam.name],
+            longest_side=SAMS[recipe.sam.name].input_side,
             gallery_images=recipe.report.gallery_images,
             resources=recipe.resources,
         )
@@ -80,10 +81,10 @@ class ProposeStage(Stage[ProposeOptions]):
         options, index = job.options, job.input(job.options.index, Index)
         images = planned_images(index.read(), options)
         clue_weights = _clue_weights(job)
-        class_names = index.class_names or _class_names_of(clue_weights)
+        class_names = index.class_names or _class_names_of(options, clue_weights)
         schema = with_class_names(PROPOSALS, class_names)
         ray_session.connect(options.resources, job.asked.address)
-        sizes = ray_session.connected_pool_sizes(options.resources, images.num_rows, with_clues=bool(clue_weights))
+        sizes = ray_session.connected_pool_sizes(options.resources, images.num_rows, with_clues=uses_clues(options))
         gallery = in_hash_order(images["image_id"].to_pylist())[: options.gallery_images]
 
         def operators(dataset: Any, pools: Pools) -> Any:
@@ -123,24 +124,35 @@ def planned_images(images: pa.Table, options: ProposeOptions) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PLANNED)
 
 
+def needs_training(clues: CluesConfig | None) -> bool:
+    """Whether clues are those of a classifier that this run trains."""
+    return clues is not None and clues.source.trained and not clues.weights
+
+
+def uses_clues(options: ProposeOptions) -> bool:
+    """Whether a clue source says where SAM is prompted."""
+    return isinstance(options.method, Prompting) and options.method.clues is not None
+
+
 def _gates_by_difficult(options: ProposeOptions) -> bool:
     how = options.method
     return isinstance(how, Prompting) and how.clues is not None and how.clues.cam.include_difficult
 
 
 def _clue_weights(job: Job[ProposeOptions]) -> str:
-    """Return where the clue network's weights are: of this run's training, or those that the recipe names; "" without clues."""
+    """Return where the clue source's weights are: of this run's training, or those that the recipe names; "" without any."""
     how = job.options.method
     if isinstance(how, SelectiveSearchConfig) or how.clues is None:
         return ""
-    if how.clues.weights:
-        return resolve_weights(how.clues.weights.uri)
+    if not needs_training(how.clues):
+        return resolve_weights(how.clues.weights.uri) if how.clues.weights else ""
     return job.input(job.options.classifier, TrainedClassifier).weights_uri
 
 
-def _class_names_of(clue_weights: str) -> tuple[str, ...]:
+def _class_names_of(options: ProposeOptions, clue_weights: str) -> tuple[str, ...]:
     """Return the classes of the clue network, for data that has none of its own."""
-    if not clue_weights:
+    how = options.method
+    if isinstance(how, SelectiveSearchConfig) or how.clues is None or not how.clues.source.trained:
         return ()
     from weaksam.clues.loading import load_classifier
     from weaksam.io.weights import fetch_weights

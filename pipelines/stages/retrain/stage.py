@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.engine.stage import Job, Stage
 from pipelines.products.index import Index
 from pipelines.products.pseudo_labels import PseudoLabelledImage, PseudoLabelTable
 from pipelines.recipe.config import ResourcesConfig, RetrainStageConfig
-from pipelines.recipe.keys import INDEX, Input, method_of, to_plain
+from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
 from pipelines.training.fit import describe, fit
 from pipelines.training.images import counted, told
@@ -63,18 +63,13 @@ class RetrainStage(Stage[RetrainOptions]):
     loads_models = True
 
     def options(self, recipe: Recipe, name: str) -> RetrainOptions:  # noqa: ARG002
-        """Take the section of the detector."""
-        return RetrainOptions(learn_from=recipe.retrain.learn_from, retrain=recipe.retrain, resources=recipe.resources)
+        """Take the section of the detector, without what says nothing."""
+        retrain = recipe.retrain.settled
+        return RetrainOptions(learn_from=retrain.learn_from, retrain=retrain, resources=recipe.resources)
 
     def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
         """Whether the detector's weights are given."""
         return bool(recipe.retrain.weights)
-
-    def method(self, options: RetrainOptions) -> Mapping[str, Any]:
-        """Leave out the options of other detectors."""
-        plain = method_of(options.retrain)
-        del plain["faster_rcnn"], plain["dino"]
-        return {"retrain": plain, "of_detector": to_plain(options.retrain.of_detector)}
 
     def describe(self, options: RetrainOptions) -> str:
         """Return how long the training would be."""

@@ -94,8 +94,8 @@ def preliminary_step(config: RetrainConfig, steps: int) -> int:
 
     Until then the detector has learnt what most labels agree on, and not yet the noise.
     """
-    start = config.faster_rcnn.drop.start_step
-    return start if config.faster_rcnn.drop.enabled and 0 < start <= steps else math.ceil(steps * 2 / 9)
+    start = config.detector.judged_at
+    return start if 0 < start <= steps else math.ceil(steps * 2 / 9)
 
 
 class BoxedImages:

@@ -22,7 +22,7 @@ from pipelines.store.numbers import known
 from pipelines.store.tables import write_json
 from pipelines.training.fit import fit
 from pipelines.training.images import LabelledImage, labelled_images
-from weaksam.config import ClassifierConfig
+from weaksam.config import ClassifierConfig, ClueNetworkConfig, ClueSourceConfig
 from weaksam.config.weights import NotInKey
 from weaksam.errors import DataError
 
@@ -40,7 +40,7 @@ class TrainClassifierOptions:
     """Which clue network is trained, and how."""
 
     index: Input = INDEX
-    name: str  # of the clue source
+    source: ClueSourceConfig
     classifier: ClassifierConfig
     include_difficult: bool  # labels count objects marked difficult
     data_uri: NotInKey[str]  # for messages
@@ -58,7 +58,7 @@ class TrainClassifierStage(Stage[TrainClassifierOptions]):
     def options(self, recipe: Recipe, name: str) -> TrainClassifierOptions:  # noqa: ARG002
         """Take what the clue network needs."""
         return TrainClassifierOptions(
-            name=recipe.clues.name,
+            source=recipe.clues.source,
             classifier=recipe.classifier,
             include_difficult=recipe.data.include_difficult,
             data_uri=recipe.data.uri,
@@ -66,8 +66,8 @@ class TrainClassifierStage(Stage[TrainClassifierOptions]):
         )
 
     def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
-        """Whether there are no clues, or the weights of their network are given."""
-        return not recipe.uses_clues or bool(recipe.clues.weights)
+        """Whether there are no clues, or their source is not trained, or its weights are given."""
+        return not (recipe.uses_clues and recipe.clues.source.trained) or bool(recipe.clues.weights)
 
     def describe(self, options: TrainClassifierOptions) -> str:
         """Return how long the training would be."""
@@ -80,9 +80,10 @@ class TrainClassifierStage(Stage[TrainClassifierOptions]):
         from weaksam.clues.loading import classifier_to_bytes
 
         options, index = job.options, job.input(job.options.index, Index)
+        assert isinstance(options.source, ClueNetworkConfig)
         training, validation, unknown = choose_images(index.rows(), options, index.granted_split)
         task = ClassifierTask(
-            name=options.name,
+            source=options.source,
             config=options.classifier,
             num_classes=len(index.class_names),
             images=training,

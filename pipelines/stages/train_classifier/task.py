@@ -15,7 +15,7 @@ from pipelines.training.images import LabelledImage
 from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
 from weaksam.clues.base import ClueNetwork
 from weaksam.clues.loading import build_classifier
-from weaksam.config import ClassifierConfig
+from weaksam.config import ClassifierConfig, ClueNetworkConfig
 from weaksam.errors import ImageError
 from weaksam.io.images import decode_image
 from weaksam.metrics.classification import ClassificationScores, classification_scores
@@ -29,7 +29,7 @@ PUBLISHED_BATCH = 512  # base_lr is the learning rate of a batch of this size
 class ClassifierTask:
     """A ``TrainingTask``."""
 
-    name: str  # of weaksam.clues.CLUES
+    source: ClueNetworkConfig
     config: ClassifierConfig
     num_classes: int
     images: tuple[LabelledImage, ...]
@@ -50,7 +50,7 @@ class ClassifierTask:
 
     def build_model(self) -> ClueNetwork:
         """Return the network with its initial weights."""
-        return build_classifier(self.name, self.config, self.num_classes)
+        return build_classifier(self.source, self.num_classes)
 
     def build_optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """Return AdamW over everything that learns; decay spares nothing, as published."""

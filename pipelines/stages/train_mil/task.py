@@ -62,21 +62,21 @@ class MilTask:
             )
         else:
             detector = torch.optim.Adam(model.parameter_groups(config), lr=config.lr)
-        adversary = model.adversary_parameters()
-        if not adversary:
+        adversary = config.detector.adversary
+        if adversary is None:
             return (detector,)
-        rate = config.mist.dropblock.lr
-        return (detector, torch.optim.Adam(adversary, lr=rate, weight_decay=config.weight_decay))
+        learning = model.adversary_parameters()
+        return (detector, torch.optim.Adam(learning, lr=adversary.lr, weight_decay=config.weight_decay))
 
     def lr_factors(self, at: Position) -> Sequence[float]:
         """Return the learning rates of ``at`` as shares of the peak: falling for the detector, growing for its adversary."""
-        config, dropblock = self.config, self.config.mist.dropblock
+        config, adversary = self.config, self.config.detector.adversary
         passed = milestones_passed(at, config.milestones, config.steps or config.epochs)
         detector = warmed_up(at.step, config.warmup_steps, config.warmup_factor) * 0.1**passed
-        if config.detector != "mist" or not dropblock.enabled:
+        if adversary is None:
             return (detector,)
-        adversary = warmed_up(at.step, dropblock.warmup_steps, config.warmup_factor) * dropblock.lr_growth**passed
-        return (detector, adversary)
+        warmth = warmed_up(at.step, adversary.warmup_steps, config.warmup_factor)
+        return (detector, warmth * adversary.lr_growth**passed)
 
     def build_dataset(self) -> WeakImages:
         """Return the training images."""
@@ -86,9 +86,10 @@ class MilTask:
         """Return the detector's losses; the adversary descends on a small share of their negative."""
         assert isinstance(model, WeakDetector)
         losses = model.training_losses(*batch)
-        if phase == 0:
+        adversary = self.config.detector.adversary
+        if phase == 0 or adversary is None:
             return Losses(losses)
-        return Losses({"adversary": -self.config.mist.dropblock.loss_weight * sum(losses.values(), torch.zeros(()))})
+        return Losses({"adversary": -adversary.loss_weight * sum(losses.values(), torch.zeros(()))})
 
     def evaluate(self, _model: nn.Module) -> float | None:
         """Return None: the last weights are kept, for there are no boxes to judge by."""

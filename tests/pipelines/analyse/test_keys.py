@@ -7,7 +7,7 @@ import pytest
 from pipelines.analyse import stage as analyse
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from weaksam.sam import BUILTIN_SAM
+from weaksam.sam.models import BUILTIN_SAM
 
 SHAPES = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
 ANALYSES = ("analyse.prompts", "analyse.similarity", "analyse.noise")

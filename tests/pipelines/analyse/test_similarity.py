@@ -172,7 +172,7 @@ def test_keys_follow_what_each_label_reads():
 
 def test_given_weights_need_no_training(tmp_path, run):
     weights = str(tmp_path / "train-mil" / "k" / "detector.safetensors")
-    given = recipe().model_copy(update={"mil": replace(MIL, weights=weights)})
+    given = recipe().model_copy(update={"mil": replace(MIL, weights=Weights(weights))})
     name, stage = "analyse.similarity", analyse.STAGE
     assert stage.reads(stage.options(given.of(name), name)) == ("index", "propose")
     assert stage.contents(stage.options(given.of(name), name)).keys() == {"about.weights"}

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -9,10 +12,10 @@ import yaml
 from pipelines.recipe.model import Recipe, load_recipe, render, to_plain
 from pipelines.registry import active
 from pipelines.store.tables import write_bytes
-from weaksam.config import Weights
+from weaksam.config import DinoConfig, FasterRcnnConfig, RoiDropConfig, Weights
 from weaksam.errors import ConfigError, DataError
 
-SMALLEST = "{name: x, stages: [index], sam: {name: builtin}, clues: {name: none}, prompts: {sources: [grid]}}"
+SMALLEST = "{name: x, stages: [index], sam: {name: builtin}, clues: {source: none}, prompts: {sources: [grid]}}"
 
 
 def write(folder: Path, **files: str) -> str:
@@ -139,10 +142,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "a scalar for a list": ("stages: index", ["stages (from mine.yaml)", "got 'index'"]),
     "a scalar for a part": ("prompts: 3", ["prompts (from mine.yaml)", "got 3"]),
     "nothing for a part": ("prompts:", ["prompts (from mine.yaml)", "got None"]),
-    "a name that is none of the choices": ("sam: {name: vit_x}", ["sam.name (from mine.yaml)", "'vit_h'", "got 'vit_x'"]),
-    "a value out of range": ("prompts: {points_per_side: 0}", ["prompts.points_per_side: expected 1..512, got 0"]),
+    "a name that is none of the choices": ("sam: {name: vit_x}", ["sam.name (from mine.yaml)", "vit_l, vit_h", "got 'vit_x'"]),
+    "a value out of range": ("prompts: {points_per_side: 0}", ["points_per_side (from mine.yaml): expected 1..512, got 0"]),
     "a number for text": ("report: {title: 7}", ["report.title (from mine.yaml)", "string, got 7"]),
-    "a source that the clues cannot make": ("prompts: {sources: [grid, fine]}", ["fine cannot come from clues.name: none"]),
+    "a source that the clues cannot make": ("prompts: {sources: [grid, fine]}", ["fine cannot come from clues.source: none"]),
 }  # fmt: skip
 
 
@@ -327,8 +330,8 @@ def test_an_instances_own_options_lie_over_the_section_of_its_verb(tmp_path: Pat
     )
     recipe, origins = load_recipe(path, ["retrain.dino.steps=9", "detect.dino.flip=false", "retrain.seed=3"])
     plain, dino = recipe.of("retrain").retrain, recipe.of("retrain.dino").retrain
-    assert (plain.detector, plain.lr, plain.steps, plain.seed) == ("faster_rcnn", 0.5, 7, 3)
-    assert (dino.detector, dino.lr, dino.steps, dino.seed) == ("dino", 0.01, 9, 3)
+    assert (plain.detector.name, plain.lr, plain.steps, plain.seed) == ("faster_rcnn", 0.5, 7, 3)
+    assert (dino.detector.name, dino.lr, dino.steps, dino.seed) == ("dino", 0.01, 9, 3)
     detect = recipe.of("detect.dino").detect
     assert (detect.model, detect.scales, detect.flip) == ("retrain.dino", (64,), False)  # as its model is to be run
     assert recipe.of("detect.mil").detect.flip
@@ -351,11 +354,12 @@ def test_an_instance_may_have_whole_sections_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_label_may_be_the_name_of_an_option(tmp_path: Path) -> None:
-    path = write(tmp_path, mine="{base: small, stages: [index, retrain, retrain.dino: {detector: dino}]}")
-    recipe, _ = load_recipe(path, ["retrain.dino.lr=0.25", "retrain.dino.queries=30", "retrain.dino.dino.heads=4"])
-    section, instance = recipe.retrain, recipe.of("retrain.dino").retrain
-    assert (section.dino.queries, section.dino.heads, section.lr) == (30, 8, 0.0005)
-    assert (instance.dino.queries, instance.dino.heads, instance.lr) == (30, 4, 0.25)
+    path = write(tmp_path, mine="{base: small, stages: [index, retrain, retrain.test: {detector: dino}]}")
+    items = ["retrain.test.lr=0.25", "retrain.test.nms_iou=0.7", "retrain.test.test.max_side=90"]
+    recipe, _ = load_recipe(path, items)
+    section, instance = recipe.retrain, recipe.of("retrain.test").retrain
+    assert (section.test.nms_iou, section.test.max_side, section.lr) == (0.7, 384, 0.0005)
+    assert (instance.test.nms_iou, instance.test.max_side, instance.lr) == (0.7, 90, 0.25)
 
 
 def test_a_new_instance_may_be_set_on_the_command_line() -> None:
@@ -401,6 +405,157 @@ def test_a_mistake_in_an_instance_is_told_before_anything_starts(tmp_path: Path,
     message = message_of(write(tmp_path, mine=f"base: small\n{given}"))
     for part in parts:
         assert part in message
+
+
+# --- choices
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "items", "expected"),
+    [
+        pytest.param("{}", "{}", [], FasterRcnnConfig(), id="nothing said: the default"),
+        pytest.param("{}", "{}", ["retrain.detector=dino"], DinoConfig(), id="a name alone"),
+        pytest.param("{beta: 0.5}", "{rois: 64}", [], FasterRcnnConfig(beta=0.5, rois=64), id="of the default, merged"),
+        pytest.param("{name: dino, heads: 4}", "dino", [], DinoConfig(heads=4), id="the same name again, merged"),
+        pytest.param("dino", "{heads: 4}", ["retrain.detector.dim=64"], DinoConfig(heads=4, dim=64), id="of a name, merged"),
+        pytest.param("{beta: 0.5, rois: 64}", "dino", [], DinoConfig(), id="another one: nothing is left of the first"),
+        pytest.param(
+            "{drop: {enabled: true, tau_cls: 2.0}}", "{}", ["retrain.detector={name: dino, heads: 4}"],
+            DinoConfig(heads=4), id="another one by --set",
+        ),
+        pytest.param("{beta: 0.5}", "dino", ["retrain.detector=faster_rcnn"], FasterRcnnConfig(), id="there and back"),
+        pytest.param("dino", "{name: faster_rcnn, beta: 0.5}", [], FasterRcnnConfig(beta=0.5), id="the default by name"),
+        pytest.param(
+            "{drop: {enabled: true}}", "{}", ["retrain.detector.drop.tau_cls=2.0"],
+            FasterRcnnConfig(drop=RoiDropConfig(enabled=True, tau_cls=2.0)), id="an option of an option",
+        ),
+    ],
+)  # fmt: skip
+def test_options_merge_with_those_of_the_same_member_and_replace_anothers(
+    tmp_path: Path, below: str, above: str, items: list[str], expected: object
+) -> None:
+    path = write(
+        tmp_path,
+        base=f"{{base: grid, retrain: {{detector: {below}}}}}",
+        mine=f"{{base: base.yaml, retrain: {{detector: {above}}}}}",
+    )
+    recipe, origins = load_recipe(path, items)
+    assert recipe.retrain.detector == expected
+    given = [name for name in origins if name.startswith("retrain.detector.")]
+    assert {name.split(".")[2] for name in given} <= vars(expected).keys()
+    again = write(tmp_path, again=render(recipe, origins))
+    assert load_recipe(again)[0] == recipe
+
+
+def test_an_instance_may_choose_another_member_than_its_section(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        mine="""
+            base: small
+            stages:
+              - retrain
+              - retrain.dino: {detector: {name: dino, queries: 30}}
+              - retrain.wide: {detector: {rois: 64}}
+            retrain: {detector: {beta: 0.5}}
+        """,
+    )
+    recipe, origins = load_recipe(path, ["retrain.dino.detector.heads=4"])
+    section = recipe.retrain.detector
+    assert recipe.of("retrain.dino").retrain.detector == DinoConfig(queries=30, heads=4)
+    assert recipe.of("retrain.wide").retrain.detector == replace(section, rois=64)
+    assert isinstance(section, FasterRcnnConfig)
+    assert (section.beta, section.rois) == (0.5, 32)
+    assert origins["instances.retrain.dino.detector.queries"] == "mine.yaml"
+    assert origins["instances.retrain.dino.detector.heads"] == "--set"
+
+
+def test_the_printed_recipe_says_where_each_option_of_a_member_came_from(tmp_path: Path) -> None:
+    path = write(tmp_path, one="{base: small, retrain: {detector: {drop: {enabled: true}}}}", mine="base: one.yaml")
+    recipe, origins = load_recipe(path, ["retrain.detector={name: dino, heads: 4}"])
+    text = render(recipe, origins)
+    lines = text[text.index("\nretrain:") :].splitlines()
+    start = lines.index("  detector:")
+    assert lines[start + 1] == "    name: dino  # --set"
+    assert "    heads: 4  # --set" in lines
+    assert "      enabled: false" in lines  # of Faster R-CNN's drop nothing is left
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        (
+            "retrain: {detector: dyno}",
+            ["retrain.detector.name (from mine.yaml): expected one of dino, faster_rcnn, got 'dyno'; did you mean dino?"],
+        ),
+        ("retrain: {detector: 3}", ["retrain.detector"]),
+        ("retrain: {detector: {name: 3}}", ["retrain.detector.name (from mine.yaml): expected one of dino"]),
+        (
+            "retrain: {detector: {name: dino, querys: 3}}",
+            ["retrain.detector.querys (from mine.yaml): no such option; did you mean queries?"],
+        ),
+        ("retrain: {detector: {name: dino, rois: 3}}", ["retrain.detector.rois (from mine.yaml): no such option"]),
+        (
+            "retrain: {detector: {name: dino, drop: {percentil: 3}}}",
+            ["retrain.detector.drop.percentil (from mine.yaml): no such option; did you mean percentile?"],
+        ),
+        (
+            "retrain: {detector: {name: dino, heads: 3}}",
+            ["retrain.detector.dim: expected a multiple of heads = 3, got 256"],
+        ),
+        ("mil: {detector: {share: lots}}", ["mil.detector.share (from mine.yaml)", "a valid number, got 'lots'"]),
+        (
+            "stages: [retrain.dino: {detector: {name: dino, querys: 3}}]",
+            ["instances.retrain.dino.detector.querys (from mine.yaml): no such option; did you mean queries?"],
+        ),
+        ("clues: {source: weakt}", ["clues.source.name (from mine.yaml)", "got 'weakt'; did you mean weaktr?"]),
+        ("data: {kind: vok}", ["data.kind (from mine.yaml): expected one of auto, voc", "did you mean voc?"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_mistake_in_a_choice_is_named_with_its_path(tmp_path: Path, given: str, parts: list[str]) -> None:
+    message = message_of(write(tmp_path, mine=f"base: small\n{given}"))
+    for part in parts:
+        assert part in message
+
+
+MINE = """
+from dataclasses import dataclass
+from typing import ClassVar
+from weaksam.config import RetrainedDetectorConfig
+
+@dataclass(frozen=True, kw_only=True)
+class MineConfig(RetrainedDetectorConfig):
+    implementation: ClassVar[str] = "no_such_module:Mine"
+    name: str = "mine"
+    depth: int = 3
+"""
+
+
+def beside_a_package(folder: Path, points: str, *items: str) -> str:
+    """Print the detector of a recipe where a package with these entry points is installed."""
+    (folder / "mine.py").write_text(MINE)
+    metadata = folder / "mine-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[weaksam.retrained]\n{points}\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r})\nfrom pipelines.recipe.model import load_recipe\n"
+        f"print(load_recipe('grid', {list(items)!r})[0].retrain.detector)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def test_a_member_of_another_package_is_chosen_like_ours(tmp_path: Path) -> None:
+    said = beside_a_package(tmp_path, "mine = mine:MineConfig", "retrain.detector=mine", "retrain.detector.depth=5")
+    assert said == "MineConfig(name='mine', depth=5)\n"
+
+
+def test_two_members_of_one_name_are_told_when_a_recipe_is_read(tmp_path: Path) -> None:
+    said = beside_a_package(tmp_path, "dino = mine:MineConfig", "retrain.detector=dino")
+    assert (
+        "weaksam.retrained: 'dino' is registered twice, as weaksam.config.retrain:DinoConfig and as mine:Mine" in said
+    )
 
 
 # --- weights

@@ -20,7 +20,8 @@ DETECTOR_RUN = ("index", "propose", "train-mil", "detect.mil", "evaluate.mil")
 
 @pytest.mark.parametrize("options", [{"detection_score": 1.5}, {"failures": -1}])
 def test_options_out_of_range_are_refused(options):
-    with pytest.raises(ConfigError, match="report"):
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"^{name}: expected"):
         ReportConfig(**options)
 
 

@@ -32,16 +32,16 @@ from weaksam.structures import BOXES, IMAGE_LABELS, PseudoGroundTruth
 
 SMALL = RetrainConfig(
     backbone="small", init=Weights("builtin"), freeze_stages=0, scales=(48, 64), batch_size=4, steps=8, lr=0.01, warmup_steps=0,
-    faster_rcnn=FasterRcnnConfig(
+    detector=FasterRcnnConfig(
         anchor_sides=(12, 24, 48), pyramid_dim=16, head_dim=32, proposals_before_nms=(100, 100), proposals=50, rois=32
-    ),
-    dino=DinoConfig(
-        levels=2, dim=32, heads=4, points=2, encoder_layers=1, decoder_layers=2, feedforward_dim=32, queries=10,
-        denoising_queries=4,
     ),
     test=RetrainedDetectConfig(scales=(64,), flip=False),
 )  # fmt: skip
-DINO = replace(SMALL, detector="dino", optimizer="adamw", lr=3e-3, max_grad_norm=0.1)
+TINY_DINO = DinoConfig(
+    levels=2, dim=32, heads=4, points=2, encoder_layers=1, decoder_layers=2, feedforward_dim=32, queries=10,
+    denoising_queries=4,
+)  # fmt: skip
+DINO = replace(SMALL, detector=TINY_DINO, optimizer="adamw", lr=3e-3, max_grad_norm=0.1)
 
 
 def boxed(record, truth):
@@ -91,11 +91,11 @@ def keys(*items):
 )
 def test_thresholds_make_another_detector_only_where_the_drop_is_on(detector, drop):
     def with_drop(enabled):
-        items = [f"retrain.{detector}.drop.{name}={value}" for name, value in {**drop, "enabled": enabled}.items()]
+        items = [f"retrain.detector.drop.{name}={value}" for name, value in {**drop, "enabled": enabled}.items()]
         return keys(f"retrain.detector={detector}", *items)
 
-    off = keys(f"retrain.detector={detector}", f"retrain.{detector}.drop.enabled=false")
-    on = keys(f"retrain.detector={detector}", f"retrain.{detector}.drop.enabled=true")
+    off = keys(f"retrain.detector={detector}", "retrain.detector.drop.enabled=false")
+    on = keys(f"retrain.detector={detector}", "retrain.detector.drop.enabled=true")
     assert with_drop("false") == off
     assert with_drop("true")[0] not in (on[0], off[0])
     assert on[0] != off[0]
@@ -180,10 +180,10 @@ def test_a_detector_learns_and_the_same_seed_gives_the_same_bits(tmp_path, confi
 
 DROPPING = {
     "faster_rcnn": replace(
-        SMALL, faster_rcnn=replace(SMALL.faster_rcnn, drop=RoiDropConfig(enabled=True, tau_reg=0.01, start_step=3))
+        SMALL, detector=replace(SMALL.detector, drop=RoiDropConfig(enabled=True, tau_reg=0.01, start_step=3))
     ),
     "dino": replace(
-        DINO, dino=replace(DINO.dino, drop=QueryDropConfig(enabled=True, percentile=50.0, start_step=3))
+        DINO, detector=replace(DINO.detector, drop=QueryDropConfig(enabled=True, percentile=50.0, start_step=3))
     ),
 }  # fmt: skip
 
@@ -199,7 +199,7 @@ def test_a_loss_drop_starts_at_its_step_and_is_counted(tmp_path, name):
 @pytest.mark.slow
 def test_two_workers_lose_what_one_loses_where_the_loss_does_not_hang_on_a_draw(tmp_path):
     # Faster R-CNN samples its regions from the worker's own random stream; DINO without denoising draws nothing.
-    config = replace(DINO, dino=replace(DINO.dino, denoising_queries=0), optimizer="sgd", lr=1e-4, steps=10)
+    config = replace(DINO, detector=replace(DINO.detector, denoising_queries=0), optimizer="sgd", lr=1e-4, steps=10)
     task = drawn_task(config)
     train_two({"dino": task}, str(tmp_path / "pair"))
     alone = run(task, tmp_path).scalars

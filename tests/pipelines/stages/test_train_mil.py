@@ -22,7 +22,7 @@ from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S
 from tests.support.tolerances import near, roundings_in
 from tests.support.two_workers import train_two
-from weaksam.config import DropBlockConfig, MilConfig, MistConfig, ShapesConfig, Weights
+from weaksam.config import DropBlockConfig, MilConfig, MistConfig, OicrConfig, ShapesConfig, Weights
 from weaksam.datasets.shapes import Shapes
 from weaksam.detectors.loading import load_detector
 from weaksam.errors import DataError
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray
 STILL = MistConfig(dropblock=DropBlockConfig(enabled=False))
 SMALL = MilConfig(
     backbone="small", init=Weights("builtin"), freeze_stages=0, scales=(48, 64), min_box_side=4, batch_size=4, steps=8, lr=1e-3,
-    warmup_steps=0, dropout=0.0, mist=STILL,
+    warmup_steps=0, dropout=0.0, detector=STILL,
 )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def test_only_the_sources_of_the_recipe_are_read(tmp_path):
 )
 def test_the_detectors_rate_falls_and_its_adversarys_grows(tmp_path, step, detector, adversary):
     # Milestones at .667 and .89 of 1,000 steps; the adversary warms up over 500 steps.
-    config = replace(SMALL, mist=MistConfig(), steps=1000, warmup_steps=200, warmup_factor=0.5)
+    config = replace(SMALL, detector=MistConfig(), steps=1000, warmup_steps=200, warmup_factor=0.5)
     assert drawn_task(tmp_path, config).lr_factors(Position(step, 1000, 0.0)) == pytest.approx((detector, adversary))
 
 
@@ -164,11 +164,11 @@ def test_a_warm_up_is_linear(step, factor):
 
 
 def test_without_an_adversary_there_is_one_optimiser(tmp_path):
-    for config in (SMALL, replace(SMALL, detector="oicr")):
-        task = drawn_task(tmp_path / config.detector, config)
+    for config in (SMALL, replace(SMALL, detector=OicrConfig())):
+        task = drawn_task(tmp_path / config.detector.name, config)
         assert len(task.build_optimizers(task.build_model())) == 1
         assert len(task.lr_factors(Position(0, 8, 0.0))) == 1
-    task = drawn_task(tmp_path / "both", replace(SMALL, mist=MistConfig()))
+    task = drawn_task(tmp_path / "both", replace(SMALL, detector=MistConfig()))
     assert len(task.build_optimizers(task.build_model())) == 2
 
 
@@ -176,7 +176,7 @@ def test_without_an_adversary_there_is_one_optimiser(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("detector", ["mist", "oicr"])
+@pytest.mark.parametrize("detector", [STILL, OicrConfig()], ids=["mist", "oicr"])
 def test_a_detector_learns_the_labels_of_its_images(tmp_path, detector):
     result = run(drawn_task(tmp_path, replace(SMALL, detector=detector, steps=60)), tmp_path)
     image_losses = [row.losses["image"] for row in result.scalars]
@@ -186,7 +186,7 @@ def test_a_detector_learns_the_labels_of_its_images(tmp_path, detector):
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(tmp_path):
-    config = replace(SMALL, mist=MistConfig(), dropout=0.5)
+    config = replace(SMALL, detector=MistConfig(), dropout=0.5)
     one, two = (run(drawn_task(tmp_path / name, config), tmp_path / name).model for name in ("a", "b"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -197,7 +197,7 @@ def test_two_workers_lose_what_one_loses_over_50_steps(tmp_path):
     # Not Adam: it does not see a gradient's scale, so one that is wrong by the number of workers would pass; and at rates
     # that learn as fast as these it turns rounding into 1 % of the loss within 50 steps, on one worker in two passes, too.
     configs = {"mist": replace(SMALL, optimizer="sgd", lr=1e-2, steps=50)}
-    configs["oicr"] = replace(configs["mist"], detector="oicr", lr=1e-3)
+    configs["oicr"] = replace(configs["mist"], detector=OicrConfig(), lr=1e-3)
     tasks = {name: drawn_task(tmp_path / name, config) for name, config in configs.items()}
     train_two(tasks, str(tmp_path / "pair"))
     for name, task in tasks.items():
@@ -213,7 +213,7 @@ KILLED = [
     "data.shapes.train=12", "data.shapes.val=0", "data.shapes.test=0", "data.shapes.size=64",
     "propose.method=selective-search", "selective_search.min_side=4", "mil.backbone=small", "mil.init=builtin",
     "mil.freeze_stages=0", "mil.scales=[64]", "mil.min_box_side=4", "mil.batch_size=4", "mil.steps=100", "mil.dropout=0.0",
-    "mil.mist.dropblock.enabled=false", "resources.cpus=2", "resources.segment_actors=1", "resources.train_workers=2",
+    "mil.detector.dropblock.enabled=false", "resources.cpus=2", "resources.segment_actors=1", "resources.train_workers=2",
 ]  # fmt: skip
 
 

@@ -49,8 +49,9 @@ def images(count=6):
 
 def tiny_task(name="weaktr", pictures=None, **options):
     options = {"epochs": 2, "batch_size": 4, "crop_size": 32, "augmentation": "flip", "base_lr": 0.1, **options}
-    config = ClassifierConfig(weaktr=TINY, resnet_cam=ResNetCamConfig(backbone="mobilenet_v3_small"), **options)
-    return ClassifierTask(name=name, config=config, num_classes=3, images=pictures or images(), cache_mib=16)
+    source = {"weaktr": TINY, "resnet_cam": ResNetCamConfig(backbone="mobilenet_v3_small")}[name]
+    config = ClassifierConfig(**options)
+    return ClassifierTask(source=source, config=config, num_classes=3, images=pictures or images(), cache_mib=16)
 
 
 def run(task, folder, **resources):
@@ -232,8 +233,8 @@ def test_a_step_is_shown_with_its_loss_its_speed_and_the_time_left():
 
 STAGE_OVERRIDES = (
     "data.shapes.train=14", "data.shapes.val=2", "data.shapes.size=32",
-    "classifier.weaktr={stem: patch, patch_size: 8, dim: 16, depth: 1, heads: 2, position_grid: 4, fusion_reduction: 1}",
-    "classifier.init=''", "classifier.crop_size=32", "classifier.epochs=2", "classifier.batch_size=4",
+    "clues.source={stem: patch, patch_size: 8, dim: 16, depth: 1, heads: 2, position_grid: 4, fusion_reduction: 1}",
+    "clues.source.init=''", "classifier.crop_size=32", "classifier.epochs=2", "classifier.batch_size=4",
     "classifier.select=best-map",
 )  # fmt: skip
 

@@ -69,14 +69,14 @@ def test_defaults_fall_at_the_published_steps_and_follow_another_length() -> Non
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"milestones": (0.0,)}, "shares in (0, 1), or steps below mil.steps=30000, got (0.0,)"),
-        ({"milestones": (-1.0,)}, "shares in (0, 1), or steps below mil.steps=30000, got (-1.0,)"),
+        ({"milestones": (0.0,)}, "shares in (0, 1), or steps below steps=30000, got (0.0,)"),
+        ({"milestones": (-1.0,)}, "shares in (0, 1), or steps below steps=30000, got (-1.0,)"),
         ({"milestones": (float("nan"),)}, "got (nan,)"),
-        ({"milestones": (30_000.0,)}, "shares in (0, 1), or steps below mil.steps=30000, got (30000.0,)"),
-        ({"milestones": (200.0,), "steps": 100}, "shares in (0, 1), or steps below mil.steps=100, got (200.0,)"),
+        ({"milestones": (30_000.0,)}, "shares in (0, 1), or steps below steps=30000, got (30000.0,)"),
+        ({"milestones": (200.0,), "steps": 100}, "shares in (0, 1), or steps below steps=100, got (200.0,)"),
         (
             {"milestones": (20.0,), "steps": 0, "epochs": 12},
-            "shares in (0, 1), or epochs below mil.epochs=12, got (20.0,)",
+            "shares in (0, 1), or epochs below epochs=12, got (20.0,)",
         ),
     ],
 )
@@ -84,13 +84,14 @@ def test_a_milestone_that_is_never_reached_is_refused(options: dict[str, float],
     with pytest.raises(ConfigError) as refused:
         MilConfig(**options)  # type: ignore[arg-type]
     assert expected in str(refused.value)
-    with pytest.raises(ConfigError, match=r"^retrain\.milestones: expected shares"):
+    with pytest.raises(ConfigError, match=r"^milestones: expected shares"):
         RetrainConfig(**options)  # type: ignore[arg-type]
 
 
 def test_another_length_of_a_published_recipe_wants_other_milestones() -> None:
     with pytest.raises(
-        ConfigError, match=r"mil\.milestones: expected shares in \(0, 1\), or steps below mil\.steps=3000"
+        ConfigError,
+        match=r"mil\.milestones \(from voc07\.yaml\): expected shares in \(0, 1\), or steps below steps=3000",
     ):
         load_recipe("voc07", ["mil.steps=3000"])
     recipe, _ = load_recipe("voc07", ["mil.steps=3000", "mil.milestones=[0.667, 0.89]"])

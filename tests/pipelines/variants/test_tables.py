@@ -102,7 +102,7 @@ def test_the_oicr_of_other_recipes_has_other_learning_rates(tmp_path):
     (tmp_path / "alone.yaml").write_text("{base: shapes, name: alone, mil: {epochs: 3, lr: 0.1}}")
     cells = cells_of("10", str(tmp_path / "alone.yaml"), (*SMALL_SHAPES, "mil.warmup_steps=7"), seeds=(5,))
     mist, oicr = (cells.variants[f"{name}, WeakSAM"].recipe(5).mil for name in ("MIST", "OICR"))
-    assert (oicr.detector, oicr.refine_lr_factor, oicr.warmup_factor) == ("oicr", 10.0, 0.001)
+    assert (oicr.detector.name, oicr.refine_lr_factor, oicr.warmup_factor) == ("oicr", 10.0, 0.001)
     assert oicr.warmup_steps == 7  # what --set says wins
     assert (oicr.epochs, oicr.lr, oicr.scales, oicr.seed) == (3, 0.1, mist.scales, 5)
 
@@ -143,13 +143,13 @@ def test_rows_can_be_asked_for_by_patterns():
 
 
 MISTAKES = {
-    "a detector of the user's": ("1", "shapes", ["mil.detector=oicr"], "starts from mil.detector='mist', got 'oicr'"),
-    "a detector of the retrained": ("1", "shapes", ["retrain.detector=dino"], "starts from retrain.detector='faster_rcnn'"),
+    "a detector of the user's": ("1", "shapes", ["mil.detector=oicr"], "starts from mil.detector.name='mist', got 'oicr'"),
+    "a detector of the retrained": ("1", "shapes", ["retrain.detector=dino"], "starts from retrain.detector.name='faster"),
     "what rows vary": ("4", "shapes", ["mil.proposal_sources=[grid]"], "table-4 sets mil.proposal_sources itself"),
     "a seed of the user's": ("1", "shapes", ["mil.seed=1"], "chosen with --seeds"),
-    "a recipe of OICR": ("1", "shapes-oicr", [], "starts from mil.detector='mist', got 'oicr'"),
+    "a recipe of OICR": ("1", "shapes-oicr", [], "starts from mil.detector.name='mist', got 'oicr'"),
     "weights": ("1", "shapes", ["mil.weights=x.pth"], "starts from mil.weights.uri='', got 'x.pth'"),
-    "a recipe of DINO": ("5", "table5-dino", [], "starts from retrain.detector='faster_rcnn', got 'dino'"),
+    "a recipe of DINO": ("5", "table5-dino", [], "starts from retrain.detector.name='faster_rcnn', got 'dino'"),
     "no detector": ("1", "grid", [], "has none of the rows: the stages of recipe grid have no train-mil"),
     "no test split": ("1", "shapes", ["data.splits=[train]"], "expected a split to test on beside train, got train"),
     "no proposals": ("1", "shapes", ["propose.splits=[val]"], "expected proposals of train, got val"),

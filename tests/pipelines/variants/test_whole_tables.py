@@ -29,14 +29,14 @@ retrain:
   batch_size: 4
   scales: [64]
   max_side: 64
-  faster_rcnn: {anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, drop: {start_step: 1}}
+  detector: {name: faster_rcnn, anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, drop: {start_step: 1}}
   test: {scales: [64], max_side: 64, splits: []}
 resources: {here: true}
 """
 SMALL_DINO = (
-    "retrain.dino.dim=32", "retrain.dino.heads=2", "retrain.dino.encoder_layers=1", "retrain.dino.decoder_layers=1",
-    "retrain.dino.feedforward_dim=16", "retrain.dino.queries=10", "retrain.dino.denoising_queries=4",
-)  # fmt: skip
+    "retrain.detector={name: dino, dim: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward_dim: 16, queries: 10, "
+    "denoising_queries: 4}",
+)
 IN_SECONDS = ("table-4", "table-5", "table-6", "table-10")
 TABLES = [pytest.param(n, marks=() if n in IN_SECONDS else pytest.mark.long) for n in known_tables()]
 
@@ -51,7 +51,8 @@ def run(tmp_path_factory):
 def test_a_table_is_measured(run, tmp_path, name):
     table = load_table(name)
     (tmp_path / "toy.yaml").write_text(TOY.replace("BASE", f"{table.recipe}.yaml"))
-    cells = Cells(table, Asked(recipe=str(tmp_path / "toy.yaml"), overrides=SMALL_DINO, seeds=(0,)))
+    overrides = SMALL_DINO if table.starts_from.get("retrain.detector.name") == "dino" else ()
+    cells = Cells(table, Asked(recipe=str(tmp_path / "toy.yaml"), overrides=overrides, seeds=(0,)))
     voice = Recorder()
     document = make_table(cells, str(run), Options(), voice)
     assert document["errors"] == []

@@ -214,7 +214,7 @@ def test_slots_say_which_output_a_class_is() -> None:
 
 def test_layers_beyond_the_network_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"cam\.cross_layers: expected layers of 1\.\.3.*got \[5, 6, 7, 8, 9, 10, 11, 12\]"
+        ConfigError, match=r"cross_layers: expected layers of 1\.\.3.*got \[5, 6, 7, 8, 9, 10, 11, 12\]"
     ):
         source(network(), cross_layers=CamConfig().cross_layers)
     source(network(), kinds=("fine",), cross_layers=CamConfig().cross_layers)  # not asked for

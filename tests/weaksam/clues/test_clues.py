@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,11 @@ from torch import Tensor
 from tests.weaksam.clues.weaktr_by_hand import Fusion, published_state
 from weaksam.clues.gating import gate, present_classes
 from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
-from weaksam.config import CamConfig, ClassifierConfig, CluesConfig, ResNetCamConfig, WeakTrConfig, Weights
+from weaksam.config import CamConfig, CluesConfig, ResNetCamConfig, WeakTrConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-TINY = ClassifierConfig(
-    weaktr=WeakTrConfig(stem="cnn", patch_size=8, dim=32, depth=2, heads=2, position_grid=4, fusion_reduction=2),
-    resnet_cam=ResNetCamConfig(backbone="shufflenet_v2_x0_5"),
-)
+TINY = WeakTrConfig(stem="cnn", patch_size=8, dim=32, depth=2, heads=2, position_grid=4, fusion_reduction=2)
 ANIMALS = ("ant", "bee", "cat")
 
 
@@ -50,7 +48,7 @@ def test_gating(gating: str, labels: tuple[int, ...] | None, logits: list[float]
 
 
 def test_known_labels_cost_no_pass(tmp_path: Path) -> None:
-    (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier("weaktr", TINY, 3), ANIMALS))
+    (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier(TINY, 3), ANIMALS))
     config = CluesConfig(weights=Weights(str(tmp_path / "c")), cam=cam())
     clues = load_clues(config)
     predicted = gate(clues.logits(IMAGE), None, config)
@@ -60,7 +58,7 @@ def test_known_labels_cost_no_pass(tmp_path: Path) -> None:
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:
-    (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier("weaktr", TINY, 3), ANIMALS))
+    (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier(TINY, 3), ANIMALS))
     config = CluesConfig(weights=Weights(str(tmp_path / "c")), cam=cam())
     own = load_clues(config)
     other = load_clues(config, class_names=("cat", "ant"))
@@ -76,7 +74,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
 
 
 def test_only_wanted_kinds_are_computed(tmp_path: Path) -> None:
-    (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier("weaktr", TINY, 3), ANIMALS))
+    (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier(TINY, 3), ANIMALS))
     clues = load_clues(CluesConfig(cam=cam()), weights=str(tmp_path / "c"), kinds=("coarse",))
     assert clues.kinds == ("coarse",)
     (maps,) = clues.class_maps(IMAGE, [0])
@@ -84,13 +82,15 @@ def test_only_wanted_kinds_are_computed(tmp_path: Path) -> None:
 
 
 def test_weights_of_the_other_network_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier("resnet_cam", TINY, 3), ANIMALS))
-    with pytest.raises(ConfigError, match=r"expected weights of weaktr, but .* holds a ResNetCam"):
+    (tmp_path / "c").write_bytes(
+        classifier_to_bytes(build_classifier(ResNetCamConfig(backbone="shufflenet_v2_x0_5"), 3), ANIMALS)
+    )
+    with pytest.raises(ConfigError, match=r"expected those of weaktr, but .* holds a ResNetCam"):
         load_clues(CluesConfig(weights=Weights(str(tmp_path / "c"))))
 
 
 def test_a_checksum_is_looked_at(tmp_path: Path) -> None:
-    (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier("weaktr", TINY, 3), ANIMALS))
+    (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier(TINY, 3), ANIMALS))
     with pytest.raises(CheckpointError, match="SHA-256"):
         load_clues(CluesConfig(weights=Weights(str(tmp_path / "c"), "0" * 64)))
 
@@ -161,7 +161,7 @@ def without(state: dict[str, Tensor], *keys: str) -> dict[str, Tensor]:
         pytest.param(lambda s: {f"module.{k}": v for k, v in s.items()}, "strip that prefix", id="parallel wrapper"),
         pytest.param(
             lambda s: s | {"head.weight": torch.zeros(1000, 128)},
-            r"head\.weight.*give it as classifier\.init",
+            r"head\.weight.*give it as init of WeakTr",
             id="DeiT",
         ),
         pytest.param(lambda s: {f"encoder.{k}": v for k, v in s.items()}, "segmentation", id="segmentation network"),
@@ -214,7 +214,7 @@ def test_things_that_are_no_state_dict_are_described(tmp_path: Path) -> None:
 
 
 def test_a_classifier_of_another_version_is_refused(tmp_path: Path) -> None:
-    data = classifier_to_bytes(build_classifier("weaktr", TINY, 3), ANIMALS)
+    data = classifier_to_bytes(build_classifier(TINY, 3), ANIMALS)
     (tmp_path / "c").write_bytes(data.replace(b"drop_path", b"drip_path"))
     with pytest.raises(CheckpointError, match=r"'weaktr' that does not fit.*drip_path.*train it again"):
         load_classifier(tmp_path / "c")
@@ -225,19 +225,19 @@ def test_initial_weights_come_from_a_file(tmp_path: Path) -> None:
     deit = {k: v for k, v in small_published("none", num_classes=1).items() if not k.startswith("head.")}
     deit["patch_embed.proj.weight"] = deit["patch_embed.proj.weight"][..., ::2, ::2]
     torch.save({"model": deit | {"head.weight": torch.zeros(1000, 128)}}, tmp_path / "deit.pth")
-    network = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init=Weights(str(tmp_path / "deit.pth"))), 3)
+    network = build_classifier(replace(weaktr, init=Weights(str(tmp_path / "deit.pth"))), 3)
     assert torch.equal(network.state_dict()["cls_token"][0, 2], deit["cls_token"][0, 0])
 
 
-@pytest.mark.parametrize("weaktr", [TINY.weaktr, WeakTrConfig()], ids=["another width", "no CNN stem"])
+@pytest.mark.parametrize("weaktr", [TINY, WeakTrConfig()], ids=["another width", "no CNN stem"])
 def test_builtin_stem_needs_a_network_that_takes_it(weaktr: WeakTrConfig) -> None:
-    with pytest.raises(ConfigError, match=r"classifier\.init: 'builtin' is a CNN stem of 128 channels"):
-        build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init=Weights("builtin")), 3)
+    with pytest.raises(ConfigError, match=r"init: 'builtin' is a CNN stem of 128 channels"):
+        build_classifier(replace(weaktr, init=Weights("builtin")), 3)
 
 
 def test_builtin_stem_is_taken_over() -> None:
     weaktr = WeakTrConfig(stem="cnn", patch_size=8, dim=128, depth=1, heads=2, position_grid=4, fusion_reduction=2)
-    started = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init=Weights("builtin")), 3)
-    again = build_classifier("weaktr", ClassifierConfig(weaktr=weaktr, init=Weights("builtin")), 3)
+    started = build_classifier(replace(weaktr, init=Weights("builtin")), 3)
+    again = build_classifier(replace(weaktr, init=Weights("builtin")), 3)
     stem = {k: v for k, v in started.state_dict().items() if k.startswith("patch_embed.")}
     assert all(torch.equal(again.state_dict()[k], v) for k, v in stem.items())

@@ -186,7 +186,7 @@ def test_positions_are_resized_unless_they_fit_a_square_image(size_hw: tuple[int
 
 
 def test_cnn_stem_needs_its_own_stride() -> None:
-    with pytest.raises(ConfigError, match=r"weaktr\.patch_size: expected 8.*got 16"):
+    with pytest.raises(ConfigError, match=r"patch_size: expected 8.*got 16"):
         tiny(stem="cnn", patch_size=16)
 
 

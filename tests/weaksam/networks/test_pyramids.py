@@ -47,14 +47,14 @@ def test_the_small_one_gives_what_the_weakly_supervised_body_sees():
 @pytest.mark.parametrize(("name", "stages"), [("small", 3), ("resnet50.torchvision", 5)])
 def test_the_first_stages_can_be_kept_from_learning(name, stages):
     backbone = build_pyramid(name)
-    backbone.freeze(2, "retrain.freeze_stages")
+    backbone.freeze(2, "freeze_stages")
     frozen = {id(p) for stage in backbone.stages()[:2] for layer in stage for p in layer.parameters()}
     assert frozen
     assert all(p.requires_grad == (id(p) not in frozen) for p in backbone.parameters())
-    backbone.freeze(stages, "retrain.freeze_stages")
+    backbone.freeze(stages, "freeze_stages")
     assert not any(p.requires_grad for p in backbone.parameters())
-    with pytest.raises(ConfigError, match=f"retrain.freeze_stages: expected 0..{stages}"):
-        backbone.freeze(stages + 1, "retrain.freeze_stages")
+    with pytest.raises(ConfigError, match=f"freeze_stages: expected 0..{stages}"):
+        backbone.freeze(stages + 1, "freeze_stages")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torchvision
 from torch import nn
 
 from tests.support.tolerances import assert_near, roundings_in
-from weaksam.config import MilConfig, Weights
+from weaksam.config import MilConfig, OicrConfig, Weights
 from weaksam.detectors.loading import build_detector, pixel_format
 from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.mist import Mist
@@ -30,7 +30,7 @@ OF_IMAGENET = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
     ],
 )
 def test_pixels_become_what_the_weights_want(backbone, detector, expected):
-    pixels = pixel_format(MilConfig(detector=detector, backbone=backbone))
+    pixels = pixel_format(MilConfig(detector=MIL_DETECTORS[detector](), backbone=backbone))
     found = pixels.normalise(PIXEL)
     assert found.shape == (3, 1, 1)
     assert_near(found.flatten(), expected, length=4)
@@ -102,14 +102,14 @@ def test_the_small_body_sees_the_shipped_stem_at_two_strides():
 @pytest.mark.parametrize("stages", [0, 1, 3])
 def test_frozen_stages_do_not_learn(stages):
     body = SmallRoiBackbone(0.0)
-    body.freeze(stages, "mil.freeze_stages")
+    body.freeze(stages, "freeze_stages")
     convolutions = [layer for layer in body.stem.layers if isinstance(layer, nn.Conv2d)]
     assert [c.weight.requires_grad for c in convolutions] == [2 * stages <= k for k in range(4)] + [stages < 3] * 4
     assert all(parameter.requires_grad for parameter in body.fc.parameters())
 
 
 def test_more_stages_than_there_are_cannot_be_frozen():
-    with pytest.raises(ConfigError, match=r"mil.freeze_stages: expected 0..3 for this backbone, got 4"):
+    with pytest.raises(ConfigError, match=r"freeze_stages: expected 0..3 for this backbone, got 4"):
         build_detector(MilConfig(backbone="small", freeze_stages=4), 2)
 
 
@@ -132,7 +132,7 @@ def test_torchvisions_resnet_loads_and_its_features_are_its_third_stage(tmp_path
     torch.manual_seed(0)
     published = torchvision.models.resnet50(weights=None).eval()
     torch.save(published.state_dict(), tmp_path / "w.pth")
-    config = MilConfig(detector="oicr", backbone="resnet50.torchvision", init=Weights(str(tmp_path / "w.pth")))
+    config = MilConfig(detector=OicrConfig(), backbone="resnet50.torchvision", init=Weights(str(tmp_path / "w.pth")))
     body = build_detector(config, 2).body.eval()
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_torchvisions_resnet_loads_and_its_features_are_its_third_stage(tmp_path
 
 def test_frozen_stages_of_the_resnet_are_its_stem_and_first_stage():
     body = build_roi_backbone("resnet50.torchvision", vgg=Mist.vgg, dropout=0.0)
-    body.freeze(2, "mil.freeze_stages")
+    body.freeze(2, "freeze_stages")
     frozen = {name.split(".")[1] for name, p in body.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "layer1"}
 
@@ -183,13 +183,13 @@ def test_weights_known_to_want_another_input_are_refused(monkeypatch):
 
 
 def test_the_builtin_weights_are_the_small_bodys():
-    with pytest.raises(ConfigError, match=r"'builtin' with mil.backbone=small alone"):
+    with pytest.raises(ConfigError, match=r"'builtin' with backbone=small alone"):
         build_detector(MilConfig(backbone="resnet50.torchvision", init=Weights("builtin")), 2)
 
 
 @pytest.mark.parametrize("name", MIL_DETECTORS)
 def test_predictors_start_small_and_unbiased(name):
-    detector = build_detector(MilConfig(detector=name, backbone="small"), 20)
+    detector = build_detector(MilConfig(detector=MIL_DETECTORS[name](), backbone="small"), 20)
     std = {"mist": 0.001, "oicr": 0.01}[name]
     for layer in (detector.class_stream, detector.detection_stream, *detector.refinements, *detector.box_branches):
         assert layer.weight.std().item() == pytest.approx(std, rel=0.1)

@@ -10,8 +10,9 @@ from torch import Tensor
 from weaksam.config import SamConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.state_dicts import read_state_dict
-from weaksam.sam import BUILTIN_SAM, sam_weights
+from weaksam.sam import sam_weights
 from weaksam.sam.load import load_sam
+from weaksam.sam.models import BUILTIN_SAM
 from weaksam.sam.small import build_small_sam
 
 
@@ -39,7 +40,7 @@ def test_the_official_layout_loads_and_is_recognised_under_a_wrong_name(tmp_path
     sam = load_sam(SamConfig(name="vit_b", weights=Weights(str(path))))
     for key in ("image_encoder.pos_embed", "mask_decoder.iou_token.weight", "image_encoder.blocks.11.mlp.lin2.bias"):
         assert torch.equal(sam.state_dict()[key], state[key])
-    with pytest.raises(CheckpointError, match=r"they look like vit_b weights: set sam.name=vit_b\).*missing.*surplus"):
+    with pytest.raises(CheckpointError, match=r"they look like vit_b weights: set name=vit_b\).*missing.*surplus"):
         load_sam(SamConfig(name="builtin", weights=Weights(str(path))))
 
 
@@ -72,5 +73,5 @@ def test_the_shipped_weights_are_the_built_in_sam() -> None:
 
 def test_a_model_of_which_no_weights_are_known_wants_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weaksam.sam.PUBLISHED", {})
-    with pytest.raises(ConfigError, match=r"sam\.weights: expected a file or an address for sam\.name=vit_b"):
+    with pytest.raises(ConfigError, match=r"weights: expected a file or an address for vit_b"):
         sam_weights(SamConfig(name="vit_b"))

@@ -12,7 +12,8 @@ from tests.support.tolerances import assert_near, near, roundings_in
 from tools import train_small_sam as train_small
 from tools.train_small_sam import Recipe, decode, learning_rate, load_weights, mask_losses, training_loss
 from weaksam.datasets.shapes import draw, reserved_seed
-from weaksam.sam import BUILTIN_SAM, small
+from weaksam.sam import small
+from weaksam.sam.models import BUILTIN_SAM
 
 TINY = Recipe(steps=4, images=4, batch_size=2, warmup_steps=2)
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from weaksam.registry import Registry
 
 if TYPE_CHECKING:
-    from weaksam.detectors.mil.base import WeakDetector
+    from weaksam.config import MilDetectorConfig
 
-MIL_DETECTORS: Registry[type[WeakDetector]] = Registry(
+# Options, which name their ``WeakDetector``.
+MIL_DETECTORS: Registry[type[MilDetectorConfig]] = Registry(
     "weaksam.mil_detectors",
     {
-        "mist": "weaksam.detectors.mil.mist:Mist",
-        "oicr": "weaksam.detectors.mil.oicr:Oicr",
+        "mist": "weaksam.config.mil:MistConfig",
+        "oicr": "weaksam.config.mil:OicrConfig",
     },
 )

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 
-from weaksam.config import MilConfig
+from weaksam.config import MilConfig, MilDetectorConfig
 from weaksam.detectors.mil.dropblock import ConcreteDropBlock
 from weaksam.losses.mil import PseudoLabels, box_loss, image_loss, refinement_loss, wsddn_scores
 from weaksam.networks.roi_backbones import VggVariant, build_roi_backbone
@@ -58,13 +58,15 @@ class WeakDetector(nn.Module, ABC):
     image_loss_mean: ClassVar[bool]  # over classes, or their sum
     refinement_epsilon: ClassVar[float]
     regresses_boxes: ClassVar[bool]
+    options: MilDetectorConfig  # of the chosen detector
 
     def __init__(self, config: MilConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
+        self.options = config.detector
         self.num_classes = num_classes
         self.body = build_roi_backbone(config.backbone, vgg=self.vgg, dropout=config.dropout)
-        self.body.freeze(config.freeze_stages, "mil.freeze_stages")
+        self.body.freeze(config.freeze_stages, "freeze_stages")
         dim, columns = self.body.dim, 1 + num_classes
         streams = columns if self.background_in_streams else num_classes
         self.class_stream = nn.Linear(dim, streams)

@@ -126,7 +126,7 @@ def _published(content: object, where: str) -> Checkpoint:
         held = ", ".join(sorted(map(str, inner))[:5]) or type(content).__name__
         raise CheckpointError(
             f"{where}: expected a detector of weaksam, or the published MIST ('backbone.body.features.…') or OICR "
-            f"('roi_head.bbox_head.…'); got {held}; backbone weights belong in mil.init"
+            f"('roi_head.bbox_head.…'); got {held}; weights of a backbone alone belong in init"
         )
     refuse_nan(own, where)
     if "refinements.0.bias" not in own:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from weaksam.config import MistConfig
 from weaksam.detectors.mil.base import WeakDetector
 from weaksam.detectors.mil.dropblock import ConcreteDropBlock
 from weaksam.losses.mil import PseudoLabels, mine_mist
@@ -24,10 +25,11 @@ class Mist(WeakDetector):
     image_loss_mean = True
     refinement_epsilon = 0.0
     regresses_boxes = True
+    options: MistConfig
 
     def mine(self, boxes_xyxy: Tensor, scores: Tensor, real: Tensor, labels: Tensor) -> PseudoLabels:
         """See ``WeakDetector``."""
-        options = self.config.mist
+        options = self.options
         return mine_mist(
             boxes_xyxy,
             scores,
@@ -40,9 +42,9 @@ class Mist(WeakDetector):
 
     def branch_weight(self, branch: int) -> float:
         """See ``WeakDetector``."""
-        return self.config.mist.first_branch_weight if branch == 0 else 1.0
+        return self.options.first_branch_weight if branch == 0 else 1.0
 
     def build_adversary(self) -> ConcreteDropBlock | None:
         """See ``WeakDetector``."""
-        options = self.config.mist.dropblock
+        options = self.options.dropblock
         return ConcreteDropBlock(self.body.channels, options) if options.enabled else None

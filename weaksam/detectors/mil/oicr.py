@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weaksam.config import MilConfig, require
+from weaksam.config import OicrConfig
 from weaksam.detectors.mil.base import WeakDetector
 from weaksam.losses.mil import PseudoLabels, mine_oicr, mine_top1
 from weaksam.networks.roi_backbones import VggVariant
 
 
 class Oicr(WeakDetector):
-    """OICR; see ``WeakDetector``.
-
-    Raises:
-        ConfigError: an ignored band is asked for together with the paper's assignment, which has none.
-    """
+    """OICR; see ``WeakDetector``."""
 
     vgg = VggVariant(last_relu=True, ceil_mode=True, caffe_means_bgr=(104.0, 117.0, 124.0))
     predictor_std = 0.01
@@ -28,15 +24,11 @@ class Oicr(WeakDetector):
     image_loss_mean = False
     refinement_epsilon = 1e-6
     regresses_boxes = False
-
-    def __init__(self, config: MilConfig, num_classes: int) -> None:
-        band_fits = config.oicr.assign == "near-top" or config.oicr.ignore_below == 0
-        require(band_fits, "mil.oicr.ignore_below", "0 with mil.oicr.assign=top1", config.oicr.ignore_below)
-        super().__init__(config, num_classes)
+    options: OicrConfig
 
     def mine(self, boxes_xyxy: Tensor, scores: Tensor, real: Tensor, labels: Tensor) -> PseudoLabels:
         """See ``WeakDetector``."""
-        options = self.config.oicr
+        options = self.options
         if options.assign == "top1":
             return mine_top1(boxes_xyxy, scores, real, labels, min_iou=options.min_iou)
         return mine_oicr(

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from weaksam.registry import Registry
 
 if TYPE_CHECKING:
-    from weaksam.detectors.retrained.base import RetrainedDetector
+    from weaksam.config import RetrainedDetectorConfig
 
-RETRAINED: Registry[type[RetrainedDetector]] = Registry(
+# Options, which name their ``RetrainedDetector``.
+RETRAINED: Registry[type[RetrainedDetectorConfig]] = Registry(
     "weaksam.retrained",
     {
-        "dino": "weaksam.detectors.retrained.dino.model:Dino",
-        "faster_rcnn": "weaksam.detectors.retrained.faster_rcnn:FasterRcnn",
+        "dino": "weaksam.config.retrain:DinoConfig",
+        "faster_rcnn": "weaksam.config.retrain:FasterRcnnConfig",
     },
 )

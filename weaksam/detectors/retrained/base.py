@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from weaksam.config import RetrainConfig
+from weaksam.config import RetrainConfig, RetrainedDetectorConfig
 from weaksam.losses.history import LossHistory
 from weaksam.networks.pyramids import Pyramid, build_pyramid
 
@@ -42,15 +42,17 @@ class RetrainedDetector(nn.Module, ABC):
     """A detector with random weights whose backbone may start from a classifier's."""
 
     backbone: Pyramid
+    options: RetrainedDetectorConfig  # of the chosen detector
 
     def __init__(self, config: RetrainConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
+        self.options = config.detector
         self.num_classes = num_classes
         # Of a training whose loss drop leaves thresholds to its losses; not a part of the weights that are kept.
         self.loss_history: LossHistory | None = None
         self.backbone = build_pyramid(config.backbone)
-        self.backbone.freeze(config.freeze_stages, "retrain.freeze_stages")
+        self.backbone.freeze(config.freeze_stages, "freeze_stages")
 
     @abstractmethod
     def training_losses(self, images: Tensor, sizes_hw: Tensor, targets: list[Targets], step: int) -> TrainingLosses:

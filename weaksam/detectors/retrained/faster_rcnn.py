@@ -58,13 +58,15 @@ class RoiLosses(NamedTuple):
 class FasterRcnn(RetrainedDetector):
     """Two stages on a feature pyramid; parameters are named as in torchvision's, but for backbone and pyramid."""
 
+    options: FasterRcnnConfig
+
     def __init__(self, config: RetrainConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        own, maps = config.faster_rcnn, len(self.backbone.channels)
+        own, maps = self.options, len(self.backbone.channels)
         names = [str(level) for level in range(maps)]
         require(
             len(own.anchor_sides) == maps + 1,
-            "retrain.faster_rcnn.anchor_sides",
+            "anchor_sides",
             f"{maps + 1} sides, one per pyramid level of {config.backbone}",
             f"{len(own.anchor_sides)}: {own.anchor_sides}",
         )
@@ -94,7 +96,7 @@ class FasterRcnn(RetrainedDetector):
         The last two are sums over the regions that the drop keeps, divided by the number of all sampled regions, or of those
         kept (``normaliser``). What is sampled comes from torch's global generator.
         """
-        own = self.config.faster_rcnn
+        own = self.options
         views, features = self._features(images, sizes_hw)
         with _in_mode(self.rpn, training=True):
             truth = [{"boxes": t.boxes_xyxy, "labels": t.class_index} for t in targets]
@@ -121,13 +123,13 @@ class FasterRcnn(RetrainedDetector):
         """See ``RetrainedDetector``: "tau_cls" and "tau_reg", those of them that the recipe leaves open."""
         if self.loss_history is None or not self.loss_history.is_settled:
             return {}
-        drop, chosen = self.config.faster_rcnn.drop, self.loss_history.thresholds.tolist()
+        drop, chosen = self.options.drop, self.loss_history.thresholds.tolist()
         named = zip(("tau_cls", "tau_reg"), chosen, strict=True)
         return {name: value for name, value in named if getattr(drop, name) == "auto"}
 
     def drop_in_numbers(self) -> RoiDropConfig:
         """Return the recipe's drop; thresholds that its losses have yet to choose are infinite: nothing is dropped."""
-        drop, chosen = self.config.faster_rcnn.drop, self.chosen_thresholds()
+        drop, chosen = self.options.drop, self.chosen_thresholds()
         return replace(
             drop,
             tau_cls=chosen.get("tau_cls", math.inf) if drop.tau_cls == "auto" else drop.tau_cls,
@@ -136,7 +138,7 @@ class FasterRcnn(RetrainedDetector):
 
     def _drop_at(self, step: int, loss_cls: Tensor, loss_reg: Tensor, foreground: Tensor) -> RoiDropConfig | None:
         """Return how to drop at a step, with thresholds that are numbers; None where nothing drops (yet)."""
-        drop = self.config.faster_rcnn.drop
+        drop = self.options.drop
         begin = drops_at(drop, step)
         if self.loss_history is None:
             return drop if begin else None
@@ -223,7 +225,7 @@ class FasterRcnn(RetrainedDetector):
         own = deltas.view(len(deltas), -1, 4)[foreground, regions.label[foreground]]
         wanted = regions.target_deltas[foreground]
         zeros = torch.zeros_like(loss_cls)
-        of_boxes = F.smooth_l1_loss(own, wanted, reduction="none", beta=self.config.faster_rcnn.beta).sum(dim=1)
+        of_boxes = F.smooth_l1_loss(own, wanted, reduction="none", beta=self.options.beta).sum(dim=1)
         return (
             loss_cls,
             zeros.index_put((foreground,), of_boxes),

@@ -114,7 +114,7 @@ def test_the_pooled_features_get_no_gradient_through_the_adversary():
 
 def small_mist(**dropblock):
     torch.manual_seed(0)
-    config = MilConfig(backbone="small", freeze_stages=0, mist=MistConfig(dropblock=DropBlockConfig(**dropblock)))
+    config = MilConfig(backbone="small", freeze_stages=0, detector=MistConfig(dropblock=DropBlockConfig(**dropblock)))
     generator = torch.Generator().manual_seed(0)
     boxes = torch.tensor([[0, 0, 30, 30], [10, 10, 60, 60], [32, 0, 64, 20.0]])
     batch = collate([(torch.randn(3, 64, 64, generator=generator), boxes)])
@@ -127,7 +127,7 @@ def test_a_step_of_the_adversary_leaves_the_detector_alone():
     own = list(detector.adversary_parameters())
     optimizer = torch.optim.Adam(own, lr=1e-2)
     before = {name: value.clone() for name, value in detector.named_parameters()}
-    loss = -config.mist.dropblock.loss_weight * sum(detector.training_losses(*batch).values())
+    loss = -config.detector.dropblock.loss_weight * sum(detector.training_losses(*batch).values())
     loss.backward(inputs=own)
     assert all(parameter.grad is None for parameter in detector.detector_parameters())
     assert any(parameter.grad.any() for parameter in own)

@@ -9,8 +9,9 @@ import torch
 
 from tests.support.tolerances import assert_near, roundings_in
 from tests.weaksam.detectors.by_hand import hidden_of, scores_of
-from weaksam.config import DropBlockConfig, MilConfig, MistConfig
+from weaksam.config import DropBlockConfig, MilConfig, MistConfig, OicrConfig
 from weaksam.detectors.loading import load_detector
+from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.samples import collate
 from weaksam.errors import CheckpointError
 
@@ -114,7 +115,7 @@ def file_of(content):
 )
 def test_a_published_file_scores_as_the_specification_says(vgg, name, last_relu, ceil_mode):
     heads = heads_of(name)
-    config = MilConfig(detector=name, backbone="vgg16.caffe")
+    config = MilConfig(detector=MIL_DETECTORS[name](), backbone="vgg16.caffe")
     detector, names = load_detector(file_of(FILES[name](vgg, heads)), config, NAMES)
     assert names == NAMES
     roundings = roundings_in(detector.body, detector.class_stream)
@@ -163,27 +164,27 @@ def small_file(**changes):
     return {"model": {key: value for key, value in (state | changes).items() if value is not None}}
 
 
-MIST = MilConfig(detector="mist", backbone="vgg16.caffe")
+MIST = MilConfig(backbone="vgg16.caffe")
 
 
 @pytest.mark.parametrize(
     ("content", "config", "message"),
     [
         pytest.param(
-            {"features.0.weight": torch.zeros(1)}, MIST, "backbone weights belong in mil.init", id="a-backbone"
+            {"features.0.weight": torch.zeros(1)}, MIST, "weights of a backbone alone belong in init", id="a-backbone"
         ),
         pytest.param([1, 2], MIST, "got list", id="no-dict"),
         pytest.param({}, MIST, "got dict", id="empty"),
         pytest.param(
             small_file(),
-            MilConfig(detector="mist", backbone="vgg16.torchvision"),
+            MilConfig(backbone="vgg16.torchvision"),
             "expected mist on vgg16.torchvision, got mist on vgg16.caffe",
             id="another-backbone",
         ),
         pytest.param(
             small_file(),
-            MilConfig(detector="oicr", backbone="vgg16.caffe"),
-            "set mil.detector=mist",
+            MilConfig(detector=OicrConfig(), backbone="vgg16.caffe"),
+            "set detector=mist",
             id="another-detector",
         ),
         pytest.param(
@@ -217,7 +218,7 @@ def test_what_is_wrong_with_a_published_file_is_said(content, config, message):
 def test_missing_and_surplus_keys_of_a_published_file_are_named(monkeypatch):
     # The small backbone stands in for VGG's 550 MB: only how differences are told is looked at.
     monkeypatch.setattr("weaksam.detectors.mil.checkpoint.PUBLISHED_BACKBONE", "small")
-    config = MilConfig(detector="mist", backbone="small", mist=MistConfig(dropblock=DropBlockConfig(enabled=False)))
+    config = MilConfig(backbone="small", detector=MistConfig(dropblock=DropBlockConfig(enabled=False)))
     content = small_file(**{"roi_heads.unheard.of": torch.zeros(1)})
     differences = r"missing: body\.stem.*; 2 surplus: body\.conv\.0\.weight, roi_heads\.unheard\.of"
     with pytest.raises(CheckpointError, match=differences):

@@ -34,9 +34,7 @@ def config_of(drop=OFF, test=None, **options):
         "proposals": 60, "rois": 32, "drop": drop,
     }  # fmt: skip
     passes = DetectConfig(**({"scales": (96,), "score_threshold": 0.05, "nms_iou": 0.5} | (test or {})))
-    return RetrainConfig(
-        backbone="small", freeze_stages=0, faster_rcnn=FasterRcnnConfig(**(own | options)), test=passes
-    )
+    return RetrainConfig(backbone="small", freeze_stages=0, detector=FasterRcnnConfig(**(own | options)), test=passes)
 
 
 def detector_of(drop=OFF, test=None, **options):
@@ -86,7 +84,7 @@ class BackboneOfTorchvision(nn.Module):
     def __init__(self, detector):
         super().__init__()
         self.detector = detector
-        self.out_channels = detector.config.faster_rcnn.pyramid_dim
+        self.out_channels = detector.options.pyramid_dim
 
     def forward(self, images):
         maps = self.detector.backbone(images)
@@ -101,7 +99,7 @@ class AsTheyAre(nn.Module):
 
 def of_torchvision(detector):
     """torchvision's model around the very layers of ours."""
-    own, test = detector.config.faster_rcnn, detector.config.test
+    own, test = detector.options, detector.config.test
     model = detection.FasterRCNN(
         BackboneOfTorchvision(detector),
         rpn_anchor_generator=AnchorGenerator(tuple((s,) for s in own.anchor_sides), (own.anchor_ratios,) * 3),
@@ -495,7 +493,7 @@ def test_anchor_sides_are_one_per_pyramid_level():
 def test_the_published_detector_has_anchors_at_the_strides_of_five_levels():
     own = FasterRcnnConfig(pyramid_dim=16, head_dim=16, proposals_before_nms=(50, 50), proposals=20, rois=16)
     torch.manual_seed(0)
-    detector = FasterRcnn(RetrainConfig(faster_rcnn=own, freeze_stages=2), 20)
+    detector = FasterRcnn(RetrainConfig(detector=own, freeze_stages=2), 20)
     images, sizes, targets = batch_of(TWO, height=96, width=160)
     views, features = detector._features(images, sizes)
     assert [tuple(m.shape[1:]) for m in features.values()] == [
@@ -566,7 +564,7 @@ def test_what_the_losses_were_is_in_a_checkpoint_and_not_in_the_weights_that_are
 
 
 def test_open_thresholds_are_losses_not_percentiles():
-    with pytest.raises(ConfigError, match=r"drop\.tau_cls: expected a number with variant=percentile, got 'auto'"):
+    with pytest.raises(ConfigError, match=r"tau_cls: expected a number with variant=percentile, got 'auto'"):
         RoiDropConfig(tau_cls="auto", variant="percentile")
-    with pytest.raises(ConfigError, match=r"drop\.tau_reg: expected 0 or more, or auto, got -1"):
+    with pytest.raises(ConfigError, match=r"tau_reg: expected 0 or more, or auto, got -1"):
         RoiDropConfig(tau_reg=-1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from weaksam.boxes import clip_boxes
-from weaksam.config import RetrainConfig, require
+from weaksam.config import DinoConfig, RetrainConfig, require
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets, TrainingLosses, ViewDetections
 from weaksam.detectors.retrained.dino.boxes import logits_of, objects_of, to_xyxy
 from weaksam.detectors.retrained.dino.criterion import Outputs, Predictions, detection_losses
@@ -42,16 +42,16 @@ PRIOR = 0.01  # probability of every class at first (RetinaNet)
 class Dino(RetrainedDetector):
     """DINO; see ``RetrainedDetector``."""
 
+    options: DinoConfig
+
     def __init__(self, config: RetrainConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        options = config.dino
+        options = self.options
         dim = options.dim
-        require(dim % GROUPS == 0, "retrain.dino.dim", f"a multiple of {GROUPS}", dim)
+        require(dim % GROUPS == 0, "dim", f"a multiple of {GROUPS}", dim)
         strides, channels = self.backbone.strides, self.backbone.channels
         coarse = sum(stride >= options.finest_stride for stride in strides)
-        require(
-            coarse > 0, "retrain.dino.finest_stride", f"up to {strides[-1]} with this backbone", options.finest_stride
-        )
+        require(coarse > 0, "finest_stride", f"up to {strides[-1]} with this backbone", options.finest_stride)
         self.used = slice(-min(options.levels, coarse), None)  # the coarsest maps, from fine to coarse
         self.neck = Neck(strides[self.used], channels[self.used], levels=options.levels, dim=dim)
         self.level_positions = nn.Embedding(options.levels, dim)
@@ -71,9 +71,9 @@ class Dino(RetrainedDetector):
     def training_losses(self, images: Tensor, sizes_hw: Tensor, targets: list[Targets], step: int) -> TrainingLosses:
         """See ``RetrainedDetector`` and ``detection_losses``."""
         objects = [objects_of(own, size_hw) for own, size_hw in zip(targets, sizes_hw, strict=True)]
-        denoising = denoising_queries(objects, self.num_classes, self.config.dino)
+        denoising = denoising_queries(objects, self.num_classes, self.options)
         outputs: Outputs = self(self.backbone(images), sizes_hw, denoising)
-        return detection_losses(outputs, denoising, objects, self.config.dino.drop, step, self.loss_history)
+        return detection_losses(outputs, denoising, objects, self.options.drop, step, self.loss_history)
 
     def chosen_thresholds(self) -> dict[str, float]:
         """See ``RetrainedDetector``: "percentile", if the recipe leaves it open."""
@@ -83,7 +83,7 @@ class Dino(RetrainedDetector):
 
     @torch.no_grad()
     def predict(self, images: Tensor, sizes_hw: Tensor) -> list[ViewDetections]:
-        """See ``RetrainedDetector``; the best ``dino.max_detections`` pairs of a query and a class, nothing suppressed."""
+        """See ``RetrainedDetector``; the best ``max_detections`` pairs of a query and a class, nothing suppressed."""
         was_training = self.training
         self.eval()
         try:
@@ -102,7 +102,7 @@ class Dino(RetrainedDetector):
         cells, geometry = self.neck(maps[self.used], sizes_hw)
         of_levels = zip(self.level_positions.weight, geometry.shapes_hw, strict=True)
         levels = torch.cat([position.expand(h * w, -1) for position, (h, w) in of_levels])
-        positions = sine_embedding(geometry.centres_xy, self.config.dino.dim // 2, MAP_TEMPERATURE) + levels
+        positions = sine_embedding(geometry.centres_xy, self.options.dim // 2, MAP_TEMPERATURE) + levels
         for layer in self.encoder:
             cells = layer(cells, positions, geometry)
         class_logits, starts, present = self._choose(cells, geometry)
@@ -130,7 +130,7 @@ class Dino(RetrainedDetector):
         features = self.cell_projection(cells)
         class_logits = self.class_heads[0](features)
         best = class_logits.detach().float().amax(dim=2).masked_fill(~geometry.real, -math.inf)
-        places = best.topk(min(self.config.dino.queries, best.shape[1]), dim=1).indices
+        places = best.topk(min(self.options.queries, best.shape[1]), dim=1).indices
         shapes, centres = geometry.shapes_hw, geometry.centres_xy
         sides = [centres.new_full((h * w, 2), FINEST_SIDE * 2**level) for level, (h, w) in enumerate(shapes)]
         around = torch.cat([centres.gather(1, _rows(places, 2)), torch.cat(sides)[places]], dim=2)
@@ -146,7 +146,7 @@ class Dino(RetrainedDetector):
         followed = boxes  # the boxes of the layer before, with the gradient to that layer
         for layer, class_head, box_head in zip(self.decoder, self.class_heads[1:], self.box_heads[1:], strict=True):
             shares = boxes.sigmoid()
-            positions = self.query_positions(sine_embedding(shares, self.config.dino.dim // 2, QUERY_TEMPERATURE))
+            positions = self.query_positions(sine_embedding(shares, self.options.dim // 2, QUERY_TEMPERATURE))
             queries = layer(queries, positions, shares, cells, geometry, blocked)
             deltas = box_head(queries).float()
             predictions.append(Predictions(class_head(queries), (followed + deltas).sigmoid()))
@@ -156,7 +156,7 @@ class Dino(RetrainedDetector):
 
     def _best(self, scores: Tensor, boxes_cxcywh: Tensor, size_hw: Tensor) -> ViewDetections:
         """Take the best pairs of a query and a class from scores ``[Q, C]``, if they are good enough."""
-        score, place = scores.flatten().topk(min(self.config.dino.max_detections, scores.numel()))
+        score, place = scores.flatten().topk(min(self.options.max_detections, scores.numel()))
         good = score > self.config.test.score_threshold
         query, class_index = place[good] // self.num_classes, place[good] % self.num_classes
         height, width = size_hw.tolist()

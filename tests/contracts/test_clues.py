@@ -1,40 +1,84 @@
-"""What every network of CLUES owes its callers, tiny and with random weights."""
+"""What every clue source of CLUES owes its callers, and one that is not trained; networks are tiny and have random weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from weaksam.clues import CLUES
 from weaksam.clues.base import ClueNetwork, ClueSource
 from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
-from weaksam.config import CamConfig, ClassifierConfig, CluesConfig, ResNetCamConfig, WeakTrConfig, Weights
+from weaksam.config import CamConfig, CluesConfig, ClueSourceConfig, ResNetCamConfig, WeakTrConfig, Weights
 from weaksam.errors import CheckpointError
-from weaksam.structures import CLUE_SOURCES
+from weaksam.structures import CLUE_SOURCES, ClassMaps
 
-pytestmark = pytest.mark.parametrize("name", CLUES)
 ANIMALS = ("ant", "bee", "cat")
-TINY = ClassifierConfig(
-    weaktr=WeakTrConfig(stem="cnn", patch_size=8, dim=32, depth=2, heads=2, position_grid=4, fusion_reduction=2),
-    resnet_cam=ResNetCamConfig(backbone="shufflenet_v2_x0_5"),
-)
+NETWORKS = {
+    "weaktr": WeakTrConfig(stem="cnn", patch_size=8, dim=32, depth=2, heads=2, position_grid=4, fusion_reduction=2),
+    "resnet_cam": ResNetCamConfig(backbone="shufflenet_v2_x0_5"),
+}
 CAM = CamConfig(scales=(1.0, 0.5), cross_layers=())
 IMAGE = np.random.default_rng(0).integers(0, 256, (70, 96, 3), dtype=np.uint8)
 
 
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrightConfig(ClueSourceConfig):
+    """Options of ``Bright``: a source of another package that needs no training."""
+
+    implementation: ClassVar[str] = f"{__name__}:Bright"
+    kinds: ClassVar[tuple[str, ...]] = ("coarse",)
+
+    name: str = "bright"
+    gamma: float = 1.0
+
+
+class Bright:
+    """Every class is where the image is bright."""
+
+    def __init__(
+        self, config: CluesConfig, *, class_names: Sequence[str], kinds: Sequence[str], device: str | torch.device
+    ) -> None:
+        assert isinstance(config.source, BrightConfig)
+        self.class_names, self.kinds = tuple(class_names), tuple(kinds)
+        self.gamma, self.device = config.source.gamma, device
+
+    def logits(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        return torch.full((len(self.class_names),), float(image.mean()))
+
+    def class_maps(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Iterator[ClassMaps]:
+        for index in class_index:
+            maps = torch.from_numpy(image.max(axis=2) / 255.0).float()[None] ** self.gamma
+            yield ClassMaps(class_index=index, maps={kind: maps.to(self.device) for kind in self.kinds})
+
+
 def network_of(name: str) -> ClueNetwork:
     torch.manual_seed(0)
-    return build_classifier(name, TINY, len(ANIMALS)).eval()
+    return build_classifier(NETWORKS[name], len(ANIMALS)).eval()
 
 
 def source_of(name: str, folder: Path) -> ClueSource:
+    if name == "bright":
+        return load_clues(CluesConfig(source=BrightConfig()), class_names=ANIMALS)
     (folder / "c").write_bytes(classifier_to_bytes(network_of(name), ANIMALS))
-    return load_clues(CluesConfig(name=name, weights=Weights(str(folder / "c")), cam=CAM))  # type: ignore[arg-type]
+    return load_clues(CluesConfig(source=NETWORKS[name], weights=Weights(str(folder / "c")), cam=CAM))
 
 
+def test_every_source_is_under_contract() -> None:
+    assert [name for name in CLUES if CLUES[name].kinds] == list(NETWORKS)  # whatever is trained or not
+    assert [name for name in CLUES if not CLUES[name].kinds] == ["none"]
+
+
+@every_network
 def test_a_loss_is_one_number_that_teaches_and_comes_with_the_logits(name: str) -> None:
     network = network_of(name).train()
     images, targets = torch.randn(2, 3, 64, 96), torch.tensor([[1.0, 0, 0], [0, 1, 1]])
@@ -47,6 +91,7 @@ def test_a_loss_is_one_number_that_teaches_and_comes_with_the_logits(name: str) 
     assert any(gradient.any() for gradient in gradients)
 
 
+@every_network
 @torch.no_grad()
 def test_maps_are_of_the_asked_classes_in_that_order_and_not_negative(name: str) -> None:
     network, images = network_of(name), torch.randn(2, 3, 64, 96)
@@ -62,6 +107,7 @@ def test_maps_are_of_the_asked_classes_in_that_order_and_not_negative(name: str)
         torch.testing.assert_close(found.flip(1), swapped[kind])
 
 
+@every_network
 def test_the_smallest_image_still_has_a_cell(name: str) -> None:
     network = network_of(name)
     side = network.smallest_side
@@ -70,10 +116,12 @@ def test_the_smallest_image_still_has_a_cell(name: str) -> None:
     assert min(found.shape) == 1
 
 
+@pytest.mark.parametrize("name", [*NETWORKS, "bright"])
 def test_a_source_gives_maps_of_the_size_of_the_image_from_0_to_1(name: str, tmp_path: Path) -> None:
     source = source_of(name, tmp_path)
     assert source.class_names == ANIMALS
     assert source.logits(IMAGE).shape == (3,)
+    assert set(source.kinds) <= set(CLUE_SOURCES)
     found = list(source.class_maps(IMAGE, [2, 0]))
     assert [one.class_index for one in found] == [2, 0]
     for one in found:
@@ -83,6 +131,7 @@ def test_a_source_gives_maps_of_the_size_of_the_image_from_0_to_1(name: str, tmp
     assert list(source.class_maps(IMAGE, [])) == []
 
 
+@every_network
 def test_a_network_survives_saving_and_loading(name: str, tmp_path: Path) -> None:
     network = network_of(name)
     (tmp_path / "c.safetensors").write_bytes(classifier_to_bytes(network, ANIMALS))
@@ -97,6 +146,7 @@ def test_a_network_survives_saving_and_loading(name: str, tmp_path: Path) -> Non
             assert torch.equal(loaded.network.activation_maps(images, [2, 0], network.kinds, ())[kind], maps)
 
 
+@every_network
 def test_initial_weights_of_another_network_are_refused_and_change_nothing(name: str) -> None:
     network = network_of(name)
     before = {key: value.clone() for key, value in network.state_dict().items()}

@@ -1,33 +1,14 @@
-"""Options of pseudo ground truth and of the detectors that are retrained on it (method 5 to 7)."""
+"""Options of a detector that is retrained on pseudo ground truth (method 6, 7)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from weaksam.config.checks import require, require_milestones
-from weaksam.config.mil import DetectConfig
+from weaksam.config.choices import Choice, Member
+from weaksam.config.detect import RetrainedDetectConfig
 from weaksam.config.weights import NO_WEIGHTS, NotInKey, Weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class PseudoLabelsConfig:
-    """Which detections of a training image become its pseudo ground truth (Algorithm 2; method 5)."""
-
-    mode: Literal["adaptive", "top1"] = "adaptive"  # "top1" is the baseline of Table 5
-    top_k: int = 1  # boxes per class of an image with mode "top1"
-    # Normalised score that a box must exceed in [0, 1]; higher is stricter; the best box need not. "auto": see ``fill_in``.
-    tau_s: float | Literal["auto"] = 0.3
-    # Share of its own area that another box may cover; a box goes from there on; lower is stricter. "auto": see ``fill_in``.
-    tau_o: float | Literal["auto"] = 0.85
-    normalise: Literal["min-max", "range"] = "min-max"  # (s - min) / (max - min), or s / (max - min) (published code)
-    covered_by: Literal["larger", "any"] = "larger"  # "any": two boxes may remove each other (paper and published code)
-
-    def __post_init__(self) -> None:
-        for name in ("tau_s", "tau_o"):
-            value = getattr(self, name)
-            require(value == "auto" or 0 <= value <= 1, f"pseudo_labels.{name}", "0..1, or auto", value)
-        require(self.top_k >= 1, "pseudo_labels.top_k", "1 or more", self.top_k)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,32 +21,29 @@ class RoiDropConfig:
     """
 
     enabled: bool = False
-    rule: Literal["any", "all"] = (
-        "any"  # a loss above its threshold is enough (paper), or both must be (published code)
-    )
+    # A loss above its threshold is enough (paper), or both must be (published code).
+    rule: Literal["any", "all"] = "any"
     variant: Literal["fixed", "normalised", "percentile"] = "fixed"  # what a threshold is: see ``losses/drop.py``
     # Classification loss above which a region goes; lower is stricter (Table 7; COCO: 5). "auto" = the knee of those so far.
     tau_cls: float | Literal["auto"] = 4.0
     # Box loss above which a region goes; lower is stricter (Table 7; COCO: 4). "auto" = those so far have it as an outlier.
     tau_reg: float | Literal["auto"] = 1.0
-    droppable: Literal["all", "foreground"] = (
-        "all"  # background, whose box loss is 0, too (paper), or not (published code)
-    )
-    normaliser: Literal["sampled", "kept"] = (
-        "sampled"  # the losses are divided by all sampled regions, or by those kept
-    )
+    # Background, whose box loss is 0, too (paper), or not (published code).
+    droppable: Literal["all", "foreground"] = "all"
+    # The losses are divided by all sampled regions, or by those kept.
+    normaliser: Literal["sampled", "kept"] = "sampled"
     start_step: int = 2000  # first step that drops; published: 2,000 of 9,000 (VOC07)
 
     def __post_init__(self) -> None:
         for name in ("tau_cls", "tau_reg"):
-            value, where = getattr(self, name), f"retrain.faster_rcnn.drop.{name}"
+            value = getattr(self, name)
             if value == "auto":
-                require(self.variant == "fixed", where, f"a number with variant={self.variant}", value)
+                require(self.variant == "fixed", name, f"a number with variant={self.variant}", value)
                 continue
-            require(value >= 0, where, "0 or more, or auto", value)
+            require(value >= 0, name, "0 or more, or auto", value)
             if self.variant == "percentile":
-                require(value <= 100, where, "0..100 with variant=percentile", value)
-        require(self.start_step >= 0, "retrain.faster_rcnn.drop.start_step", "0 or more", self.start_step)
+                require(value <= 100, name, "0..100 with variant=percentile", value)
+        require(self.start_step >= 0, "start_step", "0 or more", self.start_step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +59,33 @@ class QueryDropConfig:
 
     def __post_init__(self) -> None:
         ok = self.percentile == "auto" or 0 <= self.percentile <= 100
-        require(ok, "retrain.dino.drop.percentile", "0..100, or auto", self.percentile)
-        require(all(n >= 0 for n in self.layers), "retrain.dino.drop.layers", "0 or more", self.layers)
-        require(self.start_step >= 0, "retrain.dino.drop.start_step", "0 or more", self.start_step)
+        require(ok, "percentile", "0..100, or auto", self.percentile)
+        require(all(n >= 0 for n in self.layers), "layers", "0 or more", self.layers)
+        require(self.start_step >= 0, "start_step", "0 or more", self.start_step)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FasterRcnnConfig:
+class RetrainedDetectorConfig(Member):
+    """What all retrained detectors share of their options."""
+
+    @property
+    def settled(self) -> Self:
+        """The same options, of which each that says nothing has its default: those of a drop that is off."""
+        return self
+
+    @property
+    def judged_at(self) -> int:
+        """Step from which on a drop goes by the size of losses; 0 = there is none such, or always."""
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FasterRcnnConfig(RetrainedDetectorConfig):
     """Faster R-CNN with a feature pyramid (method 6.1)."""
 
+    implementation: ClassVar[str] = "weaksam.detectors.retrained.faster_rcnn:FasterRcnn"
+
+    name: str = "faster_rcnn"
     anchor_sides: tuple[int, ...] = (32, 64, 128, 256, 512)  # pixels of the view, one per pyramid level, finest first
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     pyramid_dim: int = 256  # channels of every pyramid level
@@ -101,21 +97,32 @@ class FasterRcnnConfig:
     beta: float = 0.0  # of the smooth-L1 box loss; 0 = L1 (published), 1/9 = torchvision's
     drop: RoiDropConfig = field(default_factory=RoiDropConfig)
 
+    @property
+    def settled(self) -> Self:
+        """See ``RetrainedDetectorConfig``."""
+        return self if self.drop.enabled else replace(self, drop=RoiDropConfig())
+
+    @property
+    def judged_at(self) -> int:
+        """See ``RetrainedDetectorConfig``."""
+        return self.drop.start_step if self.drop.enabled else 0
+
     def __post_init__(self) -> None:
-        where = "retrain.faster_rcnn"
-        require(bool(self.anchor_sides), f"{where}.anchor_sides", "pixels for every level", self.anchor_sides)
-        require(0 < self.foreground_share <= 1, f"{where}.foreground_share", "(0, 1]", self.foreground_share)
-        require(self.beta >= 0, f"{where}.beta", "0 or more", self.beta)
+        require(bool(self.anchor_sides), "anchor_sides", "pixels for every level", self.anchor_sides)
+        require(0 < self.foreground_share <= 1, "foreground_share", "(0, 1]", self.foreground_share)
+        require(self.beta >= 0, "beta", "0 or more", self.beta)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DinoConfig:
+class DinoConfig(RetrainedDetectorConfig):
     """DINO, 4-scale, two-stage with mixed query selection, denoising, look-forward-twice (method 7.1)."""
 
+    implementation: ClassVar[str] = "weaksam.detectors.retrained.dino.model:Dino"
+
+    name: str = "dino"
     levels: int = 4  # feature maps; those that the backbone lacks are made by convolutions of stride 2
-    finest_stride: int = (
-        8  # pixels per cell; finer maps of the backbone are not used (published: 8, of its stages 3 to 5)
-    )
+    # Pixels per cell; finer maps of the backbone are not used (published: 8, of its stages 3 to 5).
+    finest_stride: int = 8
     dim: int = 256
     heads: int = 8
     points: int = 4  # sampled per head and level
@@ -130,35 +137,31 @@ class DinoConfig:
     max_detections: int = 300  # best (query, class) pairs of a pass
     drop: QueryDropConfig = field(default_factory=QueryDropConfig)
 
+    @property
+    def settled(self) -> Self:
+        """See ``RetrainedDetectorConfig``."""
+        return self if self.drop.enabled else replace(self, drop=QueryDropConfig())
+
     def __post_init__(self) -> None:
-        require(self.levels >= 1, "retrain.dino.levels", "1 or more", self.levels)
-        require(self.dim % self.heads == 0, "retrain.dino.dim", f"a multiple of heads = {self.heads}", self.dim)
-        require(self.decoder_layers >= 1, "retrain.dino.decoder_layers", "1 or more", self.decoder_layers)
-        require(self.queries >= 1, "retrain.dino.queries", "1 or more", self.queries)
-        require(self.denoising_queries >= 0, "retrain.dino.denoising_queries", "0 or more", self.denoising_queries)
+        require(self.levels >= 1, "levels", "1 or more", self.levels)
+        require(self.dim % self.heads == 0, "dim", f"a multiple of heads = {self.heads}", self.dim)
+        require(self.decoder_layers >= 1, "decoder_layers", "1 or more", self.decoder_layers)
+        require(self.queries >= 1, "queries", "1 or more", self.queries)
+        require(self.denoising_queries >= 0, "denoising_queries", "0 or more", self.denoising_queries)
         known = all(n <= self.decoder_layers for n in self.drop.layers)
-        require(known, "retrain.dino.drop.layers", f"0..{self.decoder_layers} (decoder_layers)", self.drop.layers)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrainedDetectConfig(DetectConfig):
-    """How a retrained detector is run over images; the defaults are Faster R-CNN's on VOC07 (method 6.3)."""
-
-    scales: tuple[int, ...] = (480, 576, 688, 864, 1000, 1800)  # pixels, shorter side; what they find is joined
-    score_threshold: float = 0.05  # a detection of a pass scores more; higher is stricter
-    nms_iou: float = 0.5  # per class, in a pass and over all of them; lower is stricter
+        require(known, "drop.layers", f"0..{self.decoder_layers} (decoder_layers)", self.drop.layers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainConfig:
     """A detector trained on pseudo ground truth; the defaults are Faster R-CNN's on VOC07 (method 6.3)."""
 
-    detector: Literal["faster_rcnn", "dino"] = "faster_rcnn"
+    detector: Annotated[RetrainedDetectorConfig, Choice("weaksam.detectors.retrained:RETRAINED", "faster_rcnn")] = (
+        field(default_factory=FasterRcnnConfig)
+    )
     backbone: Literal["resnet50.torchvision", "small"] = "resnet50.torchvision"
     init: Weights = NO_WEIGHTS  # of an ImageNet backbone; "builtin" = the shipped stem of "small"; empty = random
     weights: Weights = NO_WEIGHTS  # of a detector trained here; empty = retrain of this run
-    faster_rcnn: FasterRcnnConfig = field(default_factory=FasterRcnnConfig)
-    dino: DinoConfig = field(default_factory=DinoConfig)
     scales: tuple[int, ...] = tuple(range(480, 1217, 32))  # pixels, shorter side, one drawn per view
     max_side: int = 2000  # pixels, the longer side is not scaled beyond it
     flip: bool = True  # mirror half of the views
@@ -184,16 +187,15 @@ class RetrainConfig:
     test: NotInKey[RetrainedDetectConfig] = field(default_factory=RetrainedDetectConfig)
 
     @property
-    def of_detector(self) -> FasterRcnnConfig | DinoConfig:
-        """The settings of the detector that is trained; a drop that is off has its defaults, for they change nothing."""
-        config: FasterRcnnConfig | DinoConfig = getattr(self, self.detector)
-        return config if config.drop.enabled else replace(config, drop=type(config.drop)())  # type: ignore[arg-type]
+    def settled(self) -> Self:
+        """The same options, of which each that says nothing has its default."""
+        return replace(self, detector=self.detector.settled)
 
     def __post_init__(self) -> None:
-        require(bool(self.scales) and all(s >= 1 for s in self.scales), "retrain.scales", "pixels", self.scales)
+        require(bool(self.scales) and all(s >= 1 for s in self.scales), "scales", "pixels", self.scales)
         low, high = self.crop_sides
-        require(1 <= low <= high, "retrain.crop_sides", "the smallest side, then the largest", self.crop_sides)
-        require(self.steps >= 1 or self.epochs >= 1, "retrain.steps", "steps or epochs of 1 or more", self.steps)
-        require(self.batch_size >= 1, "retrain.batch_size", "1 or more", self.batch_size)
-        require(self.lr > 0, "retrain.lr", "a positive number", self.lr)
-        require_milestones(self.milestones, "retrain", steps=self.steps, epochs=self.epochs)
+        require(1 <= low <= high, "crop_sides", "the smallest side, then the largest", self.crop_sides)
+        require(self.steps >= 1 or self.epochs >= 1, "steps", "steps or epochs of 1 or more", self.steps)
+        require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
+        require(self.lr > 0, "lr", "a positive number", self.lr)
+        require_milestones(self.milestones, steps=self.steps, epochs=self.epochs)
