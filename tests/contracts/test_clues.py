@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from tests.support.bright import BrightConfig
 from weaksam.clues import CLUES
 from weaksam.clues.base import ClueNetwork, ClueSource
 from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
-from weaksam.config import CamConfig, CluesConfig, ClueSourceConfig, ResNetCamConfig, WeakTrConfig, Weights
+from weaksam.config import CamConfig, CluesConfig, ResNetCamConfig, WeakTrConfig, Weights
 from weaksam.errors import CheckpointError
-from weaksam.structures import CLUE_SOURCES, ClassMaps
+from weaksam.structures import CLUE_SOURCES
 
 ANIMALS = ("ant", "bee", "cat")
 NETWORKS = {
@@ -29,36 +26,6 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (70, 96, 3), dtype=np.uint8)
 
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BrightConfig(ClueSourceConfig):
-    """Options of ``Bright``: a source of another package that needs no training."""
-
-    implementation: ClassVar[str] = f"{__name__}:Bright"
-    kinds: ClassVar[tuple[str, ...]] = ("coarse",)
-
-    name: str = "bright"
-    gamma: float = 1.0
-
-
-class Bright:
-    """Every class is where the image is bright."""
-
-    def __init__(
-        self, config: CluesConfig, *, class_names: Sequence[str], kinds: Sequence[str], device: str | torch.device
-    ) -> None:
-        assert isinstance(config.source, BrightConfig)
-        self.class_names, self.kinds = tuple(class_names), tuple(kinds)
-        self.gamma, self.device = config.source.gamma, device
-
-    def logits(self, image: NDArray[np.uint8]) -> torch.Tensor:
-        return torch.full((len(self.class_names),), float(image.mean()))
-
-    def class_maps(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Iterator[ClassMaps]:
-        for index in class_index:
-            maps = torch.from_numpy(image.max(axis=2) / 255.0).float()[None] ** self.gamma
-            yield ClassMaps(class_index=index, maps={kind: maps.to(self.device) for kind in self.kinds})
 
 
 def network_of(name: str) -> ClueNetwork:
