@@ -145,7 +145,7 @@ def test_only_the_command_lines_know_a_terminal() -> None:
         for name, tree in module_trees().items()
         if not f"{name}.".startswith(("pipelines.cli.", "tune.cli."))
         and (
-            any(imported.split(".")[0] == "rich" for imported in imported_by(tree))
+            any(imported.split(".")[0] in ("rich", "typer") for imported in imported_by(tree))
             or any(called == "print" for called, _ in calls(tree))
         )
     ] == []
