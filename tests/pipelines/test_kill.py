@@ -15,13 +15,12 @@ import pytest
 from pipelines.dataflow.rows import fetch
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
-from pipelines.stages.propose.actors import ActorSpec, SegmentActor
-from pipelines.stages.propose.stage import planned_images
+from pipelines.stages.propose.actors import ActorSpec, Prompting, SegmentActor
+from pipelines.stages.propose.stage import STAGE, planned_images
 from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S
-from weaksam.sam import SAMS
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]  # four drivers, one after another
 
@@ -73,20 +72,19 @@ def by_hand(recipe: Recipe, run: Path) -> pa.Table:
     """The rows that the stage's operators make of the index when they are called one after another."""
     index = current_instance(str(run), "index")
     assert index is not None
-    images = planned_images(index.table(IMAGES).read(), recipe)
+    options = STAGE.options(recipe, "propose")
+    assert isinstance(options.method, Prompting)
     spec = ActorSpec(
         instance=Instance(str(run), "nowhere", "000"),
-        clues=recipe.clues,
+        how=options.method,
         clue_weights="",
-        prompts=recipe.prompts,
-        sam=recipe.sam,
-        proposals=recipe.proposals,
         class_names=(),
         gallery=frozenset(),
         threads=1,
         device="cpu",
     )
-    return SegmentActor(spec)(fetch(images, longest_side=SAMS[recipe.sam.name].input_side))
+    images = planned_images(index.table(IMAGES).read(), options)
+    return SegmentActor(spec)(fetch(images, longest_side=options.longest_side))
 
 
 def test_no_kill_loses_doubles_or_changes_a_row(tmp_path: Path) -> None:
