@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from pipelines.engine.voice import ShowSteps, Silent, TextTable, Words, plain
 
@@ -13,8 +13,7 @@ class Recorder(Silent):
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.tables: list[TextTable] = []
-        self.counted: list[tuple[str, int]] = []  # of rows: label, total
+        self.counted: list[tuple[str, int, int, int]] = []  # of rows: label, total, done before and after
         self.steps_shown: list[tuple[str, int, int, str]] = []  # of trainings: label, done, total, figures
 
     @property
@@ -28,14 +27,15 @@ class Recorder(Silent):
 
     def table(self, table: TextTable) -> None:
         """See ``Voice``."""
-        self.tables.append(table)
         self.lines += [table.title, "  ".join(column.heading for column in table.columns)]
         self.lines += ["  ".join(map(plain, row)) for row in table.rows]
 
-    def rows(self, label: str, total: int, count: Callable[[], int]) -> AbstractContextManager[None]:
+    @contextmanager
+    def rows(self, label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
         """See ``Voice``."""
-        self.counted.append((label, total))
-        return super().rows(label, total, count)
+        before = count()
+        yield
+        self.counted.append((label, total, before, count()))
 
     def steps(self, label: str) -> AbstractContextManager[ShowSteps]:
         """See ``Voice``."""

@@ -36,11 +36,11 @@ GRID = [
 ]  # fmt: skip
 
 
-def propose(out: Path, *settings: str) -> tuple[Instance, str]:
+def propose(out: Path, *settings: str) -> tuple[Instance, Recorder]:
     recipe, _ = load_recipe("grid", [*GRID, *settings], "shapes:")
     voice = Recorder()
     Run(recipe, str(out)).bring(["propose"], Options(max_dropped="1"), voice)
-    return Run(recipe, str(out)).instance("propose"), voice.text
+    return Run(recipe, str(out)).instance("propose"), voice
 
 
 def rows(instance: Instance):
@@ -48,16 +48,18 @@ def rows(instance: Instance):
 
 
 def test_a_table_stage_needs_no_ray_and_goes_on_where_it_stopped(tmp_path):
-    instance, out = propose(tmp_path / "one", "resources.rows_per_task=1")
-    assert "5 of 5 images to do; in this process, 1 thread(s), 1 images at a time" in out
+    instance, voice = propose(tmp_path / "one", "resources.rows_per_task=1")
+    assert "5 of 5 images to do; in this process, 1 thread(s), 1 images at a time" in voice.text
+    assert voice.counted == [("propose", 5, 0, 5)]  # before and after
     whole = rows(instance)
     assert whole.num_rows == 5
     assert sum(len(boxes) for boxes in whole["boxes_xyxy"].to_pylist()) > 5
     parts = sorted(Path(instance.folder).glob("part-*.parquet"))
     for path in [*parts[:2], Path(instance.file("_manifest.json"))]:
         path.unlink()
-    _, out = propose(tmp_path / "one", "resources.rows_per_task=4")
-    assert "2 of 5 images to do" in out
+    _, voice = propose(tmp_path / "one", "resources.rows_per_task=4")
+    assert "2 of 5 images to do" in voice.text
+    assert voice.counted == [("propose", 5, 3, 5)]
     assert rows(instance).equals(whole)
     assert set(parts[2:]) < set(Path(instance.folder).glob("part-*.parquet"))
 
