@@ -91,6 +91,9 @@ class Stage(ABC, Generic[O]):
     verb: ClassVar[str]
     help: ClassVar[str]  # of `weaksam VERB`: what it does, in a sentence; further paragraphs say what its labels mean
     product: ClassVar[type[Product[Any]]]
+    # What recipes say under the verb's name, a dataclass; None for stages of ours, whose sections ``Recipe`` lists, and for one
+    # without options.
+    section: ClassVar[type[Any] | None] = None
     revision: ClassVar[int] = 1  # raise it when the same options give another result: keys contain it
     loads_models: ClassVar[bool] = False  # so that the first result takes a while
     when_stopped: ClassVar[WhenStopped] = WhenStopped.SKIP

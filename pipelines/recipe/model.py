@@ -64,6 +64,7 @@ from weaksam.config.checks import shortened
 from weaksam.config.choices import Choice, Member
 from weaksam.errors import ConfigError, OptionError
 from weaksam.io.files import is_remote, read_text
+from weaksam.registry import Registry
 
 STANDARD = "standard.yaml"  # every recipe's first base: what the instances that shipped recipes list are
 # The section of a verb's options, where it has another name than the verb.
@@ -175,6 +176,17 @@ class Recipe(BaseModel):
         return self
 
 
+_OTHERS: Registry[Any] = Registry("weaksam.stages", {})  # the stages of other packages, by verb
+
+
+@cache
+def recipe_type() -> type[Recipe]:
+    """Return what recipes are read as: ``Recipe``, with a section for each stage of another package that has options."""
+    sections = {_section(verb): stage.section for verb, stage in _OTHERS.items() if stage.section is not None}
+    more: dict[str, Any] = {name: (section, Field(default_factory=section)) for name, section in sections.items()}
+    return create_model("Recipe", __base__=Recipe, **more) if more else Recipe
+
+
 # Sections that several verbs read: an instance may have its own of each.
 _PARTS = ("data", "clues", "classifier", "prompts", "sam", "proposals", "selective_search", "resources")
 
@@ -199,14 +211,14 @@ def _check_reads(section: Any, what: str, path: str) -> None:
     for option in (option for option in fields(section) if "verbs" in option.metadata):
         value = getattr(section, option.name)
         for name in (value,) if isinstance(value, str) else value:
-            if verb_of(name) not in option.metadata["verbs"]:
+            if verb_of(name) not in option.metadata["verbs"] and verb_of(name) not in _OTHERS:
                 verbs = " or ".join(verb or '""' for verb in option.metadata["verbs"])
                 raise ConfigError(f"{what}: {path}.{option.name}: expected an instance of {verbs}, got {name!r}")
 
 
 def _section(name: str) -> str:
     """Return the section of an instance's verb."""
-    return _SECTIONS.get(verb_of(name), verb_of(name))
+    return _SECTIONS.get(verb_of(name), verb_of(name).replace("-", "_"))
 
 
 def _example(name: str) -> str:
@@ -257,9 +269,11 @@ class RecipeSource:
                 nested = {part: nested}
             values = _merge(values, nested, origins, given_by)
         try:
-            recipe = Recipe.model_validate_json(json.dumps(values, default=str), strict=True, context=_read_options)
+            recipe = recipe_type().model_validate_json(
+                json.dumps(values, default=str), strict=True, context=_read_options
+            )
         except ValidationError as error:
-            names_at = partial(options_at, Recipe, values)
+            names_at = partial(options_at, recipe_type(), values)
             raise ConfigError(explain(error, f"recipe {self.asked_for}", names_at, origins)) from error
         for name in dict.fromkeys((*recipe.stages, *recipe.instances)):
             recipe._seen_by(name, f"recipe {self.asked_for}", origins)  # a mistake in its options is an error now

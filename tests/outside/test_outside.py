@@ -1,0 +1,79 @@
+"""What another package adds: one member of each family, each one file and one line, and a recipe that uses it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
+
+RECIPE = """
+name: elsewhere
+data: {kind: colours, train_split: train}
+stages:
+  - index
+  - propose
+  - brightness
+  - brightness.double: {scale: 2}
+  - report
+propose: {method: selective-search}
+selective_search: {min_side: 4}
+resources: {here: true}
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder of installed packages with ours of elsewhere in it."""
+    metadata = tmp_path / "packages" / "elsewhere-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_bytes((HERE / "entry_points.txt").read_bytes())
+    (tmp_path / "packages" / "elsewhere").symlink_to(HERE / "elsewhere")
+    return metadata.parent
+
+
+def weaksam(packages: Path, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", "from pipelines.cli.app import main; main()", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": f"{packages}:{ROOT}", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_data_set_a_stage_with_a_table_a_section_and_a_format_of_another_package(
+    installed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        for name, colour in COLOURS.items():
+            picture = Image.new("RGB", (32, 24), colour)
+            picture.paste((255, 255, 255), (4, 4, 16, 16))
+            picture.save(tmp_path / "data" / f"{split}-{name}-0.png")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    said = weaksam(
+        installed, "run", tmp_path / "recipe.yaml", "--data", tmp_path / "data", "--out", tmp_path / "run"
+    )
+    # 144 of 768 pixels are white, the others have one channel of three: (144 + 624 / 3) / 768 of 255.
+    assert "classes 2 · labels granted to train" in said
+    assert "images 4 = done 4 + dropped 0 · duplicates 0 · mean 116.9" in said
+    assert "images 4 = done 4 + dropped 0 · duplicates 0 · mean 233.8" in said
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<p>brightness: 116.9</p><p>brightness.double: 233.8</p>" in page
+    again = weaksam(installed, "brightness", tmp_path / "run", "--label", "double")
+    assert "brightness.double" in again
+    assert "is finished" in again
+    lines = ("export", tmp_path / "run", "--as", "lines", "--split", "test", "--out", tmp_path / "lines.txt")
+    weaksam(installed, *lines)
+    assert (tmp_path / "lines.txt").read_text().startswith("test-blue-0 [")
