@@ -546,7 +546,7 @@ def _choice_at(at: Sequence[str]) -> Choice | None:
     """Return the family that the option at a path of a recipe chooses from, None of any other option."""
     if at[:1] == ("instances",) and len(at) > 2:
         at = at[2:] if at[2] in _PARTS else (_section(at[1]), *at[2:])
-    hints = _hints_at(Recipe, {}, at[:-1])
+    hints = _hints_at(recipe_type(), {}, at[:-1])
     return _choice_of(hints.get(at[-1])) if at else None
 
 
@@ -596,7 +596,7 @@ def _is_of_instance(path: Sequence[str], instances: Collection[str]) -> bool:
     """
     if len(path) < 3:
         return False
-    options, instance = options_at(Recipe, {}, [_section(path[0])]), ".".join(path[:2])
+    options, instance = options_at(recipe_type(), {}, [_section(path[0])]), ".".join(path[:2])
     if path[1] in options:
         return instance in instances and path[2] in options
     return instance in instances or path[2] in options
