@@ -69,17 +69,8 @@ def run_training(
         NonFiniteLossError: naming the images of the pass.
         RunError: if the workers failed more often than allowed or the proof does not hold.
     """
-    plan = task.plan
-    if plan.batch_size % max(1, resources.workers):
-        raise ConfigError(
-            f"expected a batch size that divides evenly among {resources.workers} workers, got {plan.batch_size}; "
-            "change the number of workers or the batch size"
-        )
-    folder = join(storage_uri, run_name)
-    if "://" not in folder and not folder.startswith("/"):
-        raise ConfigError(
-            f"expected an absolute storage folder (workers run in other directories), got {storage_uri!r}"
-        )
+    plan, folder = task.plan, join(storage_uri, run_name)
+    _check_place(plan, folder, resources.workers)
     started = time.monotonic()
     checkpoints = Checkpoints(folder, plan)
     newest = checkpoints.recover()
@@ -96,10 +87,7 @@ def run_training(
 
         run_on_ray(run_worker, resources, storage_uri, run_name, progress)
 
-    state = checkpoints.newest()
-    if state is None or state["step"] != plan.steps:
-        done = 0 if state is None else state["step"]
-        raise RunError(f"{folder}: the proof does not hold: steps planned {plan.steps:,}, done {done:,}. Run it again.")
+    state = _proved(checkpoints, plan, folder)
     scalars = read_scalars(folder)
     write_events(folder, scalars)
     return TrainingResult(
@@ -113,6 +101,25 @@ def run_training(
         scalars=scalars,
         gpu_memory_mib=state.get("gpu_memory_mib"),
     )
+
+
+def _check_place(plan: TrainingPlan, folder: str, workers: int) -> None:
+    if plan.batch_size % max(1, workers):
+        raise ConfigError(
+            f"expected a batch size that divides evenly among {workers} workers, got {plan.batch_size}; change the number of "
+            "workers or the batch size"
+        )
+    if "://" not in folder and not folder.startswith("/"):
+        raise ConfigError(f"expected an absolute storage folder (workers run in other directories), got {folder!r}")
+
+
+def _proved(checkpoints: Checkpoints, plan: TrainingPlan, folder: str) -> dict[str, Any]:
+    """Return the last checkpoint, read back; raise RunError unless it has done all planned steps."""
+    state = checkpoints.newest()
+    if state is None or state["step"] != plan.steps:
+        done = 0 if state is None else state["step"]
+        raise RunError(f"{folder}: the proof does not hold: steps planned {plan.steps:,}, done {done:,}. Run it again.")
+    return state
 
 
 class GlobalBatches(Sampler[list[tuple[int, int]]]):
