@@ -54,12 +54,9 @@ class Scheduler(BaseModel):
     model_config = _STRICT
 
     name: Literal["none", "asha"] = "none"
-    first: float = Field(
-        default=0.25, gt=0, lt=1
-    )  # share of the training's steps after which trials are compared first
-    reduction: int = Field(
-        default=2, ge=2
-    )  # one in so many goes on; the next comparison comes after so many times the steps
+    first: float = Field(default=0.25, gt=0, lt=1)  # share of the training's steps before the first comparison
+    # One in so many goes on; the next comparison comes after so many times the steps.
+    reduction: int = Field(default=2, ge=2)
 
 
 class TrialResources(BaseModel):

@@ -115,9 +115,8 @@ class Regions(NamedTuple):
     loss_cls: NDArray[np.float32]  # [R]
     loss_reg: NDArray[np.float32]  # [R], 0 for background
     foreground: NDArray[np.bool_]  # [R]
-    pseudo_iou: NDArray[
-        np.float32
-    ]  # [R], of its pseudo box with the closest true object of any class; 0 for background
+    # [R], of its pseudo box with the closest true object of any class; 0 for background
+    pseudo_iou: NDArray[np.float32]
     wrong: NDArray[np.bool_]  # [R], whether its label is wrong: see ``judge``
 
 

@@ -67,9 +67,8 @@ class ActorPools:
             fn_constructor_kwargs=arguments,
             compute=ray.data.ActorPoolStrategy(
                 size=min(count, self._most_actors),
-                max_tasks_in_flight_per_actor=2
-                if self._deaths
-                else 1,  # a dying one takes those that wait for it along
+                # A dying actor takes along what waits for it.
+                max_tasks_in_flight_per_actor=2 if self._deaths else 1,
             ),
             num_cpus=self.sizes.cpu_share,
             num_gpus=self.sizes.gpu_share or None,

@@ -63,9 +63,8 @@ def hold() -> None:
 
 def _set(handler: Any) -> None:
     for signum in _SIGNALS:
-        if (
-            signal.getsignal(signum) is not signal.SIG_IGN
-        ):  # as a job in the background does with Ctrl-C, and nohup with SIGHUP
+        # A job in the background ignores Ctrl-C, and one under nohup SIGHUP.
+        if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, handler)
 
 

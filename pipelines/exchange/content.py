@@ -88,9 +88,8 @@ class SplitProposals:
 
     of: SplitImages
     boxes_xyxy: Sequence[NDArray[np.float32]]  # each [N, 4], exclusive; [0, 4] for an image without a row
-    predicted_iou: Sequence[
-        NDArray[np.float32] | None
-    ]  # each [N], NaN if SAM did not say; None for an image without a row
+    # each [N], NaN if SAM did not say; None for an image without a row
+    predicted_iou: Sequence[NDArray[np.float32] | None]
 
     @property
     def counts(self) -> Mapping[str, int]:

@@ -33,9 +33,8 @@ from weaksam.detectors.retrained.dino.transformer import (
 from weaksam.losses.history import LossHistory
 from weaksam.pseudo_labels.thresholds import percentile_of_knee
 
-FINEST_SIDE = (
-    0.05  # of the image: the box that a cell of the finest map starts from; doubled map by map (Deformable DETR)
-)
+# Of the image: the box that a cell of the finest map starts from; doubled map by map (Deformable DETR)
+FINEST_SIDE = 0.05
 PRIOR = 0.01  # probability of every class at first (RetinaNet)
 
 
