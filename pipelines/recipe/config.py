@@ -13,6 +13,7 @@ from pipelines.recipe.keys import Input, reads
 from weaksam.config import DetectConfig, MilConfig, PseudoLabelsConfig, RetrainConfig, RetrainedDetectConfig, require
 
 _HOLD_PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
+_HOLD_PSEUDO_LABELS = ("label", "true-boxes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,16 +113,14 @@ class LabelConfig(PseudoLabelsConfig):
 class RetrainStageConfig(RetrainConfig):
     """A detector trained on pseudo labels, and on which: of ``label``, or ``true-boxes.NAME``."""
 
-    learn_from: Input = reads("label", "label", "true-boxes")
+    learn_from: Input = reads("label", *_HOLD_PSEUDO_LABELS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """What is measured, and how proposals and detections are (method 9.1-9.4)."""
 
-    of: Input = reads(
-        "propose", *_HOLD_PROPOSALS, "detect", "label", "true-boxes"
-    )  # proposals, detections or pseudo labels
+    of: Input = reads("propose", *_HOLD_PROPOSALS, "detect", *_HOLD_PSEUDO_LABELS)
     # Beside detections: one box of them by chance; "" = those that the detector scored, else the recipe's, if it makes any.
     proposals: Input = reads("", *_HOLD_PROPOSALS, "")
     # Detections of single views. With some, no true box is read: how far they agree with ``of`` and ``teacher`` is measured.

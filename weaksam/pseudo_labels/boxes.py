@@ -216,9 +216,7 @@ def _coverage(
     """
     boxes = boxes_xyxy.astype(np.float64)
     area = intersection_area(boxes, boxes)
-    order = np.lexsort(
-        (-area, group)
-    )  # the largest of each group first; of equal areas the better stays before the other
+    order = np.lexsort((-area, group))  # largest of each group first; of equal areas the better stays before the other
     boxes, area, groups = boxes[order], area[order], _groups(group[order])
 
     coverage = np.full(len(boxes), -1.0)
