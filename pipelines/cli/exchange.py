@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import typer
 
 from pipelines.cli import terminal
 from pipelines.cli.console import voice
-from pipelines.cli.options import RunArgument
+from pipelines.cli.options import RunArgument, spread
 from pipelines.exchange.export import Missing, Product, formats_of, refuse_others, run_export
 from pipelines.exchange.imports import run_import
 from pipelines.exchange.pictures import PictureMode
@@ -16,53 +17,61 @@ from pipelines.exchange.true_boxes import run_export_true_boxes
 from weaksam.errors import ConfigError
 
 _INTO_THE_RUN = "pseudo-labels"  # the format of true boxes: an instance of the run
+_OF = "What to write: propose (default), import.NAME, detect.NAME, label or true-boxes.NAME."
 _FORMATS = "; ".join(f"{product}: {', '.join(formats_of(product))}" for product in Product)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("export")(export)
-    app.command("import")(import_)
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What ``export`` is asked for; None = not given."""
 
-
-def export(
-    run_folder: RunArgument,
+    run_folder: RunArgument
     to: Annotated[
         str,
         typer.Option(
             "--as", metavar="FORMAT", help=f"The format. Of {_FORMATS}. Of true boxes: {_INTO_THE_RUN}, in the run."
         ),
-    ],
-    split: Annotated[str | None, typer.Option("--split", help="Whose images.")] = None,
+    ]
+    split: Annotated[str | None, typer.Option("--split", help="Whose images.")] = None
     out: Annotated[
         str | None, typer.Option("--out", help="The file to write, local or s3://…; for voc and yolo a folder.")
-    ] = None,
-    of: Annotated[
-        str | None,
-        typer.Option(
-            "--of",
-            metavar="INSTANCE",
-            help="What to write: propose (default), import.NAME, detect.NAME, label or true-boxes.NAME.",
-        ),
-    ] = None,
-    missing: Annotated[Missing | None, typer.Option("--missing", help="Images without a row; default error.")] = None,
+    ] = None
+    of: Annotated[str | None, typer.Option("--of", metavar="INSTANCE", help=_OF)] = None
+    missing: Annotated[Missing | None, typer.Option("--missing", help="Images without a row; default error.")] = None
     only: Annotated[
         str | None,
         typer.Option("--only", metavar="FILE", help="Detections of these images alone: ids, or COCO instances."),
-    ] = None,
+    ] = None
     pictures: Annotated[
         PictureMode | None,
         typer.Option("--pictures", help="Into the folder of pseudo labels as voc or yolo; default link."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    ] = None
+    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace an earlier export.")] = None
     name: Annotated[
         str | None, typer.Option("--name", help="True boxes become the instance true-boxes.NAME of the run.")
-    ] = None,
+    ] = None
     noise: Annotated[
         float | None, typer.Option("--noise", metavar="SHARE", help="Share of the true boxes made wrong; default 0.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of the noise; default 0.")] = None,
-) -> None:
+    ] = None
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the noise; default 0.")] = None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given, beside the run and the format."""
+        names = (option.name for option in fields(self) if option.name not in ("run_folder", "to"))
+        return [name for name in names if getattr(self, name) is not None]
+
+
+_OF_TRUE_BOXES = ("name", "noise", "seed")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("export")(spread(export))
+    app.command("import")(import_)
+
+
+def export(request: ExportRequest) -> None:
     """Write proposals, detections or pseudo labels in another project's format, or true boxes as pseudo labels into the run.
 
     True boxes are for measuring what pseudo labels cost: a detector retrained on them (retrain.learn_from: true-boxes.NAME)
@@ -81,27 +90,26 @@ def export(
         weaksam export runs/voc07 --as pseudo-labels --name noisy --noise 0.3
     """
     terminal.go_on_unread()
-    of_file: dict[str, object] = {"split": split, "out": out, "of": of, "missing": missing, "only": only}
-    of_file |= {"pictures": pictures, "overwrite": overwrite or None}
-    of_true_boxes: dict[str, object] = {"name": name, "noise": noise, "seed": seed}
-    given = [option for option, value in (of_file | of_true_boxes).items() if value is not None]
+    run_folder, to = request.run_folder, request.to
     if to == _INTO_THE_RUN:
-        refuse_others(f"{to} of true boxes", given, list(of_true_boxes))
-        run_export_true_boxes(run_folder, name=name or "", voice=voice, noise=noise or 0.0, seed=seed or 0)
+        refuse_others(f"{to} of true boxes", request.given, _OF_TRUE_BOXES)
+        noise, seed = request.noise or 0.0, request.seed or 0
+        run_export_true_boxes(run_folder, name=request.name or "", voice=voice, noise=noise, seed=seed)
         return
-    refuse_others(to, given, list(of_file))
-    if not split or not out:
+    takes = [option.name for option in fields(request) if option.name not in _OF_TRUE_BOXES]
+    refuse_others(to, request.given, [name for name in takes if name not in ("run_folder", "to")])
+    if not request.split or not request.out:
         raise ConfigError(f"--as {to}: expected --split, whose images, and --out, where to write them")
     done = run_export(
         run_folder,
         to=to,
-        split=split,
-        out=out,
-        instance=of or "propose",
-        missing=missing or Missing.ERROR,
-        only=only,
-        pictures=pictures,
-        overwrite=overwrite,
+        split=request.split,
+        out=request.out,
+        instance=request.of or "propose",
+        missing=request.missing or Missing.ERROR,
+        only=request.only,
+        pictures=request.pictures,
+        overwrite=bool(request.overwrite),
     )
     voice.say(done["text"])
 
