@@ -5,10 +5,12 @@ import errno
 import io
 import os
 import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -392,3 +394,29 @@ def test_a_file_is_created_exclusively_once(folder: str) -> None:
     assert fs.cat_file(path) == b"first"
     fs.rm_file(path)
     assert create_exclusively(uri, b"third")
+
+
+def test_a_file_is_read_by_the_thread_that_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A thread of Arrow's that lets go of a file of Python's while the interpreter ends aborts the process.
+    readers: set[int] = set()
+
+    class Watched(io.BytesIO):
+        def read(self, *size: int | None) -> bytes:
+            readers.add(threading.get_ident())
+            return super().read(*size)
+
+        def readinto(self, buffer: Any) -> int:
+            readers.add(threading.get_ident())
+            return super().readinto(buffer)
+
+    table = Table(str(tmp_path), IMAGES)
+    table.write_rows(
+        [{"image_id": str(n), "uri": "", "split": "", "labels": [n], "labels_difficult": []} for n in range(100)],
+        "part-0",
+    )
+    data = (tmp_path / "part-0.parquet").read_bytes()
+    fs = fsspec.filesystem("file")
+    monkeypatch.setattr(tables, "open_fs", lambda _uri: (fs, str(tmp_path)))
+    monkeypatch.setattr(fs, "open", lambda *_arguments, **_options: Watched(data))
+    assert table.read().num_rows == 100
+    assert readers == {threading.get_ident()}
