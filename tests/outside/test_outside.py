@@ -75,3 +75,73 @@ def test_a_data_set_a_stage_with_a_table_a_section_and_a_format_of_another_packa
     lines = ("export", tmp_path / "run", "--as", "lines", "--split", "test", "--out", tmp_path / "lines.txt")
     weaksam(installed, *lines)
     assert (tmp_path / "lines.txt").read_text().startswith("test-blue-0 [")
+
+
+MODELS = """
+name: models
+data: {kind: shapes, splits: [train, val], shapes: {train: 8, val: 4, test: 0, size: 64}}
+stages:
+  - index
+  - train-classifier
+  - propose
+  - train-mil
+  - detect.mil
+  - evaluate.mil
+  - label
+  - retrain
+  - detect.final
+  - evaluate.final
+  - report
+clues: {source: {name: patches, side: 16}, cam: {max_side: 64, cross_layers: []}}
+classifier: {epochs: 1, crop_size: 64, batch_size: 4}
+prompts: {sources: [grid, coarse], points_per_side: 2}
+sam: {name: tiny}
+mil:
+  detector: plain_mil
+  backbone: small
+  steps: 2
+  batch_size: 4
+  scales: [64]
+  max_side: 64
+  min_box_side: 4
+  freeze_stages: 0
+detect: {scales: [64], max_side: 64}
+retrain:
+  detector: {name: centre, fraction: 0.25}
+  backbone: small
+  steps: 2
+  batch_size: 4
+  scales: [64]
+  max_side: 64
+  freeze_stages: 0
+  test: {scales: [64], max_side: 64, score_threshold: 0.0}
+resources: {here: true, cpus: 1}
+"""
+
+
+def test_models_of_another_package_from_clues_to_a_retrained_detector(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(MODELS)
+    said = weaksam(installed, "run", tmp_path / "recipe.yaml", "--data", "shapes:", "--out", tmp_path / "run")
+    assert "images 12 = done 12 + dropped 0 · duplicates 0" in said
+    printed = weaksam(installed, "run", tmp_path / "run", "--print-recipe")
+    assert "name: patches" in printed
+    assert "fraction: 0.25  # recipe.yaml" in printed
+    boxes = weaksam(installed, "export", tmp_path / "run", *BOXES, "--out", tmp_path / "boxes.json")
+    assert "images 4 · detections 4" in boxes
+    # The box in the middle, a quarter of the sides of 64 pixels: 24 to 40.
+    assert '"bbox": [24.0, 24.0, 16.0, 16.0]' in (tmp_path / "boxes.json").read_text()
+    untrained = ("propose", tmp_path / "run", "--set", "clues.source=glow", "--dry-run")
+    assert "train-classifier" not in weaksam(installed, *untrained)
+
+
+BOXES = ("--of", "detect.final", "--as", "coco", "--split", "val")
+
+
+def test_a_table_of_another_package(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(MODELS)
+    assert "brightness-of-proposals" in weaksam(installed, "table")
+    out = ("--seeds", "0", "--out", tmp_path / "run")
+    said = weaksam(installed, "table", "brightness-of-proposals", tmp_path / "recipe.yaml", "--data", "shapes:", *out)
+    assert "glow" in said
+    assert "patches" in said
+    assert (tmp_path / "run" / "tables" / "brightness-of-proposals.json").exists()

@@ -1,0 +1,1 @@
+"""A retrained detector: a folder, so that recipes are read without torch."""
