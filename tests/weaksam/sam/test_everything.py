@@ -144,5 +144,5 @@ def test_what_a_crop_cuts_off(box, expected):
     "options", [{"points_per_side": 0}, {"min_stability": 1.1}, {"crop_overlap": 1.0}, {"crop_layers": -1}], ids=str
 )
 def test_options_out_of_range_are_refused_by_name(options):
-    with pytest.raises(ConfigError, match=f"automatic masks: {next(iter(options))}: expected"):
+    with pytest.raises(ConfigError, match=f"^{next(iter(options))}: expected"):
         EverythingConfig(**options)
