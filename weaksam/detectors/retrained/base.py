@@ -50,7 +50,7 @@ class RetrainedDetector(nn.Module, ABC):
         self.options = config.detector
         self.num_classes = num_classes
         # Of a training whose loss drop leaves thresholds to its losses; not a part of the weights that are kept.
-        self.loss_history: LossHistory | None = None
+        self.loss_history: LossHistory[Any] | None = None
         self.backbone = build_pyramid(config.backbone)
         self.backbone.freeze(config.freeze_stages, "freeze_stages")
 
@@ -81,7 +81,7 @@ class RetrainedDetector(nn.Module, ABC):
 
     def chosen_thresholds(self) -> dict[str, float]:
         """Return the thresholds that the losses have chosen so far, by their names in the recipe."""
-        return {}
+        return {} if self.loss_history is None else self.loss_history.chosen()
 
     def parameter_groups(self, config: RetrainConfig) -> list[dict[str, Any]]:
         """Group what learns for an optimiser: the backbone at ``backbone_lr_factor`` times ``lr``, all else at ``lr``."""

@@ -13,7 +13,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -31,7 +30,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from weaksam.config import FasterRcnnConfig, RetrainConfig, RoiDropConfig, require
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets, TrainingLosses, ViewDetections
 from weaksam.losses.drop import RoiDrop, drops_at, roi_drop, roi_drop_counts
-from weaksam.losses.history import LossHistory
+from weaksam.losses.history import history_of
 from weaksam.pseudo_labels.thresholds import knee, outlier_fence
 
 ANCHORS_PER_IMAGE = 256  # sampled for the losses of the proposals; at most half of them foreground
@@ -87,8 +86,8 @@ class FasterRcnn(RetrainedDetector):
             nms_thresh=config.test.nms_iou,
             detections_per_img=config.test.max_detections,
         )
-        if own.drop.enabled and "auto" in (own.drop.tau_cls, own.drop.tau_reg):
-            self.loss_history = LossHistory(((knee, math.inf), (outlier_fence, math.inf)))
+        rules = {"tau_cls": (knee, math.inf), "tau_reg": (outlier_fence, math.inf)}
+        self.loss_history = history_of(own.drop, rules)
 
     def training_losses(self, images: Tensor, sizes_hw: Tensor, targets: list[Targets], step: int) -> TrainingLosses:
         """See ``RetrainedDetector``: "rpn_objectness", "rpn_box", "class", "box".
@@ -119,22 +118,10 @@ class FasterRcnn(RetrainedDetector):
         }
         return TrainingLosses(losses, roi_drop_counts(regions.foreground, drop, len(images)))
 
-    def chosen_thresholds(self) -> dict[str, float]:
-        """See ``RetrainedDetector``: "tau_cls" and "tau_reg", those of them that the recipe leaves open."""
-        if self.loss_history is None or not self.loss_history.is_settled:
-            return {}
-        drop, chosen = self.options.drop, self.loss_history.thresholds.tolist()
-        named = zip(("tau_cls", "tau_reg"), chosen, strict=True)
-        return {name: value for name, value in named if getattr(drop, name) == "auto"}
-
     def drop_in_numbers(self) -> RoiDropConfig:
         """Return the recipe's drop; thresholds that its losses have yet to choose are infinite: nothing is dropped."""
-        drop, chosen = self.options.drop, self.chosen_thresholds()
-        return replace(
-            drop,
-            tau_cls=chosen.get("tau_cls", math.inf) if drop.tau_cls == "auto" else drop.tau_cls,
-            tau_reg=chosen.get("tau_reg", math.inf) if drop.tau_reg == "auto" else drop.tau_reg,
-        )
+        drop: RoiDropConfig = self.options.drop if self.loss_history is None else self.loss_history.in_numbers()
+        return drop
 
     def _drop_at(self, step: int, loss_cls: Tensor, loss_reg: Tensor, foreground: Tensor) -> RoiDropConfig | None:
         """Return how to drop at a step, with thresholds that are numbers; None where nothing drops (yet)."""

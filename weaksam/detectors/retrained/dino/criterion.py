@@ -6,7 +6,6 @@ classification losses probably have a wrong pseudo label and teach nothing. The 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -52,7 +51,7 @@ def detection_losses(
     objects: list[Objects],
     drop: QueryDropConfig,
     step: int,
-    history: LossHistory | None = None,
+    history: LossHistory[QueryDropConfig] | None = None,
 ) -> TrainingLosses:
     """Compute the losses of a batch.
 
@@ -83,7 +82,7 @@ def detection_losses(
         _, ranking, foreground = found[-1]
         history.look(ranking[foreground][:, None], begin=begin)
         begin = history.is_settled
-        drop = replace(drop, percentile=float(history.thresholds)) if begin else drop
+        drop = history.in_numbers() if begin else drop
     for number, (losses, ranking, foreground) in enumerate(found):
         keep = None
         if begin and (number in drop.layers or not drop.layers):

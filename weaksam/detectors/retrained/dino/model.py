@@ -30,7 +30,7 @@ from weaksam.detectors.retrained.dino.transformer import (
     EncoderLayer,
     sine_embedding,
 )
-from weaksam.losses.history import LossHistory
+from weaksam.losses.history import history_of
 from weaksam.pseudo_labels.thresholds import percentile_of_knee
 
 # Of the image: the box that a cell of the finest map starts from; doubled map by map (Deformable DETR)
@@ -64,8 +64,7 @@ class Dino(RetrainedDetector):
         heads = range(1 + options.decoder_layers)
         self.class_heads = nn.ModuleList(_class_head(dim, num_classes) for _ in heads)
         self.box_heads = nn.ModuleList(_box_head(dim) for _ in heads)
-        if options.drop.enabled and options.drop.percentile == "auto":
-            self.loss_history = LossHistory(((percentile_of_knee, 100.0),))
+        self.loss_history = history_of(options.drop, {"percentile": (percentile_of_knee, 100.0)})
 
     def training_losses(self, images: Tensor, sizes_hw: Tensor, targets: list[Targets], step: int) -> TrainingLosses:
         """See ``RetrainedDetector`` and ``detection_losses``."""
@@ -73,12 +72,6 @@ class Dino(RetrainedDetector):
         denoising = denoising_queries(objects, self.num_classes, self.options)
         outputs: Outputs = self(self.backbone(images), sizes_hw, denoising)
         return detection_losses(outputs, denoising, objects, self.options.drop, step, self.loss_history)
-
-    def chosen_thresholds(self) -> dict[str, float]:
-        """See ``RetrainedDetector``: "percentile", if the recipe leaves it open."""
-        if self.loss_history is None or not self.loss_history.is_settled:
-            return {}
-        return {"percentile": float(self.loss_history.thresholds)}
 
     @torch.no_grad()
     def predict(self, images: Tensor, sizes_hw: Tensor) -> list[ViewDetections]:

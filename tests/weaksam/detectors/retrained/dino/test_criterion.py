@@ -218,7 +218,7 @@ def test_the_divisor_is_averaged_over_processes(tmp_path):
 def test_an_open_percentile_is_that_of_the_knee_of_the_losses_so_far(monkeypatch):
     monkeypatch.setattr(history, "FEWEST", 5)
     drop = QueryDropConfig(enabled=True, percentile="auto", start_step=1)
-    remembered = LossHistory(((percentile_of_knee, 100.0),))
+    remembered = LossHistory(drop, {"percentile": (percentile_of_knee, 100.0)})
     outputs, denoising, objects = batch_of(12, 13)
     plain, _ = detection_losses(outputs, denoising, objects, QueryDropConfig(), 0)
     before, counts = detection_losses(outputs, denoising, objects, drop, 0, remembered)
