@@ -19,7 +19,7 @@ from pipelines.engine.product import Product
 from pipelines.engine.stage import Content, Job, OnScalars, Options, Stage, WhenStopped
 from pipelines.engine.voice import SILENT, Tone, Toned, Voice
 from pipelines.recipe.model import Recipe, is_from_outside
-from pipelines.registry import active, product_of, stage_of
+from pipelines.registry import product_of, stage_of
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.instances import Instance, Lock, current_instance, differences, instance_key
 from pipelines.store.schemas import SCHEMA_VERSION
@@ -69,6 +69,7 @@ class Run:
         self.recipe = recipe
         self.uri = uri
         self.fingerprints: Fingerprints = {} if fingerprints is None else fingerprints
+        self._known: dict[str, tuple[Stage[Any], Any]] = {}
         self._resolved: dict[str, Resolved] = {}
         self._given = {instance.name: product_of(instance) for instance in given}
 
@@ -107,11 +108,6 @@ class Run:
             visit(name, ())
         return order
 
-    @property
-    def active(self) -> tuple[str, ...]:
-        """The instances that the recipe lists, without those that have nothing to do."""
-        return active(self.recipe)
-
     def bring(
         self, names: Sequence[str], asked: Options, voice: Voice = SILENT, on_scalars: OnScalars | None = None
     ) -> dict[str, dict[str, Any]]:
@@ -134,10 +130,10 @@ class Run:
         dropped_allowed(asked.max_dropped, 0)  # a mistake in it is told before anything is done
         manifests: dict[str, dict[str, Any]] = {}
         stopped: TooManyDroppedError | None = None
+        work = _Work(self.recipe.name, asked, voice, on_scalars)
         for name in self.needed_for(*names):
             with voice.sign_of_life(f"{name}: reading its data and weights"):
                 resolved = self.resolve(name)
-            work = _Work(self.recipe.name, asked, voice, on_scalars)
             if asked.dry_run:
                 _say_dry_run(resolved, voice)
             elif stopped is not None:
@@ -151,8 +147,10 @@ class Run:
 
     def _asked(self, name: str) -> tuple[Stage[Any], Any]:
         """Return the stage of an instance and the instance's options."""
-        stage = stage_of(name)
-        return stage, stage.options(self.recipe.of(name), name)
+        if name not in self._known:
+            stage = stage_of(name)
+            self._known[name] = stage, stage.options(self.recipe.of(name), name)
+        return self._known[name]
 
     def _resolve(self, name: str) -> Resolved:
         stage, options = self._asked(name)

@@ -9,7 +9,9 @@ import torch
 import yaml
 
 import recipes
-from pipelines.recipe.model import Recipe, load_recipe, render, shipped_recipes, to_plain
+from pipelines.recipe.keys import to_plain
+from pipelines.recipe.model import Recipe, load_recipe, shipped_recipes
+from pipelines.recipe.yaml_text import render
 from pipelines.registry import STAGES
 from pipelines.runner import Run
 from weaksam.clues.weaktr import WeakTr

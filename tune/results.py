@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.engine.voice import Kind, TextTable
-from pipelines.recipe.model import render
+from pipelines.recipe.yaml_text import render
 from pipelines.store.numbers import known, percent
 from pipelines.store.tables import write_bytes
 from pipelines.variants.objectives import OBJECTIVES

@@ -17,7 +17,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.engine.ray_session import usable_cpus
-from pipelines.recipe.model import Recipe, explain, read_mapping, read_recipe, shipped_folder
+from pipelines.recipe.explain import explain
+from pipelines.recipe.model import Recipe, read_recipe, shipped_folder
+from pipelines.recipe.yaml_text import read_mapping
 from pipelines.runner import Fingerprints, Run
 from pipelines.store.instances import instance_key
 from pipelines.variants.measure import Variant

@@ -13,7 +13,8 @@ from pipelines.cli.options import OutOption, RunRequest, VerboseOption, spread
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Stage
 from pipelines.engine.voice import Tone, Toned
-from pipelines.recipe.model import Recipe, load_recipe, render, verb_of
+from pipelines.recipe.model import Recipe, load_recipe, verb_of
+from pipelines.recipe.yaml_text import render
 from pipelines.registry import STAGES, active, product_of
 from pipelines.runner import Run
 from pipelines.stages.propose.preview import estimate

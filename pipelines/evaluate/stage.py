@@ -19,6 +19,7 @@ from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.recipe.keys import NOTHING
 from pipelines.recipe.model import Recipe, verb_of
+from weaksam.config import require
 
 # By what the instance that is measured left behind.
 MEASURES: Mapping[type[Product[Any]], Callable[[Job[EvaluateOptions]], EvaluationFacts]] = {
@@ -61,7 +62,10 @@ class EvaluateStage(Stage[EvaluateOptions | AgreementOptions]):
         options = job.options
         if isinstance(options, AgreementOptions):
             return agreement.run(job.with_options(options))
-        return MEASURES[type(job.inputs[options.of])](job.with_options(options))
+        kind = type(job.inputs[options.of])
+        known = " or ".join(measured.__name__ for measured in MEASURES)
+        require(kind in MEASURES, "evaluate.of", f"what left a {known}", f"{options.of}, which left a {kind.__name__}")
+        return MEASURES[kind](job.with_options(options))
 
 
 STAGE = EvaluateStage()

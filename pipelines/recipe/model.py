@@ -13,18 +13,15 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-import math
 import os
 import posixpath
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -50,7 +47,9 @@ from pipelines.recipe.config import (
     TrainMilConfig,
     TrueBoxesConfig,
 )
+from pipelines.recipe.explain import explain
 from pipelines.recipe.keys import to_plain
+from pipelines.recipe.yaml_text import mapping_in, parse, read_mapping
 from weaksam.config import (
     ClassifierConfig,
     CluesConfig,
@@ -60,9 +59,8 @@ from weaksam.config import (
     SamConfig,
     SelectiveSearchConfig,
 )
-from weaksam.config.checks import shortened
 from weaksam.config.choices import Choice, Member
-from weaksam.errors import ConfigError, OptionError
+from weaksam.errors import ConfigError
 from weaksam.io.files import is_remote, read_text
 from weaksam.registry import Registry
 
@@ -294,7 +292,7 @@ def read_recipe(path_or_name: str, presets: Sequence[str] = ()) -> RecipeSource:
         ConfigError: there is no such file, it is malformed, or its bases form a cycle.
     """
     if is_remote(path_or_name):
-        own = _mapping(read_text(path_or_name), path_or_name, "recipe fields")
+        own = mapping_in(read_text(path_or_name), path_or_name, "recipe fields")
         loaded = _on_bases(own, path_or_name, None, ())
     else:
         loaded = _load(_find(path_or_name, None), ())
@@ -338,110 +336,6 @@ def shipped_recipes() -> list[str]:
     root = shipped_folder()
     names = (p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
     return sorted(name for name in names if not name.startswith(("sweeps/", "tables/")) and f"{name}.yaml" != STANDARD)
-
-
-def render(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
-    """Return the whole recipe as YAML, each value that some file set followed by that file's name."""
-    text: str = yaml.dump(
-        to_plain(recipe),
-        Dumper=_LineDumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=False,
-        width=math.inf,
-    )
-    if not origins:
-        return text
-    lines, path = [], list[str]()
-    for line in text.splitlines():
-        name, colon, _rest = line.strip().partition(":")
-        if colon and not line.strip().startswith("- "):
-            path = [*path[: (len(line) - len(line.lstrip())) // 2], name]
-            origin = origins.get(".".join(path))
-            lines.append(f"{line}  # {origin}" if origin else line)
-        else:
-            lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
-_MOST_VALUES = 100_000  # of a file, as often as aliases repeat them: a few lines can say more than a memory holds
-
-
-class StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a name given twice in one mapping, reads 6e-4 as a number and leaves dates as they are."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping, each of whose names is given once."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="expected a name before the colon", problem_mark=key_node.start_mark)
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key!r} is given twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-class _LineDumper(yaml.SafeDumper):
-    """Safe YAML with every value on one line, so that a remark can follow it."""
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if "\n" in data else None)
-
-
-_LineDumper.add_representer(str, _LineDumper.represent_str)
-
-
-def read_mapping(path: Path, of: str) -> dict[str, Any]:
-    """Return what a YAML file maps; raise ConfigError if it is not valid, or no mapping of ``of``."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    return _mapping(text, str(path), of)
-
-
-def _parse(text: str, trouble: str) -> Any:
-    """Return what YAML says; raise ConfigError, beginning with ``trouble``, if it says nothing that JSON could."""
-    try:
-        value = yaml.load(text, Loader=StrictLoader)
-        if (count := _count(value, {})) > _MOST_VALUES:
-            raise ValueError(
-                f"it says {count:,} values, aliases counted as what they repeat; at most {_MOST_VALUES:,} fit"
-            )
-        json.dumps(value, default=str)  # a value may contain itself
-    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        # The others are what its constructors make of values that do not fit their tags, and of nesting without end.
-        raise ConfigError(f"{trouble}: {error}") from error
-    return value
-
-
-def _count(value: Any, known: dict[int, int]) -> int:
-    """Return how many values a value holds, each as often as aliases repeat it; ``known`` are those counted before."""
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = 0  # within itself
-        parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
-    return known[id(value)]
-
-
-def _mapping(text: str, where: str, of: str) -> dict[str, Any]:
-    content = _parse(text, f"{where}: not valid YAML")
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where}: expected a mapping of {of}, got {type(content).__name__}")
-    return content
 
 
 def _load(path: Path, ancestors: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -583,7 +477,7 @@ def _parse_override(item: str, instances: Collection[str]) -> tuple[list[str], A
     name, equals, text = item.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {item}: expected a.b=value, for instance --set prompts.points_per_side=16")
-    value = _parse(text, f"--set {item}: the value is not valid YAML")
+    value = parse(text, f"--set {item}: the value is not valid YAML")
     path = name.strip().split(".")
     return (["instances", ".".join(path[:2]), *path[2:]] if _is_of_instance(path, instances) else path), value
 
@@ -600,36 +494,3 @@ def _is_of_instance(path: Sequence[str], instances: Collection[str]) -> bool:
     if path[1] in options:
         return instance in instances and path[2] in options
     return instance in instances or path[2] in options
-
-
-def explain(
-    error: ValidationError,
-    what: str,
-    names_at: Callable[[Sequence[str]], Sequence[str]],
-    origins: Mapping[str, str] | None = None,
-) -> str:
-    """Turn pydantic's findings into one line each: field, origin, what was expected, what came.
-
-    Args:
-        error: of a file that people write.
-        what: the file, for the first line.
-        names_at: the option names that there are at a path.
-        origins: where values (``a.b``) came from, if not all from one file.
-    """
-    lines = []
-    for finding in error.errors(include_url=False):
-        path = [str(part) for part in finding["loc"]]
-        refused = finding.get("ctx", {}).get("error")
-        if isinstance(refused, OptionError):
-            path.append(refused.option)
-        dotted = ".".join(path)
-        within = (origin for name, origin in (origins or {}).items() if name.startswith(f"{dotted}."))
-        origin = (origins or {}).get(dotted) or next(within, None)
-        message = refused.said if isinstance(refused, OptionError) else finding["msg"].removeprefix("Value error, ")
-        if finding["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            close = difflib.get_close_matches(path[-1], names_at(path[:-1]), n=1)
-            message = f"no such option{f'; did you mean {close[0]}?' if close else ''}"
-        elif finding["type"] not in ("missing", "value_error"):
-            message = f"{message}, got {shortened(repr(finding['input']))}"
-        lines.append(f"  {dotted or what.partition(' ')[0]}{f' (from {origin})' if origin else ''}: {message}")
-    return f"{what}:\n" + "\n".join(lines)

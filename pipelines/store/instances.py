@@ -71,6 +71,8 @@ class Instance:
         verb, _, label = self.name.partition(".")
         if verb == "import":
             return f"`weaksam import {self.run_uri} FILE --name {label}`"
+        if verb == "true-boxes":  # a recipe need not say what noise they were made with
+            return f"`weaksam export {self.run_uri} --as pseudo-labels --name {label} [--noise SHARE --seed N]`"
         return f"`weaksam {verb} {self.run_uri}{f' --label {label}' if label else ''}`"
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.engine.stage import Options
 from pipelines.engine.status import TABLES
 from pipelines.engine.voice import SILENT, Kind, TextTable, Voice
-from pipelines.recipe.model import render
+from pipelines.recipe.yaml_text import render
 from pipelines.runner import Run
 from pipelines.store.tables import write_bytes, write_json
 from pipelines.variants.cells import Cells

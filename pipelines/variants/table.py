@@ -18,7 +18,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipelines.recipe.model import explain, read_mapping, shipped_folder
+from pipelines.recipe.explain import explain
+from pipelines.recipe.model import shipped_folder
+from pipelines.recipe.yaml_text import read_mapping
 from pipelines.variants.objectives import check_objective
 from weaksam.errors import ConfigError
 

@@ -11,7 +11,7 @@ from pipelines.page.section import Section, View, beside
 from pipelines.page.shown_run import ShownRun, of_several, shown_instances
 from pipelines.products.index import Index, IndexFacts
 from pipelines.products.proposals import ProposalTable
-from pipelines.recipe.model import render
+from pipelines.recipe.yaml_text import render
 
 Facts = list[tuple[str, str]]  # (name, value)
 

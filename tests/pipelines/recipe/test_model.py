@@ -9,7 +9,9 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from pipelines.recipe.model import Recipe, load_recipe, render, to_plain
+from pipelines.recipe.keys import to_plain
+from pipelines.recipe.model import Recipe, load_recipe
+from pipelines.recipe.yaml_text import render
 from pipelines.registry import active
 from pipelines.store.tables import write_bytes
 from weaksam.config import DinoConfig, FasterRcnnConfig, RoiDropConfig, Weights

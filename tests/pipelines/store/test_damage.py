@@ -222,7 +222,8 @@ def test_an_import_that_is_not_there_names_the_commands_that_make_it(tmp_path: P
     with pytest.raises(RunError) as missing:
         bring(with_instances(recipe(), evaluate_truth={"of": "true-boxes.truth"}), tmp_path, "evaluate.truth")
     assert str(missing.value) == (
-        f"{tmp_path}: no finished true-boxes.truth; make it first: `weaksam true-boxes {tmp_path} --label truth`"
+        f"{tmp_path}: no finished true-boxes.truth; make it first: `weaksam export {tmp_path} --as pseudo-labels "
+        "--name truth [--noise SHARE --seed N]`"
     )
 
 
