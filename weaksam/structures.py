@@ -27,6 +27,8 @@ SOURCES = ("grid", "coarse", "fine", "cross")
 CLUE_SOURCES = ("coarse", "fine", "cross")
 # The order in which tables add them up: the rows of Table 4.
 TABLE_SOURCES = ("grid", "fine", "coarse", "cross")
+SELECTIVE_SEARCH = "selective-search"
+WHOLE_IMAGE = "whole-image"  # of the one box of an image that has no other
 # What a table, a detector or a figure owes its boxes to: image-level labels, or true boxes (``export --as pseudo-labels``).
 IMAGE_LABELS, BOXES = "image-labels", "boxes"
 

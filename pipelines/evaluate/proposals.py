@@ -21,6 +21,7 @@ from pipelines.recipe.config import EvaluateConfig
 from pipelines.recipe.model import Recipe
 from pipelines.store.numbers import known, percent
 from weaksam.datasets.ground_truth import true_objects
+from weaksam.structures import WHOLE_IMAGE
 
 if TYPE_CHECKING:
     from weaksam.metrics.proposal_recall import ProposalRecall
@@ -94,8 +95,6 @@ def text_table(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence
 
 def _notes(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the sentences that explain what the tables of these splits abbreviate."""
-    from weaksam.proposals.filters import WHOLE_IMAGE
-
     notes = []
     if any(measured["objects"] for measured in splits.values()):
         notes.append(

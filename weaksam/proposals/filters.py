@@ -26,9 +26,7 @@ from weaksam.masks import encode_rle
 from weaksam.sam.encode import EncodedImage, encode_image
 from weaksam.sam.measure import MeasuredMasks, full_masks, measure_prompts
 from weaksam.sam.prompt import THREE_MASKS, Prompt
-from weaksam.structures import SOURCES, Prompts, Proposals
-
-WHOLE_IMAGE = "whole-image"  # source of the one box of an image that has no other
+from weaksam.structures import SOURCES, WHOLE_IMAGE, Prompts, Proposals
 
 
 def propose(

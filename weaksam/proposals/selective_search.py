@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from weaksam.config import SelectiveSearchConfig
-from weaksam.structures import Proposals
-
-SOURCE = "selective-search"
+from weaksam.structures import SELECTIVE_SEARCH, Proposals
 
 
 def selective_search(image: NDArray[np.uint8], config: SelectiveSearchConfig) -> Proposals:
@@ -36,11 +34,11 @@ def selective_search(image: NDArray[np.uint8], config: SelectiveSearchConfig) ->
     return Proposals(
         size_hw=(height, width),
         boxes_xyxy=in_image,
-        source=[SOURCE] * len(kept),
+        source=[SELECTIVE_SEARCH] * len(kept),
         prompt_index=np.full(len(kept), -1, np.int32),
         mask_index=np.full(len(kept), -1, np.int8),
         predicted_iou=np.full(len(kept), np.nan, np.float32),
-        discarded={(SOURCE, reason): count for reason, count in discarded.items() if count},
+        discarded={(SELECTIVE_SEARCH, reason): count for reason, count in discarded.items() if count},
     )
 
 

@@ -13,12 +13,11 @@ from pipelines.page.section import Section, Tile, View, beside
 from pipelines.page.shown_run import ShownRun, heading
 from pipelines.store.numbers import percent
 from weaksam.drawing import SOURCE_COLOURS
+from weaksam.structures import WHOLE_IMAGE
 
 
 def view(run: ShownRun) -> View | None:
     """Return every split of every evaluation of proposals."""
-    from weaksam.proposals.filters import WHOLE_IMAGE
-
     shown = [
         _evaluation(heading(name, split), measured, content["iou_thresholds"])
         for name, content in evaluations(run, "splits").items()

@@ -7,6 +7,7 @@ reads, and its checkpoints and scalars under ``checkpoints/``.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,13 @@ from pipelines.products.index import Index
 from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.config import ResourcesConfig, TrainMilConfig
 from pipelines.recipe.keys import INDEX, Input
-from pipelines.recipe.model import Recipe
+from pipelines.recipe.model import Recipe, verb_of
 from pipelines.training.fit import describe, fit
 from pipelines.training.images import LabelledImage, counted, labelled_images, told
 from pipelines.training.trained import Trained, TrainingFacts
 from weaksam.config.weights import NotInKey
-from weaksam.errors import DataError
+from weaksam.errors import ConfigError, DataError
+from weaksam.structures import SELECTIVE_SEARCH, TABLE_SOURCES, WHOLE_IMAGE
 
 
 class TrainedMil(Trained):
@@ -50,7 +52,8 @@ class TrainMilStage(Stage[TrainMilOptions]):
     loads_models = True
 
     def options(self, recipe: Recipe, name: str) -> TrainMilOptions:  # noqa: ARG002
-        """Take the section of the detector."""
+        """Take the section of the detector; raise ConfigError for a source that no proposals of ``propose`` have."""
+        _check_sources(recipe.mil)
         return TrainMilOptions(
             proposals=recipe.mil.proposals,
             mil=recipe.mil,
@@ -87,6 +90,16 @@ class TrainMilStage(Stage[TrainMilOptions]):
         assert isinstance(detector, WeakDetector)
         TrainedMil(job.instance).write_weights(detector_to_bytes(detector, index.class_names))
         return facts
+
+
+def _check_sources(mil: TrainMilConfig) -> None:
+    """Refuse sources that no proposals of ``propose`` have; tables that are imported may have any."""
+    made = (*TABLE_SOURCES, SELECTIVE_SEARCH, WHOLE_IMAGE)
+    for source in mil.proposal_sources if verb_of(mil.proposals) == "propose" else ():
+        if source not in made:
+            close = difflib.get_close_matches(source, made, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"mil.proposal_sources: expected some of {', '.join(made)}, got {source!r}{hint}")
 
 
 def choose_images(

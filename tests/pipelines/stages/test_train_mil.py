@@ -25,7 +25,7 @@ from tests.support.two_workers import train_two
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig, OicrConfig, ShapesConfig, Weights
 from weaksam.datasets.shapes import Shapes
 from weaksam.detectors.loading import load_detector
-from weaksam.errors import DataError
+from weaksam.errors import ConfigError, DataError
 from weaksam.structures import Proposals
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's own, when ray.train is imported
@@ -142,6 +142,20 @@ def test_only_the_sources_of_the_recipe_are_read(tmp_path):
     for sources, number in {(): 21, ("grid",): 11, ("fine",): 10, ("fine", "grid"): 21}.items():
         narrowed = replace(task, config=replace(SMALL, proposal_sources=sources)).build_dataset()
         assert len(narrowed.load(2, epoch=0)[1]) == number
+
+
+def test_a_source_that_no_proposals_have_is_refused_before_anything_runs():
+    def options(*overrides):
+        recipe = load_recipe("shapes", overrides)[0]
+        return STAGE.options(recipe.of("train-mil"), "train-mil").mil
+
+    assert options("mil.proposal_sources=[grid, whole-image]").proposal_sources == ("grid", "whole-image")
+    with pytest.raises(
+        ConfigError, match=r"mil\.proposal_sources: expected some of .*, got 'gird'; did you mean grid\?"
+    ):
+        options("mil.proposal_sources=[fine, gird]")
+    imported = options("mil.proposal_sources=[gird]", "mil.proposals=import.theirs", "instances={import.theirs: {}}")
+    assert imported.proposal_sources == ("gird",)
 
 
 # ------------------------------------------------------------------------------------------------------------------ rates

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from weaksam.config import SelectiveSearchConfig
-from weaksam.proposals.selective_search import SOURCE, selective_search
+from weaksam.proposals.selective_search import selective_search
+from weaksam.structures import SELECTIVE_SEARCH
 
 AS_IS = SelectiveSearchConfig(resize_width=0, min_side=1)
 
@@ -30,7 +31,7 @@ def test_flat_rectangles_are_found(config):
     for target in [(30, 20, 90, 60), (100, 70, 150, 110), (0, 0, 160, 120)]:
         assert max(iou(target, box) for box in found.boxes_xyxy.tolist()) > 0.9
     assert found.size_hw == (120, 160)
-    assert set(found.source) == {SOURCE}
+    assert set(found.source) == {SELECTIVE_SEARCH}
     assert (found.prompt_index == -1).all()
     assert (found.mask_index == -1).all()
     assert np.isnan(found.predicted_iou).all()
@@ -61,8 +62,8 @@ def test_discarded_boxes_are_counted_by_reason():
     assert large > 2
     assert len(limited) == 2
     assert limited.discarded == {
-        (SOURCE, "below min_side"): len(everything) - large,
-        (SOURCE, "beyond max_boxes"): large - 2,
+        (SELECTIVE_SEARCH, "below min_side"): len(everything) - large,
+        (SELECTIVE_SEARCH, "beyond max_boxes"): large - 2,
     }
     assert everything.discarded == {}
 
@@ -81,4 +82,4 @@ def test_an_image_smaller_than_min_side_gives_no_box():
     found = selective_search(np.zeros((8, 8, 3), np.uint8), SelectiveSearchConfig(resize_width=0))
     assert len(found) == 0
     assert found.boxes_xyxy.shape == (0, 4)
-    assert found.discarded == {(SOURCE, "below min_side"): 1}
+    assert found.discarded == {(SELECTIVE_SEARCH, "below min_side"): 1}
