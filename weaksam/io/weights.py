@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all (None: the server does not say)
 
-_CHUNK_BYTES = 8 * 2**20
 _SILENCE_S = 60.0  # give a download up when nothing arrives for this long
 _OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # never of the other end of a download
 _HEX = frozenset("0123456789abcdef")
