@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.recipe.explain import explain
 from pipelines.recipe.model import Recipe, read_recipe, shipped_folder
+from pipelines.recipe.paths import covering, leaves, leaves_of_override, value_at
 from pipelines.recipe.yaml_text import read_mapping
 from pipelines.runner import Fingerprints, Run
 from pipelines.store.instances import instance_key
@@ -310,14 +311,9 @@ def check_gpus(sweep: Sweep, gpus: int, where: str) -> None:
 
 def whole_numbers(trials: Trials) -> dict[str, bool]:
     """Return for every knob whether its field holds whole numbers."""
-    base: Any = trials.recipe({}, trials.sweep.seeds[0])
-    found = {}
-    for name in trials.sweep.space:
-        value = base
-        for part in name.split("."):
-            value = getattr(value, part)
-        found[name] = isinstance(value, int) and not isinstance(value, bool)
-    return found
+    base = trials.recipe({}, trials.sweep.seeds[0])
+    values = {name: value_at(base, name, f"space of {trials.sweep.name}") for name in trials.sweep.space}
+    return {name: isinstance(value, int) and not isinstance(value, bool) for name, value in values.items()}
 
 
 def shipped_sweeps() -> list[str]:
@@ -351,13 +347,22 @@ def _check_parts(sweep: Sweep, where: str) -> None:
 
     for name in (sweep.objective, *sweep.also):
         check_objective(name, f"{where}: objective")
+        unit = OBJECTIVES[name].unit
+        require(
+            unit == "%", "objective" if name == sweep.objective else "also", "a share", f"{name}, which is in {unit}"
+        )
     require(OBJECTIVES[sweep.objective].more_is_better, "objective", "one of which more is better", sweep.objective)
     require(bool(sweep.space), "space", "a field of the recipe with its values", "nothing")
     require(bool(sweep.seeds), "seeds", "a number or more", "nothing")
     require(sweep.select_on != sweep.report_on, "report_on", "another split than select_on", sweep.report_on)
-    names = [item.partition("=")[0].strip() for item in sweep.overrides]
-    for name in (*names, *sweep.space, *(name for settings in sweep.compare.values() for name in settings)):
-        require(name not in _OWN, name, f"{_OWN.get(name)} of the sweep", "a value of the recipe")
+    given = [path for item in sweep.overrides for path in leaves_of_override(item)]
+    given += [
+        path for name, knob in sweep.space.items() for value in knob.listed or [None] for path in leaves(name, value)
+    ]
+    given += [path for settings in sweep.compare.values() for of in settings.items() for path in leaves(*of)]
+    for path in given:
+        own = covering(path, _OWN)
+        require(own is None, path, f"{_OWN.get(own or '')} of the sweep", "a value of the recipe")
     require(BEST not in sweep.compare, "compare", f"names other than {BEST}, which is the best trial's", BEST)
     algorithm = sweep.search.algorithm
     if algorithm == "grid":
@@ -366,9 +371,9 @@ def _check_parts(sweep: Sweep, where: str) -> None:
         require(sweep.search.trials == 0, "search.trials", "0 with search.algorithm=grid", sweep.search.trials)
     else:
         require(sweep.search.trials > 0, "search.trials", f"a number with search.algorithm={algorithm}", 0)
-    if sweep.objective == RANK:
+    if OBJECTIVES[sweep.objective].among_trials:
         one_by_one = algorithm == "optuna" or sweep.scheduler.name == "asha"
-        require(not one_by_one, "objective", "one that a trial has alone, with optuna or asha", RANK)
+        require(not one_by_one, "objective", "one that a trial has alone, with optuna or asha", sweep.objective)
     if sweep.scheduler.name == "asha":
         known = [name for name, objective in OBJECTIVES.items() if objective.early is not None]
         require(sweep.objective in known, "objective", f"one of {', '.join(known)} with asha", sweep.objective)

@@ -26,7 +26,6 @@ from pipelines.store.explain import explain
 from pipelines.store.tables import DamagedFileError, read_object, write_bytes, write_json
 from pipelines.variants.measure import Measured, measure_run
 from pipelines.variants.objectives import OBJECTIVES
-from pipelines.variants.objectives.agreement import RANK
 from pipelines.variants.objectives.base import EarlyDetections, Part
 from tune.spaces import Settings
 from tune.sweep import Sweep, Trials
@@ -86,8 +85,9 @@ def run_trial(
                 trials.sweep, measure_run(trials.run(recipe), instances, options, voice, on_scalars=look)
             )
         select, report = (_mean([of_seed[part] for of_seed in by_seed.values()]) for part in ("select", "report"))
-        if trials.sweep.objective != RANK and select[trials.sweep.objective] is None:
-            raise RunError(f"{trials.sweep.objective}: nothing to measure on {trials.sweep.select_on}")
+        objective = trials.sweep.objective
+        if select[objective] is None and not OBJECTIVES[objective].among_trials:
+            raise RunError(f"{objective}: nothing to measure on {trials.sweep.select_on}")
         record = Record(key=key, settings=settings, state="finished", select=select, report=report, by_seed=by_seed)
     except Exception as error:  # whatever it is, the other trials go on
         text = str(explain(error) or "".join(traceback.format_exception(error)[-4:]))
@@ -99,7 +99,7 @@ def figures_of(sweep: Sweep, measured: Measured) -> dict[Part, Figures]:
     """Return every objective of a cell on the images that trials are selected on, and on those that are reported."""
     splits: dict[Part, str] = {"select": sweep.select_on, "report": sweep.report_on}
     return {
-        part: {name: measured.values[name].get(OBJECTIVES[name].images(part, split)) for name in sweep.objectives}
+        part: {name: OBJECTIVES[name].of_part(measured.values[name], part, split) for name in sweep.objectives}
         for part, split in splits.items()
     }
 

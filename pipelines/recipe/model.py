@@ -295,10 +295,10 @@ def read_recipe(path_or_name: str, presets: Sequence[str] = ()) -> RecipeSource:
         own = mapping_in(read_text(path_or_name), path_or_name, "recipe fields")
         loaded = _on_bases(own, path_or_name, None, ())
     else:
-        loaded = _load(_find(path_or_name, None), ())
+        loaded = _load(find_recipe(path_or_name), ())
     origins: dict[str, str] = {}
     values = _merge({}, {"instances": standard_instances()}, origins, STANDARD)
-    for values_of_file, origins_of_file in (loaded, *(_load(_find(preset, None), ()) for preset in presets)):
+    for values_of_file, origins_of_file in (loaded, *(_load(find_recipe(preset), ()) for preset in presets)):
         values = _merge(values, values_of_file, origins, origins_of_file)
     return RecipeSource(path_or_name, values, origins)
 
@@ -357,7 +357,7 @@ def _on_bases(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for base in bases:
-        base_values, base_origins = _load(_find(base, path), ancestors)
+        base_values, base_origins = _load(find_recipe(base, path), ancestors)
         values = _merge(values, base_values, origins, base_origins)
     return _merge(values, own, origins, posixpath.basename(where)), origins
 
@@ -382,7 +382,12 @@ def _instances_apart(own: dict[str, Any], where: str) -> dict[str, Any]:
     return {**own, "stages": names, **({"instances": given} if given else {})}
 
 
-def _find(name: str, asked_by: Path | None) -> Path:
+def find_recipe(name: str, asked_by: Path | None = None) -> Path:
+    """Return where a recipe's file lies that people or another file name: beside the latter, here, or among the shipped.
+
+    Raises:
+        ConfigError: there is none.
+    """
     candidates = [Path(name), shipped_folder() / name, shipped_folder() / f"{name}.yaml"]
     if asked_by is not None:
         candidates.insert(0, asked_by.parent / name)
@@ -396,7 +401,7 @@ def _find(name: str, asked_by: Path | None) -> Path:
     close = difflib.get_close_matches(name, shipped_recipes(), n=1)
     hint = f"did you mean {close[0]}?" if close else f"shipped recipes: {', '.join(shipped_recipes())}"
     raise ConfigError(
-        f"no recipe {name!r:.200}{f', a base of {asked_by},' if asked_by else ''} as a file or by name; {hint}"
+        f"no recipe {name!r:.200}{f', which {asked_by} names,' if asked_by else ''} as a file or by name; {hint}"
     )
 
 

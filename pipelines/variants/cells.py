@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
 
-from pipelines.recipe.model import Recipe, RecipeSource, read_recipe, verb_of
-from pipelines.runner import Run
+from pipelines.recipe.model import RecipeSource, read_recipe, verb_of
+from pipelines.recipe.paths import covering, leaves_of_override, value_at
+from pipelines.runner import Fingerprints, Run
 from pipelines.variants.document import data_set, value_of
 from pipelines.variants.measure import Pairs, Variant
 from pipelines.variants.objectives import OBJECTIVES
@@ -42,19 +41,20 @@ class Cells:
 
     def __init__(self, table: PaperTable, asked: Asked) -> None:
         self.table = table
+        self.fingerprints: Fingerprints = {}  # of data and weights, taken once for all cells
         self.recipe_name = asked.recipe or table.recipe
         self._asked = asked
         for item in asked.overrides:
-            name = item.partition("=")[0].strip()
-            if name in table.fields_set():
-                raise ConfigError(f"--set {item}: {table.name} sets {name} itself; seeds are chosen with --seeds")
+            for path in leaves_of_override(item):
+                if own := covering(path, table.fields_set()):
+                    raise ConfigError(f"--set {item}: {table.name} sets {own} itself; seeds are chosen with --seeds")
         try:
             self._source = read_recipe(self.recipe_name)
         except ConfigError as error:
             raise error if asked.recipe else ConfigError(f"{table.file}: recipe: {error}") from error
         self.base = self._source.recipe(asked.overrides, asked.data_uri)[0]
         self._check_start()
-        self.seeds = asked.seeds or table.seeds or (_value(self.base, table.seeded[0], f"{table.file}: seeded"),)
+        self.seeds = asked.seeds or table.seeds or (self._own_seed(),)
         self.left_out: dict[str, str] = {}  # row -> why it is not measured
         self.variants: dict[str, Variant] = {}  # of the other rows
         for name, row in table.rows.items():
@@ -83,7 +83,7 @@ class Cells:
 
     def left(self, variant: Variant, seed: int, run_uri: str) -> list[str]:
         """Return the instances of a cell that are not finished."""
-        run = Run(variant.recipe(seed), run_uri)
+        run = Run(variant.recipe(seed), run_uri, self.fingerprints)
         return [name for name in self.needed(run, variant) if run.instance(name).manifest() is None]
 
     def pairs(self) -> Pairs | None:
@@ -131,9 +131,20 @@ class Cells:
             )
         return found
 
+    def _own_seed(self) -> int:
+        """Return the one seed that the recipe itself has in all fields that take the seed of a table."""
+        values = [value_at(self.base, field, f"{self.table.file}: seeded") for field in self.table.seeded]
+        if len(set(values)) > 1:
+            fields = ", ".join(self.table.seeded)
+            raise ConfigError(
+                f"recipe {self.base.name}: {self.table.name} gives {fields} one seed, got {', '.join(map(str, values))}; "
+                f"choose with --seeds"
+            )
+        return int(values[0])
+
     def _check_start(self) -> None:
         for option, expected in self.table.starts_from.items():
-            got = _value(self.base, option, f"{self.table.file}: starts_from")
+            got = value_at(self.base, option, f"{self.table.file}: starts_from")
             if got != expected:
                 raise ConfigError(
                     f"recipe {self.base.name}: {self.table.name} starts from {option}={expected!r}, got {got!r}"
@@ -142,7 +153,7 @@ class Cells:
     def _why_not(self, row: Row, variant: Variant) -> str:
         """Return why a row cannot be measured, "" if it can."""
         for option, needed in row.needs.items():
-            got = _value(self.base, option, f"{self.table.file}: needs")
+            got = value_at(self.base, option, f"{self.table.file}: needs")
             if got != needed and not (isinstance(got, tuple) and needed in got):
                 return f"recipe {self.base.name} has no {needed} in {option}"
         listed = {verb_of(stage) for stage in self.base.stages}
@@ -179,19 +190,6 @@ class Cells:
 
 def _items(settings: Settings) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-
-
-def _value(recipe: Recipe, name: str, where: str) -> Any:
-    """Return a recipe's value of ``a.b``; raise ConfigError if there is no such field."""
-    value: Any = recipe
-    for part in name.split("."):
-        if part not in vars(value):
-            close = difflib.get_close_matches(part, vars(value), n=1)
-            raise ConfigError(
-                f"{where}: {name}: no such field of a recipe{f'; did you mean {close[0]}?' if close else ''}"
-            )
-        value = getattr(value, part)
-    return value
 
 
 def _missing(split: str, known: Sequence[str], training: str) -> str:

@@ -87,15 +87,21 @@ def lines_of(table: PaperTable, cells: Collection[Measured]) -> list[str]:
     return list(dict.fromkeys(found or own))
 
 
-def value_of(table: PaperTable, heading: str, cell: Measured, line: str = "") -> float | None:
-    """Return what a cell gives a column; ``line`` is the split of the line, "" the first that the column is measured on."""
+def images_of(table: PaperTable, heading: str, cell: Measured, line: str = "") -> str:
+    """Return which images a column shows the figure of; ``line`` is the split of the line, "" the column's first."""
     column = table.columns[heading]
     objective, values, split = OBJECTIVES[column.objective], cell.values[column.objective], table.split_of(heading)
     if objective.parts and not column.split:
-        return next((values[images] for images in reversed(objective.parts) if images in values), None)
+        return next((images for images in reversed(objective.parts) if images in values), ALL_IMAGES)
     if split == HELD_OUT:
         split = line or next(iter(_held_out(table, heading, cell)), "")
-    return values.get(cell.training if split == TRAINING else split, values.get(ALL_IMAGES))
+    images = cell.training if split == TRAINING else split
+    return images if images in values else ALL_IMAGES
+
+
+def value_of(table: PaperTable, heading: str, cell: Measured, line: str = "") -> float | None:
+    """Return what a cell gives a column; see ``images_of``."""
+    return cell.values[table.columns[heading].objective].get(images_of(table, heading, cell, line))
 
 
 def _held_out(table: PaperTable, heading: str, cell: Measured) -> list[str]:
@@ -111,7 +117,7 @@ def _by_seed(table: PaperTable, heading: str, measured: Mapping[int, Measured], 
 
 
 def _differences(table: PaperTable, results: Results) -> list[dict[str, Any]]:
-    """Return the paired differences that the table asks for, of pairs that were measured."""
+    """Return the paired differences that the table asks for, of pairs that were measured, on the first split of the column."""
     if table.differences is None:
         return []
     heading, found = table.differences.column, []
@@ -119,8 +125,9 @@ def _differences(table: PaperTable, results: Results) -> list[dict[str, Any]]:
         interval = results.difference((worse, better), partial(value_of, table, heading))
         if interval is not None:
             half_width = interval.half_width if math.isfinite(interval.half_width) else None
+            images = images_of(table, heading, next(iter(results.measured(worse).values())))
             known = {"mean": interval.mean, "half_width": half_width, "holds_zero": interval.holds_zero}
-            found.append({"pair": [worse, better], "column": heading, **known})
+            found.append({"pair": [worse, better], "column": heading, "images": images, **known})
     return found
 
 
@@ -175,7 +182,8 @@ def difference_lines(document: Mapping[str, Any]) -> list[str]:
             half = scale * found["half_width"]
             interval = f"95 % interval {mean - half:+.2f} to {mean + half:+.2f}"
         verdict = " (holds zero)" if found["holds_zero"] and found["half_width"] is not None else ""
-        lines.append(f"{better} − {worse}, {found['column']}: {mean:+.2f}, {interval}{verdict}")
+        column = " of ".join(part for part in (found["column"], found["images"]) if part)
+        lines.append(f"{better} − {worse}, {column}: {mean:+.2f}, {interval}{verdict}")
     return lines
 
 

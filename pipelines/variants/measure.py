@@ -15,7 +15,7 @@ from pipelines.engine.stage import OnScalars, Options
 from pipelines.engine.voice import SILENT, Tone, Toned, Voice
 from pipelines.products.index import Index
 from pipelines.recipe.model import Recipe, RecipeSource
-from pipelines.runner import Run
+from pipelines.runner import Fingerprints, Run
 from pipelines.store.explain import explain, storage_failure
 from pipelines.variants.objectives import OBJECTIVES
 from pipelines.variants.objectives.base import Reading, Values
@@ -113,6 +113,7 @@ def measure(
     options: Options,
     voice: Voice = SILENT,
     *,
+    fingerprints: Fingerprints | None = None,
     pairs: Pairs | None = None,
     done: Callable[[Results], object] = lambda _results: None,
 ) -> Results:
@@ -124,6 +125,7 @@ def measure(
         run_uri: absolute run folder, shared by all cells.
         options: for the stages.
         voice: for what is said meanwhile.
+        fingerprints: see ``Run``; cells share those that are taken.
         pairs: with their ``half_width`` the first ``FEWEST_SEEDS`` seeds are run, and more only for pairs that need them.
         done: called after each cell.
 
@@ -131,6 +133,7 @@ def measure(
         OSError: the storage failed; the other cells would fail the same way.
     """
     results = Results()
+    taken: Fingerprints = {} if fingerprints is None else fingerprints
     seeds = list(dict.fromkeys(seed for variant in variants for seed in variant.seeds))
     total = sum(len(variant.seeds) for variant in variants)
     at_most = "at most " if pairs is not None and pairs.half_width else ""
@@ -143,7 +146,7 @@ def measure(
             number = len(results.cells) + 1
             cell = Toned(f"cell {number} of {at_most}{total}", Tone.HEADING)
             voice.say(cell, f": {variant.name}, seed {seed}")
-            results.cells[variant.name, seed] = _measure_cell(variant, seed, objectives, run_uri, options, voice)
+            results.cells[variant.name, seed] = _measure_cell(variant, seed, objectives, run_uri, taken, options, voice)
             done(results)
     return results
 
@@ -176,11 +179,17 @@ def measure_run(
 
 
 def _measure_cell(
-    variant: Variant, seed: int, objectives: Collection[str], run_uri: str, options: Options, voice: Voice
+    variant: Variant,
+    seed: int,
+    objectives: Collection[str],
+    run_uri: str,
+    fingerprints: Fingerprints,
+    options: Options,
+    voice: Voice,
 ) -> Measured | Failed:
     """Measure one cell; whatever goes wrong is what becomes of it."""
     try:
-        run = Run(variant.recipe(seed), run_uri)
+        run = Run(variant.recipe(seed), run_uri, fingerprints)
         return measure_run(run, variant.instances(objectives), options, voice)
     except Exception as error:  # one cell must not cost the others; the exit code tells
         if storage_failure(error):

@@ -68,7 +68,16 @@ def make_table(cells: Cells, run_uri: str, options: Options, voice: Voice = SILE
         write_bytes(join(run_uri, TABLES, f"{table.name}.md"), to_markdown(document).encode())
         return document
 
-    results = measure(variants, table.objectives, run_uri, options, voice, pairs=cells.pairs(), done=write)
+    results = measure(
+        variants,
+        table.objectives,
+        run_uri,
+        options,
+        voice,
+        fingerprints=cells.fingerprints,
+        pairs=cells.pairs(),
+        done=write,
+    )
     _make_current(cells, run_uri)
     document = write(results)
     voice.table(to_text(document))
@@ -80,8 +89,8 @@ def make_table(cells: Cells, run_uri: str, options: Options, voice: Voice = SILE
 
 def _make_current(cells: Cells, run_uri: str) -> None:
     """Let the run show the recipe's own cell, whichever was worked on last."""
+    run = Run(cells.own.recipe(cells.seeds[0]), run_uri, cells.fingerprints)
     for variant in cells.variants.values():
-        run = Run(cells.own.recipe(cells.seeds[0]), run_uri)
         for name in cells.needed(run, variant):
             try:
                 instance = run.instance(name)

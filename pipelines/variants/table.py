@@ -19,9 +19,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipelines.recipe.explain import explain
-from pipelines.recipe.model import shipped_folder
+from pipelines.recipe.model import find_recipe, shipped_folder
+from pipelines.recipe.paths import leaves
 from pipelines.recipe.yaml_text import read_mapping
-from pipelines.variants.objectives import check_objective
+from pipelines.variants.objectives import OBJECTIVES, check_objective
 from weaksam.errors import ConfigError
 
 GROUP = "weaksam.tables"  # of entry points
@@ -104,7 +105,8 @@ class PaperTable(BaseModel):
 
     def fields_set(self) -> set[str]:
         """Return the fields of a recipe that the table sets itself."""
-        return {*self.seeded, *(name for row in self.rows.values() for name in row.settings)}
+        settings = [setting for row in self.rows.values() for setting in row.settings.items()]
+        return {*self.seeded, *(path for name, value in settings for path in leaves(name, value))}
 
 
 def load_table(path_or_name: str) -> PaperTable:
@@ -114,7 +116,7 @@ def load_table(path_or_name: str) -> PaperTable:
         path_or_name: a YAML file, a table's name (``weaksam table`` lists them), or N for ``table-N``.
 
     Raises:
-        ConfigError: no such table, malformed YAML, an unknown field, objective, preset, row or column.
+        ConfigError: no such table, malformed YAML, an unknown field, objective, preset, file of a preset, row or column.
     """
     path = _find(path_or_name)
     given = {**read_mapping(path, "a table's fields"), "file": str(path), "name": path.stem}
@@ -122,9 +124,8 @@ def load_table(path_or_name: str) -> PaperTable:
         table = PaperTable.model_validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, f"table {path}", _fields_at)) from error
-    table = table.model_copy(update={"presets": {name: _beside(path, of) for name, of in table.presets.items()}})
     _check(table, str(path))
-    return table
+    return table.model_copy(update={"presets": {name: _found(path, name, of) for name, of in table.presets.items()}})
 
 
 def known_tables() -> dict[str, Path]:
@@ -167,10 +168,12 @@ def _find(name: str) -> Path:
     )
 
 
-def _beside(path: Path, of: Mapping[str, str | Settings]) -> dict[str, str | Settings]:
-    """Find files that a preset names beside the table's own first."""
-    files = {key: path.parent / value for key, value in of.items() if isinstance(value, str)}
-    return {key: str(files[key].resolve()) if key in files and files[key].is_file() else of[key] for key in of}
+def _found(table: Path, preset: str, of: Mapping[str, str | Settings]) -> dict[str, str | Settings]:
+    """Find the files that a preset names, beside the table's own first."""
+    try:
+        return {key: str(find_recipe(value, table)) if isinstance(value, str) else value for key, value in of.items()}
+    except ConfigError as error:
+        raise ConfigError(f"{table}: presets.{preset}: {error}") from error
 
 
 def _check(table: PaperTable, where: str) -> None:
@@ -179,8 +182,14 @@ def _check(table: PaperTable, where: str) -> None:
             raise ConfigError(f"{where}: {field}: expected one or more, got none")
     for heading, column in table.columns.items():
         check_objective(column.objective, f"{where}: columns.{heading}")
+        if OBJECTIVES[column.objective].among_trials:
+            raise ConfigError(
+                f"{where}: columns.{heading}: expected a figure that a setting has alone, got {column.objective}"
+            )
     for name, row in table.rows.items():
         _check_names(row.presets, table.presets, f"{where}: rows.{name}.presets")
+        for data, numbers in row.published.items():
+            _check_names(list(numbers), table.columns, f"{where}: rows.{name}.published.{data}")
     if table.differences is not None:
         _check_names([table.differences.column], table.columns, f"{where}: differences.column")
         _check_names([n for pair in table.differences.pairs for n in pair], table.rows, f"{where}: differences.pairs")

@@ -71,8 +71,9 @@ LABEL_AGREEMENT = Objective(
 MEAN_RANK = Objective(
     what="mean of the ranks of " + " and ".join(RANKED) + " among all trials",
     instance="evaluate.agreement",
-    read=lambda _reading: {},  # a trial alone has no rank: see ``tune.ranks``
+    read=lambda _reading: {},
     label_free=True,
     retrained=True,
+    among_trials=True,
     limits=_limits,
 )

@@ -67,6 +67,7 @@ class Objective:
     more_is_better: bool = True
     label_free: bool = False  # knows no true box
     retrained: bool = False  # of the retrained detector, and so another with each seed of its training
+    among_trials: bool = False  # known of the trials of a sweep together, of none alone: see ``tune.ranks``
     early: Callable[[EarlyDetections], float | None] | None = None  # None: known at the end only
     # What a sweep selects and reports on, where that is no split.
     parts: tuple[str, str] | None = None
@@ -76,6 +77,10 @@ class Objective:
     def images(self, part: Part, split: str) -> str:
         """Return which images the figure of a part is of, where the split of that part is ``split``."""
         return split if self.parts is None else self.parts[("select", "report").index(part)]
+
+    def of_part(self, values: Values, part: Part, split: str) -> float | None:
+        """Return the figure of a part: that of its images, or else that of all, where there is one of all alone."""
+        return values.get(self.images(part, split), values.get(ALL_IMAGES))
 
     def splits(self, recipe: Recipe, part: Part, instance: str = "") -> Splits:
         """Return the fields of a recipe among whose splits (() = all) that of a part must be for this to be known there.

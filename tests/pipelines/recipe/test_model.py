@@ -211,7 +211,7 @@ def test_an_unknown_recipe_gets_a_hint(name: str, hint: str) -> None:
 
 def test_an_unknown_base_names_who_asked_for_it(tmp_path: Path) -> None:
     path = write(tmp_path, mine="base: [nowhere.yaml]")
-    assert f"no recipe 'nowhere.yaml', a base of {path}," in message_of(path)
+    assert f"no recipe 'nowhere.yaml', which {path} names," in message_of(path)
 
 
 @pytest.mark.parametrize("item", ["prompts.points_per_side", "=3", "prompts.points_per_side=[1", "report.title=!!x y"])
@@ -292,7 +292,7 @@ def test_the_recipe_of_a_run_in_a_bucket_is_read() -> None:
     [
         ("seed: 1" + "0" * 5000 + "\n", "not valid YAML: Exceeds the limit"),
         ("name: " + "[" * 2000 + "\n", "not valid YAML"),
-        ("base: " + "a" * 5000 + "\n", r"no recipe 'a{199}, a base of"),
+        ("base: " + "a" * 5000 + "\n", r"no recipe 'a{199}, which"),
         ("name: x\nstages: [index]\ndata: {splits: " + "a" * 5000 + "}\n", r"got 'a{199} …$"),
     ],
     ids=["a number of 5,001 digits", "lists in lists", "a base of 5,000 letters", "a value of 5,000 letters"],

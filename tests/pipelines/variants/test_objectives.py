@@ -108,6 +108,13 @@ def test_figures_say_which_images_they_are_of():
     assert OBJECTIVES["label_agreement"].images("report", "test") == NO_IMAGES
 
 
+def test_a_figure_of_all_images_is_that_of_either_part_of_a_sweep():
+    wrong, ap50 = OBJECTIVES["regions_wrong"], OBJECTIVES["ap50"]
+    assert [wrong.of_part({"": 0.25}, part, "val") for part in ("select", "report")] == [0.25, 0.25]
+    assert (ap50.of_part({"val": 0.5}, "select", "val"), ap50.of_part({"val": 0.5}, "report", "test")) == (0.5, None)
+    assert OBJECTIVES["label_agreement"].of_part({TRAINING_IMAGES: 0.5}, "report", "test") is None
+
+
 def test_only_figures_of_the_retrained_detector_differ_from_seed_to_seed_of_its_training():
     assert {name for name, objective in OBJECTIVES.items() if objective.retrained} == {
         "ap50", "voc_ap50", "map", "coco_ap50", "coco_ap75", "corloc", "part", "whole_image_voc_ap50", "whole_image_corloc",

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_shipped_table_fits_its_recipe(name):
     assert cells.left_out == {}
     assert [variant.recipe(7) for variant in cells.variants.values()]
     published = {heading for row in table.rows.values() for of in row.published.values() for heading in of}
-    assert published <= {*table.columns, "propose h", "train h"}
+    assert published <= set(table.columns)
 
 
 def test_a_table_is_found_by_its_number_its_name_and_as_a_file(tmp_path):
@@ -84,6 +85,17 @@ def test_a_table_is_found_by_its_number_its_name_and_as_a_file(tmp_path):
             r"rows\.slower\.presets: expected one of slow, got slo; did you mean slow",
         ),
         ("published:", "publishd:", r"rows\.slower\.publishd: no such option; did you mean published"),
+        (
+            "{AP50: 12.5}",
+            "{AP5: 12.5}",
+            r"rows\.slower\.published\.voc07: expected one of AP50, got AP5; did you mean AP50",
+        ),
+        ("AP50: ap50", "AP50: rank", r"columns\.AP50: expected a figure that a setting has alone, got rank"),
+        (
+            "{else: {retrain.lr: 0.001}}",
+            "{else: {retrain.lr: 0.001}, voc12: presets/dino-smal}",
+            r"presets\.slow: no recipe 'presets/dino-smal', which .* names, as a file or by name; did you mean .*dino-small",
+        ),
         ("seeded:", "seeds: 3\nseeded:", "seeds: "),
         ("title:", "titel:", "titel: no such option; did you mean title"),
         ("column: AP50", "column: AP", r"differences\.column: expected one of AP50, got AP"),
@@ -104,17 +116,13 @@ def test_a_table_that_cannot_be_names_its_file_the_place_and_the_nearest_name(tm
         ("epochs: 2", "epochs: two", r"mine\.yaml: rows\.slower: .*retrain\.epochs"),
         ("retrain.lr", "retrain.learn_rate", r"mine\.yaml: rows\.slower: .*retrain\.learn_rate"),
         ("recipe: shapes", "recipe: shape", r"mine\.yaml: recipe: no recipe 'shape' .*did you mean shapes"),
-        (
-            "{else: {retrain.lr: 0.001}}",
-            "{else: presets/dino-smal}",
-            r"rows\.slower: no recipe 'presets/dino-smal'.*dino-small",
-        ),
         ("else:", "voc07:", r"mine\.yaml: presets\.slow: expected one for shapes or else, got voc07"),
         (
             "seeded:",
             "starts_from: {mil.detectr: mist}\nseeded:",
             r"mine\.yaml: starts_from: mil\.detectr: no such field",
         ),
+        ("seeded:", "starts_from: {mil.seed.x: 1}\nseeded:", r"mine\.yaml: starts_from: mil\.seed\.x: no such field"),
         (
             "seeded: [retrain.seed]",
             "seeded: [retrain.sed]",
@@ -142,6 +150,36 @@ def test_presets_lie_below_what_people_set_and_rows_above(tmp_path):
     assert (own.lr, own.warmup_steps) == (0.0005, 5)
     with pytest.raises(ConfigError, match=r"--set retrain\.epochs=9: mine sets retrain.epochs itself"):
         Cells(table, Asked(overrides=("retrain.epochs=9",)))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "retrain={epochs: 9}",
+        "retrain.detector.drop.tau_cls=1",
+        "retrain.detector={drop: {tau_reg: 2.0}}",
+        "retrain.seed=4",
+    ],
+)
+def test_what_rows_set_cannot_be_set_in_any_other_way_of_writing_it(tmp_path, item):
+    drop = "retrain.epochs: 2, retrain.detector.drop: {tau_cls: 4.0, tau_reg: 1.0}"
+    table = load_table(write(tmp_path, TABLE.replace("retrain.epochs: 2", drop)))
+    with pytest.raises(ConfigError, match=rf"^--set {re.escape(item)}: mine sets retrain\..* itself"):
+        Cells(table, Asked(overrides=(item,)))
+    beside = Cells(table, Asked(overrides=("retrain.detector.drop.start_step=3", "retrain={batch_size: 3}")))
+    retrain = beside.variants["slower"].recipe(0).retrain
+    assert (retrain.detector.drop.start_step, retrain.detector.drop.tau_cls, retrain.batch_size) == (3, 4.0, 3)
+
+
+def test_a_recipe_with_two_seeds_is_asked_which(tmp_path):
+    (tmp_path / "mixed.yaml").write_text("base: shapes\nname: mixed\nmil: {seed: 1}\nretrain: {seed: 2}\n")
+    table = load_table(write(tmp_path, TABLE.replace("seeded: [", "seeded: [mil.seed, ")))
+    asked = Asked(recipe=str(tmp_path / "mixed.yaml"))
+    with pytest.raises(
+        ConfigError, match=r"mixed: mine gives mil.seed, retrain.seed one seed, got 1, 2; choose with --s"
+    ):
+        Cells(table, asked)
+    assert Cells(table, replace(asked, seeds=(2,))).seeds == (2,)
 
 
 def test_a_preset_may_be_a_file_beside_the_table(tmp_path):

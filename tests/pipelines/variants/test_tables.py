@@ -347,7 +347,7 @@ def test_seconds_come_from_the_manifests_and_memory_only_where_it_was_measured(t
     header, lines = to_lines(document)
     memory = {line[0]: line[header.index("MiB a GPU")] for line in lines}
     assert memory == {"Selective Search": "not measured", "WeakSAM": "812"}
-    assert "boxes 2,001, propose h 11.6, train h 16, MiB a GPU 17,810" in printed
+    assert "boxes 2,001, propose s 41,760, train s 57,600, MiB a GPU 17,810" in printed
     assert document["rows"][0]["split"] == "train"
 
 
@@ -422,13 +422,13 @@ def test_pairs_of_rows_are_compared_seed_by_seed_in_points():
     document = to_document(load_table("5"), load_recipe("table5")[0], "run", (0, 1, 2), {}, results)
     (found,) = document["differences"]
     assert (found["pair"], found["column"], found["holds_zero"]) == (["top-1", "adaptive"], "AP50 area", False)
-    assert "* Paired by seed: adaptive − top-1, AP50 area: +1.00, 95 % interval +0.75 to +1.25." in to_markdown(
+    assert "* Paired by seed: adaptive − top-1, AP50 area of test: +1.00, 95 % interval +0.75 to +1.25." in to_markdown(
         document
     )
     results.cells["adaptive + drop", 0] = retrained(0.2)[0]
     document = to_document(load_table("5"), load_recipe("table5")[0], "run", (0, 1, 2), {}, results)
     assert json.loads(json.dumps(document, allow_nan=False))["differences"][1]["half_width"] is None
-    assert "adaptive + drop − adaptive, AP50 area: +9.00, one seed, no interval" in to_markdown(document)
+    assert "adaptive + drop − adaptive, AP50 area of test: +9.00, one seed, no interval" in to_markdown(document)
 
 
 # --- what fails, what is missing
