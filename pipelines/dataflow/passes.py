@@ -170,6 +170,7 @@ def _run(rows: pa.Table, table: Table, pools: ActorPools, operators: Operators) 
     """Work rows off on Ray Data; return the errors of tasks whose rows it went on without."""
     import ray
 
+    ray_session.let_go_of_actors()
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # one block per task: a replayed task of several can lose or double rows
     context.max_errored_blocks = -1  # lost blocks are found by subtraction and tried again one image per task

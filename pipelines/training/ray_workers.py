@@ -31,6 +31,7 @@ def run_on_ray(
     from ray.train.torch import TorchTrainer
 
     folder = join(storage_uri, run_name)
+    ray_session.let_go_of_actors()
 
     def work() -> WeaksamError | None:
         import ray.train
