@@ -19,6 +19,7 @@ class Question(ABC, Generic[O]):
     """A member of ``QUESTIONS``; its options are a dataclass as a stage's are."""
 
     title: ClassVar[str]
+    measures_by_true_boxes: ClassVar[bool] = True
 
     @abstractmethod
     def options(self, recipe: Recipe) -> O:

@@ -32,7 +32,7 @@ from pipelines.stages.detect import MilArchitecture, mil_architecture
 from pipelines.stages.train_mil.stage import TrainedMil
 from pipelines.store.numbers import known
 from pipelines.store.tables import Table, write_bytes
-from weaksam.config import DetectConfig, MilConfig
+from weaksam.config import MilConfig
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.metrics.seeds import mean_and_spread
 from weaksam.structures import in_table_order
@@ -59,7 +59,8 @@ class SimilarityOptions:
     images: int  # first in hash order; 0 = all
     architecture: MilArchitecture
     named_sources: tuple[str, ...]
-    test: DetectConfig  # its first scale and its longest side are what the detector sees
+    scale: int  # pixels, shorter side of what the detector sees
+    max_side: int  # pixels, longest side
     detector: NotInKey[MilConfig]  # how it was trained; see ``architecture``
     data_uri: NotInKey[str]
 
@@ -68,6 +69,7 @@ class SimilarityQuestion(Question[SimilarityOptions]):
     """Are proposals redundant?"""
 
     title = "how alike does the detector see an image's proposals (Fig. 6)?"
+    measures_by_true_boxes = False
 
     def options(self, recipe: Recipe) -> SimilarityOptions:
         """Look up how the detector was trained, and which sources the proposals have."""
@@ -81,7 +83,8 @@ class SimilarityQuestion(Question[SimilarityOptions]):
             images=question.similarity_images,
             architecture=mil_architecture(mil),
             named_sources=named_sources(recipe.of(question.proposals)),
-            test=recipe.detect,
+            scale=recipe.detect.scales[0],
+            max_side=recipe.detect.max_side,
             detector=mil,
             data_uri=recipe.data.uri,
         )
@@ -124,7 +127,7 @@ def measure(job: Job[SimilarityOptions], split: str) -> dict[str, Any]:
         image_id = row["image_id"]
         image = decode_image(read_bytes(uris[image_id]))
         boxes = {name: drawn_boxes(row, sources, image.shape[:2], least_side) for name, sources in sets.items()}
-        for name, features in pooled_features(detector, image, boxes, options.test).items():
+        for name, features in pooled_features(detector, image, boxes, options.scale, options.max_side).items():
             matrix = cosine_matrix(features)
             values[name][image_id] = known(mean_off_diagonal(matrix))
             compared[name] += len(matrix)
@@ -184,7 +187,11 @@ def drawn_boxes(
 
 
 def pooled_features(
-    detector: WeakDetector, image: NDArray[np.uint8], boxes: Mapping[str, NDArray[np.float32]], config: DetectConfig
+    detector: WeakDetector,
+    image: NDArray[np.uint8],
+    boxes: Mapping[str, NDArray[np.float32]],
+    scale: int,
+    max_side: int,
 ) -> dict[str, Tensor]:
     """Return what the detector's body pools for each set of boxes, flattened: set -> ``[N, D]``.
 
@@ -192,7 +199,8 @@ def pooled_features(
         detector: in evaluation mode.
         image: ``[H, W, 3]`` RGB; its features are computed once.
         boxes: set -> ``[N, 4]`` pixels of the image.
-        config: its first scale and ``max_side`` are used.
+        scale: shorter side that the image is scaled to, pixels.
+        max_side: longest side that it may get, pixels.
     """
     import torch
 
@@ -200,7 +208,7 @@ def pooled_features(
 
     device = next(detector.parameters()).device
     body = detector.body
-    pixels, corners = scaled(image, np.concatenate(list(boxes.values())), config.scales[0], config.max_side)
+    pixels, corners = scaled(image, np.concatenate(list(boxes.values())), scale, max_side)
     batch = collate([View(body.normalise(pixels), torch.from_numpy(corners))])
     ends = np.cumsum([len(of_set) for of_set in boxes.values()])
     with torch.no_grad():

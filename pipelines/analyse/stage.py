@@ -39,6 +39,10 @@ class AnalyseStage(Stage[AnalyseOptions]):
         question = recipe.analyse.question
         return AnalyseOptions(question=question, about=QUESTIONS[question].options(recipe))
 
+    def measures_by_true_boxes(self, recipe: Recipe) -> bool:
+        """Whether the question is one about true boxes."""
+        return QUESTIONS[recipe.analyse.question].measures_by_true_boxes
+
     def reads(self, options: AnalyseOptions) -> tuple[str, ...]:
         """Return what the question reads."""
         return inputs_of(options.about)

@@ -17,7 +17,7 @@ from pipelines.recipe.keys import inputs_of, method_of, weights_of
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance, Lock
 from weaksam.config.weights import Weights
-from weaksam.errors import ConfigError
+from weaksam.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from pipelines.training.task import Progress, TrainingTask
@@ -59,8 +59,15 @@ class Job(Generic[O_co]):
         return Job(**{**vars(self), "options": options})
 
     def input(self, name: str, kind: type[P]) -> P:
-        """Return what the instance ``name``, which this one reads, left behind; raise ConfigError if it is no such thing."""
-        product = self.inputs[name]
+        """Return what the instance ``name``, which this one reads, left behind.
+
+        Raises:
+            ConfigError: it is no such thing.
+            RunError: it is not finished.
+        """
+        product = self.inputs.get(name)
+        if product is None:
+            raise RunError(f"{self.instance.name}: {name} is not finished; bring it up to date first")
         if not isinstance(product, kind):
             raise ConfigError(
                 f"{self.instance.name}: expected {name} to be a {kind.__name__}, it is a {type(product).__name__}; let it read "
@@ -111,6 +118,10 @@ class Stage(ABC, Generic[O]):
 
     def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
         """Whether the instance ``name`` has nothing to do, such as training a detector whose weights are given."""
+        return False
+
+    def measures_by_true_boxes(self, recipe: Recipe) -> bool:  # noqa: ARG002
+        """Whether an instance that sees ``recipe`` may read true boxes, which the index then checks."""
         return False
 
     def reads(self, options: O) -> tuple[str, ...]:

@@ -46,8 +46,10 @@ def options(recipe: Recipe) -> AgreementOptions:
     ok = all(verb_of(name) == "detect" for name in detected) and verb_of(how.of) in ("detect", "label")
     require(ok, "evaluate.views", "views and a teacher of detect, beside an instance of detect or label", detected)
     of_labels = verb_of(how.of) == "label"
-    enough = len(how.views) == 2 if of_labels else bool(how.teacher)
-    require(enough, "evaluate.views", "two beside labels, a teacher beside detections", detected)
+    apart = len(set(detected)) == len(detected)
+    enough = len(detected) == 2 and not how.teacher if of_labels else bool(how.teacher)
+    wanted = "different ones, two and no teacher beside labels, some and a teacher beside detections"
+    require(apart and enough, "evaluate.views", wanted, detected)
     return AgreementOptions(
         of=how.of,
         views=how.views,
@@ -161,7 +163,7 @@ def _of_detectors(job: Job[AgreementOptions]) -> dict[str, dict[str, Any]]:
             splits[split] |= {
                 "agreement": mean([*with_teacher, *alone]),
                 "agreement_with_teacher": mean(with_teacher),
-                "agreement_of_views": mean(alone),
+                "agreement_of_views": mean(alone) if alone else None,
             }
     if not splits:
         raise DataError(f"{job.instance.name}: expected detections in held-out images, got those of {learnt} alone")

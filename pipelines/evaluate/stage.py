@@ -57,6 +57,10 @@ class EvaluateStage(Stage[EvaluateOptions | AgreementOptions]):
             data=recipe.data,
         )
 
+    def measures_by_true_boxes(self, recipe: Recipe) -> bool:
+        """Whether it does not compare views."""
+        return not recipe.evaluate.views
+
     def run(self, job: Job[EvaluateOptions | AgreementOptions]) -> EvaluationFacts:
         """Measure what the instance reads."""
         options = job.options

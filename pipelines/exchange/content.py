@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from pipelines.exchange.image_ids import image_ids, narrow
 from pipelines.exchange.pictures import pictures_of
+from pipelines.products.index import Index
+from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.recipe.model import load_recipe
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import (
@@ -193,7 +195,7 @@ def images_of(index: Instance, split: str, only: str, *, skip_missing: bool) -> 
     Raises:
         DataError: no image in the split, or ``narrow``'s.
     """
-    kind = (index.manifest() or {})["kind"]
+    kind = Index(index).facts.kind
     ids = image_ids(index.table(IMAGES), kind, split)
     ids = narrow(ids, only, kind) if only else ids
     return SplitImages(index=index, kind=kind, split=split, ids=ids, skip_missing=skip_missing)
@@ -244,7 +246,7 @@ def pseudo_labels_of(images: SplitImages, source: Instance) -> SplitPseudoLabels
     return SplitPseudoLabels(
         of=images,
         class_names=table.class_names(),
-        supervision=(source.manifest() or {})["supervision"],
+        supervision=PseudoLabelTable(source).facts.supervision,
         pictures_root=named.root,
         images=labelled,
         missing=len(absent),

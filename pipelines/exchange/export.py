@@ -116,8 +116,9 @@ _PRODUCTS = {
 
 def product_of(instance: Instance) -> Product:
     """Return what a finished instance holds; raise ConfigError if that is nothing to export."""
+    found = registry.product_of(instance)
     for kind, product in _PRODUCTS.items():
-        if isinstance(registry.product_of(instance), kind):
+        if isinstance(found, kind):
             return product
     raise ConfigError(
         f"--of: expected propose, import.NAME, detect.NAME, label or true-boxes.NAME, got {instance.name}"

@@ -36,7 +36,7 @@ from pipelines.exchange.wetectron import read_wetectron
 from pipelines.products.index import Index
 from pipelines.products.proposals import ProposalFacts, ProposalTable
 from pipelines.recipe.keys import INDEX, Input
-from pipelines.recipe.model import Recipe, label_of
+from pipelines.recipe.model import Recipe, label_of, verb_of
 from pipelines.runner import Run
 from pipelines.store.instances import Instance, finished_instance, prove
 from pipelines.store.schemas import DROPPED, PROPOSALS, proposals_to_row
@@ -166,9 +166,8 @@ def run_import(run_uri: str, file: str, *, name: str, voice: Voice = SILENT, **o
 
 def require_folder_name(name: str) -> None:
     """Raise ConfigError for an instance's name whose label should not become a folder."""
-    label = label_of(name)
-    if not label.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"--name: expected letters, digits, - and _, got {label!r}")
+    if not label_of(name).replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"expected {verb_of(name)}.NAME with a NAME of letters, digits, - and _, got {name!r}")
 
 
 def _sha256(file: str) -> str:

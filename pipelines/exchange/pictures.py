@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import NamedTuple
 
+from pipelines.products.index import Index
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import write_bytes
@@ -57,7 +58,7 @@ class Placement(NamedTuple):
 
 def pictures_of(index: Instance, split: str) -> Pictures:
     """Return name and address of every picture of a split in a finished ``index``."""
-    kind = (index.manifest() or {})["kind"]
+    kind = Index(index).facts.kind
     rows = index.table(IMAGES).iter_rows(("image_id", "uri", "split"))
     uris = {row["image_id"]: row["uri"] for row in rows if row["split"] == split}
     if kind == "shapes":

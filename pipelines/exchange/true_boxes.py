@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from pipelines.engine.stage import Job, Stage
 from pipelines.engine.voice import SILENT, Voice
@@ -25,6 +24,7 @@ from pipelines.products.pseudo_labels import PseudoLabelFacts, PseudoLabelTable
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
+from pipelines.stages.index import indexed_data
 from pipelines.store.instances import Instance, finished_instance, prove
 from pipelines.store.schemas import DROPPED, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from weaksam.config import DataConfig
@@ -141,7 +141,7 @@ def run_export_true_boxes(
     if not 0 <= noise <= 1:
         raise ConfigError(f"--noise: expected a share in 0..1, got {noise:g}")
     instance, index = f"true-boxes.{name}", finished_instance(run_uri, "index")
-    data = TypeAdapter(DataConfig).validate_python((index.plan() or {})["parts"]["method"]["data"])
+    data = indexed_data(index)
     recipe = Recipe(
         name="true boxes",
         stages=(instance,),

@@ -7,10 +7,11 @@ instance's key: they change how fast a result comes and how it looks, not what i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from pipelines.recipe.keys import Input, reads
 from weaksam.config import DetectConfig, MilConfig, PseudoLabelsConfig, RetrainConfig, RetrainedDetectConfig, require
+from weaksam.config.choices import Name
 
 _HOLD_PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
 _HOLD_PSEUDO_LABELS = ("label", "true-boxes")
@@ -134,11 +135,6 @@ class EvaluateConfig:
     # that published figures come from; "exact": it reaches it, which reads up to .055 higher for 10, 20, ... objects.
     voc_levels: Literal["published", "exact"] = "published"
 
-    @property
-    def measures_by_true_boxes(self) -> bool:
-        """Whether true boxes are read."""
-        return not self.views
-
     def __post_init__(self) -> None:
         ok = bool(self.iou_thresholds) and all(0 < t <= 1 for t in self.iou_thresholds)
         require(ok, "iou_thresholds", "numbers in (0, 1]", self.iou_thresholds)
@@ -148,7 +144,7 @@ class EvaluateConfig:
 class AnalyseConfig:
     """The prompt ablation of Table 4 with its controls, the similarity of proposals of Fig. 6, the noise of Fig. 3 and 7."""
 
-    question: str = "prompts"  # of ``analyse.QUESTIONS``
+    question: Annotated[str, Name("pipelines.analyse:QUESTIONS")] = "prompts"
     proposals: Input = reads("propose", "propose")  # that "prompts" and "similarity" are about
     detector: Input = reads("train-mil", "train-mil")  # whose features of the proposals "similarity" compares
     retrained: Input = reads("retrain", "retrain")  # whose losses of its pseudo labels "noise" looks at
@@ -157,11 +153,6 @@ class AnalyseConfig:
     random_seeds: tuple[int, ...] = (0, 1, 2)  # of the uniform random control
     similarity_images: int = 20  # first images in hash order whose proposals are compared; 0 = all
     noise_images: int = 500  # first training images in hash order whose regions' losses are measured; 0 = all
-
-    @property
-    def measures_by_true_boxes(self) -> bool:
-        """Whether true boxes may be read."""
-        return self.question != "similarity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +164,6 @@ class ReportConfig:
     gallery_side: int = 320  # pixels, longest side of a gallery picture
     detection_score: float = 0.3  # a detection scores at least this to be drawn; higher is stricter
     failures: int = 6  # worst ones of a detector, shown per split
-
-    @property
-    def measures_by_true_boxes(self) -> bool:
-        """Whether true boxes are read."""
-        return True
 
     def __post_init__(self) -> None:
         require(0 <= self.detection_score <= 1, "detection_score", "0..1", self.detection_score)

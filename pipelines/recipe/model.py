@@ -109,7 +109,7 @@ class Recipe(BaseModel):
     def of(self, name: str) -> Recipe:
         """Return the recipe as the instance ``name`` sees it: its own options lie over the sections.
 
-        They are options of its verb's section, or whole sections by their names (``prompts: {points_per_side: 16}``).
+        They are options of its verb's section, or of sections that its verb reads, too (``prompts: {points_per_side: 16}``).
 
         Raises:
             ConfigError: there is no such instance, or an option of it is unknown or has no such value.
@@ -124,6 +124,10 @@ class Recipe(BaseModel):
             close = difflib.get_close_matches(name, whole.instances, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise ConfigError(f"{what}: no instance {name}; {hint}Say what it reads, such as --set {_example(name)}")
+        if given and verb_of(name) == "index":  # true boxes are read of the same data, by other instances
+            raise ConfigError(
+                f"{what}: instances.{name}: expected no options, got {', '.join(given)}; set them in data"
+            )
         changed = {}
         for part, (section, values) in whole._overlays(name, given or {}).items():
             field = part or _section(name)
@@ -142,7 +146,8 @@ class Recipe(BaseModel):
         if verb_of(name) == "detect" and verb_of(model := str(given.get("model", own.model))) == "retrain":
             own = self._of_retrained(model, own)
         options = {f.name for f in fields(own)}
-        parts = {part: values for part, values in given.items() if part in _PARTS and part not in options}
+        read = {part for part, verbs in _PARTS.items() if verb_of(name) in verbs or verb_of(name) in _OTHERS}
+        parts = {part: values for part, values in given.items() if part in read - options}
         rest = {option: value for option, value in given.items() if option not in parts}
         return {"": (own, rest), **{part: (getattr(self, part), values) for part, values in parts.items()}}
 
@@ -185,8 +190,12 @@ def recipe_type() -> type[Recipe]:
     return create_model("Recipe", __base__=Recipe, **more) if more else Recipe
 
 
-# Sections that several verbs read: an instance may have its own of each.
-_PARTS = ("data", "clues", "classifier", "prompts", "sam", "proposals", "selective_search", "resources")
+# Sections that are no verb's own -> the verbs whose instances read them, and so may have their own of each.
+_PARTS = {
+    "clues": ("train-classifier", "propose"),
+    **dict.fromkeys(("prompts", "sam", "proposals", "selective_search"), ("propose",)),
+    "resources": ("train-classifier", "propose", "train-mil", "detect", "retrain", "analyse"),
+}
 
 
 def verb_of(name: str) -> str:

@@ -53,6 +53,10 @@ class ReportStage(Stage[ReportOptions]):
             recipe=recipe,
         )
 
+    def measures_by_true_boxes(self, recipe: Recipe) -> bool:  # noqa: ARG002
+        """True: they are drawn."""
+        return True
+
     def run(self, job: Job[ReportOptions]) -> Facts:
         """Write the page."""
         page = page_of(shown_run(job)).encode()

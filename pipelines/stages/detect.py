@@ -176,7 +176,8 @@ def settings_of(recipe: Recipe, name: str) -> tuple[DetectConfig, bool]:
     if view is None:
         return replace(config, splits=splits), False
     scales = tuple(round(view.scale * scale) for scale in config.scales)
-    return replace(config, splits=splits, flip=False, scales=scales), view.mirror
+    settled: Any = {"view": "all", "flip": False, "scales": scales}  # what the view means, however it was asked for
+    return replace(config, splits=splits, **settled), view.mirror
 
 
 def _architecture(detector: MilConfig | RetrainConfig) -> MilArchitecture | RetrainedArchitecture:

@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipelines.engine.stage import Content, Job, Stage
 from pipelines.engine.voice import Tone, Toned
 from pipelines.products.index import NO_SPLIT, Index, IndexFacts, first_in_hash_order, in_hash_order
 from pipelines.recipe.model import Recipe
+from pipelines.registry import stage_of
+from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, with_class_names
+from pipelines.store.tables import DamagedFileError
 from weaksam.config import DataConfig
 from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import BoxCounts
@@ -52,7 +57,7 @@ class IndexStage(Stage[IndexOptions]):
 
     def options(self, recipe: Recipe, name: str) -> IndexOptions:  # noqa: ARG002
         """Look at true boxes where an instance that the recipe lists measures by them."""
-        measures = (getattr(recipe.section_of(n), "measures_by_true_boxes", False) for n in recipe.stages)
+        measures = [stage_of(other).measures_by_true_boxes(recipe.of(other)) for other in recipe.stages]
         return IndexOptions(data=recipe.data, checks_true_boxes=any(measures))
 
     def contents(self, options: IndexOptions) -> Mapping[str, Content]:
@@ -99,6 +104,14 @@ class IndexStage(Stage[IndexOptions]):
             passed_over=tuple(told),
             true_boxes=boxes,
         )
+
+
+def indexed_data(index: Instance) -> DataConfig:
+    """Return which data set an index lists; raise DamagedFileError if its plan does not say."""
+    try:
+        return TypeAdapter(DataConfig).validate_python((index.plan() or {})["parts"]["method"]["data"])
+    except (KeyError, ValidationError) as error:
+        raise DamagedFileError(index.file("_plan.json"), "it does not say which data set", index.mended_by) from error
 
 
 def _require_images(

@@ -37,7 +37,7 @@ _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score"
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFacts(PseudoLabelFacts):
-    """What ``label`` says of its table."""
+    """What ``label`` says of its table, for readers of its manifest."""
 
     boxes_per_image: float = 0.0
     without_boxes: int = 0  # images

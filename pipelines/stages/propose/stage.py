@@ -16,11 +16,11 @@ import pyarrow as pa
 from pipelines.dataflow.passes import Pools, work_off
 from pipelines.dataflow.rows import PLANNED, fetch
 from pipelines.engine import ray_session
-from pipelines.engine.stage import Content, Job, Stage
+from pipelines.engine.stage import Content, Job, Stage, sha256_of
 from pipelines.products.index import Index, in_hash_order
 from pipelines.products.proposals import ProposalFacts, ProposalTable
 from pipelines.recipe.config import ResourcesConfig
-from pipelines.recipe.keys import INDEX, NOTHING, Input
+from pipelines.recipe.keys import INDEX, NOTHING, Input, weights_of
 from pipelines.recipe.model import Recipe
 from pipelines.stages.propose.actors import ActorSpec, PromptActor, Prompting, SearchActor, SegmentActor
 from pipelines.stages.train_classifier.trained import TrainedClassifier
@@ -68,12 +68,15 @@ class ProposeStage(Stage[ProposeOptions]):
         )
 
     def contents(self, options: ProposeOptions) -> Mapping[str, Content]:
-        """Return SAM's weights, and the classifier's where they are given."""
+        """Return SAM's weights, which its name may say, the clue source's, which may be a run's, and all others."""
         if isinstance(options.method, SelectiveSearchConfig):
             return {}
         contents = {"sam": Content(options.method.sam, _sam_sha256)}
-        if options.method.clues is not None and options.method.clues.weights:
-            contents["clues"] = Content(options.method.clues.weights, _clues_sha256)
+        if options.method.clues is not None:
+            source = weights_of(options.method.clues.source, "clues.source.")
+            contents |= {name: Content(weights, sha256_of) for name, weights in source}
+            if options.method.clues.weights:
+                contents["clues"] = Content(options.method.clues.weights, _clues_sha256)
         return contents
 
     def run(self, job: Job[ProposeOptions]) -> ProposalFacts:

@@ -101,7 +101,7 @@ class TrainClassifierStage(Stage[TrainClassifierOptions]):
         write_json(job.instance.file(METRICS_FILE), metrics)
         best = f" · best mAP {result.best['score']:.3f} at step {result.best['step']:,}" if result.best else ""
         text = f"{facts.text} · training mAP {scores.mean_ap:.3f}{best}"
-        return ClassifierFacts(**{**vars(facts), "text": text}, unknown_labels=unknown, metrics=metrics)
+        return ClassifierFacts(**{**vars(facts), "text": text}, metrics=metrics)
 
 
 def choose_images(

@@ -12,7 +12,6 @@ from pipelines.training.trained import Trained, TrainingFacts
 class ClassifierFacts(TrainingFacts):
     """What ``train-classifier`` says of its training."""
 
-    unknown_labels: int = 0  # images of the split without known labels
     metrics: dict[str, Any] = field(default_factory=dict)  # what ``metrics.json`` holds
 
 

@@ -35,6 +35,8 @@ def changed(*settings):
         ("evaluate.include_difficult=false", {"prompts"}),
         ("evaluate.voc_style=chainer", set()),
         ("evaluate.voc_levels=exact", set()),
+        ("detect.score_threshold=0.2", {"noise"}),
+        ("detect.max_side=100", {"similarity", "noise"}),
         ("data.stated_size=ignore", {"prompts", "noise"}),
     ],
 )

@@ -71,7 +71,7 @@ def detector():
 def test_features_are_the_pooled_ones_of_each_set(detector):
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
     boxes = {"all": np.float32([(0, 0, 30, 30), (10, 5, 60, 40)]), "cross": np.zeros((0, 4), np.float32)}
-    found = pooled_features(detector, image, boxes, DETECT)
+    found = pooled_features(detector, image, boxes, 64, 128)
     body = detector.body
     assert {name: tuple(f.shape) for name, f in found.items()} == {
         "all": (2, body.channels * body.pool_size**2), "cross": (0, body.channels * body.pool_size**2),

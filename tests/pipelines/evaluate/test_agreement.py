@@ -130,6 +130,34 @@ def test_without_held_out_detections_there_is_an_error(tmp_path):
         run_agreement(run)
 
 
+def test_one_view_beside_the_teacher_agrees_with_no_other_view(tmp_path):
+    recipe = drawn_recipe()
+    one = {**recipe.instances["evaluate.agreement"], "views": ["detect.final-plain"]}
+    recipe = recipe.model_copy(update={"instances": {**recipe.instances, "evaluate.agreement": one}})
+    name = "evaluate.agreement"
+    job = job_for(recipe, student_run(tmp_path), name, inputs_of(evaluate_agreement.options(recipe.of(name))))
+    work(job)
+    found = Evaluation(job.instance).read()["agreement"]["val"]
+    assert (found["agreement_with_teacher"], found["agreement_of_views"]) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param("evaluate.agreement", {"views": ["detect.final-plain"] * 2}, id="one view twice"),
+        pytest.param("evaluate.agreement", {"teacher": ""}, id="no teacher"),
+        pytest.param("evaluate.label-agreement", {"teacher": "detect.mil"}, id="a teacher beside labels"),
+    ],
+)
+def test_what_is_compared_are_different_views_with_a_teacher_beside_detections(name, options):
+    recipe = drawn_recipe()
+    changed = {**recipe.instances, name: {**recipe.instances[name], **options}}
+    with pytest.raises(
+        ConfigError, match=r"evaluate\.views: expected different ones, two and no teacher beside labels"
+    ):
+        evaluate_agreement.options(recipe.model_copy(update={"instances": changed}).of(name))
+
+
 def test_a_view_is_one_scale_and_one_side():
     recipe = drawn_recipe()
     test, mirror = settings_of(recipe, "detect.final")

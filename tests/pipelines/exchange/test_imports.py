@@ -187,7 +187,7 @@ def test_images_that_cannot_be_read_are_dropped_with_their_reasons(run: str, tmp
 
 
 def test_a_name_becomes_a_folder_so_it_is_checked(run: str) -> None:
-    with pytest.raises(ConfigError, match=r"--name: .* got '\.\./x'"):
+    with pytest.raises(ConfigError, match=r"expected import\.NAME with a NAME of .* got 'import\.\.\./x'"):
         run_import(run, "f", name="../x")
 
 

@@ -206,7 +206,7 @@ def test_a_share_that_is_none_and_a_name_that_is_no_folder_are_refused(shapes):
     with pytest.raises(ConfigError, match=r"--noise: expected a share in 0\.\.1, got 1\.5"):
         run_export_true_boxes(shapes, name="x", noise=1.5)
     for name in ("", "../x"):
-        with pytest.raises(ConfigError, match="--name: expected letters"):
+        with pytest.raises(ConfigError, match=r"expected true-boxes\.NAME with a NAME of letters"):
             run_export_true_boxes(shapes, name=name)
 
 
