@@ -21,9 +21,10 @@ from pipelines.engine.voice import SILENT, Tone, Toned, Voice
 from pipelines.recipe.model import Recipe, is_from_outside
 from pipelines.registry import product_of, stage_of
 from pipelines.store.dropped import dropped_by_reason
-from pipelines.store.instances import Instance, Lock, current_instance, differences, instance_key
+from pipelines.store.files import DamagedFileError
+from pipelines.store.instances import Instance, current_instance, differences, instance_key
+from pipelines.store.lock import Lock
 from pipelines.store.schemas import SCHEMA_VERSION
-from pipelines.store.tables import DamagedFileError
 from weaksam.errors import ConfigError, RunError, WeaksamError
 
 logger = logging.getLogger(__name__)

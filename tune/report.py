@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from pipelines.page.render import Frame, render_page
-from pipelines.store.tables import write_bytes
+from pipelines.store.files import write_bytes
 from tune.search import Outcome, sweep_folder
 from tune.sections import best, failed, heat_maps, lines, ranking, trials
 from tune.sweep import Trials

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from pipelines.engine.voice import Kind, TextTable
 from pipelines.recipe.yaml_text import render
+from pipelines.store.files import write_bytes
 from pipelines.store.numbers import known, percent
-from pipelines.store.tables import write_bytes
 from pipelines.variants.objectives import OBJECTIVES
 from pipelines.variants.objectives.agreement import RANK
 from tune.search import Outcome, sweep_folder

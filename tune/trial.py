@@ -23,7 +23,7 @@ from pipelines.products.index import Index
 from pipelines.recipe.model import Recipe
 from pipelines.stages.retrain.stage import TrainedDetector
 from pipelines.store.explain import explain
-from pipelines.store.tables import DamagedFileError, read_object, write_bytes, write_json
+from pipelines.store.files import DamagedFileError, read_object, write_bytes, write_json
 from pipelines.variants.measure import Measured, measure_run
 from pipelines.variants.objectives import OBJECTIVES
 from pipelines.variants.objectives.base import EarlyDetections, Part

@@ -30,8 +30,9 @@ from pipelines.recipe.keys import INDEX, NOTHING, Input
 from pipelines.recipe.model import Recipe
 from pipelines.stages.detect import MilArchitecture, mil_architecture
 from pipelines.stages.train_mil.stage import TrainedMil
+from pipelines.store.files import write_bytes
 from pipelines.store.numbers import known
-from pipelines.store.tables import Table, write_bytes
+from pipelines.store.tables import Table
 from weaksam.config import MilConfig
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.metrics.seeds import mean_and_spread

@@ -18,7 +18,7 @@ from pipelines.recipe.yaml_text import render
 from pipelines.registry import STAGES, active, product_of
 from pipelines.runner import Run
 from pipelines.stages.propose.preview import estimate
-from pipelines.store.tables import write_bytes
+from pipelines.store.files import write_bytes
 from weaksam.errors import ConfigError
 from weaksam.io.files import join
 

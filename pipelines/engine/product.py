@@ -10,8 +10,9 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.recipe.keys import to_plain
+from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance, Proof
-from pipelines.store.tables import DamagedFileError, Table
+from pipelines.store.tables import Table
 
 
 @dataclass(frozen=True, kw_only=True)

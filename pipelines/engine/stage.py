@@ -15,7 +15,8 @@ from pipelines.engine.product import Facts, Product
 from pipelines.engine.voice import SILENT, Voice
 from pipelines.recipe.keys import inputs_of, method_of, weights_of
 from pipelines.recipe.model import Recipe
-from pipelines.store.instances import Instance, Lock
+from pipelines.store.instances import Instance
+from pipelines.store.lock import Lock
 from weaksam.config.weights import Weights
 from weaksam.errors import ConfigError, RunError
 

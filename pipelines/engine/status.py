@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from pipelines.recipe.model import load_recipe
 from pipelines.store.dropped import DroppedReason, dropped_by_reason
-from pipelines.store.instances import Instance, current_instances, lock_holder
+from pipelines.store.files import DamagedFileError, read_object
+from pipelines.store.instances import Instance, current_instances
+from pipelines.store.lock import lock_holder
 from pipelines.store.schemas import IMAGES
-from pipelines.store.tables import DamagedFileError, Table, read_object
+from pipelines.store.tables import Table
 from weaksam.errors import RunError, WeaksamError
 from weaksam.io.files import join, open_fs
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from pipelines.store.explain import naming
-from pipelines.store.tables import read_json, write_json
+from pipelines.store.files import read_json, write_json
 from weaksam.errors import DataError
 from weaksam.io.files import is_remote, join, list_files, open_fs
 

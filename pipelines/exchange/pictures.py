@@ -21,9 +21,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pipelines.products.index import Index
+from pipelines.store.files import write_bytes
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES
-from pipelines.store.tables import write_bytes
 from weaksam.errors import DataError, ImageError
 from weaksam.io.files import absolute, is_drawn, is_remote, join, read_bytes
 

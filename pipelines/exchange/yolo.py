@@ -22,7 +22,7 @@ from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem
 from pipelines.exchange.files import begin_folder
 from pipelines.exchange.pictures import place_pictures, plan_pictures
-from pipelines.store.tables import write_bytes
+from pipelines.store.files import write_bytes
 from weaksam.errors import DataError
 from weaksam.io.files import absolute, is_remote, join
 

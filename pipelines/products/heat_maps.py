@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.store.files import write_bytes
 from pipelines.store.instances import Instance
-from pipelines.store.tables import write_bytes
 from weaksam.io.files import open_fs
 
 _LONGEST_SIDE = 320  # pixels

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipelines.engine.product import Facts, Product
 from pipelines.products.rows import RowFacts
+from pipelines.store.files import read_object, write_json
 from pipelines.store.schemas import PROPOSALS
-from pipelines.store.tables import read_object, write_json
 
 _METRICS_FILE = "metrics.json"
 _ANALYSIS_FILE = "analysis.json"

@@ -21,7 +21,7 @@ from pipelines.recipe.keys import Input
 from pipelines.recipe.model import Recipe
 from pipelines.report import SECTIONS
 from pipelines.report.options import ReportOptions
-from pipelines.store.tables import write_bytes
+from pipelines.store.files import write_bytes
 from pipelines.training.trained import Trained
 from weaksam.io.files import join
 from weaksam.structures import IMAGE_LABELS

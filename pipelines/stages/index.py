@@ -22,9 +22,9 @@ from pipelines.engine.voice import Tone, Toned
 from pipelines.products.index import NO_SPLIT, Index, IndexFacts, first_in_hash_order, in_hash_order
 from pipelines.recipe.model import Recipe
 from pipelines.registry import stage_of
+from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, with_class_names
-from pipelines.store.tables import DamagedFileError
 from weaksam.config import DataConfig
 from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import BoxCounts

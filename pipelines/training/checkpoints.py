@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tensorboardX import SummaryWriter
 
-from pipelines.store.tables import set_aside, write_bytes
+from pipelines.store.files import set_aside, write_bytes
 from pipelines.training.task import Progress, TrainingPlan
 from weaksam.errors import CheckpointError, RunError
 from weaksam.io.files import join, open_fs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.engine.product import Facts, Product
 from pipelines.products.rows import Throughput
-from pipelines.store.tables import write_bytes
+from pipelines.store.files import write_bytes
 from weaksam.io.files import join
 from weaksam.structures import IMAGE_LABELS
 

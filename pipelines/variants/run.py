@@ -16,7 +16,7 @@ from pipelines.engine.status import TABLES
 from pipelines.engine.voice import SILENT, Kind, TextTable, Voice
 from pipelines.recipe.yaml_text import render
 from pipelines.runner import Run
-from pipelines.store.tables import write_bytes, write_json
+from pipelines.store.files import write_bytes, write_json
 from pipelines.variants.cells import Cells
 from pipelines.variants.document import remarks, to_document, to_markdown, to_text
 from pipelines.variants.measure import Results, Variant, measure

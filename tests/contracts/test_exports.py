@@ -20,7 +20,7 @@ from pipelines.exchange.pictures import PictureMode
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.store.tables import write_bytes
+from pipelines.store.files import write_bytes
 from tests.pipelines.exchange.test_export_detections import write_detections
 from tests.support.handmade import write_proposals
 from weaksam.errors import ConfigError, DataError

@@ -15,9 +15,10 @@ from pipelines.engine.stage import Job, Options, Stage
 from pipelines.products.index import Index
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Resolved, Run, TooManyDroppedError, dropped_allowed
-from pipelines.store.instances import Instance, Lock, current_instance, prove
+from pipelines.store.files import write_bytes, write_json
+from pipelines.store.instances import Instance, current_instance, prove
+from pipelines.store.lock import Lock
 from pipelines.store.schemas import IMAGES
-from pipelines.store.tables import write_bytes, write_json
 from tests.support.drawn_run import with_instances
 from tests.support.patience import PATIENCE_S
 from tests.support.voice import Recorder

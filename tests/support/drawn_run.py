@@ -12,7 +12,8 @@ from pipelines.products.heat_maps import write_heat_map
 from pipelines.recipe.config import ReportConfig
 from pipelines.recipe.model import Recipe
 from pipelines.registry import product_of, stage_of
-from pipelines.store.instances import Instance, Lock
+from pipelines.store.instances import Instance
+from pipelines.store.lock import Lock
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
 from weaksam.config import CluesConfig, DataConfig, PromptsConfig, ShapesConfig
 from weaksam.datasets.shapes import Shapes

@@ -8,9 +8,9 @@ from pipelines.analyse.noise import of_loss
 from pipelines.analyse.similarity import grey_png
 from pipelines.page.shown_run import ShownRun
 from pipelines.report import stage as report
+from pipelines.store.files import write_bytes, write_json
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, PSEUDO_LABELS, detections_to_row, pseudo_labels_to_row, with_class_names
-from pipelines.store.tables import write_bytes, write_json
 from pipelines.training.checkpoints import write_scalars
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.measured import (

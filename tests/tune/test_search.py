@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.engine.stage import Options
 from pipelines.runner import Run
-from pipelines.store.instances import Lock
+from pipelines.store.lock import Lock
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.upstream import SWEEP, finish_upstream, write_files

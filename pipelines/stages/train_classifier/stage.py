@@ -18,8 +18,8 @@ from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
 from pipelines.stages.train_classifier.trained import ClassifierFacts, TrainedClassifier
+from pipelines.store.files import write_json
 from pipelines.store.numbers import known
-from pipelines.store.tables import write_json
 from pipelines.training.fit import fit
 from pipelines.training.images import LabelledImage, labelled_images
 from weaksam.config import ClassifierConfig, ClueNetworkConfig, ClueSourceConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.exchange.content import SplitProposals
 from pipelines.exchange.export import Export, Target
-from pipelines.store.tables import write_bytes
+from pipelines.store.files import write_bytes
 
 
 def write_lines(content: SplitProposals, target: Target) -> str:

@@ -14,7 +14,7 @@ import weaksam
 from pipelines.cli import app as cli
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.store.instances import Lock
+from pipelines.store.lock import Lock
 from tests.support.patience import PATIENCE_S
 
 ROOT = Path(weaksam.__file__).parents[1]

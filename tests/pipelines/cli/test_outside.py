@@ -21,7 +21,7 @@ from pipelines.dataflow.lost_rows import errors_of_tasks, raise_unless_processes
 from pipelines.dataflow.rows import guarded
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.store import tables as store
+from pipelines.store import files as store
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS
 from pipelines.store.tables import Table

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.engine.status import instances_in_order, leftovers, remove, run_dropped, run_status
-from pipelines.store.instances import Instance, Lock
+from pipelines.store.files import write_bytes, write_json
+from pipelines.store.instances import Instance
+from pipelines.store.lock import Lock
 from pipelines.store.schemas import DROPPED, IMAGES
-from pipelines.store.tables import Table, write_bytes, write_json
+from pipelines.store.tables import Table
 from weaksam.errors import RunError
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from pipelines.evaluate.sections.detections import SECTION, tiles, view
 from pipelines.page.render import render_section
+from pipelines.store.files import write_json
 from pipelines.store.instances import Instance
-from pipelines.store.tables import write_json
 from tests.support.measured import metrics, row_of_class, row_of_metrics
 from tests.support.page import Page, shown_run, text_of
 

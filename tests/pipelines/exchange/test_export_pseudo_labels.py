@@ -16,9 +16,9 @@ from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.exchange.voc import voc_xml
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
+from pipelines.store.files import write_bytes
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
-from pipelines.store.tables import write_bytes
 from tests.support.trees import build_coco_tree, build_voc_tree
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.voc import VocDataset

@@ -13,7 +13,8 @@ from PIL import Image
 from pipelines import runner
 from pipelines.exchange.export import run_export
 from pipelines.exchange.imports import read_boxes, run_import, to_proposals
-from pipelines.store.instances import Instance, Lock, current_instance
+from pipelines.store.instances import Instance, current_instance
+from pipelines.store.lock import Lock
 from pipelines.store.schemas import PROPOSALS, proposals_from_row
 from tests.support.handmade import write_index, write_proposals
 from weaksam.errors import ConfigError, DataError, RunError

@@ -14,7 +14,8 @@ from pipelines.engine.stage import Options
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.store.instances import Lock, current_instance
+from pipelines.store.instances import current_instance
+from pipelines.store.lock import Lock
 from pipelines.store.schemas import PSEUDO_LABELS
 from tests.support.trees import (
     FIRST_CATEGORY_ID,

@@ -13,7 +13,7 @@ from pipelines.recipe.keys import to_plain
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.recipe.yaml_text import render
 from pipelines.registry import active
-from pipelines.store.tables import write_bytes
+from pipelines.store.files import write_bytes
 from weaksam.config import DinoConfig, FasterRcnnConfig, RoiDropConfig, Weights
 from weaksam.errors import ConfigError, DataError
 

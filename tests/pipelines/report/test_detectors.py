@@ -7,7 +7,7 @@ import pytest
 from pipelines.evaluate.sections import failures
 from pipelines.recipe.config import ReportConfig
 from pipelines.report import stage as report
-from pipelines.store.tables import write_json
+from pipelines.store.files import write_json
 from pipelines.training.checkpoints import write_scalars
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.full_run import write_detector

@@ -7,9 +7,9 @@ import pytest
 
 from pipelines.analyse.similarity import grey_png
 from pipelines.report.sections import gallery
+from pipelines.store.files import write_bytes, write_json
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS, with_class_names
-from pipelines.store.tables import write_bytes, write_json
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.measured import PROMPTS
 from tests.support.page import NASTY, Page

@@ -12,9 +12,10 @@ import pytest
 from pipelines.engine.status import leftovers, run_status
 from pipelines.exchange.imports import run_import
 from pipelines.recipe.model import Recipe, load_recipe
+from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance, current_instance, finished_instance
 from pipelines.store.schemas import DROPPED, IMAGES, PROPOSALS
-from pipelines.store.tables import DamagedFileError, Table
+from pipelines.store.tables import Table
 from tests.pipelines.test_runner import bring
 from tests.support.drawn_run import with_instances
 from weaksam.errors import RunError

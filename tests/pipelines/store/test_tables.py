@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import builtins
 import errno
 import io
-import os
-import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,16 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.store import tables
+from pipelines.store.files import DamagedFileError, write_bytes, write_json
 from pipelines.store.schemas import DROPPED, IMAGES, with_class_names
-from pipelines.store.tables import (
-    DamagedFileError,
-    Table,
-    create_exclusively,
-    read_json,
-    read_object,
-    write_bytes,
-    write_json,
-)
+from pipelines.store.tables import Table
 from tests.support.s3_server import s3_server
 from weaksam.errors import DataError
 from weaksam.io.files import join, open_fs
@@ -286,56 +276,6 @@ def test_a_part_that_was_found_sound_is_read_again_once_it_changes(tmp_path: Pat
     assert list(table.damaged()) == ["part-0.parquet"]
 
 
-def test_an_error_about_damage_survives_the_way_through_a_cluster() -> None:
-    error = pickle.loads(pickle.dumps(DamagedFileError("/r/part-0.parquet", "cut", "`weaksam index /r`")))
-    expected = "/r/part-0.parquet: damaged: cut. To set it aside and make it again, run `weaksam index /r` again"
-    assert (str(error), error.path) == (expected, "/r/part-0.parquet")
-
-
-# --- a disk that is full
-
-
-class FullDisk:
-    """Lets files be opened, and fails when they are written to, as a full disk does."""
-
-    def __init__(self, *args: object) -> None:
-        self._file = builtins.open(*args)  # type: ignore[call-overload]  # noqa: SIM115
-
-    def __enter__(self) -> FullDisk:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data[:3])
-        self._file.flush()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_write_that_fails_names_the_file_and_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uri = str(tmp_path / "file.json")
-    write_bytes(uri, b"before")
-    monkeypatch.setattr(tables, "open", FullDisk, raising=False)
-    with pytest.raises(OSError, match="No space left on device") as failed:
-        write_bytes(uri, b"after")
-    assert (failed.value.errno, failed.value.filename) == (errno.ENOSPC, uri)
-    assert names_in(str(tmp_path)) == ["file.json"]
-    assert (tmp_path / "file.json").read_bytes() == b"before"
-
-
-def test_a_lock_that_finds_no_room_is_not_left_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uri = str(tmp_path / "_lock")
-    with monkeypatch.context() as full:
-        full.setattr(type(open_fs(uri)[0]), "open", lambda _fs, path, mode: FullDisk(path, mode))
-        with pytest.raises(OSError, match="No space left on device"):
-            create_exclusively(uri, b"owner")
-    assert names_in(str(tmp_path)) == []
-    assert create_exclusively(uri, b"owner")
-
-
 def test_room_is_asked_for_without_a_trace(folder: str) -> None:
     table = Table(folder, IMAGES)
     table.write_rows([image("a")], "part-0")
@@ -350,50 +290,6 @@ def test_the_folder_is_one_table_for_plain_readers(tmp_path: Path) -> None:
     Table(str(tmp_path / "_dropped"), DROPPED).write_rows([], "part-0")
     write_json(str(tmp_path / "_plan.json"), {})
     assert pq.read_table(tmp_path)["image_id"].to_pylist() == ["a", "b"]
-
-
-def test_json_comes_back_and_a_missing_file_is_none(folder: str) -> None:
-    uri = join(folder, "_plan.json")
-    assert read_json(uri) is None
-    value = {"näme": ["x", 1, 2.5, None, True], "empty": {}}
-    write_json(uri, value)
-    assert read_json(uri) == value
-    write_json(uri, [])
-    assert read_json(uri) == []
-    assert names_in(folder) == ["_plan.json"]
-
-
-BROKEN = {"empty": b"", "cut": b'{"cut', "not text": b"\xff\xfe", "deep": b"[" * 100_000, "digits": b"1" * 10_000}
-
-
-@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
-def test_broken_json_is_refused_by_name(folder: str, content: bytes) -> None:
-    write_bytes(join(folder, "_plan.json"), content)
-    with pytest.raises(DamagedFileError, match=r"_plan\.json: damaged: expected JSON, got .* run `it` again"):
-        read_json(join(folder, "_plan.json"), "`it`")
-
-
-@pytest.mark.parametrize("content", [b"[]", b'"text"', b"7", b"true"])
-def test_json_of_another_kind_is_no_object(folder: str, content: bytes) -> None:
-    write_bytes(join(folder, "_plan.json"), content)
-    with pytest.raises(DamagedFileError, match=r"expected a JSON object, got a (list|str|int|bool)"):
-        read_object(join(folder, "_plan.json"))
-
-
-def test_a_folder_in_the_place_of_json_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "_plan.json").mkdir()
-    with pytest.raises(DamagedFileError, match="expected a file, found a folder"):
-        read_object(str(tmp_path / "_plan.json"))
-
-
-def test_a_file_is_created_exclusively_once(folder: str) -> None:
-    uri = join(folder, "_lock")
-    assert create_exclusively(uri, b"first")
-    assert not create_exclusively(uri, b"second")
-    fs, path = open_fs(uri)
-    assert fs.cat_file(path) == b"first"
-    fs.rm_file(path)
-    assert create_exclusively(uri, b"third")
 
 
 def test_a_file_is_read_by_the_thread_that_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

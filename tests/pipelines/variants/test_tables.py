@@ -11,8 +11,8 @@ from pipelines.engine.stage import Options
 from pipelines.engine.voice import plain
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
+from pipelines.store.files import write_json
 from pipelines.store.instances import Instance, current_instance
-from pipelines.store.tables import write_json
 from pipelines.variants.cells import Asked, Cells
 from pipelines.variants.document import data_set, remarks, to_document, to_lines, to_markdown, to_text
 from pipelines.variants.measure import Failed, Measured, Results

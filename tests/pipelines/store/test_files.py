@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import errno
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.store import files
+from pipelines.store.files import DamagedFileError, read_json, read_object, write_bytes, write_json
+from tests.support.full_disk import FullDisk
+from tests.support.s3_server import s3_server
+from weaksam.io.files import join, open_fs
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server("store") as uri:
+        yield uri
+
+
+@pytest.fixture(params=["disk", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder that does not exist yet, on disk and in a bucket."""
+    root = str(tmp_path) if request.param == "disk" else join(request.getfixturevalue("bucket"), tmp_path.name)
+    return join(root, "table [1] #%")
+
+
+def names_in(folder: str) -> list[str]:
+    fs, root = open_fs(folder)
+    fs.invalidate_cache()
+    return sorted(path.rpartition("/")[2] for path in fs.ls(root, detail=False))
+
+
+def test_a_write_that_fails_names_the_file_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "file.json")
+    write_bytes(uri, b"before")
+    monkeypatch.setattr(files, "open", FullDisk, raising=False)
+    with pytest.raises(OSError, match="No space left on device") as failed:
+        write_bytes(uri, b"after")
+    assert (failed.value.errno, failed.value.filename) == (errno.ENOSPC, uri)
+    assert names_in(str(tmp_path)) == ["file.json"]
+    assert (tmp_path / "file.json").read_bytes() == b"before"
+
+
+def test_json_comes_back_and_a_missing_file_is_none(folder: str) -> None:
+    uri = join(folder, "_plan.json")
+    assert read_json(uri) is None
+    value = {"näme": ["x", 1, 2.5, None, True], "empty": {}}
+    write_json(uri, value)
+    assert read_json(uri) == value
+    write_json(uri, [])
+    assert read_json(uri) == []
+    assert names_in(folder) == ["_plan.json"]
+
+
+BROKEN = {"empty": b"", "cut": b'{"cut', "not text": b"\xff\xfe", "deep": b"[" * 100_000, "digits": b"1" * 10_000}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
+def test_broken_json_is_refused_by_name(folder: str, content: bytes) -> None:
+    write_bytes(join(folder, "_plan.json"), content)
+    with pytest.raises(DamagedFileError, match=r"_plan\.json: damaged: expected JSON, got .* run `it` again"):
+        read_json(join(folder, "_plan.json"), "`it`")
+
+
+@pytest.mark.parametrize("content", [b"[]", b'"text"', b"7", b"true"])
+def test_json_of_another_kind_is_no_object(folder: str, content: bytes) -> None:
+    write_bytes(join(folder, "_plan.json"), content)
+    with pytest.raises(DamagedFileError, match=r"expected a JSON object, got a (list|str|int|bool)"):
+        read_object(join(folder, "_plan.json"))
+
+
+def test_a_folder_in_the_place_of_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "_plan.json").mkdir()
+    with pytest.raises(DamagedFileError, match="expected a file, found a folder"):
+        read_object(str(tmp_path / "_plan.json"))
+
+
+def test_an_error_about_damage_survives_the_way_through_a_cluster() -> None:
+    error = pickle.loads(pickle.dumps(DamagedFileError("/r/part-0.parquet", "cut", "`weaksam index /r`")))
+    expected = "/r/part-0.parquet: damaged: cut. To set it aside and make it again, run `weaksam index /r` again"
+    assert (str(error), error.path) == (expected, "/r/part-0.parquet")
