@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
+from pipelines.engine import interrupts
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Content, Job, OnScalars, Options, Stage, WhenStopped
 from pipelines.engine.voice import SILENT, Tone, Toned, Voice
@@ -206,7 +207,10 @@ def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
         voice.say(Toned(instance.name, Tone.NAME), f" {instance.key} is finished: {manifest.get('text', '')}")
         instance.make_current()
         return manifest
-    with Lock(instance.folder, f"weaksam {instance.name}", work.asked.wait_s) as lock:
+    with (
+        interrupts.revocable() as revoke,
+        Lock(instance.folder, f"weaksam {instance.name}", work.asked.wait_s, revoke) as lock,
+    ):
         manifest = _finished(resolved, reads, work.asked)
         if manifest is not None:
             return manifest  # somebody finished it while this process waited for the lock

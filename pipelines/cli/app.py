@@ -18,7 +18,6 @@ from pipelines.engine import interrupts, ray_session
 from pipelines.store.explain import explain
 from weaksam.errors import ConfigError, StorageError
 
-_INTERRUPTED = "interrupted; the same command goes on where this one stopped"
 _told: list[str] = []  # what this process ends with
 
 
@@ -30,15 +29,15 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            raise _Interrupted(interrupts.exit_code(error)) from error
+            raise _Interrupted(error) from error
 
 
 class _Interrupted(Exception):  # noqa: N818
     """A verb was interrupted, and has unwound."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
+    def __init__(self, by: KeyboardInterrupt) -> None:
+        super().__init__(by)
+        self.by = by
 
 
 app = typer.Typer(
@@ -66,9 +65,9 @@ def main() -> None:
                 entry_point.load()(app)
             app(prog_name="weaksam")
         except _Interrupted as error:
-            _end_now(error.code)
+            _end_now(error.by)
         except KeyboardInterrupt as error:  # while verbs are being imported
-            _end_now(interrupts.exit_code(error))
+            _end_now(error)
         except Exception as error:
             told = explain(error)
             if told is None:
@@ -95,14 +94,14 @@ def _extensions() -> list[EntryPoint]:
     return list(entry_points(group="weaksam.commands"))
 
 
-def _end_now(code: int) -> NoReturn:
-    """End this process, which was asked to stop, with all that it started; its locks are released or known to be nobody's."""
+def _end_now(by: KeyboardInterrupt) -> NoReturn:
+    """End this process, which was interrupted, with all that it started; its locks are released or known to be nobody's."""
     if not _told:
-        _told.append(_INTERRUPTED)
-        terminal.say(f"error: {_INTERRUPTED}")
+        _told.append(str(by) or interrupts.INTERRUPTED)
+        terminal.say(f"error: {_told[0]}")
     terminal.close_streams()
     ray_session.kill_processes()
-    os._exit(code)
+    os._exit(interrupts.exit_code(by))
 
 
 def _fail(message: str, code: int) -> NoReturn:

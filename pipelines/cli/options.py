@@ -16,6 +16,7 @@ import typer
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, shipped_recipes
 from pipelines.store.explain import in_the_way
+from pipelines.store.lock import WAIT_S
 from weaksam.errors import ConfigError
 from weaksam.io.files import absolute, join, open_fs
 
@@ -50,7 +51,13 @@ AddressOption = Annotated[
     str, typer.Option("--address", help="Ray cluster to run on; default RAY_ADDRESS, else this machine.")
 ]
 WaitOption = Annotated[
-    float, typer.Option("--wait", metavar="SECONDS", help="Wait this long for a run that another process holds.")
+    float,
+    typer.Option(
+        "--wait",
+        min=0,
+        metavar="SECONDS",
+        help="Wait this long for a run that another process holds; the default outlasts the lock of a machine that was lost.",
+    ),
 ]
 PrintRecipeOption = Annotated[
     bool, typer.Option("--print-recipe", help="Print the merged recipe with its sources, and stop.")
@@ -84,7 +91,7 @@ class RecipeRequest(Request):
 
     recipe: RecipeArgument
     limit: LimitOption = 0
-    wait: WaitOption = 0.0
+    wait: WaitOption = WAIT_S
 
     @property
     def options(self) -> Options:

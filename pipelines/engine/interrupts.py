@@ -1,12 +1,14 @@
-"""What Ctrl-C, SIGTERM and SIGHUP (the terminal is gone) do: the first ends the work in order, with locks released and Ray
-left; a second one hurries.
+"""What ends work before its end: Ctrl-C, SIGTERM and SIGHUP (the terminal is gone), and a lock that was lost.
 
-first     KeyboardInterrupt in the main thread; everything unwinds, and signals that come meanwhile do not disturb it
+first     KeyboardInterrupt in the main thread; everything unwinds, with locks released and Ray left, and signals that come
+          meanwhile do not disturb it
 second    the same, but whoever is not done after some seconds is ended: exit code and line are the same
+lost      ``Revoked``, a KeyboardInterrupt, in the thread that works under the lock; as hurried as a second signal
 """
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,51 +16,109 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+INTERRUPTED = "interrupted; the same command goes on where this one stopped"
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HURRY_S = 5.0  # from the second signal to the end of a process that does not end by itself
 _GRACE_S = 20.0  # from SIGTERM, which is often followed by SIGKILL after half a minute, to the same
+_WAKE = signal.SIGURG  # wakes a main thread that waits; nobody else sends it, and it is ignored where nobody handles it
+_POLL_S = 0.5  # a thread that is not the main one is interrupted between two of these waits
 
 
 class Stopped(KeyboardInterrupt):
     """A signal asked this process to stop."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signum)
+        super().__init__(INTERRUPTED)
         self.signum = signum
 
 
+class Revoked(KeyboardInterrupt):
+    """This process may not go on, because another one may be doing the same work; its text says why."""
+
+
 def exit_code(error: KeyboardInterrupt) -> int:
-    """Return the exit code of an interrupted command, as shells count: 128 and the signal's number."""
+    """Return the exit code of an interrupted command: 1, or as shells count, 128 and the signal's number."""
+    if isinstance(error, Revoked):
+        return 1
     return 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
 
 
-def install(forced_end: Callable[[int], None]) -> None:
+_forced_end: Callable[[KeyboardInterrupt], None] = lambda _error: None  # noqa: E731  # of the command that is running
+
+
+def install(forced_end: Callable[[KeyboardInterrupt], None]) -> None:
     """Handle signals from now on as this module says; only for the main thread of a command's process.
 
-    ``forced_end`` is called with the exit code, in a thread, once a hurried process has not ended by itself.
+    ``forced_end`` is called with the interrupt, in a thread, once a hurried process has not ended by itself.
     """
-
-    def end_after(seconds: float, signum: int) -> None:
-        timer = threading.Timer(seconds, forced_end, (128 + signum,))
-        timer.daemon = True
-        timer.start()
+    global _forced_end
+    _forced_end = forced_end
 
     def again(signum: int, _frame: FrameType | None) -> None:
         hold()
-        end_after(_HURRY_S, signum)
+        _end_after(_HURRY_S, Stopped(signum))
 
     def first(signum: int, _frame: FrameType | None) -> None:
         _set(again)
         if signum != signal.SIGINT:
-            end_after(_GRACE_S, signum)
+            _end_after(_GRACE_S, Stopped(signum))
         raise Stopped(signum)
 
     _set(first)
 
 
+@contextmanager
+def revocable() -> Iterator[Callable[[str], None]]:
+    """Give a function with which another thread ends the body, wherever it is: it raises ``Revoked`` with the words given.
+
+    In a main thread whatever waits is woken; any other thread ends once it runs Python again.
+    """
+    worker, said, hearing = threading.current_thread(), list[str](), threading.Lock()
+    in_main = worker is threading.main_thread()
+    working = True
+    end = threading.Timer(_HURRY_S, lambda: _forced_end(Revoked(*said)))
+    end.daemon = True
+
+    def revoke(reason: str) -> None:
+        with hearing:
+            if said or not working:
+                return
+            said.append(reason)
+            end.start()
+            if in_main:
+                signal.pthread_kill(worker.ident or 0, _WAKE)
+            else:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident or 0), ctypes.py_object(Revoked))
+
+    def woken(_signum: int, _frame: FrameType | None) -> None:
+        if working:
+            raise Revoked(*said)
+
+    before = signal.signal(_WAKE, woken) if in_main else None
+    try:
+        yield revoke
+    except KeyboardInterrupt as error:
+        if said:
+            raise Revoked(*said) from error
+        raise
+    finally:
+        working = False  # whoever is woken from here on has ended already
+        with hearing:
+            end.cancel()
+        if in_main:
+            signal.signal(_WAKE, before)
+
+
 def hold() -> None:
     """Let no signal disturb the end of this process."""
     _set(signal.SIG_IGN)
+
+
+def _end_after(seconds: float, why: KeyboardInterrupt) -> None:
+    timer = threading.Timer(seconds, _forced_end, (why,))
+    timer.daemon = True
+    timer.start()
 
 
 def _set(handler: Any) -> None:
@@ -93,7 +153,8 @@ def in_a_thread(work: Callable[[], Any]) -> Any:
 
     thread = threading.Thread(target=run, name="work", daemon=True)
     thread.start()
-    thread.join()
+    while thread.is_alive():
+        thread.join(_POLL_S)
     if "error" in outcome:
         raise outcome["error"]
     return outcome["result"]

@@ -16,7 +16,7 @@ from pipelines.engine.voice import SILENT, Voice
 from pipelines.recipe.keys import inputs_of, method_of, weights_of
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance
-from pipelines.store.lock import Lock
+from pipelines.store.lock import WAIT_S, Lock
 from weaksam.config.weights import Weights
 from weaksam.errors import ConfigError, RunError
 
@@ -36,7 +36,7 @@ class Options:
     retry_dropped: bool = False
     max_dropped: str = "1%"  # a share of the images or a count
     address: str = ""  # of a Ray cluster; empty = RAY_ADDRESS, else this machine
-    wait_s: float = 0.0  # how long to wait for a lock that another process holds
+    wait_s: float = WAIT_S  # how long to wait for a lock that another process holds
 
 
 # Called in the driver for each row of a training's scalars: a sweep may give up on a hopeless training.

@@ -161,7 +161,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path: Path) -> Non
 def test_an_instance_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
     folder = Run(grid(), str(tmp_path)).instance("index").folder
     with Lock(folder, "weaksam index"), pytest.raises(RunError, match="is held by weaksam index"):
-        bring(grid(), tmp_path, "index")
+        bring(grid(), tmp_path, "index", wait_s=0.0)
     assert current_instance(str(tmp_path), "index") is None
     bring(grid(), tmp_path, "index")
 

@@ -27,13 +27,16 @@ class Driver(subprocess.Popen[bytes]):
     It prints into the file ``log``: Ray's helpers inherit a pipe and may hold it open for a while after the driver's end.
     """
 
-    def __init__(self, log: Path, verb: str, recipe: str, run: Path, settings: Sequence[str]) -> None:
+    def __init__(
+        self, log: Path, verb: str, recipe: str, run: Path | str, settings: Sequence[str], before: str = ""
+    ) -> None:
+        """Start it; ``before`` is Python that runs first."""
         arguments = [argument for setting in settings for argument in ("--set", setting)]
         command = [verb, recipe, "--data", "shapes:", "--out", str(run), *arguments]
         self.log = log
         with log.open("w") as file:
             super().__init__(
-                [sys.executable, "-c", MAIN, *command],
+                [sys.executable, "-c", before + MAIN, *command],
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )

@@ -194,13 +194,13 @@ def test_a_run_that_another_process_holds_is_named(tmp_path: Path) -> None:
     folder = Run(load_recipe("grid", SETTINGS, "shapes:")[0], str(tmp_path)).instance("index").folder
     with Lock(folder, "weaksam index"):
         code, _, err, _ = weaksam_command(
-            "index", "grid", "--data", "shapes:", "--out", str(tmp_path), *SET, cwd=tmp_path
+            "index", "grid", "--wait", "0", "--data", "shapes:", "--out", str(tmp_path), *SET, cwd=tmp_path
         )
     assert code == 1
     assert f"is held by weaksam index (host {os.uname().nodename}, pid {os.getpid()}" in err
 
 
-@pytest.mark.parametrize("verb", [["index", "grid", "--wait", "60"], ["tune", "sweep.yaml"]])
+@pytest.mark.parametrize("verb", [["index", "grid"], ["tune", "sweep.yaml"]])
 def test_an_interrupt_ends_in_a_line_and_exit_code_130(tmp_path: Path, verb: list[str]) -> None:
     folder = Run(load_recipe("grid", SETTINGS, "shapes:")[0], str(tmp_path)).instance("index").folder
     sweep = tmp_path / "sweep.yaml"

@@ -13,7 +13,7 @@ import pytest
 
 import weaksam
 from pipelines.engine import interrupts
-from pipelines.engine.interrupts import Stopped, exit_code, in_a_thread, install, kept
+from pipelines.engine.interrupts import Revoked, Stopped, exit_code, in_a_thread, install, kept, revocable
 from tests.support.patience import wait_until
 
 ROOT = Path(weaksam.__file__).parents[1]
@@ -57,7 +57,7 @@ def test_the_first_signal_unwinds_and_the_second_does_not_disturb_it(
 def test_whoever_does_not_end_by_itself_is_ended_once_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_HURRY_S", 0.05)
     ended, codes = threading.Event(), list[int]()
-    install(lambda code: (codes.append(code), ended.set()))  # type: ignore[func-returns-value]
+    install(lambda by: (codes.append(exit_code(by)), ended.set()))  # type: ignore[func-returns-value]
     with pytest.raises(Stopped):
         ask(signal.SIGINT)
     assert not ended.wait(0.2)  # one Ctrl-C is patient
@@ -107,6 +107,59 @@ def test_an_interrupt_ends_the_wait_for_a_thread() -> None:
     with pytest.raises(Stopped):
         in_a_thread(work)
     going.set()
+
+
+@pytest.mark.parametrize("in_main", [True, False])
+def test_what_is_revoked_ends_wherever_it_waits(in_main: bool) -> None:
+    unwound, heard = [], []
+    going = threading.Event()
+
+    def work() -> None:
+        try:
+            with revocable() as revoke:
+                threading.Timer(0.1, revoke, ("the lock is gone",)).start()
+                try:
+                    in_a_thread(lambda: going.wait(60))
+                finally:
+                    unwound.append("whole")
+        except Revoked as error:
+            heard.append(str(error))
+
+    if in_main:
+        work()
+    else:
+        in_a_thread(work)
+    going.set()
+    assert (unwound, heard) == (["whole"], ["the lock is gone"])
+    assert exit_code(Revoked("the lock is gone")) == 1
+
+
+def test_a_revocation_that_comes_too_late_ends_nothing() -> None:
+    before = signal.getsignal(signal.SIGURG)
+    with revocable() as revoke:
+        pass
+    revoke("too late")
+    time.sleep(0.05)
+    assert signal.getsignal(signal.SIGURG) == before
+
+
+def test_another_interrupt_of_what_could_be_revoked_stays_what_it_is() -> None:
+    install(lambda _: None)
+    with pytest.raises(Stopped), revocable():
+        ask(signal.SIGTERM)
+
+
+def test_what_is_revoked_and_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_HURRY_S", 0.05)
+    ended, said = threading.Event(), list[str]()
+    install(lambda by: (said.append(str(by)), ended.set()))  # type: ignore[func-returns-value]
+    with pytest.raises(Revoked), revocable() as revoke:  # noqa: PT012
+        try:
+            revoke("the lock is gone")
+            time.sleep(10)
+        finally:
+            assert ended.wait(20)
+    assert said == ["the lock is gone"]
 
 
 def test_a_command_that_does_not_end_says_its_line_once_and_leaves_no_process_behind() -> None:

@@ -71,7 +71,8 @@ def untimed(manifest: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in manifest.items() if name not in ("seconds", "finished")}
 
 
-def test_two_processes_do_not_import_the_same(run: str, tmp_path: Path) -> None:
+def test_two_processes_do_not_import_the_same(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "Lock", lambda folder, job, _wait_s, on_lost: Lock(folder, job, 0.0, on_lost))
     run_export(run, to="mmdet", split="train", out=str(tmp_path / "f"))
     done = run_import(run, str(tmp_path / "f"), name="x", split="train")
     instance = Instance(run, "import.x", done["key"])

@@ -211,7 +211,8 @@ def test_a_share_that_is_none_and_a_name_that_is_no_folder_are_refused(shapes):
             run_export_true_boxes(shapes, name=name)
 
 
-def test_two_processes_do_not_write_the_same(shapes):
+def test_two_processes_do_not_write_the_same(shapes, monkeypatch):
+    monkeypatch.setattr(runner, "Lock", lambda folder, job, _wait_s, on_lost: Lock(folder, job, 0.0, on_lost))
     done = run_export_true_boxes(shapes, name="x")
     instance = current_instance(shapes, "true-boxes.x")
     Path(instance.file("_manifest.json")).unlink()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.store import exclusive
 from pipelines.store.exclusive import create_exclusively
 from tests.support.full_disk import FullDisk
 from tests.support.s3_server import s3_server
@@ -43,7 +44,7 @@ def test_a_file_is_created_exclusively_once(folder: str) -> None:
 def test_a_lock_that_finds_no_room_is_not_left_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = str(tmp_path / "_lock")
     with monkeypatch.context() as full:
-        full.setattr(type(open_fs(uri)[0]), "open", lambda _fs, path, mode: FullDisk(path, mode))
+        full.setattr(exclusive, "open", FullDisk, raising=False)
         with pytest.raises(OSError, match="No space left on device"):
             create_exclusively(uri, b"owner")
     assert names_in(str(tmp_path)) == []

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from pipelines.store import lock as lock_module
+from pipelines.store import sight
 from pipelines.store.exclusive import create_exclusively
 from pipelines.store.files import read_json, write_json
 from pipelines.store.lock import Lock, lock_holder
@@ -75,7 +76,7 @@ def owner(**changes: Any) -> dict[str, Any]:
 
 def mine(**changes: Any) -> dict[str, Any]:
     """What this process wrote, had it a lock."""
-    here = {"host": socket.gethostname(), **lock_module._processes_of(), "pid": os.getpid(), "started": own_start()}
+    here = {"host": socket.gethostname(), **sight._processes_of(), "pid": os.getpid(), "started": own_start()}
     return owner(**{**here, **changes})
 
 
@@ -224,7 +225,7 @@ def test_a_lock_that_cannot_be_released_hides_no_first_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
-        monkeypatch.setattr(lock_module, "_look", _no_answer)
+        monkeypatch.setattr(lock_module, "look", _no_answer)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), Lock(str(tmp_path), "job"):
@@ -288,7 +289,7 @@ def test_who_cannot_renew_a_lock_for_long_stops(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(lock_module, "SILENCE_S", 0.2)
     with Lock(str(tmp_path), "job") as lock:
         monkeypatch.setattr(lock_module, "write_bytes", _no_answer)
-        with pytest.raises(RunError, match=r"_lock: not renewed for 0\.2 s \(no answer\); this process stops writing"):
+        with pytest.raises(RunError, match=r"_lock: not renewed for 0\.16 s \(no answer\); this process stops writing"):
             check_for(lock, seconds=PATIENCE_S)
 
 
