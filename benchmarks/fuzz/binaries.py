@@ -197,7 +197,13 @@ _TABLES = {"images": with_class_names(IMAGES, ("cat", "dog")), "proposals": PROP
 def _parts(name: str) -> list[bytes]:
     """Files of a table, of one row and of all."""
     images = [
-        {"image_id": f"{n}", "uri": f"/data/{n}.jpg", "split": "train", "labels": [n % 2] if n else None}
+        {
+            "image_id": f"{n}",
+            "uri": f"/data/{n}.jpg",
+            "split": "train",
+            "content": f"{n:032x}",
+            "labels": [n % 2] if n else None,
+        }
         | {"labels_difficult": []}
         for n in range(40)
     ]

@@ -22,6 +22,7 @@ from pipelines.engine.voice import Tone, Toned
 from pipelines.products.index import NO_SPLIT, Index, IndexFacts, first_in_hash_order, in_hash_order
 from pipelines.recipe.model import Recipe
 from pipelines.registry import stage_of
+from pipelines.store.contents import known_contents, remember_contents
 from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, with_class_names
@@ -30,6 +31,7 @@ from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
+from weaksam.io.contents import ImageContent, contents_of
 from weaksam.io.images import read_size
 from weaksam.structures import ImageRecord
 
@@ -78,11 +80,13 @@ class IndexStage(Stage[IndexOptions]):
         boxes = _count_true_boxes(dataset, available) if job.options.checks_true_boxes else {}
 
         records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
+        contents = _read_contents([r.uri for r in records], job)
         rows = [
             {
                 "image_id": r.image_id,
                 "uri": r.uri,
                 "split": r.split,
+                "content": contents[r.uri].digest,
                 "labels": r.labels if r.split == labelled else None,
                 "labels_difficult": r.labels_difficult if r.split == labelled else None,
             }
@@ -165,6 +169,18 @@ def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:
     with ThreadPoolExecutor(_READERS) as threads:
         sizes = dict(zip(some, threads.map(read_size, (uris[image_id] for image_id in some)), strict=True))
     return {image_id: size for image_id, size in sizes.items() if not isinstance(size, ImageError)}
+
+
+def _read_contents(uris: Sequence[str], job: Job[IndexOptions]) -> dict[str, ImageContent]:
+    """Tell what each picture holds by its address, and remember it for the next index in this run folder."""
+    run_uri = job.instance.run_uri
+    known = known_contents(run_uri)
+    found: dict[str, ImageContent] = {}
+    with job.voice.rows(f"{job.instance.name}: reading images", len(uris), lambda: len(found)):
+        found.update(contents_of(uris, known))
+    if any(content.stamp is not None and known.get(uri) is not content for uri, content in found.items()):
+        remember_contents(run_uri, known | found)
+    return found
 
 
 def _what_labels_say(records: Sequence[ImageRecord], class_names: Sequence[str], labelled: str) -> str:

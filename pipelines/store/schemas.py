@@ -30,6 +30,7 @@ IMAGES = pa.schema(
         IMAGE_ID,
         pa.field("uri", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
+        pa.field("content", pa.string(), nullable=False),  # of the picture: see ``weaksam.io.contents``
         pa.field("labels", pa.list_(pa.int32())),  # null = unknown or not granted to this split
         pa.field("labels_difficult", pa.list_(pa.int32())),
     ]

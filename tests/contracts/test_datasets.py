@@ -233,7 +233,6 @@ def test_data_sets_on_s3_equal_those_on_disk(tmp_path: Path) -> None:
             fs.put(f"{local}/", f"{path}/", recursive=True)
             there, here = (open_dataset(DataConfig(uri=uri)) for uri in (remote, str(local)))
             assert (there.kind, there.class_names, there.splits) == (kind, here.class_names, here.splits)
-            assert there.fingerprint() == here.fingerprint()
             for split in here.splits:
                 for a, b in zip(there.records(split), here.records(split), strict=True):
                     assert (a.image_id, a.labels, a.labels_difficult) == (b.image_id, b.labels, b.labels_difficult)

@@ -66,7 +66,14 @@ def write_run(run_uri: str, *, dropped: int = 1) -> Shapes:
     records = [r for split in dataset.splits for r in dataset.records(split)]
     index = Instance(run_uri, "index", "k")
     rows = [
-        {"image_id": r.image_id, "uri": r.uri, "split": r.split, "labels": None, "labels_difficult": None}
+        {
+            "image_id": r.image_id,
+            "uri": r.uri,
+            "split": r.split,
+            "content": r.uri,
+            "labels": None,
+            "labels_difficult": None,
+        }
         for r in records
     ]
     index.begin({})

@@ -19,7 +19,16 @@ def write_index(run_uri: str, images: Mapping[str, Sequence[str]], *, kind: str,
             uri = f"/nowhere/{image_id}.png" if folder is None else str(folder / f"{image_id}.png")
             if folder is not None:
                 Image.new("RGB", (20, 10)).save(uri)
-            rows.append({"image_id": image_id, "uri": uri, "split": split, "labels": None, "labels_difficult": None})
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "uri": uri,
+                    "split": split,
+                    "content": "",
+                    "labels": None,
+                    "labels_difficult": None,
+                }
+            )
     index = Instance(run_uri, "index", "aaaa")
     index.begin({})
     index.table(IMAGES).write_rows(rows, "part-0")

@@ -81,4 +81,6 @@ def test_every_sam_and_every_data_set_is_there() -> None:
 
 
 def test_what_draws_images_is_there() -> None:
-    assert all(callable(load(target)) for target in DRAWN.values())
+    for drawer in DRAWN.values():
+        assert callable(load(drawer.read))
+        assert isinstance(load(drawer.version), int)

@@ -45,7 +45,10 @@ class Dataset(Protocol):
         """What lies in its folder and is not read, and what is listed and lacks; complete once all records were asked for."""
 
     def fingerprint(self) -> str:
-        """Changes when the annotations or the list of images do. Cheap: lists and sizes, no content of images."""
+        """Changes when the annotations, the list of images or a picture does. Cheap: lists and stamps, no content of images.
+
+        Files that are written again as they were may change it, too.
+        """
 
 
 DATASETS: Registry[Callable[[DataConfig], Dataset]] = Registry(

@@ -150,13 +150,13 @@ class CocoDataset:
         )
 
     def fingerprint(self) -> str:
-        """Changes with the content of the annotation files in use and with the names and sizes of all images."""
+        """Changes with the content of the annotation files in use and with the names and stamps of all images."""
         digest = hashlib.sha256(b"coco")
         for split, path in self._paths.items():
             (data,) = read_annotations([join(self._root, path)])
             digest.update(f"{split} {hashlib.sha256(data).hexdigest()}".encode())
-        sizes = [(name, size) for name, size in self._listing.items() if name.lower().endswith(IMAGE_SUFFIXES)]
-        digest.update(repr(sizes).encode())
+        images = [(name, stamp) for name, stamp in self._listing.items() if name.lower().endswith(IMAGE_SUFFIXES)]
+        digest.update(repr(images).encode())
         return digest.hexdigest()[:16]
 
     @property
@@ -200,7 +200,8 @@ class CocoDataset:
         """
         names = {posixpath.splitext(posixpath.basename(one))[0] for one in (path, other)}
         of_coco = len(names) == 2 and all(name.endswith(f"{number:012}") for name in names)
-        return of_coco and self._listing.get(path) == self._listing.get(other)
+        sizes = {self._listing[one].size if one in self._listing else None for one in (path, other)}
+        return of_coco and len(sizes) == 1
 
     @cached_property
     def _search(self) -> Pictures:

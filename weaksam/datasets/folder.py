@@ -104,7 +104,7 @@ class FolderDataset:
         return {}
 
     def fingerprint(self) -> str:
-        """Changes with ``labels.csv``, ``classes.txt`` and the names and sizes of the images."""
+        """Changes with ``labels.csv``, ``classes.txt`` and the names and stamps of the images."""
         return hashlib.sha256(repr((self.kind, self._texts, self._images)).encode()).hexdigest()[:16]
 
 

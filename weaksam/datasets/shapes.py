@@ -37,7 +37,7 @@ CLASS_NAMES = ("ellipse", "rectangle", "triangle", "star", "ring", "cross")
 SPLITS = ("train", "val", "test")
 RESERVED = ("sam-train", "sam-val", "sam-test", "clues-train", "clues-val", "clues-test")
 
-DRAWING_VERSION = 1  # part of the fingerprint: raise it whenever the same seed draws another image
+DRAWING_VERSION = 1  # part of fingerprints and contents: raise it whenever the same seed draws another image
 IMAGES_PER_SPLIT = 1_000_000
 RESERVED_START = 4_000_000_000
 RESERVED_LENGTH = 100_000_000

@@ -174,7 +174,7 @@ class VocDataset:
         )
 
     def fingerprint(self) -> str:
-        """Changes with the split lists and with the names and sizes of annotations and images."""
+        """Changes with the split lists and with the names and stamps of annotations and images."""
         layout = self._layout
         paths = sorted(
             path for group in (layout.pictures, layout.annotations) for paths in group.values() for path in paths

@@ -27,6 +27,7 @@ from weaksam.datasets.voc_xml import sets_out_to_be_voc
 from weaksam.errors import DataError
 from weaksam.io.files import is_folder, join, list_folders, read_annotations, read_texts, split_lines
 from weaksam.io.images import IMAGE_SUFFIXES
+from weaksam.io.stamps import Stamp
 
 MAIN = "ImageSets/Main"
 _IMAGES, _ANNOTATIONS, _SETS = "JPEGImages", "Annotations", "ImageSets"
@@ -65,7 +66,7 @@ class VocLayout:
     """The files of one data set. Paths are relative to ``root``."""
 
     root: str
-    files: Mapping[str, int]  # bytes by path, of all files
+    files: Mapping[str, Stamp]  # by path, of all files
 
     @cached_property
     def base(self) -> str:

@@ -17,16 +17,25 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weaksam.errors import DataError, ImageError
+from weaksam.io.stamps import NOTHING, Stamp, stamp_of_listed, stamp_of_stat
 from weaksam.registry import load
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-# What precedes the colon of addresses whose images are drawn and not stored: the function that draws one as a file.
-DRAWN = {"shapes": "weaksam.datasets.shapes:read_shape_png"}
+
+class Drawer(NamedTuple):
+    """Where to find what draws images of a kind, each as "module:attribute"."""
+
+    read: str  # the function that draws one as a file
+    version: str  # the number that is raised whenever the same address draws another image
+
+
+# By what precedes the colon of addresses whose images are drawn and not stored.
+DRAWN = {"shapes": Drawer("weaksam.datasets.shapes:read_shape_png", "weaksam.datasets.shapes:DRAWING_VERSION")}
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BYTE_ORDER_MARKS = (  # UTF-32's begins as UTF-16's does
@@ -96,7 +105,7 @@ def read_bytes(uri: str) -> bytes:
         ImageError: With the reason "missing", "permission denied" or "unreadable" (a folder, an I/O error).
     """
     if is_drawn(uri):
-        drawn: bytes = load(DRAWN[uri.partition(":")[0]])(uri)
+        drawn: bytes = load(DRAWN[uri.partition(":")[0]].read)(uri)
         return drawn
     return _fetch(*open_fs(uri), uri)
 
@@ -188,12 +197,12 @@ def list_folders(uri: str) -> list[str]:
     return sorted(name for name in names if not name.startswith("."))
 
 
-def list_files(uri: str) -> list[tuple[str, int]]:
-    """List every file under the folder ``uri`` as (POSIX path relative to it, bytes), sorted by path.
+def list_files(uri: str) -> list[tuple[str, Stamp]]:
+    """List every file under the folder ``uri`` as (POSIX path relative to it, stamp), sorted by path.
 
     Hidden files and folders (a leading dot) are left out, and so are S3's empty "folder" keys. Local links are followed,
     each folder once, by its path without links if it has one, but not to folders that hold ``uri``; a link that leads
-    nowhere, or to itself, counts 0 bytes. A folder that is missing or empty gives an empty list.
+    nowhere, or to itself, is ``NOTHING``. A folder that is missing or empty gives an empty list.
 
     Raises:
         DataError: A folder cannot be listed, or a name is not valid Unicode, so that no table could hold it.
@@ -210,6 +219,25 @@ def list_files(uri: str) -> list[tuple[str, int]]:
                 "does so for a whole folder of Latin-1 names), or move it elsewhere"
             ) from None
     return found
+
+
+def list_objects(uri: str, *, deep: bool) -> dict[str, Stamp]:
+    """List a folder of a bucket, hidden names too: stamps by path relative to it; empty if there is none.
+
+    Args:
+        uri: of the folder.
+        deep: list what lies in folders below it as well, a request for every thousand objects.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    fs, root = open_fs(uri)
+    with _listing(uri):
+        try:
+            found = fs.find(root, detail=True).values() if deep else fs.ls(root, detail=True)
+        except FileNotFoundError:
+            return {}
+    return {i["name"].removeprefix(root).lstrip("/"): stamp_of_listed(i) for i in found if i["type"] == "file"}
 
 
 def _fetch(fs: AbstractFileSystem, path: str, uri: str) -> bytes:
@@ -248,7 +276,7 @@ def _listing_remedy(uri: str, error: Exception) -> str:
     return "check the address, its permissions and its links, or move it out of the data set"
 
 
-def _walk_local(root: str) -> Iterator[tuple[str, int]]:
+def _walk_local(root: str) -> Iterator[tuple[str, Stamp]]:
     """Folders before the links to them, so that a folder goes by the same path whatever its links are called."""
     visited = {str(folder) for folder in Path(os.path.realpath(root)).parents}
     folders, links = deque([root]), deque[str]()
@@ -264,7 +292,7 @@ def _walk_local(root: str) -> Iterator[tuple[str, int]]:
             if _leads_to_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.path)
             elif _is_file_or_dangling(entry):
-                yield posixpath.relpath(entry.path, root), _size(entry)
+                yield posixpath.relpath(entry.path, root), _stamp(entry)
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:
@@ -291,16 +319,16 @@ def _is_file_or_dangling(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _size(entry: os.DirEntry[str]) -> int:
+def _stamp(entry: os.DirEntry[str]) -> Stamp:
     try:
-        return entry.stat().st_size
+        return stamp_of_stat(entry.stat())
     except OSError:
-        return 0
+        return NOTHING
 
 
-def _walk_remote(fs: AbstractFileSystem, root: str) -> Iterator[tuple[str, int]]:
+def _walk_remote(fs: AbstractFileSystem, root: str) -> Iterator[tuple[str, Stamp]]:
     for path, info in fs.find(root, detail=True).items():
         name = path.removeprefix(root).lstrip("/")
         hidden = any(part.startswith(".") for part in name.split("/"))
         if info["type"] == "file" and not path.endswith("/") and not hidden:
-            yield name, int(info["size"] or 0)
+            yield name, stamp_of_listed(info)

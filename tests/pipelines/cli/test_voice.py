@@ -22,7 +22,10 @@ def table(tmp_path: Path) -> Table:
 
 
 def write(table: Table, *ids: str) -> None:
-    rows = [{"image_id": i, "uri": "", "split": "train", "labels": None, "labels_difficult": None} for i in ids]
+    rows = [
+        {"image_id": i, "uri": "", "split": "train", "content": "", "labels": None, "labels_difficult": None}
+        for i in ids
+    ]
     table.write_rows(rows, f"part-{'-'.join(ids)}")
 
 

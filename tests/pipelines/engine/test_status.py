@@ -18,7 +18,9 @@ def instance(run: Path, name: str, key: str, rows: int = 0, drops: int = 0) -> I
     begun = Instance(str(run), name, key)
     begun.begin({"verb": name})
     common = {"split": "train", "uri": ""}
-    images = [{"image_id": str(n), **common, "labels": None, "labels_difficult": None} for n in range(rows)]
+    images = [
+        {"image_id": str(n), **common, "content": "", "labels": None, "labels_difficult": None} for n in range(rows)
+    ]
     lost = [{"image_id": f"x{n}", **common, "stage": name, "reason": "r", "detail": ""} for n in range(drops)]
     begun.table(IMAGES).write_rows(images, "part-0")
     Table(begun.file("_dropped"), DROPPED).write_rows(lost, "part-0")

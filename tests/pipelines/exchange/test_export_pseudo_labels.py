@@ -46,6 +46,7 @@ def write_labels(run, kind, images, *, uris=None, class_names=("cat", "a & b")):
             "image_id": i,
             "uri": (uris or {}).get(i, f"/data/{i}.jpg"),
             "split": "train",
+            "content": "",
             "labels": [0],
             "labels_difficult": [0],
         }

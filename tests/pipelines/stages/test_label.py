@@ -42,7 +42,14 @@ def write_run(run, images, parts, *, granted="train"):
     index = Instance(run, "index", "k")
     index.begin({})
     rows = [
-        {"image_id": i, "uri": f"/nowhere/{i}.jpg", "split": split, "labels": [], "labels_difficult": labels}
+        {
+            "image_id": i,
+            "uri": f"/nowhere/{i}.jpg",
+            "split": split,
+            "content": "",
+            "labels": [],
+            "labels_difficult": labels,
+        }
         for i, split, labels in images
     ]
     index.table(with_class_names(IMAGES, CLASSES)).write_rows(rows, "part-0")

@@ -77,11 +77,11 @@ def run(task, folder, **resources):
 
 
 ROWS = [
-    {"image_id": "a", "uri": "a.jpg", "split": "train", "labels": [1], "labels_difficult": [0, 1]},
-    {"image_id": "b", "uri": "b.jpg", "split": "train", "labels": [], "labels_difficult": [2]},
-    {"image_id": "c", "uri": "c.jpg", "split": "train", "labels": None, "labels_difficult": None},
-    {"image_id": "d", "uri": "d.jpg", "split": "train", "labels": [0], "labels_difficult": [0]},
-    {"image_id": "e", "uri": "e.jpg", "split": "val", "labels": [0], "labels_difficult": [0]},
+    {"image_id": "a", "uri": "a.jpg", "split": "train", "content": "", "labels": [1], "labels_difficult": [0, 1]},
+    {"image_id": "b", "uri": "b.jpg", "split": "train", "content": "", "labels": [], "labels_difficult": [2]},
+    {"image_id": "c", "uri": "c.jpg", "split": "train", "content": "", "labels": None, "labels_difficult": None},
+    {"image_id": "d", "uri": "d.jpg", "split": "train", "content": "", "labels": [0], "labels_difficult": [0]},
+    {"image_id": "e", "uri": "e.jpg", "split": "val", "content": "", "labels": [0], "labels_difficult": [0]},
 ]
 
 

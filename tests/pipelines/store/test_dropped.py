@@ -42,7 +42,7 @@ def test_reasons_come_most_frequent_first_with_their_images_in_order(tmp_path: P
 def test_an_image_that_was_done_after_all_is_not_dropped(tmp_path: Path) -> None:
     instance = Instance(str(tmp_path), "propose", "k")
     drop(instance, "part-0", ("a", "/a.jpg", "broken"), ("b", "", "broken"))
-    row = {"image_id": "a", "uri": "/a.jpg", "split": "train", "labels": None, "labels_difficult": None}
+    row = {"image_id": "a", "uri": "/a.jpg", "split": "train", "content": "", "labels": None, "labels_difficult": None}
     instance.table(IMAGES).write_rows([row], "part-0")
     (group,) = dropped_by_reason(instance)
     assert str(group) == "broken 1 (such as b)"  # its id, where it has no address

@@ -114,7 +114,9 @@ def test_previews_and_hidden_folders_are_no_instances(run_uri: str) -> None:
 def tables(run_uri: str, done: list[str], dropped: list[str]) -> tuple[Table, Table]:
     table, drops = Table(run_uri, IMAGES), Table(join(run_uri, "_dropped"), DROPPED)
     common = {"split": "train", "uri": ""}
-    table.write_rows([{"image_id": i, **common, "labels": None, "labels_difficult": None} for i in done], "part-0")
+    table.write_rows(
+        [{"image_id": i, **common, "content": "", "labels": None, "labels_difficult": None} for i in done], "part-0"
+    )
     drops.write_rows([{"image_id": i, **common, "stage": "s", "reason": "r", "detail": ""} for i in dropped], "part-0")
     return table, drops
 

@@ -131,8 +131,8 @@ def test_no_masks_are_null_and_no_boxes_are_an_empty_list() -> None:
 
 def test_unknown_labels_differ_from_no_labels() -> None:
     rows = [
-        {"image_id": "a", "uri": "a", "split": "train", "labels": None, "labels_difficult": None},
-        {"image_id": "b", "uri": "b", "split": "train", "labels": [], "labels_difficult": [0]},
+        {"image_id": "a", "uri": "a", "split": "train", "content": "", "labels": None, "labels_difficult": None},
+        {"image_id": "b", "uri": "b", "split": "train", "content": "", "labels": [], "labels_difficult": [0]},
     ]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=IMAGES), buffer)

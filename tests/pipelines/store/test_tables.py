@@ -35,7 +35,14 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def image(image_id: str, labels: list[int] | None = None) -> dict[str, Any]:
-    return {"image_id": image_id, "uri": f"/{image_id}", "split": "train", "labels": labels, "labels_difficult": None}
+    return {
+        "image_id": image_id,
+        "uri": f"/{image_id}",
+        "split": "train",
+        "content": "",
+        "labels": labels,
+        "labels_difficult": None,
+    }
 
 
 def parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
@@ -187,7 +194,7 @@ def bytes_of(table: pa.Table) -> bytes:
 def no_text() -> pa.Table:
     broken = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff"))
     columns = {**{name: pa.array([None], IMAGES.field(name).type) for name in IMAGES.names}, "image_id": broken}
-    columns |= {"uri": pa.array(["u"]), "split": pa.array(["s"])}
+    columns |= {name: pa.array(["x"]) for name in ("uri", "split", "content")}
     return pa.table(list(columns.values()), schema=CLASSES)
 
 
@@ -307,7 +314,10 @@ def test_a_file_is_read_by_the_thread_that_asks_for_it(tmp_path: Path, monkeypat
 
     table = Table(str(tmp_path), IMAGES)
     table.write_rows(
-        [{"image_id": str(n), "uri": "", "split": "", "labels": [n], "labels_difficult": []} for n in range(100)],
+        [
+            {"image_id": str(n), "uri": "", "split": "", "content": "", "labels": [n], "labels_difficult": []}
+            for n in range(100)
+        ],
         "part-0",
     )
     data = (tmp_path / "part-0.parquet").read_bytes()

@@ -96,7 +96,7 @@ def recipe(*overrides):
 def row(image_id, labels, split="train", difficult=None):
     return {
         "image_id": image_id, "uri": f"/{image_id}.png", "split": split,
-        "labels": labels, "labels_difficult": labels if difficult is None else difficult,
+        "content": "", "labels": labels, "labels_difficult": labels if difficult is None else difficult,
     }  # fmt: skip
 
 
