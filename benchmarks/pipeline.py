@@ -113,6 +113,7 @@ def _loop(recipe: object, out: str, threads: int) -> float:
     from pipelines.stages.propose.stage import STAGE, planned_images
     from pipelines.store.instances import Instance, current_instance
     from pipelines.store.schemas import PROPOSALS
+    from weaksam.config.weights import NO_WEIGHTS
 
     assert isinstance(recipe, Recipe)
     index, options = current_instance(out, "index"), STAGE.options(recipe, "propose")
@@ -123,7 +124,7 @@ def _loop(recipe: object, out: str, threads: int) -> float:
     spec = ActorSpec(
         instance=instance,
         how=options.method,
-        clue_weights="",
+        clue_weights=NO_WEIGHTS,
         class_names=(),
         gallery=frozenset(),
         threads=threads,

@@ -19,6 +19,7 @@ from pipelines.engine import interrupts
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Content, Job, OnScalars, Options, Stage, WhenStopped
 from pipelines.engine.voice import SILENT, Tone, Toned, Voice
+from pipelines.recipe.keys import with_weights
 from pipelines.recipe.model import Recipe, is_from_outside
 from pipelines.registry import product_of, stage_of
 from pipelines.store.dropped import dropped_by_reason
@@ -26,6 +27,7 @@ from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance, current_instance, differences, instance_key
 from pipelines.store.lock import Lock
 from pipelines.store.schemas import SCHEMA_VERSION
+from weaksam.config.weights import PlacedWeights, Weights
 from weaksam.errors import ConfigError, RunError, WeaksamError
 
 logger = logging.getLogger(__name__)
@@ -151,7 +153,8 @@ class Run:
         """Return the stage of an instance and the instance's options."""
         if name not in self._known:
             stage = stage_of(name)
-            self._known[name] = stage, stage.options(self.recipe.of(name), name)
+            options = stage.options(self.recipe.of(name), name)
+            self._known[name] = stage, with_weights(options, lambda weights: weights.placed(self.recipe.weights))
         return self._known[name]
 
     def _resolve(self, name: str) -> Resolved:
@@ -159,6 +162,8 @@ class Run:
         inputs = {read: self._input(read) for read in stage.reads(options)}
         contents = stage.contents(options)
         self.fingerprints |= {c: c.take(c.what) for c in contents.values() if c not in self.fingerprints}
+        seen = {c.what: self.fingerprints[c] for c in contents.values() if isinstance(c.what, PlacedWeights)}
+        options = with_weights(options, lambda weights: _as_seen(weights, seen))
         parts = {
             "verb": stage.verb,
             "schema": SCHEMA_VERSION,
@@ -177,6 +182,13 @@ class Run:
         if name in self._given:
             return self._given[name]
         return _found(self.uri, name) if self._is_given(name) else product_of(self.instance(name))
+
+
+def _as_seen(weights: Weights, seen: Mapping[PlacedWeights, str]) -> Weights:
+    """Return weights of which every process must find the file that the instance's key is made of."""
+    if isinstance(weights, PlacedWeights) and weights in seen:
+        return replace(weights, seen=seen[weights])
+    return weights
 
 
 @dataclass(frozen=True)

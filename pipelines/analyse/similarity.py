@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -257,7 +257,8 @@ def _load_detector(job: Job[SimilarityOptions]) -> WeakDetector:
     from weaksam.detectors.loading import load_detector
 
     options = job.options
-    weights = Weights(job.input(options.model, TrainedMil).weights_uri) if options.model else options.weights
+    trained = job.input(options.model, TrainedMil).weights_uri if options.model else options.weights.uri
+    weights = replace(options.weights, uri=trained)
     detector, _ = load_detector(weights.fetch().path, options.detector)
     return detector.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 

@@ -22,8 +22,8 @@ from pipelines.engine.ray_session import usable_cpus
 from pipelines.store.explain import explain
 from weaksam.errors import WeaksamError
 from weaksam.heap import KEEP_HEAP_ENV
+from weaksam.io.file_notes import file_sha256
 from weaksam.io.files import is_folder, is_remote, open_fs
-from weaksam.io.weights import file_sha256
 from weaksam.sam.models import BUILTIN_SAM
 
 State = Literal["ok", "warn", "fail"]

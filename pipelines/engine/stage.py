@@ -82,7 +82,7 @@ class Content:
     """Data or weights from outside the run: what they are, and how their fingerprint is taken of that, which may take long."""
 
     what: Hashable
-    take: Callable[[Any], str]
+    take: Callable[[Any], str]  # of ``Weights``, the SHA-256 of their file
 
 
 class WhenStopped(Enum):
@@ -147,10 +147,11 @@ class Stage(ABC, Generic[O]):
 
 
 def sha256_of(weights: Weights) -> str:
-    """Return the SHA-256 of a weights file, fetched if nobody says it."""
-    from weaksam.io.weights import file_sha256
+    """Return the SHA-256 of a weights file, fetched unless the recipe says it or it is published."""
+    from weaksam.io.file_notes import file_sha256
+    from weaksam.io.weights import published_sha256
     from weaksam.networks import BUILTIN_STEM
 
     if weights.uri == "builtin":
         return file_sha256(BUILTIN_STEM)
-    return weights.sha256 or weights.fetch().sha256
+    return weights.sha256 or published_sha256(weights.uri) or weights.fetch().sha256

@@ -6,15 +6,16 @@ that is read, weights (``Weights``) by what they hold and not by where they lie,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import field, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field, fields, is_dataclass, replace
 from functools import cache
-from typing import Any, NewType, get_type_hints
+from typing import Any, NewType, TypeVar, get_type_hints
 
 from pydantic import BaseModel
 
 from weaksam.config.weights import NOT_IN_KEY, Weights
 
+T = TypeVar("T")
 # The name of an instance that is read: ``verb`` or ``verb.label``; "" = none.
 Input = NewType("Input", str)
 INDEX = Input("index")  # that of the run's data set, which nearly every stage reads
@@ -55,6 +56,19 @@ def weights_of(options: Any, path: str = "") -> Iterator[tuple[str, Weights]]:
                 yield f"{path}{name}", value
         elif not _is_marked(hint) and is_dataclass(value):
             yield from weights_of(value, f"{path}{name}.")
+
+
+def with_weights(options: T, change: Callable[[Weights], Weights]) -> T:
+    """Return the same options, a dataclass, with every ``Weights`` in them changed, be they in the key or not."""
+    if not is_dataclass(options) or isinstance(options, type):
+        return options
+    changed = {}
+    for option in fields(options):
+        value = getattr(options, option.name)
+        new = change(value) if isinstance(value, Weights) else with_weights(value, change)
+        if new is not value:
+            changed[option.name] = new
+    return replace(options, **changed) if changed else options
 
 
 def to_plain(value: Any) -> Any:

@@ -58,6 +58,7 @@ from weaksam.config import (
     ProposalsConfig,
     SamConfig,
     SelectiveSearchConfig,
+    WeightsConfig,
 )
 from weaksam.config.choices import Choice, Member
 from weaksam.errors import ConfigError
@@ -104,6 +105,7 @@ class Recipe(BaseModel):
     analyse: AnalyseConfig = Field(default_factory=AnalyseConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+    weights: WeightsConfig = Field(default_factory=WeightsConfig)
     _whole: Recipe | None = PrivateAttr(None)  # of one that an instance sees: what all instances see
 
     def of(self, name: str) -> Recipe:

@@ -125,7 +125,7 @@ class DetectStage(Stage[DetectOptions]):
         sizes = ray_session.connected_pool_sizes(options.resources, images.num_rows, with_clues=False)
         spec = DetectSpec(
             instance=job.instance,
-            weights=Weights(job.input(options.model, Trained).weights_uri) if options.model else options.weights,
+            weights=_weights(job),
             proposals=proposals,
             config=options.detector,
             test=options.test,
@@ -311,6 +311,14 @@ def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectCo
         has = "" if proposed is None else " has proposals"
         raise DataError(f"{where}.splits: no image of {', '.join(config.splits) or 'any split'}{has}")
     return pa.Table.from_pylist(rows, schema=PLANNED)
+
+
+def _weights(job: Job[DetectOptions]) -> Weights:
+    """Return the detector's weights: those that the recipe names, or of this run's training as they are now."""
+    options = job.options
+    if not options.model:
+        return options.weights
+    return replace(options.weights, uri=job.input(options.model, Trained).weights_uri).as_seen()
 
 
 def _supervision(job: Job[DetectOptions]) -> str:

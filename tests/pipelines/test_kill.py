@@ -21,6 +21,7 @@ from pipelines.store.instances import Instance, current_instance
 from pipelines.store.schemas import IMAGES, PROPOSALS
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S
+from weaksam.config.weights import NO_WEIGHTS
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]  # four drivers, one after another
 
@@ -77,7 +78,7 @@ def by_hand(recipe: Recipe, run: Path) -> pa.Table:
     spec = ActorSpec(
         instance=Instance(str(run), "nowhere", "000"),
         how=options.method,
-        clue_weights="",
+        clue_weights=NO_WEIGHTS,
         class_names=(),
         gallery=frozenset(),
         threads=1,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,6 @@ from weaksam.clues.weaktr import WeakTr
 from weaksam.config import ClueNetworkConfig, CluesConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.state_dicts import described, load_strictly, read_state_dict
-from weaksam.io.weights import fetch_weights
 from weaksam.networks.small_stem import load_builtin_classifier
 from weaksam.registry import load
 
@@ -94,7 +92,6 @@ def load_classifier(path: Path) -> Classifier:
 def load_clues(
     config: CluesConfig,
     *,
-    weights: str = "",
     class_names: Sequence[str] = (),
     class_slots: Sequence[int] = (),
     kinds: Sequence[str] = (),
@@ -103,8 +100,7 @@ def load_clues(
     """Return the clue source that ``config`` chooses: a trained network with multi-scale inference, or one made as it is.
 
     Args:
-        config: options of the inference; the checksum of its ``weights`` is verified where given.
-        weights: path or address of the checkpoint; empty = that of ``config.weights``.
+        config: options of the inference, and the weights.
         class_names: the data set's, in its order; empty = the classifier's own.
         class_slots: for each of ``class_names`` the classifier's own class number; empty = by name for our own files; for
             published files in order, or by COCO's category ids for 80 names and 90 slots.
@@ -117,20 +113,18 @@ def load_clues(
             the weights are of another kind than ``config.source``.
     """
     if not config.source.trained:
-        given = replace(config, weights=Weights(weights, config.weights.sha256)) if weights else config
         make: MakeSource = load(config.source.implementation)
-        return make(given, class_names=class_names, kinds=tuple(kinds) or config.source.kinds, device=device)
-    uri = weights or config.weights.uri
-    network, known = load_classifier(fetch_weights(uri, sha256=config.weights.sha256).path)
+        return make(config, class_names=class_names, kinds=tuple(kinds) or config.source.kinds, device=device)
+    network, known = load_classifier(config.weights.fetch().path)
     if network.config.name != config.source.name:
         raise ConfigError(
-            f"weights: expected those of {config.source.name}, but {uri} holds a {type(network).__name__}"
+            f"weights: expected those of {config.source.name}, but {config.weights} holds a {type(network).__name__}"
         )
     names = tuple(class_names) or known or tuple(f"class {slot}" for slot in range(network.num_classes))
     return MultiScaleCam(
         network.to(device),
         class_names=names,
-        class_slots=tuple(class_slots) or _slots(names, known, network.num_classes, uri),
+        class_slots=tuple(class_slots) or _slots(names, known, network.num_classes, str(config.weights)),
         kinds=tuple(kinds) or network.kinds,
         config=config.cam,
     )

@@ -35,7 +35,7 @@ from weaksam.config.retrain import (
 )
 from weaksam.config.sam import SamConfig
 from weaksam.config.selective_search import SelectiveSearchConfig
-from weaksam.config.weights import Weights
+from weaksam.config.weights import Weights, WeightsConfig
 
 __all__ = [
     "CamConfig",
@@ -70,5 +70,6 @@ __all__ = [
     "ShapesConfig",
     "WeakTrConfig",
     "Weights",
+    "WeightsConfig",
     "require",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import os
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, TypeVar
 
 from weaksam.config.checks import require
+from weaksam.io.downloads import Progress
 from weaksam.io.weights import WeightsFile, fetch_weights
 
 T = TypeVar("T")
@@ -30,9 +32,17 @@ class Weights:
     def __str__(self) -> str:
         return self.uri
 
-    def fetch(self) -> WeightsFile:
+    def fetch(self, *, cache_dir: str | os.PathLike[str] = "", progress: Progress | None = None) -> WeightsFile:
         """Return the file on this machine, verified; raise CheckpointError as ``fetch_weights`` does."""
-        return fetch_weights(self.uri, sha256=self.sha256)
+        return fetch_weights(self.uri, sha256=self.sha256, cache_dir=cache_dir, progress=progress)
+
+    def placed(self, places: WeightsConfig) -> PlacedWeights:
+        """Return the same weights, to be looked for and kept in some places."""
+        return PlacedWeights(self.uri, self.sha256, places=places)
+
+    def as_seen(self) -> PlacedWeights:
+        """Return the same weights, which from now on are the file that lies there now, whoever fetches them and where."""
+        return self.placed(WeightsConfig()).as_seen()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
@@ -47,6 +57,42 @@ class Weights:
             lambda given: {"uri": given} if isinstance(given, str) else given,
             schema.dataclass_schema(cls, arguments, names, post_init=True),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsConfig:
+    """Where weights are looked for and kept, which never changes what they are."""
+
+    # Folder or bucket in which published weights are looked for first; ``weaksam weights pull NAME --mirror`` fills it.
+    mirror: str = ""
+    cache: str = ""  # folder on each node for what is fetched; empty = that of $WEAKSAM_CACHE, else ~/.cache/weaksam
+
+
+@dataclass(frozen=True)
+class PlacedWeights(Weights):
+    """Weights as a run uses them: from its places, and the same file in every process, or an error that says why not."""
+
+    places: WeightsConfig = field(default_factory=WeightsConfig)
+    seen: str = ""  # SHA-256 of the file when the run began, which its keys are made of; "" before it was read
+
+    def fetch(self, *, cache_dir: str | os.PathLike[str] = "", progress: Progress | None = None) -> WeightsFile:
+        """See ``Weights.fetch``; CheckpointError also for another file than was seen."""
+        return fetch_weights(
+            self.uri,
+            sha256=self.sha256,
+            seen=self.seen,
+            mirror=self.places.mirror,
+            cache_dir=cache_dir or self.places.cache,
+            progress=progress,
+        )
+
+    def placed(self, places: WeightsConfig) -> PlacedWeights:
+        """See ``Weights.placed``."""
+        return replace(self, places=places)
+
+    def as_seen(self) -> PlacedWeights:
+        """See ``Weights.as_seen``."""
+        return replace(self, seen=self.fetch().sha256)
 
 
 NO_WEIGHTS = Weights()

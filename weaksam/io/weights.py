@@ -1,37 +1,35 @@
 """Weights from a file, an address or a bucket: fetched once, verified every time.
 
 Whatever is remote is streamed into a cache folder under a temporary name and appears there whole or not at all; of several
-processes that want it at once, one fetches and the others wait. The SHA-256 of the file is computed on every use and
-compared with what the caller expects or what is known of the published file; where neither is, the caller gets it to print
-and to pin.
+processes that want it at once, one fetches and the others wait. The SHA-256 of the file is compared on every use with what
+the caller expects, or what is known of the published file. Where neither is, the server is asked whether the file at the
+address is still the one in the cache, and the caller gets the checksum to print and to pin.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
+import logging
 import os
 import posixpath
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from weaksam.errors import CheckpointError
-from weaksam.io.files import is_remote, open_fs
+from weaksam.io.downloads import ANSWER_S, Progress, cannot_keep, download, version_at
+from weaksam.io.file_notes import Fetched, FileNote, file_sha256, hold_note
+from weaksam.io.files import is_remote, join, open_fs
 
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
+logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all (None: the server does not say)
-
-_SILENCE_S = 60.0  # give a download up when nothing arrives for this long
-_OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # never of the other end of a download
+_NOTES = ".notes"  # folder of a cache folder
+_SMALL = 16 * 2**20  # bytes; of a smaller file the SHA-256 is computed as fast as it is looked up
 _HEX = frozenset("0123456789abcdef")
+_DIGITS = 64  # of a SHA-256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,53 +95,166 @@ class WeightsFile:
 
 
 def fetch_weights(
-    uri: str, *, sha256: str = "", cache_dir: str | os.PathLike[str] = "", progress: Progress | None = None
+    uri: str,
+    *,
+    sha256: str = "",
+    seen: str = "",
+    mirror: str = "",
+    cache_dir: str | os.PathLike[str] = "",
+    progress: Progress | None = None,
 ) -> WeightsFile:
     """Return the weights at ``uri`` as a verified local file, downloading them unless they are local or cached.
 
     Args:
         uri: a path, ``file://``, ``https://``, ``s3://`` or any other address that fsspec reads.
         sha256: expected checksum, 64 hex digits; empty = the published one where ``uri`` is one of ``PUBLISHED``.
+        seen: checksum of the file that lay there when this work began; empty = whatever lies there is right, and a server
+            is asked whether it differs from what is cached. If it cannot be asked, what is cached is used with a warning.
+        mirror: folder or bucket in which published weights are looked for first, by their file names.
         cache_dir: where downloads are kept; empty = ``default_cache_dir()``.
         progress: called during a download.
 
     Raises:
-        CheckpointError: nothing there, no access, or another checksum than expected. A file with the wrong checksum is not
-            kept in the cache; one that was damaged there is fetched anew.
+        CheckpointError: nothing there, no access, or another checksum than expected or seen. A file with the wrong checksum is
+            not kept in the cache; one that was damaged there is fetched anew.
     """
-    expected = _expected_sha256(uri, sha256)
+    wanted = _Wanted(uri, _expected_sha256(uri, sha256), seen, time.time())
     if not is_remote(uri):
-        path = Path(uri.removeprefix("file://")).expanduser()
-        if not path.is_file():
-            raise CheckpointError(f"{uri}: expected a weights file, found {'a folder' if path.is_dir() else 'nothing'}")
-        digest = file_sha256(path)
-        _require_match(uri, digest, expected, kept=True)
-        return WeightsFile(path=path, sha256=digest, known=bool(expected))
-
+        file = Path(uri.removeprefix("file://")).expanduser()
+        if not file.is_file():
+            raise CheckpointError(f"{uri}: expected a weights file, found {'a folder' if file.is_dir() else 'nothing'}")
+        return wanted.found(file, _local_sha256(file, cache_dir), "check the path")
     path = cached_path(uri, cache_dir)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"{path.parent}: no folder for fetched weights can be made here ({error.strerror}); set WEAKSAM_CACHE to one that "
-            "can be written to"
+            f"{path.parent}: no folder for fetched weights can be made here ({error.strerror}); set WEAKSAM_CACHE or "
+            "weights.cache to one that can be written to"
         ) from error
-    with _one_at_a_time(path.parent):  # the actors of a machine want the same gigabytes at the same moment
-        if path.is_file():
-            digest = file_sha256(path)
-            if digest.startswith(expected):
-                return WeightsFile(path=path, sha256=digest, known=bool(expected))
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # The actors of a machine want the same gigabytes at the same moment: one fetches them.
+    with hold_note(path, path.parent / _NOTES) as note:
+        if path.is_file() and _is_good(note, wanted):
+            return wanted.found(path, note.sha256())
+        try:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        except OSError as error:
+            raise cannot_keep(uri, path.parent, error) from error
         os.close(handle)
         temporary = Path(name)
         try:
-            _download(uri, temporary, progress)
-            digest = file_sha256(temporary)
-            _require_match(uri, digest, expected, kept=False)
-            temporary.replace(path)
+            asked_at_s = time.time()
+            found, version = _download_wanted(wanted, mirror, temporary, progress)
+            note.keep_fetched(temporary, Fetched(sha256=found.sha256, version=version, asked_at_s=asked_at_s))
         finally:
             temporary.unlink(missing_ok=True)
-    return WeightsFile(path=path, sha256=digest, known=bool(expected))
+    return WeightsFile(path=path, sha256=found.sha256, known=found.known)
+
+
+def _local_sha256(file: Path, cache_dir: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file that is used where it lies; a large one is read by the first process that asks."""
+    if file.stat().st_size < _SMALL:
+        return file_sha256(file)
+    with hold_note(file, cached_path(str(file), cache_dir).parent / _NOTES) as note:
+        return note.sha256()
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which weights are wanted of an address: a full SHA-256, the first digits of one, or "" = any."""
+
+    uri: str
+    expected: str  # by whoever asks, or as it is published
+    seen: str  # when the work began
+    since_s: float  # seconds since 1970: what is fetched later is as new as it can be
+
+    @property
+    def sha256(self) -> str:
+        return self.seen or self.expected
+
+    def found(self, path: Path, digest: str, remedy: str = "the download was not kept; try again") -> WeightsFile:
+        """Return a file that turned up; raise CheckpointError for another one than is wanted."""
+        if not digest.startswith(self.expected):
+            raise CheckpointError(
+                f"{self.uri}: expected SHA-256 {self.expected}, got {digest}: another or a damaged file; {remedy}, or give "
+                "the checksum of the file that you mean"
+            )
+        if not digest.startswith(self.seen):
+            raise CheckpointError(
+                f"{self.uri}: expected SHA-256 {self.seen}, which this run began with, got {digest}: the weights were "
+                "overwritten since; start the run again, and it takes the new ones under a new key"
+            )
+        return WeightsFile(path=path, sha256=digest, known=bool(self.sha256))
+
+
+def _is_good(note: FileNote, wanted: _Wanted) -> bool:
+    """Whether the file in the cache is what is wanted; where that is no checksum, whether the server still has the same."""
+    digest, fetched = note.sha256(), note.fetched
+    if wanted.sha256:
+        return digest.startswith(wanted.sha256)
+    if fetched.sha256 and digest != fetched.sha256:
+        return False  # damaged here
+    if fetched.asked_at_s >= wanted.since_s:
+        return True  # another process fetched it while this one waited
+    try:
+        version = version_at(wanted.uri, ANSWER_S)
+    except Exception as error:  # every protocol has errors of its own
+        reason = error.__cause__ or error
+        logger.warning(
+            f"{wanted.uri}: cannot ask whether these weights are still the same ({type(reason).__name__}: {reason}); "
+            f"those in the cache are used: {note.path}, SHA-256 {digest}"
+        )
+        return True
+    return bool(version) and version == fetched.version
+
+
+def _download_wanted(wanted: _Wanted, mirror: str, target: Path, progress: Progress | None) -> tuple[WeightsFile, str]:
+    """Fetch the file that is wanted, from a mirror if that has it; return it, and what its server calls its version."""
+    if mirror and any(published.uri == wanted.uri for published in PUBLISHED.values()):
+        copy = mirrored_uri(wanted.uri, mirror)
+        try:
+            download(copy, target, progress)
+            return replace(wanted, uri=copy).found(target, file_sha256(target)), ""
+        except CheckpointError as error:
+            logger.warning("%s; the weights are fetched from %s instead", error, wanted.uri)
+    try:  # before the download: what is overwritten meanwhile is fetched again
+        version = version_at(wanted.uri)
+    except Exception:  # such as an address that only gives out the file; other errors meet the download, too
+        version = ""
+    download(wanted.uri, target, progress)
+    return wanted.found(target, file_sha256(target)), version
+
+
+def push_weights(file: Path, uri: str, mirror: str) -> str:
+    """Copy published weights that were fetched into a mirror, over what lies there; return where.
+
+    Args:
+        file: the weights, verified.
+        uri: where they are published.
+        mirror: folder or bucket.
+
+    Raises:
+        CheckpointError: it cannot be written to.
+    """
+    copy = mirrored_uri(uri, mirror)
+    try:
+        fs, path = open_fs(copy)
+        if is_remote(copy):  # where files appear whole
+            fs.put_file(str(file), path)
+        else:
+            fs.makedirs(posixpath.dirname(path), exist_ok=True)
+            fs.put_file(str(file), f"{path}.part")
+            fs.mv(f"{path}.part", path)
+    except Exception as error:  # every protocol has errors of its own
+        raise CheckpointError(
+            f"{copy}: cannot write the weights there ({type(error).__name__}: {error}); check the address and its permissions"
+        ) from error
+    return copy
+
+
+def mirrored_uri(uri: str, mirror: str) -> str:
+    """Return where a mirror has the weights that are published at ``uri``."""
+    return join(mirror, _file_name(uri))
 
 
 def default_cache_dir() -> Path:
@@ -152,74 +263,56 @@ def default_cache_dir() -> Path:
 
 
 def cached_path(uri: str, cache_dir: str | os.PathLike[str] = "") -> Path:
-    """Return where the download of ``uri`` is kept, whether it is there or not: the same file name at two addresses differs."""
-    folder = Path(cache_dir) if cache_dir else default_cache_dir()
-    name = posixpath.basename(urlsplit(uri).path) or "weights"
-    return folder / f"{hashlib.sha256(uri.encode()).hexdigest()[:8]}-{name}"
+    """Return where the download of ``uri`` is kept, whether it is there or not: the same file name at two addresses differs.
+
+    Where nobody says a folder and that in the home folder cannot be written to, it is a temporary folder, with a warning.
+    """
+    name = f"{hashlib.sha256(uri.encode()).hexdigest()[:8]}-{_file_name(uri)}"
+    folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    asked = bool(cache_dir) or "WEAKSAM_CACHE" in os.environ
+    if asked or (folder / name).is_file() or _can_be_written(folder):
+        return folder / name
+    return _temporary_cache(folder) / name
 
 
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file as 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def published_sha256(uri: str) -> str:
+    """Return the full SHA-256 of the weights published at ``uri``; "" where there are none, or its first digits alone."""
+    found = _expected_sha256(uri, "")
+    return found if len(found) == _DIGITS else ""
+
+
+def _file_name(uri: str) -> str:
+    return posixpath.basename(urlsplit(uri).path) or "weights"
+
+
+def _can_be_written(folder: Path) -> bool:
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+@cache
+def _temporary_cache(instead_of: Path) -> Path:
+    """Return this user's folder for fetched weights among temporary files, and warn once of its use."""
+    remedy = "set WEAKSAM_CACHE or weights.cache to a folder that can be written to"
+    folder = Path(tempfile.gettempdir()) / f"weaksam-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        is_mine = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+    except OSError:
+        is_mine = False
+    if not is_mine:
+        raise CheckpointError(
+            f"{instead_of}: no folder for fetched weights can be made here, nor is {folder} mine; {remedy}"
+        )
+    said = "%s: cannot be written to; weights are kept in %s, which may not last; %s"
+    logger.warning(said, instead_of, folder, remedy)
+    return folder / "weights"
 
 
 def _expected_sha256(uri: str, sha256: str) -> str:
     if not sha256:
         return next((p.sha256 for p in PUBLISHED.values() if p.uri == uri), "")
     lowered = sha256.strip().lower()
-    if len(lowered) != 64 or not _HEX.issuperset(lowered):
+    if len(lowered) != _DIGITS or not _HEX.issuperset(lowered):
         raise CheckpointError(f"{uri}: expected a SHA-256 of 64 hex digits, got {sha256!r}")
     return lowered
-
-
-def _require_match(uri: str, digest: str, expected: str, *, kept: bool) -> None:
-    if not digest.startswith(expected):
-        remedy = "check the path" if kept else "the download was not kept; try again"
-        raise CheckpointError(
-            f"{uri}: expected SHA-256 {expected}, got {digest}: another or a damaged file; {remedy}, or give the checksum "
-            f"of the file that you mean"
-        )
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process of this machine at a time into the body; the lock goes with the process that holds it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _open_for_download(uri: str) -> tuple[AbstractFileSystem, str]:
-    if not uri.startswith(("http://", "https://")):
-        return open_fs(uri)
-    import aiohttp
-    import fsspec
-
-    # aiohttp's own limit is five minutes for the whole file, and it ignores proxies unless told otherwise.
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
-    return fsspec.filesystem("https", client_kwargs={"timeout": timeout, "trust_env": True}), uri
-
-
-def _download(uri: str, target: Path, progress: Progress | None) -> None:
-    from fsspec.callbacks import Callback
-
-    class Report(Callback):  # type: ignore[misc]
-        def call(self, *_: Any, **__: Any) -> None:
-            if progress is not None:
-                progress(self.value, self.size)
-
-    try:
-        fs, path = _open_for_download(uri)
-        fs.get_file(path, str(target), callback=Report())
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in _OF_THIS_DISK:
-            raise CheckpointError(
-                f"{target.parent}: cannot keep {uri} here ({error.strerror}); free some space, or set WEAKSAM_CACHE to a "
-                "folder on another disk"
-            ) from error
-        # Every protocol has errors of its own (aiohttp, botocore, OSError, ValueError for an unknown one): all mean this.
-        raise CheckpointError(f"{uri}: cannot fetch the weights ({type(error).__name__}: {error})") from error

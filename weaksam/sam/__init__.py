@@ -27,11 +27,13 @@ is built.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from weaksam.config import SamConfig
+from weaksam.config import SamConfig, Weights
 from weaksam.errors import ConfigError
-from weaksam.io.weights import PUBLISHED, Progress, WeightsFile, fetch_weights
+from weaksam.io.downloads import Progress
+from weaksam.io.weights import PUBLISHED, WeightsFile
 from weaksam.registry import Registry
 
 if TYPE_CHECKING:
@@ -48,17 +50,29 @@ SAMS: Registry[SamModel] = Registry(
 )
 
 
+def named_weights(config: SamConfig) -> Weights:
+    """Return the weights that ``config`` means: its own, the model's, or those published under the model's name.
+
+    Raises:
+        ConfigError: no weights are given for a model of which none are known.
+    """
+    own, model = config.weights, SAMS[config.name].weights
+    if own:
+        return own
+    if model:
+        return replace(own, uri=model.uri, sha256=model.sha256)
+    if config.name not in PUBLISHED:
+        raise ConfigError(f"weights: expected a file or an address for {config.name}, got nothing; give one")
+    return replace(own, uri=PUBLISHED[config.name].uri)
+
+
 def sam_weights(
     config: SamConfig, *, cache_dir: str | os.PathLike[str] = "", progress: Progress | None = None
 ) -> WeightsFile:
-    """Return the weights file that ``config`` means: its own, the model's, or the one published under the model's name.
+    """Return the file of the weights that ``config`` means.
 
     Raises:
         CheckpointError: the file is missing, cannot be fetched, or fails its checksum.
-        ConfigError: no weights are given for a model of which none are known.
+        ConfigError: see ``named_weights``.
     """
-    weights = config.weights or SAMS[config.name].weights
-    if not weights and config.name not in PUBLISHED:
-        raise ConfigError(f"weights: expected a file or an address for {config.name}, got nothing; give one")
-    uri = weights.uri or PUBLISHED[config.name].uri
-    return fetch_weights(uri, sha256=weights.sha256, cache_dir=cache_dir, progress=progress)
+    return named_weights(config).fetch(cache_dir=cache_dir, progress=progress)

@@ -8,7 +8,7 @@ Encoded bytes and points travel between them; pixels and activation maps never d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ from pipelines.store.schemas import (
     prompts_to_columns,
     proposals_to_row,
 )
-from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig, SelectiveSearchConfig
+from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig, SelectiveSearchConfig, Weights
 from weaksam.structures import CLUE_SOURCES, ClassMaps
 
 PROMPTED = pa.schema([*FETCHED, *PROMPT_COLUMNS])
@@ -44,7 +44,7 @@ class ActorSpec:
 
     instance: Instance
     how: Prompting
-    clue_weights: str  # resolved: a path or URI; "" where no clue source has any
+    clue_weights: Weights  # empty where no clue source has any
     class_names: tuple[str, ...]
     gallery: frozenset[str]  # ids of the images whose heat maps the report will show
     threads: int
@@ -62,8 +62,7 @@ class PromptActor:
         how = spec.how
         assert how.clues is not None
         clues = load_clues(
-            how.clues,
-            weights=spec.clue_weights,
+            replace(how.clues, weights=spec.clue_weights),
             class_names=spec.class_names,
             kinds=[source for source in how.prompts.sources if source in CLUE_SOURCES],
             device=spec.device,

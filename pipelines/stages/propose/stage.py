@@ -8,7 +8,7 @@ What is planned, resumed and retried is ``passes``' business; this file says wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -27,9 +27,9 @@ from pipelines.stages.train_classifier.trained import TrainedClassifier
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import PROPOSALS, with_class_names
 from weaksam.config import CluesConfig, SamConfig, SelectiveSearchConfig
-from weaksam.config.weights import NotInKey, Weights
+from weaksam.config.weights import NO_WEIGHTS, NotInKey, Weights
 from weaksam.errors import DataError
-from weaksam.sam import SAMS
+from weaksam.sam import SAMS, named_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +61,19 @@ class ProposeStage(Stage[ProposeOptions]):
             splits=recipe.propose.splits,
             method=recipe.selective_search
             if recipe.propose.method == "selective-search"
-            else Prompting(clues=clues, prompts=recipe.prompts, sam=recipe.sam, proposals=recipe.proposals),
+            else Prompting(
+                clues=clues, prompts=recipe.prompts, sam=_with_named(recipe.sam), proposals=recipe.proposals
+            ),
             longest_side=SAMS[recipe.sam.name].input_side,
             gallery_images=recipe.report.gallery_images,
             resources=recipe.resources,
         )
 
     def contents(self, options: ProposeOptions) -> Mapping[str, Content]:
-        """Return SAM's weights, which its name may say, the clue source's, which may be a run's, and all others."""
+        """Return SAM's weights, the clue source's, which may be a run's, and all others."""
         if isinstance(options.method, SelectiveSearchConfig):
             return {}
-        contents = {"sam": Content(options.method.sam, _sam_sha256)}
+        contents = {"sam": Content(options.method.sam.weights, sha256_of)}
         if options.method.clues is not None:
             source = weights_of(options.method.clues.source, "clues.source.")
             contents |= {name: Content(weights, sha256_of) for name, weights in source}
@@ -142,25 +144,30 @@ def _gates_by_difficult(options: ProposeOptions) -> bool:
     return isinstance(how, Prompting) and how.clues is not None and how.clues.cam.include_difficult
 
 
-def _clue_weights(job: Job[ProposeOptions]) -> str:
-    """Return where the clue source's weights are: of this run's training, or those that the recipe names; "" without any."""
+def _with_named(sam: SamConfig) -> SamConfig:
+    """Return the same SAM with the weights that its name may say."""
+    return replace(sam, weights=named_weights(sam))
+
+
+def _clue_weights(job: Job[ProposeOptions]) -> Weights:
+    """Return the clue source's weights: of this run's training, or those that the recipe names; none without any."""
     how = job.options.method
     if isinstance(how, SelectiveSearchConfig) or how.clues is None:
-        return ""
+        return NO_WEIGHTS
+    given = how.clues.weights
     if not needs_training(how.clues):
-        return resolve_weights(how.clues.weights.uri) if how.clues.weights else ""
-    return job.input(job.options.classifier, TrainedClassifier).weights_uri
+        return replace(given, uri=resolve_weights(given.uri)) if given else NO_WEIGHTS
+    return replace(given, uri=job.input(job.options.classifier, TrainedClassifier).weights_uri).as_seen()
 
 
-def _class_names_of(options: ProposeOptions, clue_weights: str) -> tuple[str, ...]:
+def _class_names_of(options: ProposeOptions, clue_weights: Weights) -> tuple[str, ...]:
     """Return the classes of the clue network, for data that has none of its own."""
     how = options.method
     if isinstance(how, SelectiveSearchConfig) or how.clues is None or not how.clues.source.trained:
         return ()
     from weaksam.clues.loading import load_classifier
-    from weaksam.io.weights import fetch_weights
 
-    return load_classifier(fetch_weights(clue_weights).path).class_names
+    return load_classifier(clue_weights.fetch().path).class_names
 
 
 def resolve_weights(uri: str) -> str:
@@ -169,19 +176,8 @@ def resolve_weights(uri: str) -> str:
     return uri if trained is None else TrainedClassifier(trained).weights_uri
 
 
-def _sam_sha256(config: SamConfig) -> str:
-    from weaksam.io.weights import PUBLISHED
-    from weaksam.sam import sam_weights
-
-    published = PUBLISHED.get(config.name)
-    known = config.weights.sha256 or ("" if config.weights or published is None else published.sha256)
-    return known or sam_weights(config).sha256
-
-
 def _clues_sha256(weights: Weights) -> str:
-    from weaksam.io.weights import fetch_weights
-
-    return weights.sha256 or fetch_weights(resolve_weights(weights.uri)).sha256
+    return sha256_of(replace(weights, uri=resolve_weights(weights.uri)))
 
 
 STAGE = ProposeStage()

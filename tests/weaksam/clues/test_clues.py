@@ -75,7 +75,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
 
 def test_only_wanted_kinds_are_computed(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(classifier_to_bytes(build_classifier(TINY, 3), ANIMALS))
-    clues = load_clues(CluesConfig(cam=cam()), weights=str(tmp_path / "c"), kinds=("coarse",))
+    clues = load_clues(CluesConfig(weights=Weights(str(tmp_path / "c")), cam=cam()), kinds=("coarse",))
     assert clues.kinds == ("coarse",)
     (maps,) = clues.class_maps(IMAGE, [0])
     assert set(maps.maps) == {"coarse"}
@@ -100,14 +100,16 @@ def test_published_files_load_wrapped_and_bare(fusion: Fusion, tmp_path: Path) -
     state = small_published(fusion)
     torch.save({"model": state, "epoch": 59, "miou": np.float64(66.2)}, tmp_path / "wrapped.pth")
     torch.save(state, tmp_path / "bare.pth")
-    config = CluesConfig(cam=cam())
-    wrapped = load_clues(config, weights=str(tmp_path / "wrapped.pth"), class_names=ANIMALS)
-    bare = load_clues(config, weights=str(tmp_path / "bare.pth"))
+    wrapped_config, bare_config = (
+        CluesConfig(weights=Weights(str(tmp_path / name)), cam=cam()) for name in ("wrapped.pth", "bare.pth")
+    )
+    wrapped = load_clues(wrapped_config, class_names=ANIMALS)
+    bare = load_clues(bare_config)
     assert wrapped.class_names == ANIMALS
     assert bare.class_names == ("class 0", "class 1", "class 2")
     assert torch.equal(wrapped.logits(IMAGE), bare.logits(IMAGE))
     with pytest.raises(ConfigError, match="has 3 classes without names, the data set has 2"):
-        load_clues(config, weights=str(tmp_path / "bare.pth"), class_names=("ant", "bee"))
+        load_clues(bare_config, class_names=("ant", "bee"))
 
 
 def test_coco_classes_find_their_slots_by_category_id(tmp_path: Path) -> None:

@@ -1,20 +1,18 @@
 import errno
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from tests.support.s3_server import s3_server
+from tests.support.web_server import web_server
 from weaksam.config import SamConfig, Weights
 from weaksam.errors import CheckpointError
-from weaksam.io import weights
+from weaksam.io import downloads, weights
 from weaksam.io.weights import PUBLISHED, Published, WeightsFile, cached_path, default_cache_dir, fetch_weights
 from weaksam.sam import sam_weights
 
@@ -23,23 +21,20 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 OTHER = "0" * 64
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
     """The address of a web server that serves ``tmp_path/site``, which holds ``w.pth``."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "w.pth").write_bytes(CONTENT)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    os.utime(folder / "w.pth", (10**9, 10**9))
+    with web_server(folder) as server:
+        yield server.uri
+
+
+def kept(cache: Path) -> list[str]:
+    """Names of the files in a cache, whole or not; what is remembered of them lies in a folder of its own."""
+    return sorted(path.name for path in cache.iterdir() if path.is_file())
 
 
 def test_a_local_file_stays_where_it_is(tmp_path: Path) -> None:
@@ -94,13 +89,13 @@ def test_an_address_is_fetched_once_and_reported(site: str, tmp_path: Path) -> N
 def test_a_download_with_the_wrong_checksum_is_not_kept(site: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"w.pth: expected SHA-256 {OTHER}, got {SHA256}"):
         fetch_weights(f"{site}/w.pth", sha256=OTHER, cache_dir=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert kept(tmp_path / "cache") == []
 
 
 def test_a_missing_address_names_itself_and_leaves_nothing(site: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"{site}/none.pth: cannot fetch"):
         fetch_weights(f"{site}/none.pth", cache_dir=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert kept(tmp_path / "cache") == []
 
 
 def test_a_file_damaged_in_the_cache_is_fetched_anew(site: str, tmp_path: Path) -> None:
@@ -125,7 +120,7 @@ def test_of_many_at_once_one_fetches_and_all_get_the_whole_file(site: str, tmp_p
         found = list(pool.map(fetch, range(16)))
     assert len(set(reports)) == 1
     assert {f.sha256 for f in found} == {SHA256}
-    assert [p.name for p in (tmp_path / "c").iterdir()] == [found[0].path.name]
+    assert kept(tmp_path / "c") == [found[0].path.name]
 
 
 def test_the_published_checksum_is_expected_of_its_address(
@@ -177,10 +172,10 @@ def test_a_disk_that_cannot_keep_a_download_is_told_from_a_fault_of_the_address(
             Path(target).write_bytes(CONTENT[:10])
             raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(weights, "_open_for_download", lambda uri: (Disk(), uri))
+    monkeypatch.setattr(downloads, "_open", lambda uri, _: (Disk(), uri))
     with pytest.raises(CheckpointError, match=f"{tmp_path}/cache: cannot keep .*{os.strerror(number)}.*WEAKSAM_CACHE"):
         fetch_weights(f"{site}/w.pth", cache_dir=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert kept(tmp_path / "cache") == []
 
 
 def test_a_cache_that_cannot_be_made_is_told(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

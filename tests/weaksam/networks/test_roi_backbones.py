@@ -10,7 +10,8 @@ from weaksam.detectors.loading import build_detector, pixel_format
 from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.mist import Mist
 from weaksam.errors import CheckpointError, ConfigError
-from weaksam.io.weights import PUBLISHED, Published, file_sha256
+from weaksam.io.file_notes import file_sha256
+from weaksam.io.weights import PUBLISHED, Published
 from weaksam.networks import BUILTIN_STEM
 from weaksam.networks.pixels import IMAGENET
 from weaksam.networks.roi_backbones import SmallRoiBackbone, build_roi_backbone
