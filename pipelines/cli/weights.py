@@ -11,14 +11,23 @@ import typer
 from pipelines.cli import terminal
 from pipelines.cli.console import console, voice
 from pipelines.engine.voice import Kind, TextTable, Tone, Toned
-from weaksam.io.weights import PUBLISHED, Progress, WeightsFile, cached_path, fetch_weights
+from weaksam.errors import ConfigError
+from weaksam.io.downloads import Progress
+from weaksam.io.weights import PUBLISHED, WeightsFile, cached_path, fetch_weights, push_weights
 from weaksam.sam.models import BUILTIN_SAM
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of verbs."""
     weights = typer.Typer(
-        no_args_is_help=True, help="The weights that recipes name: what there is, and fetching it ahead."
+        no_args_is_help=True,
+        help=(
+            "The weights that recipes name: what there is, and fetching it ahead.\n\n"
+            "Examples:\n\n"
+            "    weaksam weights list\n\n"
+            "    weaksam weights pull vit_h\n\n"
+            "    weaksam weights pull vit_h --mirror s3://mine/weights"
+        ),
     )
     weights.command("list")(weights_list)
     weights.command("pull")(weights_pull)
@@ -49,17 +58,29 @@ def weights_pull(
         str, typer.Argument(metavar="NAME|URI", help="A name of the list, or any path, https:// or s3:// address.")
     ],
     sha256: Annotated[str, typer.Option("--sha256", help="The checksum that the file must have.")] = "",
+    mirror: Annotated[
+        str, typer.Option("--mirror", metavar="URI", help="Folder or bucket to copy them into, for weights.mirror.")
+    ] = "",
 ) -> None:
     """Fetch weights into the cache ($WEAKSAM_CACHE or ~/.cache/weaksam), where runs find them.
 
-    Example:
+    With --mirror, copy published weights also into a folder or bucket. Runs with weights.mirror look there first.
+
+    Examples:
 
         weaksam weights pull vit_b
+
+        weaksam weights pull vit_h --mirror s3://mine/weights
     """
     terminal.go_on_unread()
+    uri = published_uri(name) if mirror else ""
     with console.status(f"fetching {name}"):
         file = pull_weights(name, sha256=sha256)
     voice.say(f"{file.path}\nsha256 {file.sha256} ({'as expected' if file.known else 'nothing to compare with'})")
+    if mirror:
+        with console.status(f"copying {name}"):
+            copy = push_weights(file.path, uri, mirror)
+        voice.say(f"copied to {copy}; runs look there first with --set weights.mirror={mirror}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,5 +130,23 @@ def pull_weights(name_or_uri: str, *, sha256: str = "", progress: Progress | Non
     """
     if name_or_uri == "builtin":
         return fetch_weights(str(BUILTIN_SAM), sha256=sha256)
-    uri = PUBLISHED[name_or_uri].uri if name_or_uri in PUBLISHED else name_or_uri
-    return fetch_weights(uri, sha256=sha256, progress=progress)
+    return fetch_weights(_uri_of(name_or_uri), sha256=sha256, progress=progress)
+
+
+def published_uri(name_or_uri: str) -> str:
+    """Return where weights are published that a mirror may have.
+
+    Raises:
+        ConfigError: they are not, so that no run looks for them in a mirror.
+    """
+    uri = _uri_of(name_or_uri)
+    if all(uri != published.uri for published in PUBLISHED.values()):
+        raise ConfigError(
+            f"--mirror: expected one of {', '.join(PUBLISHED)}, got {name_or_uri}; a mirror is for published weights, others "
+            "are used where they lie"
+        )
+    return uri
+
+
+def _uri_of(name_or_uri: str) -> str:
+    return PUBLISHED[name_or_uri].uri if name_or_uri in PUBLISHED else name_or_uri
