@@ -30,7 +30,9 @@ class IndexFacts(Facts):
     labels_granted_to: str = NO_SPLIT  # the one split whose labels the table has
     kind: str = ""  # of the data set
     passed_over: tuple[PassedOver, ...] = ()
-    true_boxes: dict[str, BoxCounts] = field(default_factory=dict)  # split -> counts, where the recipe measures by them
+    # Of true boxes, by split, where the recipe measures by them and the split is annotated:
+    true_boxes: dict[str, BoxCounts] = field(default_factory=dict)
+    truth: dict[str, str] = field(default_factory=dict)  # a digest of all that is known of them
 
 
 class Index(Product[IndexFacts]):

@@ -27,7 +27,6 @@ from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, with_class_names
 from weaksam.config import DataConfig
-from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
@@ -47,7 +46,7 @@ class IndexOptions:
     """What the images are, and whether their true boxes are checked, which is of no matter to the table."""
 
     data: DataConfig
-    checks_true_boxes: NotInKey[bool]
+    checks_true_boxes: bool
 
 
 class IndexStage(Stage[IndexOptions]):
@@ -77,7 +76,7 @@ class IndexStage(Stage[IndexOptions]):
         told = dataset.passed_over
         _require_images(available, told, labelled, config)
         _require_unique(available, config.uri)
-        boxes = _count_true_boxes(dataset, available) if job.options.checks_true_boxes else {}
+        truth = _check_true_boxes(dataset, available) if job.options.checks_true_boxes else {}
 
         records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
         contents = _read_contents([r.uri for r in records], job)
@@ -97,6 +96,7 @@ class IndexStage(Stage[IndexOptions]):
             job.voice.say(Toned(f"  passed over: {'; '.join(map(str, told))}", Tone.VERBATIM))
         counts = Counter(r.split for r in records)
         parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+        boxes = {split: counted for split, (counted, _) in truth.items()}
         labels = _what_labels_say(records, dataset.class_names, labelled)
         return IndexFacts(
             text=" · ".join([f"images {len(rows):,} ({parts})", labels, *_what_boxes_say(boxes)]),
@@ -107,6 +107,7 @@ class IndexStage(Stage[IndexOptions]):
             kind=dataset.kind,
             passed_over=tuple(told),
             true_boxes=boxes,
+            truth={split: digest for split, (_, digest) in truth.items()},
         )
 
 
@@ -151,15 +152,18 @@ def _require_unique(available: Mapping[str, Sequence[ImageRecord]], uri: str) ->
             )
 
 
-def _count_true_boxes(dataset: Dataset, available: Mapping[str, Sequence[ImageRecord]]) -> dict[str, BoxCounts]:
-    """Count the true boxes of each split, so that malformed ones are an error now and not after hours of work.
+def _check_true_boxes(
+    dataset: Dataset, available: Mapping[str, Sequence[ImageRecord]]
+) -> dict[str, tuple[BoxCounts, str]]:
+    """Count the true boxes of each annotated split, and take a digest of them.
 
-    Some pictures' sizes are compared with those that their annotations state.
+    Malformed ones are an error now and not after hours of work. Some pictures' sizes are compared with those that their
+    annotations state.
     """
     from weaksam.datasets import check_true_boxes
 
     found = {split: check_true_boxes(dataset, split, partial(_some_sizes, of)) for split, of in available.items()}
-    return {split: counts for split, counts in found.items() if counts.images}
+    return {split: (counts, digest) for split, (counts, digest) in found.items() if counts.images}
 
 
 def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -11,8 +12,9 @@ from tests.support.s3_server import s3_server
 from tests.support.trees import build_coco_tree, build_folder_tree, build_voc_tree
 from weaksam.config import DataConfig, ShapesConfig
 from weaksam.datasets import DATASETS, Dataset, check_true_boxes, detect_kind, open_dataset, train_split
-from weaksam.datasets.ground_truth import BoxCounts
+from weaksam.datasets.ground_truth import BoxCounts, digest_of
 from weaksam.errors import ConfigError, DataError
+from weaksam.io.contents import contents_of
 from weaksam.io.files import join, open_fs, read_bytes
 from weaksam.io.images import decode_image
 
@@ -91,6 +93,35 @@ def test_fingerprint_is_the_same_for_the_same_data(config: DataConfig, dataset: 
     assert dataset.fingerprint() == open_dataset(config).fingerprint()
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Write a file anew, a second later than before."""
+    before = path.stat().st_mtime_ns
+    path.write_bytes(data)
+    os.utime(path, ns=(before + 10**9, before + 10**9))
+
+
+def test_a_picture_replaced_by_one_of_the_same_size_makes_other_data(config: DataConfig, dataset: Dataset) -> None:
+    if dataset.kind == "shapes":
+        return
+    before = dataset.fingerprint()
+    path = Path(dataset.records(dataset.splits[-1])[-1].uri)
+    (_, content), *_ = contents_of([str(path)])
+    data = path.read_bytes()
+    replace(path, bytes(len(data)))
+    (_, replaced), *_ = contents_of([str(path)], {str(path): content})
+    assert open_dataset(config).fingerprint() != before
+    assert replaced.digest != content.digest
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_annotations_replaced_by_others_of_the_same_size_make_other_data(tmp_path: Path, kind: str) -> None:
+    config = DataConfig(uri=str(TREES[kind](tmp_path)))
+    before = open_dataset(config).fingerprint()
+    path = next(path for path in sorted(tmp_path.rglob("*")) if path.suffix in (".xml", ".json"))
+    replace(path, path.read_bytes().replace(b"ellipse", b"ELLIPSE").replace(b"ring", b"RING").replace(b"star", b"STAR"))
+    assert open_dataset(config).fingerprint() != before
+
+
 def test_what_is_passed_over_is_told_with_a_count_and_an_example(config: DataConfig, dataset: Dataset) -> None:
     for split in dataset.splits:
         dataset.records(split)
@@ -119,11 +150,12 @@ def test_a_run_inside_the_data_set_is_no_part_of_it(config: DataConfig, dataset:
     assert again.passed_over == ()
 
 
-def test_true_boxes_are_checked_without_telling_where_they_are(dataset: Dataset) -> None:
+def test_true_boxes_are_checked_without_telling_where_they_are(config: DataConfig, dataset: Dataset) -> None:
     for split in dataset.splits:
         truth = dataset.ground_truth(split)
         objects = sum(len(of.boxes_xyxy) for of in truth.values())
-        counts = check_true_boxes(dataset, split, dict.fromkeys(truth, (64, 64)).copy)
+        counts, digest = check_true_boxes(dataset, split, dict.fromkeys(truth, (64, 64)).copy)
+        assert digest == digest_of(truth) == check_true_boxes(open_dataset(config), split)[1]
         assert counts == BoxCounts(images=len(truth), objects=objects, cut=0, left_out=0)
         assert {of.size_hw for of in truth.values()} <= {(64, 64), (0, 0)}
 
@@ -233,6 +265,8 @@ def test_data_sets_on_s3_equal_those_on_disk(tmp_path: Path) -> None:
             fs.put(f"{local}/", f"{path}/", recursive=True)
             there, here = (open_dataset(DataConfig(uri=uri)) for uri in (remote, str(local)))
             assert (there.kind, there.class_names, there.splits) == (kind, here.class_names, here.splits)
+            before = there.fingerprint()
+            assert open_dataset(DataConfig(uri=remote)).fingerprint() == before
             for split in here.splits:
                 for a, b in zip(there.records(split), here.records(split), strict=True):
                     assert (a.image_id, a.labels, a.labels_difficult) == (b.image_id, b.labels, b.labels_difficult)
@@ -240,6 +274,9 @@ def test_data_sets_on_s3_equal_those_on_disk(tmp_path: Path) -> None:
                 truth = here.ground_truth(split)
                 for image_id, objects in there.ground_truth(split).items():
                     np.testing.assert_array_equal(objects.boxes_xyxy, truth[image_id].boxes_xyxy)
+            picture = there.records(there.splits[0])[0].uri
+            fs.pipe_file(open_fs(picture)[1], bytes(len(read_bytes(picture))))
+            assert open_dataset(DataConfig(uri=remote)).fingerprint() != before
 
 
 def test_drawn_images_are_not_looked_for_elsewhere(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from weaksam.config import DataConfig
 from weaksam.datasets import coco_layout, voc_layout
-from weaksam.datasets.ground_truth import BoxCounts, count_boxes, true_objects
+from weaksam.datasets.ground_truth import BoxCounts, count_boxes, digest_of, true_objects
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import ConfigError
@@ -113,8 +113,10 @@ def detect_kind(uri: str) -> str:
 
 def check_true_boxes(
     dataset: Dataset, split: str, sizes_hw: Callable[[], Mapping[str, tuple[int, int]]] = dict
-) -> BoxCounts:
+) -> tuple[BoxCounts, str]:
     """Read the true boxes of a split for their faults alone: what comes back says how many there are, not where.
+
+    Their digest comes with it, which tells whether they are still the same.
 
     Args:
         dataset: The data set.
@@ -127,7 +129,7 @@ def check_true_boxes(
     truth = dataset.ground_truth(split)
     for image_id, size_hw in (sizes_hw() if truth else {}).items():
         true_objects(truth, image_id, size_hw)
-    return count_boxes(truth)
+    return count_boxes(truth), digest_of(truth)
 
 
 def train_split(dataset: Dataset, config: DataConfig) -> str:

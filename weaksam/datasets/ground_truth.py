@@ -7,6 +7,8 @@ picture as it is.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -104,6 +106,23 @@ def count_boxes(truth: Mapping[str, GroundTruth]) -> BoxCounts:
         for counts in ((len(t.boxes_xyxy) for t in known), (t.cut for t in known), (t.left_out for t in known))
     )
     return BoxCounts(len(truth), objects, cut, left_out)
+
+
+def digest_of(truth: Mapping[str, GroundTruth]) -> str:
+    """Return 32 hexadecimal digits that tell the true boxes of a split from any others, down to the last bit.
+
+    They do not depend on the order of the images, nor on the file that the boxes are from.
+    """
+    digest = hashlib.sha256()
+    for image_id, of in sorted(truth.items()):
+        height, width = of.size_hw
+        stated = (image_id, len(of.boxes_xyxy), of.cut, of.left_out, height, width, of.to_scale)
+        digest.update(json.dumps(stated).encode())
+        digest.update(of.boxes_xyxy.astype("<f4").tobytes())
+        digest.update(of.class_index.astype("<i8").tobytes())
+        digest.update(of.difficult.astype(bool).tobytes())
+        digest.update(of.crowd.astype(bool).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _cut(truth: GroundTruth, boxes_xyxy: NDArray[np.floating], size_hw: tuple[int, int]) -> GroundTruth:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from tests.support.broken_files import encode, picture
 from tests.support.trees import build_coco_tree, build_voc_tree, coco_document, write_json
 from tests.support.voice import Recorder
 from weaksam.errors import ConfigError, DataError
+from weaksam.io import contents
 from weaksam.structures import ImageRecord
 
 
@@ -263,6 +268,136 @@ def test_what_stated_sizes_count_for_makes_no_other_table(tmp_path: Path) -> Non
         found.append({name: Run(recipe, str(tmp_path)).instance(name).key for name in ("index", "evaluate.proposals")})
     assert found[0]["index"] == found[1]["index"]
     assert found[0]["evaluate.proposals"] != found[1]["evaluate.proposals"]
+
+
+# ------------------------------------------------------------------------------------------------------------- contents
+
+AN_HOUR_AGO_NS = time.time_ns() - 3600 * 10**9
+
+
+def rewrite(path: Path, data: bytes, seconds_later: int = 0) -> None:
+    path.write_bytes(data)
+    os.utime(path, ns=(AN_HOUR_AGO_NS + seconds_later * 10**9,) * 2)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of pictures that are read for their contents."""
+    names: list[str] = []
+
+    def record(path: str, mode: str) -> Any:
+        names.append(Path(path).name)
+        return open(path, mode)
+
+    monkeypatch.setattr(contents, "open", record, raising=False)
+    return names
+
+
+def pictures(root: Path, *names: str) -> Path:
+    for n, name in enumerate(names):
+        rewrite(folder_tree(root, "", name) / name, encode(picture((8, 8 + n)), "PNG"))
+    return root
+
+
+def test_the_content_of_a_picture_is_its_bytes(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "data", "a.png", "b.png")
+    _, rows, _ = index(str(root), tmp_path / "run")
+    for name in ("a.png", "b.png"):
+        assert rows[name]["content"] == hashlib.sha256((root / name).read_bytes()).hexdigest()[:32]
+
+
+def test_a_picture_is_read_once_in_a_run_folder_whatever_the_recipe(tmp_path: Path, read: list[str]) -> None:
+    root = pictures(tmp_path / "data", "a.png", "b.png")
+    _, before, _ = index(str(root), tmp_path / "run")
+    assert sorted(read) == ["a.png", "b.png"]
+    rewrite(root / "b.png", bytes((root / "b.png").stat().st_size), seconds_later=1)
+    pictures(root, "a.png", "c.png")
+    _, after, _ = index(str(root), tmp_path / "run", "data.train_split=none")
+    assert sorted(read[2:]) == ["b.png", "c.png"]
+    assert after["a.png"]["content"] == before["a.png"]["content"]
+    assert after["b.png"]["content"] != before["b.png"]["content"]
+
+
+def test_touching_a_picture_changes_its_content_in_no_way(tmp_path: Path, read: list[str]) -> None:
+    root = pictures(tmp_path / "data", "a.png")
+    first, before, _ = index(str(root), tmp_path / "run")
+    os.utime(root / "a.png", ns=(AN_HOUR_AGO_NS + 10**9,) * 2)
+    second, after, _ = index(str(root), tmp_path / "run")
+    assert first["key"] != second["key"]
+    assert read == ["a.png", "a.png"]
+    assert after == before
+
+
+def test_two_data_sets_in_one_run_folder_are_both_remembered(tmp_path: Path, read: list[str]) -> None:
+    first, second = pictures(tmp_path / "1", "a.png"), pictures(tmp_path / "2", "b.png")
+    for root, setting in ((first, "auto"), (second, "auto"), (first, "none"), (second, "none")):
+        index(str(root), tmp_path / "run", f"data.train_split={setting}")
+    assert read == ["a.png", "b.png"]
+
+
+def test_damage_to_what_is_remembered_costs_a_reading(
+    tmp_path: Path, read: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = pictures(tmp_path / "data", "a.png")
+    _, before, _ = index(str(root), tmp_path / "run")
+    (part,) = (tmp_path / "run" / "index" / "_contents").iterdir()
+    part.write_bytes(part.read_bytes()[:-9])
+    _, after, _ = index(str(root), tmp_path / "run", "data.train_split=none")
+    assert after["a.png"]["content"] == before["a.png"]["content"]
+    assert f"{part}: damaged" in caplog.text
+    index(str(root), tmp_path / "run", "data.splits=[all]")
+    assert read == ["a.png", "a.png"]
+
+
+def test_a_picture_that_is_missing_has_no_content_until_it_is_there(tmp_path: Path) -> None:
+    root = build_voc_tree(tmp_path / "voc")
+    path = root / "JPEGImages" / "000001.jpg"
+    data = path.read_bytes()
+    path.unlink()
+    _, before, _ = index(str(root), tmp_path / "run")
+    path.write_bytes(data)
+    _, after, _ = index(str(root), tmp_path / "run")
+    assert before.pop("000001")["content"] == ""
+    assert after.pop("000001")["content"] == hashlib.sha256(data).hexdigest()[:32]
+    assert after == before
+
+
+def test_drawn_images_have_contents_of_their_own(tmp_path: Path) -> None:
+    shapes = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
+    _, rows, _ = index("shapes:", tmp_path / "run", *shapes)
+    assert len({row["content"] for row in rows.values()}) == 5
+    assert not (tmp_path / "run" / "index" / "_contents").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- true boxes
+
+
+def test_corrected_boxes_change_the_digest_of_their_split_and_no_row(tmp_path: Path) -> None:
+    root = build_coco_tree(tmp_path / "coco")
+    before, rows_before, _ = index(str(root), tmp_path / "run")
+    assert set(before["truth"]) == {"train2017", "val2017"}
+    path = root / "annotations" / "instances_val2017.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["bbox"][2] -= 0.5
+    path.write_text(json.dumps(document))
+    after, rows_after, _ = index(str(root), tmp_path / "run")
+    assert after["key"] != before["key"]
+    assert after["truth"]["val2017"] != before["truth"]["val2017"]
+    assert after["truth"]["train2017"] == before["truth"]["train2017"]
+    assert rows_after == rows_before
+
+
+def test_an_index_that_looked_at_no_box_does_not_stand_for_one_that_did(tmp_path: Path) -> None:
+    root = build_coco_tree(tmp_path / "coco")
+    without, _, _ = index(str(root), tmp_path / "run", "stages=[index, propose]")
+    measuring, _, _ = index(str(root), tmp_path / "run")
+    assert without["truth"] == {}
+    assert set(measuring["truth"]) == {"train2017", "val2017"}
+
+
+def test_a_split_without_known_boxes_has_no_digest(tmp_path: Path) -> None:
+    manifest, _, _ = index(str(pictures(tmp_path / "data", "a.png")), tmp_path / "run")
+    assert manifest["truth"] == {}
 
 
 def test_hash_order_is_fixed_and_does_not_follow_names() -> None:

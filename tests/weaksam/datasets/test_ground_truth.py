@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from weaksam.datasets.ground_truth import BoxCounts, TrueObject, count_boxes, ground_truth_of, true_objects
+from weaksam.datasets.ground_truth import BoxCounts, TrueObject, count_boxes, digest_of, ground_truth_of, true_objects
 from weaksam.errors import DataError
 from weaksam.structures import GroundTruth
 
@@ -91,3 +92,44 @@ def test_a_picture_of_other_proportions_is_no_resized_copy(size_hw: tuple[int, i
 def test_a_stated_size_can_be_ignored() -> None:
     known = true_objects(truth((60, 10, 90, 40), (10, 80, 20, 90), stated_size="ignore"), "a", (96, 72))
     assert (known.boxes_xyxy.tolist(), known.cut) == ([[60, 10, 72, 40], [10, 80, 20, 90]], 1)
+
+
+# --------------------------------------------------------------------------------------------------------------- digest
+
+BOX: Box = (10, 10, 40, 40)
+NEXT_FLOAT = float(np.nextafter(np.float32(40), np.float32(41)))
+
+
+def digest(*objects: TrueObject, **options: Any) -> str:
+    return digest_of({"a": ground_truth_of(objects, **{"size_hw": (72, 96), **options})})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        digest(TrueObject((10, 10, 40, NEXT_FLOAT), 0)),
+        digest(TrueObject(BOX, 1)),
+        digest(TrueObject(BOX, 0, difficult=True)),
+        digest(TrueObject(BOX, 0, crowd=True)),
+        digest(TrueObject(BOX, 0), TrueObject(BOX, 0)),
+        digest(TrueObject(BOX, 0), TrueObject((50, 50, 50, 50), 0)),
+        digest(TrueObject(BOX, 0), size_hw=(73, 96)),
+        digest(TrueObject(BOX, 0), size_hw=(96, 72)),
+        digest(),
+        digest_of({}),
+        digest_of({"b": ground_truth_of([TrueObject(BOX, 0)], (72, 96))}),
+    ],
+    ids=[
+        "a corner", "a class", "difficult", "a crowd", "a second object", "an empty box", "a stated size", "turned sides",
+        "no object", "no image", "another image",
+    ],
+)  # fmt: skip
+def test_the_digest_tells_true_boxes_from_others(other: str) -> None:
+    assert other != digest(TrueObject(BOX, 0))
+
+
+def test_the_digest_does_not_depend_on_the_order_of_images_or_on_the_file() -> None:
+    one, two = (ground_truth_of([TrueObject(BOX, n)], (72, 96), where=f"{n}.xml") for n in (0, 1))
+    moved = ground_truth_of([TrueObject(BOX, 0)], (72, 96), where="elsewhere/0.xml")
+    assert digest_of({"a": one, "b": two}) == digest_of({"b": two, "a": moved})
+    assert digest_of({"a": one, "b": two}) != digest_of({"a": two, "b": one})
