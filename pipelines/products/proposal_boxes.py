@@ -1,19 +1,41 @@
-"""The boxes of a proposals table by image: read file by file to measure them, or all in memory to train and detect on."""
+"""The boxes of a proposals table by image: read file by file to measure them, or looked up to train and detect on.
+
+Many processes of a node look up the same boxes: loaders of a training, actors of ``detect``. They share one Arrow file on the
+node's disk, which holds the ids and the boxes of the wanted sources and is mapped into memory: its pages are the operating
+system's, whichever process has read them first.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import logging
+import mmap
+import os
+import posixpath
+import tempfile
+import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.store.tables import Table
 from weaksam.errors import RunError
+from weaksam.io.files import open_fs
+from weaksam.io.node_cache import OF_THIS_DISK, cache_folder, ensure, trim
 
+logger = logging.getLogger(__name__)
+
+_LIMIT_BYTES = 32 * 2**30  # of the files of this node; 118,287 images of 200 boxes are 380 MB
+_IN_USE_S = 3_600.0  # files used within it stay, for a process that is about to open one
 _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "source", "prompt_points_xy", "prompt_source", "prompt_kind")
 
 
@@ -63,10 +85,14 @@ def count_points(row: Mapping[str, Any]) -> Counter[str]:
 
 
 class ProposalBoxes(Mapping[str, NDArray[np.float32]]):
-    """Image id -> boxes ``[R, 4]``, all of them in one array, 16 bytes each: 260 MB for 82,000 images of 200."""
+    """Image id -> boxes ``[R, 4]`` in pixels, read-only and shared by all processes of the node.
+
+    The first of them reads the table part by part and writes the file, while the others wait. A node whose disk does not take
+    it is told so in the log, and each process then holds the boxes itself, 16 bytes each.
+    """
 
     def __init__(self, table: Table, sources: Sequence[str] = ()) -> None:
-        """Read the table.
+        """Open the node's file, or make it.
 
         Args:
             table: of proposals.
@@ -75,31 +101,134 @@ class ProposalBoxes(Mapping[str, NDArray[np.float32]]):
         Raises:
             RunError: no image has a box of any wanted source.
         """
-        parts: list[NDArray[np.float32]] = [np.zeros((0, 4), np.float32)]
-        self._rows: dict[str, slice] = {}
-        met: set[str] = set()
-        end = 0
-        for image in iter_boxes(table):
-            boxes = image.boxes_xyxy
-            met.update(image.source)
-            if sources:
-                boxes = boxes[[source in sources for source in image.source]]
-            parts.append(boxes)
-            self._rows[image.image_id] = slice(end, end + len(boxes))
-            end += len(boxes)
-        self._boxes_xyxy = np.concatenate(parts)
-        if sources and not end:
-            raise RunError(
-                f"{table.folder}: no box of {', '.join(sources)}; mil.proposal_sources must name some of "
-                f"{', '.join(sorted(met)) or 'no source: the table is empty'}"
-            )
+        batch = _on_this_node(table, sources)
+        boxes = batch["boxes_xyxy"]
+        self._ids = batch["image_id"]  # sorted
+        self._first, self._count = boxes.offsets.to_numpy(), boxes.sizes.to_numpy()
+        self._corners = boxes.values.values.to_numpy().reshape(-1, 4)
 
     def __getitem__(self, image_id: str) -> NDArray[np.float32]:
         """Return the boxes of one image, float32 ``[R, 4]``; an image without a row is a KeyError."""
-        return self._boxes_xyxy[self._rows[image_id]]
+        row = bisect_left(self._ids, image_id, key=pa.StringScalar.as_py)
+        if row == len(self._ids) or self._ids[row].as_py() != image_id:
+            raise KeyError(image_id)
+        first = self._first[row]
+        boxes: NDArray[np.float32] = self._corners[first : first + self._count[row]]
+        return boxes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+        return (image_id.as_py() for image_id in self._ids)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._ids)
+
+
+def _on_this_node(table: Table, sources: Sequence[str]) -> pa.RecordBatch:
+    """Return what the node's file holds: columns ``image_id``, sorted, and ``boxes_xyxy``."""
+    path = cache_folder("proposals") / f"{_digest([table.folder, *sources])}-{_digest(_made_of(table))}.arrow"
+
+    def at_hand() -> pa.RecordBatch:
+        if ensure(path, lambda file: _write(table, sources, file)):
+            _remove_others(path)
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+
+    try:
+        try:
+            return at_hand()
+        except pa.ArrowException as error:
+            logger.warning("%s: damaged (%s); made again now", path, error)
+            path.unlink(missing_ok=True)
+            return at_hand()
+    except OSError as error:
+        if error.errno not in OF_THIS_DISK:
+            raise
+        logger.warning(
+            "%s: cannot keep the boxes of %s here (%s), so that each process holds them in its own memory; free some space, or "
+            "set WEAKSAM_CACHE to a folder on another disk",
+            path.parent,
+            table.folder,
+            error.strerror,
+        )
+        corners = io.BytesIO()
+        lookup = _gather(table, sources, corners)
+        return _batch(lookup, pa.py_buffer(corners.getbuffer()))
+
+
+def _made_of(table: Table) -> list[str]:
+    """Return what tells a table's files from those of any other time, whoever has written them again."""
+    fs, root = open_fs(table.folder)
+    fs.invalidate_cache()
+    listed = fs.ls(root, detail=True) if fs.exists(root) else []
+    stamps = {
+        info["name"]: [str(info.get(name)) for name in ("size", "mtime", "ETag", "LastModified")] for info in listed
+    }
+    return [" ".join([posixpath.basename(path), *stamps.get(path, ())]) for path in table.parts()]
+
+
+def _digest(of: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(of).encode()).hexdigest()[:16]
+
+
+def _remove_others(path: Path) -> None:
+    """Remove files of what the table was before, and then those that were used least recently, if there are too many."""
+    for other in path.parent.glob(f"{path.name.partition('-')[0]}-*"):
+        if other != path:
+            other.unlink(missing_ok=True)  # who has it mapped keeps it
+    trim(path.parent, _LIMIT_BYTES, spare_used_after=time.time() - _IN_USE_S)
+
+
+def _write(table: Table, sources: Sequence[str], file: IO[bytes]) -> None:
+    """Write the node's file; memory holds one part of the table, and the ids."""
+    with tempfile.TemporaryFile(dir=posixpath.dirname(file.name)) as corners:
+        lookup = _gather(table, sources, corners)
+        corners.flush()
+        is_empty = os.fstat(corners.fileno()).st_size == 0  # which cannot be mapped
+        mapped = b"" if is_empty else mmap.mmap(corners.fileno(), 0, access=mmap.ACCESS_READ)
+        batch = _batch(lookup, pa.py_buffer(mapped))
+        with pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+
+
+class _Lookup(NamedTuple):
+    """Where the boxes of each image lie, in the order of the table."""
+
+    image_ids: pa.StringArray
+    begin: NDArray[np.int64]  # of its boxes among all
+    length: NDArray[np.int64]
+
+
+def _gather(table: Table, sources: Sequence[str], corners: IO[bytes]) -> _Lookup:
+    """Write the wanted boxes one after another, float32 ``[N, 4]``, holding one part in memory; return where they lie."""
+    image_ids: list[pa.Array] = [pa.array([], pa.string())]
+    counts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    met: set[str] = set()
+    for part in table.iter_parts(("image_id", "boxes_xyxy", "source") if sources else ("image_id", "boxes_xyxy")):
+        boxes = part["boxes_xyxy"].combine_chunks()
+        count = pc.list_value_length(boxes).to_numpy().astype(np.int64)
+        xyxy = boxes.flatten().flatten().to_numpy().reshape(-1, 4)
+        if sources:
+            of = part["source"].combine_chunks().flatten()
+            met.update(pc.unique(of).to_pylist())
+            wanted = pc.is_in(of, pa.array(sources, pa.string())).to_numpy(zero_copy_only=False)
+            up_to = np.concatenate([[0], np.cumsum(wanted)])  # of the boxes before each, how many are wanted
+            ends = np.cumsum(count)
+            count, xyxy = up_to[ends] - up_to[ends - count], xyxy[wanted]
+        corners.write(xyxy.tobytes())
+        image_ids.append(part["image_id"].combine_chunks())
+        counts.append(count)
+    all_counts = np.concatenate(counts)
+    if sources and not all_counts.any():
+        raise RunError(
+            f"{table.folder}: no box of {', '.join(sources)}; mil.proposal_sources must name some of "
+            f"{', '.join(sorted(met)) or 'no source: the table is empty'}"
+        )
+    return _Lookup(pa.concat_arrays(image_ids), np.cumsum(all_counts) - all_counts, all_counts)
+
+
+def _batch(lookup: _Lookup, corners: pa.Buffer) -> pa.RecordBatch:
+    order = pc.sort_indices(lookup.image_ids)
+    values = pa.Array.from_buffers(pa.float32(), corners.size // 4, [None, corners])
+    boxes = pa.LargeListViewArray.from_arrays(
+        lookup.begin[order], lookup.length[order], pa.FixedSizeListArray.from_arrays(values, 4)
+    )
+    return pa.record_batch([lookup.image_ids.take(order), boxes], ["image_id", "boxes_xyxy"])
