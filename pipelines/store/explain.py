@@ -92,7 +92,8 @@ def explain(error: BaseException, where: str = "") -> WeaksamError | None:
             return _of_storage(cause, where)
     if isinstance(chain[0], MemoryError):
         return StorageError("; ".join(_MEANINGS[errno.ENOMEM]))
-    return _of_ray(chain[0]) if _is_of_ray(chain[0]) else None
+    first = next((cause for cause in chain if str(cause)), chain[0])  # Ray Data raises some from one that says nothing
+    return _of_ray(first) if _is_of_ray(first) else None
 
 
 def storage_failure(error: BaseException, where: str = "") -> StorageError | None:

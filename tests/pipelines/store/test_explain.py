@@ -169,6 +169,7 @@ def test_only_a_storage_that_fails_as_a_whole_is_given_up_at_once() -> None:
 
 
 def test_what_ray_wraps_is_unwrapped() -> None:
+    from ray.data.exceptions import SystemException
     from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError, UserCodeException
     from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -183,6 +184,8 @@ def test_what_ray_wraps_is_unwrapped() -> None:
     assert told(NodeDiedError("the node died: its power was cut")).startswith("Ray: the node died")
     text = "Traceback (most recent call last):\n  …\nweaksam.errors.CheckpointError: vit_b: not downloaded; run x"
     init = ActorDiedError(RayTaskError("__init__", text, KeyError("not kept")))
+    assert told(init) == "vit_b: not downloaded; run x"
+    init.__cause__ = SystemException()
     assert told(init) == "vit_b: not downloaded; run x"
     bug = ActorDiedError(RayTaskError("__init__", "Traceback (most recent call last):\n  …\nKeyError: 'x'", KeyError()))
     assert explain(bug) is None
