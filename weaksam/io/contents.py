@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from weaksam.io.files import DRAWN, absolute, is_drawn, is_remote, join, list_objects
-from weaksam.io.stamps import Stamp, stamp_of_stat
+from weaksam.io.stamps import RACE_NS, Stamp, stamp_of_stat
 from weaksam.registry import load
 
 UNREADABLE = ""  # the content of a file that is missing or cannot be read
 
-# A file system's clock ticks slowly, and another machine's may be off: a file that is written again this shortly after it was
-# read may have the time of modification that it had before.
-_RACE_NS = 2 * 10**9
 _DIGITS = 32
 _READERS = 16
 _AT_A_TIME = 64  # files that a thread takes on together
@@ -43,7 +40,7 @@ class ImageContent:
 
     def is_of(self, stamp: Stamp) -> bool:
         """Whether a local file that has this stamp now still holds this."""
-        return self.stamp == stamp and int(stamp.version) + _RACE_NS < self.read_ns
+        return self.stamp == stamp and int(stamp.version) + RACE_NS < self.read_ns
 
 
 def contents_of(

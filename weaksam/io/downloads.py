@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weaksam.errors import CheckpointError
-from weaksam.io.file_notes import CLOCK_TICK_S
 from weaksam.io.files import open_fs
+from weaksam.io.stamps import RACE_NS, TIME_NAMES, VERSION_NAMES
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -22,9 +22,6 @@ Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all (None
 SILENCE_S = 60.0  # give a download up when nothing arrives for this long
 ANSWER_S = 10.0  # the same of a question, where there is something to go on with
 _OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # never of the other end of a download
-# What servers call a version of a file: of its content, or else the time of its last change.
-_VERSION_NAMES = ("ETag", "etag", "Content-MD5", "md5Hash", "generation", "VersionId", "version_id")
-_TIME_NAMES = ("Last-Modified", "LastModified", "last_modified", "mtime", "modified", "updated")
 
 
 def version_at(uri: str, silence_s: float = SILENCE_S) -> str:
@@ -37,20 +34,20 @@ def version_at(uri: str, silence_s: float = SILENCE_S) -> str:
     """
     fs, path = _open(uri, silence_s)
     info = fs.info(path)
-    name = next((name for name in (*_VERSION_NAMES, *_TIME_NAMES) if info.get(name)), "")
-    if not name or (name in _TIME_NAMES and time.time() - _seconds(info[name]) < CLOCK_TICK_S):
+    name = next((name for name in (*VERSION_NAMES, *TIME_NAMES) if info.get(name)), "")
+    if not name or (name in TIME_NAMES and time.time_ns() - _nanoseconds(info[name]) < RACE_NS):
         return ""
     return f"{name} {info[name]}, {info.get('size')} bytes"
 
 
-def _seconds(moment: Any) -> float:
-    """Return a moment, as file systems and web servers write it, in seconds since 1970; now if it cannot be read."""
+def _nanoseconds(moment: Any) -> int:
+    """Return a moment, as file systems and web servers write it, in nanoseconds since 1970; now if it cannot be read."""
     try:
         if isinstance(moment, str):
             moment = parsedate_to_datetime(moment)
-        return float(moment.timestamp() if isinstance(moment, datetime) else moment)
+        return int(float(moment.timestamp() if isinstance(moment, datetime) else moment) * 10**9)
     except (TypeError, ValueError):
-        return time.time()
+        return time.time_ns()
 
 
 def download(uri: str, target: Path, progress: Progress | None = None) -> None:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-CLOCK_TICK_S = 2.0  # of the file systems with the coarsest times: a file may change within it and look the same
+from weaksam.io.stamps import RACE_NS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class FileNote:
         if self._known.get("stamp") == stamp:
             return str(self._known["sha256"])
         digest = file_sha256(self.path)
-        if stamp == _stamp(self.path) and time.time() - _last_change_s(stamp) > CLOCK_TICK_S:
+        if stamp == _stamp(self.path) and time.time_ns() - max(stamp[1], stamp[2]) > RACE_NS:
             self._remember(stamp=stamp, sha256=digest)
         return digest
 
@@ -112,7 +112,3 @@ def _stamp(path: Path) -> list[int]:
     """Return what changes when a file does: size, times in nanoseconds, inode. A copy can keep all but the second time."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-
-
-def _last_change_s(stamp: list[int]) -> float:
-    return max(stamp[1], stamp[2]) / 1e9

@@ -6,8 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# What listings of buckets say of an object, from what changes with its content alone to its times: S3, Google, Azure, others.
-_VERSIONS = ("ETag", "md5Hash", "generation", "etag", "LastModified", "last_modified", "mtime", "created")
+# What file systems and web servers say of a file: what changes with its content alone, and times. S3, Google, Azure, others.
+VERSION_NAMES = ("ETag", "md5Hash", "generation", "etag", "Content-MD5")
+TIME_NAMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "created")
+# A file system's clock ticks slowly, and another machine's may be off: a file that is written again this shortly after it was
+# read may have the time of modification that it had before.
+RACE_NS = 2 * 10**9
 
 
 class Stamp(NamedTuple):
@@ -27,5 +31,5 @@ def stamp_of_stat(stat: os.stat_result) -> Stamp:
 
 def stamp_of_listed(info: Mapping[str, Any]) -> Stamp:
     """Return the stamp of an object in a bucket from what fsspec's listing says of it."""
-    version = next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
+    version = next((str(info[name]) for name in (*VERSION_NAMES, *TIME_NAMES) if info.get(name)), "")
     return Stamp(int(info.get("size") or 0), version.strip('"'))

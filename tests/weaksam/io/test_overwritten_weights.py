@@ -63,8 +63,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the clock be so far ahead that every file on the disk is an old one."""
-    now = time.time
-    monkeypatch.setattr(file_notes.time, "time", lambda: now() + 100)
+    now = time.time_ns
+    monkeypatch.setattr(file_notes.time, "time_ns", lambda: now() + 100 * 10**9)
 
 
 # --- others at the same address
@@ -220,13 +220,13 @@ def test_a_checksum_of_the_recipe_is_still_the_recipes(tmp_path: Path) -> None:
 COUNTED = """
 import sys, time
 from weaksam.io import file_notes, weights
-read, now = file_notes.file_sha256, time.time
+read, now = file_notes.file_sha256, time.time_ns
 def counted(path):
     with open(sys.argv[2], "a") as log:
         log.write("read\\n")
     return read(path)
 weights.file_sha256 = file_notes.file_sha256 = counted
-file_notes.time.time = lambda: now() + 100
+file_notes.time.time_ns = lambda: now() + 100 * 10**9
 print(weights.fetch_weights(sys.argv[1]).sha256)
 """
 
@@ -258,8 +258,8 @@ def test_a_file_that_was_written_just_now_is_not_trusted_to_stay(
     for _ in range(2):
         fetch_weights(path)
     assert len(read) == 2
-    now = time.time()
-    monkeypatch.setattr(file_notes.time, "time", lambda: now + 100)
+    now = time.time_ns()
+    monkeypatch.setattr(file_notes.time, "time_ns", lambda: now + 100 * 10**9)
     for _ in range(2):
         fetch_weights(path)
     assert len(read) == 3
