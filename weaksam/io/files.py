@@ -286,13 +286,14 @@ def _walk_local(root: str) -> Iterator[tuple[str, Stamp]]:
         if real in visited:
             continue
         visited.add(real)
+        inside = posixpath.relpath(folder, root)
         for entry in _scan(folder):
             if entry.name.startswith("."):
                 continue
             if _leads_to_folder(entry):
                 (links if entry.is_symlink() else folders).append(entry.path)
             elif _is_file_or_dangling(entry):
-                yield posixpath.relpath(entry.path, root), _stamp(entry)
+                yield entry.name if inside == "." else f"{inside}/{entry.name}", _stamp(entry)
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:
