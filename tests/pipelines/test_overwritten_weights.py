@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load, save
 
-from pipelines.engine.stage import Options
+from pipelines.engine.stage import Job, Options
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Resolved, Run
+from pipelines.stages import detect
+from pipelines.stages.propose import stage as propose
 from pipelines.stages.propose.actors import ActorSpec, Prompting, SegmentActor
 from pipelines.store.files import write_bytes
+from tests.support.drawn_run import job_for
 from tests.support.s3_server import s3_server
 from tests.support.web_server import web_server
-from weaksam.config.weights import NO_WEIGHTS, PlacedWeights, WeightsConfig
+from weaksam.config.weights import NO_WEIGHTS, PlacedWeights, Weights, WeightsConfig
 from weaksam.errors import CheckpointError
 from weaksam.io.weights import PUBLISHED
 from weaksam.sam.small import build_small_sam
@@ -135,3 +139,23 @@ def test_all_weights_of_a_stage_go_through_the_places_of_the_recipe(tmp_path: Pa
     expected = PlacedWeights(str(detector), places=places, seen=digest)
     assert options.weights == options.detector.weights == expected
     assert options.detector.init == PlacedWeights("builtin", places=places)  # nobody loads it where a detector is given
+
+
+@pytest.mark.parametrize(
+    ("name", "trained", "file", "weights_of"),
+    [
+        ("detect.mil", "train-mil", "detector.safetensors", detect._weights),
+        ("propose", "train-classifier", "classifier.safetensors", propose._clue_weights),
+    ],
+)
+def test_what_this_run_trained_is_the_same_file_for_every_actor(
+    tmp_path: Path, name: str, trained: str, file: str, weights_of: Callable[[Job[Any]], Weights]
+) -> None:
+    job = job_for(load_recipe("shapes", list(SHAPES))[0], str(tmp_path), name, (trained,))
+    path = tmp_path / trained / "k" / file
+    write_bytes(str(path), b"trained")
+    weights = weights_of(job)
+    assert weights.fetch().path == path
+    write_bytes(str(path), b"trained again")
+    with pytest.raises(CheckpointError, match=f"{path}: expected SHA-256 .*, which this run began with"):
+        weights.fetch()

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,25 +30,34 @@ class Fetched:
     asked_at_s: float = 0.0  # seconds since 1970, when it was asked for
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What a note says."""
+
+    path: str = ""  # of the file, for people
+    stamp: list[int] = field(default_factory=list)  # of the file when it was read
+    sha256: str = ""
+    fetched: Fetched = Fetched()
+
+
 class FileNote:
     """A file and what is remembered of it, held by this process alone; see ``hold_note``."""
 
     def __init__(self, path: Path, storage: IO[bytes] | None) -> None:
         self.path = path
         self._storage = storage  # None: nothing can be remembered
-        self._known: dict[str, Any] = {} if storage is None else _parse(storage.read())
+        self._known = _Known() if storage is None else _parse(storage.read())
 
     @property
     def fetched(self) -> Fetched:
         """What was fetched here last."""
-        known: dict[str, Any] = self._known.get("fetched", {})
-        return Fetched(**known)
+        return self._known.fetched
 
     def sha256(self) -> str:
         """Return the file's SHA-256; it is read if it may have changed since it was read last."""
         stamp = _stamp(self.path)
-        if self._known.get("stamp") == stamp:
-            return str(self._known["sha256"])
+        if self._known.stamp == stamp:
+            return self._known.sha256
         digest = file_sha256(self.path)
         if stamp == _stamp(self.path) and time.time_ns() - max(stamp[1], stamp[2]) > RACE_NS:
             self._remember(stamp=stamp, sha256=digest)
@@ -57,15 +66,15 @@ class FileNote:
     def keep_fetched(self, source: Path, fetched: Fetched) -> None:
         """Put what was fetched, a file in the same folder, in the place of the file; nobody else ever writes there."""
         source.replace(self.path)
-        self._remember(stamp=_stamp(self.path), sha256=fetched.sha256, fetched=asdict(fetched))
+        self._remember(stamp=_stamp(self.path), sha256=fetched.sha256, fetched=fetched)
 
     def _remember(self, **news: Any) -> None:
-        self._known |= {"path": str(self.path), **news}
+        self._known = replace(self._known, path=str(self.path), **news)
         if self._storage is not None and self._storage.writable():
             with suppress(OSError):  # such as a full disk
                 self._storage.seek(0)
                 self._storage.truncate()
-                self._storage.write(json.dumps(self._known).encode())
+                self._storage.write(json.dumps(asdict(self._known)).encode())
                 self._storage.flush()
 
 
@@ -96,16 +105,16 @@ def _open(path: Path) -> IO[bytes] | None:
         path.parent.mkdir(parents=True, exist_ok=True)
     for flags, mode in ((os.O_RDWR | os.O_CREAT, "r+b"), (os.O_RDONLY, "rb")):
         with suppress(OSError):
-            return os.fdopen(os.open(path, flags, 0o666), mode)
+            return os.fdopen(os.open(path, flags, 0o666), mode, buffering=0)
     return None
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def _parse(text: bytes) -> _Known:
     try:
         known = json.loads(text)
-    except ValueError:  # new, or its writer was killed
-        return {}
-    return known if isinstance(known, dict) else {}
+        return _Known(**{**known, "fetched": Fetched(**known["fetched"])})
+    except (ValueError, TypeError, KeyError):  # new, or its writer was killed or is of another version
+        return _Known()
 
 
 def _stamp(path: Path) -> list[int]:

@@ -118,7 +118,7 @@ def fetch_weights(
         CheckpointError: nothing there, no access, or another checksum than expected or seen. A file with the wrong checksum is
             not kept in the cache; one that was damaged there is fetched anew.
     """
-    wanted = _Wanted(uri, _expected_sha256(uri, sha256), seen, time.time())
+    wanted = _Wanted(uri, _expected_sha256(uri, sha256), seen.lower(), time.time())
     if not is_remote(uri):
         file = Path(uri.removeprefix("file://")).expanduser()
         if not file.is_file():
@@ -210,13 +210,21 @@ def _is_good(note: FileNote, wanted: _Wanted) -> bool:
 
 def _download_wanted(wanted: _Wanted, mirror: str, target: Path, progress: Progress | None) -> tuple[WeightsFile, str]:
     """Fetch the file that is wanted, from a mirror if that has it; return it, and what its server calls its version."""
-    if mirror and any(published.uri == wanted.uri for published in PUBLISHED.values()):
-        copy = mirrored_uri(wanted.uri, mirror)
+    if not mirror or all(published.uri != wanted.uri for published in PUBLISHED.values()):
+        return _download_there(wanted, target, progress)
+    copy = mirrored_uri(wanted.uri, mirror)
+    try:
+        download(copy, target, progress)
+        return replace(wanted, uri=copy).found(target, file_sha256(target)), ""
+    except CheckpointError as missed:
+        logger.warning("%s; the weights are fetched from %s instead", missed, wanted.uri)
         try:
-            download(copy, target, progress)
-            return replace(wanted, uri=copy).found(target, file_sha256(target)), ""
+            return _download_there(wanted, target, progress)
         except CheckpointError as error:
-            logger.warning("%s; the weights are fetched from %s instead", error, wanted.uri)
+            raise CheckpointError(f"{error}; nor are they in the mirror: {missed}") from error
+
+
+def _download_there(wanted: _Wanted, target: Path, progress: Progress | None) -> tuple[WeightsFile, str]:
     try:  # before the download: what is overwritten meanwhile is fetched again
         version = version_at(wanted.uri)
     except Exception:  # such as an address that only gives out the file; other errors meet the download, too
@@ -269,7 +277,7 @@ def cached_path(uri: str, cache_dir: str | os.PathLike[str] = "") -> Path:
     """
     name = f"{hashlib.sha256(uri.encode()).hexdigest()[:8]}-{_file_name(uri)}"
     folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
-    asked = bool(cache_dir) or "WEAKSAM_CACHE" in os.environ
+    asked = bool(cache_dir or os.environ.get("WEAKSAM_CACHE"))
     if asked or (folder / name).is_file() or _can_be_written(folder):
         return folder / name
     return _temporary_cache(folder) / name

@@ -209,7 +209,9 @@ def test_a_server_is_not_asked_for_what_was_seen(tmp_path: Path) -> None:
 
 def test_a_checksum_of_the_recipe_is_still_the_recipes(tmp_path: Path) -> None:
     path = lay(tmp_path / "w.pth", OLD)
-    seen = Weights(str(path), sha256(OLD)).as_seen()
+    digest = sha256(OLD).upper()
+    assert fetch_weights(str(path), sha256=digest, seen=digest).known
+    seen = Weights(str(path), digest).as_seen()
     lay(path, NEW)
     with pytest.raises(CheckpointError, match="another or a damaged file; check the path"):
         seen.fetch()
@@ -266,7 +268,7 @@ def test_a_file_that_was_written_just_now_is_not_trusted_to_stay(
 
 
 @pytest.mark.usefixtures("later")
-@pytest.mark.parametrize("text", ["", "{", "[]", "\0\0"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "\0\0", '{"fetched": 3}', '{"fetched": {"by": "another version"}}'])
 def test_a_damaged_note_is_made_again(tmp_path: Path, cache: Path, read: list[str], text: str) -> None:
     path = lay(tmp_path / "w.pth", OLD, size=LARGE)
     first = fetch_weights(str(path))
@@ -328,6 +330,14 @@ def test_what_a_mirror_does_not_have_is_fetched_where_it_is_published_and_said(
     (message,) = caplog.messages
     assert message.startswith(f"{mirror}/{said}")
     assert message.endswith(f"; the weights are fetched from {uri} instead")
+
+
+def test_what_neither_the_mirror_nor_the_publisher_has_names_both(tmp_path: Path, published: WebServer) -> None:
+    (published.folder / "w.pth").unlink()
+    uri = f"{published.uri}/w.pth"
+    said = rf"{uri}: cannot fetch .*; nor are they in the mirror: {tmp_path}/mirror/w.pth: cannot fetch"
+    with pytest.raises(CheckpointError, match=said):
+        fetch_weights(uri, mirror=str(tmp_path / "mirror"))
 
 
 def test_a_mirror_is_asked_for_published_weights_alone(tmp_path: Path, published: WebServer) -> None:
