@@ -12,8 +12,9 @@ from pipelines.cli import terminal
 from pipelines.cli.console import console, voice
 from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from weaksam.errors import ConfigError
+from weaksam.io.cache_folder import cached_path
 from weaksam.io.downloads import Progress
-from weaksam.io.weights import PUBLISHED, WeightsFile, cached_path, fetch_weights, push_weights
+from weaksam.io.weights import PUBLISHED, WeightsFile, fetch_weights, push_weights
 from weaksam.sam.models import BUILTIN_SAM
 
 

@@ -159,3 +159,15 @@ def test_what_this_run_trained_is_the_same_file_for_every_actor(
     write_bytes(str(path), b"trained again")
     with pytest.raises(CheckpointError, match=f"{path}: expected SHA-256 .*, which this run began with"):
         weights.fetch()
+
+
+def test_the_driver_says_what_a_mirror_lacks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = recipe("sam.name=vit_h", f"weights.mirror={tmp_path}")
+    job = job_for(asked, "/run", "propose", ()).with_options(Run(asked, "/run").resolve("propose").options)
+    propose._say_missed(job)
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path}/sam_vit_h_4b8939.pth: FileNotFoundError")
+    assert said.endswith(f"{PUBLISHED['vit_h'].uri} is fetched instead, on each node that has no copy")
+    (tmp_path / "sam_vit_h_4b8939.pth").touch()
+    propose._say_missed(job)
+    assert len(caplog.messages) == 1

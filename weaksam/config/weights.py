@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from weaksam.config.checks import require
 from weaksam.io.downloads import Progress
-from weaksam.io.weights import WeightsFile, fetch_weights
+from weaksam.io.weights import WeightsFile, fetch_weights, lacks
 
 T = TypeVar("T")
 NOT_IN_KEY = "not in key"
@@ -35,6 +35,10 @@ class Weights:
     def fetch(self, *, cache_dir: str | os.PathLike[str] = "", progress: Progress | None = None) -> WeightsFile:
         """Return the file on this machine, verified; raise CheckpointError as ``fetch_weights`` does."""
         return fetch_weights(self.uri, sha256=self.sha256, cache_dir=cache_dir, progress=progress)
+
+    def missed_in_mirror(self) -> str:
+        """Say why a mirror of the run cannot give them out; "" if it can, or need not."""
+        return ""
 
     def placed(self, places: WeightsConfig) -> PlacedWeights:
         """Return the same weights, to be looked for and kept in some places."""
@@ -85,6 +89,11 @@ class PlacedWeights(Weights):
             cache_dir=cache_dir or self.places.cache,
             progress=progress,
         )
+
+    def missed_in_mirror(self) -> str:
+        """See ``Weights.missed_in_mirror``."""
+        missed = lacks(self.places.mirror, self.uri)
+        return f"{missed}; {self.uri} is fetched instead, on each node that has no copy" if missed else ""
 
     def placed(self, places: WeightsConfig) -> PlacedWeights:
         """See ``Weights.placed``."""

@@ -8,18 +8,16 @@ address is still the one in the cache, and the caller gets the checksum to print
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import posixpath
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from weaksam.errors import CheckpointError
+from weaksam.io.cache_folder import cached_path, file_name
 from weaksam.io.downloads import ANSWER_S, Progress, cannot_keep, download, version_at
 from weaksam.io.file_notes import Fetched, FileNote, file_sha256, hold_note
 from weaksam.io.files import is_remote, join, open_fs
@@ -210,7 +208,7 @@ def _is_good(note: FileNote, wanted: _Wanted) -> bool:
 
 def _download_wanted(wanted: _Wanted, mirror: str, target: Path, progress: Progress | None) -> tuple[WeightsFile, str]:
     """Fetch the file that is wanted, from a mirror if that has it; return it, and what its server calls its version."""
-    if not mirror or all(published.uri != wanted.uri for published in PUBLISHED.values()):
+    if not mirror or not _is_published(wanted.uri):
         return _download_there(wanted, target, progress)
     copy = mirrored_uri(wanted.uri, mirror)
     try:
@@ -262,25 +260,21 @@ def push_weights(file: Path, uri: str, mirror: str) -> str:
 
 def mirrored_uri(uri: str, mirror: str) -> str:
     """Return where a mirror has the weights that are published at ``uri``."""
-    return join(mirror, _file_name(uri))
+    return join(mirror, file_name(uri))
 
 
-def default_cache_dir() -> Path:
-    """Return where downloads are kept: ``$WEAKSAM_CACHE``, else ``~/.cache/weaksam``, in both cases under ``weights/``."""
-    return Path(os.environ.get("WEAKSAM_CACHE") or "~/.cache/weaksam").expanduser() / "weights"
+def lacks(mirror: str, uri: str) -> str:
+    """Return why a mirror does not have the weights published at ``uri``; "" if it has a file of the name, or need not.
 
-
-def cached_path(uri: str, cache_dir: str | os.PathLike[str] = "") -> Path:
-    """Return where the download of ``uri`` is kept, whether it is there or not: the same file name at two addresses differs.
-
-    Where nobody says a folder and that in the home folder cannot be written to, it is a temporary folder, with a warning.
+    A question and no download: for a driver whose actors fetch them.
     """
-    name = f"{hashlib.sha256(uri.encode()).hexdigest()[:8]}-{_file_name(uri)}"
-    folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
-    asked = bool(cache_dir or os.environ.get("WEAKSAM_CACHE"))
-    if asked or (folder / name).is_file() or _can_be_written(folder):
-        return folder / name
-    return _temporary_cache(folder) / name
+    if not mirror or not _is_published(uri):
+        return ""
+    try:
+        version_at(mirrored_uri(uri, mirror), ANSWER_S)
+    except Exception as error:  # every protocol has errors of its own
+        return f"{mirrored_uri(uri, mirror)}: {type(error).__name__}: {error}"
+    return ""
 
 
 def published_sha256(uri: str) -> str:
@@ -289,32 +283,8 @@ def published_sha256(uri: str) -> str:
     return found if len(found) == _DIGITS else ""
 
 
-def _file_name(uri: str) -> str:
-    return posixpath.basename(urlsplit(uri).path) or "weights"
-
-
-def _can_be_written(folder: Path) -> bool:
-    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-
-
-@cache
-def _temporary_cache(instead_of: Path) -> Path:
-    """Return this user's folder for fetched weights among temporary files, and warn once of its use."""
-    remedy = "set WEAKSAM_CACHE or weights.cache to a folder that can be written to"
-    folder = Path(tempfile.gettempdir()) / f"weaksam-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        is_mine = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
-    except OSError:
-        is_mine = False
-    if not is_mine:
-        raise CheckpointError(
-            f"{instead_of}: no folder for fetched weights can be made here, nor is {folder} mine; {remedy}"
-        )
-    said = "%s: cannot be written to; weights are kept in %s, which may not last; %s"
-    logger.warning(said, instead_of, folder, remedy)
-    return folder / "weights"
+def _is_published(uri: str) -> bool:
+    return any(published.uri == uri for published in PUBLISHED.values())
 
 
 def _expected_sha256(uri: str, sha256: str) -> str:

@@ -7,6 +7,7 @@ What is planned, resumed and retried is ``passes``' business; this file says wha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,8 @@ from weaksam.config import CluesConfig, SamConfig, SelectiveSearchConfig
 from weaksam.config.weights import NO_WEIGHTS, NotInKey, Weights
 from weaksam.errors import DataError
 from weaksam.sam import SAMS, named_weights
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,7 @@ class ProposeStage(Stage[ProposeOptions]):
         """Propose for every indexed image of the chosen splits."""
         options, index = job.options, job.input(job.options.index, Index)
         images = planned_images(index.read(), options)
+        _say_missed(job)
         clue_weights = _clue_weights(job)
         class_names = index.class_names or _class_names_of(options, clue_weights)
         schema = with_class_names(PROPOSALS, class_names)
@@ -147,6 +151,13 @@ def _gates_by_difficult(options: ProposeOptions) -> bool:
 def _with_named(sam: SamConfig) -> SamConfig:
     """Return the same SAM with the weights that its name may say."""
     return replace(sam, weights=named_weights(sam))
+
+
+def _say_missed(job: Job[ProposeOptions]) -> None:
+    """Warn where a mirror lacks the SAM that actors will fetch: what they say themselves is in the logs of their nodes."""
+    how = job.options.method
+    if isinstance(how, Prompting) and (missed := how.sam.weights.missed_in_mirror()):
+        logger.warning("%s", missed)
 
 
 def _clue_weights(job: Job[ProposeOptions]) -> Weights:

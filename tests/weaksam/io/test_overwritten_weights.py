@@ -18,9 +18,10 @@ from tests.support.s3_server import s3_server
 from tests.support.web_server import WebServer, web_server
 from weaksam.config import Weights, WeightsConfig
 from weaksam.errors import CheckpointError
-from weaksam.io import file_notes, weights
+from weaksam.io import cache_folder, file_notes, weights
+from weaksam.io.cache_folder import cached_path, default_cache_dir
 from weaksam.io.files import open_fs
-from weaksam.io.weights import Published, cached_path, default_cache_dir, fetch_weights, push_weights
+from weaksam.io.weights import Published, fetch_weights, lacks, push_weights
 
 OLD, NEW = b"old weights", b"new weights"  # of one size
 LARGE = 16 * 2**20  # bytes, from which what is read is remembered
@@ -221,7 +222,8 @@ def test_a_checksum_of_the_recipe_is_still_the_recipes(tmp_path: Path) -> None:
 
 COUNTED = """
 import sys, time
-from weaksam.io import file_notes, weights
+from weaksam.io import cache_folder, file_notes, weights
+from weaksam.io.cache_folder import cached_path, default_cache_dir
 read, now = file_notes.file_sha256, time.time_ns
 def counted(path):
     with open(sys.argv[2], "a") as log:
@@ -340,6 +342,14 @@ def test_what_neither_the_mirror_nor_the_publisher_has_names_both(tmp_path: Path
         fetch_weights(uri, mirror=str(tmp_path / "mirror"))
 
 
+def test_a_driver_may_ask_whether_a_mirror_has_published_weights(tmp_path: Path, published: WebServer) -> None:
+    uri = f"{published.uri}/w.pth"
+    assert lacks(str(tmp_path / "mirror"), uri).startswith(f"{tmp_path}/mirror/w.pth: FileNotFoundError")
+    push_weights(lay(tmp_path / "fetched", OLD), uri, str(tmp_path / "mirror"))
+    assert lacks(str(tmp_path / "mirror"), uri) == ""
+    assert lacks("", uri) == lacks(str(tmp_path / "mirror"), "https://mine/own.pth") == ""
+
+
 def test_a_mirror_is_asked_for_published_weights_alone(tmp_path: Path, published: WebServer) -> None:
     lay(published.folder / "own.pth", OLD)
     lay(tmp_path / "own.pth", NEW)
@@ -366,8 +376,8 @@ def test_a_home_that_cannot_be_written_gives_way_to_a_temporary_folder_with_a_wa
     (tmp_path / "temporary").mkdir()
     monkeypatch.delenv("WEAKSAM_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(weights.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
-    weights._temporary_cache.cache_clear()
+    monkeypatch.setattr(cache_folder.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    cache_folder._temporary_cache.cache_clear()
     with web_server(tmp_path, "ETag") as server:
         found = [fetch_weights(f"{server.uri}/w.pth") for _ in range(2)]
     assert found[0] == found[1]
@@ -380,12 +390,12 @@ def test_a_home_that_cannot_be_written_gives_way_to_a_temporary_folder_with_a_wa
 def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "others").mkdir()
     (tmp_path / f"weaksam-{os.getuid()}").symlink_to(tmp_path / "others")
-    monkeypatch.setattr(weights.tempfile, "gettempdir", lambda: str(tmp_path))
-    weights._temporary_cache.cache_clear()
+    monkeypatch.setattr(cache_folder.tempfile, "gettempdir", lambda: str(tmp_path))
+    cache_folder._temporary_cache.cache_clear()
     with pytest.raises(
         CheckpointError, match=rf"no folder for fetched weights .*weaksam-{os.getuid()} mine; set WEAKSAM"
     ):
-        weights._temporary_cache(Path("/nowhere"))
+        cache_folder._temporary_cache(Path("/nowhere"))
 
 
 def test_a_cache_that_can_only_be_read_serves_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from tests.support.web_server import web_server
 from weaksam.config import SamConfig, Weights
 from weaksam.errors import CheckpointError
 from weaksam.io import downloads, weights
-from weaksam.io.weights import PUBLISHED, Published, WeightsFile, cached_path, default_cache_dir, fetch_weights
+from weaksam.io.cache_folder import cached_path, default_cache_dir
+from weaksam.io.weights import PUBLISHED, Published, WeightsFile, fetch_weights
 from weaksam.sam import sam_weights
 
 CONTENT = bytes(range(256)) * 5000
