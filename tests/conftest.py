@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 
 # Read when ray, matplotlib and torch are imported, and inherited by the processes that tests start.
@@ -20,6 +22,9 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    cache = tempfile.mkdtemp(prefix="weaksam-cache-")  # that of the person who runs the tests stays as it is
+    os.environ["WEAKSAM_CACHE"] = cache
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
     # Ray warns of its own deprecated options when it makes its default context; nothing here sets them.
     config.addinivalue_line("filterwarnings", r"ignore::DeprecationWarning:ray\.")
 

@@ -300,7 +300,7 @@ def _preliminary(job: Job[NoiseOptions]) -> tuple[RetrainTask, FasterRcnn, int]:
 
     options, index = job.options, job.input(job.options.index, Index)
     labelled = job.input(options.learn_from, PseudoLabelTable).images()
-    images, _, _ = choose_images(labelled, index.uris(), options.retrain.min_box_side)
+    images, _, _ = choose_images(labelled, index.pictures(), options.retrain.min_box_side)
     task = RetrainTask(config=options.retrain, num_classes=len(index.class_names), images=images)
     (step,) = task.plan.keep
     state = job.input(options.model, TrainedDetector).checkpoints(task.plan).at(step)

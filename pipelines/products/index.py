@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,13 @@ class IndexFacts(Facts):
     truth: dict[str, str] = field(default_factory=dict)  # a digest of all that is known of them
 
 
+class Picture(NamedTuple):
+    """A file of a data set."""
+
+    uri: str
+    content: str  # see ``weaksam.io.contents``
+
+
 class Index(Product[IndexFacts]):
     """The product of ``index``."""
 
@@ -59,6 +66,11 @@ class Index(Product[IndexFacts]):
     def uris(self) -> dict[str, str]:
         """Return image id -> where the picture is, in the order of the table."""
         return {row["image_id"]: row["uri"] for row in self.table.iter_rows(("image_id", "uri"))}
+
+    def pictures(self) -> dict[str, Picture]:
+        """Return image id -> its picture, in the order of the table."""
+        rows = self.table.iter_rows(("image_id", "uri", "content"))
+        return {row["image_id"]: Picture(row["uri"], row["content"]) for row in rows}
 
     def image_reader(self) -> Callable[[str], NDArray[np.uint8]]:
         """Return a function from an image id to the upright RGB image ``[H, W, 3]``; it raises ImageError."""

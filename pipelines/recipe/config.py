@@ -34,7 +34,7 @@ class ResourcesConfig:
     images_per_pass: int = 0  # of each training process; fewer than its share of the batch = accumulated gradients
     loader_workers: int = 0  # image loading processes of each training process
     price_per_hour: float = 0.0  # of the machine or cluster, in your currency, for the estimate that a preview makes
-    cache_mib: int = 1024  # encoded training images kept in memory by each training process
+    cache_mib: int = 16_384  # training images that are fetched, or drawn, kept on each node's disk; 0 = none
 
     def __post_init__(self) -> None:
         shares = (0.0, 0.25, 0.33, 0.5, 1.0)  # other fractions can stay unschedulable for ever (ray#52133)
@@ -43,7 +43,8 @@ class ResourcesConfig:
             for name in ("prompt_actors", "segment_actors", "train_workers", "loader_workers", "gpus_per_actor"):
                 got = getattr(self, name)
                 require(got in (0, 1), name, "none beside here", got)
-        for name in ("cpus", "prompt_actors", "segment_actors", "threads_per_actor", "rows_per_task", "train_workers"):
+        sizes = ("cpus", "prompt_actors", "segment_actors", "threads_per_actor", "rows_per_task", "train_workers")
+        for name in (*sizes, "cache_mib"):
             require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
 
 

@@ -12,6 +12,7 @@ class LabelledImage(NamedTuple):
     image_id: str
     uri: str
     labels: tuple[int, ...]
+    content: str = ""  # see ``weaksam.io.contents``
 
 
 def labelled_images(
@@ -26,7 +27,8 @@ def labelled_images(
     """
     column = "labels_difficult" if include_difficult else "labels"
     mine = [row for row in rows if row["split"] == split]
-    known = [LabelledImage(r["image_id"], r["uri"], tuple(r[column])) for r in mine if r[column] is not None]
+    labelled = [row for row in mine if row[column] is not None]
+    known = [LabelledImage(r["image_id"], r["uri"], tuple(r[column]), r["content"]) for r in labelled]
     return known, len(mine) - len(known)
 
 

@@ -93,6 +93,10 @@ class TrainingImage(Protocol):
     def uri(self) -> str:
         """Where it is."""
 
+    @property
+    def content(self) -> str:
+        """What it holds, see ``weaksam.io.contents``."""
+
 
 class TrainingDataset(Protocol):
     """Training images by index. Loading must depend on its arguments alone."""

@@ -104,9 +104,13 @@ def trim(folder: Path, limit_bytes: int, spare_used_after: float) -> int:
     for file in found:
         gone = now - (_ABANDONED_S if file.unfinished else _FORGOTTEN_S)
         if file.used < gone or (left > limit_bytes and file.used < spare_used_after and not file.unfinished):
-            with suppress(OSError):
+            try:
                 os.unlink(file.path)
-                left -= file.size
+            except FileNotFoundError:
+                pass  # another process was faster
+            except OSError:
+                continue  # another user's
+            left -= file.size
     return left
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipelines.engine.stage import Job, Stage
-from pipelines.products.index import Index
+from pipelines.products.index import Index, Picture
 from pipelines.products.pseudo_labels import PseudoLabelledImage, PseudoLabelTable
 from pipelines.recipe.config import ResourcesConfig, RetrainStageConfig
 from pipelines.recipe.keys import INDEX, Input
@@ -88,7 +88,7 @@ class RetrainStage(Stage[RetrainOptions]):
                 f"{labels.table.folder}: expected pseudo labels of the classes {', '.join(index.class_names)}, got "
                 f"{', '.join(labels.class_names)}"
             )
-        images, left_out, supervision = choose_images(labels.images(), index.uris(), options.retrain.min_box_side)
+        images, left_out, supervision = choose_images(labels.images(), index.pictures(), options.retrain.min_box_side)
         task = RetrainTask(
             config=options.retrain,
             num_classes=len(index.class_names),
@@ -112,13 +112,13 @@ class RetrainStage(Stage[RetrainOptions]):
 
 
 def choose_images(
-    labelled: Iterable[PseudoLabelledImage], uris: Mapping[str, str], min_box_side: int
+    labelled: Iterable[PseudoLabelledImage], pictures: Mapping[str, Picture], min_box_side: int
 ) -> tuple[tuple[BoxedImage, ...], dict[str, int], str]:
     """Choose what to learn from.
 
     Args:
         labelled: images of a pseudo labels table.
-        uris: image id -> where it is, in an order that does not change.
+        pictures: by image id, in an order that does not change.
         min_box_side: pixels; boxes with a shorter side are left out.
 
     Returns:
@@ -135,20 +135,20 @@ def choose_images(
     supervisions: set[str] = set()
     for image in labelled:
         truth = learnable(image.truth, min_box_side)
-        if image.image_id not in uris:
+        if image.image_id not in pictures:
             left_out["not indexed"] += 1
         elif not len(truth):
             left_out["without boxes"] += 1
         else:
             supervisions.add(image.supervision)
-            images[image.image_id] = BoxedImage(image.image_id, uris[image.image_id], truth)
+            images[image.image_id] = BoxedImage(image.image_id, *pictures[image.image_id], truth)
     left_out = counted(left_out)
     if len(supervisions) != 1:
         why = told(left_out) or "the table is empty"
         found = f"those of {' and of '.join(sorted(supervisions))}" if supervisions else f"none ({why})"
         raise DataError(f"retrain.learn_from: expected images with boxes of one supervision, got {found}")
     # In the order of the index: that of the rows follows the names of their files, which differ from run to run.
-    return tuple(images[image_id] for image_id in uris if image_id in images), left_out, supervisions.pop()
+    return tuple(images[image_id] for image_id in pictures if image_id in images), left_out, supervisions.pop()
 
 
 STAGE = RetrainStage()

@@ -28,6 +28,7 @@ class BoxedImage(NamedTuple):
 
     image_id: str
     uri: str
+    content: str  # see ``weaksam.io.contents``
     truth: PseudoGroundTruth
 
 
@@ -111,7 +112,7 @@ class BoxedImages:
         """Return a view ``[3, h, w]`` and the boxes in it."""
         config, image = self._task.config, self._task.images[index]
         seed = derive_seed(config.seed, "box view", epoch, image.image_id)
-        return box_sample(decode_image(self._bytes.read(image.uri)), image.truth, config, self._pixels, seed)
+        return box_sample(decode_image(self._bytes.read(image)), image.truth, config, self._pixels, seed)
 
     def collate(self, samples: list[tuple[Tensor, Targets]]) -> BoxBatch:
         """Return the padded batch of one pass."""

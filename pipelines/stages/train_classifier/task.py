@@ -17,6 +17,7 @@ from weaksam.clues.base import ClueNetwork
 from weaksam.clues.loading import build_classifier
 from weaksam.config import ClassifierConfig, ClueNetworkConfig
 from weaksam.errors import ImageError
+from weaksam.io.files import read_bytes
 from weaksam.io.images import decode_image
 from weaksam.metrics.classification import ClassificationScores, classification_scores
 from weaksam.random import derive_seed
@@ -90,7 +91,7 @@ class LabelledImages:
         """Return a view float32 ``[3, S, S]`` and its multi-hot target float32 ``[C]``."""
         config, image = self._task.config, self._task.images[index]
         view = training_view(
-            decode_image(self._bytes.read(image.uri)),
+            decode_image(self._bytes.read(image)),
             crop_size=config.crop_size,
             min_crop_scale=config.min_crop_scale,
             augmentation=config.augmentation,
@@ -130,10 +131,9 @@ def score_classifier(network: ClueNetwork, images: Sequence[LabelledImage], crop
     device = next(network.parameters()).device
     logits: list[np.ndarray] = []
     labels: list[tuple[int, ...]] = []
-    cache = ByteCache(0)
     for image in images:
         try:
-            pixels = decode_image(cache.read(image.uri))
+            pixels = decode_image(read_bytes(image.uri))
         except ImageError:
             continue
         view = evaluation_view(pixels, crop_size=crop_size).to(device)

@@ -112,7 +112,7 @@ class WeakImages:
     def load(self, index: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return a view ``[3, h, w]``, its proposals ``[R, 4]`` in its pixels, and its labels bool ``[C]``."""
         config, image = self._task.config, self._task.images[index]
-        pixels = decode_image(self._bytes.read(image.uri))
+        pixels = decode_image(self._bytes.read(image))
         size_hw = (pixels.shape[0], pixels.shape[1])
         boxes = prepare_proposals(self._proposals[image.image_id], size_hw, config.min_box_side)
         seed = derive_seed(config.seed, "mil view", epoch, image.image_id)

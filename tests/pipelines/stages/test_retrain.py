@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.products.index import Picture
 from pipelines.products.pseudo_labels import PseudoLabelledImage
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
@@ -50,7 +51,7 @@ def boxed(record, truth):
     boxes = PseudoGroundTruth(
         boxes_xyxy=truth.boxes_xyxy, class_index=truth.class_index, score=scores, score_normalised=scores
     )
-    return BoxedImage(record.image_id, record.uri, boxes)
+    return BoxedImage(record.image_id, record.uri, "", boxes)
 
 
 def drawn_task(config=SMALL, count=8):
@@ -101,12 +102,15 @@ def test_thresholds_make_another_detector_only_where_the_drop_is_on(detector, dr
     assert on[0] != off[0]
 
 
+def pictures(*image_ids):
+    return {image_id: Picture(f"{image_id}.jpg", f"content of {image_id}") for image_id in image_ids}
+
+
 def test_images_with_boxes_are_learnt_from_and_the_others_counted():
     rows = [row("a", (0, 0, 9, 9), (0, 0, 4, 9)), row("b"), row("c", (0, 0, 4, 9)), row("gone", (0, 0, 9, 9))]
-    images, left_out, supervision = choose_images(rows, {"a": "a.jpg", "b": "b.jpg", "c": "c.jpg"}, 5)
-    assert [(image.image_id, image.uri, image.truth.boxes_xyxy.tolist()) for image in images] == [
-        ("a", "a.jpg", [[0, 0, 9, 9]])
-    ]
+    images, left_out, supervision = choose_images(rows, pictures("a", "b", "c"), 5)
+    assert [image[:3] for image in images] == [("a", "a.jpg", "content of a")]
+    assert images[0].truth.boxes_xyxy.tolist() == [[0, 0, 9, 9]]
     assert images[0].truth.class_index.tolist() == [0]
     assert left_out == {"not indexed": 1, "without boxes": 2}
     assert supervision == IMAGE_LABELS
@@ -115,7 +119,7 @@ def test_images_with_boxes_are_learnt_from_and_the_others_counted():
 def test_images_come_in_the_order_of_the_index_whatever_that_of_the_rows():
     rows = [row(image_id, (0, 0, 9, 9)) for image_id in "cab"]
     for these in (rows, rows[::-1]):
-        images, _, _ = choose_images(these, {"b": "b.jpg", "c": "c.jpg", "a": "a.jpg"}, 1)
+        images, _, _ = choose_images(these, pictures("b", "c", "a"), 1)
         assert [image.image_id for image in images] == ["b", "c", "a"]
 
 
@@ -133,7 +137,7 @@ def test_images_come_in_the_order_of_the_index_whatever_that_of_the_rows():
 )
 def test_boxes_of_one_supervision_are_needed(rows, why):
     with pytest.raises(DataError, match=why):
-        choose_images(rows, {"a": "a.jpg", "b": "b.jpg"}, 1)
+        choose_images(rows, pictures("a", "b"), 1)
 
 
 @pytest.mark.parametrize(("step", "factor"), [(0, 0.5), (1, 0.75), (2, 1), (4, 1), (5, 0.1), (8, 0.01)])

@@ -22,7 +22,6 @@ from pipelines.stages.train_classifier.task import (
 from pipelines.store.schemas import DROPPED, IMAGES
 from pipelines.store.tables import Table
 from pipelines.training import fit, loop
-from pipelines.training.byte_cache import ByteCache
 from pipelines.training.loop import run_training
 from pipelines.training.task import Position, Progress, TrainingResources
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
@@ -150,18 +149,6 @@ def test_a_sample_depends_on_epoch_and_index_alone():
     assert (view.shape, target.tolist()) == ((3, 32, 32), [0, 0, 1])
     views, targets = first.collate([first.load(0, 0), first.load(1, 0)])
     assert (views.shape, targets.tolist()) == ((2, 3, 32, 32), [[0, 0, 0], [0, 1, 0]])
-
-
-def test_the_cache_reads_once_until_it_is_full(tmp_path):
-    for name, size in (("a", 700_000), ("b", 700_000), ("c", 100_000)):
-        (tmp_path / name).write_bytes(bytes(size))
-    cache = ByteCache(1)
-    for name in "abc":
-        cache.read(str(tmp_path / name))
-    for path in tmp_path.iterdir():
-        path.write_bytes(b"changed")
-    assert [len(cache.read(str(tmp_path / name))) for name in "abc"] == [700_000, 7, 100_000]
-    assert len(ByteCache(0).read(str(tmp_path / "a"))) == 7
 
 
 # --------------------------------------------------------------------------------------------------------------- resources
