@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pipelines.store.tables import Table
 from weaksam.errors import RunError
 from weaksam.io.files import open_fs
-from weaksam.io.node_cache import OF_THIS_DISK, cache_folder, ensure, trim
+from weaksam.io.node_cache import OF_THIS_DISK, cache_folder, ensure, trim, usual_folder
 
 logger = logging.getLogger(__name__)
 
@@ -125,33 +125,34 @@ class ProposalBoxes(Mapping[str, NDArray[np.float32]]):
 
 def _on_this_node(table: Table, sources: Sequence[str]) -> pa.RecordBatch:
     """Return what the node's file holds: columns ``image_id``, sorted, and ``boxes_xyxy``."""
-    path = cache_folder("proposals") / f"{_digest([table.folder, *sources])}-{_digest(_made_of(table))}.arrow"
-
-    def at_hand() -> pa.RecordBatch:
-        if ensure(path, lambda file: _write(table, sources, file)):
-            _remove_others(path)
-        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-
+    name = f"{_digest([table.folder, *sources])}-{_digest(_made_of(table))}.arrow"
     try:
+        path = cache_folder("proposals") / name
         try:
-            return at_hand()
+            return _mapped(path, table, sources)
         except pa.ArrowException as error:
             logger.warning("%s: damaged (%s); made again now", path, error)
             path.unlink(missing_ok=True)
-            return at_hand()
+            return _mapped(path, table, sources)
     except OSError as error:
         if error.errno not in OF_THIS_DISK:
             raise
         logger.warning(
             "%s: cannot keep the boxes of %s here (%s), so that each process holds them in its own memory; free some space, or "
             "set WEAKSAM_CACHE to a folder on another disk",
-            path.parent,
+            error.filename or usual_folder("proposals"),
             table.folder,
             error.strerror,
         )
         corners = io.BytesIO()
         lookup = _gather(table, sources, corners)
         return _batch(lookup, pa.py_buffer(corners.getbuffer()))
+
+
+def _mapped(path: Path, table: Table, sources: Sequence[str]) -> pa.RecordBatch:
+    if ensure(path, lambda file: _write(table, sources, file)):
+        _remove_others(path)
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
 def _made_of(table: Table) -> list[str]:

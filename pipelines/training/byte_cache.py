@@ -12,6 +12,7 @@ import logging
 import shutil
 import time
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -46,7 +47,6 @@ class ByteCache:
     """
 
     def __init__(self, limit_mib: int) -> None:
-        self._folder = cache_folder("images")
         self._limit = limit_mib * 2**20
         self._opened = time.time()
         self._room = 0  # bytes that may be written before the folder is looked at again
@@ -54,21 +54,39 @@ class ByteCache:
 
     def read(self, image: StoredImage) -> bytes:
         """Return the encoded bytes; raises what ``weaksam.io.files.read_bytes`` raises, which is not remembered."""
-        if not (self._limit and image.content and (is_remote(image.uri) or is_drawn(image.uri))):
-            return read_bytes(image.uri)
         name = hashlib.sha256(f"{image.uri}\n{image.content}".encode()).hexdigest()
-        path = self._folder / name[:2] / name[2:]
-        data = _read_kept(path)
+        is_kept = bool(self._limit and image.content and (is_remote(image.uri) or is_drawn(image.uri)))
+        data = self._read_kept(name) if is_kept else None
         if data is None:
             data = read_bytes(image.uri)
-            self._keep(path, data)
+            if is_kept:
+                self._keep(name, data)
         return data
 
-    def _keep(self, path: Path, data: bytes) -> None:
+    @cached_property
+    def _folder(self) -> Path:
+        return cache_folder("images")
+
+    def _read_kept(self, name: str) -> bytes | None:
+        """Return what a file keeps, or None if there is none that is whole."""
+        try:
+            path = self._folder / name[:2] / name[2:]
+            kept = path.read_bytes()
+        except OSError:
+            return None
+        digest, data = kept[:_DIGEST_BYTES], kept[_DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() != digest:
+            with suppress(OSError):
+                path.unlink()
+            return None
+        touch(path)
+        return data
+
+    def _keep(self, name: str, data: bytes) -> None:
         size = _DIGEST_BYTES + len(data)
         try:
-            if self._has_room(size):
-                write_whole(path, hashlib.sha256(data).digest(), data)
+            if self._has_room(self._folder, size):
+                write_whole(self._folder / name[:2] / name[2:], hashlib.sha256(data).digest(), data)
                 self._room -= size
         except OSError as error:
             if error.errno not in OF_THIS_DISK:
@@ -76,33 +94,18 @@ class ByteCache:
             logger.warning(
                 "%s: cannot keep images here (%s), so that they are fetched in every epoch; free some space, or set "
                 "WEAKSAM_CACHE to a folder on another disk",
-                self._folder,
+                error.filename or self._folder,
                 error.strerror,
             )
             self._limit = 0
 
-    def _has_room(self, size: int) -> bool:
+    def _has_room(self, folder: Path, size: int) -> bool:
         if size > self._room and time.monotonic() >= self._full_until:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             step = max(self._limit // _STEPS, size)
-            left = trim(self._folder, self._limit - step, spare_used_after=self._opened)
-            disk = shutil.disk_usage(self._folder)
+            left = trim(folder, self._limit - step, spare_used_after=self._opened)
+            disk = shutil.disk_usage(folder)
             self._room = min(step, self._limit - left, disk.free - disk.total // 10)
             if size > self._room:
                 self._full_until = time.monotonic() + _FULL_S
         return size <= self._room
-
-
-def _read_kept(path: Path) -> bytes | None:
-    """Return what a file keeps, or None if there is none that is whole."""
-    try:
-        kept = path.read_bytes()
-    except OSError:
-        return None
-    digest, data = kept[:_DIGEST_BYTES], kept[_DIGEST_BYTES:]
-    if hashlib.sha256(data).digest() != digest:
-        with suppress(OSError):
-            path.unlink()
-        return None
-    touch(path)
-    return data

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
+
+logger = logging.getLogger(__name__)
 
 # What a disk says that takes no more, or nothing at all from us.
 OF_THIS_DISK = frozenset(
@@ -24,9 +29,48 @@ _FORGOTTEN_S = 30 * 86_400.0  # files that nobody has used for so long go
 _ABANDONED_S = 86_400.0  # unfinished files that nobody has written to for so long are those of the dead
 
 
-def cache_folder(kind: str) -> Path:
-    """Return the folder of a kind of files, whether it is there or not."""
+def usual_folder(kind: str) -> Path:
+    """Return the folder of a kind of files, whether it is there, or can be made, or not."""
     return Path(os.environ.get("WEAKSAM_CACHE") or "~/.cache/weaksam").expanduser() / kind
+
+
+def cache_folder(kind: str) -> Path:
+    """Return the folder of a kind of files, whether it is there or not.
+
+    Where nobody says a folder and that in the home folder cannot be written to, it is a temporary folder, with a warning.
+
+    Raises:
+        OSError: nor is the temporary folder this user's.
+    """
+    usual = usual_folder(kind)
+    if os.environ.get("WEAKSAM_CACHE") or _can_be_written(usual):
+        return usual
+    return _temporary_folder(usual.parent) / kind
+
+
+def _can_be_written(folder: Path) -> bool:
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+@cache
+def _temporary_folder(instead_of: Path) -> Path:
+    """Return this user's folder among temporary files, and warn once of its use."""
+    folder = Path(tempfile.gettempdir()) / f"weaksam-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        is_mine = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+    except OSError:
+        is_mine = False
+    if not is_mine:
+        raise PermissionError(errno.EACCES, f"it cannot be written to, and {folder} is not mine", str(instead_of))
+    logger.warning(
+        "%s: cannot be written to; what belongs there is kept in %s, which may not last; set WEAKSAM_CACHE to a folder that "
+        "can be written to",
+        instead_of,
+        folder,
+    )
+    return folder
 
 
 def ensure(path: Path, make: Callable[[IO[bytes]], None]) -> bool:

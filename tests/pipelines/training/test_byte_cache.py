@@ -196,6 +196,19 @@ def test_a_disk_that_takes_nothing_is_told_once(
     assert "WEAKSAM_CACHE" in record.getMessage()
 
 
+def test_a_machine_without_any_folder_keeps_nothing_and_says_so(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nowhere(kind: str) -> Path:
+        raise PermissionError(errno.EACCES, "it cannot be written to", f"/home/me/{kind}")
+
+    monkeypatch.setattr(byte_cache, "cache_folder", nowhere)
+    (a,) = fill(bucket, "a")
+    with caplog.at_level(logging.WARNING):
+        assert ByteCache(1).read(a) == bucket[a.uri]
+    assert "/home/me/images: cannot keep images here (it cannot be written to)" in caplog.text
+
+
 READER = """
 import random, sys
 from collections import namedtuple

@@ -18,7 +18,7 @@ from tests.support.s3_server import s3_server
 from tests.support.web_server import WebServer, web_server
 from weaksam.config import Weights, WeightsConfig
 from weaksam.errors import CheckpointError
-from weaksam.io import cache_folder, file_notes, weights
+from weaksam.io import file_notes, node_cache, weights
 from weaksam.io.cache_folder import cached_path, default_cache_dir
 from weaksam.io.files import open_fs
 from weaksam.io.weights import Published, fetch_weights, lacks, push_weights
@@ -222,7 +222,7 @@ def test_a_checksum_of_the_recipe_is_still_the_recipes(tmp_path: Path) -> None:
 
 COUNTED = """
 import sys, time
-from weaksam.io import cache_folder, file_notes, weights
+from weaksam.io import file_notes, node_cache, weights
 from weaksam.io.cache_folder import cached_path, default_cache_dir
 read, now = file_notes.file_sha256, time.time_ns
 def counted(path):
@@ -376,26 +376,29 @@ def test_a_home_that_cannot_be_written_gives_way_to_a_temporary_folder_with_a_wa
     (tmp_path / "temporary").mkdir()
     monkeypatch.delenv("WEAKSAM_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(cache_folder.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
-    cache_folder._temporary_cache.cache_clear()
+    monkeypatch.setattr(node_cache.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    node_cache._temporary_folder.cache_clear()
     with web_server(tmp_path, "ETag") as server:
         found = [fetch_weights(f"{server.uri}/w.pth") for _ in range(2)]
     assert found[0] == found[1]
     assert found[0].path.is_relative_to(tmp_path / "temporary" / f"weaksam-{os.getuid()}")
     (said,) = caplog.messages
-    assert said.startswith(f"{tmp_path}/home/.cache/weaksam/weights: cannot be written to; weights are kept in ")
-    assert "set WEAKSAM_CACHE or weights.cache" in said
+    assert said.startswith(f"{tmp_path}/home/.cache/weaksam: cannot be written to; what belongs there is kept in ")
+    assert "set WEAKSAM_CACHE" in said
 
 
 def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "others").mkdir()
     (tmp_path / f"weaksam-{os.getuid()}").symlink_to(tmp_path / "others")
-    monkeypatch.setattr(cache_folder.tempfile, "gettempdir", lambda: str(tmp_path))
-    cache_folder._temporary_cache.cache_clear()
+    lay(tmp_path / "home", b"a file")
+    monkeypatch.delenv("WEAKSAM_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(node_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    node_cache._temporary_folder.cache_clear()
     with pytest.raises(
-        CheckpointError, match=rf"no folder for fetched weights .*weaksam-{os.getuid()} mine; set WEAKSAM"
+        CheckpointError, match=rf"no folder for fetched weights .*weaksam-{os.getuid()} is not mine.*set WEAKSAM"
     ):
-        cache_folder._temporary_cache(Path("/nowhere"))
+        cached_path("https://somewhere/w.pth")
 
 
 def test_a_cache_that_can_only_be_read_serves_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
