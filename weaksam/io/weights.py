@@ -132,8 +132,8 @@ def fetch_weights(
         ) from error
     # The actors of a machine want the same gigabytes at the same moment: one fetches them.
     with hold_note(path, path.parent / _NOTES) as note:
-        if path.is_file() and _is_good(note, wanted):
-            return wanted.found(path, note.sha256())
+        if path.is_file() and _is_good(digest := note.sha256(), note, wanted):
+            return wanted.found(path, digest)
         try:
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         except OSError as error:
@@ -185,9 +185,9 @@ class _Wanted:
         return WeightsFile(path=path, sha256=digest, known=bool(self.sha256))
 
 
-def _is_good(note: FileNote, wanted: _Wanted) -> bool:
+def _is_good(digest: str, note: FileNote, wanted: _Wanted) -> bool:
     """Whether the file in the cache is what is wanted; where that is no checksum, whether the server still has the same."""
-    digest, fetched = note.sha256(), note.fetched
+    fetched = note.fetched
     if wanted.sha256:
         return digest.startswith(wanted.sha256)
     if fetched.sha256 and digest != fetched.sha256:
