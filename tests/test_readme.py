@@ -98,7 +98,10 @@ def test_verbs_options_and_recipes_of_commands_exist() -> None:
             assert recipe in shipped_recipes(), recipe
         if verb == "tune" and recipe:
             assert recipe in shipped_sweeps(), recipe
-        options = {name for parameter in verbs[verb].params for name in parameter.opts}
+        command = verbs[verb]
+        if hasattr(command, "commands"):  # a group, such as `weights`
+            command = command.commands[recipe]
+        options = {name for parameter in command.params for name in parameter.opts}
         assert set(re.findall(r"(?<!\S)\[?(--[a-z-]+)", rest)) <= options | {"--help"}, f"{verb}{rest}"
 
 
