@@ -11,22 +11,19 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
-from typing import Literal
 
+from pipelines.cli import storage_checks
+from pipelines.cli.check import Check, State
 from pipelines.engine import ray_address
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.store.explain import explain
 from weaksam.errors import WeaksamError
 from weaksam.heap import KEEP_HEAP_ENV
 from weaksam.io.file_notes import file_sha256
-from weaksam.io.files import is_folder, is_remote, open_fs
 from weaksam.sam.models import BUILTIN_SAM
-
-State = Literal["ok", "warn", "fail"]
 
 _LOCK_FILE = Path(__file__).resolve().parents[2] / "requirements.lock"  # in a checkout; an installed package has none
 _CGROUP = Path("/sys/fs/cgroup")
@@ -48,16 +45,6 @@ _DISK_SHARE_FULL = 0.95  # Ray refuses to spill above it (RAY_local_fs_capacity_
 _CPU_FLAGS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX bf16", "bf16": "bf16"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One line: what was looked at, how it is, what was found and what to do about it."""
-
-    name: str
-    state: State
-    detail: str
-    remedy: str = ""
-
-
 def run_doctor(uri: str = "") -> list[Check]:
     """Examine this machine, and access to ``uri`` (a data or run folder) if given. Exit code 1 belongs to any "fail"."""
     checks: list[Callable[[], Check]] = [
@@ -72,11 +59,11 @@ def run_doctor(uri: str = "") -> list[Check]:
         shared_memory,
         temporary_disk,
         ray_cluster,
-        s3_settings,
+        storage_checks.s3_settings,
         builtin_weights,
     ]
     done = [_looked_at(check) for check in checks]
-    return [*done, access(uri)] if uri else done
+    return [*done, *storage_checks.of_place(uri)] if uri else done
 
 
 def _looked_at(check: Callable[[], Check]) -> Check:
@@ -242,23 +229,6 @@ def ray_cluster() -> Check:
     return Check(name="Ray", state="ok", detail=f"RAY_ADDRESS={address}" + (" answers" if chosen else ""))
 
 
-def s3_settings(environment: Mapping[str, str] = os.environ) -> Check:
-    """Whether S3 would find an endpoint, a region and credentials; their values are not shown."""
-    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or "AWS"
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "no region set"
-    found = list(_credentials(environment))
-    detail = (
-        f"endpoint {_without_user(endpoint)}, {region}, credentials from {found[0] if found else 'nowhere visible'}"
-    )
-    if environment.get("AWS_ACCESS_KEY_ID") and not environment.get("AWS_SECRET_ACCESS_KEY"):
-        return Check(
-            name="S3", state="fail", detail=detail, remedy="AWS_ACCESS_KEY_ID needs AWS_SECRET_ACCESS_KEY beside it"
-        )
-    return Check(
-        name="S3", state="ok", detail=detail + ("" if found else " (needed for s3:// only; a role may give them)")
-    )
-
-
 def builtin_weights(paths: tuple[Path, ...] = (BUILTIN_SAM,)) -> Check:
     """The shipped weights are there and whole."""
     from safetensors import SafetensorError, safe_open
@@ -275,44 +245,6 @@ def builtin_weights(paths: tuple[Path, ...] = (BUILTIN_SAM,)) -> Check:
             return Check(name="built-in weights", state="fail", detail=f"{path}: {error}", remedy=remedy)
         found.append(f"{path.name}: {tensors} tensors, sha256 {file_sha256(path)[:12]}…")
     return Check(name="built-in weights", state="ok", detail=", ".join(found))
-
-
-def access(uri: str) -> Check:
-    """``uri`` is a folder or bucket prefix that this process can list."""
-    name = "access"
-    try:
-        if is_remote(uri):
-            fs, path = open_fs(uri)
-            entries = len(fs.ls(path))
-            return Check(name=name, state="ok", detail=f"{uri}: {entries:,} entries")
-        found = is_folder(uri)
-    except WeaksamError as error:
-        return Check(name=name, state="fail", detail=str(error), remedy="check the address")
-    except Exception as error:  # botocore's and aiohttp's families besides OSError
-        remedy = "check the address, AWS_ENDPOINT_URL, the region and the credentials"
-        return Check(name=name, state="fail", detail=f"{uri}: {type(error).__name__}: {error}", remedy=remedy)
-    if not found:
-        return Check(name=name, state="fail", detail=f"{uri}: no such folder", remedy="check the path")
-    return Check(name=name, state="ok", detail=f"{uri}: a folder")
-
-
-def _credentials(environment: Mapping[str, str]) -> Iterator[str]:
-    if environment.get("AWS_ACCESS_KEY_ID"):
-        yield "the environment"
-    if environment.get("AWS_WEB_IDENTITY_TOKEN_FILE") or environment.get("AWS_ROLE_ARN"):
-        yield "a role's token"
-    if environment.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") or environment.get(
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI"
-    ):
-        yield "the container"
-    file = Path(environment.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
-    if file.is_file():
-        yield str(file)
-
-
-def _without_user(address: str) -> str:
-    """Return an address without the name and password that it may carry."""
-    return re.sub(r"//[^/@]*@", "//", address)
 
 
 def _cgroup_used_bytes() -> int:

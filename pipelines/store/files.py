@@ -119,3 +119,11 @@ def read_object(uri: str, mended_by: str = "the command that made it") -> dict[s
 def is_local(fs: Any) -> bool:
     """Whether an fsspec file system is a disk of this machine."""
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+def open_arrow_fs(uri: str) -> tuple[Any, str]:
+    """Return ``open_fs(uri)`` with the file system wrapped for Arrow and Ray, which would look for credentials by themselves."""
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    fs, path = open_fs(uri)
+    return PyFileSystem(FSSpecHandler(fs)), path

@@ -71,8 +71,6 @@ class Lock:
         self._stop.set()
         self._thread.join()
         self._deadline.cancel()
-        if self._lost:
-            return
         try:
             if self._is(look(self.uri)):
                 fs, path = open_fs(self.uri)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.engine import interrupts, ray_session
 from pipelines.store.explain import explain, storage_failure
+from pipelines.store.files import open_arrow_fs
 from pipelines.training.checkpoints import read_scalars
 from pipelines.training.task import NonFiniteLossError, Progress, TrainingResources
 from weaksam.errors import CheckpointError, ConfigError, RunError, WeaksamError
@@ -50,6 +51,7 @@ def run_on_ray(
             return told
         return None
 
+    arrow_fs, path = open_arrow_fs(storage_uri)
     trainer = TorchTrainer(
         work,  # type: ignore[arg-type]  # the declared type knows no return value
         scaling_config=ScalingConfig(
@@ -59,7 +61,8 @@ def run_on_ray(
         ),
         run_config=RunConfig(
             name=run_name,
-            storage_path=storage_uri,
+            storage_path=path,
+            storage_filesystem=arrow_fs,
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from safetensors.numpy import save_file
 
-from pipelines.cli import doctor
+from pipelines.cli import doctor, storage_checks
 from tests.support.listening import SETTINGS, server
 from tests.support.s3_server import s3_server
 from weaksam.heap import KEEP_HEAP_ENV
@@ -25,9 +25,9 @@ ray==2.60.0
 
 def test_every_line_has_a_detail_and_every_complaint_a_remedy(tmp_path: Path) -> None:
     checks = doctor.run_doctor(str(tmp_path))
-    assert len({check.name for check in checks}) == len(checks) == 14
+    assert len({check.name for check in checks}) == len(checks) == 15
     assert all(check.detail and (check.state == "ok" or check.remedy) for check in checks)
-    assert [check.state for check in checks if check.name in ("Python", "packages", "OpenCV", "access")] == ["ok"] * 4
+    assert [check.state for check in checks if check.name in ("Python", "packages", "OpenCV", "access", "writing")] == ["ok"] * 5
 
 
 def test_a_lock_file_may_pin_one_version_for_each_python() -> None:
@@ -119,7 +119,7 @@ def test_a_check_that_cannot_look_does_not_keep_the_others_from_it(monkeypatch: 
 def test_s3_settings_are_described_without_their_secrets(
     environment: dict[str, str], state: str, expected: str
 ) -> None:
-    check = doctor.s3_settings({"AWS_SHARED_CREDENTIALS_FILE": "/none", **environment})
+    check = storage_checks.s3_settings({"AWS_SHARED_CREDENTIALS_FILE": "/none", **environment})
     assert check.state == state
     assert expected in check.detail
     assert not any(secret in f"{check.detail}{check.remedy}" for secret in ("hush", "AKIA", "arn"))
@@ -135,12 +135,28 @@ def test_weights_that_are_missing_or_torn_are_failures(tmp_path: Path) -> None:
 
 
 def test_access_to_folders_and_buckets_is_tried(tmp_path: Path) -> None:
-    assert doctor.access(str(tmp_path)).state == "ok"
-    assert doctor.access(str(tmp_path / "none")).state == "fail"
-    assert "nosuch" in doctor.access("nosuch://x").detail
+    assert storage_checks.access(str(tmp_path)).state == "ok"
+    assert storage_checks.access(str(tmp_path / "none")).state == "fail"
+    assert "nosuch" in storage_checks.access("nosuch://x").detail
     with s3_server() as bucket:
-        assert doctor.access(bucket).detail == f"{bucket}: 0 entries"
-        assert doctor.access("s3://another-bucket/x").state == "fail"
+        assert storage_checks.access(bucket).detail == f"{bucket}: 0 entries"
+        assert storage_checks.access("s3://another-bucket/x").state == "fail"
+
+
+def test_a_folder_that_takes_no_file_is_enough_for_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [check.state for check in storage_checks.of_place(str(tmp_path))] == ["ok", "ok"]
+    assert list(tmp_path.iterdir()) == []
+
+    def refuse(*_: object) -> bool:
+        raise OSError(errno.EROFS, "", str(tmp_path))
+
+    monkeypatch.setattr(storage_checks, "create_exclusively", refuse)
+    reading, writing = storage_checks.of_place(str(tmp_path))
+    assert (reading.state, writing.state) == ("ok", "warn")
+    assert "cannot create a file" in writing.detail
+    assert "this file system is read-only" in writing.detail
+    assert "enough for data to read" in writing.remedy
+    assert [check.name for check in storage_checks.of_place(str(tmp_path / "none"))] == ["access"]
 
 
 def test_no_torch_without_a_gpu() -> None:
