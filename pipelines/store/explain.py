@@ -71,6 +71,8 @@ _STORAGE_CLIENTS = (
     "aiobotocore.",
     "aiohttp.",
     "s3fs.",
+    "gcsfs.",
+    "google.",
     "fsspec.",
 )  # whose errors are of families of their own
 

@@ -122,7 +122,7 @@ def is_local(fs: Any) -> bool:
 
 
 def open_arrow_fs(uri: str) -> tuple[Any, str]:
-    """Return ``open_fs(uri)`` with the file system wrapped for Arrow and Ray, which would look for credentials by themselves."""
+    """Return ``open_fs(uri)``, wrapped for Arrow and Ray: by themselves they would look for credentials elsewhere."""
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
     fs, path = open_fs(uri)

@@ -1,9 +1,10 @@
-"""The one place of the method that touches storage: local folders, ``s3://`` and whatever else fsspec speaks.
+"""The one place of the method that touches storage: local folders, ``s3://``, ``gs://`` and whatever else fsspec speaks.
 
 A URI is a local path, an address with a scheme, or that of an image which is drawn when read (``DRAWN``). Local paths are
 taken as they are: nothing in them is decoded or expanded, so that blanks, ``#``, ``%``, ``*`` and ``::`` are characters
 like any other.
-S3 clients take their endpoint and credentials from the environment (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, …).
+Clients take their endpoint and credentials from the environment (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, …;
+``GOOGLE_APPLICATION_CREDENTIALS``, ``STORAGE_EMULATOR_HOST``).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _BYTE_ORDER_MARKS = (  # UTF-32's begins as UTF-16's does
 )
 _S3_WAIT_S = {"connect_timeout": 5, "read_timeout": 10}  # for an answer or more of it, before the request is made again
 _S3_ATTEMPTS = {"total_max_attempts": 3}  # a server that never answers is an error within two minutes
-_S3_READS = 2  # of an object whose transfer breaks off, each with as many attempts
+_READ_ATTEMPTS = 2  # at an object whose transfer breaks off, each with as many requests
 _READERS = 32  # concurrent reads; small objects on S3 wait for the network, not for this machine
 
 
@@ -83,19 +84,37 @@ def open_fs(uri: str) -> tuple[AbstractFileSystem, str]:
 
     if not is_remote(uri):
         return fsspec.filesystem("file"), absolute(uri)
-    options: dict[str, Any] = {}
-    if uri.startswith(("s3://", "s3a://")):
-        # botocore would find the endpoint by itself; naming it keeps clients of different endpoints apart in fsspec's cache.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        retries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"retries": _S3_ATTEMPTS}
-        options = {"endpoint_url": endpoint, "use_listings_cache": False, "config_kwargs": {**_S3_WAIT_S, **retries}}
+    scheme = uri.partition("://")[0]
+    options = _CLIENT_OPTIONS[scheme]() if scheme in _CLIENT_OPTIONS else {}
     try:
-        fs = fsspec.filesystem(uri.partition("://")[0], **options)
+        fs = fsspec.filesystem(scheme, **options)
     except (ValueError, ImportError) as error:  # fsspec: no such protocol, or its package is not installed
-        raise DataError(f"{uri}: expected a local path, s3:// or another address that fsspec reads: {error}") from error
+        raise DataError(
+            f"{uri}: expected a local path, s3://, gs:// or another address that fsspec reads: {error}"
+        ) from error
     if options:
-        fs.retries = _S3_READS
+        fs.retries = _READ_ATTEMPTS
     return fs, fs._strip_protocol(uri)
+
+
+def _s3_options() -> dict[str, Any]:
+    # botocore would find the endpoint by itself; naming it keeps clients of different endpoints apart in fsspec's cache.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    retries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"retries": _S3_ATTEMPTS}
+    return {"endpoint_url": endpoint, "use_listings_cache": False, "config_kwargs": {**_S3_WAIT_S, **retries}}
+
+
+def _gcs_options() -> dict[str, Any]:
+    # Read when gcsfs is imported: for the sake of zonal buckets it asks a service for each bucket's kind, by gRPC, and waits
+    # for a minute where none answers.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    emulator = os.environ.get(
+        "STORAGE_EMULATOR_HOST"
+    )  # whose clients need no credentials, as with Google's own libraries
+    return {"endpoint_url": emulator, "use_listings_cache": False, **({"token": "anon"} if emulator else {})}
+
+
+_CLIENT_OPTIONS = {"s3": _s3_options, "s3a": _s3_options, "gs": _gcs_options, "gcs": _gcs_options}
 
 
 def read_bytes(uri: str) -> bytes:

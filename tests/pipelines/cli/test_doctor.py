@@ -27,7 +27,9 @@ def test_every_line_has_a_detail_and_every_complaint_a_remedy(tmp_path: Path) ->
     checks = doctor.run_doctor(str(tmp_path))
     assert len({check.name for check in checks}) == len(checks) == 15
     assert all(check.detail and (check.state == "ok" or check.remedy) for check in checks)
-    assert [check.state for check in checks if check.name in ("Python", "packages", "OpenCV", "access", "writing")] == ["ok"] * 5
+    assert [check.state for check in checks if check.name in ("Python", "packages", "OpenCV", "access", "writing")] == [
+        "ok"
+    ] * 5
 
 
 def test_a_lock_file_may_pin_one_version_for_each_python() -> None:

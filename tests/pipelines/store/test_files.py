@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.store import files
-from pipelines.store.files import DamagedFileError, read_json, read_object, write_bytes, write_json
+from pipelines.store.files import DamagedFileError, open_arrow_fs, read_json, read_object, write_bytes, write_json
 from tests.support.full_disk import FullDisk
+from tests.support.gcs_server import gcs_server
 from tests.support.s3_server import s3_server
 from weaksam.io.files import join, open_fs
 
@@ -20,10 +22,19 @@ def bucket() -> Iterator[str]:
         yield uri
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(scope="module")
+def gcs_bucket() -> Iterator[str]:
+    with gcs_server("store") as uri:
+        yield uri
+
+
+@pytest.fixture(params=["disk", "s3", "gs"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A folder that does not exist yet, on disk and in a bucket."""
-    root = str(tmp_path) if request.param == "disk" else join(request.getfixturevalue("bucket"), tmp_path.name)
+    buckets = {"s3": "bucket", "gs": "gcs_bucket"}
+    root = str(tmp_path)
+    if request.param in buckets:
+        root = join(request.getfixturevalue(buckets[request.param]), tmp_path.name)
     return join(root, "table [1] #%")
 
 
@@ -84,3 +95,23 @@ def test_an_error_about_damage_survives_the_way_through_a_cluster() -> None:
     error = pickle.loads(pickle.dumps(DamagedFileError("/r/part-0.parquet", "cut", "`weaksam index /r`")))
     expected = "/r/part-0.parquet: damaged: cut. To set it aside and make it again, run `weaksam index /r` again"
     assert (str(error), error.path) == (expected, "/r/part-0.parquet")
+
+
+def test_arrow_finds_a_bucket_by_the_profile_that_other_reading_uses(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow's own S3 client knows no endpoint of a profile."""
+    lines = ["[profile mine]", f"endpoint_url = {os.environ['AWS_ENDPOINT_URL']}", "region = us-east-1"]
+    lines += ["aws_access_key_id = test", "aws_secret_access_key = test"]
+    (tmp_path / "config").write_text("\n".join(lines))
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    arrow_fs, path = open_arrow_fs(join(bucket, tmp_path.name, "file"))
+    with arrow_fs.open_output_stream(path) as stream:
+        stream.write(b"content")
+    fs, path = open_fs(join(bucket, tmp_path.name, "file"))
+    assert fs.cat_file(path) == b"content"
+    again, _ = pickle.loads(pickle.dumps((arrow_fs, path)))  # on its way to a worker
+    assert again.get_file_info(path).size == 7

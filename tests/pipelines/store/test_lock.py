@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
+from pipelines.engine.stage import Options
 from pipelines.store import lock as lock_module
 from pipelines.store import sight
 from pipelines.store.exclusive import create_exclusively
 from pipelines.store.files import read_json, write_json
 from pipelines.store.lock import Lock, lock_holder
+from tests.support.gcs_server import gcs_server
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.s3_server import s3_server
 from weaksam.errors import RunError
@@ -31,12 +34,19 @@ def bucket() -> Iterator[str]:
         yield uri
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(scope="module")
+def gcs_bucket() -> Iterator[str]:
+    with gcs_server("runs") as uri:
+        yield uri
+
+
+@pytest.fixture(params=["disk", "s3", "gs"])
 def run_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A run folder that does not exist yet."""
-    return join(
-        str(tmp_path) if request.param == "disk" else join(request.getfixturevalue("bucket"), tmp_path.name), "run"
-    )
+    buckets = {"s3": "bucket", "gs": "gcs_bucket"}
+    if request.param in buckets:
+        return join(request.getfixturevalue(buckets[request.param]), tmp_path.name, "run")
+    return str(tmp_path / "run")
 
 
 class Clock:
@@ -191,6 +201,64 @@ def test_a_silent_lock_that_is_released_while_it_is_watched_is_free(tmp_path: Pa
     with Lock(str(tmp_path), "mine") as lock:
         lock.check()
     assert clock.passed_s < 2
+
+
+def test_the_default_wait_outlasts_the_lock_of_a_machine_that_was_lost(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = write_lock(tmp_path, owner())
+    monkeypatch.setattr(sight.Sight, "_silent_s", lambda _: clock.passed_s)
+    with Lock(str(tmp_path), "mine", Options().wait_s) as lock:
+        lock.check()
+    assert lock_module.SILENCE_S < clock.passed_s < lock_module.SILENCE_S + 5  # it was watched while it was waited for
+    assert (
+        "is held by other (host elsewhere, pid 1, seen 0 s ago); waiting for up to 150 s until it ends or "
+        in caplog.text
+    )
+    assert f"taking over {uri} from other" in caplog.text
+
+
+def test_one_that_lives_is_waited_for_and_named(tmp_path: Path, clock: Clock) -> None:
+    beats = iter(range(8, 10_000))
+    write_lock(tmp_path, owner())
+    clock.after_sleep = lambda: write_lock(tmp_path, owner(beats=next(beats)))
+    with pytest.raises(
+        RunError, match=r"is held by other \(host elsewhere, pid 1, seen 0 s ago\); wait for it or stop it"
+    ):
+        Lock(str(tmp_path), "mine", Options().wait_s).__enter__()
+    assert Options().wait_s <= clock.passed_s < Options().wait_s + 5
+
+
+def test_who_loses_the_lock_is_told_at_once_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.02)
+    told: list[str] = []
+    with Lock(str(tmp_path), "mine", on_lost=told.append) as lock:
+        write_json(lock.uri, owner())
+        wait_until(lambda: told)
+        time.sleep(0.1)
+    assert len(told) == 1
+    assert told[0].startswith(f"{lock.uri}: taken over by other (host elsewhere, pid 1, seen ")
+    assert told[0].endswith("this process stops writing")
+
+
+def test_a_storage_that_answers_too_late_costs_the_lock_before_others_may_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(lock_module, "SILENCE_S", 0.3)
+    answers, told = threading.Event(), list[str]()
+    with Lock(str(tmp_path), "mine", on_lost=told.append) as lock:
+        monkeypatch.setattr(lock_module, "write_bytes", lambda *_: answers.wait(PATIENCE_S))
+        wait_until(lambda: told)
+        assert told == [f"{lock.uri}: not renewed for 0.26 s (the storage does not answer); this process stops writing"]
+        answers.set()
+    assert lock_holder(str(tmp_path)) is None
+
+
+def test_a_lock_tells_its_token(tmp_path: Path) -> None:
+    with Lock(str(tmp_path), "mine") as lock:
+        assert read_json(lock.uri)["token"] == lock.token
+        assert re.fullmatch("[0-9a-f]{32}", lock.token)
 
 
 def test_a_bucket_s_own_clock_tells_a_live_lock(tmp_path: Path, bucket: str, clock: Clock) -> None:
