@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
 from weaksam.io.contents import ImageContent, contents_of
+from weaksam.io.files import is_drawn
 from weaksam.io.images import read_size
 from weaksam.structures import ImageRecord
 
@@ -180,7 +182,9 @@ def _read_contents(uris: Sequence[str], job: Job[IndexOptions]) -> dict[str, Ima
     run_uri = job.instance.run_uri
     known = known_contents(run_uri)
     found: dict[str, ImageContent] = {}
-    with job.voice.rows(f"{job.instance.name}: reading images", len(uris), lambda: len(found)):
+    reads = not all(map(is_drawn, uris))
+    label = f"{job.instance.name}: reading images"
+    with job.voice.rows(label, len(uris), lambda: len(found)) if reads else nullcontext():
         found.update(contents_of(uris, known))
     if any(content.stamp is not None and known.get(uri) is not content for uri, content in found.items()):
         remember_contents(run_uri, known | found)

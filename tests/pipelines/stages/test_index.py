@@ -328,6 +328,14 @@ def test_touching_a_picture_changes_its_content_in_no_way(tmp_path: Path, read: 
     assert after == before
 
 
+def test_the_reading_of_pictures_is_shown_where_there_is_any(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "data", "a.png", "b.png")
+    for data, shown in ((str(root), [("index: reading images", 2, 0, 2)]), ("shapes:", [])):
+        voice = Recorder()
+        Run(load_recipe("grid", (), data)[0], str(tmp_path / f"run {len(shown)}")).bring(["index"], Options(), voice)
+        assert voice.counted == shown
+
+
 def test_two_data_sets_in_one_run_folder_are_both_remembered(tmp_path: Path, read: list[str]) -> None:
     first, second = pictures(tmp_path / "1", "a.png"), pictures(tmp_path / "2", "b.png")
     for root, setting in ((first, "auto"), (second, "auto"), (first, "none"), (second, "none")):
