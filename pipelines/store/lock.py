@@ -22,6 +22,7 @@ HEARTBEAT_S = 10.0  # how often a working owner renews its lock
 SILENCE_S = 90.0  # a lock not renewed for this long belongs to nobody any more
 WAIT_S = 150.0  # for a lock, by default: until the lock of a lost machine is free, and some more
 _PAUSE_S = 1.0  # between two looks at a lock
+_MOST_MISSED = 50  # times that a lock is in the way and not to be seen
 _SETTLE_S = 2.0  # until several that created one file know whose it is, in a store that lets them
 
 
@@ -58,18 +59,24 @@ class Lock:
     def __enter__(self) -> Lock:
         exclusive = is_exclusive(self.uri)
         self._acquire()
-        self._renewed(time.monotonic())
-        if not exclusive:
-            time.sleep(_SETTLE_S)  # of several that created it, the last one has it
-        if not self._is(seen := look(self.uri)):
-            self._deadline.cancel()
-            raise RunError(f"{self.uri} is held by {_name(seen)}; wait for it or stop it first")
-        self._thread.start()
+        try:
+            if not exclusive:
+                time.sleep(_SETTLE_S)  # of several that created it, the last one has it
+            if not self._is(seen := look(self.uri)):
+                raise RunError(f"{self.uri} is held by {_name(seen)}; wait for it or stop it first")
+            self._renewed(time.monotonic())
+            self._thread.start()
+        except BaseException:
+            self._release()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
         self._thread.join()
+        self._release()
+
+    def _release(self) -> None:
         self._deadline.cancel()
         try:
             if self._is(look(self.uri)):
@@ -85,12 +92,17 @@ class Lock:
 
     def _acquire(self) -> None:
         """Create the lock once it is nobody's."""
-        watch, deadline, told = _Watch(), time.monotonic() + self._wait_s, None
+        watch, deadline, told, missed = _Watch(), time.monotonic() + self._wait_s, None, 0
         while True:
             seen = look(self.uri)
             if seen is None and create_exclusively(self.uri, self._content()):
                 return
             if seen is None:  # somebody created it between the two calls, and may have released it since
+                missed += 1
+                if missed > _MOST_MISSED and time.monotonic() >= deadline:
+                    raise RunError(
+                        f"{self.uri}: the storage refuses to create it, and shows none; `weaksam doctor` tries more"
+                    )
                 time.sleep(_PAUSE_S / 10)
                 continue
             state, unchanged_s = seen.state(SILENCE_S), watch.unchanged_s(seen)
@@ -117,13 +129,11 @@ class Lock:
 
     def _take_away(self, abandoned: Sight) -> None:
         """Remove an abandoned lock; one claimant at a time may, since a second one might remove the lock of the first."""
-        logger.warning("taking over %s from %s", self.uri, abandoned.describe())
         ticket = f"{self.uri}-takeover"
-        if not create_exclusively(ticket, self._content()):
-            other = look(ticket)
-            if other is None or other.state(SILENCE_S) is State.HELD:
-                time.sleep(_PAUSE_S)
-                return
+        if not create_exclusively(ticket, self._content()) and not _is_left_over(look(ticket)):
+            time.sleep(_PAUSE_S)
+            return
+        logger.warning("taking over %s from %s", self.uri, abandoned.describe())
         with suppress(FileNotFoundError):
             try:
                 if look(self.uri) == abandoned:
@@ -191,6 +201,13 @@ def lock_holder(folder: str) -> str | None:
     """Return who works in an instance's folder right now, for people to read, or None."""
     seen = look(join(folder, "_lock"))
     return None if seen is None or seen.state(SILENCE_S) is not State.HELD else seen.describe()
+
+
+def _is_left_over(ticket: Sight | None) -> bool:
+    """Whether whoever was about to remove a lock, which takes a moment, does so no more."""
+    if ticket is None:
+        return False
+    return ticket.state(SILENCE_S) is State.DEAD or (ticket.silent_s() or 0.0) > SILENCE_S
 
 
 def _watch_s() -> float:

@@ -54,16 +54,16 @@ class Sight:
             if start == holder.get("started"):
                 return State.HELD
             # Either the pid was reused, or the clock was set, which moves the start of a process: the heartbeat tells.
-        silent_s = self._silent_s()
+        silent_s = self.silent_s()
         return State.SILENT if silent_s is not None and silent_s > silence_s else State.HELD
 
     def describe(self) -> str:
         """Return who holds the lock, for people to read."""
-        holder, silent_s = self.holder, self._silent_s()
+        holder, silent_s = self.holder, self.silent_s()
         age = "" if silent_s is None else f", seen {silent_s:.0f} s ago"
         return f"{holder.get('job', '?')} (host {holder.get('host', '?')}, pid {holder.get('pid', '?')}{age})"
 
-    def _silent_s(self) -> float | None:
+    def silent_s(self) -> float | None:
         """Return how long ago the lock was renewed, by the storage's clock alone; None where nothing may be written to ask it.
 
         A time in the future is one of before that clock was set: nobody knows how long ago.

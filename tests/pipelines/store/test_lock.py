@@ -90,9 +90,9 @@ def mine(**changes: Any) -> dict[str, Any]:
     return owner(**{**here, **changes})
 
 
-def write_lock(folder: Path | str, holder: Mapping[str, Any], silent_s: float = 0.0) -> str:
+def write_lock(folder: Path | str, holder: Mapping[str, Any], silent_s: float = 0.0, name: str = "_lock") -> str:
     """Write a lock on a disk that was renewed ``silent_s`` ago by the disk's clock."""
-    uri = join(str(folder), "_lock")
+    uri = join(str(folder), name)
     write_json(uri, holder)
     renewed = os.stat(uri).st_mtime - silent_s
     os.utime(uri, (renewed, renewed))
@@ -207,7 +207,7 @@ def test_the_default_wait_outlasts_the_lock_of_a_machine_that_was_lost(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = write_lock(tmp_path, owner())
-    monkeypatch.setattr(sight.Sight, "_silent_s", lambda _: clock.passed_s)
+    monkeypatch.setattr(sight.Sight, "silent_s", lambda _: clock.passed_s)
     with Lock(str(tmp_path), "mine", Options().wait_s) as lock:
         lock.check()
     assert lock_module.SILENCE_S < clock.passed_s < lock_module.SILENCE_S + 5  # it was watched while it was waited for
@@ -253,6 +253,56 @@ def test_a_storage_that_answers_too_late_costs_the_lock_before_others_may_take_i
         assert told == [f"{lock.uri}: not renewed for 0.26 s (the storage does not answer); this process stops writing"]
         answers.set()
     assert lock_holder(str(tmp_path)) is None
+
+
+def test_a_storage_that_refuses_a_lock_and_shows_none_is_given_up(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "create_exclusively", lambda *_: False)
+    with pytest.raises(RunError, match=r"_lock: the storage refuses to create it, and shows none"):
+        Lock(str(tmp_path), "mine").__enter__()
+    assert clock.passed_s < 10
+
+
+def test_an_interrupt_right_after_the_lock_was_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: Lock, _at: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lock, "_renewed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Lock(str(tmp_path), "mine").__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
+TICKETS: dict[str, tuple[Mapping[str, Any], float, bool]] = {
+    # who is about to take the lock of a dead one over, since when, whether that is over
+    "one that is about to": (mine(), 0, False),
+    "one of another host": (owner(), 0, False),
+    "one that was killed meanwhile": (mine(pid=ended_process()), 0, True),
+    "one of a lost machine": (owner(), LONG, True),
+    "one that hangs": (mine(), LONG, True),
+}
+
+
+@pytest.mark.parametrize(("holder", "silent_s", "over"), TICKETS.values(), ids=TICKETS.keys())
+def test_one_at_a_time_takes_an_abandoned_lock_over(
+    tmp_path: Path, clock: Clock, holder: Mapping[str, Any], silent_s: float, over: bool
+) -> None:
+    write_lock(tmp_path, mine(pid=ended_process()))
+    ticket = Path(write_lock(tmp_path, holder, silent_s, "_lock-takeover"))
+    waited = []
+
+    def let_go() -> None:
+        waited.append(ticket.exists())
+        ticket.unlink(missing_ok=True)
+
+    clock.after_sleep = let_go
+    with Lock(str(tmp_path), "mine") as lock:
+        lock.check()
+    assert waited == ([] if over else [True])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_tells_its_token(tmp_path: Path) -> None:
