@@ -106,12 +106,13 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
 
 def _loop(recipe: object, out: str, threads: int) -> float:
     """Run the stage's own operators one after another in this process, without Ray."""
-    from pipelines.dataflow.rows import fetch
+    from pipelines.dataflow.rows import fetch, planned_images
     from pipelines.products.index import Index
     from pipelines.recipe.model import Recipe
     from pipelines.stages.propose.actors import ActorSpec, Prompting, SegmentActor
-    from pipelines.stages.propose.stage import STAGE, planned_images
+    from pipelines.stages.propose.stage import STAGE
     from pipelines.store.instances import Instance, current_instance
+    from pipelines.store.planned import identify
     from pipelines.store.schemas import PROPOSALS
     from weaksam.config.weights import NO_WEIGHTS
 
@@ -119,7 +120,8 @@ def _loop(recipe: object, out: str, threads: int) -> float:
     index, options = current_instance(out, "index"), STAGE.options(recipe, "propose")
     assert index is not None
     assert isinstance(options.method, Prompting)
-    planned = planned_images(Index(index).read(), options)
+    images = Index(index).read()
+    planned = planned_images(identify(images, ("content",)), images)
     instance = Instance(out, "propose", "loop")
     spec = ActorSpec(
         instance=instance,

@@ -1,7 +1,10 @@
 """How a list of stage instances is brought up to date.
 
-Keys, plans, locks, proofs and the question what is finished already are handled here, the same way for all. A finished
-instance is recognised from its manifest, which its files must not contradict, without importing torch or starting Ray.
+Keys, sets of images, plans, locks, proofs and the question what is finished already are handled here, the same way for all. A
+finished instance is recognised from its manifest, which its files must not contradict, without importing torch or starting Ray.
+
+The key of an instance that makes rows has nothing of the images in it: which rows are asked for, the set says, and those that
+another set had in common with it are there already. Everything else is computed from the set, whose digest is in its key.
 """
 
 from __future__ import annotations
@@ -10,25 +13,32 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from pipelines.engine import interrupts
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Content, Job, OnScalars, Options, Stage, WhenStopped
 from pipelines.engine.voice import SILENT, Tone, Toned, Voice
-from pipelines.recipe.keys import with_weights
+from pipelines.products.index import Index, Indexed
+from pipelines.recipe.keys import INDEX, to_plain, with_weights
 from pipelines.recipe.model import Recipe, is_from_outside
 from pipelines.registry import product_of, stage_of
+from pipelines.stages.index import listed
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance, current_instance, differences, instance_key
 from pipelines.store.lock import Lock
-from pipelines.store.schemas import SCHEMA_VERSION
+from pipelines.store.planned import Planned, also_in, common_splits, digest_of, identify
+from pipelines.store.schemas import INPUT, SCHEMA_VERSION
 from weaksam.config.weights import PlacedWeights, Weights
-from weaksam.errors import ConfigError, RunError, WeaksamError
+from weaksam.errors import ConfigError, DataError, RunError, WeaksamError
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +58,7 @@ class Resolved:
     options: Any  # of the stage
     parts: Mapping[str, Any]
     inputs: Mapping[str, Product[Any]]  # what it reads, by instance name
+    learnt_before: Instance | None = None  # a finished training on other images, which is used as it is
 
 
 Fingerprints = dict[Content, str]  # those taken so far
@@ -73,9 +84,11 @@ class Run:
         self.recipe = recipe
         self.uri = uri
         self.fingerprints: Fingerprints = {} if fingerprints is None else fingerprints
+        self._train_again = False
         self._known: dict[str, tuple[Stage[Any], Any]] = {}
         self._resolved: dict[str, Resolved] = {}
-        self._given = {instance.name: product_of(instance) for instance in given}
+        self._sets: dict[str, Planned | None] = {}
+        self._given = {instance.name: instance for instance in given}
 
     def resolve(self, name: str) -> Resolved:
         """Compute the key, and so the folder, of the instance ``verb`` or ``verb.label`` and of everything that it reads."""
@@ -134,6 +147,7 @@ class Run:
         dropped_allowed(asked.max_dropped, 0)  # a mistake in it is told before anything is done
         manifests: dict[str, dict[str, Any]] = {}
         stopped: TooManyDroppedError | None = None
+        self._train_again = asked.train_again
         work = _Work(self.recipe.name, asked, voice, on_scalars)
         for name in self.needed_for(*names):
             with voice.sign_of_life(f"{name}: reading its data and weights"):
@@ -159,29 +173,98 @@ class Run:
 
     def _resolve(self, name: str) -> Resolved:
         stage, options = self._asked(name)
-        inputs = {read: self._input(read) for read in stage.reads(options)}
+        planned, read = self._planned(name), stage.images(options)
+        splits = () if planned is None or stage.makes_rows(options) else planned.splits
+        inputs = {
+            n: product_of(self._input(n).within(splits) if _has_rows(n) else self._input(n))
+            for n in stage.reads(options)
+        }
         contents = stage.contents(options)
         self.fingerprints |= {c: c.take(c.what) for c in contents.values() if c not in self.fingerprints}
         seen = {c.what: self.fingerprints[c] for c in contents.values() if isinstance(c.what, PlacedWeights)}
         options = with_weights(options, lambda weights: _as_seen(weights, seen))
-        parts = {
+        parts: dict[str, Any] = {
             "verb": stage.verb,
             "schema": SCHEMA_VERSION,
             "revision": stage.revision,
             "method": stage.method(options),
             "fingerprints": {n: self.fingerprints[content] for n, content in contents.items()},
-            "reads": {n: product.instance.key for n, product in inputs.items()},
+            "reads": {n: product.instance.key for n, product in inputs.items() if not isinstance(product, Index)},
         }
-        return Resolved(Instance(self.uri, name, instance_key(parts)), stage, options, parts, inputs)
+        if planned is None or read is None:
+            return Resolved(Instance(self.uri, name, instance_key(parts)), stage, options, parts, inputs)
+        if stage.knows_classes(options):
+            parts["classes"] = list(self._indexed.class_names)
+        if stage.measures_by_true_boxes(self.recipe.of(name)):
+            parts["true boxes"] = self._indexed.facts.truth
+        if not stage.makes_rows(options):
+            rows = {n: product.instance.set for n, product in inputs.items() if _has_rows(n)}
+            parts["images"] = {"index": planned.digest, **rows}
+        instance = Instance(self.uri, name, instance_key(parts), planned)
+        before = None
+        if stage.trains_when_asked(options) and not self._train_again and instance.manifest() is None:
+            before = _learnt_before(instance, parts)
+        if before is not None:
+            instance = replace(instance, key=before.key)
+        return Resolved(instance, stage, options, parts, inputs, before)
+
+    @cached_property
+    def _indexed(self) -> Indexed:
+        """The images of the run's data set: as the index has them, or will have."""
+        if INDEX in self._given:
+            return Indexed.of(Index(self._given[INDEX]))
+        instance = self.instance(INDEX)
+        if instance.manifest() is not None:
+            return Indexed.of(Index(instance))
+        return listed(self._asked(INDEX)[1], instance)
+
+    def _planned(self, name: str) -> Planned | None:
+        """Return the set of images that an instance is asked for; None if it is asked for none.
+
+        Raises:
+            DataError: a split is not indexed.
+        """
+        if name not in self._sets:
+            self._sets[name] = self._plan(name)
+        return self._sets[name]
+
+    def _plan(self, name: str) -> Planned | None:
+        if self._is_given(name):
+            of = self._given_instance(name).planned
+            return None if of is None else self._set(of.columns, of.splits)
+        stage, options = self._asked(name)
+        read = stage.images(options)
+        if read is None:
+            return None
+        columns, splits = set(read.columns), read.splits
+        indexed = self._indexed
+        unknown = [split for split in splits if split not in indexed.facts.splits]
+        if unknown:
+            known = ", ".join(sorted(indexed.facts.splits))
+            raise DataError(f"{name}.splits: {', '.join(unknown)} not indexed; indexed are {known}")
+        if read.granted:
+            splits = (indexed.facts.labels_granted_to,)
+        if _has_rows(name):  # which are computed from those that it reads
+            for above in filter(None, map(self._planned, filter(_has_rows, stage.reads(options)))):
+                columns |= set(above.columns)
+                splits = common_splits(splits, above.splits)
+        return self._set(tuple(sorted(columns)), splits)
+
+    def _set(self, columns: tuple[str, ...], splits: tuple[str, ...]) -> Planned:
+        rows = identify(self._indexed.images, columns, splits)
+        return Planned(digest=digest_of(rows), index=self._indexed.key, columns=columns, splits=splits)
 
     def _is_given(self, name: str) -> bool:
         """Whether an instance is read as it lies in the run folder."""
         return name in self._given or (is_from_outside(name) and name not in self.recipe.instances)
 
-    def _input(self, name: str) -> Product[Any]:
-        if name in self._given:
-            return self._given[name]
-        return _found(self.uri, name) if self._is_given(name) else product_of(self.instance(name))
+    def _input(self, name: str) -> Instance:
+        if not self._is_given(name):
+            return self.instance(name)
+        return replace(self._given_instance(name), planned=self._planned(name))
+
+    def _given_instance(self, name: str) -> Instance:
+        return self._given[name] if name in self._given else _found(self.uri, name)
 
 
 def _as_seen(weights: Weights, seen: Mapping[PlacedWeights, str]) -> Weights:
@@ -201,20 +284,43 @@ class _Work:
     on_scalars: OnScalars | None
 
 
-def _found(run_uri: str, name: str) -> Product[Any]:
+def _has_rows(name: str) -> bool:
+    """Whether an instance has a table whose rows say what they were computed from."""
+    schema = stage_of(name).product.schema
+    return schema is not None and INPUT.name in schema.names
+
+
+def _found(run_uri: str, name: str) -> Instance:
     instance = current_instance(run_uri, name)
     if instance is None or instance.manifest() is None:
         raise RunError(f"{run_uri}: no finished {name}; make it first: {Instance(run_uri, name, '').mended_by}")
-    product = product_of(instance)
-    for file, reason in instance.damage(product.schema).items():
+    for file, reason in instance.damage(product_of(instance).schema).items():
         raise DamagedFileError(instance.file(file), reason, instance.mended_by)
-    return product
+    return instance
+
+
+def _learnt_before(instance: Instance, parts: Mapping[str, Any]) -> Instance | None:
+    """Return the finished training of the same method on other images that was worked on last, or None."""
+
+    def method(of: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: part for name, part in of.items() if name != "images"}
+
+    with suppress(DamagedFileError):
+        current = current_instance(instance.run_uri, instance.name)
+        if current is not None and current.manifest() is not None:
+            plan = current.plan() or {}
+            return current if method(plan.get("parts", {})) == method(parts) else None
+    return None
 
 
 def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
     instance, stage, voice = resolved.instance, resolved.stage, work.voice
-    reads = {name: product.instance.state() for name, product in resolved.inputs.items()}
+    reads = {
+        name: product.instance.state() for name, product in resolved.inputs.items() if not isinstance(product, Index)
+    }
     manifest = _finished(resolved, reads, work.asked)
+    if manifest is None and resolved.learnt_before is not None:
+        manifest = _use_as_it_is(resolved, resolved.learnt_before)
     if manifest is not None:
         voice.say(Toned(instance.name, Tone.NAME), f" {instance.key} is finished: {manifest.get('text', '')}")
         instance.make_current()
@@ -264,10 +370,28 @@ def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
 def _finished(resolved: Resolved, reads: Mapping[str, Any], options: Options) -> dict[str, Any] | None:
     """Return the manifest of an instance that has nothing left to do, or None."""
     manifest = resolved.instance.finished(resolved.stage.product.schema)
-    if manifest is None or manifest.get("reads") != reads:
+    if manifest is None or (manifest.get("reads") != reads and resolved.learnt_before is None):
         return None
     retry = options.retry_dropped and manifest.get("images", {}).get("dropped", 0) > 0
-    return None if retry else manifest
+    if retry and resolved.learnt_before is None:
+        return None
+    return manifest
+
+
+def _use_as_it_is(resolved: Resolved, before: Instance) -> dict[str, Any]:
+    """Let a finished training stand for one on the images of now; return its manifest, which says on how many it learnt."""
+    told = before.manifest() or {}
+    if "trained_on" in told:  # it stands for one itself
+        before = replace(before, planned=TypeAdapter(Planned).validate_python(told["trained_on"]["set"]))
+        told = before.manifest() or {}
+    instance = resolved.instance
+    now = instance.planned_rows()
+    known = also_in(now, before.planned_rows()).num_rows
+    text = f"{told.get('text', '')} · trained on {known:,} of {now.num_rows:,} images; --train-again learns from all"
+    trained_on = {"images": known, "of": now.num_rows, "set": to_plain(before.planned)}
+    with Lock(instance.folder, f"weaksam {instance.name}"):
+        instance.begin((before.plan() or {})["parts"])
+        return instance.finish({**told, "text": text, "trained_on": trained_on})
 
 
 def _say_differences(resolved: Resolved, voice: Voice) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from pipelines.analyse.question import Question, analysed_split, first_proposed
 from pipelines.dataflow.passes import Pools, work_off
-from pipelines.dataflow.rows import guarded, use_threads, write_dropped
+from pipelines.dataflow.rows import guarded, use_threads
 from pipelines.engine import ray_session
 from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job
@@ -38,6 +38,7 @@ from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, NOTHING, Input
 from pipelines.recipe.model import Recipe
+from pipelines.store.dropped import write_dropped
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent
 from pipelines.store.schemas import (
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 PLANNED = pa.schema(
     [
         pa.field("image_id", pa.string()),
-        pa.field("split", pa.string()),
+        pa.field("input", pa.string()),
         pa.field("uri", pa.string()),
         pa.field("reason", pa.string()),  # null: these images went through propose
         pa.field("detail", pa.string()),
@@ -122,7 +123,7 @@ class PromptsQuestion(Question[PromptsOptions]):
             return Facts(text="nothing to compare: the recipe prompts with no clues")
         proposals, index = job.input(options.proposals, ProposalTable), job.input(options.index, Index)
         split = analysed_split(options.split, index, options.data.uri)
-        planned = planned_images(proposals, index, split, options.images)
+        planned = planned_images(proposals, index, split, options.images, job.instance.planned_rows())
         ray_session.connect(options.resources, job.asked.address)
         sizes = ray_session.connected_pool_sizes(options.resources, planned.num_rows, with_clues=False)
         spec = {
@@ -288,7 +289,7 @@ class ControlActor:
         prompts = prompts_from_columns(row)
         controls = control_prompts(row["image_id"], size_hw, prompts, self._sources, self._seeds)
         return proposals_to_row(
-            row["image_id"], row["split"], segment_controls(self._sam, image, controls, self._proposals)
+            row["image_id"], row["input"], segment_controls(self._sam, image, controls, self._proposals)
         )
 
 
@@ -416,15 +417,15 @@ def _exceed(count: int) -> str:
     return f"{count} exceeds" if count == 1 else f"{count} exceed"
 
 
-def planned_images(proposals: ProposalTable, index: Index, split: str, max_images: int) -> pa.Table:
-    """Return the images to analyse as PLANNED rows."""
+def planned_images(proposals: ProposalTable, index: Index, split: str, max_images: int, planned: pa.Table) -> pa.Table:
+    """Return the images to analyse as PLANNED rows, of those whose identities are ``planned``."""
     chosen = set(first_proposed(proposals.table, split, max_images))
     uris = index.uris()
-    columns = ["image_id", "split", *(field.name for field in PROMPT_COLUMNS)]
-    rows = proposals.table.iter_rows(columns)
-    return pa.Table.from_pylist(
-        [row | {"uri": uris[row["image_id"]]} for row in rows if row["image_id"] in chosen], schema=PLANNED
-    )
+    inputs = dict(zip(planned["image_id"].to_pylist(), planned["input"].to_pylist(), strict=True))
+    rows = proposals.table.iter_rows(("image_id", *(field.name for field in PROMPT_COLUMNS)))
+    of_image = ((row["image_id"], row) for row in rows)
+    wanted = [row | {"uri": uris[i], "input": inputs[i]} for i, row in of_image if i in chosen]
+    return pa.Table.from_pylist(wanted, schema=PLANNED)
 
 
 QUESTION = PromptsQuestion()

@@ -9,7 +9,7 @@ from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job
 from pipelines.products.index import NO_SPLIT, Index, in_hash_order
 from pipelines.recipe.model import Recipe
-from pipelines.store.tables import Table
+from pipelines.store.tables import Rows
 from weaksam.errors import DataError
 
 O = TypeVar("O")  # noqa: E741
@@ -43,7 +43,7 @@ def analysed_split(split: str, index: Index, data_uri: str) -> str:
     return index.granted_split
 
 
-def first_proposed(proposals: Table, split: str, most: int) -> list[str]:
+def first_proposed(proposals: Rows, split: str, most: int) -> list[str]:
     """Return the ids of the split's images that have proposals, the first in hash order; ``most`` 0 = all.
 
     Raises:

@@ -32,7 +32,7 @@ from pipelines.stages.detect import MilArchitecture, mil_architecture
 from pipelines.stages.train_mil.stage import TrainedMil
 from pipelines.store.files import write_bytes
 from pipelines.store.numbers import known
-from pipelines.store.tables import Table
+from pipelines.store.tables import Rows
 from weaksam.config import MilConfig
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.metrics.seeds import mean_and_spread
@@ -263,7 +263,7 @@ def _load_detector(job: Job[SimilarityOptions]) -> WeakDetector:
     return detector.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def _first_rows(table: Table, split: str, most: int) -> list[dict[str, Any]]:
+def _first_rows(table: Rows, split: str, most: int) -> list[dict[str, Any]]:
     """Return the rows of the split's first images in hash order; ``most`` 0 = all."""
     chosen = first_proposed(table, split, most)
     wanted = pa.array(chosen, pa.string())

@@ -10,7 +10,8 @@ from pipelines.cli import terminal
 from pipelines.cli.console import console, voice
 from pipelines.cli.doctor import run_doctor
 from pipelines.cli.options import RunArgument
-from pipelines.engine.status import leftovers, remove, run_dropped, run_status
+from pipelines.engine.clean import plan_cleaning
+from pipelines.engine.status import run_dropped, run_status
 from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from pipelines.recipe.model import load_recipe, shipped_recipes
 from pipelines.store.dropped import to_json, to_lines
@@ -82,24 +83,40 @@ def dropped(
 
 def clean(
     run_folder: RunArgument,
+    keep_days: Annotated[
+        float,
+        typer.Option("--keep-days", min=0, help="Keep what was finished within so many days, whatever replaced it."),
+    ] = 0.0,
     previews: Annotated[bool, typer.Option("--previews", help="Also remove the previews made with --limit.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and do nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove what no current instance of a run needs: the folders of earlier settings.
+    """Remove what nothing in a run needs any more, and put its many small files together.
 
-    Example:
+    Results of earlier settings and of images that are other ones now are removed; rows of images that were taken out of the
+    data set or replaced are taken out of their tables. Readers may be at work meanwhile, stages may not: files that others
+    have replaced are deleted an hour later, by the next run or `clean`.
 
-        weaksam clean runs/voc07 --previews
+    Examples:
+
+        weaksam clean runs/voc07 --dry-run
+
+        weaksam clean s3://bucket/runs/nightly --keep-days 14 --yes
     """
-    found = leftovers(run_folder, previews=previews)
-    for leftover in found:
+    found = plan_cleaning(run_folder, previews=previews, keep_days=keep_days)
+    for leftover in found.leftovers:
         voice.say(f"{leftover.uri}  {leftover.what}, {leftover.size_bytes / 1e6:,.1f} MB")
-    if not found:
+    for table in found.tables:
+        voice.say(str(table))
+    if not (found.leftovers or found.tables):
         voice.say("nothing to remove")
-    elif yes or typer.confirm(f"Remove these {len(found)}?"):
+    elif not dry_run and (yes or typer.confirm(f"Clean these {len(found.leftovers) + len(found.tables)}?")):
         terminal.go_on_unread()
-        for leftover in found:
-            remove(leftover)
+        waiting = sum(table.compact() for table in found.tables)
+        for leftover in found.leftovers:
+            leftover.remove()
+        if waiting:
+            voice.say(f"{waiting:,} replaced files stay for an hour, for whoever reads them")
 
 
 def doctor(uri: Annotated[str, typer.Argument(help="Also check access to this data or run folder.")] = "") -> None:

@@ -40,6 +40,13 @@ LimitOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what is done and what would run, and do nothing.")]
 RetryOption = Annotated[bool, typer.Option("--retry-dropped", help="Try the images again that were dropped before.")]
+TrainAgainOption = Annotated[
+    bool,
+    typer.Option(
+        "--train-again",
+        help="Train on the images of now, also where the recipe says `train_again: asked` (preset nightly).",
+    ),
+]
 MaxDroppedOption = Annotated[
     str,
     typer.Option(
@@ -122,12 +129,13 @@ class RunRequest(RecipeRequest):
     """What ``run`` and the verbs of the stages are asked for."""
 
     retry_dropped: RetryOption = False
+    train_again: TrainAgainOption = False
     print_recipe: PrintRecipeOption = False
 
     @property
     def options(self) -> Options:
         """See ``Request``."""
-        return replace(super().options, retry_dropped=self.retry_dropped)
+        return replace(super().options, retry_dropped=self.retry_dropped, train_again=self.train_again)
 
     def of_run_folder(self) -> RunRequest:
         """Return the request for the recipe that lies in a run folder, and for that folder, if it names one."""

@@ -1,8 +1,8 @@
 """Working a table stage off on Ray Data, or in this process, until every planned image is done or dropped.
 
-Resume is subtraction: what is planned, minus what the table holds, minus what was dropped. A first pass goes over all that is
-left; images that are neither done nor dropped afterwards (a process died over their task) are tried again one per task,
-and one that kills its process again is dropped as "process died".
+Resume is subtraction: what is planned, minus the rows that the table has of these images as they are now, minus those that were
+dropped as they are now. A first pass goes over all that is left; images that are neither done nor dropped afterwards (a process
+died over their task) are tried again one per task, and one that kills its process again is dropped as "process died".
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipelines.dataflow.lost_rows import errors_of_tasks, raise_unless_processes_died
-from pipelines.dataflow.rows import write_dropped
 from pipelines.engine import ray_session
 from pipelines.engine.stage import Job
 from pipelines.products.rows import RowFacts, Throughput
-from pipelines.store.instances import prove
+from pipelines.store import identities
+from pipelines.store.compaction import remove_retired
+from pipelines.store.copies import remove_copies
+from pipelines.store.dropped import write_dropped
+from pipelines.store.planned import also_in, without
+from pipelines.store.proof import prove
 from pipelines.store.tables import Table, part_name
 from weaksam.heap import KEEP_HEAP_ENV
 
@@ -110,7 +114,7 @@ def work_off(
 
     Args:
         job: its instance holds the table; ``retry_dropped`` forgets what was dropped.
-        planned: one row per image: ``image_id``, ``split``, ``uri`` and what the operators need.
+        planned: one row per image: ``image_id``, ``input``, ``uri`` and what the operators need.
         schema: of the table.
         sizes: of the actor pools; unless they say ``here``, Ray is connected already.
         operators: the stage's graph from planned rows to rows of the table. Its last actor writes images that cannot be
@@ -125,48 +129,61 @@ def work_off(
     """
     instance = job.instance
     table = instance.table(schema)
-    table.set_aside_damaged()
+    table.set_aside_damaged(identities.believed(table))
     instance.dropped.set_aside_damaged()
+    remove_retired(table)
+    remove_copies(table)
     if job.asked.retry_dropped:
-        instance.dropped.remove_all()
+        _forget_dropped(instance.dropped, planned)
 
-    started, before = time.time(), table.count()
-    with job.voice.rows(instance.name, planned.num_rows, table.count):
+    started, before = time.time(), also_in(planned, identities.identities(table)).num_rows
+    others = table.count() - before
+    with job.voice.rows(instance.name, planned.num_rows, lambda: table.count() - others):
         left = _left(planned, table, instance.dropped)
         if left.num_rows:
             job.voice.say(f"  {left.num_rows:,} of {planned.num_rows:,} images to do; {sizes.describe()}")
             if sizes.here:
-                _run_here(left, table, sizes.rows_per_task, operators)
+                _run_here(left, table, job.lock.token, sizes.rows_per_task, operators)
             else:
-                _run(left, table, ActorPools(sizes, left.num_rows, _DEATHS_PER_TASK), operators)
+                _run(left, table, job.lock.token, ActorPools(sizes, left.num_rows, _DEATHS_PER_TASK), operators)
         left = _left(planned, table, instance.dropped)
         if left.num_rows and not sizes.here:
             job.voice.say(f"  {left.num_rows:,} image(s) left over by tasks whose process died: one per task now")
-            errors = _run(left, table, ActorPools(replace(sizes, rows_per_task=1), left.num_rows, 0), operators)
+            alone = ActorPools(replace(sizes, rows_per_task=1), left.num_rows, 0)
+            errors = _run(left, table, job.lock.token, alone, operators)
             raise_unless_processes_died(errors)
             table.require_room()  # a disk that is full is no fault of these images
             reason = {"reason": "process died", "detail": "twice, the second time alone"}
             write_dropped(instance, [row | reason for row in _left(planned, table, instance.dropped).to_pylist()])
     seconds = time.time() - started
-    proof = prove(planned["image_id"].to_pylist(), table, instance.dropped)
-    new = table.count() - before
+    job.lock.check()
+    remove_copies(table)
+    proof = prove(planned, table, instance.dropped, before)
+    new = proof.done - before
     rate = round(new / max(seconds, 1e-9), 2)
     throughput = Throughput(images=new, seconds=round(seconds, 2), images_per_s=rate)
     return RowFacts(text=str(proof), images=proof, throughput=throughput, actors=sizes.describe())
 
 
 def _left(planned: pa.Table, table: Table, dropped: Table) -> pa.Table:
-    finished = set(table.ids()) | set(dropped.ids())
-    return planned.filter(pa.array([i not in finished for i in planned["image_id"].to_pylist()], pa.bool_()))
+    return without(planned, identities.identities(table), identities.identities(dropped))
 
 
-def _run_here(rows: pa.Table, table: Table, rows_at_once: int, operators: Operators) -> None:
+def _forget_dropped(dropped: Table, planned: pa.Table) -> None:
+    """Forget that planned images were dropped, and no others, which belong to other sets."""
+    kept = without(dropped.read(), planned)
+    dropped.remove_all()
+    if kept.num_rows:
+        dropped.write_part(kept, part_name(kept))
+
+
+def _run_here(rows: pa.Table, table: Table, token: str, rows_at_once: int, operators: Operators) -> None:
     batches = (rows.slice(first, rows_at_once) for first in range(0, rows.num_rows, rows_at_once))
     for part in operators(batches, OwnProcess()):
-        _write(part, table)
+        _write(part, table, token)
 
 
-def _run(rows: pa.Table, table: Table, pools: ActorPools, operators: Operators) -> list[BaseException]:
+def _run(rows: pa.Table, table: Table, token: str, pools: ActorPools, operators: Operators) -> list[BaseException]:
     """Work rows off on Ray Data; return the errors of tasks whose rows it went on without."""
     import ray
 
@@ -178,7 +195,11 @@ def _run(rows: pa.Table, table: Table, pools: ActorPools, operators: Operators) 
     dataset: Any = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=pools.sizes.rows_per_task)
     with ray_session.frozen_when_interrupted(), errors_of_tasks(table.folder) as errors:
         troubles = operators(dataset, pools).map_batches(
-            _write_or_say_why, fn_kwargs={"table": table}, batch_size=None, batch_format="pyarrow", num_cpus=_TASK_CPUS
+            _write_or_say_why,
+            fn_kwargs={"table": table, "token": token},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=_TASK_CPUS,
         )
         for batch in troubles.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for trouble in batch.to_pylist():
@@ -186,16 +207,16 @@ def _run(rows: pa.Table, table: Table, pools: ActorPools, operators: Operators) 
     return errors
 
 
-def _write(part: pa.Table, table: Table) -> None:
+def _write(part: pa.Table, table: Table, token: str) -> None:
     if part.num_rows:
-        table.write_part(part, part_name(part["image_id"].to_pylist()))
+        table.write_part(part, part_name(part, token))
 
 
-def _write_or_say_why(part: pa.Table, *, table: Table) -> pa.Table:
+def _write_or_say_why(part: pa.Table, *, table: Table, token: str) -> pa.Table:
     """Write a part; a storage that does not take it ends the pass, where an exception would be one more block to try again."""
     rows = []
     try:
-        _write(part, table)
+        _write(part, table, token)
     except OSError as error:
         rows = [{"errno": error.errno or errno.EIO, "reason": error.strerror or str(error), "file": error.filename}]
     return pa.Table.from_pylist(rows, schema=_TROUBLE)

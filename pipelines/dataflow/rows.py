@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.recipe.model import verb_of
+from pipelines.store.dropped import write_dropped
 from pipelines.store.instances import Instance
-from pipelines.store.tables import part_name
 from weaksam.errors import ImageError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _READERS = 16  # concurrent reads per fetching task: a bucket answers each in te
 PLANNED = pa.schema(
     [
         pa.field("image_id", pa.string()),
-        pa.field("split", pa.string()),
+        pa.field("input", pa.string()),
         pa.field("uri", pa.string()),
         pa.field("labels", pa.list_(pa.int32())),  # what gating may use; null = predict
     ]
@@ -41,6 +41,20 @@ FETCHED = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
+
+
+def planned_images(planned: pa.Table, images: pa.Table, labels: str = "") -> pa.Table:
+    """Return planned rows with what working them off needs of their images, as ``PLANNED`` in the order of the index.
+
+    Args:
+        planned: identities of the rows (``PLANNED_ROWS``).
+        images: the images table.
+        labels: its column that gating may use; "" where no labels are looked at.
+    """
+    at = pc.index_in(images["image_id"], planned["image_id"].combine_chunks())
+    images, at = images.filter(at.is_valid()), at.drop_null()
+    known = images[labels] if labels else pa.nulls(images.num_rows, PLANNED.field("labels").type)
+    return pa.table([images["image_id"], planned["input"].take(at), images["uri"], known], schema=PLANNED)
 
 
 def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
@@ -65,18 +79,6 @@ def finish_batch(instance: Instance, rows: list[dict[str, Any]], schema: pa.Sche
     """Set rows with a reason aside into ``_dropped``; return the others as the table that is written."""
     write_dropped(instance, [row for row in rows if row.get("reason")])
     return pa.Table.from_pylist([row for row in rows if not row.get("reason")], schema=schema)
-
-
-def write_dropped(instance: Instance, rows: list[Mapping[str, Any]]) -> None:
-    """Write images that cannot be used into ``_dropped``, under a name that a retried task writes again."""
-    if not rows:
-        return
-    verb = verb_of(instance.name)
-    columns = ("image_id", "split", "uri", "reason")
-    instance.dropped.write_rows(
-        [{**{c: row[c] for c in columns}, "stage": verb, "detail": row["detail"] or ""} for row in rows],
-        part_name(row["image_id"] for row in rows),
-    )
 
 
 def guarded(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any], missing: Any) -> dict[str, Any]:

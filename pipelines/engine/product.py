@@ -11,8 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.recipe.keys import to_plain
 from pipelines.store.files import DamagedFileError
-from pipelines.store.instances import Instance, Proof
-from pipelines.store.tables import Table
+from pipelines.store.instances import Instance
+from pipelines.store.proof import Proof
+from pipelines.store.schemas import INPUT
+from pipelines.store.tables import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class Product(Generic[F]):
             finding = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in finding["loc"])
             raise DamagedFileError(
-                self.instance.file("_manifest.json"), f"{where}: {finding['msg']}", self.instance.mended_by
+                self.instance.manifest_uri, f"{where}: {finding['msg']}", self.instance.mended_by
             ) from error
         return facts
 
@@ -79,10 +81,11 @@ class Product(Generic[F]):
         return dict((self.instance.plan() or {}).get("parts", {}).get("fingerprints", {}))
 
     @cached_property
-    def table(self) -> Table:
-        """Its rows."""
+    def table(self) -> Rows:
+        """Its rows; of a table that several sets of images share, those that the instance is asked for."""
         assert self.schema is not None, f"{type(self).__name__} has no table"
-        return self.instance.table(self.schema)
+        table = self.instance.table(self.schema)
+        return self.instance.current(table) if INPUT.name in self.schema.names else table
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pipelines.recipe.keys import inputs_of, method_of, weights_of
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance
 from pipelines.store.lock import WAIT_S, Lock
+from pipelines.store.planned import CONTENT, LABELS, LABELS_DIFFICULT
 from weaksam.config.weights import Weights
 from weaksam.errors import ConfigError, RunError
 
@@ -36,6 +37,7 @@ class Options:
     retry_dropped: bool = False
     max_dropped: str = "1%"  # a share of the images or a count
     address: str = ""  # of a Ray cluster; empty = RAY_ADDRESS, else this machine
+    train_again: bool = False  # whatever ``train_again`` of the recipe says
     wait_s: float = WAIT_S  # how long to wait for a lock that another process holds
 
 
@@ -77,6 +79,18 @@ class Job(Generic[O_co]):
         return product
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImagesRead:
+    """Which images of the index an instance is computed from, and from which of their columns.
+
+    A stage of rows has its key from neither: they decide which rows it is asked for. All others are computed from the set.
+    """
+
+    columns: tuple[str, ...] = (CONTENT, LABELS, LABELS_DIFFICULT)
+    splits: tuple[str, ...] = ()  # empty = all
+    granted: bool = False  # those alone that labels are granted to
+
+
 @dataclass(frozen=True)
 class Content:
     """Data or weights from outside the run: what they are, and how their fingerprint is taken of that, which may take long."""
@@ -116,6 +130,22 @@ class Stage(ABC, Generic[O]):
         Raises:
             ConfigError: options that do not go together.
         """
+
+    def images(self, options: O) -> ImagesRead | None:  # noqa: ARG002
+        """Return which images an instance is computed from, besides those that it reads other instances' rows of."""
+        return ImagesRead()
+
+    def makes_rows(self, options: O) -> bool:  # noqa: ARG002
+        """Whether each row of its table depends on the rows of the same image alone, so that only new ones are computed."""
+        return False
+
+    def knows_classes(self, options: O) -> bool:  # noqa: ARG002
+        """Whether the order of the classes matters: rows have class indices, or networks an output for each."""
+        return True
+
+    def trains_when_asked(self, options: O) -> bool:  # noqa: ARG002
+        """Whether what it has learnt is used as it is when the images are other ones now, until --train-again."""
+        return False
 
     def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
         """Whether the instance ``name`` has nothing to do, such as training a detector whose weights are given."""

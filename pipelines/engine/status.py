@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from pipelines.recipe.model import load_recipe
 from pipelines.store.dropped import DroppedReason, dropped_by_reason
-from pipelines.store.files import DamagedFileError, read_object
-from pipelines.store.instances import Instance, current_instances
+from pipelines.store.instances import PREVIEW, Instance, current_instances
 from pipelines.store.lock import lock_holder
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import Table
@@ -56,7 +55,7 @@ def instances_in_order(run_uri: str) -> list[Instance]:
     """
     current = {instance.name: instance for instance in current_instances(run_uri)}
     if not current:
-        previews = ", ".join(join(run_uri, name) for name in _previews(run_uri))
+        previews = ", ".join(join(run_uri, name) for name in previews_of(run_uri))
         hint = f"; the previews in it are runs of their own: {previews}" if previews else ""
         raise RunError(f"{run_uri}: expected a run folder, as --out names it, found no stage of a run in it{hint}")
     ordered: dict[str, Instance] = {}
@@ -65,46 +64,13 @@ def instances_in_order(run_uri: str) -> list[Instance]:
     def visit(name: str) -> None:
         if name in current and name not in met:
             met.add(name)
-            for read in (current[name].plan() or {}).get("parts", {}).get("reads", {}):
+            for read in ("index", *(current[name].plan() or {}).get("parts", {}).get("reads", {})):
                 visit(read)
             ordered[name] = current[name]
 
     for name in (*_instances_of_recipe(run_uri), *current):
         visit(name)
     return list(ordered.values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leftover:
-    """Something in a run folder that no current instance needs."""
-
-    uri: str
-    what: str
-    size_bytes: int
-
-
-def leftovers(run_uri: str, *, previews: bool) -> list[Leftover]:
-    """Return the folders of superseded keys, and the previews if asked for.
-
-    Instances at work are left out, and so are those that a table of the run was measured on.
-    """
-    run_status(run_uri)  # refuses what is no run folder: nothing is ever deleted elsewhere
-    fs, root = open_fs(run_uri)
-    found = []
-    current = {instance.name: instance.key for instance in current_instances(run_uri)}
-    in_tables = _in_tables(run_uri)
-    for path in sorted(fs.ls(root, detail=False)):
-        name = posixpath.basename(path.rstrip("/"))
-        if name in current:
-            for key_path in sorted(fs.ls(path, detail=False)):
-                key = posixpath.basename(key_path.rstrip("/"))
-                folder = join(run_uri, name, key)
-                superseded = key[0] != "_" and key not in ("current", current[name]) and (name, key) not in in_tables
-                if superseded and lock_holder(folder) is None:
-                    found.append(Leftover(uri=folder, what=f"{name}: an earlier key", size_bytes=fs.du(key_path)))
-        elif previews and name.startswith("preview-"):
-            found.append(Leftover(uri=join(run_uri, name), what="a preview", size_bytes=fs.du(path)))
-    return found
 
 
 def _instances_of_recipe(run_uri: str) -> list[str]:
@@ -115,34 +81,13 @@ def _instances_of_recipe(run_uri: str) -> list[str]:
         return []
 
 
-def _previews(run_uri: str) -> list[str]:
+def previews_of(run_uri: str) -> list[str]:
+    """Return the names of the previews in a run folder."""
     fs, root = open_fs(run_uri)
     if not fs.isdir(root):
         return []
     names = (posixpath.basename(path.rstrip("/")) for path in fs.ls(root, detail=False))
-    return sorted(name for name in names if name.startswith("preview-"))
-
-
-def _in_tables(run_uri: str) -> set[tuple[str, str]]:
-    """Return (name, key) of the instances that the tables of a run were measured on."""
-    fs, root = open_fs(run_uri)
-    files = fs.glob(posixpath.join(root, TABLES, "*.json"))
-    found: set[tuple[str, str]] = set()
-    for path in files:
-        uri = join(run_uri, TABLES, posixpath.basename(path))
-        document = read_object(uri, "`weaksam table`") or {"rows": []}
-        try:
-            cells = [keys for row in document["rows"] for keys in row["instances"].values()]
-            found |= {(str(name), str(key)) for keys in cells for name, key in keys.items()}
-        except (LookupError, TypeError, AttributeError) as error:
-            raise DamagedFileError(uri, "expected a table of instances", "`weaksam table`") from error
-    return found
-
-
-def remove(leftover: Leftover) -> None:
-    """Delete a leftover with everything in it."""
-    fs, path = open_fs(leftover.uri)
-    fs.rm(path, recursive=True)
+    return sorted(name for name in names if name.startswith(PREVIEW))
 
 
 def _dropped(instance: Instance) -> list[DroppedReason]:

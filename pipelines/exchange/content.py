@@ -12,19 +12,14 @@ from numpy.typing import NDArray
 
 from pipelines.exchange.image_ids import image_ids, narrow
 from pipelines.exchange.pictures import pictures_of
+from pipelines.products.detections import DetectionTable
 from pipelines.products.index import Index
+from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.recipe.model import load_recipe
 from pipelines.store.instances import Instance
-from pipelines.store.schemas import (
-    DETECTIONS,
-    IMAGES,
-    PROPOSALS,
-    PSEUDO_LABELS,
-    detections_from_row,
-    pseudo_labels_from_row,
-)
-from pipelines.store.tables import Table
+from pipelines.store.schemas import detections_from_row, pseudo_labels_from_row
+from pipelines.store.tables import Rows
 from weaksam.errors import DataError
 from weaksam.io.files import join
 from weaksam.structures import BOXES, Detections, PseudoGroundTruth
@@ -196,14 +191,14 @@ def images_of(index: Instance, split: str, only: str, *, skip_missing: bool) -> 
         DataError: no image in the split, or ``narrow``'s.
     """
     kind = Index(index).facts.kind
-    ids = image_ids(index.table(IMAGES), kind, split)
+    ids = image_ids(Index(index).table, kind, split)
     ids = narrow(ids, only, kind) if only else ids
     return SplitImages(index=index, kind=kind, split=split, ids=ids, skip_missing=skip_missing)
 
 
 def proposals_of(images: SplitImages, source: Instance) -> SplitProposals:
     """Read the proposals of a split."""
-    boxes, ious = read_split(source.table(PROPOSALS), images.split)
+    boxes, ious = read_split(ProposalTable(source).table, images.split)
     images.missing(boxes, source, "proposals", "are not asked for; --missing empty writes them without boxes")
     none = np.zeros((0, 4), np.float32)
     return SplitProposals(
@@ -215,7 +210,7 @@ def proposals_of(images: SplitImages, source: Instance) -> SplitProposals:
 
 def detections_of(images: SplitImages, source: Instance) -> SplitDetections:
     """Read the detections of a split."""
-    table, wanted = source.table(DETECTIONS), set(images.ids)
+    table, wanted = DetectionTable(source).table, set(images.ids)
     found = {
         row["image_id"]: detections_from_row(row)
         for row in table.iter_rows()
@@ -229,7 +224,8 @@ def detections_of(images: SplitImages, source: Instance) -> SplitDetections:
 def pseudo_labels_of(images: SplitImages, source: Instance) -> SplitPseudoLabels:
     """Read the pseudo ground truth of a split."""
     named = pictures_of(images.index, images.split)
-    table = source.table(PSEUDO_LABELS)
+    product = PseudoLabelTable(source)
+    table = product.table
     rows = {row["image_id"]: row for row in table.iter_rows(_PSEUDO_LABELS) if row["split"] == images.split}
     absent = images.missing(rows, source, "pseudo labels", "are not labelled; --missing empty leaves them out")
     labelled = [
@@ -246,14 +242,14 @@ def pseudo_labels_of(images: SplitImages, source: Instance) -> SplitPseudoLabels
     return SplitPseudoLabels(
         of=images,
         class_names=table.class_names(),
-        supervision=PseudoLabelTable(source).facts.supervision,
+        supervision=product.facts.supervision,
         pictures_root=named.root,
         images=labelled,
         missing=len(absent),
     )
 
 
-def read_split(proposals: Table, split: str) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+def read_split(proposals: Rows, split: str) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
     """Return the boxes ``[N, 4]``, XYXY exclusive, and predicted IoUs ``[N]`` of a split's images by id, file by file."""
     boxes: dict[str, NDArray[np.float32]] = {}
     scores: dict[str, NDArray[np.float32]] = {}

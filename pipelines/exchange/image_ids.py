@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.store.tables import Table
+from pipelines.store.tables import Rows
 from weaksam.errors import DataError
 from weaksam.io.files import read_text
 
 _LONG = 10**40  # whole numbers from here on are shown by their length
 
 
-def image_ids(images: Table, kind: str, split: str) -> list[str]:
+def image_ids(images: Rows, kind: str, split: str) -> list[str]:
     """Return the ids of a split in the order of the formats: ascending for COCO, else the data set's own."""
     rows = images.read(("image_id", "split")).to_pylist()
     ids = [row["image_id"] for row in rows if row["split"] == split]

@@ -22,8 +22,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from pipelines.engine.stage import Content, Job, Options, Stage
+from pipelines.dataflow.rows import planned_images
+from pipelines.engine.stage import Content, ImagesRead, Job, Options, Stage
 from pipelines.engine.voice import SILENT, Voice
 from pipelines.exchange.boxes import Boxes, require_sequence
 from pipelines.exchange.coco import read_coco
@@ -38,8 +40,13 @@ from pipelines.products.proposals import ProposalFacts, ProposalTable
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe, label_of, verb_of
 from pipelines.runner import Run
-from pipelines.store.instances import Instance, finished_instance, prove
-from pipelines.store.schemas import DROPPED, PROPOSALS, proposals_to_row
+from pipelines.store.copies import remove_copies
+from pipelines.store.dropped import write_dropped
+from pipelines.store.instances import Instance, finished_instance
+from pipelines.store.planned import CONTENT
+from pipelines.store.proof import prove
+from pipelines.store.schemas import PROPOSALS, proposals_to_row
+from pipelines.store.tables import part_name
 from weaksam.config import require
 from weaksam.config.weights import NotInKey
 from weaksam.errors import ConfigError, DataError, ImageError
@@ -96,6 +103,18 @@ class ImportStage(Stage[ImportOptions]):
         require_folder_name(name)
         return ImportOptions(file=config.file, split=config.split, source=config.source, missing=config.missing)
 
+    def images(self, options: ImportOptions) -> ImagesRead:
+        """Return those of the split; boxes are clipped to the pictures' sizes."""
+        return ImagesRead(columns=(CONTENT,), splits=(options.split,) if options.split else ())
+
+    def makes_rows(self, options: ImportOptions) -> bool:  # noqa: ARG002
+        """True: the key has the file, and no image depends on another."""
+        return True
+
+    def knows_classes(self, options: ImportOptions) -> bool:  # noqa: ARG002
+        """False: proposals are of no class."""
+        return False
+
     def contents(self, options: ImportOptions) -> Mapping[str, Content]:
         """Return the file."""
         return {"file": Content(options.file, _sha256)}
@@ -109,14 +128,17 @@ class ImportStage(Stage[ImportOptions]):
         """
         options, index = job.options, job.input(job.options.index, Index)
         split, kind = options.split, index.facts.kind
-        rows = [row for row in index.table.iter_rows(("image_id", "uri", "split")) if split in ("", row["split"])]
+        planned = job.instance.planned_rows()
+        rows = planned_images(planned, index.read()).to_pylist()
         ids = image_ids(index.table, kind, split) if split else [row["image_id"] for row in rows]
         uris = {row["image_id"]: row["uri"] for row in rows}
         (data,) = read_annotations([options.file])
         found = read_boxes(data, options.file, ids, kind, in_split_order=bool(split), uris=uris)
         strangers, absent = _compare(found, ids, options)
+        table = job.instance.table(PROPOSALS)
         counts = _write(job.instance, rows, found, options.source)
-        proof = prove(ids, job.instance.table(PROPOSALS), job.instance.dropped)
+        remove_copies(table)  # of images that an import of the same file for other images had, too
+        proof = prove(planned, table, job.instance.dropped)
         lost = counts["discarded"] + counts["outside"]
         if lost and not counts["boxes"]:
             raise DataError(
@@ -238,14 +260,14 @@ def _write(
     """Write one row per image, or one of ``_dropped`` where the image cannot be read; return the boxes' counts."""
     counts: Counter[str] = Counter()
     dropped = []
+    table = instance.table(PROPOSALS)
     with ThreadPoolExecutor(_READERS) as threads:
         for start in range(0, len(rows), _ROWS_PER_PART):
             part = rows[start : start + _ROWS_PER_PART]
             written = []
             for row, size in zip(part, threads.map(read_size, (row["uri"] for row in part)), strict=True):
                 if isinstance(size, ImageError):
-                    because = {"stage": "import", "reason": size.reason, "detail": size.detail}
-                    dropped.append({**row, **because})
+                    dropped.append({**row, "reason": size.reason, "detail": size.detail})
                     continue
                 boxes = found.get(row["image_id"], np.zeros((0, 4), np.float32))
                 proposals, clipped = to_proposals(boxes, size, source)
@@ -254,10 +276,10 @@ def _write(
                 empty = int((boxes[:, 2:] <= boxes[:, :2]).any(axis=1).sum())
                 counts["discarded"] += empty
                 counts["outside"] += len(boxes) - empty - len(proposals)
-                written.append(proposals_to_row(row["image_id"], row["split"], proposals))
-            instance.table(PROPOSALS).write_rows(written, f"part-{start // _ROWS_PER_PART:05d}")
-    if dropped:
-        instance.dropped.write_rows([{name: row[name] for name in DROPPED.names} for row in dropped], "part-00000")
+                written.append(proposals_to_row(row["image_id"], row["input"], proposals))
+            rows_of_part = pa.Table.from_pylist(written, schema=PROPOSALS)
+            table.write_part(rows_of_part, part_name(rows_of_part))
+    write_dropped(instance, dropped)
     return counts
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.engine.stage import Job, Stage
+from pipelines.dataflow.rows import planned_images
+from pipelines.engine.stage import Content, ImagesRead, Job, Stage
 from pipelines.engine.voice import SILENT, Voice
 from pipelines.exchange.imports import ANY_DROPPED, require_folder_name
 from pipelines.products.index import NO_SPLIT, Index
@@ -25,11 +26,14 @@ from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
 from pipelines.stages.index import indexed_data
-from pipelines.store.instances import Instance, finished_instance, prove
-from pipelines.store.schemas import DROPPED, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
+from pipelines.store.dropped import write_dropped
+from pipelines.store.instances import Instance, finished_instance
+from pipelines.store.planned import CONTENT
+from pipelines.store.proof import prove
+from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from weaksam.config import DataConfig
 from weaksam.config.weights import NotInKey
-from weaksam.datasets.ground_truth import StatedSize, true_objects
+from weaksam.datasets.ground_truth import StatedSize, digest_of, true_objects
 from weaksam.errors import ConfigError, DataError, ImageError
 from weaksam.io.files import join, open_fs
 from weaksam.io.images import read_size
@@ -83,6 +87,14 @@ class TrueBoxesStage(Stage[TrueBoxesOptions]):
             data=recipe.data,
         )
 
+    def images(self, options: TrueBoxesOptions) -> ImagesRead:  # noqa: ARG002
+        """Return those that labels are granted to; boxes are cut to the pictures' sizes."""
+        return ImagesRead(columns=(CONTENT,), granted=True)
+
+    def contents(self, options: TrueBoxesOptions) -> Mapping[str, Content]:
+        """Return the true boxes."""
+        return {"true boxes": Content(options.data, _digest)}
+
     def run(self, job: Job[TrueBoxesOptions]) -> TrueBoxesFacts:
         """Write the boxes. Crowds are left out, and so are difficult objects unless they are included.
 
@@ -92,15 +104,17 @@ class TrueBoxesStage(Stage[TrueBoxesOptions]):
         options, index = job.options, job.input(job.options.index, Index)
         split, class_names = index.granted_split, index.class_names
         truth = _ground_truth(options.data, split)
-        rows = [row for row in index.table.iter_rows(("image_id", "uri", "split")) if row["split"] == split]
+        planned = job.instance.planned_rows()
+        rows = planned_images(planned, index.read()).to_pylist()
         images, left_out = _true_boxes(rows, truth, options.include_difficult, job.instance)
         noisy = add_noise(images, num_classes=len(class_names), share=options.noise, seed=options.seed)
         labels = job.instance.table(with_class_names(PSEUDO_LABELS, class_names))
+        inputs = {row["image_id"]: row["input"] for row in rows}
         ids = list(images)
         for start in range(0, len(ids), _ROWS_PER_PART):
-            part = [_row(i, split, images[i], noisy[i]) for i in ids[start : start + _ROWS_PER_PART]]
+            part = [_row(i, inputs[i], images[i], noisy[i]) for i in ids[start : start + _ROWS_PER_PART]]
             labels.write_rows(part, f"part-{start // _ROWS_PER_PART:05d}")
-        proof = prove([row["image_id"] for row in rows], labels, job.instance.dropped)
+        proof = prove(planned, labels, job.instance.dropped)
         kinds = Counter(kind for found in noisy.values() for kind in [*found.kind, *[MISSING] * len(found.missing)])
         wrong = (
             ", ".join(f"{kind} {kinds[kind]:,}" for kind in NOISE_KINDS if kind != CLEAN) if options.noise else "none"
@@ -158,6 +172,13 @@ def _stated_size(run_uri: str) -> StatedSize:
     return load_recipe(uri)[0].data.stated_size if fs.exists(path) else "check"
 
 
+def _digest(config: DataConfig) -> str:
+    from weaksam.datasets import open_dataset, train_split
+
+    dataset = open_dataset(config)
+    return digest_of(_ground_truth(config, train_split(dataset, config)))
+
+
 def _ground_truth(config: DataConfig, split: str) -> dict[str, GroundTruth]:
     from weaksam.datasets import open_dataset
 
@@ -181,7 +202,7 @@ def _true_boxes(
         for row, size in zip(rows, threads.map(read_size, (row["uri"] for row in rows)), strict=True):
             found = _objects_of(truth, row["image_id"], size)
             if isinstance(found, ImageError):
-                dropped.append({**row, "stage": instance.name, "reason": found.reason, "detail": found.detail})
+                dropped.append({**row, "reason": found.reason, "detail": found.detail})
                 continue
             size_hw, objects = found
             difficult = objects.difficult & ~objects.crowd & (not include_difficult)
@@ -191,8 +212,7 @@ def _true_boxes(
             wanted = ~(difficult | objects.crowd)
             boxes_xyxy, class_index = objects.boxes_xyxy[wanted], objects.class_index[wanted]
             images[row["image_id"]] = TrueBoxes(size_hw=size_hw, boxes_xyxy=boxes_xyxy, class_index=class_index)
-    if dropped:
-        instance.dropped.write_rows([{column: row[column] for column in DROPPED.names} for row in dropped], "part-0")
+    write_dropped(instance, dropped)
     if rows and not images:
         row = dropped[0]
         raise DataError(f"none of the {len(rows):,} images can be used; {row['uri']}: {row['reason']}: {row['detail']}")
@@ -211,11 +231,11 @@ def _objects_of(
         return ImageError("annotated in another size", str(error))
 
 
-def _row(image_id: str, split: str, image: TrueBoxes, noisy: NoisyBoxes) -> dict[str, Any]:
+def _row(image_id: str, input: str, image: TrueBoxes, noisy: NoisyBoxes) -> dict[str, Any]:
     certain: NDArray[np.float32] = np.ones(len(noisy.kind), np.float32)
     return pseudo_labels_to_row(
         image_id,
-        split,
+        input,
         image.size_hw,
         PseudoGroundTruth(
             boxes_xyxy=noisy.boxes_xyxy, class_index=noisy.class_index, score=certain, score_normalised=certain

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.engine.product import Facts, Product
-from pipelines.store.schemas import IMAGES
+from pipelines.store.schemas import IMAGES, class_names_of
 from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.structures import ImageRecord
@@ -79,6 +79,25 @@ class Index(Product[IndexFacts]):
 
         uris = self.uris()
         return lambda image_id: decode_image(read_bytes(uris[image_id]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Indexed:
+    """What an index lists, written or not."""
+
+    key: str  # of the index
+    images: pa.Table  # the images table, with the class names in its metadata
+    facts: IndexFacts
+
+    @classmethod
+    def of(cls, index: Index) -> Indexed:
+        """Read a finished index."""
+        return cls(key=index.instance.key, images=index.read(), facts=index.facts)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the data set."""
+        return class_names_of(self.images.schema)
 
 
 def first_in_hash_order(records: list[ImageRecord], limit: int) -> list[ImageRecord]:

@@ -27,9 +27,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.store.tables import Table
+from pipelines.store.tables import Rows
 from weaksam.errors import RunError
-from weaksam.io.files import open_fs
 from weaksam.io.node_cache import OF_THIS_DISK, cache_folder, ensure, trim, usual_folder
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ class ImageBoxes:
     points: Counter[str]  # source -> points prompted; a class-joint prompt repeats points and adds none
 
 
-def met_sources(table: Table) -> set[str]:
+def met_sources(table: Rows) -> set[str]:
     """Return every source that has a box somewhere in a proposals table."""
     met: set[str] = set()
     for part in table.iter_parts(["source"]):
@@ -59,7 +58,7 @@ def met_sources(table: Table) -> set[str]:
     return met
 
 
-def iter_boxes(table: Table) -> Iterator[ImageBoxes]:
+def iter_boxes(table: Rows) -> Iterator[ImageBoxes]:
     """Yield what measuring needs of each row of a proposals table, holding one file in memory."""
     for part in table.iter_parts(_COLUMNS):
         boxes = part["boxes_xyxy"].combine_chunks()
@@ -91,7 +90,7 @@ class ProposalBoxes(Mapping[str, NDArray[np.float32]]):
     it is told so in the log, and each process then holds the boxes itself, 16 bytes each.
     """
 
-    def __init__(self, table: Table, sources: Sequence[str] = ()) -> None:
+    def __init__(self, table: Rows, sources: Sequence[str] = ()) -> None:
         """Open the node's file, or make it.
 
         Args:
@@ -123,9 +122,9 @@ class ProposalBoxes(Mapping[str, NDArray[np.float32]]):
         return len(self._ids)
 
 
-def _on_this_node(table: Table, sources: Sequence[str]) -> pa.RecordBatch:
+def _on_this_node(table: Rows, sources: Sequence[str]) -> pa.RecordBatch:
     """Return what the node's file holds: columns ``image_id``, sorted, and ``boxes_xyxy``."""
-    name = f"{_digest([table.folder, *sources])}-{_digest(_made_of(table))}.arrow"
+    name = f"{_digest([table.folder, table.set, *sources])}-{_digest(table.stamps())}.arrow"
     try:
         path = cache_folder("proposals") / name
         try:
@@ -149,21 +148,10 @@ def _on_this_node(table: Table, sources: Sequence[str]) -> pa.RecordBatch:
         return _batch(lookup, pa.py_buffer(corners.getbuffer()))
 
 
-def _mapped(path: Path, table: Table, sources: Sequence[str]) -> pa.RecordBatch:
+def _mapped(path: Path, table: Rows, sources: Sequence[str]) -> pa.RecordBatch:
     if ensure(path, lambda file: _write(table, sources, file)):
         _remove_others(path)
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-
-
-def _made_of(table: Table) -> list[str]:
-    """Return what tells a table's files from those of any other time, whoever has written them again."""
-    fs, root = open_fs(table.folder)
-    fs.invalidate_cache()
-    listed = fs.ls(root, detail=True) if fs.exists(root) else []
-    stamps = {
-        info["name"]: [str(info.get(name)) for name in ("size", "mtime", "ETag", "LastModified")] for info in listed
-    }
-    return [" ".join([posixpath.basename(path), *stamps.get(path, ())]) for path in table.parts()]
 
 
 def _digest(of: Sequence[str]) -> str:
@@ -178,7 +166,7 @@ def _remove_others(path: Path) -> None:
     trim(path.parent, _LIMIT_BYTES, spare_used_after=time.time() - _IN_USE_S)
 
 
-def _write(table: Table, sources: Sequence[str], file: IO[bytes]) -> None:
+def _write(table: Rows, sources: Sequence[str], file: IO[bytes]) -> None:
     """Write the node's file; memory holds one part of the table, and the ids."""
     with tempfile.TemporaryFile(dir=posixpath.dirname(file.name)) as corners:
         lookup = _gather(table, sources, corners)
@@ -198,7 +186,7 @@ class _Lookup(NamedTuple):
     length: NDArray[np.int64]
 
 
-def _gather(table: Table, sources: Sequence[str], corners: IO[bytes]) -> _Lookup:
+def _gather(table: Rows, sources: Sequence[str], corners: IO[bytes]) -> _Lookup:
     """Write the wanted boxes one after another, float32 ``[N, 4]``, holding one part in memory; return where they lie."""
     image_ids: list[pa.Array] = [pa.array([], pa.string())]
     counts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]

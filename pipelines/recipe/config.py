@@ -10,8 +10,17 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pipelines.recipe.keys import Input, reads
-from weaksam.config import DetectConfig, MilConfig, PseudoLabelsConfig, RetrainConfig, RetrainedDetectConfig, require
+from weaksam.config import (
+    ClassifierConfig,
+    DetectConfig,
+    MilConfig,
+    PseudoLabelsConfig,
+    RetrainConfig,
+    RetrainedDetectConfig,
+    require,
+)
 from weaksam.config.choices import Name
+from weaksam.config.weights import NotInKey
 
 _HOLD_PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
 _HOLD_PSEUDO_LABELS = ("label", "true-boxes")
@@ -81,7 +90,21 @@ class TrueBoxesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainMilConfig(MilConfig):
+class TrainingConfig:
+    """When a training of a run whose images have changed is done again."""
+
+    # "changed": whenever an image to learn from was added, removed, replaced or labelled anew, and then all that is computed
+    # with it. "asked": when --train-again says so; until then the finished one is used as it is.
+    train_again: NotInKey[Literal["changed", "asked"]] = "changed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifierConfig(TrainingConfig, ClassifierConfig):
+    """How the clue network is trained, and when again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainMilConfig(TrainingConfig, MilConfig):
     """A weakly-supervised detector, and what it learns from."""
 
     proposals: Input = reads("propose", *_HOLD_PROPOSALS)
@@ -112,7 +135,7 @@ class LabelConfig(PseudoLabelsConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainStageConfig(RetrainConfig):
+class RetrainStageConfig(TrainingConfig, RetrainConfig):
     """A detector trained on pseudo labels, and on which: of ``label``, or ``true-boxes.NAME``."""
 
     learn_from: Input = reads("label", *_HOLD_PSEUDO_LABELS)

@@ -44,6 +44,7 @@ from pipelines.recipe.config import (
     ResourcesConfig,
     RetrainedDetectStageConfig,
     RetrainStageConfig,
+    TrainClassifierConfig,
     TrainMilConfig,
     TrueBoxesConfig,
 )
@@ -51,7 +52,6 @@ from pipelines.recipe.explain import explain
 from pipelines.recipe.keys import to_plain
 from pipelines.recipe.yaml_text import mapping_in, parse, read_mapping
 from weaksam.config import (
-    ClassifierConfig,
     CluesConfig,
     DataConfig,
     PromptsConfig,
@@ -89,7 +89,7 @@ class Recipe(BaseModel):
     instances: dict[str, dict[str, Any]] = Field(default_factory=lambda: standard_instances())
     data: DataConfig = Field(default_factory=DataConfig)
     clues: CluesConfig = Field(default_factory=CluesConfig)
-    classifier: ClassifierConfig = Field(default_factory=ClassifierConfig)
+    classifier: TrainClassifierConfig = Field(default_factory=TrainClassifierConfig)
     prompts: PromptsConfig = Field(default_factory=PromptsConfig)
     sam: SamConfig = Field(default_factory=SamConfig)
     proposals: ProposalsConfig = Field(default_factory=ProposalsConfig)

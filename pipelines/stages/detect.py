@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import Pools, work_off
-from pipelines.dataflow.rows import PLANNED, decode_row, fetch, finish_batch, guarded, use_threads
+from pipelines.dataflow.rows import decode_row, fetch, finish_batch, guarded, planned_images, use_threads
 from pipelines.engine import ray_session
-from pipelines.engine.stage import Job, Stage
+from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.detections import DetectionFacts, DetectionTable
 from pipelines.products.index import Index
 from pipelines.products.proposal_boxes import ProposalBoxes
@@ -28,8 +29,9 @@ from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, NOTHING, Input
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.instances import Instance
+from pipelines.store.planned import CONTENT
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
-from pipelines.store.tables import Table
+from pipelines.store.tables import Rows
 from pipelines.training.trained import Trained
 from weaksam.config import (
     DetectConfig,
@@ -114,12 +116,26 @@ class DetectStage(Stage[DetectOptions]):
             resources=recipe.resources,
         )
 
+    def images(self, options: DetectOptions) -> ImagesRead:
+        """Return those of the chosen splits; a detector sees no labels."""
+        return ImagesRead(columns=(CONTENT,), splits=options.test.splits)
+
+    def makes_rows(self, options: DetectOptions) -> bool:  # noqa: ARG002
+        """True: no image depends on another."""
+        return True
+
     def run(self, job: Job[DetectOptions]) -> DetectionFacts:
-        """Detect in every image of the chosen splits."""
+        """Detect in every image of the chosen splits, of those that have a row of proposals where it takes any."""
         options, index = job.options, job.input(job.options.index, Index)
         proposals = job.input(options.proposals, ProposalTable).table if options.proposals else None
-        proposed = None if proposals is None else set(proposals.ids())
-        images = planned_images(index.read(), proposed, options.test, job.instance.name)
+        images = planned_images(job.instance.planned_rows(), index.read())
+        if proposals is not None:
+            images = images.filter(pc.is_in(images["image_id"], pa.array(proposals.ids(), pa.string())))
+        if not images.num_rows:
+            has = "" if proposals is None else " has proposals"
+            raise DataError(
+                f"{job.instance.name}.splits: no image of {', '.join(options.test.splits) or 'any split'}{has}"
+            )
         schema = with_class_names(DETECTIONS, index.class_names)
         ray_session.connect(options.resources, job.asked.address)
         sizes = ray_session.connected_pool_sizes(options.resources, images.num_rows, with_clues=False)
@@ -202,7 +218,7 @@ class DetectSpec:
 
     instance: Instance
     weights: Weights  # of the detector
-    proposals: Table | None  # that a weakly-supervised detector scores
+    proposals: Rows | None  # that a weakly-supervised detector scores
     config: MilConfig | RetrainConfig
     test: DetectConfig
     mirror: bool  # show it mirror images; what it finds is told of the image itself
@@ -233,13 +249,13 @@ class DetectActor:
     def _detect(self, row: dict[str, Any]) -> dict[str, Any]:
         image = decode_row(row)
         size_hw = (image.shape[0], image.shape[1])
-        return detections_to_row(row["image_id"], row["split"], size_hw, self._find(image, row["image_id"]))
+        return detections_to_row(row["image_id"], row["input"], size_hw, self._find(image, row["image_id"]))
 
 
 Find = Callable[[NDArray[np.uint8], str], Detections]  # in an image, and its id
 
 
-def _weak(spec: DetectSpec, proposals: Table) -> tuple[Find, tuple[str, ...]]:
+def _weak(spec: DetectSpec, proposals: Rows) -> tuple[Find, tuple[str, ...]]:
     """Return how a weakly-supervised detector finds objects among an image's proposals, and its classes."""
     from weaksam.detectors.inference import detect
     from weaksam.detectors.loading import load_detector
@@ -284,33 +300,6 @@ def _mirrored_back(found: Detections, image: NDArray[np.uint8]) -> Detections:
     from weaksam.detectors.mil.samples import mirrored
 
     return replace(found, boxes_xyxy=mirrored(image, found.boxes_xyxy)[1])
-
-
-def planned_images(images: pa.Table, proposed: set[str] | None, config: DetectConfig, where: str) -> pa.Table:
-    """Return the images to work on as PLANNED rows: those of the chosen splits, with a row of proposals where it takes any.
-
-    Args:
-        images: the images table.
-        proposed: ids of the images that have proposals; None: none are needed.
-        config: ``splits`` is read.
-        where: what the recipe calls it, for messages.
-
-    Raises:
-        DataError: a split of the recipe is not indexed, or no image is left.
-    """
-    splits = set(images["split"].to_pylist())
-    unknown = [s for s in config.splits if s not in splits]
-    if unknown:
-        raise DataError(f"{where}.splits: {', '.join(unknown)} not indexed; indexed are {', '.join(sorted(splits))}")
-    rows = [
-        {"image_id": r["image_id"], "split": r["split"], "uri": r["uri"], "labels": None}  # a detector sees no labels
-        for r in images.to_pylist()
-        if (proposed is None or r["image_id"] in proposed) and (not config.splits or r["split"] in config.splits)
-    ]
-    if not rows:
-        has = "" if proposed is None else " has proposals"
-        raise DataError(f"{where}.splits: no image of {', '.join(config.splits) or 'any split'}{has}")
-    return pa.Table.from_pylist(rows, schema=PLANNED)
 
 
 def _weights(job: Job[DetectOptions]) -> Weights:

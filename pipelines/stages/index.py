@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.engine.stage import Content, Job, Stage
-from pipelines.engine.voice import Tone, Toned
-from pipelines.products.index import NO_SPLIT, Index, IndexFacts, first_in_hash_order, in_hash_order
+from pipelines.engine.voice import SILENT, Tone, Toned, Voice
+from pipelines.products.index import NO_SPLIT, Index, Indexed, IndexFacts, first_in_hash_order, in_hash_order
 from pipelines.recipe.model import Recipe
 from pipelines.registry import stage_of
 from pipelines.store.contents import known_contents, remember_contents
 from pipelines.store.files import DamagedFileError
-from pipelines.store.instances import Instance
+from pipelines.store.instances import Instance, rows_uri
 from pipelines.store.schemas import IMAGES, with_class_names
 from weaksam.config import DataConfig
 from weaksam.datasets.ground_truth import BoxCounts
@@ -63,54 +64,77 @@ class IndexStage(Stage[IndexOptions]):
         measures = [stage_of(other).measures_by_true_boxes(recipe.of(other)) for other in recipe.stages]
         return IndexOptions(data=recipe.data, checks_true_boxes=any(measures))
 
+    def images(self, options: IndexOptions) -> None:  # noqa: ARG002
+        """None: it says which images there are."""
+        return
+
     def contents(self, options: IndexOptions) -> Mapping[str, Content]:
         """Return the data set."""
         return {"data": Content(options.data, _fingerprint)}
 
     def run(self, job: Job[IndexOptions]) -> IndexFacts:
         """Write the ``images`` table, say what was passed over, and return the counts per split."""
-        from weaksam.datasets import open_dataset, train_split
+        found = listed(job.options, job.instance, job.voice, remember=True)
+        job.instance.table(found.images.schema).write_part(found.images, "part-0")
+        if found.facts.passed_over:
+            told = "; ".join(map(str, found.facts.passed_over))
+            job.voice.say(Toned(f"  passed over: {told}", Tone.VERBATIM))
+        return found.facts
 
-        config = job.options.data
-        dataset = open_dataset(config)
-        labelled = train_split(dataset, config)
-        available = {split: dataset.records(split) for split in dataset.splits}
-        told = dataset.passed_over
-        _require_images(available, told, labelled, config)
-        _require_unique(available, config.uri)
-        truth = _check_true_boxes(dataset, available) if job.options.checks_true_boxes else {}
 
-        records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
-        contents = _read_contents([r.uri for r in records], job)
-        rows = [
-            {
-                "image_id": r.image_id,
-                "uri": r.uri,
-                "split": r.split,
-                "content": contents[r.uri].digest,
-                "labels": r.labels if r.split == labelled else None,
-                "labels_difficult": r.labels_difficult if r.split == labelled else None,
-            }
-            for r in records
-        ]
-        job.instance.table(with_class_names(IMAGES, dataset.class_names)).write_rows(rows, "part-0")
-        if told:
-            job.voice.say(Toned(f"  passed over: {'; '.join(map(str, told))}", Tone.VERBATIM))
-        counts = Counter(r.split for r in records)
-        parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
-        boxes = {split: counted for split, (counted, _) in truth.items()}
-        labels = _what_labels_say(records, dataset.class_names, labelled)
-        return IndexFacts(
-            text=" · ".join([f"images {len(rows):,} ({parts})", labels, *_what_boxes_say(boxes)]),
-            splits=dict(counts),
-            available={split: len(all_records) for split, all_records in available.items()},
-            classes=len(dataset.class_names),
-            labels_granted_to=labelled,
-            kind=dataset.kind,
-            passed_over=tuple(told),
-            true_boxes=boxes,
-            truth={split: digest for split, (_, digest) in truth.items()},
-        )
+def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, remember: bool = False) -> Indexed:
+    """List a data set as its index does, without writing it.
+
+    Args:
+        options: of the index.
+        index: the instance, finished or not: what was remembered beside it of pictures' contents is used.
+        voice: shows how many pictures were read.
+        remember: keep their contents for the next index.
+
+    Raises:
+        DataError: the data set is malformed or has no images where they are needed, or ids or pictures are not unique.
+    """
+    from weaksam.datasets import open_dataset, train_split
+
+    config = options.data
+    dataset = open_dataset(config)
+    labelled = train_split(dataset, config)
+    available = {split: dataset.records(split) for split in dataset.splits}
+    passed_over = dataset.passed_over
+    _require_images(available, passed_over, labelled, config)
+    _require_unique(available, config.uri)
+    truth = _check_true_boxes(dataset, available) if options.checks_true_boxes else {}
+
+    records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
+    contents = _read_contents([r.uri for r in records], index, voice, remember=remember)
+    rows = [
+        {
+            "image_id": r.image_id,
+            "uri": r.uri,
+            "split": r.split,
+            "content": contents[r.uri].digest,
+            "labels": r.labels if r.split == labelled else None,
+            "labels_difficult": r.labels_difficult if r.split == labelled else None,
+        }
+        for r in records
+    ]
+    counts = Counter(r.split for r in records)
+    parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    boxes = {split: counted for split, (counted, _) in truth.items()}
+    labels = _what_labels_say(records, dataset.class_names, labelled)
+    facts = IndexFacts(
+        text=" · ".join([f"images {len(rows):,} ({parts})", labels, *_what_boxes_say(boxes)]),
+        splits=dict(counts),
+        available={split: len(all_records) for split, all_records in available.items()},
+        classes=len(dataset.class_names),
+        labels_granted_to=labelled,
+        kind=dataset.kind,
+        passed_over=tuple(passed_over),
+        true_boxes=boxes,
+        truth={split: digest for split, (_, digest) in truth.items()},
+    )
+    images = pa.Table.from_pylist(rows, schema=with_class_names(IMAGES, dataset.class_names))
+    return Indexed(key=index.key, images=images, facts=facts)
 
 
 def indexed_data(index: Instance) -> DataConfig:
@@ -118,7 +142,7 @@ def indexed_data(index: Instance) -> DataConfig:
     try:
         return TypeAdapter(DataConfig).validate_python((index.plan() or {})["parts"]["method"]["data"])
     except (KeyError, ValidationError) as error:
-        raise DamagedFileError(index.file("_plan.json"), "it does not say which data set", index.mended_by) from error
+        raise DamagedFileError(index.plan_uri, "it does not say which data set", index.mended_by) from error
 
 
 def _require_images(
@@ -177,16 +201,16 @@ def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:
     return {image_id: size for image_id, size in sizes.items() if not isinstance(size, ImageError)}
 
 
-def _read_contents(uris: Sequence[str], job: Job[IndexOptions]) -> dict[str, ImageContent]:
+def _read_contents(uris: Sequence[str], index: Instance, voice: Voice, *, remember: bool) -> dict[str, ImageContent]:
     """Tell what each picture holds by its address, and remember it for the next index in this run folder."""
-    run_uri = job.instance.run_uri
+    run_uri = rows_uri(index.run_uri)
     known = known_contents(run_uri)
     found: dict[str, ImageContent] = {}
     reads = not all(map(is_drawn, uris))
-    label = f"{job.instance.name}: reading images"
-    with job.voice.rows(label, len(uris), lambda: len(found)) if reads else nullcontext():
+    label = f"{index.name}: reading images"
+    with voice.rows(label, len(uris), lambda: len(found)) if reads else nullcontext():
         found.update(contents_of(uris, known))
-    if any(content.stamp is not None and known.get(uri) is not content for uri, content in found.items()):
+    if remember and any(content.stamp is not None and known.get(uri) is not content for uri, content in found.items()):
         remember_contents(run_uri, known | found)
     return found
 

@@ -2,7 +2,8 @@
 
 Reads the images table and detections, file by file, and works on the one split that labels are granted to. Labels that
 count difficult objects decide which classes may have boxes, as published. An image without labels, or without detections of
-them, gets a row without boxes and is counted; one that ``detect`` dropped gets none.
+them, gets a row without boxes and is counted; one that ``detect`` dropped gets none. With given thresholds images do not depend
+on each other, and rows of before stay.
 """
 
 from __future__ import annotations
@@ -17,22 +18,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.engine.stage import Job, Stage
+from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.detections import DetectionTable
 from pipelines.products.index import Index
 from pipelines.products.pseudo_labels import PseudoLabelFacts, PseudoLabelTable
 from pipelines.recipe.config import LabelConfig
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
-from pipelines.store.instances import Proof, prove
+from pipelines.store.copies import remove_copies
+from pipelines.store.current import CurrentRows
+from pipelines.store.identities import identities
+from pipelines.store.planned import LABELS_DIFFICULT, without
+from pipelines.store.proof import Proof, prove
 from pipelines.store.schemas import BOX, PSEUDO_LABELS, with_class_names
+from pipelines.store.tables import Rows, part_name
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError
 from weaksam.pseudo_labels.boxes import KEPT, REASONS, Selection, fill_in, select
 from weaksam.structures import IMAGE_LABELS
 
-THRESHOLDS = ("tau_s", "tau_o")  # of adaptive selection, that the recipe may leave to the data
-_COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score")
+_COLUMNS = ("image_id", "size_hw", "boxes_xyxy", "class_index", "score")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,14 @@ class LabelStage(Stage[LabelOptions]):
             return f"the best {config.top_k} of each label"
         return f"scores above {config.tau_s}, covered to less than {config.tau_o}"
 
+    def images(self, options: LabelOptions) -> ImagesRead:  # noqa: ARG002
+        """Return those with labels: they decide which classes may have boxes."""
+        return ImagesRead(columns=(LABELS_DIFFICULT,), granted=True)
+
+    def makes_rows(self, options: LabelOptions) -> bool:
+        """Whether no threshold is chosen from all images together."""
+        return not options.pseudo_labels.open_thresholds
+
     def run(self, job: Job[LabelOptions]) -> LabelFacts:
         """Write the pseudo labels of the labelled split, and count what was rejected, by reason."""
         index = job.input(job.options.index, Index)
@@ -80,31 +93,35 @@ class LabelStage(Stage[LabelOptions]):
         class_names, split = index.class_names, index.granted_split
         number_of, labels = label_matrix(index.read(("image_id", "split", "labels_difficult")), split, len(class_names))
         table = job.instance.table(with_class_names(PSEUDO_LABELS, class_names))
-        table.remove_all()  # of an interrupted run, whose parts may have been other ones
-        planned: list[str] = []
-        counts: Counter[str] = Counter()
-
-        def parts() -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:
-            for part in detections.iter_parts(_COLUMNS):
-                part = part.filter(pc.equal(part["split"], split)).combine_chunks()
-                if part.num_rows:
-                    yield part, labels[[number_of[image_id] for image_id in part["image_id"].to_pylist()]]
-
-        config = filled_in(parts(), job.options.pseudo_labels)
-        for n, (part, labelled) in enumerate(parts()):
-            rows, counted = label_part(part, labelled, table.schema, config)
-            table.write_part(rows, f"part-{n:05d}")
-            planned += part["image_id"].to_pylist()
-            counts += counted
-        if not planned:
+        remove_copies(table)
+        if not self.makes_rows(job.options):
+            table.remove_all()  # of an interrupted run, whose thresholds may have been other ones
+        detected = pa.array(detections.ids(), pa.string())
+        if not len(detected):
             raise DataError(
                 f"{detections.folder}: expected detections in images of the split that labels are granted to ({split}), got "
                 "none; name it in detect.splits (empty = all), or grant labels with data.train_split"
             )
-        facts = _facts(prove(planned, table, job.instance.dropped), counts, len(number_of))
-        thresholds = {name: getattr(config, name) for name in THRESHOLDS}
-        open_ones = [name for name in THRESHOLDS if getattr(job.options.pseudo_labels, name) == "auto"]
-        chosen = ", ".join(f"{name} {thresholds[name]:.3g}" for name in open_ones)
+        planned = job.instance.planned_rows()
+        planned = planned.filter(pc.is_in(planned["image_id"], detected))
+        left = without(planned, identities(table))
+
+        def parts(of: pa.Table) -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:
+            for part in detections.iter_parts(_COLUMNS):
+                at = pc.index_in(part["image_id"], of["image_id"].combine_chunks())
+                part = part.append_column("input", of["input"].take(at)).filter(at.is_valid()).combine_chunks()
+                if part.num_rows:
+                    yield part, labels[[number_of[image_id] for image_id in part["image_id"].to_pylist()]]
+
+        config = filled_in(parts(planned), job.options.pseudo_labels)
+        for part, labelled in parts(left):
+            rows = label_part(part, labelled, table.schema, config)
+            table.write_part(rows, part_name(rows, job.lock.token))
+        proof = prove(planned, table, job.instance.dropped, planned.num_rows - left.num_rows)
+        of_planned = {image_id: labels[number_of[image_id]] for image_id in planned["image_id"].to_pylist()}
+        facts = _facts(proof, counted(CurrentRows(table, planned), of_planned), len(number_of))
+        thresholds = {name: float(getattr(config, name)) for name in ("tau_s", "tau_o")}
+        chosen = ", ".join(f"{name} {thresholds[name]:.3g}" for name in job.options.pseudo_labels.open_thresholds)
         text = " · chosen: ".join([facts.text, *([chosen] if chosen else [])])
         return replace(facts, text=text, split=split, thresholds=thresholds)
 
@@ -133,7 +150,7 @@ def filled_in(parts: Iterable[tuple[pa.Table, NDArray[np.bool_]]], config: Pseud
     Raises:
         DataError: a score is not finite.
     """
-    if "auto" not in (config.tau_s, config.tau_o):
+    if not config.open_thresholds:
         return config
     found: list[tuple[NDArray[Any], ...]] = []
     images = 0
@@ -149,19 +166,17 @@ def filled_in(parts: Iterable[tuple[pa.Table, NDArray[np.bool_]]], config: Pseud
     return fill_in(boxes_xyxy, class_index, score, image_index, np.concatenate(labels), config)
 
 
-def label_part(
-    part: pa.Table, labels: NDArray[np.bool_], schema: pa.Schema, config: PseudoLabelsConfig
-) -> tuple[pa.Table, Counter[str]]:
+def label_part(part: pa.Table, labels: NDArray[np.bool_], schema: pa.Schema, config: PseudoLabelsConfig) -> pa.Table:
     """Turn B rows of detections into rows of pseudo labels.
 
     Args:
-        part: of the detections table, one chunk.
+        part: of the detections table, one chunk, with the ``input`` of each row of pseudo labels.
         labels: ``[B, C]`` of its images.
         schema: of the pseudo labels, with the class names.
         config: how to choose.
 
     Returns:
-        the rows, in the same order; and how many detections went each way (``REASONS``), "empty" and "unlabelled" images.
+        the rows, in the same order.
 
     Raises:
         DataError: a score is not finite.
@@ -171,7 +186,7 @@ def label_part(
     kept = np.bincount(image_index[found.kept], minlength=len(labels))
     rejected = np.bincount(image_index[~found.kept], minlength=len(labels))
     arrays = {
-        **{name: part[name].combine_chunks() for name in ("image_id", "split", "size_hw")},
+        **{name: part[name].combine_chunks() for name in ("image_id", "input", "size_hw")},
         "boxes_xyxy": _lists(_boxes(columns["boxes_xyxy"][found.kept]), kept),
         "class_index": _lists(pa.array(columns["class_index"][found.kept]), kept),
         "score": _lists(pa.array(columns["score"][found.kept]), kept),
@@ -180,9 +195,23 @@ def label_part(
         "rejected": _lists(_rejected(columns, found), rejected),
         "supervision": pa.array([IMAGE_LABELS] * len(labels)),
     }
-    counts = Counter(dict(zip(REASONS, np.bincount(found.reason, minlength=len(REASONS)).tolist(), strict=True)))
-    counts += Counter(empty=int((kept == 0).sum()), unlabelled=int((~labels.any(axis=1)).sum()))
-    return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema), counts
+    return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
+
+
+def counted(rows: Rows, labels: Mapping[str, NDArray[np.bool_]]) -> Counter[str]:
+    """Return how many detections went each way (``REASONS``), and how many images are "empty" and "unlabelled".
+
+    Args:
+        rows: of pseudo labels.
+        labels: of their images, by id.
+    """
+    counts: Counter[str] = Counter(unlabelled=sum(not of_image.any() for of_image in labels.values()))
+    for part in rows.iter_parts(("class_index", "rejected")):
+        kept = _lengths(part["class_index"].combine_chunks())
+        counts += Counter({REASONS[KEPT]: int(kept.sum()), "empty": int((kept == 0).sum())})
+        reasons = part["rejected"].combine_chunks().flatten().field("reason")
+        counts += Counter({row["values"]: row["counts"] for row in pc.value_counts(reasons).to_pylist()})
+    return counts
 
 
 def _columns(part: pa.Table) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:

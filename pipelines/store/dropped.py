@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
+import pyarrow as pa
+
+from pipelines.recipe.model import verb_of
 from pipelines.store.instances import Instance
-from pipelines.store.schemas import DROPPED
+from pipelines.store.schemas import DROPPED, IMAGE_ID, INPUT
+from pipelines.store.tables import part_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +41,31 @@ class DroppedReason:
         return f"{self.reason} {len(self.images):,} (such as {self.images[0].uri or self.images[0].image_id})"
 
 
+def write_dropped(instance: Instance, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write images that cannot be used into ``_dropped``, under a name that a task which is tried again writes again.
+
+    Args:
+        instance: that they were dropped by.
+        rows: with ``image_id``, ``input``, ``uri``, ``reason`` and ``detail``.
+    """
+    if not rows:
+        return
+    columns = ("image_id", "input", "uri", "reason")
+    stage = {"stage": verb_of(instance.name)}
+    plain = [{**{name: row[name] for name in columns}, **stage, "detail": row["detail"] or ""} for row in rows]
+    dropped = pa.Table.from_pylist(plain, schema=DROPPED)
+    instance.dropped.write_part(dropped, part_name(dropped))
+
+
 def dropped_by_reason(instance: Instance) -> list[DroppedReason]:
     """Return what an instance has dropped so far, the most frequent reason first, without images that were done after all.
 
     Raises:
         RunError: a file of ``_dropped`` is damaged.
     """
-    done = set(instance.table(DROPPED).ids())  # of any schema: only ids are read
-    rows = {row["image_id"]: row for row in instance.dropped.iter_rows() if row["image_id"] not in done}
+    done = set(instance.current(instance.table(pa.schema([IMAGE_ID, INPUT]))).ids())
+    current = instance.current(instance.dropped).iter_rows()
+    rows = {row["image_id"]: row for row in current if row["image_id"] not in done}
     by_reason: dict[str, list[DroppedImage]] = {}
     for image_id, row in sorted(rows.items()):
         image = DroppedImage(image_id=image_id, split=row["split"], uri=row["uri"], detail=row["detail"])

@@ -1,8 +1,8 @@
 """What a finished stage instance left behind, and whether it is still as it was.
 
-The manifest keeps how many Parquet files there were, a digest of the images that they have rows of, and one of every other file
-of the instance's folder. Parquet files need none: their pages carry checksums, and the same rows may be spread otherwise over
-files when damaged ones are made again. Names that begin with ``_`` or ``.`` are no products, and nor are folders.
+The manifest keeps a digest of every file that is no Parquet file. These need none: their pages carry checksums, and the same
+rows may be spread otherwise over files when damaged ones are made again. Names that begin with ``_`` or ``.`` are no products,
+and nor are folders.
 """
 
 from __future__ import annotations
@@ -25,35 +25,24 @@ _DIGESTED_BYTES = (
 
 
 def record(folder: str) -> dict[str, Any]:
-    """Return what a manifest keeps of an instance's products, each only if there are any.
-
-    Returns:
-        ``parts``, the number of Parquet files; ``rows``, their number (``count``) and the digest of the images they are of
-        (``image_ids``); ``files``, name -> digest.
-    """
-    parts, files = _products(folder)
-    kept: dict[str, Any] = {}
-    if parts:
-        ids = sorted(Table(folder, pa.schema([IMAGE_ID])).ids())
-        digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
-        kept |= {"parts": len(parts), "rows": {"count": len(ids), "image_ids": digest}}
-    if files:
-        kept["files"] = {name: _digest(folder, name, size) for name, size in files.items()}
-    return kept
+    """Return what a manifest keeps of an instance's other files, ``files``, name -> digest; empty if there are none."""
+    _, files = _products(folder)
+    return {"files": {name: _digest(folder, name, size) for name, size in files.items()}} if files else {}
 
 
-def damage(folder: str, manifest: Mapping[str, Any], table: Table | None) -> dict[str, str]:
-    """Return what is wrong with an instance's products, by file name; empty when they are what the manifest says.
+def rows(folder: str) -> dict[str, Any]:
+    """Return the number (``count``) and the digest of a folder's rows where they belong to one set alone; empty for none."""
+    parts, _ = _products(folder)
+    if not parts:
+        return {}
+    ids = sorted(Table(folder, pa.schema([IMAGE_ID])).ids())
+    return {"count": len(ids), "digest": hashlib.sha256(json.dumps(ids).encode()).hexdigest()}
 
-    Args:
-        folder: of the instance.
-        manifest: of the instance; one that keeps no record is believed.
-        table: the instance's, if its stage writes one; every part of it is read from end to end.
-    """
-    parts, files = _products(folder)
-    found = {} if table is None else table.damaged()
-    if "parts" in manifest and len(parts) != manifest["parts"] and not found:
-        found[""] = f"expected {manifest['parts']:,} Parquet files, got {len(parts):,}"
+
+def damage(folder: str, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with an instance's other files, by name; a manifest that keeps no record is believed."""
+    _, files = _products(folder)
+    found = {}
     for name, digest in manifest.get("files", {}).items():
         if name not in files:
             found[name] = "it is gone"

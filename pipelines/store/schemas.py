@@ -17,13 +17,15 @@ import pyarrow as pa
 from weaksam.errors import DataError
 from weaksam.structures import Detections, Prompts, Proposals, PseudoGroundTruth
 
-SCHEMA_VERSION = 1  # raise it when a column changes its meaning: instance keys contain it
+SCHEMA_VERSION = 2  # raise it when a column changes its meaning: instance keys contain it
 
 POINT = pa.list_(pa.float32(), 2)
 BOX = pa.list_(pa.float32(), 4)
 RLE = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())])
 
 IMAGE_ID = pa.field("image_id", pa.string(), nullable=False)  # of every table
+# What the row of an image was computed from, see ``planned``: of every table but the images.
+INPUT = pa.field("input", pa.string(), nullable=False)
 
 IMAGES = pa.schema(
     [
@@ -46,7 +48,7 @@ PROMPT_COLUMNS = [
 PROPOSALS = pa.schema(
     [
         IMAGE_ID,
-        pa.field("split", pa.string(), nullable=False),
+        INPUT,
         pa.field("size_hw", pa.list_(pa.int32(), 2)),
         pa.field("boxes_xyxy", pa.list_(BOX)),
         pa.field("source", pa.list_(pa.string())),
@@ -65,7 +67,7 @@ PROPOSALS = pa.schema(
 DETECTIONS = pa.schema(
     [
         IMAGE_ID,
-        pa.field("split", pa.string(), nullable=False),
+        INPUT,
         pa.field("size_hw", pa.list_(pa.int32(), 2)),
         pa.field("boxes_xyxy", pa.list_(BOX)),
         pa.field("class_index", pa.list_(pa.int32())),
@@ -77,7 +79,7 @@ DETECTIONS = pa.schema(
 PSEUDO_LABELS = pa.schema(
     [
         IMAGE_ID,
-        pa.field("split", pa.string(), nullable=False),
+        INPUT,
         pa.field("size_hw", pa.list_(pa.int32(), 2)),
         pa.field("boxes_xyxy", pa.list_(BOX)),
         pa.field("class_index", pa.list_(pa.int32())),
@@ -105,7 +107,7 @@ PSEUDO_LABELS = pa.schema(
 DROPPED = pa.schema(
     [
         IMAGE_ID,
-        pa.field("split", pa.string(), nullable=False),
+        INPUT,
         pa.field("stage", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),  # short and stable: reports count by it
@@ -162,11 +164,11 @@ def prompts_from_columns(row: dict[str, Any]) -> list[Prompts]:
     ]
 
 
-def proposals_to_row(image_id: str, split: str, proposals: Proposals) -> dict[str, Any]:
+def proposals_to_row(image_id: str, input: str, proposals: Proposals) -> dict[str, Any]:
     """Return the row of ``PROPOSALS`` that holds one image's proposals."""
     return {
         "image_id": image_id,
-        "split": split,
+        "input": input,
         "size_hw": list(proposals.size_hw),
         "boxes_xyxy": proposals.boxes_xyxy.tolist(),
         "source": list(proposals.source),
@@ -197,11 +199,11 @@ def proposals_from_row(row: dict[str, Any]) -> Proposals:
     )
 
 
-def detections_to_row(image_id: str, split: str, size_hw: tuple[int, int], detections: Detections) -> dict[str, Any]:
+def detections_to_row(image_id: str, input: str, size_hw: tuple[int, int], detections: Detections) -> dict[str, Any]:
     """Return the row of ``DETECTIONS`` that holds one image's detections."""
     return {
         "image_id": image_id,
-        "split": split,
+        "input": input,
         "size_hw": list(size_hw),
         "boxes_xyxy": detections.boxes_xyxy.tolist(),
         "class_index": detections.class_index.tolist(),
@@ -222,7 +224,7 @@ def detections_from_row(row: dict[str, Any]) -> Detections:
 
 def pseudo_labels_to_row(
     image_id: str,
-    split: str,
+    input: str,
     size_hw: tuple[int, int],
     truth: PseudoGroundTruth,
     *,
@@ -233,7 +235,7 @@ def pseudo_labels_to_row(
     """Return the row of ``PSEUDO_LABELS`` that holds one image's pseudo ground truth."""
     return {
         "image_id": image_id,
-        "split": split,
+        "input": input,
         "size_hw": list(size_hw),
         "boxes_xyxy": truth.boxes_xyxy.tolist(),
         "class_index": truth.class_index.tolist(),

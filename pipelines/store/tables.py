@@ -12,15 +12,17 @@ import errno
 import hashlib
 import logging
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.store import schemas
-from pipelines.store.files import DamagedFileError, set_aside, write_bytes
+from pipelines.store.files import DamagedFileError, read_object, set_aside, write_bytes
 from weaksam.errors import DataError
 from weaksam.io.files import join, open_fs
 
@@ -33,11 +35,54 @@ _NOT_OF_STORAGE = (None, errno.EINVAL, errno.EISDIR, errno.ENOENT)
 _DAMAGE = (pa.ArrowException, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError)
 
 
-class Table:
-    """The Parquet files of one folder, read under one schema. Names starting with ``_`` or ``.`` are not its files.
+LIST_FILE = "_identities.parquet"  # see ``identities``
+RETIRED_FILE = "_retired.json"  # names of files that others have replaced, see ``compaction``
 
-    ``mended_by`` is the command that makes the table, for messages.
+
+class Rows(ABC):
+    """What a reader sees of a table: its rows, part by part.
+
+    ``folder`` is where they lie, ``schema`` their columns, ``mended_by`` the command that makes them, for messages. Reading
+    raises DamagedFileError for a file that is no part of the table.
     """
+
+    folder: str
+    schema: pa.Schema
+    mended_by: str
+    set: str = ""  # a digest of which rows are seen; "" where all are
+
+    @abstractmethod
+    def stamps(self) -> list[str]:
+        """Return names, sizes and times of the files: others, and something was written anew."""
+
+    @abstractmethod
+    def iter_parts(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the table file by file, for what does not fit into memory."""
+
+    @abstractmethod
+    def ids(self) -> list[str]:
+        """Return the image ids of all rows, one each, so that duplicates show."""
+
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """Return the class list that travels with the table; empty when it has no file or no classes."""
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the whole table in memory, its files in name order. Class names stay in the metadata."""
+        parts = [part for part in self.iter_parts(columns) if part.num_rows]
+        if not parts:
+            empty = self.schema.empty_table()
+            return empty.select(list(columns)) if columns else empty
+        return pa.concat_tables(parts).combine_chunks()
+
+    def iter_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the rows as dictionaries, file by file."""
+        for part in self.iter_parts(columns):
+            yield from part.to_pylist()
+
+
+class Table(Rows):
+    """The Parquet files of one folder, read under one schema. Names starting with ``_`` or ``.`` are not its files."""
 
     def __init__(self, folder: str, schema: pa.Schema, mended_by: str = "the command that made it") -> None:
         self.folder = folder
@@ -47,97 +92,90 @@ class Table:
 
     def parts(self) -> list[str]:
         """Return the paths of the table's files, sorted; empty when the folder does not exist."""
-        return [info["name"] for info in self._listed()]
+        return list(self.stamped().values())
+
+    def stamped(self) -> dict[str, str]:
+        """Return the path of each file by its name and stamp, sorted by name: its size and times, "" where nobody says them.
+
+        One that was written anew, or was damaged since, is called otherwise.
+        """
+        return {_stamp(info): info["name"] for info in self._listed()}
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file by its name."""
+        return {posixpath.basename(info["name"]): int(info["size"] or 0) for info in self._listed()}
+
+    def stored_schema(self) -> pa.Schema:
+        """Return the schema of the first file, with its metadata; the table's own if there is no file."""
+        fs, _ = open_fs(self.folder)
+        for path in self.parts()[:1]:
+            with fs.open(path, "rb") as file:
+                return pq.read_schema(file)
+        return self.schema
+
+    def stamps(self) -> list[str]:
+        """See ``Rows``."""
+        return list(self.stamped())
 
     def count(self) -> int:
         """Return the number of rows in readable files; one that is being written, or is damaged, counts as none."""
         fs, _ = open_fs(self.folder)
+
+        def read_footer(path: str) -> None:
+            with suppress(*_DAMAGE, OSError), fs.open(path, "rb") as file:
+                self._rows[path] = pq.ParquetFile(file).metadata.num_rows
+
         parts = self.parts()
-        for path in parts:
-            if path not in self._rows:
-                try:
-                    with fs.open(path, "rb") as file:
-                        self._rows[path] = pq.ParquetFile(file).metadata.num_rows
-                except (*_DAMAGE, OSError):
-                    continue
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(read_footer, [path for path in parts if path not in self._rows]))
         return sum(self._rows.get(path, 0) for path in parts)
 
     def ids(self) -> list[str]:
-        """Return the image ids of all rows, one each, so that duplicates show.
-
-        Raises:
-            DamagedFileError: a file is no part of a table of images.
-        """
-        id_alone = pa.schema([schemas.IMAGE_ID])
-
-        def read(path: str) -> list[str]:
-            ids: list[str] = self._read(path, id_alone)["image_id"].to_pylist()
-            return ids
-
+        """See ``Rows``."""
         with ThreadPoolExecutor(_READERS) as pool:
-            return [image_id for ids in pool.map(read, self.parts()) for image_id in ids]
-
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the whole table in memory, its files in name order. Class names stay in the metadata.
-
-        Raises:
-            DamagedFileError: a file is no part of this table.
-        """
-        parts = [part for part in self.iter_parts(columns) if part.num_rows]
-        if not parts:
-            empty = self.schema.empty_table()
-            return empty.select(list(columns)) if columns else empty
-        return pa.concat_tables(parts).combine_chunks()
+            parts = pool.map(lambda path: self.read_part(path, pa.schema([schemas.IMAGE_ID])), self.parts())
+            return [image_id for part in parts for image_id in part["image_id"].to_pylist()]
 
     def iter_parts(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the table file by file, for what does not fit into memory; raises as ``read``."""
+        """See ``Rows``."""
         wanted = pa.schema([f for f in self.schema if columns is None or f.name in columns])
         for path in self.parts():
-            yield self._read(path, wanted)
-
-    def iter_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the rows as dictionaries, file by file; raises as ``read``."""
-        for part in self.iter_parts(columns):
-            yield from part.to_pylist()
+            yield self.read_part(path, wanted)
 
     def class_names(self) -> tuple[str, ...]:
-        """Return the class list that travels with the table; empty when it has no file or no classes.
-
-        Raises:
-            DamagedFileError: the file that is asked is no part of a table.
-        """
+        """See ``Rows``; the first file is asked."""
         for path in self.parts()[:1]:
-            return schemas.class_names_of(self._read(path, pa.schema([schemas.IMAGE_ID])).schema)
+            return schemas.class_names_of(self.read_part(path, pa.schema([schemas.IMAGE_ID])).schema)
         return ()
 
-    def damaged(self) -> dict[str, str]:
+    def damaged(self, believed: Collection[str] = ()) -> dict[str, str]:
         """Read every file from end to end; return what is wrong with those that are no part of this table, by file name.
 
-        Those that this process has found sound before, and that have not changed since, are not read again.
+        Those that this process has found sound before, and that have not changed since, are not read again, nor those that are
+        ``believed`` (``stamped``).
         """
 
-        def examine(info: Mapping[str, Any]) -> str | None:
-            sound = tuple(str(info.get(name)) for name in ("name", "size", "mtime", "ino", "ETag", "LastModified"))
-            if sound in _sound:
+        def examine(stamp: str, path: str) -> str | None:
+            if stamp in believed or (stamp, path) in _sound:
                 return None
             try:
-                part = self._read(info["name"], self.schema)
+                part = self.read_part(path, self.schema)
             except DamagedFileError as error:
                 return error.reason
             if self.schema.metadata and schemas.class_names_of(part.schema) != schemas.class_names_of(self.schema):
                 return "it is of other classes than the table"
-            _sound.add(sound)
+            _sound.add((stamp, path))
             return None
 
-        listed = self._listed()
+        found = self.stamped()
         with ThreadPoolExecutor(_READERS) as pool:
-            reasons = pool.map(examine, listed)
-            named = {posixpath.basename(info["name"]): reason for info, reason in zip(listed, reasons, strict=True)}
-        return {name: reason for name, reason in named.items() if reason is not None}
+            reasons = pool.map(examine, found.keys(), found.values())
+            named = zip(map(posixpath.basename, found.values()), reasons, strict=True)
+            return {name: reason for name, reason in named if reason is not None}
 
-    def set_aside_damaged(self) -> list[str]:
+    def set_aside_damaged(self, believed: Collection[str] = ()) -> list[str]:
         """Move files that are no part of this table out of it; return their names. Only for the holder of the lock."""
-        damaged = self.damaged()
+        damaged = self.damaged(believed)
         set_aside(self.folder, damaged)
         return list(damaged)
 
@@ -148,11 +186,30 @@ class Table:
             return []
         found = ({**info, "name": info["name"].rstrip("/")} for info in fs.ls(root, detail=True))
         named = ((posixpath.basename(info["name"]), info) for info in found)
-        parts = [info for name, info in named if name.endswith(".parquet") and name[0] not in "._"]
+        listed = dict(named)
+        gone = read_object(join(self.folder, RETIRED_FILE), self.mended_by) if RETIRED_FILE in listed else None
+        parts = [
+            info
+            for name, info in listed.items()
+            if name.endswith(".parquet") and name[0] not in "._" and name not in (gone or {})
+        ]
         return sorted(parts, key=lambda info: str(info["name"]))
 
-    def _read(self, path: str, wanted: pa.Schema) -> pa.Table:
+    def read_part(self, path: str, wanted: pa.Schema) -> pa.Table:
         """Return the columns of one file under their types; raise DamagedFileError if they are not in it as they should be."""
+        try:
+            return self._read(path, wanted)
+        except DamagedFileError:
+            self._distrust_list()
+            raise
+
+    def _distrust_list(self) -> None:
+        """Remove the list of whose rows there are, so that the holder of the lock looks at every file again."""
+        fs, root = open_fs(self.folder)
+        with suppress(OSError):  # there is none, or nothing may be written here
+            fs.rm_file(posixpath.join(root, LIST_FILE))
+
+    def _read(self, path: str, wanted: pa.Schema) -> pa.Table:
         fs, _ = open_fs(self.folder)
         uri = join(self.folder, posixpath.basename(path))
         try:
@@ -178,9 +235,7 @@ class Table:
     def write_part(self, table: pa.Table, name: str) -> None:
         """Write one file ``<name>.parquet``, all or nothing; one of the same name is replaced."""
         schemas.check(table, self.schema, f"{self.folder}/{name}.parquet")
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        write_bytes(join(self.folder, f"{name}.parquet"), sink.getvalue().to_pybytes())
+        write_bytes(join(self.folder, f"{name}.parquet"), to_parquet(table))
 
     def write_rows(self, rows: Sequence[dict[str, Any]], name: str) -> None:
         """Write rows given as dictionaries as one file under this table's schema and metadata."""
@@ -200,9 +255,29 @@ class Table:
             fs.rm_file(path)
 
 
-_sound: set[tuple[str, ...]] = set()  # files that this process has read from end to end: path, size, times
+_sound: set[tuple[str, str]] = set()  # stamps and paths of files that this process has read from end to end
 
 
-def part_name(image_ids: Iterable[str]) -> str:
-    """Return the name of a file of these images' rows: a task that is tried again writes the same file again."""
-    return f"part-{hashlib.sha1(chr(10).join(sorted(image_ids)).encode()).hexdigest()[:16]}"
+def to_parquet(table: pa.Table) -> bytes:
+    """Return a table as the content of a Parquet file, its pages with checksums."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def part_name(rows: pa.Table, token: str = "") -> str:
+    """Return the name of a file of rows: a task that is tried again writes the same file again.
+
+    Args:
+        rows: with the columns ``image_id`` and ``input``.
+        token: of the lock under which they are written, so that a former owner of it replaces no file of the present one.
+    """
+    identities = sorted(zip(rows["image_id"].to_pylist(), rows["input"].to_pylist(), strict=True))
+    digest = hashlib.sha1("\n".join("\t".join(identity) for identity in identities).encode()).hexdigest()
+    return "-".join(["part", digest[:16], *([token[:8]] if token else [])])
+
+
+def _stamp(info: Mapping[str, Any]) -> str:
+    said = (str(info.get(name, "")) for name in ("size", "mtime", "ino", "ETag", "LastModified"))
+    return "\t".join([posixpath.basename(info["name"]), *said])

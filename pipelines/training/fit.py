@@ -14,7 +14,8 @@ from pipelines.engine import ray_session
 from pipelines.engine.stage import Job
 from pipelines.products.rows import Throughput
 from pipelines.recipe.config import ResourcesConfig
-from pipelines.store.instances import Proof
+from pipelines.store.dropped import write_dropped
+from pipelines.store.proof import Proof
 from pipelines.training.images import told
 from pipelines.training.trained import Steps, TrainingFacts, checkpoints_uri
 from weaksam.config import MilConfig, RetrainConfig
@@ -47,7 +48,6 @@ def fit(
     job: Job[HasResources],
     task: TrainingTask,
     *,
-    split: str,
     left_out: Mapping[str, int],
     watch: Callable[[Progress], None] = lambda _row: None,
 ) -> Fitted:
@@ -56,7 +56,6 @@ def fit(
     Args:
         job: its instance gets the checkpoints and, for images that could not be used, rows of ``_dropped``.
         task: what to train.
-        split: that its images are of.
         left_out: reason -> images of the split that are not learnt from.
         watch: called for every row of the scalars.
     """
@@ -88,7 +87,7 @@ def fit(
         )
     model = task.build_model()
     model.load_state_dict(result.model if result.best is None else result.best["model"])
-    return Fitted(model, result, _facts(result, _drop_skipped(job, task, result, split), left_out))
+    return Fitted(model, result, _facts(result, _drop_skipped(job, task, result), left_out))
 
 
 def _facts(result: TrainingResult, proof: Proof, left_out: Mapping[str, int]) -> TrainingFacts:
@@ -135,19 +134,20 @@ def _figures(row: Progress) -> str:
     return f"loss {row.loss:.3f} {row.images_per_s:.0f} img/s, {minutes}:{seconds:02} left"
 
 
-def _drop_skipped(job: Job[Any], task: TrainingTask, result: TrainingResult, split: str) -> Proof:
+def _drop_skipped(job: Job[Any], task: TrainingTask, result: TrainingResult) -> Proof:
     """Write the images that could not be used into ``_dropped`` and prove that every image was done or dropped."""
     uris = {image.image_id: image.uri for image in task.images}
+    planned = job.instance.planned_rows()
+    inputs = dict(zip(planned["image_id"].to_pylist(), planned["input"].to_pylist(), strict=True))
     rows = [
         {
             "image_id": skipped.image_id,
-            "split": split,
-            "stage": job.instance.name,
+            "input": inputs[skipped.image_id],
             "uri": uris[skipped.image_id],
             "reason": skipped.reason,
             "detail": skipped.detail,
         }
         for skipped in {skipped.image_id: skipped for skipped in result.skipped}.values()
     ]
-    job.instance.dropped.write_rows(rows, "part-0")
+    write_dropped(job.instance, rows)
     return Proof(images=len(uris), done=len(uris) - len(rows), dropped=len(rows))

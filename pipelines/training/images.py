@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from pipelines.store.planned import LABELS, LABELS_DIFFICULT
+
 
 class LabelledImage(NamedTuple):
     """An image with image-level labels, to learn from or to be judged by."""
@@ -13,6 +15,11 @@ class LabelledImage(NamedTuple):
     uri: str
     labels: tuple[int, ...]
     content: str = ""  # see ``weaksam.io.contents``
+
+
+def labels_column(include_difficult: bool) -> str:
+    """Return the column of the index whose labels are learnt: those that count objects marked difficult, or not."""
+    return LABELS_DIFFICULT if include_difficult else LABELS
 
 
 def labelled_images(
@@ -25,7 +32,7 @@ def labelled_images(
         split: the one that labels are granted to.
         include_difficult: whether labels count objects marked difficult.
     """
-    column = "labels_difficult" if include_difficult else "labels"
+    column = labels_column(include_difficult)
     mine = [row for row in rows if row["split"] == split]
     labelled = [row for row in mine if row[column] is not None]
     known = [LabelledImage(r["image_id"], r["uri"], tuple(r[column]), r["content"]) for r in labelled]

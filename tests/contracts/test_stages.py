@@ -72,7 +72,7 @@ def test_an_unfinished_product_has_no_facts_and_no_rows(tmp_path: Path, verb: st
     assert not product.is_finished
     assert product.facts == STAGES[verb].product.facts_type()
     if product.schema is not None:
-        assert product.table.count() == 0
+        assert list(product.table.iter_rows()) == []
 
 
 @pytest.mark.parametrize("verb", STAGES)

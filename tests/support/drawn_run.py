@@ -12,9 +12,9 @@ from pipelines.products.heat_maps import write_heat_map
 from pipelines.recipe.config import ReportConfig
 from pipelines.recipe.model import Recipe
 from pipelines.registry import product_of, stage_of
-from pipelines.store.instances import Instance
 from pipelines.store.lock import Lock
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
+from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.config import CluesConfig, DataConfig, PromptsConfig, ShapesConfig
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import Prompts, Proposals
@@ -42,13 +42,20 @@ def with_instances(recipe: Recipe, **instances: dict[str, Any]) -> Recipe:
     return recipe.model_copy(update={"instances": {**recipe.instances, **more}})
 
 
-def job_for(recipe: Recipe, run_uri: str, name: str, upstream: tuple[str, ...], voice: Voice = SILENT) -> Job[Any]:
+def job_for(
+    recipe: Recipe,
+    run_uri: str,
+    name: str,
+    upstream: tuple[str, ...],
+    voice: Voice = SILENT,
+    splits: tuple[str, ...] = (),
+) -> Job[Any]:
     """The job that the stage machinery would hand to ``run``, with every instance under the key "k"."""
-    instance = Instance(run_uri, name, "k")
+    instance = instance_of(run_uri, name, splits=splits)
     return Job(
         options=stage_of(name).options(recipe.of(name), name),
         instance=instance,
-        inputs={n: product_of(Instance(run_uri, n, "k")) for n in upstream},
+        inputs={n: product_of(instance_of(run_uri, n)) for n in upstream},
         asked=Options(),
         lock=Lock(instance.folder, name),
         voice=voice,
@@ -64,7 +71,7 @@ def write_run(run_uri: str, *, dropped: int = 1) -> Shapes:
     """Write a finished ``index`` and ``propose``; the first ``dropped`` training images have no row but a reason."""
     dataset = Shapes(SHAPES)
     records = [r for split in dataset.splits for r in dataset.records(split)]
-    index = Instance(run_uri, "index", "k")
+    index = instance_of(run_uri, "index")
     rows = [
         {
             "image_id": r.image_id,
@@ -78,16 +85,24 @@ def write_run(run_uri: str, *, dropped: int = 1) -> Shapes:
     ]
     index.begin({})
     index.table(with_class_names(IMAGES, dataset.class_names)).write_rows(rows, "part-0")
-    index.finish({"kind": "shapes", "classes": 6, "labels_granted_to": "train", "text": "images 10"})
+    index.finish(
+        {
+            "kind": "shapes",
+            "classes": 6,
+            "labels_granted_to": "train",
+            "splits": {"train": 6, "val": 4},
+            "text": "images 10",
+        }
+    )
 
-    propose = Instance(run_uri, "propose", "k")
+    propose = instance_of(run_uri, "propose")
     propose.begin({"fingerprints": {"sam": "0123456789abcdef"}})
     table = propose.table(with_class_names(PROPOSALS, dataset.class_names))
     truth = {split: dataset.ground_truth(split) for split in dataset.splits}
     done = [r for r in records if r not in records[:dropped]]
     for n, record in enumerate(done):
         proposals = drawn_proposals(truth[record.split][record.image_id].boxes_xyxy, seed=n)
-        table.write_rows([proposals_to_row(record.image_id, record.split, proposals)], f"part-{n}")
+        table.write_rows([proposals_to_row(record.image_id, FROM_NOTHING, proposals)], f"part-{n}")
     maps = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(64, axis=0)
     for source in ("fine", "coarse", "cross"):
         write_heat_map(propose, records[-1].image_id, 2, source, maps)
@@ -95,7 +110,7 @@ def write_run(run_uri: str, *, dropped: int = 1) -> Shapes:
         [
             {
                 "image_id": r.image_id,
-                "split": r.split,
+                "input": FROM_NOTHING,
                 "stage": "propose",
                 "uri": r.uri,
                 "reason": "truncated",

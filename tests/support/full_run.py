@@ -9,7 +9,6 @@ from pipelines.analyse.similarity import grey_png
 from pipelines.page.shown_run import ShownRun
 from pipelines.report import stage as report
 from pipelines.store.files import write_bytes, write_json
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, PSEUDO_LABELS, detections_to_row, pseudo_labels_to_row, with_class_names
 from pipelines.training.checkpoints import write_scalars
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
@@ -22,6 +21,7 @@ from tests.support.measured import (
     metrics,
     row_of_scalars,
 )
+from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import Detections, PseudoGroundTruth
 
@@ -54,18 +54,18 @@ def write_full_run(run_uri: str) -> ShownRun:
     job = job_for(drawn_recipe(), run_uri, "evaluate.proposals", ("propose",))
     job.instance.finish(work(job))
     for name, content in MEASURED.items():
-        instance = Instance(run_uri, name, "k")
+        instance = instance_of(run_uri, name)
         write_json(instance.file("analysis.json" if name.startswith("analyse") else "metrics.json"), content)
         instance.finish({"text": "by hand"})
     write_bytes(
-        Instance(run_uri, "analyse.similarity", "k").file("similarity-all.png"), grey_png(np.eye(2, dtype=np.float32))
+        instance_of(run_uri, "analyse.similarity").file("similarity-all.png"), grey_png(np.eye(2, dtype=np.float32))
     )
     return report.shown_run(job_for(drawn_recipe(), run_uri, "report", FULL_RUN))
 
 
 def write_labels(run_uri: str, dataset: Shapes) -> None:
     """Write a finished ``label``: the true objects of the training images."""
-    instance = Instance(run_uri, "label", "k")
+    instance = instance_of(run_uri, "label")
     instance.begin({})
     rows = []
     for image_id, truth in dataset.ground_truth("train").items():
@@ -73,23 +73,23 @@ def write_labels(run_uri: str, dataset: Shapes) -> None:
         pseudo = PseudoGroundTruth(
             boxes_xyxy=truth.boxes_xyxy, class_index=truth.class_index, score=ones, score_normalised=ones
         )
-        rows.append(pseudo_labels_to_row(image_id, "train", (64, 64), pseudo, supervision="image-labels"))
+        rows.append(pseudo_labels_to_row(image_id, FROM_NOTHING, (64, 64), pseudo, supervision="image-labels"))
     instance.table(with_class_names(PSEUDO_LABELS, dataset.class_names)).write_rows(rows, "part-0")
     instance.finish({"text": f"images {len(rows)}", "supervision": "image-labels"})
 
 
 def write_detector(run_uri, dataset, *, class_names=None, empty=False):
     """Write a finished training and its detections: boxes shrunk more from object to object, every fourth image has none."""
-    training = Instance(run_uri, "train-mil", "k")
+    training = instance_of(run_uri, "train-mil")
     training.begin({})
     rows = [row_of_scalars(n, steps=40, mil=3 / n, refine1=1 / n, box1=0.2) for n in range(1, 41)]
     write_scalars(training.file("checkpoints", "k"), rows)
     training.finish({"text": "steps planned 40 = done 40", "seconds": 4.0})
 
-    detect = Instance(run_uri, "detect.mil", "k")
+    detect = instance_of(run_uri, "detect.mil")
     detect.begin({})
     table = detect.table(with_class_names(DETECTIONS, class_names or dataset.class_names))
-    done = set(Instance(run_uri, "propose", "k").table(DETECTIONS).ids())
+    done = set(instance_of(run_uri, "propose").table(DETECTIONS).ids())
     records = [r for split in dataset.splits for r in dataset.records(split) if r.image_id in done]
     rows = []
     for n, record in enumerate(records):
@@ -104,6 +104,6 @@ def write_detector(run_uri, dataset, *, class_names=None, empty=False):
             score=(0.95 - 0.05 * n - 0.1 * count).astype(np.float32),
             image_scores=np.array([c in objects.class_index for c in range(6)], np.float32),
         )
-        rows.append(detections_to_row(record.image_id, record.split, (64, 64), detections))
+        rows.append(detections_to_row(record.image_id, FROM_NOTHING, (64, 64), detections))
     table.write_rows(rows, "part-0")
     detect.finish({"text": f"images {len(rows)}", "seconds": 1.0})

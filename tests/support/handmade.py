@@ -8,6 +8,7 @@ from PIL import Image
 
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row
+from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.structures import Proposals
 
 
@@ -39,9 +40,11 @@ def write_proposals(
     run_uri: str, split: str, boxes: Mapping[str, Sequence[Sequence[float]]], *, parts: int = 1
 ) -> None:
     """Write a finished ``propose`` of image id -> XYXY boxes, every second one without a predicted IoU, into some files."""
-    propose = Instance(run_uri, "propose", "bbbb")
+    propose = instance_of(run_uri, "propose", "bbbb", index="aaaa")
     propose.begin({})
-    rows = [proposals_to_row(image_id, split, proposals_of(image_boxes)) for image_id, image_boxes in boxes.items()]
+    rows = [
+        proposals_to_row(image_id, FROM_NOTHING, proposals_of(image_boxes)) for image_id, image_boxes in boxes.items()
+    ]
     for n in range(parts):
         propose.table(PROPOSALS).write_rows(rows[n::parts], f"part-{n}")
     propose.finish({})

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pipelines.page.shown_run import ShownRun
 from pipelines.registry import product_of
-from pipelines.store.instances import Instance
 from tests.support.drawn_run import drawn_recipe
+from tests.support.sets import instance_of
 from weaksam.errors import ImageError
 
 NASTY = '<script>alert("x")</script>'
@@ -53,7 +53,7 @@ def shown_run(run_uri: str, *names: str, **changes: Any) -> ShownRun:
     run = ShownRun(
         recipe=drawn_recipe(),
         uri=run_uri,
-        products={name: product_of(Instance(run_uri, name, "k")) for name in names},
+        products={name: product_of(instance_of(run_uri, name)) for name in names},
         ground_truth=lambda _split: {},
         read_image=gone,
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from weaksam.config.checks import require
+from weaksam.config.weights import NotInKey
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectConfig:
     """How a detector is run over images: test-time augmentation, suppression, cap (method 4.7)."""
 
-    splits: tuple[str, ...] = ()  # empty = every split that has proposals
+    splits: NotInKey[tuple[str, ...]] = ()  # empty = every split that has proposals
     scales: tuple[int, ...] = (
         800,
         480,

@@ -21,6 +21,11 @@ class PseudoLabelsConfig:
     normalise: Literal["min-max", "range"] = "min-max"  # (s - min) / (max - min), or s / (max - min) (published code)
     covered_by: Literal["larger", "any"] = "larger"  # "any": two boxes may remove each other (paper and published code)
 
+    @property
+    def open_thresholds(self) -> tuple[str, ...]:
+        """Which thresholds are left to the data."""
+        return tuple(name for name in ("tau_s", "tau_o") if getattr(self, name) == "auto")
+
     def __post_init__(self) -> None:
         for name in ("tau_s", "tau_o"):
             value = getattr(self, name)

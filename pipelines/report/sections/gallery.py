@@ -20,11 +20,11 @@ from pipelines.page.pictures import Fitted, Picture
 from pipelines.page.section import Section, View, beside
 from pipelines.page.shown_run import ShownRun, of_several, short_name
 from pipelines.products.detections import DetectionTable
-from pipelines.products.index import in_hash_order
+from pipelines.products.index import Index, in_hash_order
 from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.store.schemas import detections_from_row, proposals_from_row, pseudo_labels_from_row
-from pipelines.store.tables import Table
+from pipelines.store.tables import Rows
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.drawing import OTHER_COLOUR, SOURCE_COLOURS, TRUTH_COLOUR
 from weaksam.errors import ImageError
@@ -107,7 +107,7 @@ class _Sample:
         ids = list(dict.fromkeys(image_id for product in chosen for image_id in product.table.ids()))
         most = run.recipe.report.gallery_images
         self.image_ids = sorted(in_hash_order(ids), key=lambda image_id: image_id not in with_maps)[:most]
-        self.class_names = chosen[0].class_names if self.image_ids else ()
+        self.class_names = next(index.class_names for index in run.of_kind(Index).values())
         self.proposed, self.detected, self.labelled = (
             {name: _rows_of(product.table, self.image_ids) for name, product in run.of_kind(kind).items()}
             for kind in _FOUND
@@ -180,7 +180,7 @@ def _with(image_id: str, tables: Mapping[str, Mapping[str, dict[str, Any]]]) -> 
     return [(name, rows[image_id]) for name, rows in tables.items() if image_id in rows]
 
 
-def _rows_of(table: Table, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _rows_of(table: Rows, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the table's rows of a few images by id; images without a row are left out."""
     wanted = pa.array(image_ids, pa.string())
     return {

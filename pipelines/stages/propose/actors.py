@@ -101,7 +101,7 @@ class SegmentActor:
 
     def _segment(self, row: dict[str, Any]) -> dict[str, Any]:
         prompts = prompts_from_columns(row) if "prompt_source" in row else []
-        return proposals_to_row(row["image_id"], row["split"], self._proposer.segment(decode_row(row), prompts))
+        return proposals_to_row(row["image_id"], row["input"], self._proposer.segment(decode_row(row), prompts))
 
 
 class SearchActor:
@@ -119,7 +119,7 @@ class SearchActor:
     def _search(self, row: dict[str, Any]) -> dict[str, Any]:
         from weaksam.proposals.selective_search import selective_search
 
-        return proposals_to_row(row["image_id"], row["split"], selective_search(decode_row(row), self._config))
+        return proposals_to_row(row["image_id"], row["input"], selective_search(decode_row(row), self._config))
 
 
 def _heat_map_writer(instance: Instance, image_id: str) -> Callable[[ClassMaps], None]:

@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow as pa
-
 from pipelines.dataflow.passes import Pools, work_off
-from pipelines.dataflow.rows import PLANNED, fetch
+from pipelines.dataflow.rows import fetch, planned_images
 from pipelines.engine import ray_session
-from pipelines.engine.stage import Content, Job, Stage, sha256_of
+from pipelines.engine.stage import Content, ImagesRead, Job, Stage, sha256_of
 from pipelines.products.index import Index, in_hash_order
 from pipelines.products.proposals import ProposalFacts, ProposalTable
 from pipelines.recipe.config import ResourcesConfig
@@ -26,10 +24,10 @@ from pipelines.recipe.model import Recipe
 from pipelines.stages.propose.actors import ActorSpec, PromptActor, Prompting, SearchActor, SegmentActor
 from pipelines.stages.train_classifier.trained import TrainedClassifier
 from pipelines.store.instances import current_instance
+from pipelines.store.planned import CONTENT, LABELS, LABELS_DIFFICULT
 from pipelines.store.schemas import PROPOSALS, with_class_names
 from weaksam.config import CluesConfig, SamConfig, SelectiveSearchConfig
 from weaksam.config.weights import NO_WEIGHTS, NotInKey, Weights
-from weaksam.errors import DataError
 from weaksam.sam import SAMS, named_weights
 
 logger = logging.getLogger(__name__)
@@ -41,7 +39,7 @@ class ProposeOptions:
 
     index: Input = INDEX
     classifier: Input  # whose maps are the clues; "" where no classifier of this run makes them
-    splits: tuple[str, ...]  # empty = every indexed split
+    splits: NotInKey[tuple[str, ...]]  # empty = every indexed split
     method: Prompting | SelectiveSearchConfig
     longest_side: int  # pixels, to which images are scaled: one too thin for it is dropped
     gallery_images: NotInKey[int]  # first images in hash order whose heat maps are kept
@@ -84,13 +82,25 @@ class ProposeStage(Stage[ProposeOptions]):
                 contents["clues"] = Content(options.method.clues.weights, _clues_sha256)
         return contents
 
+    def images(self, options: ProposeOptions) -> ImagesRead:
+        """Return those of the chosen splits; their labels have a say where clues are gated by them."""
+        return ImagesRead(columns=(CONTENT, *gating_labels(options)), splits=options.splits)
+
+    def makes_rows(self, options: ProposeOptions) -> bool:  # noqa: ARG002
+        """True: no image depends on another."""
+        return True
+
+    def knows_classes(self, options: ProposeOptions) -> bool:
+        """Whether prompts are of classes."""
+        return uses_clues(options)
+
     def run(self, job: Job[ProposeOptions]) -> ProposalFacts:
         """Propose for every indexed image of the chosen splits."""
         options, index = job.options, job.input(job.options.index, Index)
-        images = planned_images(index.read(), options)
+        images = planned_images(job.instance.planned_rows(), index.read(), *gating_labels(options))
         _say_missed(job)
         clue_weights = _clue_weights(job)
-        class_names = index.class_names or _class_names_of(options, clue_weights)
+        class_names = index.class_names or _class_names_of(options, clue_weights) if uses_clues(options) else ()
         schema = with_class_names(PROPOSALS, class_names)
         ray_session.connect(options.resources, job.asked.address)
         sizes = ray_session.connected_pool_sizes(options.resources, images.num_rows, with_clues=uses_clues(options))
@@ -118,21 +128,6 @@ class ProposeStage(Stage[ProposeOptions]):
         return ProposalFacts(**vars(facts), gallery=tuple(sorted(gallery)))
 
 
-def planned_images(images: pa.Table, options: ProposeOptions) -> pa.Table:
-    """Return the indexed images to work on as PLANNED rows, their labels being those that gating may use."""
-    splits = set(images["split"].to_pylist())
-    unknown = [s for s in options.splits if s not in splits]
-    if unknown:
-        raise DataError(f"propose.splits: {', '.join(unknown)} not indexed; indexed are {', '.join(sorted(splits))}")
-    labels = "labels_difficult" if _gates_by_difficult(options) else "labels"
-    rows = [
-        {"image_id": r["image_id"], "split": r["split"], "uri": r["uri"], "labels": r[labels]}
-        for r in images.to_pylist()
-        if not options.splits or r["split"] in options.splits
-    ]
-    return pa.Table.from_pylist(rows, schema=PLANNED)
-
-
 def needs_training(clues: CluesConfig | None) -> bool:
     """Whether clues are those of a classifier that this run trains."""
     return clues is not None and clues.source.trained and not clues.weights
@@ -143,9 +138,12 @@ def uses_clues(options: ProposeOptions) -> bool:
     return isinstance(options.method, Prompting) and options.method.clues is not None
 
 
-def _gates_by_difficult(options: ProposeOptions) -> bool:
+def gating_labels(options: ProposeOptions) -> tuple[str, ...]:
+    """Return the column of the index whose labels gate the clues; none where there are no clues, or predictions gate them."""
     how = options.method
-    return isinstance(how, Prompting) and how.clues is not None and how.clues.cam.include_difficult
+    if isinstance(how, SelectiveSearchConfig) or how.clues is None or how.clues.gating == "predicted":
+        return ()
+    return (LABELS_DIFFICULT if how.clues.cam.include_difficult else LABELS,)
 
 
 def _with_named(sam: SamConfig) -> SamConfig:

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipelines.engine.stage import Job, Stage
+from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index, Picture
 from pipelines.products.pseudo_labels import PseudoLabelledImage, PseudoLabelTable
 from pipelines.recipe.config import ResourcesConfig, RetrainStageConfig
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
+from pipelines.store.planned import CONTENT
 from pipelines.training.fit import describe, fit
 from pipelines.training.images import counted, told
 from pipelines.training.loss_drop import dropped_shares, warn_of_dropped_positives
@@ -67,6 +68,14 @@ class RetrainStage(Stage[RetrainOptions]):
         retrain = recipe.retrain.settled
         return RetrainOptions(learn_from=retrain.learn_from, retrain=retrain, resources=recipe.resources)
 
+    def images(self, options: RetrainOptions) -> ImagesRead:  # noqa: ARG002
+        """Return those that labels are granted to; their labels enter through the pseudo labels."""
+        return ImagesRead(columns=(CONTENT,), granted=True)
+
+    def trains_when_asked(self, options: RetrainOptions) -> bool:
+        """Whether the recipe says so."""
+        return options.retrain.train_again == "asked"
+
     def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
         """Whether the detector's weights are given."""
         return bool(recipe.retrain.weights)
@@ -96,7 +105,7 @@ class RetrainStage(Stage[RetrainOptions]):
             cache_mib=options.resources.cache_mib,
         )
         watch = warn_of_dropped_positives(job.voice)
-        detector, result, facts = fit(job, task, split=index.granted_split, left_out=left_out, watch=watch)
+        detector, result, facts = fit(job, task, left_out=left_out, watch=watch)
         assert isinstance(detector, RetrainedDetector)
         thresholds = {name: value for name, value in detector.chosen_thresholds().items() if math.isfinite(value)}
         detector.loss_history = None

@@ -12,17 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.engine.stage import Job, Stage
+from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index, in_hash_order
-from pipelines.recipe.config import ResourcesConfig
+from pipelines.recipe.config import ResourcesConfig, TrainClassifierConfig
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
 from pipelines.stages.train_classifier.trained import ClassifierFacts, TrainedClassifier
 from pipelines.store.files import write_json
 from pipelines.store.numbers import known
+from pipelines.store.planned import CONTENT
 from pipelines.training.fit import fit
-from pipelines.training.images import LabelledImage, labelled_images
-from weaksam.config import ClassifierConfig, ClueNetworkConfig, ClueSourceConfig
+from pipelines.training.images import LabelledImage, labelled_images, labels_column
+from weaksam.config import ClueNetworkConfig, ClueSourceConfig
 from weaksam.config.weights import NotInKey
 from weaksam.errors import DataError
 
@@ -41,7 +42,7 @@ class TrainClassifierOptions:
 
     index: Input = INDEX
     source: ClueSourceConfig
-    classifier: ClassifierConfig
+    classifier: TrainClassifierConfig
     include_difficult: bool  # labels count objects marked difficult
     data_uri: NotInKey[str]  # for messages
     resources: NotInKey[ResourcesConfig]
@@ -64,6 +65,14 @@ class TrainClassifierStage(Stage[TrainClassifierOptions]):
             data_uri=recipe.data.uri,
             resources=recipe.resources,
         )
+
+    def images(self, options: TrainClassifierOptions) -> ImagesRead:
+        """Return those that labels are granted to."""
+        return ImagesRead(columns=(CONTENT, labels_column(options.include_difficult)), granted=True)
+
+    def trains_when_asked(self, options: TrainClassifierOptions) -> bool:
+        """Whether the recipe says so."""
+        return options.classifier.train_again == "asked"
 
     def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
         """Whether there are no clues, or their source is not trained, or its weights are given."""
@@ -91,7 +100,7 @@ class TrainClassifierStage(Stage[TrainClassifierOptions]):
             cache_mib=options.resources.cache_mib,
         )
         left_out = {"with unknown labels": unknown} if unknown else {}
-        network, result, facts = fit(job, task, split=index.granted_split, left_out=left_out)
+        network, result, facts = fit(job, task, left_out=left_out)
         assert isinstance(network, ClueNetwork)
         TrainedClassifier(job.instance).write_weights(classifier_to_bytes(network, index.class_names))
         by_id = {image.image_id: image for image in training}

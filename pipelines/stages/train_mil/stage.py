@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.engine.stage import Job, Stage
+from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
 from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.config import ResourcesConfig, TrainMilConfig
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe, verb_of
+from pipelines.store.planned import CONTENT
 from pipelines.training.fit import describe, fit
-from pipelines.training.images import LabelledImage, counted, labelled_images, told
+from pipelines.training.images import LabelledImage, counted, labelled_images, labels_column, told
 from pipelines.training.trained import Trained, TrainingFacts
 from weaksam.config.weights import NotInKey
 from weaksam.errors import ConfigError, DataError
@@ -62,6 +63,14 @@ class TrainMilStage(Stage[TrainMilOptions]):
             resources=recipe.resources,
         )
 
+    def images(self, options: TrainMilOptions) -> ImagesRead:
+        """Return those that labels are granted to."""
+        return ImagesRead(columns=(CONTENT, labels_column(options.include_difficult)), granted=True)
+
+    def trains_when_asked(self, options: TrainMilOptions) -> bool:
+        """Whether the recipe says so."""
+        return options.mil.train_again == "asked"
+
     def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
         """Whether the detector's weights are given."""
         return bool(recipe.mil.weights)
@@ -86,7 +95,7 @@ class TrainMilStage(Stage[TrainMilOptions]):
             proposals=proposals,
             cache_mib=options.resources.cache_mib,
         )
-        detector, _, facts = fit(job, task, split=index.granted_split, left_out=left_out)
+        detector, _, facts = fit(job, task, left_out=left_out)
         assert isinstance(detector, WeakDetector)
         TrainedMil(job.instance).write_weights(detector_to_bytes(detector, index.class_names))
         return facts

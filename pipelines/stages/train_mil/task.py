@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.products.proposal_boxes import ProposalBoxes
-from pipelines.store.tables import Table
+from pipelines.store.tables import Rows
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.images import LabelledImage
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
@@ -32,7 +32,7 @@ class MilTask:
     config: MilConfig
     num_classes: int
     images: tuple[LabelledImage, ...]
-    proposals: Table
+    proposals: Rows
     cache_mib: int = 0
 
     @property

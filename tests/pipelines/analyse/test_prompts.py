@@ -21,10 +21,10 @@ from pipelines.products.index import Index
 from pipelines.products.proposal_boxes import ImageBoxes
 from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.config import AnalyseConfig, ProposeConfig, ResourcesConfig
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS
 from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, work, write_run
 from tests.support.sams import in_double, trained_sam
+from tests.support.sets import instance_of
 from tests.support.voice import Recorder
 from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.datasets.shapes import Shapes
@@ -259,11 +259,11 @@ def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path):
 def test_an_actor_alone_turns_prompts_into_controls_and_sets_bad_images_aside(tmp_path):
     run = str(tmp_path)
     write_run(run)
-    propose, index = ProposalTable(Instance(run, "propose", "k")), Index(Instance(run, "index", "k"))
+    propose, index = ProposalTable(instance_of(run, "propose")), Index(instance_of(run, "index"))
     planned = planned_images(propose, index, "train", 2)
     rows = planned.to_pylist()
     rows[1]["uri"] = "/nowhere.png"
-    instance = Instance(run, "analyse.prompts", "k")
+    instance = instance_of(run, "analyse.prompts")
     actor = ControlActor(instance, SamConfig(name="builtin"), ProposalsConfig(), SOURCES, (0,), 1, "cpu")
     done = actor(planned.from_pylist(rows, schema=PLANNED)).to_pylist()
     assert [row["image_id"] for row in done] == [rows[0]["image_id"]]
@@ -276,7 +276,7 @@ def test_an_actor_alone_turns_prompts_into_controls_and_sets_bad_images_aside(tm
 def test_a_split_without_labels_or_proposals_is_refused(tmp_path):
     run = str(tmp_path)
     write_run(run)
-    propose, index = ProposalTable(Instance(run, "propose", "k")), Index(Instance(run, "index", "k"))
+    propose, index = ProposalTable(instance_of(run, "propose")), Index(instance_of(run, "index"))
     assert analysed_split("auto", index, "shapes:") == "train"
     assert analysed_split("val", index, "shapes:") == "val"
     with pytest.raises(DataError, match="no image of split 'test'"):
@@ -289,7 +289,7 @@ def test_a_split_without_labels_or_proposals_is_refused(tmp_path):
 def test_the_first_images_in_hash_order_are_analysed(tmp_path):
     run = str(tmp_path)
     write_run(run)
-    propose, index = ProposalTable(Instance(run, "propose", "k")), Index(Instance(run, "index", "k"))
+    propose, index = ProposalTable(instance_of(run, "propose")), Index(instance_of(run, "index"))
     few = planned_images(propose, index, "train", 2)["image_id"].to_pylist()
     everything = planned_images(propose, index, "train", 0)["image_id"].to_pylist()
     assert len(few) == 2

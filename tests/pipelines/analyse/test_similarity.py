@@ -14,9 +14,9 @@ from pipelines.engine.voice import SILENT
 from pipelines.products.index import in_hash_order
 from pipelines.products.measured import Analysis
 from pipelines.recipe.config import AnalyseConfig, DetectStageConfig, TrainMilConfig
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
+from tests.support.sets import instance_of
 from tests.support.tolerances import assert_near, roundings_in
 from tests.support.voice import Recorder
 from weaksam.config import PromptsConfig, Weights
@@ -93,7 +93,7 @@ def test_a_matrix_is_a_grey_picture():
 @pytest.fixture
 def run(tmp_path, detector):
     dataset = write_run(str(tmp_path))
-    trained = Instance(str(tmp_path), "train-mil", "k")
+    trained = instance_of(str(tmp_path), "train-mil")
     trained.begin({})
     (tmp_path / "train-mil" / "k" / "detector.safetensors").write_bytes(
         detector_to_bytes(detector, dataset.class_names)
@@ -114,7 +114,7 @@ def execute(run, recipe, voice=SILENT):
 def test_the_stage_compares_the_first_images_of_the_training_split(run, tmp_path):
     voice = Recorder()
     manifest, found = execute(run, recipe(), voice)
-    ids = [r["image_id"] for r in Instance(run, "propose", "k").table(PROPOSALS).iter_rows() if r["split"] == "train"]
+    ids = [r["image_id"] for r in instance_of(run, "propose").table(PROPOSALS).iter_rows() if r["split"] == "train"]
     assert found["images"] == in_hash_order(ids)[:3]
     rows = {r["name"]: r for r in found["rows"]}
     assert list(rows) == ["all", "grid", "fine", "coarse", "cross"]

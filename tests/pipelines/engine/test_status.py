@@ -2,28 +2,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from pipelines.engine.status import instances_in_order, leftovers, remove, run_dropped, run_status
-from pipelines.store.files import write_bytes, write_json
+from pipelines.engine.clean import plan_cleaning
+from pipelines.engine.status import instances_in_order, run_dropped, run_status
+from pipelines.store.files import write_bytes
 from pipelines.store.instances import Instance
 from pipelines.store.lock import Lock
-from pipelines.store.schemas import DROPPED, IMAGES
+from pipelines.store.schemas import DROPPED, IMAGE_ID, INPUT
 from pipelines.store.tables import Table
+from tests.support.sets import FROM_NOTHING, instance_of, write_images
 from weaksam.errors import RunError
 
 
 def instance(run: Path, name: str, key: str, rows: int = 0, drops: int = 0) -> Instance:
     """An instance that has begun and has written some rows."""
-    begun = Instance(str(run), name, key)
+    write_images(str(run), {"train": [*map(str, range(1200)), *(f"x{n}" for n in range(7))]}, "k")
+    begun = instance_of(str(run), name, key)
     begun.begin({"verb": name})
-    common = {"split": "train", "uri": ""}
-    images = [
-        {"image_id": str(n), **common, "content": "", "labels": None, "labels_difficult": None} for n in range(rows)
-    ]
-    lost = [{"image_id": f"x{n}", **common, "stage": name, "reason": "r", "detail": ""} for n in range(drops)]
-    begun.table(IMAGES).write_rows(images, "part-0")
-    Table(begun.file("_dropped"), DROPPED).write_rows(lost, "part-0")
+    done = [{"image_id": str(n), "input": FROM_NOTHING} for n in range(rows)]
+    common = {"input": FROM_NOTHING, "uri": "", "stage": name, "reason": "r", "detail": ""}
+    begun.table(pa.schema([IMAGE_ID, INPUT])).write_rows(done, "part-0")
+    Table(begun.file("_dropped"), DROPPED).write_rows([{"image_id": f"x{n}", **common} for n in range(drops)], "part-0")
     return begun
 
 
@@ -45,7 +46,7 @@ def test_each_instance_is_finished_running_or_interrupted(tmp_path: Path) -> Non
 
 def read_by(run: Path, name: str, *reads: str) -> None:
     """An instance that has begun to read others."""
-    Instance(str(run), name, "k").begin({"reads": dict.fromkeys(reads, "k")})
+    instance_of(str(run), name).begin({"reads": dict.fromkeys(reads, "k")})
 
 
 def test_instances_come_in_the_recipes_order_each_after_what_it_reads(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_reasons_of_finished_and_unfinished_instances_are_told(tmp_path: Path) -
     instance(tmp_path, "propose", "aaa", rows=3, drops=2).finish({"text": "done"})
     instance(tmp_path, "detect.mil", "bbb", drops=1)
     instance(tmp_path, "detect.mil", "old", drops=7)
-    Instance(str(tmp_path), "detect.mil", "bbb").make_current()
+    instance_of(str(tmp_path), "detect.mil", "bbb").make_current()
     assert [(r.instance, str(r)) for r in run_dropped(str(tmp_path))] == [
         ("detect.mil", "r 1 (such as x0)"), ("propose", "r 2 (such as x0)"),
     ]  # fmt: skip
@@ -112,42 +113,4 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path, make: str) -> None:
     with pytest.raises(RunError, match="expected a run folder"):
         run_status(str(place))
     with pytest.raises(RunError, match="expected a run folder"):
-        leftovers(str(place), previews=True)
-
-
-def test_only_superseded_keys_and_previews_are_left_over(tmp_path: Path) -> None:
-    for key in ("aaa", "bbb", "ccc"):
-        instance(tmp_path, "propose", key, rows=1)
-    instance(tmp_path, "index", "ddd")
-    instance(tmp_path / "preview-8", "index", "eee")
-    write_bytes(str(tmp_path / "recipe.yaml"), b"name: x\n")
-    write_bytes(str(tmp_path / "notes" / "mine.txt"), b"keep\n")
-    found = leftovers(str(tmp_path), previews=False)
-    assert [(Path(left.uri).relative_to(tmp_path).as_posix(), left.what) for left in found] == [
-        ("propose/aaa", "propose: an earlier key"),
-        ("propose/bbb", "propose: an earlier key"),
-    ]
-    assert all(left.size_bytes > 500 for left in found)
-    everything = leftovers(str(tmp_path), previews=True)
-    assert {Path(left.uri).name for left in everything} == {"aaa", "bbb", "preview-8"}
-
-    for left in everything:
-        remove(left)
-    assert leftovers(str(tmp_path), previews=True) == []
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "notes", "propose", "recipe.yaml"]
-    assert sorted(p.name for p in (tmp_path / "propose").iterdir()) == ["ccc", "current"]
-
-
-def test_what_a_table_was_measured_on_is_not_left_over(tmp_path: Path) -> None:
-    for key in ("aaa", "bbb", "ccc"):
-        instance(tmp_path, "train-mil", key)
-    rows = [{"instances": {"0": {"train-mil": "aaa"}, "1": {"train-mil": "ccc"}}}, {"instances": {}}]
-    write_json(str(tmp_path / "tables" / "table-1.json"), {"rows": rows})
-    assert [Path(left.uri).name for left in leftovers(str(tmp_path), previews=True)] == ["bbb"]
-
-
-def test_an_earlier_key_that_somebody_works_on_is_not_left_over(tmp_path: Path) -> None:
-    old, _ = instance(tmp_path, "propose", "aaa"), instance(tmp_path, "propose", "bbb")
-    with Lock(old.folder, "weaksam propose"):
-        assert leftovers(str(tmp_path), previews=False) == []
-    assert len(leftovers(str(tmp_path), previews=False)) == 1
+        plan_cleaning(str(place), previews=True)

@@ -10,9 +10,9 @@ from pipelines.evaluate.agreement import agreements
 from pipelines.products.measured import Evaluation
 from pipelines.recipe.keys import inputs_of
 from pipelines.stages.detect import settings_of
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
+from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.config import PseudoLabelsConfig
 from weaksam.datasets.shapes import CLASS_NAMES, Shapes
 from weaksam.errors import ConfigError, DataError
@@ -46,9 +46,11 @@ def test_sources_are_compared_pair_by_pair_on_the_labels_and_the_images_that_bot
 
 def write_detections(run, name, found):
     """Of split -> image id -> detections."""
-    instance = Instance(run, name, "k")
+    instance = instance_of(run, name)
     instance.begin({})
-    rows = [detections_to_row(i, split, (64, 64), d) for split, images in found.items() for i, d in images.items()]
+    rows = [
+        detections_to_row(i, FROM_NOTHING, (64, 64), d) for split, images in found.items() for i, d in images.items()
+    ]
     instance.table(with_class_names(DETECTIONS, CLASS_NAMES)).write_rows(rows, "part-0")
     instance.finish({})
 
@@ -115,7 +117,7 @@ def test_pseudo_labels_are_compared_with_those_of_mirror_images(tmp_path):
     half = {i: d if n % 2 else detections() for n, (i, d) in enumerate(plain.items())}
     for name, found in zip(TEACHER_VIEWS, (plain, half), strict=True):
         write_detections(run, name, {"train": found, "val": {"x": detections((A, 0, 1.0))}})
-    Instance(run, "label", "k").finish({"thresholds": {"tau_s": 0.3, "tau_o": 0.85}})
+    instance_of(run, "label").finish({"thresholds": {"tau_s": 0.3, "tau_o": 0.85}})
     _, measured = run_agreement(run, "evaluate.label-agreement")
     both, one = (sum(len(d) for d in found.values()) for found in (half, plain))
     assert measured == {"train": {"images": len(records), "label_agreement": pytest.approx(2 * both / (both + one))}}
@@ -124,7 +126,7 @@ def test_pseudo_labels_are_compared_with_those_of_mirror_images(tmp_path):
 def test_without_held_out_detections_there_is_an_error(tmp_path):
     run = student_run(tmp_path)
     write_detections(run, "detect.final", {"train": {}})
-    Instance(run, "detect.final", "k").table(DETECTIONS).remove_all()
+    instance_of(run, "detect.final").table(DETECTIONS).remove_all()
     write_detections(run, "detect.final", {"train": {"x": detections((A, 0, 1.0))}})
     with pytest.raises(DataError, match="expected detections in held-out images, got those of train alone"):
         run_agreement(run)

@@ -7,9 +7,9 @@ import pytest
 
 from pipelines.evaluate.detections import MeasuredImage, measure, text_table
 from pipelines.recipe.config import EvaluateConfig
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
+from tests.support.sets import FROM_NOTHING, instance_of
 from tests.support.voice import Recorder
 from weaksam.structures import Detections, GroundTruth
 
@@ -114,10 +114,10 @@ def test_an_image_without_detections_is_a_miss():
 @pytest.fixture
 def run(tmp_path):
     dataset = write_run(str(tmp_path))
-    detect = Instance(str(tmp_path), "detect.mil", "k")
+    detect = instance_of(str(tmp_path), "detect.mil")
     detect.begin({})
     table = detect.table(with_class_names(DETECTIONS, dataset.class_names))
-    done = set(Instance(str(tmp_path), "propose", "k").table(DETECTIONS).ids())
+    done = set(instance_of(str(tmp_path), "propose").table(DETECTIONS).ids())
     truth = {split: dataset.ground_truth(split) for split in dataset.splits}
     rows = []
     for split in dataset.splits:
@@ -125,7 +125,7 @@ def run(tmp_path):
             objects = truth[split][record.image_id]
             scores = np.array([float(c in objects.class_index) for c in range(6)], np.float32)
             boxes = [(box, c, 1.0) for box, c in zip(objects.boxes_xyxy, objects.class_index, strict=True)]
-            rows.append(detections_to_row(record.image_id, split, (64, 64), found(*boxes, image_scores=scores)))
+            rows.append(detections_to_row(record.image_id, FROM_NOTHING, (64, 64), found(*boxes, image_scores=scores)))
     table.write_rows(rows, "part-0")
     detect.finish({})
     return str(tmp_path)

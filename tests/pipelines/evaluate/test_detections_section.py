@@ -6,15 +6,15 @@ from typing import Any
 from pipelines.evaluate.sections.detections import SECTION, tiles, view
 from pipelines.page.render import render_section
 from pipelines.store.files import write_json
-from pipelines.store.instances import Instance
 from tests.support.measured import metrics, row_of_class, row_of_metrics
 from tests.support.page import Page, shown_run, text_of
+from tests.support.sets import instance_of
 
 
 def measured(folder: Path, **of: dict[str, Any]) -> Any:
     """The view of evaluations with these metrics."""
     for label, content in of.items():
-        write_json(Instance(str(folder), f"evaluate.{label}", "k").file("metrics.json"), content)
+        write_json(instance_of(str(folder), f"evaluate.{label}").file("metrics.json"), content)
     found = view(shown_run(str(folder), *(f"evaluate.{label}" for label in of)))
     assert found is not None
     return found

@@ -9,9 +9,9 @@ from pipelines.evaluate import stage as evaluate
 from pipelines.evaluate.pseudo_labels import measure, text_table
 from pipelines.products.pseudo_labels import PseudoLabelledImage
 from pipelines.recipe.keys import inputs_of
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, with_instances, work
+from tests.support.sets import FROM_NOTHING, instance_of
 from tests.support.voice import Recorder
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import GroundTruth, PseudoGroundTruth
@@ -83,12 +83,12 @@ def test_no_boxes_at_all_have_no_precision_and_no_recall_beside_it():
 @pytest.mark.parametrize(("name", "supervision"), [("label", "image-labels"), ("true-boxes.true", "boxes")])
 def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
     dataset = Shapes(SHAPES)
-    instance = Instance(str(tmp_path), name, "k")
+    instance = instance_of(str(tmp_path), name)
     instance.begin({})
     rows = []
     for image_id, objects in dataset.ground_truth("train").items():
         boxes = zip(objects.boxes_xyxy, objects.class_index, np.ones(len(objects.class_index)), strict=True)
-        rows.append(pseudo_labels_to_row(image_id, "train", (64, 64), pseudo(*boxes), supervision=supervision))
+        rows.append(pseudo_labels_to_row(image_id, FROM_NOTHING, (64, 64), pseudo(*boxes), supervision=supervision))
     instance.table(with_class_names(PSEUDO_LABELS, dataset.class_names)).write_rows(rows, "part-0")
     instance.finish({"supervision": supervision})
 

@@ -7,10 +7,10 @@ import pytest
 from pipelines.evaluate.proposals import measure, row_label
 from pipelines.products.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
 from pipelines.recipe.config import EvaluateConfig, ProposeConfig
-from pipelines.store.instances import Instance
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import PROPOSALS, proposals_to_row
 from tests.support.drawn_run import drawn_proposals, drawn_recipe, job_for, with_instances, work, write_run
+from tests.support.sets import FROM_NOTHING, instance_of
 from tests.support.voice import Recorder
 from weaksam.structures import GroundTruth
 
@@ -88,7 +88,7 @@ def test_class_joint_prompts_add_no_points():
 
 def test_rows_of_a_table_come_back_with_their_own_boxes(tmp_path):
     write_run(str(tmp_path))
-    table = Instance(str(tmp_path), "propose", "k").table(PROPOSALS)
+    table = instance_of(str(tmp_path), "propose").table(PROPOSALS)
     expected = {row["image_id"]: row["boxes_xyxy"] for row in table.iter_rows()}
     images = list(iter_boxes(table))
     assert len(images) == 9
@@ -139,9 +139,9 @@ def test_selective_search_gets_a_row_of_its_own(tmp_path):
 def test_an_import_is_measured_by_the_sources_it_has(tmp_path):
     run = str(tmp_path)
     dataset = write_run(run)
-    imported = Instance(run, "import.mine", "k")
+    imported = instance_of(run, "import.mine")
     (record, *_) = dataset.records("val")
-    no_boxes = proposals_to_row(record.image_id, "val", drawn_proposals(np.zeros((0, 4)), seed=0))
+    no_boxes = proposals_to_row(record.image_id, FROM_NOTHING, drawn_proposals(np.zeros((0, 4)), seed=0))
     row = {**no_boxes, "boxes_xyxy": [], "source": [], "prompt_index": [], "mask_index": [], "predicted_iou": []}
     imported.table(PROPOSALS).write_rows([row], "part-0")
     recipe = with_instances(drawn_recipe(), evaluate_mine={"of": "import.mine"})

@@ -6,15 +6,15 @@ import pytest
 from pipelines.exchange.export import Missing, run_export
 from pipelines.exchange.image_ids import narrow
 from pipelines.exchange.voc import voc_line
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from tests.support.handmade import write_index
+from tests.support.sets import instance_of
 from weaksam.errors import DataError, RunError
 from weaksam.structures import Detections
 
 
 def write_detections(run, split, images, class_names=("cat", "dog")):
-    instance = Instance(run, "detect.mil", "k")
+    instance = instance_of(run, "detect.mil")
     instance.begin({})
     rows = [
         detections_to_row(

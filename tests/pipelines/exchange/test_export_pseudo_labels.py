@@ -17,8 +17,8 @@ from pipelines.exchange.voc import voc_xml
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
 from pipelines.store.files import write_bytes
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
+from tests.support.sets import FROM_NOTHING, instance_of
 from tests.support.trees import build_coco_tree, build_voc_tree
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.voc import VocDataset
@@ -39,7 +39,7 @@ def pseudo(*rows):
 
 def write_labels(run, kind, images, *, uris=None, class_names=("cat", "a & b")):
     """A finished ``index`` and ``label`` by hand: image id -> pseudo ground truth; images are 200 pixels wide, 100 high."""
-    index = Instance(run, "index", "k")
+    index = instance_of(run, "index")
     index.begin({})
     rows = [
         {
@@ -54,10 +54,10 @@ def write_labels(run, kind, images, *, uris=None, class_names=("cat", "a & b")):
     ]
     index.table(with_class_names(IMAGES, class_names)).write_rows(rows, "part-0")
     index.finish({"kind": kind})
-    label = Instance(run, "label", "k")
+    label = instance_of(run, "label")
     label.begin({})
     rows = [
-        pseudo_labels_to_row(i, "train", (100, 200), truth, supervision="image-labels")
+        pseudo_labels_to_row(i, FROM_NOTHING, (100, 200), truth, supervision="image-labels")
         for i, truth in images.items()
         if truth is not None
     ]

@@ -7,10 +7,10 @@ import pytest
 
 from pipelines.report import stage as report
 from pipelines.report.sections.gallery import opening, view
-from pipelines.store.instances import Instance
 from tests.support.drawn_run import drawn_recipe, job_for, with_instances, write_run
 from tests.support.full_run import write_detector, write_labels
 from tests.support.page import Page
+from tests.support.sets import instance_of
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_detector_that_learnt_from_true_boxes_is_named_beside_what_its_figures
     tmp_path: Path,
 ) -> None:
     write_detector(str(tmp_path), write_run(str(tmp_path)))
-    Instance(str(tmp_path), "train-mil", "k").finish({"supervision": "boxes"})
+    instance_of(str(tmp_path), "train-mil").finish({"supervision": "boxes"})
     text = report.page_of(shown(str(tmp_path), "train-mil", "detect.mil"))
     assert "Average precision and CorLoc are measured against true boxes, which train-mil learnt from." in text
     assert "image-level labels" not in text[text.index("<footer>") :]

@@ -8,11 +8,11 @@ import pytest
 from pipelines.analyse.similarity import grey_png
 from pipelines.report.sections import gallery
 from pipelines.store.files import write_bytes, write_json
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROPOSALS, with_class_names
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.measured import PROMPTS
 from tests.support.page import NASTY, Page
+from tests.support.sets import instance_of
 from weaksam.datasets.shapes import Shapes
 
 UPSTREAM = ("index", "propose", "evaluate.proposals", "analyse.prompts")
@@ -24,7 +24,7 @@ def make_page(run, recipe=None, upstream=UPSTREAM):
         job = job_for(recipe, run, "evaluate.proposals", ("propose",))
         job.instance.finish(work(job))
     if "analyse.prompts" in upstream:
-        instance = Instance(run, "analyse.prompts", "k")
+        instance = instance_of(run, "analyse.prompts")
         write_json(instance.file("analysis.json"), PROMPTS)
         instance.finish(
             {"text": "compared", "seconds": 61.0, "throughput": {"images": 1234, "images_per_s": 8.625, "seconds": 9.0}}
@@ -133,7 +133,7 @@ def test_only_sources_and_prompts_that_are_there_are_explained(page):
 def test_the_one_box_of_images_in_which_nothing_was_found_is_explained(tmp_path):
     run = str(tmp_path)
     write_run(run)
-    table = Instance(run, "propose", "k").table(with_class_names(PROPOSALS, Shapes.class_names))
+    table = instance_of(run, "propose").table(with_class_names(PROPOSALS, Shapes.class_names))
     (first, *_) = table.parts()
     row = next(table.iter_rows())
     pathlib.Path(first).unlink()
@@ -160,7 +160,7 @@ def test_the_similarity_of_proposals_is_shown_with_the_first_images_matrices(tmp
         {"name": "grid", "proposals": 1.5, "values": {"a": None, "b": 0.5}, "mean": 0.5, "spread": 0.0},
         {"name": "fine", "proposals": 0.0, "values": {"a": None, "b": None}, "mean": None, "spread": None},
     ]
-    instance = Instance(run, "analyse.similarity", "k")
+    instance = instance_of(run, "analyse.similarity")
     write_json(instance.file("analysis.json"), {"split": "train", "images": ["a", "b"], "rows": rows})
     write_bytes(instance.file("similarity-all.png"), grey_png(np.float32([[1, 0.25], [0.25, 1]])))
     instance.finish({"text": "compared", "seconds": 1.0})
@@ -181,7 +181,7 @@ def test_the_similarity_of_proposals_is_shown_with_the_first_images_matrices(tmp
 def test_names_from_outside_are_escaped(tmp_path):
     run = str(tmp_path)
     write_run(run)
-    propose = Instance(run, "propose", "k")
+    propose = instance_of(run, "propose")
     row = {"image_id": NASTY, "split": NASTY, "stage": "propose", "uri": NASTY, "reason": NASTY, "detail": NASTY}
     propose.dropped.write_rows([row], "part-1")
     recipe = drawn_recipe(name=NASTY, description=NASTY, report=drawn_recipe().report)
@@ -197,7 +197,7 @@ def test_an_image_that_is_gone_is_named_instead_of_shown(tmp_path):
     index = tmp_path / "index" / "k" / "part-0.parquet"
     from pipelines.store.schemas import IMAGES
 
-    table = Instance(run, "index", "k").table(IMAGES)
+    table = instance_of(run, "index").table(IMAGES)
     rows = [{**row, "uri": f"/nowhere/{row['image_id']}.png"} for row in table.iter_rows()]
     index.unlink()
     table.write_rows(rows, "part-0")

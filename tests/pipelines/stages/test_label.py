@@ -10,9 +10,9 @@ from pipelines.recipe.config import LabelConfig
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
 from pipelines.stages import label
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import DETECTIONS, IMAGES, PSEUDO_LABELS, detections_to_row, with_class_names
 from tests.support.drawn_run import job_for, work
+from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.config import PseudoLabelsConfig
 from weaksam.errors import DataError
 from weaksam.pseudo_labels.boxes import pseudo_ground_truth
@@ -39,7 +39,7 @@ def detections(*rows):
 
 def write_run(run, images, parts, *, granted="train"):
     """Write finished ``index`` and ``detect.mil``: (id, split, labels) of images, and (id, split, detections) by file."""
-    index = Instance(run, "index", "k")
+    index = instance_of(run, "index")
     index.begin({})
     rows = [
         {
@@ -54,10 +54,10 @@ def write_run(run, images, parts, *, granted="train"):
     ]
     index.table(with_class_names(IMAGES, CLASSES)).write_rows(rows, "part-0")
     index.finish({"kind": "voc", "labels_granted_to": granted})
-    detect = Instance(run, "detect.mil", "k")
+    detect = instance_of(run, "detect.mil")
     detect.begin({})
     for n, part in enumerate(parts):
-        rows = [detections_to_row(i, split, (100, 200), found) for i, split, found in part]
+        rows = [detections_to_row(i, FROM_NOTHING, (100, 200), found) for i, split, found in part]
         detect.table(with_class_names(DETECTIONS, CLASSES)).write_rows(rows, f"part-{n}")
     detect.finish({})
 
@@ -76,7 +76,7 @@ def test_open_thresholds_are_chosen_from_all_parts_of_the_table_and_told(tmp_pat
 
 def run_label(run, **changes):
     manifest = work(job_for(recipe(**changes), run, "label", ("index", "detect.mil")))
-    return manifest, {row["image_id"]: row for row in Instance(run, "label", "k").table(PSEUDO_LABELS).iter_rows()}
+    return manifest, {row["image_id"]: row for row in instance_of(run, "label").table(PSEUDO_LABELS).iter_rows()}
 
 
 IMAGE_ROWS = [
@@ -132,12 +132,12 @@ def test_the_rows_of_the_labelled_split_by_hand(run):
 
 def test_class_names_travel_on(run):
     run_label(run)
-    assert Instance(run, "label", "k").table(PSEUDO_LABELS).class_names() == CLASSES
+    assert instance_of(run, "label").table(PSEUDO_LABELS).class_names() == CLASSES
 
 
 def test_what_an_interrupted_run_left_is_replaced(run):
     _, first = run_label(run)
-    table = Instance(run, "label", "k").table(with_class_names(PSEUDO_LABELS, CLASSES))
+    table = instance_of(run, "label").table(with_class_names(PSEUDO_LABELS, CLASSES))
     table.write_rows([{**first["a"], "image_id": "b"}], "part-00007")
     manifest, second = run_label(run)
     assert second == first

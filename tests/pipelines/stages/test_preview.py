@@ -11,9 +11,9 @@ from pipelines.recipe.model import Recipe
 from pipelines.registry import product_of
 from pipelines.report.sections.stages import SECTION
 from pipelines.stages.propose.preview import estimate
-from pipelines.store.instances import Instance
 from tests.support.drawn_run import SHAPES, drawn_recipe, with_instances
 from tests.support.page import shown_run, text_of
+from tests.support.sets import instance_of
 from weaksam.config import DataConfig
 
 INDEX = {"available": {"train": 60, "val": 40}}
@@ -33,7 +33,7 @@ def products(folder: str, **manifests: dict[str, Any]) -> dict[str, Product[Any]
     """What finished instances left behind, their names with "_" for the dot."""
     made = {}
     for name, manifest in manifests.items():
-        instance = Instance(folder, name.replace("_", "."), "k")
+        instance = instance_of(folder, name.replace("_", "."))
         instance.finish(manifest)
         made[instance.name] = product_of(instance)
     return made

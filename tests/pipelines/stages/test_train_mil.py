@@ -20,6 +20,7 @@ from pipelines.training.schedules import warmed_up
 from pipelines.training.task import Position, TrainingResources
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S
+from tests.support.sets import FROM_NOTHING
 from tests.support.tolerances import near, roundings_in
 from tests.support.two_workers import train_two
 from weaksam.config import DropBlockConfig, MilConfig, MistConfig, OicrConfig, ShapesConfig, Weights
@@ -57,7 +58,7 @@ def drawn_task(folder, config=SMALL, count=8):
             discarded={},
             prompts=[],
         )
-        rows.append(proposals_to_row(record.image_id, "train", proposals))
+        rows.append(proposals_to_row(record.image_id, FROM_NOTHING, proposals))
     table = Table(str(folder / "proposals"), with_class_names(PROPOSALS, dataset.class_names))
     table.write_rows(rows, "part-0")
     return MilTask(

@@ -3,17 +3,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
 from pipelines.store.dropped import DroppedImage, DroppedReason, dropped_by_reason, to_json, to_lines
 from pipelines.store.instances import Instance
-from pipelines.store.schemas import IMAGES
+from pipelines.store.schemas import IMAGE_ID, INPUT
+from tests.support.sets import FROM_NOTHING, instance_of, write_images
 
 
 def drop(instance: Instance, part: str, *rows: tuple[str, str, str]) -> None:
-    common = {"split": "train", "stage": "propose", "detail": "why"}
+    write_images(instance.run_uri, {"train": "abcdez"})
+    common = {"input": FROM_NOTHING, "stage": "propose", "detail": "why"}
     named = [{"image_id": i, "uri": uri, "reason": reason, **common} for i, uri, reason in rows]
     instance.dropped.write_rows(named, part)
 
@@ -23,7 +26,7 @@ def image(image_id: str, uri: str) -> DroppedImage:
 
 
 def test_reasons_come_most_frequent_first_with_their_images_in_order(tmp_path: Path) -> None:
-    instance = Instance(str(tmp_path), "propose", "k")
+    instance = instance_of(str(tmp_path), "propose")
     drop(instance, "part-0", ("c", "/c.jpg", "truncated"), ("d", "/d.jpg", "absent"), ("z", "/z.jpg", "broken"))
     drop(instance, "part-1", ("a", "/a.jpg", "truncated"), ("e", "/e.jpg", "absent"), ("d", "/d.jpg", "absent"))
     found = dropped_by_reason(instance)
@@ -40,29 +43,38 @@ def test_reasons_come_most_frequent_first_with_their_images_in_order(tmp_path: P
 
 
 def test_an_image_that_was_done_after_all_is_not_dropped(tmp_path: Path) -> None:
-    instance = Instance(str(tmp_path), "propose", "k")
+    instance = instance_of(str(tmp_path), "propose")
     drop(instance, "part-0", ("a", "/a.jpg", "broken"), ("b", "", "broken"))
-    row = {"image_id": "a", "uri": "/a.jpg", "split": "train", "content": "", "labels": None, "labels_difficult": None}
-    instance.table(IMAGES).write_rows([row], "part-0")
+    done = instance.table(pa.schema([IMAGE_ID, INPUT]))
+    done.write_rows([{"image_id": "a", "input": FROM_NOTHING}], "part-0")
     (group,) = dropped_by_reason(instance)
     assert str(group) == "broken 1 (such as b)"  # its id, where it has no address
 
 
+def test_what_another_set_dropped_or_dropped_as_it_was_before_is_not_told(tmp_path: Path) -> None:
+    instance = instance_of(str(tmp_path), "propose")
+    drop(instance, "part-0", ("a", "/a.jpg", "broken"), ("not indexed", "", "broken"))
+    before = {"image_id": "b", "input": "before", "uri": "", "stage": "propose", "reason": "broken", "detail": ""}
+    instance.dropped.write_rows([before], "part-1")
+    (group,) = dropped_by_reason(instance)
+    assert [image.image_id for image in group.images] == ["a"]
+
+
 def test_an_instance_that_dropped_nothing_has_no_reasons(tmp_path: Path) -> None:
-    assert dropped_by_reason(Instance(str(tmp_path), "index", "k")) == []
+    assert dropped_by_reason(instance_of(str(tmp_path), "index")) == []
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run of an unfinished ``propose`` that has dropped three images, two of them with names that look like markup."""
-    instance = Instance(str(tmp_path), "propose", "k")
+    instance = instance_of(str(tmp_path), "propose")
     instance.begin({})
     drop(instance, "part-0", ("a", "/[a].jpg", "missing"), ("b", "/:smile:.jpg", "broken"), ("c", "/c.jpg", "broken"))
     return tmp_path
 
 
 def test_dropped_images_are_listed_by_reason_with_an_example_or_all(run: Path) -> None:
-    found = dropped_by_reason(Instance(str(run), "propose", "k"))
+    found = dropped_by_reason(instance_of(str(run), "propose"))
     assert to_lines(found, every=False) == [
         "propose dropped 3:",
         "  broken: 2",

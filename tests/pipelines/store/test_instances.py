@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipelines.store.files import write_bytes
-from pipelines.store.instances import Instance, current_instances, differences, instance_key, prove
-from pipelines.store.schemas import DROPPED, IMAGES
+from pipelines.store.instances import Instance, current_instances, differences, instance_key
+from pipelines.store.planned import PLANNED_ROWS
+from pipelines.store.proof import prove
+from pipelines.store.schemas import DROPPED, IMAGE_ID, INPUT
 from pipelines.store.tables import Table
 from tests.support.s3_server import s3_server
+from tests.support.sets import ALL, FROM_NOTHING, instance_of
 from weaksam.errors import RunError
 from weaksam.io.files import join, open_fs
 
@@ -101,23 +106,61 @@ def test_another_key_makes_the_old_one_the_previous(run_uri: str) -> None:
     assert (old.previous(), new.previous()) == (None, old)
 
 
+def test_two_sets_of_an_instance_have_plans_of_their_own_and_share_its_folder(run_uri: str) -> None:
+    one, other = instance_of(run_uri, "propose"), instance_of(run_uri, "propose", splits=("val",))
+    other = replace(other, planned=replace(ALL, digest="other", splits=("val",)))
+    for instance in (one, other):
+        instance.begin({"of": instance.set})
+        assert current_instances(run_uri) == [instance]
+    one.finish({"text": "one"})
+    assert (one.folder, one.plan(), one.manifest()) == (
+        other.folder,
+        {
+            "instance": "propose",
+            "key": "k",
+            "planned": asdict(ALL) | {"columns": [], "splits": []},
+            "parts": {"of": "all"},
+        },
+        {"instance": "propose", "key": "k", "text": "one"},
+    )
+    assert other.manifest() is None
+
+
+def test_a_preview_has_its_rows_where_the_run_has_them(run_uri: str) -> None:
+    run, preview = Instance(run_uri, "propose", "aaa"), Instance(join(run_uri, "preview-4"), "propose", "aaa")
+    assert preview.folder == run.folder
+    preview.begin({})
+    assert (current_instances(run_uri), current_instances(join(run_uri, "preview-4"))) == ([], [preview])
+
+
 def test_previews_and_hidden_folders_are_no_instances(run_uri: str) -> None:
     for name in ("propose", "index", "_x", ".y", "preview-8"):
-        write_bytes(join(run_uri, name, "current"), b"aaa\n")
+        write_bytes(join(run_uri, name, "current"), b"aaa whole\n")
     write_bytes(join(run_uri, "notes", "todo.txt"), b"")
     assert [instance.name for instance in current_instances(run_uri)] == ["index", "propose"]
+
+
+def test_a_run_of_an_earlier_version_is_refused(run_uri: str) -> None:
+    write_bytes(join(run_uri, "propose", "current"), b"0123456789ab\n")
+    with pytest.raises(RunError, match=r"an earlier version of weaksam made this run.*give another --out"):
+        current_instances(run_uri)
 
 
 # --- proofs
 
 
+def rows_of(ids: list[str]) -> list[dict[str, Any]]:
+    return [{"image_id": image_id, "input": FROM_NOTHING} for image_id in ids]
+
+
+def planned_of(ids: list[str]) -> pa.Table:
+    return pa.Table.from_pylist([row | {"split": "train"} for row in rows_of(ids)], schema=PLANNED_ROWS)
+
+
 def tables(run_uri: str, done: list[str], dropped: list[str]) -> tuple[Table, Table]:
-    table, drops = Table(run_uri, IMAGES), Table(join(run_uri, "_dropped"), DROPPED)
-    common = {"split": "train", "uri": ""}
-    table.write_rows(
-        [{"image_id": i, **common, "content": "", "labels": None, "labels_difficult": None} for i in done], "part-0"
-    )
-    drops.write_rows([{"image_id": i, **common, "stage": "s", "reason": "r", "detail": ""} for i in dropped], "part-0")
+    table, drops = Table(run_uri, pa.schema([IMAGE_ID, INPUT])), Table(join(run_uri, "_dropped"), DROPPED)
+    table.write_rows(rows_of(done), "part-0")
+    drops.write_rows([row | dict.fromkeys(DROPPED.names[2:], "") for row in rows_of(dropped)], "part-0")
     return table, drops
 
 
@@ -127,6 +170,7 @@ PROVED: dict[str, tuple[list[str], list[str], list[str], str]] = {
     "some dropped": (["a", "b"], ["b"], ["a"], "images 2 = done 1 + dropped 1 · duplicates 0"),
     "dropped twice": (["a"], [], ["a", "a"], "images 1 = done 0 + dropped 1 · duplicates 0"),
     "dropped first, done later": (["a"], ["a"], ["a"], "images 1 = done 1 + dropped 0 · duplicates 0"),
+    "another set's rows and drops": (["a"], ["a", "x"], ["y"], "images 1 = done 1 + dropped 0 · duplicates 0"),
 }
 
 
@@ -134,22 +178,21 @@ PROVED: dict[str, tuple[list[str], list[str], list[str], str]] = {
 def test_a_proof_counts_from_the_files(
     tmp_path: Path, planned: list[str], done: list[str], dropped: list[str], text: str
 ) -> None:
-    proof = prove(planned, *tables(str(tmp_path), done, dropped))
+    proof = prove(planned_of(planned), *tables(str(tmp_path), done, dropped))
     assert str(proof) == text
     assert proof.images == proof.done + proof.dropped == len(planned)
 
 
 def test_a_proof_writes_thousands_with_commas(tmp_path: Path) -> None:
     ids = [str(n) for n in range(1234)]
-    assert str(prove(ids, *tables(str(tmp_path), ids, []))) == "images 1,234 = done 1,234 + dropped 0 · duplicates 0"
+    proof = prove(planned_of(ids), *tables(str(tmp_path), ids, []), before=1200)
+    assert str(proof) == "images 1,234 = done 1,234 (1,200 from before) + dropped 0 · duplicates 0"
 
 
 FAILED: dict[str, tuple[list[str], list[str], list[str], str]] = {
-    "one is missing": (["a", "b"], ["a"], [], r"done 1 .*missing 1, not asked for 0 \(b\)"),
+    "one is missing": (["a", "b"], ["a"], [], r"done 1 .*missing 1 \(b\)"),
     "one is done twice": (["a"], ["a", "a"], [], "duplicates 1, missing 0"),
-    "one was not asked for": (["a"], ["a", "x"], [], r"missing 0, not asked for 1 \(x\)"),
-    "one was dropped unasked": (["a"], ["a"], ["x"], r"not asked for 1 \(x\)"),
-    "nothing is there": (["b", "a"], [], [], r"missing 2, not asked for 0 \(a, b\)"),
+    "nothing is there": (["b", "a"], [], [], r"missing 2 \(b, a\)"),
 }
 
 
@@ -158,7 +201,7 @@ def test_a_proof_that_does_not_hold_says_what_is_wrong(
     tmp_path: Path, planned: list[str], done: list[str], dropped: list[str], message: str
 ) -> None:
     with pytest.raises(RunError, match=message):
-        prove(planned, *tables(str(tmp_path), done, dropped))
+        prove(planned_of(planned), *tables(str(tmp_path), done, dropped))
 
 
 def test_a_deleted_part_shows_in_the_proof(tmp_path: Path) -> None:
@@ -166,4 +209,4 @@ def test_a_deleted_part_shows_in_the_proof(tmp_path: Path) -> None:
     fs, path = open_fs(join(str(tmp_path), "part-0.parquet"))
     fs.rm_file(path)
     with pytest.raises(RunError, match="missing 1"):
-        prove(["a"], table, dropped)
+        prove(planned_of(["a"]), table, dropped)

@@ -79,11 +79,11 @@ CASES = {
 @pytest.mark.parametrize("before", CASES.values(), ids=CASES.keys())
 def test_proposals_survive_a_parquet_file(before: Proposals) -> None:
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([proposals_to_row("a/b.jpg", "train", before)], schema=PROPOSALS), buffer)
+    pq.write_table(pa.Table.from_pylist([proposals_to_row("a/b.jpg", "1f", before)], schema=PROPOSALS), buffer)
     (row,) = check(pq.read_table(buffer), PROPOSALS, "here").to_pylist()
     after = proposals_from_row(row)
 
-    assert (row["image_id"], row["split"]) == ("a/b.jpg", "train")
+    assert (row["image_id"], row["input"]) == ("a/b.jpg", "1f")
     assert after.size_hw == (30, 40)
     for name, dtype in (("boxes_xyxy", "f4"), ("prompt_index", "i4"), ("mask_index", "i1"), ("predicted_iou", "f4")):
         was, now = getattr(before, name), getattr(after, name)
@@ -110,7 +110,7 @@ def test_pseudo_labels_survive_a_parquet_file(noise: list[str] | None) -> None:
     )
     rejected = [{"box_xyxy": [0.0, 1.0, 2.0, 3.0], "class_index": 7, "score": 0.5, "reason": "covered"}]
     row = pseudo_labels_to_row(
-        "a/b.jpg", "train", (30, 40), before, supervision="boxes", noise=noise, rejected=rejected[:count]
+        "a/b.jpg", "1f", (30, 40), before, supervision="boxes", noise=noise, rejected=rejected[:count]
     )
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([row], schema=PSEUDO_LABELS), buffer)
@@ -118,12 +118,12 @@ def test_pseudo_labels_survive_a_parquet_file(noise: list[str] | None) -> None:
     after = pseudo_labels_from_row(read)
     for name in ("boxes_xyxy", "class_index", "score", "score_normalised"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name), strict=True)
-    assert (read["image_id"], read["split"], read["size_hw"]) == ("a/b.jpg", "train", [30, 40])
+    assert (read["image_id"], read["input"], read["size_hw"]) == ("a/b.jpg", "1f", [30, 40])
     assert (read["supervision"], read["noise"], read["rejected"]) == ("boxes", noise, rejected[:count])
 
 
 def test_no_masks_are_null_and_no_boxes_are_an_empty_list() -> None:
-    row = proposals_to_row("a", "train", CASES["no box and no prompt"])
+    row = proposals_to_row("a", "1f", CASES["no box and no prompt"])
     assert row["mask_rle"] is None
     assert row["boxes_xyxy"] == []
     assert row["prompt_points_xy"] == []

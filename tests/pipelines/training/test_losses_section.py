@@ -1,10 +1,10 @@
 """The loss curves of a page."""
 
-from pipelines.store.instances import Instance
 from pipelines.training.checkpoints import write_scalars
 from pipelines.training.sections.losses import averages, view
 from tests.support.measured import row_of_scalars
 from tests.support.page import shown_run
+from tests.support.sets import instance_of
 
 
 def test_neighbouring_rows_are_averaged_by_the_steps_they_stand_for():
@@ -38,7 +38,7 @@ def test_the_curves_of_every_training_that_has_scalars(tmp_path):
 
 
 def test_a_long_training_says_what_its_points_are(tmp_path):
-    instance = Instance(str(tmp_path), "train-mil", "k")
+    instance = instance_of(str(tmp_path), "train-mil")
     write_scalars(f"{instance.folder}/checkpoints/k", [row_of_scalars(5 * n, mil=2.0, box=1.0) for n in range(1, 301)])
     (training,) = view(shown_run(str(tmp_path), "train-mil"))["trainings"]
     # 300 rows of 5 steps, at most 120 points: 3 rows each.

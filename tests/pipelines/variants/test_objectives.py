@@ -8,11 +8,11 @@ from pipelines.evaluate.detections import NO_PROPOSALS, MeasuredImage
 from pipelines.products.measured import Analysis, Evaluation
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.store.instances import Instance
 from pipelines.variants.objectives import OBJECTIVES, check_objective
 from pipelines.variants.objectives.agreement import NO_IMAGES, RANKED, TRAINING_IMAGES
 from pipelines.variants.objectives.base import ALL_IMAGES, EarlyDetections, Reading
 from pipelines.variants.objectives.pseudo_labels import HALVES, half_of
+from tests.support.sets import instance_of
 from tests.support.upstream import RECIPE, finish_upstream
 from weaksam.datasets import open_dataset
 from weaksam.datasets.shapes import Shapes
@@ -25,7 +25,7 @@ class FinishedRun:
 
     def __init__(self, folder, name="evaluate.x", recipe=None):
         self.recipe = recipe or load_recipe("shapes")[0]
-        self._instance = Instance(str(folder), name, "k")
+        self._instance = instance_of(str(folder), name)
 
     def instance(self, _name):
         return self._instance
