@@ -2,9 +2,10 @@
 
 A change of the code that must not change what is computed is held against a run from before it. Instances are paired by
 name through their ``current`` pointers, so their keys may differ. Compared are the rows of every table (those of dropped
-images too), every tensor of the weights and every value of the JSON files; not plans, manifests, checkpoints and pages. Files
-are read with pyarrow and safetensors alone, so that run folders of older commits stay readable when the package's own readers
-change. Two NaN are equal in tables and JSON files; 0.0 and -0.0 are not. Exits with 1 when anything differs, as diff does.
+images too), whatever set of images they were asked for with, every tensor of the weights and every value of the JSON files; not
+plans, manifests, checkpoints and pages. Files are read with pyarrow and safetensors alone, so that run folders of older commits
+stay readable when the package's own readers change. Two NaN are equal in tables and JSON files; 0.0 and -0.0 are not. Exits
+with 1 when anything differs, as diff does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from weaksam.errors import ConfigError, RunError, WeaksamError
 
-KEYS = ("image_id", "split")  # what rows are paired by, as far as both tables have it
+KEYS = ("image_id", "split", "input")  # what rows are paired by, as far as both tables have it
 CLASS_NAMES = b"class_names"  # in a table's metadata: the list that its class indices point into
 SHOWN = 40  # characters of each of two values, from where they part
 
@@ -128,23 +129,39 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.flatten().view(torch.uint8)
 
 
-def _instances(run: Path) -> dict[str, Path]:
-    """Return the folder of the current instance of every name in a run folder."""
-    found = {pointer.parent.name: pointer.parent / pointer.read_text().strip() for pointer in run.glob("*/current")}
+@dataclass(frozen=True)
+class _Instance:
+    folder: Path
+    manifest: Path  # there if it is finished
+
+    @classmethod
+    def at(cls, pointer: Path) -> _Instance:
+        """Return the one that ``current`` names by its key and its set of images; before there were sets, by its key alone."""
+        key, *sets = pointer.read_text().split()
+        folder = pointer.parent / key
+        names = [f"_sets/{name}.manifest.json" for name in sets] or ["_manifest.json"]
+        return cls(folder, folder / names[0])
+
+
+def _instances(run: Path) -> dict[str, _Instance]:
+    """Return the current instance of every name in a run folder."""
+    found = {pointer.parent.name: _Instance.at(pointer) for pointer in run.glob("*/current")}
     if not found:
         raise RunError(f"{run}: expected a run folder, found no INSTANCE/current in it")
     return found
 
 
-def _compare_instances(title: str, a: Path | None, b: Path | None, ignored: Collection[str]) -> Iterator[Comparison]:
+def _compare_instances(
+    title: str, a: _Instance | None, b: _Instance | None, ignored: Collection[str]
+) -> Iterator[Comparison]:
     if a is None or b is None:
         yield _comparison(title, "", 0, [("instance", f"only in {'B' if a is None else 'A'}")])
         return
-    open_in = [side for folder, side in ((a, "A"), (b, "B")) if not (folder / "_manifest.json").exists()]
+    open_in = [side for instance, side in ((a, "A"), (b, "B")) if not instance.manifest.exists()]
     if open_in:
         yield _comparison(title, "", 0, [("instance", f"not finished in {' and '.join(open_in)}")])
         return
-    products_a, products_b = _products(a), _products(b)
+    products_a, products_b = _products(a.folder), _products(b.folder)
     for product, how in _in_one_only(products_a, products_b):
         yield _comparison(title, product, 0, [("product", how)])
     for product in (name for name in products_a if name in products_b):

@@ -30,10 +30,11 @@ def write_instance(
     run, name, key="0123456789ab", *, finished=True, rows=None, dropped=None, weights=None, metrics=None
 ):
     folder = run / name / key
-    folder.mkdir(parents=True)
-    (run / name / "current").write_text(f"{key}\n")
+    (folder / "_sets").mkdir(parents=True)
+    (run / name / "current").write_text(f"{key} 9876\n")
+    (folder / "_sets" / "5432.manifest.json").write_text("{}")  # of another set of images
     if finished:
-        (folder / "_manifest.json").write_text(json.dumps({"key": key, "text": "for people"}))
+        (folder / "_sets" / "9876.manifest.json").write_text(json.dumps({"key": key, "text": "for people"}))
     if rows is not None:  # in two parts
         pq.write_table(rows.slice(1), folder / "part-0.parquet")
         pq.write_table(rows.slice(0, 1), folder / "part-1.parquet")
@@ -108,9 +109,26 @@ def test_rows_that_only_one_table_has_are_differences():
     assert compare_tables(table(less), table()) == (2, [("b train", "only in B")])
 
 
-def test_rows_of_one_image_in_two_splits_are_two_rows():
+def test_rows_of_one_image_in_two_splits_or_of_two_inputs_are_two_rows():
     val = table().set_column(1, "split", [["val"] * 3])
     assert compare_tables(pa.concat_tables([table(), val]), pa.concat_tables([val, table()])) == (6, [])
+    one, other = (table().set_column(1, "input", [[word] * 3]) for word in ("before", "since"))
+    assert compare_tables(pa.concat_tables([one, other]), pa.concat_tables([other, one])) == (6, [])
+
+
+def test_a_run_from_before_there_were_sets_is_compared_with_one_of_now(tmp_path):
+    rows = table()
+    folder = write_instance(tmp_path / "a", "detect.mil", rows=rows)
+    (tmp_path / "a" / "detect.mil" / "current").write_text(f"{folder.name}\n")
+    of_now = rows.rename_columns(["image_id", "input", "score"])
+    write_instance(tmp_path / "b", "detect.mil", rows=of_now)
+    assert differing(compare_runs(tmp_path / "a", tmp_path / "b")) == {
+        ("detect.mil", ""): (1, "instance: not finished in A")
+    }
+    (folder / "_manifest.json").write_text("{}")
+    assert differing(compare_runs(tmp_path / "a", tmp_path / "b", ignored=["split", "input"])) == {}
+    more = differing(compare_runs(tmp_path / "a", tmp_path / "b"))
+    assert more == {("detect.mil", "rows"): (2, "column split: only in A")}
 
 
 def test_a_row_that_is_there_twice_is_a_difference():
@@ -119,9 +137,9 @@ def test_a_row_that_is_there_twice_is_a_difference():
 
 
 def test_a_column_that_only_one_table_has_is_a_difference_unless_it_is_ignored():
-    more = table(input=["x", "y", "z"])
-    assert compare_tables(table(), more) == (3, [("column input", "only in B")])
-    assert compare_tables(table(), more, ["input"]) == (3, [])
+    more = table(noise=["x", "y", "z"])
+    assert compare_tables(table(), more) == (3, [("column noise", "only in B")])
+    assert compare_tables(table(), more, ["noise"]) == (3, [])
 
 
 def test_rows_are_paired_by_image_where_only_one_table_has_splits():
