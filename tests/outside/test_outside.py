@@ -75,6 +75,11 @@ def test_a_data_set_a_stage_with_a_table_a_section_and_a_format_of_another_packa
     lines = ("export", tmp_path / "run", "--as", "lines", "--split", "test", "--out", tmp_path / "lines.txt")
     weaksam(installed, *lines)
     assert (tmp_path / "lines.txt").read_text().startswith("test-blue-0 [")
+    Image.new("RGB", (32, 24), (255, 255, 255)).save(tmp_path / "data" / "train-red-1.png")
+    (tmp_path / "data" / "train-blue-1.png").write_bytes(b"text")
+    more = weaksam(installed, "brightness", tmp_path / "run", "--max-dropped", "1")
+    # The mean of four times 116.875 and 255.
+    assert "images 6 = done 5 (4 from before) + dropped 1 · duplicates 0 · mean 144.5" in more
 
 
 MODELS = """
