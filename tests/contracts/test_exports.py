@@ -116,8 +116,8 @@ def truth(name_of=lambda name: name):
 
 def of_every_product(run):
     """Let a run hold each product, and return the instance of each."""
-    write_detections(run, "train", {"139": [([2, 3, 12, 23], 1, 0.5)], "7": [], "25": []}, ("cat", "a & b"))
-    write_proposals(run, "train", {"139": [[2, 3, 12, 23]], "7": [], "25": [[0, 0, 9, 9]]})
+    write_detections(run, {"139": [([2, 3, 12, 23], 1, 0.5)], "7": [], "25": []}, ("cat", "a & b"))
+    write_proposals(run, {"139": [[2, 3, 12, 23]], "7": [], "25": [[0, 0, 9, 9]]})
     return {"proposals": "propose", "detections": "detect.mil", "pseudo-labels": "true-boxes.truth"}
 
 
@@ -212,7 +212,7 @@ def test_usual_folders_are_no_part_of_a_name_and_others_are(tmp_path, folder, fi
 
 def test_detections_are_called_as_their_targets_call_them(run, tmp_path):
     found = {"139": [([2, 3, 12, 23], 1, 0.5)], "7": [], "25": [([0, 0, 9, 9], 0, 0.25)]}
-    write_detections(run, "train", found, ("cat", "a & b"))
+    write_detections(run, found, ("cat", "a & b"))
     options = {"split": "train", "instance": "detect.mil"}
     run_export(run, to="coco", out=str(tmp_path / "r.json"), **options)
     held = COCO(str(tmp_path / "data" / "annotations" / "instances_train.json")).loadRes(str(tmp_path / "r.json"))
@@ -229,7 +229,7 @@ def test_detections_are_called_as_their_targets_call_them(run, tmp_path):
 
 
 def test_proposals_stand_in_the_order_or_under_the_ids_of_their_targets(run, tmp_path):
-    write_proposals(run, "train", {"139": [[2, 3, 12, 23]], "7": [], "25": [[0, 0, 9, 9]]})
+    write_proposals(run, {"139": [[2, 3, 12, 23]], "7": [], "25": [[0, 0, 9, 9]]})
     for to in ("wetectron", "mmdet", "coco"):
         run_export(run, to=to, split="train", out=str(tmp_path / to))
     boxes = [[], [[0, 0, 8, 8]], [[2, 3, 11, 22]]]  # of 7, 25 and 139: ascending
@@ -355,7 +355,7 @@ def test_ids_that_repeat_across_splits_go_out_as_each_file_has_them(tmp_path):
     ]  # fmt: skip
     export(run, "yolo", tmp_path / "yolo")
     assert set(read_yolo(tmp_path / "yolo" / "data.yaml")) == {"a.jpg", "b.jpg"}
-    write_detections(run, "valid", {"valid/0": [([2, 3, 12, 23], 1, 0.5)], "valid/12": []}, ("cat", "a & b"))
+    write_detections(run, {"valid/0": [([2, 3, 12, 23], 1, 0.5)], "valid/12": []}, ("cat", "a & b"))
     run_export(run, to="coco", split="valid", out=str(tmp_path / "r.json"), instance="detect.mil")
     held = COCO(str(tmp_path / "data/valid/_annotations.coco.json")).loadRes(str(tmp_path / "r.json"))
     assert [(a["image_id"], a["category_id"]) for a in held.dataset["annotations"]] == [(0, 8)]
@@ -377,7 +377,7 @@ def test_voc_goes_out_as_coco_whatever_its_pictures_are_called(tmp_path, stems, 
         (n, f"{stem}.jpg") for n, stem in zip(ids, stems, strict=True)
     ]
     assert [(a["image_id"], a["bbox"]) for a in content["annotations"]] == [(n, [2, 3, 10, 20]) for n in ids]
-    write_proposals(run, "all", {stem: [[0, 0, 9, 9]] for stem in stems})
+    write_proposals(run, {stem: [[0, 0, 9, 9]] for stem in stems})
     run_export(run, to="coco", split="all", out=str(tmp_path / "results.json"))
     held = [entry["image_id"] for entry in json.loads((tmp_path / "results.json").read_text())]
     assert held == (ids if stems == ("007", "8") else list(stems))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_cl
 from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.config import CluesConfig, DataConfig, PromptsConfig, ShapesConfig
 from weaksam.datasets.shapes import Shapes
-from weaksam.structures import Prompts, Proposals
+from weaksam.structures import ImageRecord, Prompts, Proposals
 
 SHAPES = ShapesConfig(size=64, train=6, val=4, test=0)
 GRID = 3
@@ -67,8 +68,11 @@ def work(job: Job[Any]) -> dict[str, Any]:
     return stage_of(job.instance.name).run(job).to_plain()
 
 
-def write_run(run_uri: str, *, dropped: int = 1) -> Shapes:
-    """Write a finished ``index`` and ``propose``; the first ``dropped`` training images have no row but a reason."""
+def write_run(run_uri: str, *, dropped: int = 1, others: Sequence[ImageRecord] = ()) -> Shapes:
+    """Write a finished ``index`` and ``propose``; the first ``dropped`` training images have no row but a reason.
+
+    ``others`` are indexed, too, and that is all that there is of them.
+    """
     dataset = Shapes(SHAPES)
     records = [r for split in dataset.splits for r in dataset.records(split)]
     index = instance_of(run_uri, "index")
@@ -81,7 +85,7 @@ def write_run(run_uri: str, *, dropped: int = 1) -> Shapes:
             "labels": None,
             "labels_difficult": None,
         }
-        for r in records
+        for r in (*records, *others)
     ]
     index.begin({})
     index.table(with_class_names(IMAGES, dataset.class_names)).write_rows(rows, "part-0")

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row
-from tests.support.sets import FROM_NOTHING, instance_of
+from tests.support.sets import FROM_NOTHING, instance_of, of_index
 from weaksam.structures import Proposals
 
 
@@ -30,17 +29,18 @@ def write_index(run_uri: str, images: Mapping[str, Sequence[str]], *, kind: str,
                     "labels_difficult": None,
                 }
             )
-    index = Instance(run_uri, "index", "aaaa")
+    index = instance_of(run_uri, "index")
     index.begin({})
     index.table(IMAGES).write_rows(rows, "part-0")
-    index.finish({"kind": kind})
+    index.finish({"kind": kind, "splits": {split: len(ids) for split, ids in images.items()}})
 
 
-def write_proposals(
-    run_uri: str, split: str, boxes: Mapping[str, Sequence[Sequence[float]]], *, parts: int = 1
-) -> None:
-    """Write a finished ``propose`` of image id -> XYXY boxes, every second one without a predicted IoU, into some files."""
-    propose = instance_of(run_uri, "propose", "bbbb", index="aaaa")
+def write_proposals(run_uri: str, boxes: Mapping[str, Sequence[Sequence[float]]], *, parts: int = 1) -> None:
+    """Write a finished ``propose`` of image id -> XYXY boxes, every second one without a predicted IoU, into some files.
+
+    The images are those of the run's index, which is finished.
+    """
+    propose = of_index(run_uri, "propose")
     propose.begin({})
     rows = [
         proposals_to_row(image_id, FROM_NOTHING, proposals_of(image_boxes)) for image_id, image_boxes in boxes.items()

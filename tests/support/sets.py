@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipelines.store.instances import Instance
+from pipelines.store.instances import Instance, finished_instance
 from pipelines.store.planned import Planned
 from pipelines.store.schemas import IMAGES
 
@@ -26,3 +26,8 @@ def instance_of(run_uri: str, name: str, key: str = "k", *, index: str = "k", sp
     """Return an instance under a key that is asked for the images of some splits of an index; empty = of all."""
     planned = None if name == "index" else replace(ALL, index=index, splits=splits)
     return Instance(run_uri, name, key, planned)
+
+
+def of_index(run_uri: str, name: str) -> Instance:
+    """Return an instance that is asked for all images of the run's index, whatever key that has."""
+    return instance_of(run_uri, name, index=finished_instance(run_uri, "index").key)

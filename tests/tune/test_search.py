@@ -69,7 +69,7 @@ def test_a_grid_runs_every_distinct_setting_once_and_shares_what_lies_upstream(t
     done = executed(trials)
     assert sorted(done) == sorted(set(done))  # label and its agreement, three times each, none of them twice
     assert len(done) == 6
-    assert len(list(Path(trials.run_uri, "detect.mil").glob("*/_manifest.json"))) == 1
+    assert len(list(Path(trials.run_uri, "detect.mil").glob("*/_sets/*.manifest.json"))) == 1
 
     # The same command again does nothing but show it.
     records = {path: path.stat().st_mtime_ns for path in Path(sweep_folder(trials), "trials").glob("*.json")}

@@ -243,7 +243,7 @@ def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path):
     manifest = work(job)
     table = job.instance.table(PROPOSALS)
     rows = {row["image_id"]: row for row in table.iter_rows()}
-    assert manifest["images"] == {"images": 3, "done": 3, "dropped": 0, "duplicates": 0}
+    assert manifest["images"] == {"images": 3, "done": 3, "dropped": 0, "before": 0, "duplicates": 0}
     assert "random × 2" in voice.text
     written = json.loads((tmp_path / "analyse.prompts" / "k" / "analysis.json").read_text())
     assert [row["name"] for row in written["rows"]] == ["grid", "fine", "coarse", "cross"]
@@ -260,10 +260,10 @@ def test_an_actor_alone_turns_prompts_into_controls_and_sets_bad_images_aside(tm
     run = str(tmp_path)
     write_run(run)
     propose, index = ProposalTable(instance_of(run, "propose")), Index(instance_of(run, "index"))
-    planned = planned_images(propose, index, "train", 2)
+    instance = instance_of(run, "analyse.prompts")
+    planned = planned_images(propose, index, "train", 2, instance.planned_rows())
     rows = planned.to_pylist()
     rows[1]["uri"] = "/nowhere.png"
-    instance = instance_of(run, "analyse.prompts")
     actor = ControlActor(instance, SamConfig(name="builtin"), ProposalsConfig(), SOURCES, (0,), 1, "cpu")
     done = actor(planned.from_pylist(rows, schema=PLANNED)).to_pylist()
     assert [row["image_id"] for row in done] == [rows[0]["image_id"]]
@@ -280,7 +280,7 @@ def test_a_split_without_labels_or_proposals_is_refused(tmp_path):
     assert analysed_split("auto", index, "shapes:") == "train"
     assert analysed_split("val", index, "shapes:") == "val"
     with pytest.raises(DataError, match="no image of split 'test'"):
-        planned_images(propose, index, "test", 0)
+        planned_images(propose, index, "test", 0, instance_of(run, "analyse.prompts").planned_rows())
     index.instance.finish({"labels_granted_to": "none"})
     with pytest.raises(DataError, match=r"shapes:.*name a split"):
         analysed_split("auto", Index(index.instance), "shapes:")
@@ -290,8 +290,9 @@ def test_the_first_images_in_hash_order_are_analysed(tmp_path):
     run = str(tmp_path)
     write_run(run)
     propose, index = ProposalTable(instance_of(run, "propose")), Index(instance_of(run, "index"))
-    few = planned_images(propose, index, "train", 2)["image_id"].to_pylist()
-    everything = planned_images(propose, index, "train", 0)["image_id"].to_pylist()
+    planned = instance_of(run, "analyse.prompts").planned_rows()
+    few = planned_images(propose, index, "train", 2, planned)["image_id"].to_pylist()
+    everything = planned_images(propose, index, "train", 0, planned)["image_id"].to_pylist()
     assert len(few) == 2
     assert set(few) < set(everything)
     assert len(everything) == 5

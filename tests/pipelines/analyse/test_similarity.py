@@ -13,8 +13,8 @@ from pipelines.analyse.similarity import drawn_boxes, grey_png, pooled_features,
 from pipelines.engine.voice import SILENT
 from pipelines.products.index import in_hash_order
 from pipelines.products.measured import Analysis
+from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.config import AnalyseConfig, DetectStageConfig, TrainMilConfig
-from pipelines.store.schemas import PROPOSALS
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.sets import instance_of
 from tests.support.tolerances import assert_near, roundings_in
@@ -114,7 +114,7 @@ def execute(run, recipe, voice=SILENT):
 def test_the_stage_compares_the_first_images_of_the_training_split(run, tmp_path):
     voice = Recorder()
     manifest, found = execute(run, recipe(), voice)
-    ids = [r["image_id"] for r in instance_of(run, "propose").table(PROPOSALS).iter_rows() if r["split"] == "train"]
+    ids = [r["image_id"] for r in ProposalTable(instance_of(run, "propose")).table.iter_rows() if r["split"] == "train"]
     assert found["images"] == in_hash_order(ids)[:3]
     rows = {r["name"]: r for r in found["rows"]}
     assert list(rows) == ["all", "grid", "fine", "coarse", "cross"]

@@ -132,7 +132,7 @@ def test_a_disk_that_fills_up_on_the_way_costs_no_image(
     code, out, err = command(*arguments)
     assert (code, err) == (0, "")
     assert "2 of 4 images to do" in out
-    assert "images 4 = done 4 + dropped 0" in out
+    assert "images 4 = done 4 (2 from before) + dropped 0" in out
 
 
 def test_an_image_is_not_dropped_for_a_full_disk() -> None:
@@ -232,7 +232,7 @@ def test_a_reader_of_one_line_ends_a_listing_quietly_and_no_work(tmp_path: Path)
         )
         assert (done.returncode, done.stderr.count("\n")) == (code, said), done.stderr
     os.close(writing)
-    assert list(tmp_path.glob("run/index/*/_manifest.json"))
+    assert list(tmp_path.glob("run/index/*/_sets/*.manifest.json"))
 
 
 @pytest.mark.ray

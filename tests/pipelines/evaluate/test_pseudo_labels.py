@@ -10,10 +10,9 @@ from pipelines.evaluate.pseudo_labels import measure, text_table
 from pipelines.products.pseudo_labels import PseudoLabelledImage
 from pipelines.recipe.keys import inputs_of
 from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
-from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, with_instances, work
+from tests.support.drawn_run import drawn_recipe, job_for, with_instances, work, write_run
 from tests.support.sets import FROM_NOTHING, instance_of
 from tests.support.voice import Recorder
-from weaksam.datasets.shapes import Shapes
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 
 
@@ -82,7 +81,7 @@ def test_no_boxes_at_all_have_no_precision_and_no_recall_beside_it():
 
 @pytest.mark.parametrize(("name", "supervision"), [("label", "image-labels"), ("true-boxes.true", "boxes")])
 def test_true_boxes_as_pseudo_labels_are_all_right(tmp_path, name, supervision):
-    dataset = Shapes(SHAPES)
+    dataset = write_run(str(tmp_path))
     instance = instance_of(str(tmp_path), name)
     instance.begin({})
     rows = []

@@ -6,6 +6,7 @@ import pytest
 
 from pipelines.evaluate.proposals import measure, row_label
 from pipelines.products.proposal_boxes import ImageBoxes, count_points, iter_boxes, met_sources
+from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.config import EvaluateConfig, ProposeConfig
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import PROPOSALS, proposals_to_row
@@ -88,7 +89,7 @@ def test_class_joint_prompts_add_no_points():
 
 def test_rows_of_a_table_come_back_with_their_own_boxes(tmp_path):
     write_run(str(tmp_path))
-    table = instance_of(str(tmp_path), "propose").table(PROPOSALS)
+    table = ProposalTable(instance_of(str(tmp_path), "propose")).table
     expected = {row["image_id"]: row["boxes_xyxy"] for row in table.iter_rows()}
     images = list(iter_boxes(table))
     assert len(images) == 9

@@ -8,18 +8,18 @@ from pipelines.exchange.image_ids import narrow
 from pipelines.exchange.voc import voc_line
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from tests.support.handmade import write_index
-from tests.support.sets import instance_of
+from tests.support.sets import FROM_NOTHING, of_index
 from weaksam.errors import DataError, RunError
 from weaksam.structures import Detections
 
 
-def write_detections(run, split, images, class_names=("cat", "dog")):
-    instance = instance_of(run, "detect.mil")
+def write_detections(run, images, class_names=("cat", "dog")):
+    instance = of_index(run, "detect.mil")
     instance.begin({})
     rows = [
         detections_to_row(
             image_id,
-            split,
+            FROM_NOTHING,
             (10, 20),
             Detections(
                 boxes_xyxy=np.array([b for b, _, _ in found], np.float32).reshape(-1, 4),
@@ -32,16 +32,16 @@ def write_detections(run, split, images, class_names=("cat", "dog")):
     ]
     instance.table(with_class_names(DETECTIONS, class_names)).write_rows(rows, "part-0")
     instance.finish({})
-    instance.make_current()
+
+
+FOUND = {"2008_000001": [([0, 0, 4, 3], 1, 0.5), ([1, 2, 20, 10], 0, 0.25)], "2008_000009": []}
 
 
 @pytest.fixture
 def voc(tmp_path):
     run = str(tmp_path / "run")
     write_index(run, {"test": ["2008_000009", "2008_000001"]}, kind="voc")
-    write_detections(
-        run, "test", {"2008_000001": [([0, 0, 4, 3], 1, 0.5), ([1, 2, 20, 10], 0, 0.25)], "2008_000009": []}
-    )
+    write_detections(run, FOUND)
     return run
 
 
@@ -93,12 +93,14 @@ def test_a_list_that_is_not_there_is_refused(tmp_path):
         narrow(["9"], str(tmp_path / "none.txt"))
 
 
-def test_dropped_images_are_an_error_or_left_out(voc, tmp_path):
-    write_index(voc, {"test": ["2008_000009", "2008_000001", "2008_000002"]}, kind="voc")
+def test_dropped_images_are_an_error_or_left_out(tmp_path):
+    run = str(tmp_path / "run")
+    write_index(run, {"test": ["2008_000009", "2008_000001", "2008_000002"]}, kind="voc")
+    write_detections(run, FOUND)
     options = {"to": "voc", "split": "test", "out": str(tmp_path / "out"), "instance": "detect.mil"}
     with pytest.raises(DataError, match="1 of 3 images of split test have no detections \\(2008_000002\\)"):
-        run_export(voc, **options)
-    done = run_export(voc, **options, missing=Missing.EMPTY)
+        run_export(run, **options)
+    done = run_export(run, **options, missing=Missing.EMPTY)
     assert (done["images"], done["missing"]) == (3, 1)
 
 

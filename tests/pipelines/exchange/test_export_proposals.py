@@ -11,9 +11,9 @@ from pipelines.exchange.boxes import whole_pixels
 from pipelines.exchange.export import Missing, run_export
 from pipelines.exchange.files import open_whole
 from pipelines.exchange.image_ids import numeric_ids
-from pipelines.store.instances import Instance
 from tests.support.handmade import write_index, write_proposals
 from tests.support.s3_server import s3_server
+from tests.support.sets import instance_of
 from tests.support.tolerances import near
 from weaksam.errors import DataError, RunError
 from weaksam.io.files import read_bytes
@@ -27,7 +27,7 @@ def voc(tmp_path: Path) -> str:
     """Split file order 2008_000009, 000005, 2008_000001; the files hold the images in another one."""
     run = str(tmp_path / "run")
     write_index(run, {"train": ["2008_000009", "000005", "2008_000001"], "test": ["000006"]}, kind="voc")
-    write_proposals(run, "train", {"2008_000001": [A, B], "000005": [], "2008_000009": [C]}, parts=2)
+    write_proposals(run, {"2008_000001": [A, B], "000005": [], "2008_000009": [C]}, parts=2)
     return run
 
 
@@ -35,7 +35,7 @@ def voc(tmp_path: Path) -> str:
 def coco(tmp_path: Path) -> str:
     run = str(tmp_path / "run")
     write_index(run, {"val2014": ["100", "9", "25"]}, kind="coco")
-    write_proposals(run, "val2014", {"100": [A], "9": [B, A, A], "25": []})
+    write_proposals(run, {"100": [A], "9": [B, A, A], "25": []})
     return run
 
 
@@ -92,7 +92,7 @@ def test_coco_results_keep_fractions_and_predicted_ious(
 def test_a_folder_keeps_its_names_in_coco_results_and_has_no_numbers(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     write_index(run, {"all": ["b/x.jpg", "a.png"]}, kind="folder")
-    write_proposals(run, "all", {"b/x.jpg": [A], "a.png": [A]})
+    write_proposals(run, {"b/x.jpg": [A], "a.png": [A]})
     run_export(run, to="coco", split="all", out=str(tmp_path / "f.json"))
     assert [entry["image_id"] for entry in json.loads((tmp_path / "f.json").read_text())] == ["b/x.jpg", "a.png"]
     with pytest.raises(DataError, match=r"'b/x\.jpg' of a folder data set has no number"):
@@ -103,7 +103,7 @@ def test_a_folder_keeps_its_names_in_coco_results_and_has_no_numbers(tmp_path: P
 def test_no_box_at_all_is_an_empty_list(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     write_index(run, {"train": ["000001"]}, kind="voc")
-    write_proposals(run, "train", {"000001": []})
+    write_proposals(run, {"000001": []})
     run_export(run, to="coco", split="train", out=str(tmp_path / "f.json"))
     assert json.loads((tmp_path / "f.json").read_text()) == []
     run_export(run, to="mmdet", split="train", out=str(tmp_path / "f.pkl"))
@@ -126,7 +126,7 @@ def test_what_the_run_does_not_have_is_named(voc: str, tmp_path: Path) -> None:
         run_export(voc, to="mmdet", split="val", out=out)
     with pytest.raises(RunError, match=r"import\.ss has not been run; run `weaksam import .* FILE --name ss`"):
         run_export(voc, to="mmdet", split="train", out=out, instance="import.ss")
-    Instance(voc, "propose", "cccc").begin({})
+    instance_of(voc, "propose", "other").begin({})
     with pytest.raises(RunError, match="propose is not finished"):
         run_export(voc, to="mmdet", split="train", out=out)
 

@@ -13,9 +13,10 @@ from PIL import Image
 from pipelines import runner
 from pipelines.exchange.export import run_export
 from pipelines.exchange.imports import read_boxes, run_import, to_proposals
-from pipelines.store.instances import Instance, current_instance
+from pipelines.products.proposals import ProposalTable
+from pipelines.store.instances import finished_instance
 from pipelines.store.lock import Lock
-from pipelines.store.schemas import PROPOSALS, proposals_from_row
+from pipelines.store.schemas import proposals_from_row
 from tests.support.handmade import write_index, write_proposals
 from weaksam.errors import ConfigError, DataError, RunError
 
@@ -30,14 +31,12 @@ def run(tmp_path: Path) -> str:
     images.mkdir()
     run_uri = str(tmp_path / "run")
     write_index(run_uri, {"train": list(BOXES), "test": ["000006"]}, kind="voc", folder=images)
-    write_proposals(run_uri, "train", BOXES)
+    write_proposals(run_uri, BOXES)
     return run_uri
 
 
 def _imported(run_uri: str, name: str = "x") -> dict[str, list[list[float]]]:
-    instance = current_instance(run_uri, f"import.{name}")
-    assert instance is not None
-    rows = instance.table(PROPOSALS).iter_rows()
+    rows = ProposalTable(finished_instance(run_uri, f"import.{name}")).table.iter_rows()
     return {row["image_id"]: proposals_from_row(row).boxes_xyxy.tolist() for row in rows}
 
 
@@ -52,16 +51,15 @@ def test_what_was_exported_comes_back(run: str, tmp_path: Path, to: Any) -> None
     missing: Any = "empty" if to == "coco" else "error"  # an image without boxes leaves no trace in COCO results
     done = run_import(run, str(tmp_path / "f"), name="x", split="train", missing=missing)
     assert _imported(run) == BOXES
-    assert done["images"] == {"images": 3, "done": 3, "dropped": 0, "duplicates": 0}
+    assert done["images"] == {"images": 3, "done": 3, "dropped": 0, "before": 0, "duplicates": 0}
     assert (done["boxes"], done["clipped"], done["discarded"], done["unknown"]) == (3, 0, 0, 0)
 
 
 def test_imported_boxes_come_from_no_prompt_and_no_mask(run: str, tmp_path: Path) -> None:
     run_export(run, to="mmdet", split="train", out=str(tmp_path / "f"))
     run_import(run, str(tmp_path / "f"), name="x", split="train", source="elsewhere")
-    instance = current_instance(run, "import.x")
-    assert instance is not None
-    row = next(iter(instance.table(PROPOSALS).iter_rows()))
+    instance = finished_instance(run, "import.x")
+    row = next(iter(ProposalTable(instance).table.iter_rows()))
     assert (row["split"], row["size_hw"], row["source"]) == ("train", [10, 20], ["elsewhere", "elsewhere"])
     assert (row["prompt_index"], row["mask_index"], row["prompt_points_xy"]) == ([-1, -1], [-1, -1], [])
     assert np.isnan(row["predicted_iou"]).all()
@@ -75,17 +73,17 @@ def test_two_processes_do_not_import_the_same(run: str, tmp_path: Path, monkeypa
     monkeypatch.setattr(runner, "Lock", lambda folder, job, _wait_s, on_lost: Lock(folder, job, 0.0, on_lost))
     run_export(run, to="mmdet", split="train", out=str(tmp_path / "f"))
     done = run_import(run, str(tmp_path / "f"), name="x", split="train")
-    instance = Instance(run, "import.x", done["key"])
-    Path(instance.file("_manifest.json")).unlink()
-    Path(instance.file("_plan.json")).write_text('{"parts": {"by": "another"}}')
+    instance = finished_instance(run, "import.x")
+    instance.reopen()
+    Path(instance.plan_uri).write_text('{"parts": {"by": "another"}}')
     shown = run_import(run, str(tmp_path / "f"), name="x", split="train", source="other")
     with Lock(instance.folder, "another"), pytest.raises(RunError, match="is held by another"):
         run_import(run, str(tmp_path / "f"), name="x", split="train")
     assert instance.plan() == {"parts": {"by": "another"}}
-    assert current_instance(run, "import.x") == Instance(run, "import.x", shown["key"])
+    assert finished_instance(run, "import.x").key == shown["key"]
     again = run_import(run, str(tmp_path / "f"), name="x", split="train")
     assert untimed(again) == untimed(done)
-    assert current_instance(run, "import.x") == instance
+    assert finished_instance(run, "import.x") == instance
 
 
 def test_what_another_process_has_finished_meanwhile_is_not_written_again(
@@ -117,9 +115,9 @@ def test_the_same_file_is_read_once_and_another_beside_it(run: str, tmp_path: Pa
     assert part.stat().st_mtime_ns == written
     second = run_import(run, _dump(boxes[::-1], tmp_path / "f"), name="x", split="train")
     assert second["key"] != first["key"]
-    assert current_instance(run, "import.x") == Instance(run, "import.x", second["key"])
+    assert finished_instance(run, "import.x").key == second["key"]
     run_import(run, _dump(boxes, tmp_path / "f"), name="x", split="train")
-    assert current_instance(run, "import.x") == Instance(run, "import.x", first["key"])
+    assert finished_instance(run, "import.x").key == first["key"]
 
 
 def test_names_match_over_all_splits_and_a_split_can_be_chosen(run: str, tmp_path: Path) -> None:
@@ -181,9 +179,8 @@ def test_images_that_cannot_be_read_are_dropped_with_their_reasons(run: str, tmp
     (tmp_path / "images" / "000005.png").unlink()
     (tmp_path / "images" / "000007.png").write_bytes(b"text")
     done = run_import(run, _dump([np.zeros((0, 4))] * 3, tmp_path / "f"), name="x", split="train")
-    assert done["images"] == {"images": 3, "done": 1, "dropped": 2, "duplicates": 0}
-    instance = current_instance(run, "import.x")
-    assert instance is not None
+    assert done["images"] == {"images": 3, "done": 1, "dropped": 2, "before": 0, "duplicates": 0}
+    instance = finished_instance(run, "import.x")
     reasons = {row["image_id"]: (row["stage"], row["reason"]) for row in instance.dropped.iter_rows()}
     assert reasons == {"000005": ("import", "missing"), "000007": ("import", "not an image")}
 
@@ -338,7 +335,7 @@ def test_a_file_that_is_refused_leaves_the_earlier_import_in_place(run: str, tmp
     (tmp_path / "g").write_bytes(b"torn")
     with pytest.raises(DataError, match="not a readable pickle"):
         run_import(run, str(tmp_path / "g"), name="x", split="train")
-    assert current_instance(run, "import.x") == Instance(run, "import.x", good["key"])
+    assert finished_instance(run, "import.x").key == good["key"]
 
 
 class _Run:

@@ -12,11 +12,11 @@ from pipelines.cli import app as cli
 from pipelines.cli.console import console
 from pipelines.engine.stage import Options
 from pipelines.exchange.true_boxes import run_export_true_boxes
+from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.store.instances import current_instance
+from pipelines.store.instances import finished_instance
 from pipelines.store.lock import Lock
-from pipelines.store.schemas import PSEUDO_LABELS
 from tests.support.trees import (
     FIRST_CATEGORY_ID,
     build_coco_tree,
@@ -39,8 +39,8 @@ def indexed(run, data, *overrides):
 
 
 def table_of(run, name):
-    instance = current_instance(run, f"true-boxes.{name}")
-    return {row["image_id"]: row for row in instance.table(PSEUDO_LABELS).iter_rows()}
+    table = PseudoLabelTable(finished_instance(run, f"true-boxes.{name}")).table
+    return {row["image_id"]: row for row in table.iter_rows()}
 
 
 @pytest.fixture
@@ -139,9 +139,9 @@ def test_an_image_that_cannot_be_read_is_dropped_with_its_reason(tmp_path):
     (tmp_path / "VOC2007" / "JPEGImages" / "000002.jpg").write_bytes(b"")
     run = indexed(tmp_path / "run", tmp_path / "VOC2007")
     manifest = run_export_true_boxes(run, name="true", noise=0.5)
-    assert manifest["images"] == {"images": 4, "done": 3, "dropped": 1, "duplicates": 0}
-    (row,) = current_instance(run, "true-boxes.true").dropped.iter_rows()
-    assert (row["image_id"], row["stage"], row["reason"]) == ("000002", "true-boxes.true", "empty file")
+    assert manifest["images"] == {"images": 4, "done": 3, "dropped": 1, "before": 0, "duplicates": 0}
+    (row,) = finished_instance(run, "true-boxes.true").dropped.iter_rows()
+    assert (row["image_id"], row["stage"], row["reason"]) == ("000002", "true-boxes", "empty file")
 
 
 def coco_of(root, *annotations, sizes=((64, 64), (64, 64))):
@@ -169,8 +169,14 @@ def test_boxes_without_area_in_their_image_are_counted(tmp_path):
 def test_images_annotated_in_another_size_are_dropped_and_cannot_be_all(tmp_path):
     data = coco_of(tmp_path / "c", (0, [0, 0, 9, 9]), (1, [0, 0, 9, 9]), sizes=((64, 0), (96, 64)))
     run = indexed(tmp_path / "run", data, "stages=[index]")  # a recipe that measures by the boxes is refused at index
-    assert run_export_true_boxes(run, name="true")["images"] == {"images": 2, "done": 1, "dropped": 1, "duplicates": 0}
-    (row,) = current_instance(run, "true-boxes.true").dropped.iter_rows()
+    assert run_export_true_boxes(run, name="true")["images"] == {
+        "images": 2,
+        "done": 1,
+        "dropped": 1,
+        "before": 0,
+        "duplicates": 0,
+    }
+    (row,) = finished_instance(run, "true-boxes.true").dropped.iter_rows()
     assert row["reason"] == "annotated in another size"
     assert "expected a picture of 96 x 64 pixels" in row["detail"]
     run = indexed(tmp_path / "run2", coco_of(tmp_path / "d", (0, [0, 0, 9, 9]), sizes=((32, 64),)), "stages=[index]")
@@ -187,14 +193,14 @@ def test_a_box_of_no_pixels_is_an_error_that_leaves_the_earlier_export_in_place(
     data = coco_of(tmp_path / "c", (0, [0, 0, 9, 9]))
     run = indexed(tmp_path / "run", data)
     run_export_true_boxes(run, name="true")
-    before = current_instance(run, "true-boxes.true")
+    before = finished_instance(run, "true-boxes.true")
     annotations = data / "annotations" / "instances_train.json"
     document = json.loads(annotations.read_text())
     document["annotations"][0]["bbox"] = bbox
     annotations.write_text(json.dumps(document))
     with pytest.raises(DataError, match=r"instances_train\.json: .*bbox"):
         run_export_true_boxes(run, name="true", noise=0.5)
-    assert current_instance(run, "true-boxes.true") == before
+    assert finished_instance(run, "true-boxes.true") == before
 
 
 def test_a_split_without_true_boxes_or_without_labels_is_an_error(tmp_path):
@@ -214,16 +220,16 @@ def test_a_share_that_is_none_and_a_name_that_is_no_folder_are_refused(shapes):
 def test_two_processes_do_not_write_the_same(shapes, monkeypatch):
     monkeypatch.setattr(runner, "Lock", lambda folder, job, _wait_s, on_lost: Lock(folder, job, 0.0, on_lost))
     done = run_export_true_boxes(shapes, name="x")
-    instance = current_instance(shapes, "true-boxes.x")
-    Path(instance.file("_manifest.json")).unlink()
-    Path(instance.file("_plan.json")).write_text('{"parts": {"by": "another"}}')
+    instance = finished_instance(shapes, "true-boxes.x")
+    instance.reopen()
+    Path(instance.plan_uri).write_text('{"parts": {"by": "another"}}')
     shown = run_export_true_boxes(shapes, name="x", seed=1)
     with Lock(instance.folder, "another"), pytest.raises(RunError, match="is held by another"):
         run_export_true_boxes(shapes, name="x")
     assert instance.plan() == {"parts": {"by": "another"}}
-    assert current_instance(shapes, "true-boxes.x").key == shown["key"]
+    assert finished_instance(shapes, "true-boxes.x").key == shown["key"]
     assert run_export_true_boxes(shapes, name="x")["boxes"] == done["boxes"]
-    assert current_instance(shapes, "true-boxes.x").key == done["key"]
+    assert finished_instance(shapes, "true-boxes.x").key == done["key"]
 
 
 def test_what_another_process_has_finished_meanwhile_is_not_written_again(shapes, monkeypatch):

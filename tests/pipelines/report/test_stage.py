@@ -12,8 +12,9 @@ from pipelines.store.schemas import PROPOSALS, with_class_names
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.measured import PROMPTS
 from tests.support.page import NASTY, Page
-from tests.support.sets import instance_of
+from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.datasets.shapes import Shapes
+from weaksam.structures import ImageRecord
 
 UPSTREAM = ("index", "propose", "evaluate.proposals", "analyse.prompts")
 
@@ -180,10 +181,10 @@ def test_the_similarity_of_proposals_is_shown_with_the_first_images_matrices(tmp
 
 def test_names_from_outside_are_escaped(tmp_path):
     run = str(tmp_path)
-    write_run(run)
-    propose = instance_of(run, "propose")
-    row = {"image_id": NASTY, "split": NASTY, "stage": "propose", "uri": NASTY, "reason": NASTY, "detail": NASTY}
-    propose.dropped.write_rows([row], "part-1")
+    write_run(run, others=[ImageRecord(image_id=NASTY, uri=NASTY, split=NASTY, labels=None, labels_difficult=None)])
+    told = {"stage": "propose", "uri": NASTY, "reason": NASTY, "detail": NASTY}
+    row = {"image_id": NASTY, "input": FROM_NOTHING, **told}
+    instance_of(run, "propose").dropped.write_rows([row], "part-1")
     recipe = drawn_recipe(name=NASTY, description=NASTY, report=drawn_recipe().report)
     text, parsed, _ = make_page(run, recipe)
     assert NASTY not in text
