@@ -119,7 +119,9 @@ def clean(
             voice.say(f"{waiting:,} replaced files stay for an hour, for whoever reads them")
 
 
-def doctor(uri: Annotated[str, typer.Argument(help="Also check access to this data or run folder.")] = "") -> None:
+def doctor(
+    uri: Annotated[str, typer.Argument(help="Also try to read and to write in this data or run folder.")] = "",
+) -> None:
     """Look at this machine: versions, cores, memory, GPUs, disks, S3, Ray. Exit code 1 if something will not work.
 
     Example:
