@@ -29,7 +29,7 @@ from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance, rows_uri
 from pipelines.store.schemas import IMAGES, with_class_names
 from weaksam.config import DataConfig
-from weaksam.datasets.ground_truth import BoxCounts
+from weaksam.datasets.ground_truth import BoxCounts, StatedSize
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
 from weaksam.io.contents import ImageContent, contents_of
@@ -46,10 +46,10 @@ _READERS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """What the images are, and whether their true boxes are checked, which is of no matter to the table."""
+    """What the images are, and how their true boxes are read, which is of no matter to the table."""
 
     data: DataConfig
-    checks_true_boxes: bool
+    true_boxes: StatedSize | None  # what stated sizes count for where they are checked; None where they are not
 
 
 class IndexStage(Stage[IndexOptions]):
@@ -61,8 +61,8 @@ class IndexStage(Stage[IndexOptions]):
 
     def options(self, recipe: Recipe, name: str) -> IndexOptions:  # noqa: ARG002
         """Look at true boxes where an instance that the recipe lists measures by them."""
-        measures = [stage_of(other).measures_by_true_boxes(recipe.of(other)) for other in recipe.stages]
-        return IndexOptions(data=recipe.data, checks_true_boxes=any(measures))
+        measures = any(stage_of(other).measures_by_true_boxes(recipe.of(other)) for other in recipe.stages)
+        return IndexOptions(data=recipe.data, true_boxes=recipe.data.stated_size if measures else None)
 
     def images(self, options: IndexOptions) -> None:  # noqa: ARG002
         """None: it says which images there are."""
@@ -103,7 +103,7 @@ def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, rem
     passed_over = dataset.passed_over
     _require_images(available, passed_over, labelled, config)
     _require_unique(available, config.uri)
-    truth = _check_true_boxes(dataset, available) if options.checks_true_boxes else {}
+    truth = {} if options.true_boxes is None else _check_true_boxes(dataset, available)
 
     records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
     contents = _read_contents([r.uri for r in records], index, voice, remember=remember)

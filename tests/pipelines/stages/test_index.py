@@ -260,14 +260,13 @@ def test_a_size_that_contradicts_the_picture_is_an_error_before_the_work(tmp_pat
         assert rows["7"]["labels"] == [0]
 
 
-def test_what_stated_sizes_count_for_makes_no_other_table(tmp_path: Path) -> None:
+def test_what_stated_sizes_count_for_changes_the_digest_and_no_row(tmp_path: Path) -> None:
     root = coco_tree(tmp_path / "data")
-    found = []
-    for setting in ("check", "scale"):
-        recipe, _ = load_recipe("grid", [f"data.stated_size={setting}"], str(root))
-        found.append({name: Run(recipe, str(tmp_path)).instance(name).key for name in ("index", "evaluate.proposals")})
-    assert found[0]["index"] == found[1]["index"]
-    assert found[0]["evaluate.proposals"] != found[1]["evaluate.proposals"]
+    found = [index(str(root), tmp_path / "run", f"data.stated_size={setting}") for setting in ("check", "ignore")]
+    assert found[0][1] == found[1][1]
+    assert found[0][0]["truth"] != found[1][0]["truth"]
+    recipes = [load_recipe("grid", [f"data.stated_size={setting}"], str(root))[0] for setting in ("check", "ignore")]
+    assert len({Run(recipe, str(tmp_path / "run")).instance("evaluate.proposals").key for recipe in recipes}) == 2
 
 
 # ------------------------------------------------------------------------------------------------------------- contents
