@@ -57,6 +57,7 @@ class Measured(NamedTuple):
     """What a scene took."""
 
     seconds: float
+    cpu_s: float  # of all its threads: what a busy machine does not change
     peak_mib: float
     calls: dict[str, int]  # kind -> how many: of files of the run folder, or requests of a bucket
     found: str  # what the driver said was to do
@@ -84,21 +85,25 @@ def main() -> None:
 
 
 def _tell(uri: str, rows: int, boxes: int, where: str, requests: Callable[[], Counter[str]]) -> None:
-    print(f"\n{rows:,} rows of {boxes} boxes {where}\n{'':36}{'seconds':>9}{'MiB':>7}  files or requests")
+    print(f"\n{rows:,} rows of {boxes} boxes {where}\n{'':36}{'seconds':>9}{'of CPU':>8}{'MiB':>7}  files or requests")
     for scene in SCENES:
         measured = _in_fresh_process(scene, uri, rows, boxes, requests)
         _print(scene.name, measured)
     if measured.found.startswith(f"{NEW:,} of"):
         _print(WRITE_NEW.name, _in_fresh_process(WRITE_NEW, uri, rows, boxes, requests))
-    files, before, started = _files(uri), requests(), time.perf_counter()
+    files, before, started, cpu_s = _files(uri), requests(), time.perf_counter(), _cpu_s_of_children()
     _run([sys.executable, "-c", _CLEAN, "clean", uri, "--yes"])
-    calls = dict(requests() - before)
-    _print("clean", Measured(time.perf_counter() - started, float("nan"), calls, f"files {files:,} -> {_files(uri):,}"))
+    seconds, cpu_s = time.perf_counter() - started, _cpu_s_of_children() - cpu_s
+    found = f"files {files:,} -> {_files(uri):,}"
+    _print("clean", Measured(seconds, cpu_s, float("nan"), dict(requests() - before), found))
 
 
 def _print(name: str, measured: Measured) -> None:
     calls = ", ".join(f"{kind} {count:,}" for kind, count in sorted(measured.calls.items()))
-    print(f"{name:36}{measured.seconds:9.1f}{measured.peak_mib:7.0f}  {calls}; {measured.found}", flush=True)
+    print(
+        f"{name:36}{measured.seconds:9.1f}{measured.cpu_s:8.1f}{measured.peak_mib:7.0f}  {calls}; {measured.found}",
+        flush=True,
+    )
 
 
 def _in_fresh_process(scene: Scene, uri: str, rows: int, boxes: int, requests: Callable[[], Counter[str]]) -> Measured:
@@ -113,6 +118,11 @@ def _run(command: list[str]) -> str:
     if done.returncode:
         raise SystemExit(f"{command} failed:\n{done.stderr}")
     return (done.stdout.strip().splitlines() or [""])[-1]
+
+
+def _cpu_s_of_children() -> float:
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def _files(uri: str) -> int:
@@ -139,7 +149,7 @@ def _act(scene: Scene, uri: str, rows: int, boxes: int) -> Measured:
     heard, calls, started = _Heard(), _count_files(uri), time.perf_counter()
     with _stand_ins(boxes, round(scene.share * rows) if scene.share < 1 else rows + scene.new), suppress(_EnoughError):
         Run(recipe, uri).bring(["propose"], Options(), heard)
-    return Measured(time.perf_counter() - started, _peak_mib(), dict(calls), heard.to_do)
+    return Measured(time.perf_counter() - started, time.process_time(), _peak_mib(), dict(calls), heard.to_do)
 
 
 @contextmanager
