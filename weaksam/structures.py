@@ -39,7 +39,7 @@ def in_table_order(sources: Iterable[str]) -> list[str]:
     return [*(source for source in TABLE_SOURCES if source in found), *sorted(found - set(TABLE_SOURCES))]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)  # data sets have millions
 class ImageRecord:
     """One image of a data set and what is known of it without looking at boxes.
 

@@ -107,23 +107,21 @@ def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, rem
 
     records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
     contents = _read_contents([r.uri for r in records], index, voice, remember=remember)
-    rows = [
-        {
-            "image_id": r.image_id,
-            "uri": r.uri,
-            "split": r.split,
-            "content": contents[r.uri].digest,
-            "labels": r.labels if r.split == labelled else None,
-            "labels_difficult": r.labels_difficult if r.split == labelled else None,
-        }
-        for r in records
-    ]
+    columns = {
+        "image_id": [r.image_id for r in records],
+        "uri": [r.uri for r in records],
+        "split": [r.split for r in records],
+        "content": [contents[r.uri].digest for r in records],
+        "labels": [r.labels if r.split == labelled else None for r in records],
+        "labels_difficult": [r.labels_difficult if r.split == labelled else None for r in records],
+    }
+    del contents
     counts = Counter(r.split for r in records)
     parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
     boxes = {split: counted for split, (counted, _) in truth.items()}
     labels = _what_labels_say(records, dataset.class_names, labelled)
     facts = IndexFacts(
-        text=" · ".join([f"images {len(rows):,} ({parts})", labels, *_what_boxes_say(boxes)]),
+        text=" · ".join([f"images {len(records):,} ({parts})", labels, *_what_boxes_say(boxes)]),
         splits=dict(counts),
         available={split: len(all_records) for split, all_records in available.items()},
         classes=len(dataset.class_names),
@@ -133,7 +131,7 @@ def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, rem
         true_boxes=boxes,
         truth={split: digest for split, (_, digest) in truth.items()},
     )
-    images = pa.Table.from_pylist(rows, schema=with_class_names(IMAGES, dataset.class_names))
+    images = pa.Table.from_pydict(columns, schema=with_class_names(IMAGES, dataset.class_names))
     return Indexed(key=index.key, images=images, facts=facts)
 
 
