@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from pipelines.cli import exchange, inspect, run, table, terminal, weights
 from pipelines.engine import interrupts, ray_session
 from pipelines.store.explain import explain
+from pipelines.store.lock import release_all
 from weaksam.errors import ConfigError, StorageError
 
 _told: list[str] = []  # what this process ends with
@@ -95,12 +96,13 @@ def _extensions() -> list[EntryPoint]:
 
 
 def _end_now(by: KeyboardInterrupt) -> NoReturn:
-    """End this process, which was interrupted, with all that it started; its locks are released or known to be nobody's."""
+    """End this process, which was interrupted, with all that it started; what it still holds is released last."""
     if not _told:
         _told.append(str(by) or interrupts.INTERRUPTED)
         terminal.say(f"error: {_told[0]}")
     terminal.close_streams()
     ray_session.kill_processes()
+    release_all()
     os._exit(interrupts.exit_code(by))
 
 

@@ -66,6 +66,7 @@ class Lock:
                 raise RunError(f"{self.uri} is held by {_name(seen)}; wait for it or stop it first")
             self._renewed(time.monotonic())
             self._thread.start()
+            _held.append(self)
         except BaseException:
             self._release()
             raise
@@ -77,6 +78,7 @@ class Lock:
         self._release()
 
     def _release(self) -> None:
+        self._stop.set()
         self._deadline.cancel()
         try:
             if self._is(look(self.uri)):
@@ -84,6 +86,8 @@ class Lock:
                 fs.rm_file(path)
         except Exception as error:  # of the storage, whichever it is; what ended the work is what people must hear
             logger.warning("%s: not released (%s); it is free in %g s", self.uri, error, SILENCE_S)
+        with suppress(ValueError):  # never held
+            _held.remove(self)
 
     def check(self) -> None:
         """Raise RunError when another process has taken the lock over, or may have."""
@@ -195,6 +199,21 @@ class _Watch:
         if seen != self._seen:
             self._seen, self._since = seen, now
         return now - self._since
+
+
+_held: list[Lock] = []  # by this process
+
+
+def release_all(patience_s: float = 3.0) -> None:
+    """Release what this process still holds, since it ends without unwinding; a storage that does not answer is left alone.
+
+    Nothing of this process may write any more.
+    """
+    threads = [threading.Thread(target=lock._release, daemon=True) for lock in tuple(_held)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(patience_s)
 
 
 def lock_holder(folder: str) -> str | None:

@@ -162,15 +162,17 @@ def test_what_is_revoked_and_does_not_end_is_ended(monkeypatch: pytest.MonkeyPat
     assert said == ["the lock is gone"]
 
 
-def test_a_command_that_does_not_end_says_its_line_once_and_leaves_no_process_behind() -> None:
+def test_a_command_that_does_not_end_says_its_line_once_and_leaves_no_process_and_no_lock(tmp_path: Path) -> None:
     """Its main thread hangs in an unwinding that takes for ever, as a shutdown may."""
     code = """
 import subprocess, sys, time
 from pipelines.cli import app as cli
 from pipelines.engine import interrupts
+from pipelines.store.lock import Lock
 interrupts._HURRY_S = 0.1
 def hang(*_, **__):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Lock(sys.argv[1], "job").__enter__()
     try:
         print(child.pid, flush=True)
         time.sleep(600)
@@ -181,7 +183,7 @@ cli.app, cli._extensions = hang, list
 cli.main()
 """
     with subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -191,10 +193,12 @@ cli.main()
         assert process.stdout is not None
         assert process.stderr is not None
         child = int(process.stdout.readline())
+        assert (tmp_path / "_lock").exists()
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "unwinding\n"
         process.send_signal(signal.SIGINT)
         err = process.stderr.read()
     assert process.returncode == 130
+    assert not (tmp_path / "_lock").exists()
     assert err == "error: interrupted; the same command goes on where this one stopped\n"
     wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)

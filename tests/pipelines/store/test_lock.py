@@ -20,7 +20,7 @@ from pipelines.store import lock as lock_module
 from pipelines.store import sight
 from pipelines.store.exclusive import create_exclusively
 from pipelines.store.files import read_json, write_json
-from pipelines.store.lock import Lock, lock_holder
+from pipelines.store.lock import Lock, lock_holder, release_all
 from tests.support.gcs_server import gcs_server
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.s3_server import s3_server
@@ -274,6 +274,29 @@ def test_an_interrupt_right_after_the_lock_was_made_leaves_none(
     with pytest.raises(KeyboardInterrupt):
         Lock(str(tmp_path), "mine").__enter__()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_ends_without_unwinding_releases_what_it_holds(tmp_path: Path) -> None:
+    locks = [Lock(str(tmp_path / name), "mine") for name in ("a", "b", "c")]
+    for lock in locks:
+        lock.__enter__()
+    locks[0].__exit__()
+    write_lock(tmp_path / "a", owner())  # of the next one
+    release_all()
+    assert [path.parent.name for path in tmp_path.glob("*/_lock")] == ["a"]
+    for lock in locks[1:]:
+        lock.__exit__()  # which is one too many, and harms nobody
+
+
+def test_a_storage_that_hangs_keeps_no_process_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    with Lock(str(tmp_path), "mine"):
+        with monkeypatch.context() as away:
+            away.setattr(lock_module, "look", lambda _: answers.wait(PATIENCE_S) and None)
+            release_all(patience_s=0.05)
+            assert (tmp_path / "_lock").exists()
+            answers.set()
+        wait_until(lambda: not lock_module._held)
 
 
 TICKETS: dict[str, tuple[Mapping[str, Any], float, bool]] = {
