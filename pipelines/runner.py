@@ -196,7 +196,7 @@ class Run:
         if stage.knows_classes(options):
             parts["classes"] = list(self._indexed.class_names)
         if stage.measures_by_true_boxes(self.recipe.of(name)):
-            parts["true boxes"] = self._indexed.facts.truth
+            parts["true boxes"] = self._true_boxes()
         if not stage.makes_rows(options):
             rows = {n: product.instance.set for n, product in inputs.items() if _has_rows(n)}
             parts["images"] = {"index": planned.digest, **rows}
@@ -217,6 +217,16 @@ class Run:
         if instance.manifest() is not None:
             return Indexed.of(Index(instance))
         return listed(self._asked(INDEX)[1], instance)
+
+    def _true_boxes(self) -> Mapping[str, str]:
+        """Return what tells the true boxes from others: their digests or, of an index that looked at none, that of the data."""
+        if digests := self._indexed.facts.truth:
+            return digests
+        given = self._given.get(INDEX)
+        fingerprints: Mapping[str, str] = (
+            self.resolve(INDEX).parts["fingerprints"] if given is None else Index(given).fingerprints
+        )
+        return fingerprints
 
     def _planned(self, name: str) -> Planned | None:
         """Return the set of images that an instance is asked for; None if it is asked for none.

@@ -402,6 +402,20 @@ def test_an_index_that_looked_at_no_box_does_not_stand_for_one_that_did(tmp_path
     assert set(measuring["truth"]) == {"train2017", "val2017"}
 
 
+@pytest.mark.parametrize("stages", ["[index, propose]", "[index, propose, evaluate.proposals]"])
+def test_corrected_boxes_are_measured_anew_whether_or_not_the_recipe_lists_it(tmp_path: Path, stages: str) -> None:
+    root, keys = build_coco_tree(tmp_path / "coco"), []
+    for width in (5, 6):
+        path = root / "annotations" / "instances_val2017.json"
+        document = json.loads(path.read_text())
+        document["annotations"][0]["bbox"][2] = width
+        path.write_text(json.dumps(document))
+        run = Run(load_recipe("grid", [f"stages={stages}"], str(root))[0], str(tmp_path / "run"))
+        keys.append([run.instance(name).key for name in ("propose", "evaluate.proposals")])
+    assert keys[0][0] == keys[1][0]
+    assert keys[0][1] != keys[1][1]
+
+
 def test_a_split_without_known_boxes_has_no_digest(tmp_path: Path) -> None:
     manifest, _, _ = index(str(pictures(tmp_path / "data", "a.png")), tmp_path / "run")
     assert manifest["truth"] == {}
