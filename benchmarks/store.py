@@ -91,10 +91,10 @@ def _tell(uri: str, rows: int, boxes: int, where: str, requests: Callable[[], Co
         _print(scene.name, measured)
     if measured.found.startswith(f"{NEW:,} of"):
         _print(WRITE_NEW.name, _in_fresh_process(WRITE_NEW, uri, rows, boxes, requests))
-    files, before, started, cpu_s = _files(uri), requests(), time.perf_counter(), _cpu_s_of_children()
+    files, before, started, cpu_s = _parts(uri), requests(), time.perf_counter(), _cpu_s_of_children()
     _run([sys.executable, "-c", _CLEAN, "clean", uri, "--yes"])
     seconds, cpu_s = time.perf_counter() - started, _cpu_s_of_children() - cpu_s
-    found = f"files {files:,} -> {_files(uri):,}"
+    found = f"{files:,} -> {_parts(uri):,} files of rows; those that were replaced are deleted an hour later"
     _print("clean", Measured(seconds, cpu_s, float("nan"), dict(requests() - before), found))
 
 
@@ -125,12 +125,14 @@ def _cpu_s_of_children() -> float:
     return used.children_user + used.children_system
 
 
-def _files(uri: str) -> int:
-    from weaksam.io.files import open_fs
+def _parts(uri: str) -> int:
+    """Return how many files the table of proposals has."""
+    from pipelines.store.instances import current_instance
+    from pipelines.store.schemas import PROPOSALS
 
-    fs, root = open_fs(uri)
-    fs.invalidate_cache()
-    return len(fs.find(root))
+    instance = current_instance(uri, "propose")
+    assert instance is not None
+    return len(instance.table(PROPOSALS).parts())
 
 
 class _EnoughError(Exception):

@@ -104,16 +104,23 @@ def _merged(table: Table, asked: pa.Table, files: tuple[str, ...]) -> Iterator[p
     """Yield the rows of some files that are kept, as much at a time as one new file holds."""
     found = identities.identities(table)
     wanted, first = _judged(table, asked)
-    names = found["part"].cast(pa.string()).to_numpy(zero_copy_only=False)
+    kept = wanted & first
+    of_part = found["part"].combine_chunks()  # the rows of a part stand together
+    ends = np.searchsorted(of_part.indices.to_numpy(), np.arange(len(of_part.dictionary)), side="right")
+    rows_of = {
+        name: slice(begin, end)
+        for name, begin, end in zip(of_part.dictionary.to_pylist(), [0, *ends[:-1]], ends, strict=True)
+    }
     paths = {posixpath.basename(path): path for path in table.parts()}
     held: list[pa.Table] = []
+    held_bytes = 0
     for name in files:
-        kept = (wanted & first)[names == name]
-        if kept.any():
-            held.append(table.read_part(paths[name], table.schema).filter(pa.array(kept)))
-        if sum(rows.nbytes for rows in held) >= _PART_BYTES:
+        if kept[rows_of[name]].any():
+            held.append(table.read_part(paths[name], table.schema).filter(pa.array(kept[rows_of[name]])))
+            held_bytes += held[-1].nbytes
+        if held_bytes >= _PART_BYTES:
             yield pa.concat_tables(held)
-            held = []
+            held, held_bytes = [], 0
     if held:
         yield pa.concat_tables(held)
 

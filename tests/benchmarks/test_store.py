@@ -14,6 +14,6 @@ def test_a_small_folder_is_written_resumed_recognised_and_cleaned(tmp_path):
     assert "200 of 200 images to do" in lines["write the first half"]
     assert "100 of 200 images to do" in lines["resume at 50 %: find what is left"]
     assert lines["recognise it as finished"].endswith("; ")  # nothing is to do
-    assert "images to do" in lines["find 1,000 new images"]
-    assert "files" in lines["clean"]
+    assert "1,000 of 1,200 images to do" in lines["find 1,000 new images"]
+    assert "20 -> 1 files of rows" in lines["clean"]
     assert list(tmp_path.iterdir()) == []
