@@ -63,7 +63,7 @@ TRICKS: dict[str, Trick] = {
 @pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS.keys())
 def test_a_file_is_created_once_whatever_a_store_calls_it(behind: Callable[[Trick], str], trick: Trick) -> None:
     folder = behind(trick)
-    for number in range(8):  # so that each kind of failure hits each kind of request
+    for number in range(8 if trick is fails_and_breaks_off else 1):  # each kind of failure hits each kind of request
         uri = join(folder, f"_lock-{number}")
         assert create_exclusively(uri, b"first")
         assert not create_exclusively(uri, b"second")
