@@ -64,7 +64,7 @@ def _write(folder: str, images: int, boxes: int) -> None:
     table, generator = Table(folder, PROPOSALS), np.random.default_rng(0)
     for first in range(0, images, IMAGES_PER_PART):
         ids = [f"train-{n:07}" for n in range(first, min(first + IMAGES_PER_PART, images))]
-        alone = pa.table({"image_id": ids, "split": ["train"] * len(ids)})
+        alone = pa.table({"image_id": ids, "input": ids})
         table.write_part(random_proposals(alone, boxes, PROPOSALS, generator), f"part-{first:07}")
 
 

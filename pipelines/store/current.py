@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.store.identities import identities
 from pipelines.store.planned import PLANNED_ROWS, digest_of, identity_keys
 from pipelines.store.schemas import INPUT
-from pipelines.store.tables import Rows, Table
+from pipelines.store.tables import Rows, Table, read_ahead
 
 _SPLIT = PLANNED_ROWS.field("split")
 
@@ -56,10 +56,14 @@ class CurrentRows(Rows):
         names = [name for name in self.schema.names if columns is None or name in columns]
         stored = pa.schema([field for field in self._table.schema if field.name in (*names, *PLANNED_ROWS.names)])
         paths = {posixpath.basename(path): path for path in self._table.parts()}
-        for name, current in self._by_part():
+
+        def read(of_part: tuple[str, pa.Table]) -> pa.Table:
+            name, current = of_part
             part = self._table.read_part(paths[name], stored)
             rows, places = _wanted(part, current)
-            yield part.take(rows).append_column(_SPLIT, current["split"].take(places)).select(names)
+            return part.take(rows).append_column(_SPLIT, current["split"].take(places)).select(names)
+
+        return read_ahead(read, self._by_part(), self.folder)
 
     def class_names(self) -> tuple[str, ...]:
         """See ``Rows``."""

@@ -13,10 +13,11 @@ import hashlib
 import logging
 import posixpath
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,10 +25,13 @@ import pyarrow.parquet as pq
 from pipelines.store import schemas
 from pipelines.store.files import DamagedFileError, read_object, set_aside, write_bytes
 from weaksam.errors import DataError
-from weaksam.io.files import join, open_fs
+from weaksam.io.files import is_remote, join, open_fs
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+_AHEAD = 4  # files that are fetched while one is worked on: of compacted ones each may take 128 MiB
 _READERS = 16  # concurrent files; a bucket answers each in tens of milliseconds
 # Codes that a file system gives when asked for what a damaged file says (a place before its start) or for no file at all;
 # Arrow's own findings have none. Any other code is the storage's trouble, not the file's.
@@ -139,8 +143,7 @@ class Table(Rows):
     def iter_parts(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """See ``Rows``."""
         wanted = pa.schema([f for f in self.schema if columns is None or f.name in columns])
-        for path in self.parts():
-            yield self.read_part(path, wanted)
+        return read_ahead(lambda path: self.read_part(path, wanted), self.parts(), self.folder)
 
     def class_names(self) -> tuple[str, ...]:
         """See ``Rows``; the first file is asked."""
@@ -256,6 +259,31 @@ class Table(Rows):
 
 
 _sound: set[tuple[str, str]] = set()  # stamps and paths of files that this process has read from end to end
+
+
+def read_ahead(read: Callable[[T], pa.Table], parts: Iterable[T], folder: str) -> Iterator[pa.Table]:
+    """Yield what ``read`` makes of each part, in order; while one is worked on, the next few are fetched from a bucket.
+
+    Args:
+        read: called by other threads where the folder is in a bucket.
+        parts: of a table.
+        folder: of the table.
+    """
+    if not is_remote(folder):
+        yield from map(read, parts)
+        return
+    waiting: deque[Future[pa.Table]] = deque()
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        try:
+            for part in parts:
+                waiting.append(pool.submit(read, part))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # whoever asks for no more, or an error
+            for unread in waiting:
+                unread.cancel()
 
 
 def to_parquet(table: pa.Table) -> bytes:

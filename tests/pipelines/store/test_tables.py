@@ -15,7 +15,7 @@ import pytest
 from pipelines.store import tables
 from pipelines.store.files import DamagedFileError, write_bytes, write_json
 from pipelines.store.schemas import DROPPED, IMAGES, with_class_names
-from pipelines.store.tables import Table
+from pipelines.store.tables import Table, read_ahead
 from tests.support.gcs_server import gcs_server
 from tests.support.s3_server import s3_server
 from weaksam.errors import DataError
@@ -336,3 +336,45 @@ def test_a_file_is_read_by_the_thread_that_asks_for_it(tmp_path: Path, monkeypat
     monkeypatch.setattr(fs, "open", lambda *_arguments, **_options: Watched(data))
     assert table.read().num_rows == 100
     assert readers == {threading.get_ident()}
+
+
+# --- reading ahead
+
+
+def test_parts_in_a_bucket_come_in_order_while_the_next_are_fetched() -> None:
+    together = threading.Barrier(2, timeout=60)  # broken unless two are read at once
+
+    def read(part: int) -> pa.Table:
+        if part in (2, 3):
+            together.wait()
+        return pa.table({"part": [part]})
+
+    found = read_ahead(read, range(10), "s3://bucket/table")
+    assert [part["part"][0].as_py() for part in found] == list(range(10))
+
+
+@pytest.mark.parametrize(("folder", "most"), [("/table", 1), ("s3://bucket/table", 5)])
+def test_no_more_parts_are_read_than_a_few(folder: str, most: int) -> None:
+    begun: list[int] = []
+
+    def read(part: int) -> pa.Table:
+        begun.append(part)
+        return pa.table({"part": [part]})
+
+    found = read_ahead(read, range(100), folder)
+    assert begun == []
+    next(found)
+    found.close()  # waits for those that are being read
+    assert 1 <= len(begun) <= most
+
+
+def test_an_error_comes_in_the_place_of_its_part() -> None:
+    def read(part: int) -> pa.Table:
+        if part == 2:
+            raise DamagedFileError("s3://bucket/table/part-2.parquet", "it is cut off", "`weaksam propose`")
+        return pa.table({"part": [part]})
+
+    found = read_ahead(read, range(5), "s3://bucket/table")
+    assert [next(found)["part"][0].as_py() for _ in range(2)] == [0, 1]
+    with pytest.raises(DamagedFileError, match="part-2"):
+        next(found)
