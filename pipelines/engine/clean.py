@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
+from pipelines.engine import interrupts
 from pipelines.engine.status import TABLES, previews_of, run_status
 from pipelines.store.compaction import Compaction, compact, plan_compaction, remove_retired
 from pipelines.store.files import DamagedFileError, read_object
@@ -64,7 +65,10 @@ class SharedRows:
 
     def compact(self) -> int:
         """Compact the table; return how many replaced files wait to be deleted, for readers."""
-        with Lock(self.instance.folder, "weaksam clean") as lock:
+        with (
+            interrupts.revocable() as revoke,
+            Lock(self.instance.folder, "weaksam clean", on_lost=revoke) as lock,
+        ):
             table = _table(self.instance)
             compact(table, self.asked, lock.token)
             return remove_retired(table)
