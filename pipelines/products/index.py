@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.engine.product import Facts, Product
+from pipelines.store.planned import index_rows
 from pipelines.store.schemas import IMAGES, class_names_of
 from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.datasets.passed_over import PassedOver
@@ -92,7 +93,7 @@ class Indexed:
     @classmethod
     def of(cls, index: Index) -> Indexed:
         """Read a finished index."""
-        return cls(key=index.instance.key, images=index.read(), facts=index.facts)
+        return cls(key=index.instance.key, images=index_rows(index.instance.folder), facts=index.facts)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ def identities(table: Table) -> pa.Table:
     order = np.argsort(names)
     place = np.argsort(order)[encoded.indices.to_numpy()]
     rows = np.argsort(place, kind="stable")
+    table.note_counts(dict(zip(names[order], np.bincount(place, minlength=len(names)).tolist(), strict=True)))
     part = pa.DictionaryArray.from_arrays(pa.array(place[rows], pa.int32()), pa.array(names[order], pa.string()))
     return found.take(rows).set_column(0, "part", part)
 

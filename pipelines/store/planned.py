@@ -21,6 +21,7 @@ from weaksam.io.files import join
 
 PLANNED_ROWS = pa.schema([IMAGE_ID, INPUT, pa.field("split", pa.string(), nullable=False)])
 CONTENT, LABELS, LABELS_DIFFICULT = "content", "labels", "labels_difficult"  # columns that rows can be computed from
+_ROWS_AT_ONCE = 65_536  # as objects of Python, which take ten times what Arrow's do
 _ABSENT = "?"  # labels that are unknown, or not granted to the split
 
 
@@ -84,7 +85,7 @@ def identify(images: pa.Table, columns: Sequence[str], splits: Sequence[str] = (
 def digest_of(rows: pa.Table) -> str:
     """Return the digest of identities, sorted by image id: 12 hex digits; columns of strings."""
     digest = hashlib.sha256()
-    for batch in rows.to_batches():
+    for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             digest.update("\t".join(row).encode() + b"\n")
     return digest.hexdigest()[:12]
@@ -114,8 +115,9 @@ def index_folder(rows_uri: str, index_key: str) -> str:
 
 
 def _texts(column: pa.ChunkedArray, names: Sequence[str]) -> Iterator[str]:
-    for value in column.to_pylist():
-        if isinstance(value, str):
-            yield value
-        else:
-            yield _ABSENT if value is None else "\t".join(["=", *sorted(names[n] for n in value)])
+    for begin in range(0, len(column), _ROWS_AT_ONCE):
+        for value in column.slice(begin, _ROWS_AT_ONCE).to_pylist():
+            if isinstance(value, str):
+                yield value
+            else:
+                yield _ABSENT if value is None else "\t".join(["=", *sorted(names[n] for n in value)])

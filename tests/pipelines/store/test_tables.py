@@ -338,6 +338,17 @@ def test_a_file_is_read_by_the_thread_that_asks_for_it(tmp_path: Path, monkeypat
     assert readers == {threading.get_ident()}
 
 
+# --- counting
+
+
+def test_files_whose_rows_are_known_are_not_opened_to_count_them(tmp_path: Path) -> None:
+    table = Table(str(tmp_path), IMAGES)
+    table.write_rows([image("a"), image("b")], "part-0")
+    (tmp_path / "part-1.parquet").write_bytes(b"not even a footer")
+    table.note_counts({"part-1.parquet": 5, "part-gone.parquet": 7})
+    assert table.count() == 2 + 5
+
+
 # --- reading ahead
 
 
