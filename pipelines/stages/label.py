@@ -96,14 +96,13 @@ class LabelStage(Stage[LabelOptions]):
         remove_copies(table)
         if not self.makes_rows(job.options):
             table.remove_all()  # of an interrupted run, whose thresholds may have been other ones
-        detected = pa.array(detections.ids(), pa.string())
-        if not len(detected):
+        planned = job.instance.planned_rows()
+        planned = planned.filter(pc.is_in(planned["image_id"], pa.array(detections.ids(), pa.string())))
+        if not planned.num_rows:
             raise DataError(
                 f"{detections.folder}: expected detections in images of the split that labels are granted to ({split}), got "
                 "none; name it in detect.splits (empty = all), or grant labels with data.train_split"
             )
-        planned = job.instance.planned_rows()
-        planned = planned.filter(pc.is_in(planned["image_id"], detected))
         left = without(planned, identities(table))
 
         def parts(of: pa.Table) -> Iterator[tuple[pa.Table, NDArray[np.bool_]]]:

@@ -12,6 +12,7 @@ from tests.support.sets import FROM_NOTHING
 def test_boxes_and_discards_are_counted_in_one_pass():
     counts = Counts()
     rows = [proposals_to_row(str(n), FROM_NOTHING, drawn_proposals(np.zeros((n, 4)), seed=n)) for n in range(3)]
-    counts.add(Table.from_pylist(rows, schema=with_class_names(PROPOSALS, ())))
+    table = Table.from_pylist(rows, schema=with_class_names(PROPOSALS, ()))
+    counts.add(table.append_column("split", [["train"] * 3]))
     assert counts.boxes == {"train": [1, 3, 5]}
     assert counts.discarded == {("grid", "low predicted IoU"): 15, ("grid", "suppressed"): 6}

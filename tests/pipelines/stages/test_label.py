@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.engine.stage import Options
+from pipelines.products.index import Index
 from pipelines.recipe.config import LabelConfig
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
@@ -74,9 +75,14 @@ def test_open_thresholds_are_chosen_from_all_parts_of_the_table_and_told(tmp_pat
     assert "chosen" not in plain["text"]
 
 
-def run_label(run, **changes):
-    manifest = work(job_for(recipe(**changes), run, "label", ("index", "detect.mil")))
-    return manifest, {row["image_id"]: row for row in instance_of(run, "label").table(PSEUDO_LABELS).iter_rows()}
+def run_label(run, *, afresh=True, **changes):
+    """Its rows lie under the same key whatever is changed: ``afresh`` removes those of before."""
+    granted = Index(instance_of(run, "index")).granted_split
+    table = instance_of(run, "label").table(PSEUDO_LABELS)
+    if afresh:
+        table.remove_all()
+    manifest = work(job_for(recipe(**changes), run, "label", ("index", "detect.mil"), splits=(granted,)))
+    return manifest, {row["image_id"]: row for row in table.iter_rows()}
 
 
 IMAGE_ROWS = [
@@ -135,11 +141,22 @@ def test_class_names_travel_on(run):
     assert instance_of(run, "label").table(PSEUDO_LABELS).class_names() == CLASSES
 
 
-def test_what_an_interrupted_run_left_is_replaced(run):
-    _, first = run_label(run)
+def test_rows_of_before_stay_and_are_counted_with_the_others(run):
+    whole, first = run_label(run)
+    table = instance_of(run, "label").table(with_class_names(PSEUDO_LABELS, CLASSES))
+    table.remove_all()
+    table.write_rows([first["a"]], "part-0")
+    manifest, second = run_label(run, afresh=False)
+    assert second == first
+    assert manifest["images"] == {**whole["images"], "before": 1}
+    assert {**manifest, "text": "", "images": None} == {**whole, "text": "", "images": None}
+
+
+def test_rows_by_thresholds_of_an_interrupted_run_are_replaced(run):
+    _, first = run_label(run, tau_s="auto")
     table = instance_of(run, "label").table(with_class_names(PSEUDO_LABELS, CLASSES))
     table.write_rows([{**first["a"], "image_id": "b"}], "part-00007")
-    manifest, second = run_label(run)
+    manifest, second = run_label(run, afresh=False, tau_s="auto")
     assert second == first
     assert manifest["images"]["duplicates"] == 0
 
