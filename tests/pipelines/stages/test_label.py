@@ -117,7 +117,7 @@ def test_the_rows_of_the_labelled_split_by_hand(run):
     manifest, rows = run_label(run)
     assert list(rows) == ["a", "b", "c", "d"]
     a = rows["a"]
-    assert (a["split"], a["size_hw"], a["supervision"], a["noise"]) == ("train", [100, 200], "image-labels", None)
+    assert (a["input"], a["size_hw"], a["supervision"], a["noise"]) == (FROM_NOTHING, [100, 200], "image-labels", None)
     assert a["boxes_xyxy"] == [list(LARGE), list(AWAY)]
     assert (a["class_index"], a["score"]) == ([0, 1], [0.75, 0.5])
     assert a["score_normalised"] == pytest.approx([2 / 3, 1])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engine.status import leftovers, run_status
+from pipelines.engine.clean import plan_cleaning
+from pipelines.engine.status import run_status
 from pipelines.exchange.imports import run_import
 from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.model import Recipe, load_recipe
@@ -236,10 +237,10 @@ def test_a_damaged_table_of_the_paper_stops_cleaning(run: Path, content: bytes) 
     (run / "tables").mkdir()
     (run / "tables" / "table-1.json").write_bytes(content)
     with pytest.raises(DamagedFileError, match=r"table-1\.json: damaged: .* run `weaksam table` again"):
-        leftovers(str(run), previews=False)
+        plan_cleaning(str(run), previews=False)
 
 
 def test_cleaning_leaves_what_was_set_aside(run: Path) -> None:
     (run / "propose" / "current").write_bytes(b"")
     bring(recipe(), run, "propose")
-    assert leftovers(str(run), previews=False) == []
+    assert plan_cleaning(str(run), previews=False).leftovers == []
