@@ -33,7 +33,7 @@ from pipelines.registry import product_of, stage_of
 from pipelines.stages.index import listed
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.files import DamagedFileError
-from pipelines.store.instances import Instance, current_instance, differences, instance_key
+from pipelines.store.instances import Instance, current_instance, differences, instance_key, rows_uri
 from pipelines.store.lock import Lock
 from pipelines.store.planned import Planned, also_in, common_splits, digest_of, identify
 from pipelines.store.schemas import INPUT, SCHEMA_VERSION
@@ -310,16 +310,21 @@ def _found(run_uri: str, name: str) -> Instance:
 
 
 def _learnt_before(instance: Instance, parts: Mapping[str, Any]) -> Instance | None:
-    """Return the finished training of the same method on other images that was worked on last, or None."""
+    """Return the finished training of the same method on other images that was worked on last, or None.
+
+    A preview uses that of the run that it is a preview of.
+    """
 
     def method(of: Mapping[str, Any]) -> dict[str, Any]:
         return {name: part for name, part in of.items() if name != "images"}
 
-    with suppress(DamagedFileError):
-        current = current_instance(instance.run_uri, instance.name)
-        if current is not None and current.manifest() is not None:
-            plan = current.plan() or {}
-            return current if method(plan.get("parts", {})) == method(parts) else None
+    for run_uri in dict.fromkeys((instance.run_uri, rows_uri(instance.run_uri))):
+        with suppress(DamagedFileError):
+            current = current_instance(run_uri, instance.name)
+            if current is None or current.manifest() is None:
+                continue
+            if method((current.plan() or {}).get("parts", {})) == method(parts):
+                return current
     return None
 
 
@@ -330,7 +335,7 @@ def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
     }
     manifest = _finished(resolved, reads, work.asked)
     if manifest is None and resolved.learnt_before is not None:
-        manifest = _use_as_it_is(resolved, resolved.learnt_before)
+        manifest = _use_as_it_is(resolved, resolved.learnt_before, work.asked.wait_s)
     if manifest is not None:
         voice.say(Toned(instance.name, Tone.NAME), f" {instance.key} is finished: {manifest.get('text', '')}")
         instance.make_current()
@@ -388,7 +393,7 @@ def _finished(resolved: Resolved, reads: Mapping[str, Any], options: Options) ->
     return manifest
 
 
-def _use_as_it_is(resolved: Resolved, before: Instance) -> dict[str, Any]:
+def _use_as_it_is(resolved: Resolved, before: Instance, wait_s: float) -> dict[str, Any]:
     """Let a finished training stand for one on the images of now; return its manifest, which says on how many it learnt."""
     told = before.manifest() or {}
     if "trained_on" in told:  # it stands for one itself
@@ -399,7 +404,7 @@ def _use_as_it_is(resolved: Resolved, before: Instance) -> dict[str, Any]:
     known = also_in(now, before.planned_rows()).num_rows
     text = f"{told.get('text', '')} · trained on {known:,} of {now.num_rows:,} images; --train-again learns from all"
     trained_on = {"images": known, "of": now.num_rows, "set": to_plain(before.planned)}
-    with Lock(instance.folder, f"weaksam {instance.name}"):
+    with Lock(instance.folder, f"weaksam {instance.name}", wait_s):
         instance.begin((before.plan() or {})["parts"])
         return instance.finish({**told, "text": text, "trained_on": trained_on})
 

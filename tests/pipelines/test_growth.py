@@ -321,3 +321,30 @@ def test_what_was_dropped_for_another_reason_waits_to_be_retried(data: Data, mon
         assert night(data, "asked", max_dropped="1") == done(0, "as it is: 3 of 4", 0, 0)
     assert night(data, "asked", max_dropped="1") == AS_BEFORE | {"train-mil": "as it is: 3 of 4"}
     assert night(data, "asked", retry_dropped=True) == done(1, "as it is: 3 of 4", 1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["folder"], indirect=True)
+def test_data_sets_previews_and_trials_in_one_folder_share_rows_and_prove_their_own(data: Data) -> None:
+    run = data.folder.parent / "run"
+
+    def proofs(more: Data, *settings: str, preview: str = "") -> dict[str, Any]:
+        asked = load_recipe("small", [*TINY, "mil.train_again=asked", *settings], more.uri)[0]
+        made = Run(asked, str(run / preview)).bring(STAGES, Options())
+        return {name: made[name]["images"] for name in ("propose", "detect.mil", "label")}
+
+    def proof(images: int, before: int) -> dict[str, int]:
+        return {"images": images, "done": images, "dropped": 0, "before": before, "duplicates": 0}
+
+    other = Folder(data.folder.parent / "other")
+    add(other)
+    other.write()
+    assert proofs(other) == {"propose": proof(6, 5), "detect.mil": proof(6, 5), "label": proof(4, 3)}
+    assert proofs(data, "data.limit=1", preview="preview-1") == {
+        "propose": proof(2, 2), "detect.mil": proof(2, 2), "label": proof(1, 1),
+    }  # fmt: skip
+    for tau_s in (0.1, 0.2, 0.4):
+        trial = proofs(data, f"pseudo_labels.tau_s={tau_s}")
+        assert trial == {"propose": proof(5, 0), "detect.mil": proof(5, 0), "label": proof(3, 0)}
+    assert night(data) == AS_BEFORE
+    assert len([path for path in (run / "propose").iterdir() if path.is_dir()]) == 1  # one folder for all of them
