@@ -60,6 +60,10 @@ class Resolved:
     inputs: Mapping[str, Product[Any]]  # what it reads, by instance name
     learnt_before: Instance | None = None  # a finished training on other images, which is used as it is
 
+    def read(self) -> dict[str, Any]:
+        """Return what is found in the instances that are read; what is read of the index, the set says."""
+        return {name: p.instance.state() for name, p in self.inputs.items() if not isinstance(p, Index)}
+
 
 Fingerprints = dict[Content, str]  # those taken so far
 
@@ -330,9 +334,7 @@ def _learnt_before(instance: Instance, parts: Mapping[str, Any]) -> Instance | N
 
 def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
     instance, stage, voice = resolved.instance, resolved.stage, work.voice
-    reads = {
-        name: product.instance.state() for name, product in resolved.inputs.items() if not isinstance(product, Index)
-    }
+    reads = resolved.read()
     manifest = _finished(resolved, reads, work.asked)
     if manifest is None and resolved.learnt_before is not None:
         manifest = _use_as_it_is(resolved, resolved.learnt_before, work.asked.wait_s)

@@ -62,7 +62,7 @@ def test_who_lost_its_lock_stops_working_and_says_so(tmp_path: Path, work: str) 
     assert said.endswith(" ago); this process stops writing\n")
     assert "Traceback" not in said
     assert read_json(str(instance / "_lock")) == other
-    assert not (instance / "_manifest.json").exists()
+    assert not list((instance / "_sets").glob("*.manifest.json"))
 
 
 @pytest.mark.parametrize("work", PLACES)

@@ -67,8 +67,7 @@ def finish_upstream(recipe: Recipe, run_uri: str) -> None:
                     found = jittered(objects.boxes_xyxy, objects.class_index, seed=f"{name} {image_id}")
                     rows.append(detections_to_row(image_id, planned["input"], (64, 64), found))
             instance.table(with_class_names(DETECTIONS, dataset.class_names)).write_rows(rows, "part-0")
-        reads = {n: p.instance.state() for n, p in resolved.inputs.items() if n != "index"}
-        instance.finish({"reads": reads, "text": "by hand"})
+        instance.finish({"reads": resolved.read(), "text": "by hand"})
 
 
 def jittered(boxes_xyxy: np.ndarray, class_index: np.ndarray, seed: str) -> Detections:

@@ -55,7 +55,7 @@ def test_a_table_stage_needs_no_ray_and_goes_on_where_it_stopped(tmp_path):
     assert whole.num_rows == 5
     assert sum(len(boxes) for boxes in whole["boxes_xyxy"].to_pylist()) > 5
     parts = sorted(Path(instance.folder).glob("part-*.parquet"))
-    for path in [*parts[:2], Path(instance.file("_manifest.json"))]:
+    for path in [*parts[:2], Path(instance.manifest_uri)]:
         path.unlink()
     _, voice = propose(tmp_path / "one", "resources.rows_per_task=4")
     assert "2 of 5 images to do" in voice.text
@@ -102,8 +102,7 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
         resolved = Run(recipe, run).resolve(name)
         resolved.instance.begin(resolved.parts)
         TrainedDetector(resolved.instance).write_weights(detector_to_bytes(detector, CLASS_NAMES, IMAGE_LABELS))
-        reads = {n: u.instance.state() for n, u in resolved.inputs.items()}
-        resolved.instance.finish({"reads": reads, "text": "by hand", "supervision": IMAGE_LABELS})
+        resolved.instance.finish({"reads": resolved.read(), "text": "by hand", "supervision": IMAGE_LABELS})
     Run(recipe, run).bring(["detect.final-plain", "detect.final-mirrored"], Options())
     index = Run(recipe, run).instance("index").table(IMAGES)
     images = {row["image_id"]: row["uri"] for row in index.iter_rows()}

@@ -20,6 +20,7 @@ from pipelines.cli import run as run_verb
 from pipelines.dataflow.rows import fetch
 from pipelines.engine.ray_session import let_go_of_actors
 from pipelines.engine.stage import Options
+from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run, TooManyDroppedError
 from pipelines.stages.propose import stage as propose
@@ -64,7 +65,7 @@ def proposed(run: Path) -> Instance:
 
 def rows(run: Path) -> dict[str, dict[str, Any]]:
     """The rows of the table by image id; each id once."""
-    found = proposed(run).table(PROPOSALS).read().to_pylist()
+    found = ProposalTable(proposed(run)).table.read().to_pylist()
     by_id = {row["image_id"]: row for row in found}
     assert len(by_id) == len(found)
     return by_id
@@ -101,13 +102,13 @@ def test_every_drawn_image_gets_its_row(finished_run: Path) -> None:
     manifest = proposed(finished_run).manifest()
     assert manifest is not None
     assert manifest["text"] == "images 12 = done 12 + dropped 0 · duplicates 0"
-    assert manifest["images"] == {"images": 12, "done": 12, "dropped": 0, "duplicates": 0}
+    assert manifest["images"] == {"images": 12, "done": 12, "dropped": 0, "before": 0, "duplicates": 0}
     assert manifest["throughput"]["images"] == 12
     assert manifest["actors"] == "0 prompt + 1 segment actor(s), 1 thread(s) each, 3 images per task"
     by_id = rows(finished_run)
     assert sorted(by_id) == [f"train-{n:05}" for n in range(8)] + [f"val-{n:05}" for n in range(4)]
     assert {i: row["split"] for i, row in by_id.items()} == {i: i.partition("-")[0] for i in by_id}
-    assert len(proposed(finished_run).table(PROPOSALS).class_names()) == 6
+    assert proposed(finished_run).table(PROPOSALS).class_names() == ()  # a grid prompts for none
     for row in by_id.values():
         check_grid_proposals(proposals_from_row(row))
 
@@ -140,7 +141,7 @@ def test_a_run_resumed_from_half_of_its_files_is_the_same_to_the_bit(finished_ru
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     kept = proposed(run).table(PROPOSALS).parts()
-    Path(proposed(run).file("_manifest.json")).unlink()
+    Path(proposed(run).manifest_uri).unlink()
     Path(kept.pop()).unlink()
     torn = Path(kept.pop())
     torn.write_bytes(torn.read_bytes()[:-100])
@@ -153,23 +154,31 @@ def test_a_run_resumed_from_half_of_its_files_is_the_same_to_the_bit(finished_ru
     assert before.items() <= parts(run).items()
 
 
-def test_a_preview_is_a_run_of_its_own(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = parts(finished_run)
+def preview(run: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make a preview of one image per split; return what was said."""
     voice = Recorder()
     monkeypatch.setattr(run_verb, "voice", voice)
     chosen = [argument for setting in SETTINGS for argument in ("--set", setting)]
-    cli.app(
-        ["propose", "grid", "--data", "shapes:", "--out", str(finished_run), "--limit", "1", *chosen],
-        standalone_mode=False,
-    )
-    preview = finished_run / "preview-1"
-    assert parts(finished_run) == before
-    assert proposed(preview).key != proposed(finished_run).key
-    ids = sorted(rows(preview))
-    assert [i.partition("-")[0] for i in ids] == ["train", "val"]
-    assert {i: rows(finished_run)[i]["boxes_xyxy"] for i in ids} == {i: rows(preview)[i]["boxes_xyxy"] for i in ids}
-    assert "preview: 2 images at" in voice.text
-    assert "All 12 would take about" in voice.text
+    cli.app(["propose", "grid", "--data", "shapes:", "--out", str(run), "--limit", "1", *chosen], standalone_mode=False)
+    return voice.text
+
+
+def test_a_preview_has_a_proof_of_its_own_and_shares_the_rows_of_its_run(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, shown = parts(finished_run), proposed(finished_run)
+    assert "images 2 = done 2 (2 from before) + dropped 0" in preview(finished_run, monkeypatch)
+    assert (parts(finished_run), proposed(finished_run)) == (before, shown)
+    assert proposed(finished_run / "preview-1").key == shown.key
+    assert [i.partition("-")[0] for i in sorted(rows(finished_run / "preview-1"))] == ["train", "val"]
+
+
+def test_a_preview_that_computes_says_what_the_whole_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = preview(tmp_path / "run", monkeypatch)
+    assert "preview: 2 images at" in said
+    assert "All 12 would take about" in said
 
 
 # --- unusual, broken and deadly files

@@ -261,10 +261,12 @@ def test_unreadable_training_images_are_dropped_with_a_reason(tmp_path):
     assert index["labels_granted_to"] == "train"
     options = Options(max_dropped="10%")
     done = Run(shapes, str(tmp_path)).bring(["train-classifier"], options)
-    assert done["train-classifier"]["images"] == {"images": 13, "done": 12, "dropped": 1, "duplicates": 0}
+    assert done["train-classifier"]["images"] == {"images": 13, "done": 12, "dropped": 1, "before": 0, "duplicates": 0}
     trained = next(p for p in (tmp_path / "train-classifier").iterdir() if p.is_dir())
     dropped = Table(str(trained / "_dropped"), DROPPED).read().to_pylist()
-    assert [(d["image_id"], d["reason"], d["split"]) for d in dropped] == [(bad["image_id"], "missing", "train")]
+    assert [(d["image_id"], d["reason"], d["stage"]) for d in dropped] == [
+        (bad["image_id"], "missing", "train-classifier")
+    ]
 
 
 def test_a_recipe_that_cannot_train_says_so():
@@ -277,7 +279,7 @@ def test_the_manifest_says_the_memory_of_a_gpu_where_it_was_measured(tmp_path, m
         write_run(str(run))
         recipe = drawn_recipe(resources=ResourcesConfig(here=True, cpus=1))
         job = job_for(recipe, str(run), "train-mil", ("index",))
-        return fit.fit(job, ToyTask(), split="train", left_out={}).facts.to_plain()
+        return fit.fit(job, ToyTask(), left_out={}).facts.to_plain()
 
     assert "gpu_memory_mib" not in told(tmp_path / "cpu")
     monkeypatch.setattr(loop, "_gpu_memory_mib", lambda _device: 812.34)

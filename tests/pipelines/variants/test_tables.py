@@ -250,12 +250,11 @@ def finish(recipe: Recipe, run: str, *names: str, ap50: float = 0.5, **changes) 
         resolved = cell.resolve(name)
         instance = resolved.instance
         if instance.manifest() is None:
-            reads = {n: u.instance.state() for n, u in resolved.inputs.items()}
             manifest, metrics = content(recipe, name, ap50)
             if metrics is not None:
                 write_json(instance.file("metrics.json"), metrics)
             instance.begin(resolved.parts)
-            instance.finish(manifest | {"reads": reads} | (changes if name == names[-1] else {}))
+            instance.finish(manifest | {"reads": resolved.read()} | (changes if name == names[-1] else {}))
 
 
 def measured_otherwise(instance: Instance, metrics: dict) -> None:
