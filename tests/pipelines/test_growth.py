@@ -186,29 +186,35 @@ def data(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return made
 
 
-def recipe(data: Data, train_again: str) -> Recipe:
-    return load_recipe("small", [*TINY, f"mil.train_again={train_again}"], data.uri)[0]
+def recipe(data: Data, train: str) -> Recipe:
+    return load_recipe("small", [*TINY, f"mil.train_again={train}"], data.uri)[0]
 
 
-def night(data: Data, train_again: str = "changed", **options: Any) -> dict[str, int | str]:
+def written(run: Path) -> dict[Path, int]:
+    """When each manifest was written."""
+    return {path: path.stat().st_mtime_ns for path in run.glob("*/*/_sets/*.manifest.json")}
+
+
+def night(data: Data, train: str = "changed", **options: Any) -> dict[str, int | str]:
     """Bring the run up to date; return the rows that were computed, or what became of what is no table of rows."""
-    run = str(data.folder.parent / "run")
-    before = {name: current_instance(run, name) for name in STAGES}
-    made = Run(recipe(data, train_again), run).bring(STAGES, Options(**options))
+    run = data.folder.parent / "run"
+    before, trained = written(run), current_instance(str(run), "train-mil")
+    made = Run(recipe(data, train), str(run)).bring(STAGES, Options(**options))
     found: dict[str, int | str] = {}
     for name in STAGES:
-        images, again = made[name].get("images"), current_instance(run, name)
+        instance = current_instance(str(run), name)
+        assert instance is not None
+        path, images = Path(instance.manifest_uri), made[name].get("images")
         if name == "train-mil":
-            there = before[name]
             on = made[name].get("trained_on")
-            same = there is not None and again is not None and there.key == again.key
+            same = trained is not None and trained.key == instance.key
             found[name] = (
                 f"as it is: {on['images']} of {on['of']}" if same and on else "as it is" if same else "trained"
             )
         elif name.startswith("evaluate"):
-            found[name] = "as it is" if before[name] == again else "measured"
+            found[name] = "as it is" if before.get(path) == written(run)[path] else "measured"
         else:
-            found[name] = 0 if before[name] == again else images["done"] - images["before"]
+            found[name] = 0 if before.get(path) == written(run)[path] else images["done"] - images["before"]
     return found
 
 

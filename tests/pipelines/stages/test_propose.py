@@ -78,7 +78,8 @@ def to_the_bit(run: Path) -> dict[str, str]:
 
 def dropped(run: Path) -> dict[str, str]:
     """Reasons by image id; each id once."""
-    found = list(proposed(run).dropped.iter_rows())
+    instance = proposed(run)
+    found = list(instance.current(instance.dropped).iter_rows())
     assert len({row["image_id"] for row in found}) == len(found)
     return {row["image_id"]: row["reason"] for row in found}
 
@@ -260,6 +261,7 @@ def test_good_rows_stay_and_the_manifest_counts_the_others(
         "images": len(expected),
         "done": len(expected) - lost,
         "dropped": lost,
+        "before": 0,
         "duplicates": 0,
     }
     for row in rows(run).values():

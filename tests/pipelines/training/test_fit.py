@@ -232,7 +232,7 @@ def test_the_stage_trains_writes_a_classifier_and_is_finished(tmp_path, ray_clus
     shapes, _ = load_recipe("shapes", [*STAGE_OVERRIDES, "resources.train_workers=1"], data_uri="shapes:")
     manifest = Run(shapes, str(tmp_path)).bring(["train-classifier"], Options(), voice)["train-classifier"]
     assert manifest["steps"] == {"planned": 7, "done": 7, "resumed_at": 0}
-    assert manifest["images"] == {"images": 13, "done": 13, "dropped": 0, "duplicates": 0}
+    assert manifest["images"] == {"images": 13, "done": 13, "dropped": 0, "before": 0, "duplicates": 0}
     assert "steps planned 7 = done 7 · checkpoint read back" in voice.text
     assert "1 worker(s)" in voice.text
     assert voice.steps_shown[-1][:3] == ("train-classifier", 7, 7)
