@@ -176,7 +176,8 @@ def server() -> Iterator[str]:
         yield uri
 
 
-@pytest.fixture(params=KINDS)
+# One kind at a time in the tests of every day; what the others do beyond it, their own tests of `index` tell, too.
+@pytest.fixture(params=["folder", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("voc", "coco", "bucket"))])
 def data(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     """A data set that has been run over once; its run folder is ``run`` beside it."""
     if request.param == "bucket":
