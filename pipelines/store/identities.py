@@ -6,7 +6,6 @@ a reader has found a part damaged. Whoever holds the lock of the folder writes i
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -91,6 +90,8 @@ def _together(*tables: pa.Table) -> pa.Table:
 def _kept(folder: str) -> pa.Table:
     fs, path = open_fs(join(folder, LIST_FILE))
     with suppress(OSError, pa.ArrowException):  # there is none, or it is damaged: the parts are opened
-        kept = pq.read_table(io.BytesIO(fs.cat_file(path)), page_checksum_verification=True)
+        kept = pq.ParquetFile(
+            pa.BufferReader(fs.cat_file(path)), page_checksum_verification=True, pre_buffer=False
+        ).read(use_threads=False)  # a thread of Arrow's that is still at it ends a process that ends
         return kept.cast(_LIST)
     return _LIST.empty_table()
