@@ -20,14 +20,14 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from pydantic import TypeAdapter
+import pyarrow as pa
 
 from pipelines.engine import interrupts
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Content, Job, OnScalars, Options, Stage, WhenStopped
 from pipelines.engine.voice import SILENT, Tone, Toned, Voice
 from pipelines.products.index import Index, Indexed
-from pipelines.recipe.keys import INDEX, to_plain, with_weights
+from pipelines.recipe.keys import INDEX, with_weights
 from pipelines.recipe.model import Recipe, is_from_outside
 from pipelines.registry import product_of, stage_of
 from pipelines.stages.index import listed
@@ -35,7 +35,7 @@ from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance, current_instance, differences, instance_key, rows_uri
 from pipelines.store.lock import Lock
-from pipelines.store.planned import Planned, also_in, common_splits, digest_of, identify
+from pipelines.store.planned import Planned, common_splits, digest_of, identify
 from pipelines.store.schemas import INPUT, SCHEMA_VERSION
 from weaksam.config.weights import PlacedWeights, Weights
 from weaksam.errors import ConfigError, DataError, RunError, WeaksamError
@@ -76,6 +76,7 @@ class Run:
         uri: absolute run folder.
         fingerprints: of data and weights, of any recipe, that were taken before and are trusted; more are added.
         given: finished instances of the run folder that stand for those of their names, whatever the recipe says.
+        train_again: on the images of now, whatever ``train_again`` of the recipe says.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class Run:
         uri: str,
         fingerprints: Fingerprints | None = None,
         given: Sequence[Instance] = (),
+        *,
+        train_again: bool = False,
     ) -> None:
         self.recipe = recipe
         self.uri = uri
         self.fingerprints: Fingerprints = {} if fingerprints is None else fingerprints
-        self._train_again = False
+        self._train_again = train_again
         self._known: dict[str, tuple[Stage[Any], Any]] = {}
         self._resolved: dict[str, Resolved] = {}
         self._sets: dict[str, Planned | None] = {}
@@ -151,7 +154,6 @@ class Run:
         dropped_allowed(asked.max_dropped, 0)  # a mistake in it is told before anything is done
         manifests: dict[str, dict[str, Any]] = {}
         stopped: TooManyDroppedError | None = None
-        self._train_again = asked.train_again
         work = _Work(self.recipe.name, asked, voice, on_scalars)
         for name in self.needed_for(*names):
             with voice.sign_of_life(f"{name}: reading its data and weights"):
@@ -207,7 +209,7 @@ class Run:
         instance = Instance(self.uri, name, instance_key(parts), planned)
         before = None
         if stage.trains_when_asked(options) and not self._train_again and instance.manifest() is None:
-            before = _learnt_before(instance, parts)
+            before = _learnt_before(instance, parts, stage.product.schema)
         if before is not None:
             instance = replace(instance, key=before.key)
         return Resolved(instance, stage, options, parts, inputs, before)
@@ -313,10 +315,10 @@ def _found(run_uri: str, name: str) -> Instance:
     return instance
 
 
-def _learnt_before(instance: Instance, parts: Mapping[str, Any]) -> Instance | None:
+def _learnt_before(instance: Instance, parts: Mapping[str, Any], schema: pa.Schema | None) -> Instance | None:
     """Return the finished training of the same method on other images that was worked on last, or None.
 
-    A preview uses that of the run that it is a preview of.
+    A preview uses that of the run that it is a preview of. One whose files are not what was written is none.
     """
 
     def method(of: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,7 +327,7 @@ def _learnt_before(instance: Instance, parts: Mapping[str, Any]) -> Instance | N
     for run_uri in dict.fromkeys((instance.run_uri, rows_uri(instance.run_uri))):
         with suppress(DamagedFileError):
             current = current_instance(run_uri, instance.name)
-            if current is None or current.manifest() is None:
+            if current is None or current.finished(schema) is None:
                 continue
             if method((current.plan() or {}).get("parts", {})) == method(parts):
                 return current
@@ -337,7 +339,8 @@ def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
     reads = resolved.read()
     manifest = _finished(resolved, reads, work.asked)
     if manifest is None and resolved.learnt_before is not None:
-        manifest = _use_as_it_is(resolved, resolved.learnt_before, work.asked.wait_s)
+        with Lock(instance.folder, f"weaksam {instance.name}", work.asked.wait_s):
+            manifest = instance.stand_for(resolved.learnt_before)
     if manifest is not None:
         voice.say(Toned(instance.name, Tone.NAME), f" {instance.key} is finished: {manifest.get('text', '')}")
         instance.make_current()
@@ -387,28 +390,12 @@ def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
 def _finished(resolved: Resolved, reads: Mapping[str, Any], options: Options) -> dict[str, Any] | None:
     """Return the manifest of an instance that has nothing left to do, or None."""
     manifest = resolved.instance.finished(resolved.stage.product.schema)
-    if manifest is None or (manifest.get("reads") != reads and resolved.learnt_before is None):
+    if manifest is None or resolved.learnt_before is not None:
+        return manifest  # a training that is used as it is neither reads again nor retries
+    if manifest.get("reads") != reads:
         return None
     retry = options.retry_dropped and manifest.get("images", {}).get("dropped", 0) > 0
-    if retry and resolved.learnt_before is None:
-        return None
-    return manifest
-
-
-def _use_as_it_is(resolved: Resolved, before: Instance, wait_s: float) -> dict[str, Any]:
-    """Let a finished training stand for one on the images of now; return its manifest, which says on how many it learnt."""
-    told = before.manifest() or {}
-    if "trained_on" in told:  # it stands for one itself
-        before = replace(before, planned=TypeAdapter(Planned).validate_python(told["trained_on"]["set"]))
-        told = before.manifest() or {}
-    instance = resolved.instance
-    now = instance.planned_rows()
-    known = also_in(now, before.planned_rows()).num_rows
-    text = f"{told.get('text', '')} · trained on {known:,} of {now.num_rows:,} images; --train-again learns from all"
-    trained_on = {"images": known, "of": now.num_rows, "set": to_plain(before.planned)}
-    with Lock(instance.folder, f"weaksam {instance.name}", wait_s):
-        instance.begin((before.plan() or {})["parts"])
-        return instance.finish({**told, "text": text, "trained_on": trained_on})
+    return None if retry else manifest
 
 
 def _say_differences(resolved: Resolved, voice: Voice) -> None:

@@ -95,7 +95,7 @@ def clean(
 
     Results of earlier settings and of images that are other ones now are removed; rows of images that were taken out of the
     data set or replaced are taken out of their tables. Readers may be at work meanwhile, stages may not: files that others
-    have replaced are deleted an hour later, by the next run or `clean`.
+    have replaced are deleted an hour later, by the next run that adds rows, or `clean`.
 
     Examples:
 
@@ -112,10 +112,7 @@ def clean(
         voice.say("nothing to remove")
     elif not dry_run and (yes or typer.confirm(f"Clean these {len(found.leftovers) + len(found.tables)}?")):
         terminal.go_on_unread()
-        waiting = sum(table.compact() for table in found.tables)
-        for leftover in found.leftovers:
-            leftover.remove()
-        if waiting:
+        if waiting := found.carry_out():
             voice.say(f"{waiting:,} replaced files stay for an hour, for whoever reads them")
 
 

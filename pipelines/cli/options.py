@@ -135,7 +135,7 @@ class RunRequest(RecipeRequest):
     @property
     def options(self) -> Options:
         """See ``Request``."""
-        return replace(super().options, retry_dropped=self.retry_dropped, train_again=self.train_again)
+        return replace(super().options, retry_dropped=self.retry_dropped)
 
     def of_run_folder(self) -> RunRequest:
         """Return the request for the recipe that lies in a run folder, and for that folder, if it names one."""

@@ -99,7 +99,7 @@ def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[s
     if not request.dry_run:
         terminal.go_on_unread()
         write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
-    whole = Run(recipe, run_uri)
+    whole = Run(recipe, run_uri, train_again=request.train_again)
     made = whole.bring(names, request.options, voice)
     _print_estimate(recipe, run_uri, {name: product_of(whole.instance(name)) for name in made})
 

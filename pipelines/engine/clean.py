@@ -34,43 +34,52 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """Something in a run folder that nothing kept needs."""
+    """A folder in a run folder that nothing kept needs."""
 
     uri: str
     what: str
     size_bytes: int
+    instance: Instance | None = None  # whose folder it is; None: a preview's
 
-    def remove(self) -> None:
-        """Delete it with everything in it."""
+    def remove(self, kept: Kept) -> None:
+        """Delete it with everything in it, unless somebody has come to need it since it was found."""
         fs, path = open_fs(self.uri)
-        fs.rm(path, recursive=True)
+        if self.instance is None:
+            fs.rm(path, recursive=True)
+            return
+        with Lock(self.instance.folder, "weaksam clean"):
+            if not kept.keeps(self.instance):
+                fs.rm(path, recursive=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedRows:
-    """The rows of an instance that is kept, and the sets that ask for some of them."""
+    """The rows of an instance that is kept, and what there is to do for its table."""
 
     instance: Instance  # under no set
-    asked: pa.Table  # identities
     plan: Compaction
 
     def __str__(self) -> str:
-        done = [f"{self.plan.superseded:,} superseded rows"] if self.plan.superseded else []
-        done += [f"{self.plan.copies:,} rows that are there twice"] if self.plan.copies else []
-        done += (
-            [f"{len(self.plan.files):,} of {self.plan.files_before:,} files become fewer"] if self.plan.files else []
-        )
-        done += [f"{self.plan.retired:,} files that were replaced are deleted"] if self.plan.retired else []
-        return f"{self.instance.folder}  {', '.join(done)}"
+        plan = self.plan
+        done = {
+            f"{plan.superseded:,} superseded rows": plan.superseded,
+            f"{plan.copies:,} rows that are there twice": plan.copies,
+            f"{len(plan.files):,} of {plan.files_before:,} files become fewer": plan.files,
+            f"{plan.retired:,} files that were replaced are deleted": plan.retired,
+        }
+        return f"{self.instance.folder}  {', '.join(said for said, some in done.items() if some)}"
 
-    def compact(self) -> int:
-        """Compact the table; return how many replaced files wait to be deleted, for readers."""
+    def compact(self, kept: Kept) -> int:
+        """Compact the table; return how many replaced files wait to be deleted, for readers.
+
+        What sets ask for is looked up under the lock: a run may have finished since the plan was made.
+        """
         with (
             interrupts.revocable() as revoke,
             Lock(self.instance.folder, "weaksam clean", on_lost=revoke) as lock,
         ):
             table = _table(self.instance)
-            compact(table, self.asked, lock.token)
+            compact(table, kept.asked(self.instance), lock.token)
             return remove_retired(table)
 
 
@@ -80,6 +89,14 @@ class Cleaning:
 
     leftovers: Sequence[Leftover]
     tables: Sequence[SharedRows]
+    kept: Kept
+
+    def carry_out(self) -> int:
+        """Clean; return how many replaced files wait to be deleted, for readers."""
+        waiting = sum(table.compact(self.kept) for table in self.tables)
+        for leftover in self.leftovers:
+            leftover.remove(self.kept)
+        return waiting
 
 
 def plan_cleaning(run_uri: str, *, previews: bool, keep_days: float = 0.0) -> Cleaning:
@@ -94,22 +111,31 @@ def plan_cleaning(run_uri: str, *, previews: bool, keep_days: float = 0.0) -> Cl
         RunError: there is no run at this place, or somebody works in it.
     """
     run_status(run_uri)  # refuses what is no run folder: nothing is ever deleted elsewhere
-    _refuse_beside_work(run_uri)
-    kept = _Kept(run_uri, since=time.time() - keep_days * _DAY_S, previews=previews)
+    instances = list(_instances(run_uri))
+    _refuse_beside_work(run_uri, instances)
+    kept = Kept(run_uri, since=time.time() - keep_days * _DAY_S, previews=previews)
+    needed = [instance for instance in instances if kept.keeps(instance)]
     found = [
         *(_leftover(join(run_uri, name), "a preview") for name in (previews_of(run_uri) if previews else [])),
         *(
-            _leftover(instance.folder, f"{instance.name}: an earlier key")
-            for instance in _instances(run_uri)
-            if not kept.keeps(instance)
+            _leftover(instance.folder, f"{instance.name}: an earlier key", instance)
+            for instance in instances
+            if instance not in needed
         ),
     ]
-    tables = [kept.rows_of(instance) for instance in _instances(run_uri) if kept.keeps(instance)]
-    return Cleaning(leftovers=found, tables=[table for table in tables if table is not None and table.plan])
+    shared = [
+        SharedRows(instance=instance, plan=plan_compaction(_table(instance), kept.asked(instance)))
+        for instance in needed
+        if INPUT.name in _stored(instance).names
+    ]
+    return Cleaning(leftovers=found, tables=[table for table in shared if table.plan], kept=kept)
 
 
-class _Kept:
-    """Which instances of a run folder are kept, and which rows their sets ask for."""
+class Kept:
+    """Which instances of a run folder are kept, and which rows their sets ask for.
+
+    What was finished after this was made is kept, too.
+    """
 
     def __init__(self, run_uri: str, *, since: float, previews: bool) -> None:
         runs = [run_uri, *([] if previews else [join(run_uri, name) for name in previews_of(run_uri)])]
@@ -117,32 +143,29 @@ class _Kept:
         self._run_uri = run_uri
         self._since = since
         self._keys = {(instance.name, instance.key) for instance in current} | _in_tables(run_uri)
-        # The index of a set that is shown, whatever index is the current one.
-        self._keys |= {("index", instance.planned.index) for instance in current if instance.planned is not None}
+        # The indexes of the sets that are shown, and of those that trainings which are used as they are have learnt from.
+        sets = {planned for instance in current for planned in (instance.planned, instance.learnt_from())}
+        self._keys |= {("index", planned.index) for planned in sets if planned is not None}
 
     def keeps(self, instance: Instance) -> bool:
+        """Whether an instance is kept."""
         return (instance.name, instance.key) in self._keys or self._is_young(instance)
 
-    def rows_of(self, instance: Instance) -> SharedRows | None:
-        """Return the rows of an instance that has some that sets ask for, or None."""
-        if INPUT.name not in _stored(instance).names:
-            return None
-        asked = [PLANNED_ROWS.empty_table()]
-        for planned in _sets(instance):
-            index = Instance(self._run_uri, "index", planned.index)
-            if self.keeps(index):
-                asked.append(planned_rows(index_folder(self._run_uri, planned.index), planned))
-        rows = pa.concat_tables(asked)
-        return SharedRows(instance=instance, asked=rows, plan=plan_compaction(_table(instance), rows))
+    def asked(self, instance: Instance) -> pa.Table:
+        """Return the identities of all rows of an instance that a set of a kept index asks for."""
+        sets = (p for p in _sets(instance) if self.keeps(Instance(self._run_uri, "index", p.index)))
+        rows = (planned_rows(index_folder(self._run_uri, planned.index), planned) for planned in sets)
+        return pa.concat_tables([PLANNED_ROWS.empty_table(), *rows])
 
     def _is_young(self, instance: Instance) -> bool:
         fs, root = open_fs(join(instance.folder, SETS))
+        fs.invalidate_cache()
         files = fs.ls(root, detail=False) if fs.exists(root) else []
         return any(fs.modified(path).timestamp() >= self._since for path in files)
 
 
-def _refuse_beside_work(run_uri: str) -> None:
-    for instance in _instances(run_uri):
+def _refuse_beside_work(run_uri: str, instances: Sequence[Instance]) -> None:
+    for instance in instances:
         if (holder := lock_holder(instance.folder)) is not None:
             raise RunError(f"{run_uri}: {holder} is at work in it; wait for its end, or stop it, and clean then")
 
@@ -180,9 +203,9 @@ def _table(instance: Instance) -> Table:
     return instance.table(_stored(instance))
 
 
-def _leftover(uri: str, what: str) -> Leftover:
+def _leftover(uri: str, what: str, instance: Instance | None = None) -> Leftover:
     fs, path = open_fs(uri)
-    return Leftover(uri=uri, what=what, size_bytes=fs.du(path))
+    return Leftover(uri=uri, what=what, size_bytes=fs.du(path), instance=instance)
 
 
 def _in_tables(run_uri: str) -> set[tuple[str, str]]:

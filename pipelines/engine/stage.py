@@ -37,7 +37,6 @@ class Options:
     retry_dropped: bool = False
     max_dropped: str = "1%"  # a share of the images or a count
     address: str = ""  # of a Ray cluster; empty = RAY_ADDRESS, else this machine
-    train_again: bool = False  # whatever ``train_again`` of the recipe says
     wait_s: float = WAIT_S  # how long to wait for a lock that another process holds
 
 

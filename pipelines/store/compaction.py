@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipelines.store import identities
 from pipelines.store.files import read_object, write_json
-from pipelines.store.planned import identity_keys
+from pipelines.store.planned import first_of_each, identity_keys
 from pipelines.store.tables import RETIRED_FILE, Table, part_name
 from weaksam.io.files import join, open_fs
 
@@ -92,12 +93,11 @@ def remove_retired(table: Table, grace_s: float = GRACE_S) -> int:
     return len(left)
 
 
-def _judged(table: Table, asked: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+def _judged(table: Table, asked: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Say of each row of ``identities(table)`` whether somebody asks for it, and whether it is the first of its identity."""
-    keys = identity_keys(identities.identities(table))
-    first = np.zeros(len(keys), bool)
-    first[np.unique(keys.dictionary_encode().indices.to_numpy(), return_index=True)[1]] = True
-    return pc.is_in(keys, identity_keys(asked)).to_numpy(zero_copy_only=False), first
+    found = identities.identities(table)
+    wanted = pc.is_in(identity_keys(found), identity_keys(asked)).to_numpy(zero_copy_only=False)
+    return wanted, first_of_each(found)
 
 
 def _merged(table: Table, asked: pa.Table, files: tuple[str, ...]) -> Iterator[pa.Table]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import posixpath
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.store.identities import identities
-from pipelines.store.planned import identity_keys
+from pipelines.store.planned import first_of_each
 from pipelines.store.tables import Table, part_name
 from weaksam.io.files import open_fs
 
@@ -17,9 +16,7 @@ from weaksam.io.files import open_fs
 def remove_copies(table: Table) -> int:
     """Leave each row once, that of the first file by name; return how many were removed. Only for the holder of the lock."""
     found = identities(table)
-    keys = identity_keys(found).dictionary_encode().indices.to_numpy()
-    copy = np.ones(len(keys), bool)
-    copy[np.unique(keys, return_index=True)[1]] = False
+    copy = ~first_of_each(found)
     if not copy.any():
         return 0
     fs, _ = open_fs(table.folder)

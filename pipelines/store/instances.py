@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipelines.store import identities, integrity
 from pipelines.store.current import CurrentRows
 from pipelines.store.files import DamagedFileError, read_object, set_aside, write_bytes, write_json
-from pipelines.store.planned import PLANNED_ROWS, Planned, digest_of, index_folder, planned_rows
+from pipelines.store.planned import PLANNED_ROWS, Planned, also_in, digest_of, index_folder, planned_rows
 from pipelines.store.schemas import DROPPED, IMAGE_ID, INPUT
 from pipelines.store.tables import Rows, Table
 from weaksam.errors import RunError
@@ -59,9 +59,8 @@ class Instance:
     run_uri: str
     name: str
     key: str
-    planned: Planned | None = (
-        None  # the set of images that it is asked for; None: it goes over none, or all that it has
-    )
+    # The set of images that it is asked for; None: it goes over none, or all that it has.
+    planned: Planned | None = None
 
     @property
     def folder(self) -> str:
@@ -140,6 +139,32 @@ class Instance:
         if manifest is None:  # it is finished for another set, of which this one is a part
             return {"key": self.key, "rows": self._rows()}
         return {"key": self.key, **{name: manifest[name] for name in ("rows", "files") if name in manifest}}
+
+    def learnt_from(self) -> Planned | None:
+        """Return the set that a finished training learnt from: its own, or the one of before that is used as it is."""
+        told = (self.manifest() or {}).get("trained_on")
+        if told is None:
+            return self.planned
+        try:
+            return TypeAdapter(Planned).validate_python(told["set"])
+        except (LookupError, TypeError, ValidationError) as error:
+            raise DamagedFileError(self.manifest_uri, "trained_on: expected a set of images", self.mended_by) from error
+
+    def stand_for(self, before: Instance) -> dict[str, Any]:
+        """Let the finished training of another set, in the same folder, be used as it is for this one; return the manifest.
+
+        The manifest says of how many of the images of now it has learnt. Only for the holder of the lock.
+        """
+        learnt = replace(before, planned=before.learnt_from())
+        now = self.planned_rows()
+        known = also_in(now, learnt.planned_rows()).num_rows
+        told = learnt.manifest() or {}
+        text = (
+            f"{told.get('text', '')} · trained on {known:,} of {now.num_rows:,} images; --train-again learns from all"
+        )
+        self.begin((learnt.plan() or {}).get("parts", {}))
+        of = {"images": known, "of": now.num_rows, "set": asdict(learnt.planned) if learnt.planned else {}}
+        return self.finish({**told, "text": text, "trained_on": of})
 
     def begin(self, parts: Mapping[str, Any], *, make_current: bool = True) -> None:
         """Record what is going to be done, before the first row, and make this the current instance of its name."""

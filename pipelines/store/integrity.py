@@ -19,9 +19,8 @@ from pipelines.store.schemas import IMAGE_ID
 from pipelines.store.tables import Table
 from weaksam.io.files import open_fs
 
-_DIGESTED_BYTES = (
-    64 * 2**20
-)  # of each file: all of what is not weights, and of those names, shapes and the first layers
+# Of each file: all of what is not weights, and of those names, shapes and the first layers.
+_DIGESTED_BYTES = 64 * 2**20
 
 
 def record(folder: str) -> dict[str, Any]:

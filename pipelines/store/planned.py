@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipelines.store.schemas import IMAGE_ID, IMAGES, INPUT, class_names_of
 from pipelines.store.tables import Table
@@ -95,6 +97,13 @@ def identity_keys(rows: pa.Table) -> pa.Array:
     """Return a string for each row that equals another's if both are of the same image and input."""
     keys = pc.binary_join_element_wise(rows["image_id"], rows["input"], "\n")
     return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+
+
+def first_of_each(rows: pa.Table) -> NDArray[np.bool_]:
+    """Return of each row whether it is the first of its identity."""
+    first = np.zeros(rows.num_rows, np.bool_)
+    first[np.unique(identity_keys(rows).dictionary_encode().indices.to_numpy(), return_index=True)[1]] = True
+    return first
 
 
 def without(rows: pa.Table, *others: pa.Table) -> pa.Table:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipelines.store.identities import identities
-from pipelines.store.planned import also_in, without
+from pipelines.store.planned import also_in, first_of_each, without
 from pipelines.store.tables import Table
 from weaksam.errors import RunError
 
@@ -43,7 +43,7 @@ def prove(planned: pa.Table, table: Table, dropped: Table, before: int = 0) -> P
     found, gone = identities(table), identities(dropped)
     done, undone = also_in(planned, found), without(planned, found)
     lost, missing = also_in(undone, gone), without(undone, gone)
-    copies = found.num_rows - found.group_by(["image_id", "input"]).aggregate([]).num_rows
+    copies = int((~first_of_each(found)).sum())
     proof = Proof(images=planned.num_rows, done=done.num_rows, dropped=lost.num_rows, before=before, duplicates=copies)
     if missing.num_rows or copies:
         some = ", ".join(missing["image_id"].to_pylist()[:5])

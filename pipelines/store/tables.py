@@ -1,7 +1,8 @@
-"""Tables as folders of Parquet files, on a disk or in a bucket; nothing else.
+"""Tables as folders of Parquet files, on a disk or in a bucket.
 
-A table's rows are whatever its ``*.parquet`` files hold: there is no second record of what is done that could disagree with
-them. Local writes are atomic (a hidden name, then a rename), bucket writes are so by nature. Pages carry checksums, which are
+A table's rows are whatever its ``*.parquet`` files hold, but for files that others have replaced (``compaction``). A list
+beside them says whose rows they are (``identities``): it saves opening them, and is believed as long as sizes and times agree.
+Local writes are atomic (a hidden name, then a rename), bucket writes are so by nature. Pages carry checksums, which are
 verified at every reading; a file that does not read as a part of its table is damaged, whoever damaged it: readers raise
 ``DamagedFileError``, and the holder of the folder's lock sets it aside into ``_damaged/`` and makes its rows again.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-class Data:
+class Data(ABC):
     """A data set of pictures of one kind, which is written anew whenever it changes."""
 
     moved_is_another = False  # whether an image of another split has another id
@@ -64,13 +65,13 @@ class Data:
         self.uri = str(folder)
         self.write()
 
+    @abstractmethod
     def place(self, split: str, image: str) -> Path:
         """Where a picture is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def annotate(self) -> None:
         """Write labels and true boxes."""
-        raise NotImplementedError
 
     def write(self) -> None:
         """Write pictures that are other ones now, remove those that are gone, and annotate."""
@@ -176,7 +177,7 @@ def server() -> Iterator[str]:
         yield uri
 
 
-# One kind at a time in the tests of every day; what the others do beyond it, their own tests of `index` tell, too.
+# The whole matrix takes ten minutes: one kind of data set is tried every day, the others in the long tests.
 @pytest.fixture(params=["folder", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("voc", "coco", "bucket"))])
 def data(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     """A data set that has been run over once; its run folder is ``run`` beside it."""
@@ -196,11 +197,11 @@ def written(run: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.glob("*/*/_sets/*.manifest.json")}
 
 
-def night(data: Data, train: str = "changed", **options: Any) -> dict[str, int | str]:
+def night(data: Data, train: str = "changed", *, again: bool = False, **options: Any) -> dict[str, int | str]:
     """Bring the run up to date; return the rows that were computed, or what became of what is no table of rows."""
     run = data.folder.parent / "run"
     before, trained = written(run), current_instance(str(run), "train-mil")
-    made = Run(recipe(data, train), str(run)).bring(STAGES, Options(**options))
+    made = Run(recipe(data, train), str(run), train_again=again).bring(STAGES, Options(**options))
     found: dict[str, int | str] = {}
     for name in STAGES:
         instance = current_instance(str(run), name)
@@ -284,7 +285,7 @@ def test_only_what_has_changed_is_computed(data: Data, change: Callable[[Data], 
 def test_asked_to_the_training_is_done_again(data: Data) -> None:
     add(data)
     data.write()
-    assert night(data, "asked", train_again=True) == NIGHTS[add][0]
+    assert night(data, "asked", again=True) == NIGHTS[add][0]
     assert night(data, "asked") == AS_BEFORE
 
 

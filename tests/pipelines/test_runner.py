@@ -95,6 +95,25 @@ def test_keys_change_with_the_method_and_not_with_resources_or_looks(
     assert (before[0] != after[0], before[1] != after[1]) == (index, propose)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "columns"),
+    [
+        pytest.param(grid(), ("content",), id="a grid"),
+        pytest.param(shapes(), ("content", "labels_difficult"), id="clues of the labels"),
+        pytest.param(
+            shapes("clues.cam.include_difficult=false"), ("content", "labels"), id="without difficult objects"
+        ),
+        pytest.param(shapes("clues.gating=predicted"), ("content",), id="clues of what is predicted"),
+    ],
+)
+def test_labels_have_a_say_in_proposals_where_they_gate_clues(
+    tmp_path: Path, recipe: Recipe, columns: tuple[str, ...]
+) -> None:
+    planned = Run(recipe, str(tmp_path)).instance("propose").planned
+    assert planned is not None
+    assert planned.columns == columns
+
+
 def test_a_key_does_not_depend_on_where_the_run_is(tmp_path: Path) -> None:
     keys = {Run(grid(), str(tmp_path / run)).instance("propose").key for run in ("a", "b")}
     assert len(keys) == 1

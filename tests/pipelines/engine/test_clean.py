@@ -89,10 +89,7 @@ SEEN = [("a", 97), ("b", 98), ("d", 100)]
 def clean(run: Path, **options: Any) -> list[str]:
     found = plan_cleaning(str(run), **{"previews": False, **options})
     said = [*(left.what for left in found.leftovers), *(str(table).partition("  ")[2] for table in found.tables)]
-    for table in found.tables:
-        table.compact()
-    for leftover in found.leftovers:
-        leftover.remove()
+    found.carry_out()
     return said
 
 
@@ -159,10 +156,42 @@ def test_replaced_files_are_deleted_once_nobody_reads_them(run: Path, monkeypatc
     clean(run)
     folder = run / "propose" / "k"
     assert len(list(folder.glob("part-*.parquet"))) == 6
-    monkeypatch.setattr(compaction, "GRACE_S", 0.0)
-    assert compaction.remove_retired(table_of(run), grace_s=0.0) == 0
+    assert clean(run) == []
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * compaction.GRACE_S)
+    assert clean(run) == ["5 files that were replaced are deleted"]
     assert (len(list(folder.glob("part-*.parquet"))), (folder / RETIRED_FILE).exists()) == (1, False)
     assert seen(run) == SEEN
+
+
+def test_what_a_run_has_finished_since_the_plan_was_made_is_kept(run: Path) -> None:
+    old = instance_of(str(run), "train-mil", "old", index="two")
+    old.begin({})
+    instance_of(str(run), "train-mil", "new", index="two").begin({})
+    found = plan_cleaning(str(run), previews=False)
+    index(run, "three", {"a": "A", "c": "C", "b": "B2", "e": "E"})  # the removed one is back, and another is new
+    third = ask(run, "three")
+    write(third, "part-5", "e")
+    third.finish({"text": "third"})
+    old.finish({"text": "used again"})
+    found.carry_out()
+    assert Path(old.folder).exists()
+    rows = CurrentRows(table_of(run), third.planned_rows()).iter_rows()
+    assert sorted(row["image_id"] for row in rows) == ["a", "b", "c", "e"]
+
+
+def test_the_index_that_a_training_has_learnt_from_is_kept(run: Path) -> None:
+    def training(index_key: str) -> Instance:
+        return replace(ask(run, index_key), name="train-mil")
+
+    training("one").begin({})
+    training("one").finish({"text": "steps 2"})
+    with Lock(training("two").folder, "weaksam train-mil"):
+        said = training("two").stand_for(training("one"))
+    assert said["text"] == "steps 2 · trained on 1 of 3 images; --train-again learns from all"
+    assert "index: an earlier key" not in clean(run)
+    index(run, "three", {"a": "A", "c": "C"})
+    assert training("three").stand_for(training("two"))["text"].startswith("steps 2 · trained on 2 of 2 images")
 
 
 class Killed(BaseException):

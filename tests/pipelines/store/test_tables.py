@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import io
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,8 @@ from pipelines.store import tables
 from pipelines.store.files import DamagedFileError, write_bytes, write_json
 from pipelines.store.schemas import DROPPED, IMAGES, with_class_names
 from pipelines.store.tables import Table, read_ahead
-from tests.support.gcs_server import gcs_server
-from tests.support.s3_server import s3_server
 from weaksam.errors import DataError
 from weaksam.io.files import join, open_fs
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with s3_server("store") as uri:
-        yield uri
-
-
-@pytest.fixture(scope="module")
-def gcs_bucket() -> Iterator[str]:
-    with gcs_server("store") as uri:
-        yield uri
-
-
-@pytest.fixture(params=["disk", "s3", "gs"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder that does not exist yet, on disk and in a bucket."""
-    buckets = {"s3": "bucket", "gs": "gcs_bucket"}
-    root = str(tmp_path)
-    if request.param in buckets:
-        root = join(request.getfixturevalue(buckets[request.param]), tmp_path.name)
-    return join(root, "table [1] #%")
 
 
 def image(image_id: str, labels: list[int] | None = None) -> dict[str, Any]:
