@@ -57,13 +57,11 @@ class Lock:
         return self._token
 
     def __enter__(self) -> Lock:
-        exclusive = is_exclusive(self.uri)
-        self._acquire()
+        exclusive, deadline = is_exclusive(self.uri), time.monotonic() + self._wait_s
+        self._acquire(deadline)
         try:
-            if not exclusive:
-                time.sleep(_SETTLE_S)  # of several that created it, the last one has it
-            if not self._is(seen := look(self.uri)):
-                raise RunError(f"{self.uri} is held by {_name(seen)}; wait for it or stop it first")
+            while not exclusive and not self._has_settled():
+                self._acquire(deadline)
             self._renewed(time.monotonic())
             self._thread.start()
             _held.append(self)
@@ -94,9 +92,14 @@ class Lock:
         if self._lost:
             raise RunError(self._lost)
 
-    def _acquire(self) -> None:
-        """Create the lock once it is nobody's."""
-        watch, deadline, told, missed = _Watch(), time.monotonic() + self._wait_s, None, 0
+    def _has_settled(self) -> bool:
+        """Wait until it is clear whose a lock is that several may have created, the last of whom has it; return whether this one."""
+        time.sleep(_SETTLE_S)
+        return self._is(look(self.uri))
+
+    def _acquire(self, deadline: float) -> None:
+        """Create the lock once it is nobody's, or raise RunError at a moment of this machine's monotonic clock."""
+        watch, told, missed = _Watch(), None, 0
         while True:
             seen = look(self.uri)
             if seen is None and create_exclusively(self.uri, self._content()):

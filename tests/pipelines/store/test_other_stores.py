@@ -130,6 +130,38 @@ def test_a_store_that_ignores_conditions_is_refused_unless_allowed(
             Lock(folder, "second").__enter__()
 
 
+def test_of_two_that_both_created_a_lock_one_waits_for_the_other(
+    behind: Callable[[Trick], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEAKSAM_ALLOW_UNSAFE_STORE", "1")
+    monkeypatch.setattr(lock_module, "_SETTLE_S", 0.0)
+    folder = behind(ignores_conditions)
+    assert not is_exclusive(join(folder, "_lock"))
+    both, met, inside, most = threading.Barrier(2), set[int](), list[str](), list[int]()
+
+    def create_together(uri: str, data: bytes) -> bool:
+        if threading.get_ident() in met:
+            return create_exclusively(uri, data)
+        met.add(threading.get_ident())
+        both.wait(PATIENCE_S)  # until neither sees a lock
+        created = create_exclusively(uri, data)
+        both.wait(PATIENCE_S)
+        return created
+
+    monkeypatch.setattr(lock_module, "create_exclusively", create_together)
+
+    def work(name: str) -> None:
+        with Lock(folder, name, wait_s=PATIENCE_S):
+            inside.append(name)
+            most.append(len(inside))
+            time.sleep(0.3)
+            inside.remove(name)
+
+    in_threads(work, ["a", "b"])
+    assert most == [1, 1]
+    assert names_in(folder) == []
+
+
 def test_a_store_is_tried_once(behind: Callable[[Trick], str]) -> None:
     asked = []
 
