@@ -128,7 +128,6 @@ def _loop(recipe: object, out: str, threads: int) -> float:
         how=options.method,
         clue_weights=NO_WEIGHTS,
         class_names=(),
-        gallery=frozenset(),
         threads=threads,
         device="cpu",
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Stage
+from pipelines.recipe.keys import with_weights
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.instances import Instance
 from weaksam.errors import ConfigError
@@ -36,6 +37,13 @@ def stage_of(name: str) -> Stage[Any]:
     if verb not in STAGES:
         raise ConfigError(f"stages: expected one of {', '.join(STAGES)} (with .label), got {name!r}")
     return STAGES[verb]
+
+
+def asked_of(recipe: Recipe, name: str) -> tuple[Stage[Any], Any]:
+    """Return the stage of an instance and the options that a recipe gives it, its weights looked for where the recipe says."""
+    stage = stage_of(name)
+    options = stage.options(recipe.of(name), name)
+    return stage, with_weights(options, lambda weights: weights.placed(recipe.weights))
 
 
 def active(recipe: Recipe) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from pipelines.engine.voice import SILENT, Tone, Toned, Voice
 from pipelines.products.index import Index, Indexed
 from pipelines.recipe.keys import INDEX, with_weights
 from pipelines.recipe.model import Recipe, is_from_outside
-from pipelines.registry import product_of, stage_of
+from pipelines.registry import asked_of, product_of, stage_of
 from pipelines.stages.index import listed
 from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.files import DamagedFileError
@@ -172,9 +172,7 @@ class Run:
     def _asked(self, name: str) -> tuple[Stage[Any], Any]:
         """Return the stage of an instance and the instance's options."""
         if name not in self._known:
-            stage = stage_of(name)
-            options = stage.options(self.recipe.of(name), name)
-            self._known[name] = stage, with_weights(options, lambda weights: weights.placed(self.recipe.weights))
+            self._known[name] = asked_of(self.recipe, name)
         return self._known[name]
 
     def _resolve(self, name: str) -> Resolved:

@@ -36,7 +36,8 @@ from pipelines.exchange.pickles import load_plain
 from pipelines.exchange.selective_search import read_selective_search
 from pipelines.exchange.wetectron import read_wetectron
 from pipelines.products.index import Index
-from pipelines.products.proposals import ProposalFacts, ProposalTable
+from pipelines.products.proposals import ProposalTable
+from pipelines.products.rows import RowFacts
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe, label_of, verb_of
 from pipelines.runner import Run
@@ -60,7 +61,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte-order marks; with them JSON, never a
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportFacts(ProposalFacts):
+class ImportFacts(RowFacts):
     """What an import says of its table."""
 
     boxes: int = 0

@@ -93,7 +93,7 @@ class Lock:
             raise RunError(self._lost)
 
     def _has_settled(self) -> bool:
-        """Wait until it is clear whose a lock is that several may have created, the last of whom has it; return whether this one."""
+        """Wait until it is clear who created a lock last, and so has it; return whether this process did."""
         time.sleep(_SETTLE_S)
         return self._is(look(self.uri))
 

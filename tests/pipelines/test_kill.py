@@ -82,7 +82,6 @@ def by_hand(recipe: Recipe, run: Path) -> pa.Table:
         how=options.method,
         clue_weights=NO_WEIGHTS,
         class_names=(),
-        gallery=frozenset(),
         threads=1,
         device="cpu",
     )

@@ -67,7 +67,6 @@ def actor_of(resolved: Resolved) -> SegmentActor:
         how=resolved.options.method,
         clue_weights=NO_WEIGHTS,
         class_names=(),
-        gallery=frozenset(),
         threads=1,
         device="cpu",
     )
@@ -141,11 +140,15 @@ def test_all_weights_of_a_stage_go_through_the_places_of_the_recipe(tmp_path: Pa
     assert options.detector.init == PlacedWeights("builtin", places=places)  # nobody loads it where a detector is given
 
 
+def _clue_weights(job: Job[Any]) -> Weights:
+    return propose.clue_weights_of(job.options, job.inputs)
+
+
 @pytest.mark.parametrize(
     ("name", "trained", "file", "weights_of"),
     [
         ("detect.mil", "train-mil", "detector.safetensors", detect._weights),
-        ("propose", "train-classifier", "classifier.safetensors", propose._clue_weights),
+        ("propose", "train-classifier", "classifier.safetensors", _clue_weights),
     ],
 )
 def test_what_this_run_trained_is_the_same_file_for_every_actor(

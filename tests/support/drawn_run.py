@@ -9,14 +9,14 @@ import numpy as np
 
 from pipelines.engine.stage import Job, Options
 from pipelines.engine.voice import SILENT, Voice
-from pipelines.products.heat_maps import write_heat_map
 from pipelines.recipe.config import ReportConfig
 from pipelines.recipe.model import Recipe
 from pipelines.registry import product_of, stage_of
+from pipelines.store.files import write_bytes
 from pipelines.store.lock import Lock
 from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_to_row, with_class_names
 from tests.support.sets import FROM_NOTHING, instance_of
-from weaksam.config import CluesConfig, DataConfig, PromptsConfig, ShapesConfig
+from weaksam.config import CamConfig, CluesConfig, DataConfig, PromptsConfig, ShapesConfig, WeakTrConfig
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import ImageRecord, Prompts, Proposals
 
@@ -30,7 +30,7 @@ def drawn_recipe(**changes) -> Recipe:
         description="Drawn images, boxes by hand",
         stages=("index", "propose", "evaluate.proposals", "analyse.prompts", "report"),
         data=DataConfig(uri="shapes:", kind="shapes", shapes=SHAPES),
-        clues=CluesConfig(),
+        clues=CluesConfig(cam=CamConfig(cross_layers=())),
         prompts=PromptsConfig(points_per_side=GRID),
         report=ReportConfig(gallery_images=3, gallery_side=96),
     )
@@ -82,8 +82,8 @@ def write_run(run_uri: str, *, dropped: int = 1, others: Sequence[ImageRecord] =
             "uri": r.uri,
             "split": r.split,
             "content": r.uri,
-            "labels": None,
-            "labels_difficult": None,
+            "labels": r.labels,
+            "labels_difficult": r.labels_difficult,
         }
         for r in (*records, *others)
     ]
@@ -107,9 +107,6 @@ def write_run(run_uri: str, *, dropped: int = 1, others: Sequence[ImageRecord] =
     for n, record in enumerate(done):
         proposals = drawn_proposals(truth[record.split][record.image_id].boxes_xyxy, seed=n)
         table.write_rows([proposals_to_row(record.image_id, FROM_NOTHING, proposals)], f"part-{n}")
-    maps = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(64, axis=0)
-    for source in ("fine", "coarse", "cross"):
-        write_heat_map(propose, records[-1].image_id, 2, source, maps)
     propose.dropped.write_rows(
         [
             {
@@ -130,11 +127,26 @@ def write_run(run_uri: str, *, dropped: int = 1, others: Sequence[ImageRecord] =
             "images": {"images": len(records), "done": len(done), "dropped": dropped},
             "throughput": {"images": len(done), "seconds": 3.0, "images_per_s": 3.0},
             "seconds": 3.0,
-            "gallery": [records[-1].image_id],
             "actors": "1 prompt + 1 segment actor(s)",
         }
     )
     return dataset
+
+
+def write_clues(run_uri: str) -> None:
+    """Write a finished ``train-classifier``: a small network that has learnt nothing."""
+    import torch
+
+    from weaksam.clues.loading import build_classifier, classifier_to_bytes
+
+    torch.manual_seed(0)
+    names = Shapes.class_names
+    network = build_classifier(
+        WeakTrConfig(stem="cnn", patch_size=8, dim=32, depth=2, heads=2, fusion_reduction=2), len(names)
+    )
+    classifier = instance_of(run_uri, "train-classifier")
+    write_bytes(classifier.file("classifier.safetensors"), classifier_to_bytes(network, names))
+    classifier.finish({"text": "learnt nothing"})
 
 
 def drawn_proposals(objects_xyxy: np.ndarray, seed: int) -> Proposals:

@@ -1,10 +1,11 @@
 """The gallery: a fair sample of images with all that the run made of them, as pictures.
 
-The first images in hash order, those with heat maps before others; as many as the page has room for.
+The first images in hash order, as many as the page has room for.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,12 +24,15 @@ from pipelines.products.detections import DetectionTable
 from pipelines.products.index import Index, in_hash_order
 from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
+from pipelines.stages.propose.heat_maps import HeatMapper, HeatMaps
 from pipelines.store.schemas import detections_from_row, proposals_from_row, pseudo_labels_from_row
 from pipelines.store.tables import Rows
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.drawing import OTHER_COLOUR, SOURCE_COLOURS, TRUTH_COLOUR
-from weaksam.errors import ImageError
+from weaksam.errors import ImageError, WeaksamError
 from weaksam.structures import in_table_order
+
+logger = logging.getLogger(__name__)
 
 _MOST_BYTES = 6 * 2**20  # of encoded pictures; keeps the page below 8 MiB
 _OPENING = 6  # pictures at the top of the page
@@ -83,6 +87,7 @@ def view(run: ShownRun) -> View | None:
         "sources": {source: SOURCE_COLOURS.get(source, OTHER_COLOUR) for source in in_table_order(sample.sources)},
         "prompts": prompt_signs(sample.kinds) if sample.proposed else [],
         "has_heat_maps": sample.has_heat_maps,
+        "without_heat_maps": sample.without_heat_maps,
         "detection_score": run.recipe.report.detection_score if sample.detected else None,
         "found_in": list(reversed([*sample.proposed, *sample.labelled, *sample.detected])),
     }
@@ -101,12 +106,10 @@ class _Sample:
 
     def __init__(self, run: ShownRun) -> None:
         self.run = run
-        self.tables = run.of_kind(ProposalTable)
+        self.heat_mappers = {name: HeatMapper(run, name) for name in run.of_kind(ProposalTable)}
         chosen = next(list(of_kind.values()) for kind in _FOUND if (of_kind := run.of_kind(kind)))
-        with_maps = {image_id for table in self.tables.values() for image_id in table.facts.gallery}
         ids = list(dict.fromkeys(image_id for product in chosen for image_id in product.table.ids()))
-        most = run.recipe.report.gallery_images
-        self.image_ids = sorted(in_hash_order(ids), key=lambda image_id: image_id not in with_maps)[:most]
+        self.image_ids = in_hash_order(ids)[: run.recipe.report.gallery_images]
         self.class_names = next(index.class_names for index in run.of_kind(Index).values())
         self.proposed, self.detected, self.labelled = (
             {name: _rows_of(product.table, self.image_ids) for name, product in run.of_kind(kind).items()}
@@ -115,6 +118,7 @@ class _Sample:
         self.sources: set[str] = set()  # of the boxes that were drawn
         self.kinds: set[str] = set()  # of their prompts
         self.has_heat_maps = False
+        self.without_heat_maps: dict[str, str] = {}  # instance -> why it has none, though it was prompted by some
 
     def entry(self, image_id: str) -> Entry:
         """Draw an image with what was found in it."""
@@ -141,9 +145,18 @@ class _Sample:
                 entry.groups.append((heading, drawn))
             else:
                 first += drawn
-            if heat := pictures.heat_maps(shown, self.tables[name].heat_maps(entry.image_id), self.class_names):
+            if heat := pictures.heat_maps(shown, self._heat_maps(entry, image, name), self.class_names):
                 entry.groups.append(("", heat))
                 self.has_heat_maps = True
+
+    def _heat_maps(self, entry: Entry, image: NDArray[np.uint8], name: str) -> HeatMaps:
+        """Return an image's maps; none for all images of an instance once its clue source cannot be loaded."""
+        try:
+            return {} if name in self.without_heat_maps else self.heat_mappers[name].maps(entry.image_id, image)
+        except WeaksamError as error:
+            self.without_heat_maps[name] = str(error)
+            logger.warning("no heat maps of %s: %s", name, error)
+            return {}
 
     def _detections(self, entry: Entry, image: Fitted) -> Iterator[Picture]:
         score = self.run.recipe.report.detection_score

@@ -7,9 +7,8 @@ Encoded bytes and points travel between them; pixels and activation maps never d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -23,7 +22,10 @@ from pipelines.store.schemas import (
     proposals_to_row,
 )
 from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig, SelectiveSearchConfig, Weights
-from weaksam.structures import CLUE_SOURCES, ClassMaps
+from weaksam.structures import CLUE_SOURCES
+
+if TYPE_CHECKING:
+    from weaksam.proposals.proposer import Proposer
 
 PROMPTED = pa.schema([*FETCHED, *PROMPT_COLUMNS])
 
@@ -46,38 +48,38 @@ class ActorSpec:
     how: Prompting
     clue_weights: Weights  # empty where no clue source has any
     class_names: tuple[str, ...]
-    gallery: frozenset[str]  # ids of the images whose heat maps the report will show
     threads: int
     device: str  # "cpu" or "cuda"
+
+
+def prompter(how: Prompting, clue_weights: Weights, class_names: tuple[str, ...], device: str) -> Proposer:
+    """Return a proposer without a SAM: its clue network, with these weights, prompts for these classes."""
+    from weaksam.clues.loading import load_clues
+    from weaksam.proposals.proposer import Proposer
+
+    assert how.clues is not None
+    clues = load_clues(
+        replace(how.clues, weights=clue_weights),
+        class_names=class_names,
+        kinds=[source for source in how.prompts.sources if source in CLUE_SOURCES],
+        device=device,
+    )
+    return Proposer(clues, None, prompts=how.prompts, gating=how.clues)
 
 
 class PromptActor:
     """Holds the clue network; turns images and labels into prompts. Columns FETCHED -> PROMPTED."""
 
     def __init__(self, spec: ActorSpec) -> None:
-        from weaksam.clues.loading import load_clues
-        from weaksam.proposals.proposer import Proposer
-
         use_threads(spec.threads, spec.device)
-        how = spec.how
-        assert how.clues is not None
-        clues = load_clues(
-            replace(how.clues, weights=spec.clue_weights),
-            class_names=spec.class_names,
-            kinds=[source for source in how.prompts.sources if source in CLUE_SOURCES],
-            device=spec.device,
-        )
-        self._spec = spec
-        self._proposer = Proposer(clues, None, prompts=how.prompts, gating=how.clues)
+        self._proposer = prompter(spec.how, spec.clue_weights, spec.class_names, spec.device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Find the prompts of each image of a batch."""
         return pa.Table.from_pylist([guarded(self._prompt, row, PROMPT_COLUMNS) for row in batch.to_pylist()], PROMPTED)
 
     def _prompt(self, row: dict[str, Any]) -> dict[str, Any]:
-        keep = _heat_map_writer(self._spec.instance, row["image_id"]) if row["image_id"] in self._spec.gallery else None
-        prompts = self._proposer.prompt(decode_row(row), row["labels"], on_maps=keep)
-        return {**row, **prompts_to_columns(prompts)}
+        return {**row, **prompts_to_columns(self._proposer.prompt(decode_row(row), row["labels"]))}
 
 
 class SegmentActor:
@@ -120,14 +122,3 @@ class SearchActor:
         from weaksam.proposals.selective_search import selective_search
 
         return proposals_to_row(row["image_id"], row["input"], selective_search(decode_row(row), self._config))
-
-
-def _heat_map_writer(instance: Instance, image_id: str) -> Callable[[ClassMaps], None]:
-    """Return what keeps the maps of one gallery image as small grey pictures; many maps of one source by their mean."""
-    from pipelines.products.heat_maps import write_heat_map
-
-    def keep(of_class: ClassMaps) -> None:
-        for source, maps in of_class.maps.items():
-            write_heat_map(instance, image_id, of_class.class_index, source, maps.mean(dim=0).cpu().numpy())
-
-    return keep

@@ -15,9 +15,11 @@ from typing import Any
 from pipelines.dataflow.passes import Pools, work_off
 from pipelines.dataflow.rows import fetch, planned_images
 from pipelines.engine import ray_session
+from pipelines.engine.product import Product
 from pipelines.engine.stage import Content, ImagesRead, Job, Stage, sha256_of
-from pipelines.products.index import Index, in_hash_order
-from pipelines.products.proposals import ProposalFacts, ProposalTable
+from pipelines.products.index import Index
+from pipelines.products.proposals import ProposalTable
+from pipelines.products.rows import RowFacts
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, NOTHING, Input, weights_of
 from pipelines.recipe.model import Recipe
@@ -28,6 +30,7 @@ from pipelines.store.planned import CONTENT, LABELS, LABELS_DIFFICULT
 from pipelines.store.schemas import PROPOSALS, with_class_names
 from weaksam.config import CluesConfig, SamConfig, SelectiveSearchConfig
 from weaksam.config.weights import NO_WEIGHTS, NotInKey, Weights
+from weaksam.errors import RunError
 from weaksam.sam import SAMS, named_weights
 
 logger = logging.getLogger(__name__)
@@ -42,7 +45,6 @@ class ProposeOptions:
     splits: NotInKey[tuple[str, ...]]  # empty = every indexed split
     method: Prompting | SelectiveSearchConfig
     longest_side: int  # pixels, to which images are scaled: one too thin for it is dropped
-    gallery_images: NotInKey[int]  # first images in hash order whose heat maps are kept
     resources: NotInKey[ResourcesConfig]
 
 
@@ -66,7 +68,6 @@ class ProposeStage(Stage[ProposeOptions]):
                 clues=clues, prompts=recipe.prompts, sam=_with_named(recipe.sam), proposals=recipe.proposals
             ),
             longest_side=SAMS[recipe.sam.name].input_side,
-            gallery_images=recipe.report.gallery_images,
             resources=recipe.resources,
         )
 
@@ -94,17 +95,16 @@ class ProposeStage(Stage[ProposeOptions]):
         """Whether prompts are of classes."""
         return uses_clues(options)
 
-    def run(self, job: Job[ProposeOptions]) -> ProposalFacts:
+    def run(self, job: Job[ProposeOptions]) -> RowFacts:
         """Propose for every indexed image of the chosen splits."""
         options, index = job.options, job.input(job.options.index, Index)
         images = planned_images(job.instance.planned_rows(), index.read(), *gating_labels(options))
         _say_missed(job)
-        clue_weights = _clue_weights(job)
-        class_names = index.class_names or _class_names_of(options, clue_weights) if uses_clues(options) else ()
+        clue_weights = clue_weights_of(options, job.inputs)
+        class_names = index.class_names or class_names_of(options, clue_weights) if uses_clues(options) else ()
         schema = with_class_names(PROPOSALS, class_names)
         ray_session.connect(options.resources, job.asked.address)
         sizes = ray_session.connected_pool_sizes(options.resources, images.num_rows, with_clues=uses_clues(options))
-        gallery = in_hash_order(images["image_id"].to_pylist())[: options.gallery_images]
 
         def operators(dataset: Any, pools: Pools) -> Any:
             dataset = pools.tasks(dataset, fetch, longest_side=options.longest_side)
@@ -116,7 +116,6 @@ class ProposeStage(Stage[ProposeOptions]):
                 how=options.method,
                 clue_weights=clue_weights,
                 class_names=class_names,
-                gallery=frozenset(gallery),
                 threads=sizes.threads,
                 device="cuda" if sizes.gpu_share else "cpu",
             )
@@ -124,8 +123,7 @@ class ProposeStage(Stage[ProposeOptions]):
                 dataset = pools.actors(dataset, PromptActor, sizes.prompt_actors, spec=spec)
             return pools.actors(dataset, SegmentActor, sizes.segment_actors, spec=spec, schema=schema)
 
-        facts = work_off(job, images, schema, sizes, operators)
-        return ProposalFacts(**vars(facts), gallery=tuple(sorted(gallery)))
+        return work_off(job, images, schema, sizes, operators)
 
 
 def needs_training(clues: CluesConfig | None) -> bool:
@@ -158,18 +156,29 @@ def _say_missed(job: Job[ProposeOptions]) -> None:
         logger.warning("%s", missed)
 
 
-def _clue_weights(job: Job[ProposeOptions]) -> Weights:
-    """Return the clue source's weights: of this run's training, or those that the recipe names; none without any."""
-    how = job.options.method
+def clue_weights_of(options: ProposeOptions, inputs: Mapping[str, Product[Any]]) -> Weights:
+    """Return the clue source's weights: of this run's training, or those that the recipe names; none without any.
+
+    Args:
+        options: of the instance.
+        inputs: products by instance name, among them the classifier that the instance reads, if it reads one.
+
+    Raises:
+        RunError: it is not finished.
+    """
+    how = options.method
     if isinstance(how, SelectiveSearchConfig) or how.clues is None:
         return NO_WEIGHTS
     given = how.clues.weights
     if not needs_training(how.clues):
         return replace(given, uri=resolve_weights(given.uri)) if given else NO_WEIGHTS
-    return replace(given, uri=job.input(job.options.classifier, TrainedClassifier).weights_uri).as_seen()
+    classifier = inputs.get(options.classifier)
+    if not isinstance(classifier, TrainedClassifier):
+        raise RunError(f"{options.classifier} is not finished; bring it up to date first")
+    return replace(given, uri=classifier.weights_uri).as_seen()
 
 
-def _class_names_of(options: ProposeOptions, clue_weights: Weights) -> tuple[str, ...]:
+def class_names_of(options: ProposeOptions, clue_weights: Weights) -> tuple[str, ...]:
     """Return the classes of the clue network, for data that has none of its own."""
     how = options.method
     if isinstance(how, SelectiveSearchConfig) or how.clues is None or not how.clues.source.trained:

@@ -9,14 +9,14 @@ from pipelines.analyse.similarity import grey_png
 from pipelines.report.sections import gallery
 from pipelines.store.files import write_bytes, write_json
 from pipelines.store.schemas import PROPOSALS, with_class_names
-from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
+from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, work, write_clues, write_run
 from tests.support.measured import PROMPTS
 from tests.support.page import NASTY, Page
 from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import ImageRecord
 
-UPSTREAM = ("index", "propose", "evaluate.proposals", "analyse.prompts")
+UPSTREAM = ("index", "train-classifier", "propose", "evaluate.proposals", "analyse.prompts")
 
 
 def make_page(run, recipe=None, upstream=UPSTREAM):
@@ -41,6 +41,7 @@ def make_page(run, recipe=None, upstream=UPSTREAM):
 def page(tmp_path_factory):
     run = str(tmp_path_factory.mktemp("run"))
     write_run(run)
+    write_clues(run)
     return make_page(run)
 
 
@@ -80,20 +81,37 @@ def test_the_page_is_well_formed_and_accessible(page):
         "points_per_side: 3",
         "9 grid",
         "1 min 1 s1,2348.6compared",  # time, images, images a second
-        "triangle, fine map",
     ],
 )
 def test_the_page_shows(page, shown):
     assert shown in page[1].text
 
 
-def test_gallery_pictures_of_an_image_with_heat_maps_come_first(page):
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page[0])
-    first = captions.index(next(c for c in captions if c.startswith("true objects")))
-    assert [re.split("[:,]", c)[0] for c in captions[first : first + 8]] == [
-        "true objects", "prompts", "grid", "fine", "cross", "triangle", "triangle", "triangle",
-    ]  # fmt: skip
-    assert sum(c.startswith("true objects") for c in captions) == 3
+def test_heat_maps_are_of_the_classes_that_an_image_was_prompted_for(page):
+    text, parsed, _ = page
+    captions = [caption.partition(":")[0] for caption in re.findall(r"<figcaption>(.*?)</figcaption>", text)]
+    dataset = Shapes(SHAPES)
+    labels = {r.image_id: r.labels for split in dataset.splits for r in dataset.records(split)}
+    shown = re.findall(r'<h3 id="image-\d+">(\S+)', text)
+    assert len(shown) == 3
+    wanted = [
+        f"{Shapes.class_names[c]}, {s} map" for i in shown for c in labels[i] for s in ("fine", "coarse", "cross")
+    ]
+    assert [caption for caption in captions if caption.endswith(" map")] == wanted
+    assert "Heat runs from violet" in parsed.text
+    assert "No heat maps" not in parsed.text
+
+
+def test_a_page_says_why_it_has_no_heat_maps(tmp_path, caplog):
+    write_run(str(tmp_path))
+    _, parsed, _ = make_page(str(tmp_path), upstream=("index", "propose"))
+    assert parsed.text.count("No heat maps of propose: train-classifier is not finished") == 1
+    write_clues(str(tmp_path))
+    (tmp_path / "train-classifier/k/classifier.safetensors").write_bytes(b"broken")
+    _, parsed, _ = make_page(str(tmp_path), upstream=("index", "train-classifier", "propose"))
+    assert parsed.text.count("No heat maps of propose: ") == 1
+    assert "Heat runs" not in parsed.text
+    assert [r.message.partition(":")[0] for r in caplog.records] == ["no heat maps of propose"] * 2
 
 
 def test_a_run_without_figures_still_makes_a_page(tmp_path):

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from pipelines.page.charts import histogram
 from pipelines.page.section import Section, Tile, View, beside
 from pipelines.page.shown_run import ShownRun, of_several
-from pipelines.products.proposals import ProposalFacts, ProposalTable
+from pipelines.products.proposals import ProposalTable
+from pipelines.products.rows import RowFacts
 from pipelines.store.numbers import duration
 from weaksam.structures import in_table_order
 
@@ -83,7 +84,7 @@ def tiles(view: View) -> list[Tile]:
 
 def _tiles(one: Mapping[str, Any]) -> list[Tile]:
     marked = f", {one['name']}" if one["name"] else ""
-    facts: ProposalFacts = one["facts"]
+    facts: RowFacts = one["facts"]
     proof, rate, boxes = facts.images, facts.throughput, one["boxes"]
     found = []
     if proof or one["images"]:
