@@ -1,7 +1,6 @@
-"""How a list of stage instances is brought up to date.
+"""What the instances of a recipe resolve to in a run folder, their keys and the sets of images that they are asked for.
 
-Keys, sets of images, plans, locks, proofs and the question what is finished already are handled here, the same way for all. A
-finished instance is recognised from its manifest, which its files must not contradict, without importing torch or starting Ray.
+They are found here, the same way for all stages, and brought up to date one after the other, as ``bringing`` does for each.
 
 The key of an instance that makes rows has nothing of the images in it: which rows are asked for, the set says, and those that
 another set had in common with it are there already. Everything else is computed from the set, whose digest is in its key.
@@ -9,61 +8,37 @@ another set had in common with it are there already. Everything else is computed
 
 from __future__ import annotations
 
-import logging
-import re
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from fractions import Fraction
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.engine import interrupts
-from pipelines.engine.product import Product
-from pipelines.engine.stage import Content, Job, OnScalars, Options, Stage, WhenStopped
-from pipelines.engine.voice import SILENT, Tone, Toned, Voice
+from pipelines.bringing import (
+    Resolved,
+    TooManyDroppedError,
+    Work,
+    bring_up_to_date,
+    dropped_allowed,
+    measure_and_show,
+    say_dry_run,
+    too_many_dropped,
+)
+from pipelines.engine.stage import Content, OnScalars, Options, Stage
+from pipelines.engine.voice import SILENT, Voice
 from pipelines.products.index import Index, Indexed
 from pipelines.recipe.keys import INDEX, with_weights
 from pipelines.recipe.model import Recipe, is_from_outside
 from pipelines.registry import asked_of, product_of, stage_of
 from pipelines.stages.index import listed
-from pipelines.store.dropped import dropped_by_reason
 from pipelines.store.files import DamagedFileError
-from pipelines.store.instances import Instance, current_instance, differences, instance_key, rows_uri
-from pipelines.store.lock import Lock
+from pipelines.store.instances import Instance, current_instance, instance_key, rows_uri
 from pipelines.store.planned import Planned, common_splits, digest_of, identify
 from pipelines.store.schemas import INPUT, SCHEMA_VERSION
 from weaksam.config.weights import PlacedWeights, Weights
-from weaksam.errors import ConfigError, DataError, RunError, WeaksamError
-
-logger = logging.getLogger(__name__)
-
-
-class TooManyDroppedError(RunError):
-    """The work is done and good rows are kept, but more images were dropped than ``--max-dropped`` allows."""
-
-    exit_code = 3
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """An instance of this recipe with the parts that its key was made of."""
-
-    instance: Instance
-    stage: Stage[Any]
-    options: Any  # of the stage
-    parts: Mapping[str, Any]
-    inputs: Mapping[str, Product[Any]]  # what it reads, by instance name
-    learnt_before: Instance | None = None  # a finished training on other images, which is used as it is
-
-    def read(self) -> dict[str, Any]:
-        """Return what is found in the instances that are read; what is read of the index, the set says."""
-        return {name: p.instance.state() for name, p in self.inputs.items() if not isinstance(p, Index)}
-
+from weaksam.errors import ConfigError, DataError, RunError
 
 Fingerprints = dict[Content, str]  # those taken so far
 
@@ -154,17 +129,17 @@ class Run:
         dropped_allowed(asked.max_dropped, 0)  # a mistake in it is told before anything is done
         manifests: dict[str, dict[str, Any]] = {}
         stopped: TooManyDroppedError | None = None
-        work = _Work(self.recipe.name, asked, voice, on_scalars)
+        work = Work(self.recipe.name, asked, voice, on_scalars)
         for name in self.needed_for(*names):
             with voice.sign_of_life(f"{name}: reading its data and weights"):
                 resolved = self.resolve(name)
             if asked.dry_run:
-                _say_dry_run(resolved, voice)
+                say_dry_run(resolved, self._rows(name), work)
             elif stopped is not None:
-                _measure_and_show(resolved, work, manifests)
+                measure_and_show(resolved, work, manifests)
             else:
-                manifests[name] = _bring_up_to_date(resolved, work)
-                stopped = _too_many_dropped(resolved.instance, manifests[name], asked.max_dropped)
+                manifests[name] = bring_up_to_date(resolved, work)
+                stopped = too_many_dropped(resolved.instance, manifests[name], asked.max_dropped)
         if stopped is not None:
             raise stopped
         return manifests
@@ -268,6 +243,12 @@ class Run:
         rows = identify(self._indexed.images, columns, splits)
         return Planned(digest=digest_of(rows), index=self._indexed.key, columns=columns, splits=splits)
 
+    def _rows(self, name: str) -> pa.Table | None:
+        """Return the identities of the rows that an instance is asked for, written or not; None of one that makes none."""
+        stage, options = self._asked(name)
+        planned = self._planned(name) if stage.makes_rows(options) else None
+        return None if planned is None else identify(self._indexed.images, planned.columns, planned.splits)
+
     def _is_given(self, name: str) -> bool:
         """Whether an instance is read as it lies in the run folder."""
         return name in self._given or (is_from_outside(name) and name not in self.recipe.instances)
@@ -286,16 +267,6 @@ def _as_seen(weights: Weights, seen: Mapping[PlacedWeights, str]) -> Weights:
     if isinstance(weights, PlacedWeights) and weights in seen:
         return replace(weights, seen=seen[weights])
     return weights
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is the same for all instances that are brought up to date together."""
-
-    recipe_name: str
-    asked: Options
-    voice: Voice
-    on_scalars: OnScalars | None
 
 
 def _has_rows(name: str) -> bool:
@@ -330,130 +301,3 @@ def _learnt_before(instance: Instance, parts: Mapping[str, Any], schema: pa.Sche
             if method((current.plan() or {}).get("parts", {})) == method(parts):
                 return current
     return None
-
-
-def _bring_up_to_date(resolved: Resolved, work: _Work) -> dict[str, Any]:
-    instance, stage, voice = resolved.instance, resolved.stage, work.voice
-    reads = resolved.read()
-    manifest = _finished(resolved, reads, work.asked)
-    if manifest is None and resolved.learnt_before is not None:
-        with Lock(instance.folder, f"weaksam {instance.name}", work.asked.wait_s):
-            manifest = instance.stand_for(resolved.learnt_before)
-    if manifest is not None:
-        voice.say(Toned(instance.name, Tone.NAME), f" {instance.key} is finished: {manifest.get('text', '')}")
-        instance.make_current()
-        return manifest
-    with (
-        interrupts.revocable() as revoke,
-        Lock(instance.folder, f"weaksam {instance.name}", work.asked.wait_s, revoke) as lock,
-    ):
-        manifest = _finished(resolved, reads, work.asked)
-        if manifest is not None:
-            return manifest  # somebody finished it while this process waited for the lock
-        _say_differences(resolved, voice)
-        voice.say(Toned(instance.name, Tone.NAME), f" {instance.key} in {instance.folder}")
-        for name, fingerprint in resolved.parts["fingerprints"].items():
-            voice.say(Toned(f"  {name} {fingerprint}", Tone.QUIET))
-        instance.set_aside_damaged(stage.product.schema)
-        instance.reopen()
-        instance.begin(resolved.parts, make_current=not stage.replaces_when_finished)
-        started = time.time()
-        job = Job(
-            options=resolved.options,
-            instance=instance,
-            inputs=resolved.inputs,
-            asked=work.asked,
-            lock=lock,
-            voice=voice,
-            on_scalars=work.on_scalars,
-        )
-        loading = "; models load and processes start first" if stage.loads_models else ""
-        with voice.sign_of_life(f"  {instance.name} is at work{loading}"):
-            facts = stage.run(job)
-        lock.check()
-        summary = facts.to_plain() | {
-            "seconds": round(time.time() - started, 2),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "fingerprints": resolved.parts["fingerprints"],
-            "reads": reads,
-            "recipe": work.recipe_name,
-        }
-        manifest = instance.finish(summary)
-        instance.make_current()
-        if manifest.get("text"):
-            voice.say(f"  {manifest['text']}  ", Toned(f"({manifest['seconds']:.1f} s)", Tone.QUIET))
-        return manifest
-
-
-def _finished(resolved: Resolved, reads: Mapping[str, Any], options: Options) -> dict[str, Any] | None:
-    """Return the manifest of an instance that has nothing left to do, or None."""
-    manifest = resolved.instance.finished(resolved.stage.product.schema)
-    if manifest is None or resolved.learnt_before is not None:
-        return manifest  # a training that is used as it is neither reads again nor retries
-    if manifest.get("reads") != reads:
-        return None
-    retry = options.retry_dropped and manifest.get("images", {}).get("dropped", 0) > 0
-    return None if retry else manifest
-
-
-def _say_differences(resolved: Resolved, voice: Voice) -> None:
-    previous = resolved.instance.previous()
-    try:
-        plan = None if previous is None else previous.plan()
-    except DamagedFileError as error:
-        logger.warning("%s; what differs from it cannot be told", error)
-        return
-    if previous is None or plan is None:
-        return
-    name = Toned(resolved.instance.name, Tone.NOTICE)
-    voice.say(name, f": not the {previous.key} of before, which stays; what differs:")
-    for line in differences(plan["parts"], dict(resolved.parts)):
-        voice.say(f"  {line}")
-
-
-def _say_dry_run(resolved: Resolved, voice: Voice) -> None:
-    instance, what = resolved.instance, resolved.stage.describe(resolved.options)
-    damaged = instance.damage(resolved.stage.product.schema)
-    manifest = None if damaged else instance.manifest()
-    if damaged:
-        state = f"damaged, would be mended. {what}"
-    elif manifest is not None:
-        state = f"finished: {manifest.get('text', '')}"
-    elif instance.plan() is not None:
-        state = f"started, would go on. {what}"
-    else:
-        state = f"would run. {what}"
-    voice.say(Toned(instance.name, Tone.NAME), f" {instance.key}: {state}")
-
-
-def _too_many_dropped(instance: Instance, manifest: Mapping[str, Any], max_dropped: str) -> TooManyDroppedError | None:
-    proof = manifest.get("images", {})
-    dropped, total = proof.get("dropped", 0), proof.get("images", 0)
-    allowed = dropped_allowed(max_dropped, total)
-    if dropped <= allowed:
-        return None
-    reasons = "".join(f"\n  {reason}" for reason in dropped_by_reason(instance))
-    return TooManyDroppedError(
-        f"{instance.name}: {dropped:,} of {total:,} images were dropped, {allowed:,} are allowed "
-        f"(--max-dropped {max_dropped}):{reasons}\n"
-        f"`weaksam dropped {instance.run_uri}` lists them all; mend the images and add --retry-dropped, or allow more."
-    )
-
-
-def _measure_and_show(resolved: Resolved, work: _Work, manifests: dict[str, dict[str, Any]]) -> None:
-    """Bring what measures or shows finished rows up to date once a run is stopped; nothing else, and no failure counts."""
-    name, when = resolved.instance.name, resolved.stage.when_stopped
-    there = {n: p for n, p in resolved.inputs.items() if n in manifests or is_from_outside(n) or p.shown_unfinished}
-    if when is WhenStopped.SHOW or (when is WhenStopped.MEASURE and there == resolved.inputs):
-        try:
-            manifests[name] = _bring_up_to_date(replace(resolved, inputs=there), work)
-        except WeaksamError as error:  # that images were dropped is what people must hear first
-            logger.warning("%s is not made: %s", name, error)
-
-
-def dropped_allowed(max_dropped: str, total: int) -> int:
-    """Return how many of ``total`` images may be dropped: ``"1%"`` rounds down, ``"25"`` is a count."""
-    match = re.fullmatch(r"(?P<share>\d+(\.\d+)?) ?%|(?P<count>\d+)", max_dropped.strip(), re.ASCII)
-    if match is None or (match["share"] and Fraction(match["share"]) > 100):
-        raise ConfigError(f"--max-dropped: expected a share like 1% or a count like 25, got {max_dropped!r}")
-    return int(match["count"]) if match["count"] else int(total * Fraction(match["share"]) / 100)

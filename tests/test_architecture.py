@@ -55,6 +55,7 @@ ROOMS_OF_THE_PIPELINES = (  # as above, and those of one floor do not import eac
     {"evaluate"},
     {"analyse"},
     {"report"},
+    {"bringing"},
     {"runner"},
     {"variants", "exchange"},
     {"cli"},

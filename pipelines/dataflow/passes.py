@@ -26,7 +26,7 @@ from pipelines.store.compaction import remove_retired
 from pipelines.store.copies import remove_copies
 from pipelines.store.dropped import write_dropped
 from pipelines.store.planned import also_in, without
-from pipelines.store.proof import prove
+from pipelines.store.proof import left, prove
 from pipelines.store.tables import Table, part_name
 from weaksam.heap import KEEP_HEAP_ENV
 
@@ -139,22 +139,22 @@ def work_off(
     started, before = time.time(), also_in(planned, identities.identities(table)).num_rows
     others = table.count() - before
     with job.voice.rows(instance.name, planned.num_rows, lambda: table.count() - others):
-        left = _left(planned, table, instance.dropped)
-        if left.num_rows:
-            job.voice.say(f"  {left.num_rows:,} of {planned.num_rows:,} images to do; {sizes.describe()}")
+        to_do = left(planned, table, instance.dropped)
+        if to_do.num_rows:
+            job.voice.say(f"  {to_do.num_rows:,} of {planned.num_rows:,} images to do; {sizes.describe()}")
             if sizes.here:
-                _run_here(left, table, job.lock.token, sizes.rows_per_task, operators)
+                _run_here(to_do, table, job.lock.token, sizes.rows_per_task, operators)
             else:
-                _run(left, table, job.lock.token, ActorPools(sizes, left.num_rows, _DEATHS_PER_TASK), operators)
-        left = _left(planned, table, instance.dropped)
-        if left.num_rows and not sizes.here:
-            job.voice.say(f"  {left.num_rows:,} image(s) left over by tasks whose process died: one per task now")
-            alone = ActorPools(replace(sizes, rows_per_task=1), left.num_rows, 0)
-            errors = _run(left, table, job.lock.token, alone, operators)
+                _run(to_do, table, job.lock.token, ActorPools(sizes, to_do.num_rows, _DEATHS_PER_TASK), operators)
+        to_do = left(planned, table, instance.dropped)
+        if to_do.num_rows and not sizes.here:
+            job.voice.say(f"  {to_do.num_rows:,} image(s) left over by tasks whose process died: one per task now")
+            alone = ActorPools(replace(sizes, rows_per_task=1), to_do.num_rows, 0)
+            errors = _run(to_do, table, job.lock.token, alone, operators)
             raise_unless_processes_died(errors)
             table.require_room()  # a disk that is full is no fault of these images
             reason = {"reason": "process died", "detail": "twice, the second time alone"}
-            write_dropped(instance, [row | reason for row in _left(planned, table, instance.dropped).to_pylist()])
+            write_dropped(instance, [row | reason for row in left(planned, table, instance.dropped).to_pylist()])
     seconds = time.time() - started
     job.lock.check()
     remove_copies(table)
@@ -163,10 +163,6 @@ def work_off(
     rate = round(new / max(seconds, 1e-9), 2)
     throughput = Throughput(images=new, seconds=round(seconds, 2), images_per_s=rate)
     return RowFacts(text=str(proof), images=proof, throughput=throughput, actors=sizes.describe())
-
-
-def _left(planned: pa.Table, table: Table, dropped: Table) -> pa.Table:
-    return without(planned, identities.identities(table), identities.identities(dropped))
 
 
 def _forget_dropped(dropped: Table, planned: pa.Table) -> None:

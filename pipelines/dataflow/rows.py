@@ -90,6 +90,8 @@ def guarded(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any
         return work(row)
     except ImageError as error:
         reason, detail = error.reason, error.detail
+    except OSError:  # of this machine or its network, such as a full disk: no fault of the image
+        raise
     except Exception as error:  # one image must not cost the job; --max-dropped judges how many may fail
         if "CUDA error" in str(error):
             logger.exception("the GPU context is broken; this actor ends and a fresh one takes over")

@@ -28,6 +28,11 @@ class Proof:
         return f"images {self.images:,} = {done} + dropped {self.dropped:,} · duplicates {self.duplicates:,}"
 
 
+def left(planned: pa.Table, *tables: Table) -> pa.Table:
+    """Return the planned rows that are in none of some tables, such as those of done and of dropped rows."""
+    return without(planned, *map(identities, tables))
+
+
 def prove(planned: pa.Table, table: Table, dropped: Table, before: int = 0) -> Proof:
     """Compute what became of planned images.
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from pipelines.bringing import Resolved
 from pipelines.engine.stage import Job, Options
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runner import Resolved, Run
+from pipelines.runner import Run
 from pipelines.stages import detect
 from pipelines.stages.propose import stage as propose
 from pipelines.stages.propose.actors import ActorSpec, Prompting, SegmentActor

@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipelines import registry
+from pipelines.bringing import Resolved, TooManyDroppedError, dropped_allowed
 from pipelines.engine.product import Facts, Product
 from pipelines.engine.stage import Job, Options, Stage
 from pipelines.products.index import Index
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runner import Resolved, Run, TooManyDroppedError, dropped_allowed
+from pipelines.runner import Run
 from pipelines.store.dropped import write_dropped
 from pipelines.store.files import write_bytes, write_json
 from pipelines.store.identities import identities
@@ -23,11 +25,12 @@ from pipelines.store.instances import Instance, current_instance
 from pipelines.store.lock import Lock
 from pipelines.store.planned import without
 from pipelines.store.proof import prove
-from pipelines.store.schemas import IMAGE_ID, IMAGES, INPUT
+from pipelines.store.schemas import IMAGE_ID, IMAGES, INPUT, PROPOSALS, proposals_to_row
 from tests.support.drawn_run import with_instances
 from tests.support.patience import PATIENCE_S
 from tests.support.voice import Recorder
 from weaksam.errors import ConfigError, RunError
+from weaksam.structures import Proposals
 
 SHAPES = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
 
@@ -180,6 +183,23 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path: Path) -> Non
     assert "finished: images 5" in printed
     assert printed.count("would run") == 1
     assert files_in(tmp_path) == before
+
+
+@pytest.mark.parametrize(("retry", "to_do"), [(False, 2), (True, 3)], ids=["", "--retry-dropped"])
+def test_a_dry_run_counts_the_images_that_are_left(tmp_path: Path, retry: bool, to_do: int) -> None:
+    bring(grid(), tmp_path, "index")
+    propose = Run(grid(), str(tmp_path)).instance("propose")
+    planned = propose.planned_rows().to_pylist()
+    nothing = Proposals(
+        size_hw=(32, 32), boxes_xyxy=np.zeros((0, 4), np.float32), source=[], prompt_index=np.zeros(0, np.int32),
+        mask_index=np.zeros(0, np.int8), predicted_iou=np.zeros(0, np.float32),
+    )  # fmt: skip
+    rows = [proposals_to_row(row["image_id"], row["input"], nothing) for row in planned[:2]]
+    rows.append(proposals_to_row(planned[2]["image_id"], "of another picture", nothing))
+    propose.table(PROPOSALS).write_rows(rows, "part-0")
+    write_dropped(propose, [{**planned[2], "uri": "", "reason": "truncated", "detail": ""}])
+    _, printed = bring(grid(), tmp_path, "propose", dry_run=True, retry_dropped=retry)
+    assert f"would run. {to_do} of 5 images to do." in printed
 
 
 def test_an_instance_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:

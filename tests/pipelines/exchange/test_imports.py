@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from pipelines import runner
+from pipelines import bringing
 from pipelines.exchange.export import run_export
 from pipelines.exchange.imports import read_boxes, run_import, to_proposals
 from pipelines.products.proposals import ProposalTable
@@ -70,7 +70,7 @@ def untimed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_two_processes_do_not_import_the_same(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "Lock", lambda folder, job, _wait_s, on_lost: Lock(folder, job, 0.0, on_lost))
+    monkeypatch.setattr(bringing, "Lock", lambda folder, job, _wait_s, on_lost: Lock(folder, job, 0.0, on_lost))
     run_export(run, to="mmdet", split="train", out=str(tmp_path / "f"))
     done = run_import(run, str(tmp_path / "f"), name="x", split="train")
     instance = finished_instance(run, "import.x")
@@ -101,7 +101,7 @@ def test_what_another_process_has_finished_meanwhile_is_not_written_again(
         parts.update(files())
         return Lock(*arguments)
 
-    monkeypatch.setattr(runner, "Lock", taken_late)
+    monkeypatch.setattr(bringing, "Lock", taken_late)
     run_import(run, str(tmp_path / "f"), name="x", split="train")
     assert files() == parts != {}
 

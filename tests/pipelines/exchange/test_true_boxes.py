@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipelines import runner
+from pipelines import bringing
 from pipelines.cli import app as cli
 from pipelines.cli.console import console
 from pipelines.engine.stage import Options
@@ -218,7 +218,7 @@ def test_a_share_that_is_none_and_a_name_that_is_no_folder_are_refused(shapes):
 
 
 def test_two_processes_do_not_write_the_same(shapes, monkeypatch):
-    monkeypatch.setattr(runner, "Lock", lambda folder, job, _wait_s, on_lost: Lock(folder, job, 0.0, on_lost))
+    monkeypatch.setattr(bringing, "Lock", lambda folder, job, _wait_s, on_lost: Lock(folder, job, 0.0, on_lost))
     done = run_export_true_boxes(shapes, name="x")
     instance = finished_instance(shapes, "true-boxes.x")
     instance.reopen()
@@ -244,7 +244,7 @@ def test_what_another_process_has_finished_meanwhile_is_not_written_again(shapes
         parts.update(files())
         return Lock(*arguments)
 
-    monkeypatch.setattr(runner, "Lock", taken_late)
+    monkeypatch.setattr(bringing, "Lock", taken_late)
     run_export_true_boxes(shapes, name="x")
     assert files() == parts != {}
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from _pytest.logging import LogCaptureHandler
 
+from pipelines.bringing import TooManyDroppedError
 from pipelines.cli import app as cli
 from pipelines.cli import run as run_verb
 from pipelines.dataflow.rows import fetch
@@ -22,7 +23,7 @@ from pipelines.engine.ray_session import let_go_of_actors
 from pipelines.engine.stage import Options
 from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.model import Recipe, load_recipe
-from pipelines.runner import Run, TooManyDroppedError
+from pipelines.runner import Run
 from pipelines.stages.propose import stage as propose
 from pipelines.stages.propose.actors import SegmentActor
 from pipelines.store.instances import Instance, current_instance
