@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -32,10 +32,10 @@ from pipelines.products.index import Index, Indexed
 from pipelines.recipe.keys import INDEX, with_weights
 from pipelines.recipe.model import Recipe, is_from_outside
 from pipelines.registry import asked_of, product_of, stage_of
-from pipelines.stages.index import listed
+from pipelines.stages.index import IndexOptions, listed
 from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance, current_instance, instance_key, rows_uri
-from pipelines.store.planned import Planned, common_splits, digest_of, identify
+from pipelines.store.planned import Planned, common_splits, identify
 from pipelines.store.schemas import INPUT, SCHEMA_VERSION
 from weaksam.config.weights import PlacedWeights, Weights
 from weaksam.errors import ConfigError, DataError, RunError
@@ -190,12 +190,8 @@ class Run:
     @cached_property
     def _indexed(self) -> Indexed:
         """The images of the run's data set: as the index has them, or will have."""
-        if INDEX in self._given:
-            return Indexed.of(Index(self._given[INDEX]))
-        instance = self.instance(INDEX)
-        if instance.manifest() is not None:
-            return Indexed.of(Index(instance))
-        return listed(self._asked(INDEX)[1], instance)
+        given = self._given.get(INDEX)
+        return _indexed(self._asked(INDEX)[1], self.instance(INDEX)) if given is None else Indexed.of(Index(given))
 
     def _true_boxes(self) -> Mapping[str, str]:
         """Return what tells the true boxes from others: their digests or, of an index that looked at none, that of the data."""
@@ -220,7 +216,7 @@ class Run:
     def _plan(self, name: str) -> Planned | None:
         if self._is_given(name):
             of = self._given_instance(name).planned
-            return None if of is None else self._set(of.columns, of.splits)
+            return None if of is None else self._indexed.planned(of.columns, of.splits)
         stage, options = self._asked(name)
         read = stage.images(options)
         if read is None:
@@ -237,11 +233,7 @@ class Run:
             for above in filter(None, map(self._planned, filter(_has_rows, stage.reads(options)))):
                 columns |= set(above.columns)
                 splits = common_splits(splits, above.splits)
-        return self._set(tuple(sorted(columns)), splits)
-
-    def _set(self, columns: tuple[str, ...], splits: tuple[str, ...]) -> Planned:
-        rows = identify(self._indexed.images, columns, splits)
-        return Planned(digest=digest_of(rows), index=self._indexed.key, columns=columns, splits=splits)
+        return self._indexed.planned(tuple(sorted(columns)), splits)
 
     def _rows(self, name: str) -> pa.Table | None:
         """Return the identities of the rows that an instance is asked for, written or not; None of one that makes none."""
@@ -260,6 +252,12 @@ class Run:
 
     def _given_instance(self, name: str) -> Instance:
         return self._given[name] if name in self._given else _found(self.uri, name)
+
+
+@lru_cache(maxsize=2)  # of large tables; their keys say all that they depend on
+def _indexed(options: IndexOptions, instance: Instance) -> Indexed:
+    """Return the images of an index, finished or not: those of a sweep's settings are looked up once."""
+    return listed(options, instance) if instance.manifest() is None else Indexed.of(Index(instance))
 
 
 def _as_seen(weights: Weights, seen: Mapping[PlacedWeights, str]) -> Weights:

@@ -420,7 +420,7 @@ def _exceed(count: int) -> str:
 def planned_images(proposals: ProposalTable, index: Index, split: str, max_images: int, planned: pa.Table) -> pa.Table:
     """Return the images to analyse as PLANNED rows, of those whose identities are ``planned``."""
     chosen = set(first_proposed(proposals.table, split, max_images))
-    uris = index.uris()
+    uris = index.uris(sorted(chosen))
     inputs = dict(zip(planned["image_id"].to_pylist(), planned["input"].to_pylist(), strict=True))
     rows = proposals.table.iter_rows(("image_id", *(field.name for field in PROMPT_COLUMNS)))
     of_image = ((row["image_id"], row) for row in rows)

@@ -118,7 +118,7 @@ def measure(job: Job[SimilarityOptions], split: str) -> dict[str, Any]:
 
     options, detector = job.options, _load_detector(job)
     rows = _first_rows(job.input(options.proposals, ProposalTable).table, split, options.images)
-    uris = job.input(options.index, Index).uris()
+    uris = job.input(options.index, Index).uris([row["image_id"] for row in rows])
     wanted, least_side = options.architecture.proposal_sources, options.architecture.min_box_side
     met = {source for row in rows for source in row["source"]} | set(options.named_sources)
     sets = source_sets(source for source in met if not wanted or source in wanted)

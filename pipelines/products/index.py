@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.engine.product import Facts, Product
-from pipelines.store.planned import index_rows
+from pipelines.store.planned import Planned, digest_of, identify, index_rows
 from pipelines.store.schemas import IMAGES, class_names_of
 from weaksam.datasets.ground_truth import BoxCounts
 from weaksam.datasets.passed_over import PassedOver
@@ -59,14 +60,11 @@ class Index(Product[IndexFacts]):
         """Return the images table, or some columns of it."""
         return self.table.read(columns)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the images as rows."""
-        rows: list[dict[str, Any]] = self.table.read().to_pylist()
-        return rows
-
-    def uris(self) -> dict[str, str]:
-        """Return image id -> where the picture is, in the order of the table."""
-        return {row["image_id"]: row["uri"] for row in self.table.iter_rows(("image_id", "uri"))}
+    def uris(self, image_ids: Sequence[str]) -> dict[str, str]:
+        """Return where the pictures of some images are, by id; an image that is not indexed is left out."""
+        images = self.table.read(("image_id", "uri"))
+        images = images.filter(pc.is_in(images["image_id"], pa.array(image_ids, pa.string())))
+        return dict(zip(*(column.to_pylist() for column in images.columns), strict=True))
 
     def pictures(self) -> dict[str, Picture]:
         """Return image id -> its picture, in the order of the table."""
@@ -78,8 +76,13 @@ class Index(Product[IndexFacts]):
         from weaksam.io.files import read_bytes
         from weaksam.io.images import decode_image
 
-        uris = self.uris()
-        return lambda image_id: decode_image(read_bytes(uris[image_id]))
+        images = self.table.read(("image_id", "uri"))
+
+        def read(image_id: str) -> NDArray[np.uint8]:
+            (uri,) = images.filter(pc.equal(images["image_id"], image_id))["uri"].to_pylist()
+            return decode_image(read_bytes(uri))
+
+        return read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,9 @@ class Indexed:
     key: str  # of the index
     images: pa.Table  # the images table, with the class names in its metadata
     facts: IndexFacts
+    _sets: dict[tuple[tuple[str, ...], tuple[str, ...]], Planned] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, index: Index) -> Indexed:
@@ -99,6 +105,13 @@ class Indexed:
     def class_names(self) -> tuple[str, ...]:
         """The classes of the data set."""
         return class_names_of(self.images.schema)
+
+    def planned(self, columns: tuple[str, ...], splits: tuple[str, ...]) -> Planned:
+        """Return the set of the images of some splits, all if none is named, for rows that are computed from some columns."""
+        if (columns, splits) not in self._sets:
+            digest = digest_of(identify(self.images, columns, splits))
+            self._sets[columns, splits] = Planned(digest=digest, index=self.key, columns=columns, splits=splits)
+        return self._sets[columns, splits]
 
 
 def first_in_hash_order(records: list[ImageRecord], limit: int) -> list[ImageRecord]:

@@ -33,10 +33,13 @@ def labelled_images(
         include_difficult: whether labels count objects marked difficult.
     """
     column = labels_column(include_difficult)
-    mine = [row for row in rows if row["split"] == split]
-    labelled = [row for row in mine if row[column] is not None]
-    known = [LabelledImage(r["image_id"], r["uri"], tuple(r[column]), r["content"]) for r in labelled]
-    return known, len(mine) - len(known)
+    known, unknown = list[LabelledImage](), 0
+    for row in rows:
+        if row["split"] == split and row[column] is None:
+            unknown += 1
+        elif row["split"] == split:
+            known.append(LabelledImage(row["image_id"], row["uri"], tuple(row[column]), row["content"]))
+    return known, unknown
 
 
 def counted(left_out: Mapping[str, int]) -> dict[str, int]:

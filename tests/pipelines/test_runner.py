@@ -266,7 +266,7 @@ class Counting:
     def toy(self, job: Job[None]) -> Facts:
         self.executed.append("toy")
         planned = job.instance.planned_rows()
-        uris = job.input("index", Index).uris()
+        uris = job.input("index", Index).uris(planned["image_id"].to_pylist())
         if job.asked.retry_dropped:
             job.instance.dropped.remove_all()
         table = job.instance.table(Kept.schema)

@@ -8,7 +8,7 @@ which ``propose`` (of this run or another) reads, and its checkpoints and scalar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,7 @@ class TrainClassifierStage(Stage[TrainClassifierOptions]):
 
         options, index = job.options, job.input(job.options.index, Index)
         assert isinstance(options.source, ClueNetworkConfig)
-        training, validation, unknown = choose_images(index.rows(), options, index.granted_split)
+        training, validation, unknown = choose_images(index.table.iter_rows(), options, index.granted_split)
         task = ClassifierTask(
             source=options.source,
             config=options.classifier,
@@ -114,7 +114,7 @@ class TrainClassifierStage(Stage[TrainClassifierOptions]):
 
 
 def choose_images(
-    rows: Sequence[Mapping[str, Any]], options: TrainClassifierOptions, split: str
+    rows: Iterable[Mapping[str, Any]], options: TrainClassifierOptions, split: str
 ) -> tuple[tuple[LabelledImage, ...], tuple[LabelledImage, ...], int]:
     """Choose what to learn from and what to be judged by.
 

@@ -8,7 +8,7 @@ reads, and its checkpoints and scalars under ``checkpoints/``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ class TrainMilStage(Stage[TrainMilOptions]):
 
         options, index = job.options, job.input(job.options.index, Index)
         proposals = job.input(options.proposals, ProposalTable).table
-        images, left_out = choose_images(index.rows(), set(proposals.ids()), options, index.granted_split)
+        images, left_out = choose_images(index.table.iter_rows(), set(proposals.ids()), options, index.granted_split)
         task = MilTask(
             config=options.mil,
             num_classes=len(index.class_names),
@@ -112,7 +112,7 @@ def _check_sources(mil: TrainMilConfig) -> None:
 
 
 def choose_images(
-    rows: Sequence[Mapping[str, Any]], proposed: set[str], options: TrainMilOptions, split: str
+    rows: Iterable[Mapping[str, Any]], proposed: set[str], options: TrainMilOptions, split: str
 ) -> tuple[tuple[LabelledImage, ...], dict[str, int]]:
     """Choose what to learn from.
 
