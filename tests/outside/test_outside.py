@@ -124,6 +124,7 @@ resources: {here: true, cpus: 1}
 """
 
 
+@pytest.mark.long
 def test_models_of_another_package_from_clues_to_a_retrained_detector(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(MODELS)
     said = weaksam(installed, "run", tmp_path / "recipe.yaml", "--data", "shapes:", "--out", tmp_path / "run")

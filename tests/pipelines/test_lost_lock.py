@@ -76,7 +76,7 @@ def test_a_termination_releases_the_lock(tmp_path: Path, work: str) -> None:
     assert not (instance / "_lock").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_lock_of_a_machine_that_was_lost_is_outlasted_by_default(tmp_path: Path) -> None:
     """As when a scheduler restarts a driver elsewhere: nobody tells the second one to wait, or removes anything."""
     short = f"{QUICK}lock.SILENCE_S = 3.0\n"

@@ -237,6 +237,7 @@ def test_optuna_and_asha_train_compare_and_go_on(tmp_path, ray_cluster):
     assert "paper" in page_of(outcome)
 
 
+@pytest.mark.long
 def test_a_killed_sweep_loses_no_trial_and_repeats_none(tmp_path):
     sweep = write_files(tmp_path, SWEEP.replace("[0.1, 0.6]", "[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]"))
     trials = Trials(load_sweep(str(sweep)), str(tmp_path / "run"), "shapes:")

@@ -236,7 +236,9 @@ def test_a_reader_of_one_line_ends_a_listing_quietly_and_no_work(tmp_path: Path)
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_two_signals_while_ray_works_leave_one_line_and_nothing_else(tmp_path: Path, signum: int, code: int) -> None:
     # More images than are done before the signals come, however fast the machine.
     settings = [*SETTINGS[:5], "data.shapes.train=120", "resources.cpus=2", "resources.rows_per_task=1"]

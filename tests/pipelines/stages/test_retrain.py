@@ -83,6 +83,7 @@ def keys(*items):
     return [run.instance(name).key for name in ("retrain", "detect.final")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("detector", "drop"),
     [

@@ -207,7 +207,7 @@ def test_the_same_seed_gives_the_same_bits(tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_lose_what_one_loses_over_50_steps(tmp_path):
     # Not Adam: it does not see a gradient's scale, so one that is wrong by the number of workers would pass; and at rates
     # that learn as fast as these it turns rounding into 1 % of the loss within 50 steps, on one worker in two passes, too.

@@ -45,7 +45,7 @@ def test_images_are_listed_and_read(bucket: str) -> None:
         assert stream.read() == b"picture"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_in_a_bucket_goes_on_where_it_stopped(bucket: str) -> None:
     out = join(bucket, "run")
 

@@ -93,6 +93,7 @@ def test_images_in_a_bucket_become_rows_in_a_local_folder(uninterrupted: dict[st
     assert all("'source': ['grid'" in row for row in uninterrupted.values())
 
 
+@pytest.mark.long
 def test_a_killed_run_in_a_bucket_goes_on_where_it_stopped(
     local: Path, bucket: str, uninterrupted: dict[str, str]
 ) -> None:

@@ -37,7 +37,7 @@ SMALL_DINO = (
     "retrain.detector={name: dino, dim: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward_dim: 16, queries: 10, "
     "denoising_queries: 4}",
 )
-IN_SECONDS = ("table-4", "table-5", "table-6", "table-10")
+IN_SECONDS = ("table-5", "table-6", "table-10")
 TABLES = [pytest.param(n, marks=() if n in IN_SECONDS else pytest.mark.long) for n in known_tables()]
 
 
