@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
 HeatMaps = Mapping[
     tuple[int, str], NDArray[np.float32]
 ]  # class index, source ("fine", "coarse", "cross") -> map [H, W]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch work in one thread: a few images gain little by more, which wait for each other where the cores are busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class HeatMapper:
@@ -55,7 +69,8 @@ class HeatMapper:
             for source, maps in of_class.maps.items():
                 found[of_class.class_index, source] = maps.mean(dim=0).clamp(0, 1).cpu().numpy()
 
-        self._prompter.prompt(image, self._labels(image_id), on_maps=keep)
+        with _one_thread():
+            self._prompter.prompt(image, self._labels(image_id), on_maps=keep)
         return found
 
     @cached_property
