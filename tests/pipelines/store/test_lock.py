@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,9 @@ from pipelines.store import sight
 from pipelines.store.exclusive import create_exclusively
 from pipelines.store.files import read_json, write_json
 from pipelines.store.lock import Lock, lock_holder, release_all
-from tests.support.gcs_server import gcs_server
 from tests.support.patience import PATIENCE_S, wait_until
-from tests.support.s3_server import s3_server
 from weaksam.errors import RunError
 from weaksam.io.files import join, open_fs
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    with s3_server("runs") as uri:
-        yield uri
-
-
-@pytest.fixture(scope="module")
-def gcs_bucket() -> Iterator[str]:
-    with gcs_server("runs") as uri:
-        yield uri
 
 
 @pytest.fixture(params=["disk", "s3", "gs"])

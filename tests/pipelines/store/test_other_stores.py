@@ -72,24 +72,30 @@ def test_a_file_is_created_once_whatever_a_store_calls_it(behind: Callable[[Tric
     assert [name for name in names_in(folder) if not name.startswith("_lock-")] == []
 
 
-@pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS.keys())
-def test_of_three_at_once_one_works_at_a_time(
-    behind: Callable[[Trick], str], trick: Trick, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.1)
-    folder, inside, most = behind(trick), list[str](), list[int]()
+def together_under_the_lock(folder: str, names: str) -> list[int]:
+    """Let each of several write a part under the lock of a folder; return how many were at work when each of them did."""
+    inside, at_work = list[str](), list[int]()
 
     def work(name: str) -> None:
         with Lock(folder, name, wait_s=PATIENCE_S) as lock:
             inside.append(name)
             write_bytes(join(folder, f"part-{name}.parquet"), b"rows")
-            most.append(len(inside))
+            at_work.append(len(inside))
             time.sleep(0.3)
             lock.check()
             inside.remove(name)
 
-    in_threads(work, ["a", "b", "c"])
-    assert most == [1, 1, 1]
+    in_threads(work, list(names))
+    return at_work
+
+
+@pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS.keys())
+def test_of_three_at_once_one_works_at_a_time(
+    behind: Callable[[Trick], str], trick: Trick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.1)
+    folder = behind(trick)
+    assert together_under_the_lock(folder, "abc") == [1, 1, 1]
     assert names_in(folder) == ["part-a.parquet", "part-b.parquet", "part-c.parquet"]
 
 
@@ -101,18 +107,8 @@ def test_of_three_that_find_an_abandoned_lock_one_takes_it(
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     create_exclusively(join(folder, "_lock"), json.dumps({**this_process(), "pid": ended.pid, "token": "t"}).encode())
-    inside, most = list[str](), list[int]()
-
-    def work(name: str) -> None:
-        with Lock(folder, name, wait_s=PATIENCE_S):
-            inside.append(name)
-            most.append(len(inside))
-            time.sleep(0.3)
-            inside.remove(name)
-
-    in_threads(work, ["a", "b", "c"])
-    assert most == [1, 1, 1]
-    assert names_in(folder) == []
+    assert together_under_the_lock(folder, "abc") == [1, 1, 1]
+    assert names_in(folder) == ["part-a.parquet", "part-b.parquet", "part-c.parquet"]
 
 
 def test_a_store_that_ignores_conditions_is_refused_unless_allowed(
@@ -137,7 +133,7 @@ def test_of_two_that_both_created_a_lock_one_waits_for_the_other(
     monkeypatch.setattr(lock_module, "_SETTLE_S", 0.0)
     folder = behind(ignores_conditions)
     assert not is_exclusive(join(folder, "_lock"))
-    both, met, inside, most = threading.Barrier(2), set[int](), list[str](), list[int]()
+    both, met = threading.Barrier(2), set[int]()
 
     def create_together(uri: str, data: bytes) -> bool:
         if threading.get_ident() in met:
@@ -150,16 +146,8 @@ def test_of_two_that_both_created_a_lock_one_waits_for_the_other(
 
     monkeypatch.setattr(lock_module, "create_exclusively", create_together)
 
-    def work(name: str) -> None:
-        with Lock(folder, name, wait_s=PATIENCE_S):
-            inside.append(name)
-            most.append(len(inside))
-            time.sleep(0.3)
-            inside.remove(name)
-
-    in_threads(work, ["a", "b"])
-    assert most == [1, 1]
-    assert names_in(folder) == []
+    assert together_under_the_lock(folder, "ab") == [1, 1]
+    assert names_in(folder) == ["part-a.parquet", "part-b.parquet"]
 
 
 def test_a_store_is_tried_once(behind: Callable[[Trick], str]) -> None:
