@@ -102,7 +102,8 @@ def s3_proxy(upstream: str, trick: Trick) -> Iterator[str]:
             for name, value in headers:
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(exchange.body if exchange.sent is None else exchange.body[: exchange.sent])
+            if self.command != "HEAD":  # whose answer has no body: the client would read one as its next answer
+                self.wfile.write(exchange.body if exchange.sent is None else exchange.body[: exchange.sent])
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on  # noqa: N815
 
