@@ -6,10 +6,10 @@ from pathlib import Path
 import torch.distributed
 import torch.multiprocessing
 
-from pipelines.training.loop import Worker
 from pipelines.training.task import TrainingResources, TrainingTask
+from pipelines.training.worker import Worker
 
-PRELOADED = ["pipelines.training.loop", "weaksam.detectors.loading", "weaksam.detectors.mil.mist"]
+PRELOADED = ["pipelines.training.worker", "weaksam.detectors.loading", "weaksam.detectors.mil.mist"]
 
 
 def train_two(tasks: dict[str, TrainingTask], folder: str, **resources) -> None:

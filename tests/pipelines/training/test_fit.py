@@ -21,7 +21,7 @@ from pipelines.stages.train_classifier.task import (
 )
 from pipelines.store.schemas import DROPPED, IMAGES
 from pipelines.store.tables import Table
-from pipelines.training import fit, loop
+from pipelines.training import fit, worker
 from pipelines.training.loop import run_training
 from pipelines.training.task import Position, Progress, TrainingResources
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
@@ -282,5 +282,5 @@ def test_the_manifest_says_the_memory_of_a_gpu_where_it_was_measured(tmp_path, m
         return fit.fit(job, ToyTask(), left_out={}).facts.to_plain()
 
     assert "gpu_memory_mib" not in told(tmp_path / "cpu")
-    monkeypatch.setattr(loop, "_gpu_memory_mib", lambda _device: 812.34)
+    monkeypatch.setattr(worker, "_gpu_memory_mib", lambda _device: 812.34)
     assert told(tmp_path / "gpu")["gpu_memory_mib"] == 812.3

@@ -2,7 +2,6 @@ import itertools
 import json
 import math
 import re
-import signal
 import struct
 import subprocess
 import sys
@@ -14,10 +13,10 @@ import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
-from pipelines.training import loop
+from pipelines.training import worker
 from pipelines.training.checkpoints import Checkpoints, read_scalars, write_events
-from pipelines.training.loop import GlobalBatches, Worker, _loader
 from pipelines.training.task import Losses, NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
+from pipelines.training.worker import Worker
 from tests.support import toy_training
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.tolerances import assert_near, near, roundings_in
@@ -96,31 +95,6 @@ def test_every_epoch_shows_every_image_once_in_an_order_of_its_own():
     assert plan(seed=0).batch(0) != plan(seed=1).batch(0)
 
 
-@pytest.mark.parametrize("world", [2, 3, 6])
-@pytest.mark.parametrize("images_per_pass", [0, 1, 2, 4])
-def test_any_number_of_workers_and_passes_shows_the_same_images_per_step(world, images_per_pass):
-    p = plan(images=7, epochs=2, batch_size=12)
-    workers = [
-        list(GlobalBatches(p, rank=rank, world=world, images_per_pass=images_per_pass, start=0))
-        for rank in range(world)
-    ]
-    passes = len(workers[0]) // p.steps
-    assert {len(w) for w in workers} == {passes * p.steps}
-    for step in range(p.steps):
-        seen = [pair for w in workers for one in w[step * passes : (step + 1) * passes] for pair in one]
-        assert Counter(seen) == Counter(p.batch(step))
-    largest = max(len(one) for w in workers for one in w)
-    assert largest <= (images_per_pass or 12)
-
-
-def test_passes_of_a_resumed_training_are_the_rest_of_an_uninterrupted_one():
-    p = plan(images=9, epochs=3, batch_size=4)
-    whole = GlobalBatches(p, rank=1, world=2, images_per_pass=1, start=0)
-    rest = GlobalBatches(p, rank=1, world=2, images_per_pass=1, start=5)
-    assert list(whole)[-len(rest) :] == list(rest)
-    assert len(list(whole)) == len(whole)
-
-
 def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="divides evenly among 2 workers, got 5"):
         train(tmp_path, workers=2)
@@ -181,7 +155,7 @@ def test_a_training_that_dies_right_after_a_checkpoint_keeps_the_row_of_its_step
                 raise Died
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.training.loop.Checkpoints", DyingAfterThree)
+        patched.setattr("pipelines.training.worker.Checkpoints", DyingAfterThree)
         with pytest.raises(Died):
             train(tmp_path, name="broken", checkpoint_every=1)
     resumed = train(tmp_path, name="broken", checkpoint_every=1)
@@ -311,15 +285,6 @@ def test_accumulated_passes_equal_one_big_batch(tmp_path, images_per_pass, kind)
     assert_learnt_alike(big.model, small.model, task)
 
 
-def test_loading_processes_leave_an_interrupt_to_their_parent(tmp_path):
-    dataset = ToyTask().build_dataset()
-    loader = _loader(dataset, [[(0, 0)]], 1, torch.device("cpu"))
-    assert loader.worker_init_fn is not None
-    loader.worker_init_fn(0)  # signals are restored after every test
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
 def test_loader_processes_change_nothing(tmp_path):
     task = ToyTask(broken=(2,))
     alone = train(tmp_path, task, name="alone")
@@ -382,10 +347,10 @@ def test_a_training_on_the_cpu_measures_no_memory_of_a_gpu(tmp_path):
 
 def test_memory_of_a_gpu_is_the_largest_of_all_workers_and_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(Worker, "_gather", lambda _self, value: [value])
-    monkeypatch.setattr(loop, "_gpu_memory_mib", lambda _device: 812.0)
+    monkeypatch.setattr(worker, "_gpu_memory_mib", lambda _device: 812.0)
     with pytest.raises(Died):
         train(tmp_path, progress=die_at(2), checkpoint_every=1)
-    monkeypatch.setattr(loop, "_gpu_memory_mib", lambda _device: 500.0)
+    monkeypatch.setattr(worker, "_gpu_memory_mib", lambda _device: 500.0)
     assert train(tmp_path, checkpoint_every=1).gpu_memory_mib == 812.0
     assert train(tmp_path, checkpoint_every=1).gpu_memory_mib == 812.0  # of a finished training
     monkeypatch.setattr(Worker, "_gather", lambda _self, value: [value, 900.0 if value == 500.0 else value])

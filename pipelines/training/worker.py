@@ -1,0 +1,246 @@
+"""One worker of a training: it continues from the newest checkpoint, does the steps, and leaves checkpoints behind."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from pipelines.training.checkpoints import Checkpoints, read_scalars, write_events, write_scalars
+from pipelines.training.phases import Phase, PhaseLosses
+from pipelines.training.samples import Batch, GlobalBatches, loader_of, to_device
+from pipelines.training.task import (
+    Losses,
+    NonFiniteLossError,
+    Position,
+    Progress,
+    Skipped,
+    TrainingResources,
+    TrainingTask,
+)
+from pipelines.training.window import Means, Window
+from weaksam.errors import DataError, RunError
+from weaksam.random import derive_seed
+
+_EVALUATIONS = 20  # looks at the validation score per training
+_CHECKPOINTS = 20  # per training, so that a kill costs at most a twentieth of it
+_SCALAR_ROWS = 1000  # per training: enough for a curve, few enough to rewrite the file each time
+_NAMED = 8  # images that the message of a non-finite loss names
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _Pass(NamedTuple):
+    inputs: Any
+    image_ids: list[str]
+    share: float  # of the worker's images in this step
+    last: bool  # of the step
+
+
+@dataclass
+class Worker:
+    """One worker's training: everything between two points at which a process may die."""
+
+    task: TrainingTask
+    resources: TrainingResources
+    folder: str
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: Callable[[Progress], None] | None = None
+
+    def run(self) -> None:
+        """Continue from the newest checkpoint and train to the end; a finished training returns at once."""
+        torch.set_num_threads(self.resources.threads)
+        self.plan = self.task.plan
+        torch.manual_seed(derive_seed(self.plan.seed, "weights"))
+        self.model = self.task.build_model().to(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.optimizers = self.task.build_optimizers(self.model)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group.setdefault("initial_lr", group["lr"])
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
+        self.checkpoints = Checkpoints(self.folder, self.plan)
+        self.best: dict[str, Any] | None = None
+        self.skipped: set[Skipped] = set()
+        self.gpu_memory_mib: float | None = None  # the largest of all workers and runs up to the newest checkpoint
+        start = self._restore()
+        self.rows = [row for row in read_scalars(self.folder) if row.step <= start] if self.rank == 0 else []
+        self._train(start)
+
+    def _restore(self) -> int:
+        """Load the newest checkpoint and return the number of steps it has done."""
+        state = self.checkpoints.newest()
+        start = 0
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            self.scaler.load_state_dict(state["scaler"])
+            self.best = state["best"]
+            self.skipped = {Skipped(*row) for row in state["skipped"]}
+            self.gpu_memory_mib = state.get("gpu_memory_mib")  # checkpoints of older versions have none
+            start = int(state["step"])
+        starts = self._gather(start)
+        if len(set(starts)) > 1:
+            raise RunError(
+                f"{self.folder}: the workers found checkpoints of different steps ({starts}); the folder must be one "
+                "that all of them share"
+            )
+        return start
+
+    def _train(self, start: int) -> None:
+        plan, steps = self.plan, self.plan.steps
+        phases = [
+            Phase(optimizer, PhaseLosses(self.task, self.model, number), self.world)
+            for number, optimizer in enumerate(self.optimizers)
+        ]
+        dataset = self.task.build_dataset()
+        if len(dataset.image_ids) != plan.images:
+            raise DataError(f"expected the plan's {plan.images} training images, got {len(dataset.image_ids)}")
+        batches = GlobalBatches(
+            plan, rank=self.rank, world=self.world, images_per_pass=self.resources.images_per_pass, start=start
+        )
+        checkpoint_every = self.resources.checkpoint_every or math.ceil(steps / _CHECKPOINTS)
+        loader = iter(loader_of(dataset, batches, self.resources.loader_processes, self.device))
+        window = Window(start)
+        for step in range(start, steps):
+            at = plan.position(step)
+            self._set_rates(self.task.lr_factors(at))
+            torch.manual_seed(derive_seed(plan.seed, "step", step, self.rank))  # dropout of all phases, on every device
+            self.model.train()
+            # A pass is loaded and moved to the device once, and forgotten when the last phase has had it.
+            passes = itertools.tee(self._passes(loader, batches), len(phases))
+            means = [self._take_turn(phase, own, at) for phase, own in zip(phases, passes, strict=True)]
+            self.scaler.update()
+            window.add(means[0], plan.batch_size)
+            done = step + 1
+            if done % math.ceil(steps / _EVALUATIONS) == 0 or done == steps:
+                self._evaluate(done)
+            # The row before the checkpoint: a training that goes on from there writes no row of an earlier step.
+            reported = self.rank == 0 and (done % math.ceil(steps / _SCALAR_ROWS) == 0 or done == steps)
+            if reported:
+                self.rows.append(window.close(done, plan, float(self.optimizers[0].param_groups[0]["lr"])))
+                write_scalars(self.folder, self.rows)
+            if done % checkpoint_every == 0 or done == steps or done in plan.keep:
+                self._save(done)
+            if reported and self.progress is not None:
+                self.progress(self.rows[-1])
+
+    def _set_rates(self, factors: Sequence[float]) -> None:
+        for optimizer, factor in zip(self.optimizers, factors, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def _passes(self, loader: Iterator[Batch], batches: GlobalBatches) -> Iterator[_Pass]:
+        """Yield the passes of the next step, on the device."""
+        for number in range(batches.passes):
+            batch = next(loader)
+            self.skipped.update(batch.skipped)
+            inputs, share = to_device(batch.inputs, self.device), len(batch.image_ids) / batches.share
+            yield _Pass(inputs, batch.image_ids, share, last=number == batches.passes - 1)
+
+    def _take_turn(self, phase: Phase, passes: Iterable[_Pass], at: Position) -> Means:
+        """Do one optimiser's step; return the means of what its passes say over the images of all workers."""
+        phase.begin()
+        said: list[Losses] = []
+        shares: list[Tensor] = []  # of each pass [losses and counts], its part of the worker's mean
+        images: list[list[str]] = []
+        for one in passes:
+            with nullcontext() if one.last or self.world == 1 else phase.module.no_sync():  # type: ignore[operator]
+                with self._autocast():
+                    said.append(self._ask(phase, one, at))
+                    loss = torch.stack([value * one.share for value in said[-1].losses.values()])
+                self.scaler.scale(loss.sum()).backward()  # type: ignore[no-untyped-call]
+            counts = [value.detach() * one.share for value in said[-1].counts.values()]
+            shares.append(torch.stack([*loss.detach(), *counts]))
+            images.append(one.image_ids)
+        names = [*said[-1].losses, *said[-1].counts]
+        means = self._means(names, torch.stack(shares), images)
+        self.scaler.unscale_(phase.optimizer)
+        if self.plan.max_grad_norm:
+            nn.utils.clip_grad_norm_(phase.parameters, self.plan.max_grad_norm)
+        self.scaler.step(phase.optimizer)
+        phase.optimizer.zero_grad(set_to_none=True)  # whatever comes next has that memory
+        return Means(*({name: means[name] for name in part} for part in said[-1]))
+
+    def _ask(self, phase: Phase, one: _Pass, at: Position) -> Losses:
+        try:
+            losses: Losses = phase.module(one.inputs, at)
+        except FloatingPointError as error:  # a network that cannot go on with what it predicts, as DINO's matching
+            raise NonFiniteLossError(f"{error}; with images {_some(one.image_ids)}") from error
+        return losses
+
+    def _means(self, names: list[str], values: Tensor, images: list[list[str]]) -> dict[str, float]:
+        """Sum the values ``[passes, names]`` of this worker and average them over all; raise if one is not finite."""
+        total = values.sum(dim=0)
+        if self.world > 1:
+            torch.distributed.all_reduce(total)
+        means = dict(zip(names, (total / self.world).tolist(), strict=True))
+        failed = [f"{name} = {mean}" for name, mean in means.items() if not math.isfinite(mean)]
+        if failed:  # on every worker alike, because the sum spreads a NaN
+            finite = values.isfinite().all(dim=1).tolist()
+            mine = next((ids for ids, good in zip(images, finite, strict=True) if not good), [])
+            ids = list(itertools.chain.from_iterable(self._gather(mine)))
+            raise NonFiniteLossError(
+                f"expected a finite loss, got {', '.join(failed)} with images {_some(ids)}; lower the learning rate, use "
+                "precision fp32 or bf16, or look at these images"
+            )
+        return means
+
+    def _evaluate(self, done: int) -> None:
+        if self.rank != 0:
+            return
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            score = self.task.evaluate(self.model)
+        if score is not None and (self.best is None or score > self.best["score"]):
+            weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.best = {"score": score, "step": done, "model": weights}
+
+    def _save(self, done: int) -> None:
+        self.skipped = set().union(*self._gather(self.skipped))
+        peaks = [self.gpu_memory_mib, *self._gather(_gpu_memory_mib(self.device))]
+        self.gpu_memory_mib = max((peak for peak in peaks if peak is not None), default=None)
+        if self.rank == 0:
+            write_events(self.folder, self.rows)
+            self.checkpoints.save(
+                {
+                    "step": done,
+                    "model": self.model.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                    "scaler": self.scaler.state_dict(),
+                    "best": self.best,
+                    "skipped": [list(row) for row in sorted(self.skipped)],
+                    "gpu_memory_mib": self.gpu_memory_mib,
+                }
+            )
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.plan.precision
+        return torch.autocast(self.device.type, _AUTOCAST.get(precision), enabled=precision != "fp32")
+
+    def _gather(self, value: Any) -> list[Any]:
+        """Return the value of every worker, in rank order."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+def _gpu_memory_mib(device: torch.device) -> float | None:
+    """Return the most memory that tensors of this process have taken on its GPU since the training began; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+
+
+def _some(image_ids: Sequence[str]) -> str:
+    more = f" and {len(image_ids) - _NAMED} more" if len(image_ids) > _NAMED else ""
+    return f"{', '.join(image_ids[:_NAMED])}{more}"
