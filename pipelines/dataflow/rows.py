@@ -23,6 +23,7 @@ from weaksam.errors import ImageError
 
 logger = logging.getLogger(__name__)
 
+OUT_OF_MEMORY = "out of GPU memory"  # the reason of an image that does not fit, whatever is halved
 _READERS = 16  # concurrent reads per fetching task: a bucket answers each in tens of milliseconds
 
 PLANNED = pa.schema(
@@ -82,29 +83,44 @@ def finish_batch(instance: Instance, rows: list[dict[str, Any]], schema: pa.Sche
 
 
 def guarded(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any], missing: Any) -> dict[str, Any]:
-    """Run ``work`` on a row that is fine so far; a failure becomes its reason. A broken GPU ends the process instead."""
+    """Run ``work`` on a row that is fine so far; a failure becomes its reason. A broken GPU ends the process instead.
+
+    An image for which a GPU had too little memory is tried once more: other threads may have held it.
+    """
     blank = {f.name: None for f in missing}
     if row["reason"]:
         return {**row, **blank}
+    done = _attempt(work, row)
+    if done.get("reason") == OUT_OF_MEMORY:
+        import torch
+
+        torch.cuda.empty_cache()
+        done = _attempt(work, row)
+    return {**row, **blank, **done} if done.get("reason") else done
+
+
+def _attempt(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``work`` makes of a row, or the reason and the detail of its failure."""
+    from weaksam.chunks import is_out_of_memory
+
     try:
         return work(row)
     except ImageError as error:
-        reason, detail = error.reason, error.detail
+        return _failure(error.reason, error.detail)
     except OSError:  # of this machine or its network, such as a full disk: no fault of the image
         raise
     except Exception as error:  # one image must not cost the job; --max-dropped judges how many may fail
-        if "CUDA error" in str(error):
-            logger.exception("the GPU context is broken; this actor ends and a fresh one takes over")
-            os._exit(1)  # sys.exit can hang the pool (ray#62746), and every later call here would fail as well
-        reason, detail = _failure_reason(error), f"{type(error).__name__}: {error}"
         logger.exception("image %s", row["image_id"])
-    return {**row, **blank, "reason": reason, "detail": detail[:500]}
+        if is_out_of_memory(error):
+            return _failure(OUT_OF_MEMORY, f"{type(error).__name__}: {error}")
+        if "CUDA error" in str(error):
+            logger.critical("the GPU context is broken; this actor ends and a fresh one takes over")
+            os._exit(1)  # sys.exit can hang the pool (ray#62746), and every later call here would fail as well
+        return _failure("internal error", f"{type(error).__name__}: {error}")
 
 
-def _failure_reason(error: Exception) -> str:
-    import torch
-
-    return "out of GPU memory" if isinstance(error, torch.cuda.OutOfMemoryError) else "internal error"
+def _failure(reason: str, detail: str) -> dict[str, Any]:
+    return {"reason": reason, "detail": detail[:500]}
 
 
 def decode_row(row: Mapping[str, Any]) -> NDArray[np.uint8]:
