@@ -35,7 +35,19 @@ READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage wh
 
 FAMILIES = {"clues", "sam", "detectors", "datasets", "metrics"}
 ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those below it
-    {"errors", "structures", "random", "registry", "boxes", "boxes_np", "masks", "transforms", "drawing", "heap"},
+    {
+        "errors",
+        "structures",
+        "random",
+        "registry",
+        "boxes",
+        "boxes_np",
+        "masks",
+        "transforms",
+        "drawing",
+        "heap",
+        "chunks",
+    },
     {"io"},
     {"config"},
     {"networks"},

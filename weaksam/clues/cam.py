@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from weaksam.chunks import in_chunks
 from weaksam.clues.base import ClueNetwork
 from weaksam.config import CamConfig
 from weaksam.errors import ConfigError
@@ -110,12 +111,19 @@ class MultiScaleCam:
     @torch.no_grad()
     def _enlarged(self, passes: Sequence[Tensor], size_hw: tuple[int, ...]) -> Tensor:
         """Sum of maps ``[M, h, w]`` of differing h, w, enlarged to ``[M, H, W]`` and each stretched to [0, 1]."""
-        total = torch.zeros(len(passes[0]), *size_hw, device=passes[0].device)
-        for maps in passes:  # half precision is enlarged as such and added in single
-            total += F.interpolate(maps[None], size=size_hw, mode="bilinear", align_corners=False)[0]
-        low = total.amin(dim=(1, 2), keepdim=True)
-        high = total.amax(dim=(1, 2), keepdim=True)
-        return total.sub_(low).div_(high - low + 1e-8)
+        enlarged = torch.empty(len(passes[0]), *size_hw, device=passes[0].device)
+
+        def enlarge(some: slice) -> None:
+            total = enlarged[some].zero_()
+            for maps in passes:  # half precision is enlarged as such and added in single
+                total += F.interpolate(maps[None, some], size=size_hw, mode="bilinear", align_corners=False)[0]
+            low = total.amin(dim=(1, 2), keepdim=True)
+            high = total.amax(dim=(1, 2), keepdim=True)
+            total.sub_(low).div_(high - low + 1e-8)
+
+        for _ in in_chunks(len(enlarged), len(enlarged), enlarge):
+            pass
+        return enlarged
 
     def _resized(self, image: NDArray[np.uint8], scale: float) -> Tensor:
         """Normalised float32 ``[3, h, w]`` at ``scale``; a side is never below the network's smallest."""

@@ -15,10 +15,10 @@ model's own layers in an order that shares what prompts of one image have in com
 ``benchmarks/proposals.py`` times both.
 
 Images never mix, on any device: an image is encoded alone, its prompts are decoded and its masks measured in chunks that
-hold nothing of another image and whose size depends on the model and the kind of device alone (``chunks``). Whatever is
+hold nothing of another image and whose size depends on the model and the device alone (``weaksam/chunks.py``). Whatever is
 computed before or beside an image, its own computation is therefore the same one, and on one machine's CPU, with as many
-threads, its result is the same bit for bit. Only running out of an accelerator's memory halves the chunks, for the
-image at hand.
+threads, its result is the same bit for bit. Only an accelerator whose memory is short makes chunks smaller, and running
+out of it halves them, for the image at hand.
 
 This file names the models and finds their files without torch, so that checksums can enter a stage's key before any model
 is built.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from weaksam.chunks import chunk_size, in_chunks
 from weaksam.masks import masks_to_boxes
-from weaksam.sam.chunks import chunk_size, in_chunks
 from weaksam.sam.encode import EncodedImage
 from weaksam.sam.prompt import THREE_MASKS, Prompt, decode_prompts, logits_hw
 
@@ -126,7 +126,8 @@ def measure_masks(
 
     pixels = max(sam.image_encoder.img_size**2, encoded.size_hw[0] * encoded.size_hw[1])
     bytes_each = 4 * pixels * low_res_logits.itemsize  # both resizes, and the masks at three thresholds
-    for _ in in_chunks(len(low_res_logits), chunk_size(bytes_each, low_res_logits.device), measure):
+    at_once = chunk_size(low_res_logits.device, tensor_bytes=bytes_each, peak_bytes=bytes_each)
+    for _ in in_chunks(len(low_res_logits), at_once, measure):
         pass
     return boxes_xyxy, empty, stability
 

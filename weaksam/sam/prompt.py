@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from weaksam.chunks import chunk_size, in_chunks
 from weaksam.errors import DataError
-from weaksam.sam.chunks import chunk_size, in_chunks
 from weaksam.sam.encode import EncodedImage
 from weaksam.sam.kernels import choose_kernels
 
@@ -28,6 +28,11 @@ SINGLE_MASK = 3  # SAM's one answer to a prompt that leaves no doubt, such as a 
 
 _MASK_TOKENS = (1, 2, 3, 0)  # which of the decoder's mask tokens makes which mask
 _LOGITS_PER_TOKEN = 4  # along each side: the decoder doubles the grid of tokens twice
+# What a prompt holds at most, in copies of the image's N tokens of C channels. Upscaling takes most: the tokens of all prompts
+# and of those worth decoding (2), 4 N of C / 4 before and after their norm (2), 16 N of C / 8 before and after their
+# activation (4), and logits or scores (1); attention holds 5. In float32 that is 38 MB for ViT-B, L and H (N = 4,096, C = 256)
+# and 0.9 MB for the built-in SAM (N = 256, C = 96).
+_PEAK_IN_IMAGES = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +153,9 @@ class _PromptedDecoder:
         self._image_pe = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2).contiguous()
         self._grid_hw = features.shape[-2:]
         self._used_hw = _tokens_in_use(sam, encoded)
-        self.prompts_at_once = chunk_size(self._image.nbytes, self._image.device)
+        self.prompts_at_once = chunk_size(
+            self._image.device, tensor_bytes=self._image.nbytes, peak_bytes=_PEAK_IN_IMAGES * self._image.nbytes
+        )
 
     def attend(self, prompts: Sequence[Prompt], mask_indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Let P prompts of one form and the image attend to each other, which is enough to estimate the masks' IoU.

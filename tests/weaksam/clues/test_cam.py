@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.support.small_memory import let_few_fit
 from tests.support.tolerances import assert_near, near, roundings_in
 from weaksam.clues.cam import MultiScaleCam
 from weaksam.clues.resnet_cam import ResNetCam
@@ -223,3 +224,13 @@ def test_layers_beyond_the_network_are_refused() -> None:
 def test_kinds_that_a_network_lacks_are_refused() -> None:
     with pytest.raises(ConfigError, match="fine asked for, but ResNetCam gives coarse only"):
         source(ResNetCam(ResNetCamConfig(backbone="shufflenet_v2_x0_5"), CLASSES), kinds=("coarse", "fine"))
+
+
+def test_a_device_of_little_memory_enlarges_a_few_maps_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clues, image = source(network()), picture(45, 62)
+    (expected,) = clues.class_maps(image, [3])
+    memory = let_few_fit(monkeypatch, F, "interpolate", 4, lambda maps, size=None, **_: maps.shape[1] if size else 0)
+    (found,) = clues.class_maps(image, [3])
+    assert max(memory.sizes) == 3  # of 6 maps
+    for kind in KINDS:
+        np.testing.assert_array_equal(found.maps[kind], expected.maps[kind])

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torchvision.ops import nms
 
+from tests.support.small_memory import let_few_fit
 from tests.support.tolerances import assert_near, near, roundings_in
 from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig, Weights
 from weaksam.detectors.inference import detect, detect_alone
@@ -80,6 +81,18 @@ def test_detections_equal_the_obvious_reference(name, config):
     assert_near(found.boxes_xyxy, [b for b, *_ in expected], length=roundings_in(detector))
     assert (found.boxes_xyxy.dtype, found.class_index.dtype, found.score.dtype) == (np.float32, np.int64, np.float32)
     assert found.image_scores.shape == (3,)
+
+
+@pytest.mark.parametrize("name", MIL_DETECTORS)
+def test_a_device_of_little_memory_sees_a_few_proposals_at_a_time_and_finds_the_same(monkeypatch, name):
+    detector, config = detector_of(name), DetectConfig(scales=(48, 64))
+    expected = detect(detector, IMAGE, BOXES, config)
+    memory = let_few_fit(monkeypatch, detector.body, "head", 2, len)
+    found = detect(detector, IMAGE, BOXES, config)
+    assert memory.sizes == [2, 2] * 4
+    np.testing.assert_array_equal(found.class_index, expected.class_index)
+    assert_near(found.score, expected.score, length=roundings_in(detector))
+    assert_near(found.boxes_xyxy, expected.boxes_xyxy, length=roundings_in(detector))
 
 
 @pytest.mark.parametrize("name", MIL_DETECTORS)

@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.sams import lively_sam
+from tests.support.sams import drawn_image, in_double, lively_sam, trained_sam
+from tests.support.small_memory import let_few_fit
 from weaksam.config import CluesConfig, PeaksConfig, PromptsConfig, ProposalsConfig
 from weaksam.errors import ConfigError
 from weaksam.proposals.proposer import Proposer
+from weaksam.sam import measure
+from weaksam.sam.kernels.exact import ExactKernels
 from weaksam.structures import ClassMaps
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
@@ -95,3 +98,21 @@ def test_without_the_grid_only_clues_are_asked():
 def test_segmenting_without_a_sam_says_what_is_missing():
     with pytest.raises(ConfigError, match="expected a SAM"):
         Proposer(None, None).segment(IMAGE, [])
+
+
+@pytest.mark.parametrize(("prompts_that_fit", "masks_that_fit"), [(10, 1000), (1000, 5), (1, 1)])
+def test_a_device_of_little_memory_gives_the_same_boxes(monkeypatch, prompts_that_fit, masks_that_fit):
+    proposer = Proposer(None, in_double(trained_sam()), prompts=PromptsConfig(sources=("grid",), points_per_side=6))
+    image = drawn_image(128, 128)
+    expected = proposer(image)
+    of_prompts = let_few_fit(
+        monkeypatch, ExactKernels, "attend", prompts_that_fit, lambda _, __, tokens, *___: len(tokens)
+    )
+    of_masks = let_few_fit(monkeypatch, measure, "_full_logits", masks_that_fit, lambda _, __, logits: len(logits))
+    found = proposer(image)
+    assert len(expected.boxes_xyxy) > 3
+    np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+    assert found.discarded == expected.discarded
+    assert max(of_prompts.sizes) <= prompts_that_fit
+    assert max(of_masks.sizes) <= masks_that_fit
+    assert sum(of_prompts.sizes) == 36

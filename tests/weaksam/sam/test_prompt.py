@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from tests.support.sams import drawn_image, in_double, lively_sam, noise, stock_answers, tiny_sam, trained_sam
+from tests.support.small_memory import let_few_fit
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.errors import DataError
 from weaksam.sam.encode import encode_image
@@ -108,19 +109,11 @@ def test_where_memory_runs_out_the_answers_are_the_same_but_for_rounding(monkeyp
     sam, image = in_double(lively_sam()), noise(60, 80)
     prompts = [Prompt(points_xy=xy((x, y))) for x in range(5, 80, 10) for y in range(5, 60, 10)]
     expected = low_res_masks(sam, image, prompts, THREE_MASKS)
-    attend, sizes = ExactKernels.attend, []
-
-    def attend_to_few(self, transformer, tokens, image, image_pe):
-        if len(tokens) > 10:
-            raise torch.OutOfMemoryError("out of memory")
-        sizes.append(len(tokens))
-        return attend(self, transformer, tokens, image, image_pe)
-
-    monkeypatch.setattr(ExactKernels, "attend", attend_to_few)
+    memory = let_few_fit(monkeypatch, ExactKernels, "attend", 10, lambda _, __, tokens, *___: len(tokens))
     for ours, whole in zip(low_res_masks(sam, image, prompts, THREE_MASKS), expected, strict=True):
         assert_near(ours, whole, length=roundings_in(sam), magnitude=AMPLIFIED * whole.abs().max().item())
-    assert sum(sizes) == len(prompts)
-    assert len(set(sizes[:-1])) == 1
+    assert sum(memory.sizes) == len(prompts)
+    assert len(set(memory.sizes[:-1])) == 1
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 
+from weaksam.chunks import chunk_size, in_chunks
 from weaksam.config import MilConfig, MilDetectorConfig
 from weaksam.detectors.mil.dropblock import ConcreteDropBlock
 from weaksam.losses.mil import PseudoLabels, box_loss, image_loss, refinement_loss, wsddn_scores
 from weaksam.networks.roi_backbones import VggVariant, build_roi_backbone
 
 NUM_BRANCHES = 3
+# What a proposal holds at most, in copies of its pooled features: those, and the widest layers of ResNet-50's fourth stage.
+_PEAK_IN_POOLED = 4
 # Deltas are offsets of the centre and logarithms of the sides, times these weights (Fast R-CNN's; method 4.4).
 BOX_CODER = BoxCoder((10.0, 10.0, 5.0, 5.0), math.log(1000 / 16))
 
@@ -101,7 +104,10 @@ class WeakDetector(nn.Module, ABC):
         """
         image_index, _ = real.nonzero(as_tuple=True)
         pooled = self.body.pool(self.body.features(images), boxes_xyxy[real], image_index)
-        hidden = self.body.head(pooled if self.adversary is None else self.adversary(pooled))
+        return self._outputs(self.body.head(pooled if self.adversary is None else self.adversary(pooled)), real)
+
+    def _outputs(self, hidden: Tensor, real: Tensor) -> Outputs:
+        """Compute the logits from what the head says of each proposal, ``[N, dim]``."""
         return Outputs(
             class_logits=_lay_out(self.class_stream(hidden), real),
             detection_logits=_lay_out(self.detection_stream(hidden), real),
@@ -148,7 +154,7 @@ class WeakDetector(nn.Module, ABC):
         was_training = self.training
         self.eval()
         try:
-            outputs = self(images, boxes_xyxy, real)
+            outputs = self._outputs(self._seen(images, boxes_xyxy[real]), real)
         finally:
             self.train(was_training)
         scores = wsddn_scores(outputs.class_logits, outputs.detection_logits, real)
@@ -159,6 +165,19 @@ class WeakDetector(nn.Module, ABC):
             scores=(refined.mean(dim=0) * real[..., None])[0],
             deltas=deltas,
         )
+
+    def _seen(self, images: Tensor, boxes_xyxy: Tensor) -> Tensor:
+        """What the head says of N proposals of one image, ``[N, dim]``, as many at a time as memory allows."""
+        features = self.body.features(images)
+
+        def see(some: slice) -> Tensor:
+            boxes = boxes_xyxy[some]
+            return self.body.head(self.body.pool(features, boxes, boxes.new_zeros(len(boxes), dtype=torch.int64)))
+
+        pooled_bytes = self.body.channels * self.body.pool_size**2 * 4
+        at_once = chunk_size(features.device, tensor_bytes=pooled_bytes, peak_bytes=_PEAK_IN_POOLED * pooled_bytes)
+        seen = list(in_chunks(len(boxes_xyxy), at_once, see))
+        return torch.cat(seen) if seen else see(slice(0))
 
     def adversary_parameters(self) -> tuple[nn.Parameter, ...]:
         """Return what the adversary learns; () without one."""
