@@ -28,9 +28,10 @@ from pipelines.engine import ray_session
 from pipelines.engine.stage import Options
 from pipelines.engine.voice import SILENT, Tone, Toned, Voice
 from pipelines.variants.objectives.agreement import RANK, RANKED
+from tune.machines import Machine, connected_machines, cpus_of_each
 from tune.ranks import mean_ranks
 from tune.spaces import Settings, combinations, drawn, every_combination, told
-from tune.sweep import BEST, Sweep, Trials, check_gpus, check_recipes, cpus_of_each, whole_numbers
+from tune.sweep import BEST, Sweep, Trials, check_recipes, whole_numbers
 from tune.trial import Record, Records, TrialLog, early_percents, last_known, run_trial, value_of
 from weaksam.errors import RunError
 from weaksam.io.files import join
@@ -90,7 +91,7 @@ def run_sweep(
     wanted = _most(sweep) if planned is None else len(planned)
     known = len(done.keys() - again.keys() if planned is None else planned.keys() & done.keys() - again.keys())
     voice.say(
-        f"  {wanted} trials{_distinct(planned)}, {known} of them done before; {sweep.resources.concurrency} at a time; "
+        f"  {wanted} trials{_distinct(planned)}, {known} of them done before; {sweep.resources.at_a_time}; "
         f"{records.folder}"
     )
     run = partial(_tune, trials, records, again, options=options, voice=voice, deadline=deadline)
@@ -133,8 +134,8 @@ def _say_heading(sweep: Sweep, voice: Voice) -> None:
 def check(trials: Trials, options: Options, where: str) -> None:
     """Raise ConfigError if the sweep does not fit its recipe or, where it is to run on one, this machine."""
     check_recipes(trials, where)
-    if not _on_cluster(options):
-        cpus_of_each(trials.sweep, [ray_session.usable_cpus()], where)
+    if not _on_cluster(options):  # GPUs are found when Ray starts
+        cpus_of_each(trials.sweep.resources, [Machine(cpus=ray_session.usable_cpus(), gpus=math.inf)], where)
 
 
 def _on_cluster(options: Options) -> bool:
@@ -142,15 +143,14 @@ def _on_cluster(options: Options) -> bool:
 
 
 def _fitted(trials: Trials, options: Options, where: str) -> Trials:
-    """Return trials with their part of the machine or cluster. A cluster may grow: what people ask of it is not checked."""
-    sweep, resources = trials.sweep, trials.base.resources
-    if not _on_cluster(options):
-        if sweep.resources.gpus:
-            ray_session.connect(resources)
-            check_gpus(sweep, ray_session.connected_size(resources)[1], where)
-        return trials.with_cpus(cpus_of_each(sweep, [ray_session.usable_cpus()], where))
-    ray_session.connect(resources, options.address)
-    return trials if sweep.resources.cpus else trials.with_cpus(cpus_of_each(sweep, ray_session.machine_cpus(), where))
+    """Return trials with their part of the machine or cluster; nodes that are large enough may come to a cluster yet."""
+    resources, on_cluster = trials.sweep.resources, _on_cluster(options)
+    if on_cluster or resources.gpus:
+        ray_session.connect(trials.base.resources, options.address)
+        machines = connected_machines()
+    else:
+        machines = [Machine(cpus=ray_session.usable_cpus())]
+    return trials.with_cpus(cpus_of_each(resources, machines, where, grows=on_cluster))
 
 
 def _of_sweep(trials: Trials, records: Mapping[str, Record]) -> dict[str, Record]:
@@ -292,7 +292,7 @@ def _tune(
                 search_alg=None if listed else search,
                 scheduler=scheduler,
                 num_samples=1 if listed else count,
-                max_concurrent_trials=sweep.resources.concurrency,
+                max_concurrent_trials=sweep.resources.concurrency or None,
                 time_budget_s=None if math.isinf(seconds) else seconds,
                 reuse_actors=True,  # the next trial of a process need not import everything again
             ),

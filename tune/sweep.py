@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from tune.spaces import Knob, Settings, combinations, corners, every_combination
 from weaksam.errors import ConfigError
 
 _MOST_CHECKED = 1000  # combinations of values that are all tried on the recipe before a sweep starts
+_SHARES = (0.25, 0.33, 0.5)  # of a GPU; other fractions can stay unschedulable for ever (ray#52133)
 BEST = "best"  # name of the best trial among those that are compared
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 _OWN = {  # fields of a recipe that a sweep sets itself: nobody else may
@@ -67,10 +69,16 @@ class TrialResources(BaseModel):
 
     model_config = _STRICT
 
-    concurrency: int = Field(default=1, ge=1)  # trials at the same time
+    concurrency: int = Field(default=1, ge=0)  # trials at the same time, at most; 0 = as many as fit
     cpus: int = Field(default=0, ge=0)  # of each; 0 = an equal part of the machine or cluster
-    # Of each. With none or one, a trial does everything in its own process; with more there is a training worker on each.
-    gpus: int = Field(default=0, ge=0)
+    # Of each: 0.25, 0.33, 0.5 of one, or a whole number. Up to one GPU, a trial does everything in its own process; with more
+    # there is a training worker on each.
+    gpus: float = Field(default=0, ge=0)
+
+    @property
+    def at_a_time(self) -> str:
+        """How many trials run at the same time, for people."""
+        return f"{self.concurrency or 'as many as fit'} at a time"
 
 
 class Budget(BaseModel):
@@ -138,7 +146,7 @@ class Trials:
         self.source = read_recipe(sweep.recipe)
         self.fingerprints: Fingerprints = {}
         # Of each trial; its part of this machine until ``with_cpus`` knows of a cluster.
-        self.cpus = sweep.resources.cpus or max(1, usable_cpus() // sweep.resources.concurrency)
+        self.cpus = sweep.resources.cpus or max(1, usable_cpus() // (sweep.resources.concurrency or usable_cpus()))
 
     def with_cpus(self, cpus: int) -> Trials:
         """Return them with so many CPUs each."""
@@ -223,9 +231,10 @@ class Trials:
     def _resources(self) -> list[str]:
         items, gpus = [f"resources.cpus={self.cpus}"], self.sweep.resources.gpus
         if gpus > 1:
-            return [*items, f"resources.train_workers={gpus}"]
-        # Actors and workers take longer to start than a small detector to learn.
-        return [*items, "resources.here=true", f"resources.gpus_per_actor={gpus}"]
+            return [*items, f"resources.train_workers={gpus:.0f}"]
+        # Actors and workers take longer to start than a small detector to learn. To a process with a share of a GPU it looks
+        # like one.
+        return [*items, "resources.here=true", f"resources.gpus_per_actor={math.ceil(gpus)}"]
 
 
 def load_sweep(path_or_name: str, overrides: Sequence[str] = ()) -> Sweep:
@@ -275,38 +284,6 @@ def check_recipes(trials: Trials, where: str) -> None:
                         f"{where}: {field}: expected one of the splits {', '.join(splits)} for {name} ({at} of recipe "
                         f"{sweep.recipe}), got {split}"
                     )
-
-
-def cpus_of_each(sweep: Sweep, machines: Sequence[int], where: str) -> int:
-    """Return how many CPUs each trial gets, as many as let all that run at the same time fit into the machines.
-
-    Args:
-        sweep: says how many trials there are at a time, and perhaps their CPUs.
-        machines: how many CPUs each of them has.
-        where: the sweep's file or name, for messages.
-
-    Raises:
-        ConfigError: they do not fit.
-    """
-    resources = sweep.resources
-    wanted = [resources.cpus] if resources.cpus else range(max(machines, default=0), 0, -1)
-    for each in wanted:
-        if sum(cpus // each for cpus in machines) >= resources.concurrency:
-            return each
-    raise ConfigError(
-        f"{where}: resources: expected trials that fit into {' + '.join(map(str, machines))} CPUs, got "
-        f"{resources.concurrency} at a time with {max(1, resources.cpus)} CPU(s) each"
-    )
-
-
-def check_gpus(sweep: Sweep, gpus: int, where: str) -> None:
-    """Raise ConfigError if the trials that run at the same time need more GPUs than the machine or cluster has."""
-    wanted = sweep.resources.concurrency * sweep.resources.gpus
-    if wanted > gpus:
-        raise ConfigError(
-            f"{where}: resources: expected trials that fit into {gpus} GPU(s), got {sweep.resources.concurrency} at a time "
-            f"with {sweep.resources.gpus} each; resources.gpus: 0 trains on the CPU"
-        )
 
 
 def whole_numbers(trials: Trials) -> dict[str, bool]:
@@ -364,6 +341,15 @@ def _check_parts(sweep: Sweep, where: str) -> None:
         own = covering(path, _OWN)
         require(own is None, path, f"{_OWN.get(own or '')} of the sweep", "a value of the recipe")
     require(BEST not in sweep.compare, "compare", f"names other than {BEST}, which is the best trial's", BEST)
+    gpus = sweep.resources.gpus
+    require(
+        gpus in _SHARES or gpus == int(gpus),
+        "resources.gpus",
+        f"a whole number or one of {', '.join(map(str, _SHARES))}",
+        gpus,
+    )
+    # Their processes reserve nothing themselves: all would begin, and wait for each other's GPUs.
+    require(gpus <= 1 or sweep.resources.concurrency > 0, "resources.concurrency", "a number with several GPUs each", 0)
     algorithm = sweep.search.algorithm
     if algorithm == "grid":
         for name, knob in sweep.space.items():
@@ -378,8 +364,8 @@ def _check_parts(sweep: Sweep, where: str) -> None:
         known = [name for name, objective in OBJECTIVES.items() if objective.early is not None]
         require(sweep.objective in known, "objective", f"one of {', '.join(known)} with asha", sweep.objective)
         require(len(sweep.seeds) == 1, "seeds", "one seed with asha", sweep.seeds)
-        gpus = sweep.resources.gpus  # workers elsewhere would go on when their trial is stopped
-        require(gpus < 2, "resources.gpus", "one or none for each trial with asha", gpus)
+        # Workers elsewhere would go on when their trial is stopped.
+        require(gpus <= 1, "resources.gpus", "one or less for each trial with asha", gpus)
 
 
 def _fields_at(names: Sequence[str]) -> list[str]:

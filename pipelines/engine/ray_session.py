@@ -319,13 +319,6 @@ def connected_size(resources: ResourcesConfig) -> tuple[int, int]:
     return min(cpus, resources.cpus or cpus), gpus
 
 
-def machine_cpus() -> list[int]:
-    """Return how many logical CPUs each machine has of the cluster that this process is connected to."""
-    import ray
-
-    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
 def _quieten_ray_data() -> None:
     """Show our own progress instead of Ray's, which draws one bar per operator and warns that it does not."""
     import ray

@@ -50,7 +50,7 @@ def _tiles(outcome: Outcome) -> list[Tile]:
             if value is not None and not OBJECTIVES[name].label_free
         ),
         Tile("trials finished", f"{len(finished_trials(outcome))}", "of " + how_many(outcome)),
-        Tile("time in trials", f"{seconds / 60:.1f} min", f"{sweep.resources.concurrency} at a time"),
+        Tile("time in trials", f"{seconds / 60:.1f} min", sweep.resources.at_a_time),
     ]
 
 
