@@ -40,7 +40,6 @@ from weaksam.io.files import join
 _NEXT_TO_NOTHING = {"memory": 1e6}
 _PATIENCE_S = 7 * 24 * 3600.0  # for an instance that another trial, or another sweep, is making
 _DRAWS_PER_TRIAL = 100  # before a space counts as exhausted
-_LOST_PROCESSES = 3  # of one trial; more, and it has failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,13 +293,15 @@ def _tune(
                 num_samples=1 if listed else count,
                 max_concurrent_trials=sweep.resources.concurrency or None,
                 time_budget_s=None if math.isinf(seconds) else seconds,
-                reuse_actors=True,  # the next trial of a process need not import everything again
+                # A process of its own gives back all memory, and Ray Tune fails a trial that it wants to run in a process that
+                # was kept on a node which is lost.
+                reuse_actors=False,
             ),
             run_config=ray.tune.RunConfig(
                 name="trials",
                 storage_path=state,
                 verbose=0,
-                failure_config=ray.tune.FailureConfig(max_failures=_LOST_PROCESSES),
+                failure_config=ray.tune.FailureConfig(max_failures=-1),  # ``Watch`` says when to give up
                 callbacks=[Watch(trials, records, again, count, best, deadline, voice)],
             ),
         ).fit()
@@ -327,7 +328,8 @@ def _work(
         os.chdir(working_folder)
     settings = config["settings"]
     key, records = trials.key(settings), Records(folder)
-    ray.tune.report({"percent": 0, "objective": 0.0, "key": key})  # the driver learns who this is
+    # The driver learns who this is, and where.
+    ray.tune.report({"percent": 0, "objective": 0.0, "key": key, "node": ray.get_runtime_context().get_node_id()})
     record = records.get(key)
     if record is None or record == again.get(key):
         seen: dict[str, float] = {}

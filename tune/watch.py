@@ -1,4 +1,4 @@
-"""What Ray Tune calls when a trial ends."""
+"""What Ray Tune calls when a trial ends, when its process died, and while it waits for a place."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ import ray.tune
 
 from pipelines.engine.voice import Tone, Toned, Voice
 from pipelines.store.numbers import percent
+from tune.deaths import Deaths
+from tune.machines import connected_machines, told_size
 from tune.spaces import told
 from tune.sweep import Trials
 from tune.trial import Record, Records, State, utc_now, value_of
+
+_MOST_DEATHS = 3  # of one trial, that count; with more, the next is its end
+_EVERY_S = 1.0  # that the nodes are looked at
+_SILENT_S = 15.0  # at most, while no trial has a place
 
 
 class Watch(ray.tune.Callback):
     """Says a line for every trial that ends, and sees to it that there is a record of it.
 
-    A trial writes its record itself unless it was stopped or its process died.
+    A trial writes its record itself unless it was stopped or its process died. Ray Tune starts trials again whose process died;
+    this says when that has been often enough.
 
     Args:
         trials: of the sweep.
@@ -48,6 +55,10 @@ class Watch(ray.tune.Callback):
         self._ended = 0
         self._best = best
         self._deadline = deadline
+        self._deaths = Deaths()
+        self._node: dict[str, str] = {}  # trial -> where its process is
+        self._look_at = 0.0
+        self._silent_since = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray Tune pickles its set-up to restore it one day, which is never done here."""
@@ -56,6 +67,48 @@ class Watch(ray.tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """See ``ray.tune.Callback``; of a trial that was stopped, too."""
         self._end(trial, "stopped", "")
+
+    def on_trial_result(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Any],  # noqa: ARG002
+        trial: Any,
+        result: dict[str, Any],
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        """See ``ray.tune.Callback``; the first result of a process says where it is."""
+        if "node" in result:
+            self._node[trial.trial_id] = result["node"]
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        """See ``ray.tune.Callback``: its process died, or could not work, and it starts again."""
+        self._deaths.died(trial.trial_id, self._node.pop(trial.trial_id, ""), time.monotonic())
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
+        """See ``ray.tune.Callback``; called some ten times a second."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _EVERY_S
+        by_id = {trial.trial_id: trial for trial in trials}
+        alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
+        for trial_id, verdict, counted in self._deaths.judge(alive, now):
+            trial = by_id[trial_id]
+            self._voice.say(Toned(f"  {verdict.value}, tried again: {told(trial.config['settings'])}", Tone.VERBATIM))
+            if counted > _MOST_DEATHS:
+                trial.max_failures = 0  # Ray Tune does not start it again
+        self._say_what_is_waited_for(now, {trial.status for trial in trials})
+
+    def _say_what_is_waited_for(self, now: float, states: set[str]) -> None:
+        if ray.tune.experiment.Trial.RUNNING in states or ray.tune.experiment.Trial.PENDING not in states:
+            self._silent_since = now
+        elif now - self._silent_since >= _SILENT_S:
+            self._silent_since = now
+            size = told_size(self._trials.cpus, self._trials.sweep.resources.gpus)
+            there = " + ".join(map(str, connected_machines()))
+            self._voice.say(
+                f"  no trial runs: waiting for a place for one with {size}; the nodes have {there or 'nothing'}"
+            )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """See ``ray.tune.Callback``."""

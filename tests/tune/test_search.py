@@ -1,6 +1,7 @@
 """Whole sweeps on Ray Tune: what runs once, what waits, what a kill costs."""
 
 import json
+import os
 import re
 import threading
 import time
@@ -18,7 +19,7 @@ from tests.support.upstream import SWEEP, finish_upstream, write_files
 from tests.support.voice import Recorder
 from tune.report import page_of, write_report
 from tune.results import how_many, text_tables, write_results
-from tune.search import run_sweep, sweep_folder
+from tune.search import _work, run_sweep, sweep_folder
 from tune.sweep import BEST, Trials, load_sweep
 from tune.trial import Record, Records
 from weaksam.errors import RunError
@@ -235,6 +236,27 @@ def test_optuna_and_asha_train_compare_and_go_on(tmp_path, ray_cluster):
     assert outcome.compared[BEST].settings == outcome.best.settings
     assert {tuple(record.by_seed) for record in outcome.compared.values()} == {("0", "1")}
     assert "paper" in page_of(outcome)
+
+
+def _die_at_the_second(config, *, trials, **options):
+    if config["settings"]["pseudo_labels.tau_s"] == 0.6:
+        with Path(trials.run_uri, "..", "attempts").open("a") as file:
+            file.write(".")
+        os._exit(1)
+    _work(config, trials=trials, **options)
+
+
+@pytest.mark.long
+def test_a_trial_whose_process_dies_again_and_again_fails_with_the_reason(tmp_path, ray_cluster, monkeypatch):
+    monkeypatch.setattr("tune.search._work", _die_at_the_second)
+    monkeypatch.setattr("tune.deaths.PATIENCE_S", 2.0)
+    trials = trials_of(tmp_path, SWEEP.replace("[devkit, chainer]", "[devkit]") + "resources: {concurrency: 2}\n")
+    outcome, out = run(trials)
+    (_, good), (_, bad) = outcome.trials
+    assert (good.state, bad.state) == ("finished", "failed")
+    assert "died" in bad.error
+    assert out.count("its process died on a node that lives on, tried again: tau_s=0.6") >= 4
+    assert (tmp_path / "attempts").stat().st_size < 20
 
 
 @pytest.mark.long

@@ -1,0 +1,124 @@
+"""What is said and decided while trials run, with Ray Tune's trials and Ray's nodes made up."""
+
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from tests.support.upstream import SWEEP, write_files
+from tests.support.voice import Recorder
+from tune import watch
+from tune.sweep import Trials, load_sweep
+from tune.trial import Records
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(watch, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """Alive nodes by id, with their CPUs; 0 = lost."""
+    nodes: dict[str, int] = {}
+    monkeypatch.setattr(
+        ray,
+        "nodes",
+        lambda: [{"NodeID": name, "Alive": cpus > 0, "Resources": {"CPU": cpus}} for name, cpus in nodes.items()],
+    )
+    return nodes
+
+
+def watch_of(tmp_path, resources="{}"):
+    trials = Trials(
+        load_sweep(str(write_files(tmp_path, SWEEP + f"resources: {resources}\n"))), str(tmp_path), "shapes:"
+    )
+    voice = Recorder()
+    records = Records(str(tmp_path / "trials"))
+    return watch.Watch(trials.with_cpus(2), records, {}, 2, -1.0, float("inf"), voice), voice, records
+
+
+def trial_of(status="RUNNING", tau_s=0.1):
+    return SimpleNamespace(
+        trial_id=f"trial {tau_s}",
+        config={"settings": {"pseudo_labels.tau_s": tau_s, "evaluate.voc_style": "devkit"}},
+        status=status,
+        max_failures=-1,
+        last_result={},
+        get_error=lambda: "killed",
+    )
+
+
+def step(watching, clock, *trials, seconds=1):
+    for _ in range(seconds):
+        clock.now += 1
+        watching.on_step_end(0, list(trials))
+
+
+def die(watching, trial, node):
+    watching.on_trial_result(0, [trial], trial, {"node": node})
+    watching.on_trial_recover(0, [trial], trial)
+
+
+def test_a_trial_whose_nodes_are_lost_goes_on_for_ever_and_one_that_dies_by_itself_does_not(tmp_path, clock, nodes):
+    watching, voice, _ = watch_of(tmp_path)
+    preempted, dying = trial_of(), trial_of(tau_s=0.6)
+    for count in range(6):
+        nodes.update({f"spot {count}": 4, "stays": 4})
+        die(watching, preempted, f"spot {count}")
+        if count < 4:
+            die(watching, dying, "stays")
+        step(watching, clock, preempted, dying, seconds=15)
+        nodes[f"spot {count}"] = 0
+        step(watching, clock, preempted, dying, seconds=20)
+        assert dying.max_failures == (0 if count >= 3 else -1)
+    assert preempted.max_failures == -1
+    assert voice.text.count("its node was lost, tried again: tau_s=0.1") == 6
+    assert voice.text.count("its process died on a node that lives on, tried again: tau_s=0.6") == 4
+
+
+def test_a_process_that_died_at_once_did_not_die_where_the_one_before_did(tmp_path, clock, nodes):
+    watching, voice, _ = watch_of(tmp_path)
+    trial = trial_of()
+    nodes.update({"a": 0, "b": 4})
+    die(watching, trial, "a")
+    step(watching, clock, trial, seconds=60)
+    assert "its node was lost" in voice.text
+    watching.on_trial_recover(0, [trial], trial)  # before its first result
+    step(watching, clock, trial, seconds=31)
+    assert "died on a node that lives on" in voice.text
+
+
+def test_what_is_waited_for_is_said_every_15_s_while_no_trial_runs(tmp_path, clock, nodes):
+    watching, voice, _ = watch_of(tmp_path, "{gpus: 0.5}")
+    waiting, running = trial_of("PENDING"), trial_of("RUNNING")
+    step(watching, clock, waiting, running, seconds=60)
+    step(watching, clock, trial_of("TERMINATED"), seconds=60)
+    assert voice.text == ""
+    step(watching, clock, waiting, seconds=14)
+    assert voice.text == ""
+    step(watching, clock, waiting, seconds=2)
+    line = "no trial runs: waiting for a place for one with 2 CPU(s) and 0.5 GPU(s); the nodes have nothing"
+    assert voice.text.count(line) == 1
+    nodes.update({"head": 0, "small": 1})
+    step(watching, clock, waiting, seconds=30)
+    assert voice.text.count("the nodes have 1 CPU(s)") == 2
+
+
+def test_a_trial_that_ray_tune_gave_up_has_a_record_with_the_reason(tmp_path, clock, nodes):
+    watching, voice, records = watch_of(tmp_path)
+    trial = trial_of()
+    watching.on_trial_error(0, [trial], trial)
+    (record,) = records.read().values()
+    assert (record.state, record.error) == ("failed", "killed")
+    assert "1/2" in voice.text
