@@ -50,7 +50,7 @@ ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those b
     },
     {"io"},
     {"config"},
-    {"networks"},
+    {"networks", "precision"},
     {"losses", "pseudo_labels"},
     FAMILIES,
     {"proposals"},

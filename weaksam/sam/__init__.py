@@ -4,6 +4,7 @@
     small       the built-in small one
     encode      an image to its embedding, once
     prompt      points and boxes on an encoded image to low-resolution masks and predicted IoUs
+    precision   SAM in half precision, if asked for
     kernels     the arithmetic of the mask decoder, in exchangeable implementations
     measure     low-resolution masks to boxes and stability, and to full-size masks
     everything  an image to the masks of all that is in it, without prompts of its own

@@ -11,12 +11,13 @@ from torch import Tensor
 from weaksam.config import SamConfig
 from weaksam.io.state_dicts import load_strictly, read_state_dict
 from weaksam.sam import SAMS, sam_weights
+from weaksam.sam.precision import halve
 
 _WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # channels of the patch embedding: tells a checkpoint's model
 
 
 def load_sam(config: SamConfig, device: str | torch.device = "cpu") -> Sam:
-    """Return the SAM that ``config`` names on ``device``: in eval mode, without gradients.
+    """Return the SAM that ``config`` names on ``device``: in eval mode, without gradients, in its precision.
 
     Raises:
         CheckpointError: the weights cannot be fetched, fail their checksum, cannot be read as plain tensors, or belong to
@@ -26,7 +27,8 @@ def load_sam(config: SamConfig, device: str | torch.device = "cpu") -> Sam:
     sam = SAMS[config.name].build()
     state = read_state_dict(weights.path).tensors
     load_strictly(sam, state, where=f"{config.weights or weights.path} as {config.name}", cause=_cause(state))
-    return sam.eval().requires_grad_(False).to(device)
+    sam = sam.eval().requires_grad_(False).to(device)
+    return halve(sam) if config.precision == "fast" else sam
 
 
 def _cause(state: Mapping[str, Tensor]) -> str:

@@ -153,8 +153,9 @@ class _PromptedDecoder:
         self._image_pe = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2).contiguous()
         self._grid_hw = features.shape[-2:]
         self._used_hw = _tokens_in_use(sam, encoded)
+        image_bytes = self._image.numel() * next(self._decoder.transformer.parameters()).itemsize
         self.prompts_at_once = chunk_size(
-            self._image.device, tensor_bytes=self._image.nbytes, peak_bytes=_PEAK_IN_IMAGES * self._image.nbytes
+            self._image.device, tensor_bytes=image_bytes, peak_bytes=_PEAK_IN_IMAGES * image_bytes
         )
 
     def attend(self, prompts: Sequence[Prompt], mask_indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

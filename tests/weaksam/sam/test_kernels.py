@@ -7,7 +7,9 @@ from tests.support.sams import in_double, tiny_sam
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.sam.kernels import KERNELS, choose_kernels
 from weaksam.sam.kernels.exact import ExactKernels
+from weaksam.sam.kernels.half import HalfKernels
 from weaksam.sam.kernels.stock import StockKernels
+from weaksam.sam.precision import halve
 from weaksam.sam.small import build_small_sam
 
 ALL_KERNELS = [pytest.param(kernels, id=type(kernels).__name__) for kernels in KERNELS]
@@ -52,7 +54,7 @@ def test_tokens_and_image_attend_as_in_the_stock_transformer_but_for_rounding(ke
     image_tokens = [part[0].flatten(2).transpose(1, 2) for part in (image, image_pe)]
     found = kernels.attend(sam.mask_decoder.transformer, of_prompts[0], *image_tokens)
     for ours, stock_one in zip(found, expected, strict=True):
-        assert_near(ours, stock_one, length=roundings_in(transformer))
+        assert_near(ours, stock_one, length=roundings_in(transformer), dtype=of_prompts[0].dtype)
 
 
 @pytest.mark.parametrize("prompts", [0, 1, 3], ids="{}-prompts".format)
@@ -65,11 +67,12 @@ def test_masks_are_upscaled_and_weighed_as_by_the_stock_layers_but_for_rounding(
     expected = torch.einsum("pkc,pchw->pkhw", weights[1], upscaled)
     found = kernels.mask_logits(sam.mask_decoder, image[0], weights[0])
     assert found.shape == (prompts, 2, 12, 16)
-    assert_near(found, expected, length=roundings_in(upscaling) + channels // 8)
+    assert_near(found, expected, length=roundings_in(upscaling) + channels // 8, dtype=image[0].dtype)
 
 
 def test_a_sam_on_the_cpu_runs_on_exact_algebra_and_the_stock_calls_run_any():
     sam = build_small_sam()
-    assert isinstance(choose_kernels(sam), ExactKernels)
+    assert type(choose_kernels(sam)) is ExactKernels
+    assert type(choose_kernels(halve(build_small_sam()))) is HalfKernels
     assert isinstance(KERNELS[-1], StockKernels)
     assert KERNELS[-1].runs(sam)

@@ -12,6 +12,7 @@ from segment_anything.modeling import MaskDecoder, Sam, TwoWayTransformer
 from torch import Tensor
 
 from weaksam.sam.kernels.exact import ExactKernels
+from weaksam.sam.kernels.half import HalfKernels
 from weaksam.sam.kernels.stock import StockKernels
 
 
@@ -49,7 +50,7 @@ class DecoderKernels(Protocol):
         """
 
 
-KERNELS: tuple[DecoderKernels, ...] = (ExactKernels(), StockKernels())
+KERNELS: tuple[DecoderKernels, ...] = (HalfKernels(), ExactKernels(), StockKernels())
 
 
 def choose_kernels(sam: Sam) -> DecoderKernels:
