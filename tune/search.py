@@ -326,6 +326,7 @@ def _work(
     # Ray Tune went to a folder of its own; the recipe may name files by where the command was given.
     with contextlib.suppress(OSError):
         os.chdir(working_folder)
+    _keep_to_share_of_gpu(trials.sweep.resources.gpus)
     settings = config["settings"]
     key, records = trials.key(settings), Records(folder)
     # The driver learns who this is, and where.
@@ -343,6 +344,15 @@ def _work(
         records.write(record)
     share, value = (0, 0.0) if record.state == "failed" else last_known(trials.sweep, record)
     ray.tune.report({"percent": share, "objective": value, "key": key, "failed": record.state == "failed"})
+
+
+def _keep_to_share_of_gpu(share: float) -> None:
+    """Let this process have no more of its GPU's memory than its share: other trials have theirs."""
+    if 0 < share < 1:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(share)
 
 
 def describe(trials: Trials, options: Options, voice: Voice, *, where: str) -> None:

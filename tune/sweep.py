@@ -78,7 +78,7 @@ class TrialResources(BaseModel):
     @property
     def at_a_time(self) -> str:
         """How many trials run at the same time, for people."""
-        return f"{self.concurrency or 'as many as fit'} at a time"
+        return f"{self.concurrency} at a time" if self.concurrency else "as many at a time as fit"
 
 
 class Budget(BaseModel):

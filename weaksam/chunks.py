@@ -38,9 +38,14 @@ def chunk_size(device: torch.device, *, tensor_bytes: int, peak_bytes: int) -> i
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that this process can still have of an accelerator: what nobody holds, and what its own allocator keeps unused."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    """Memory that this process can still have of an accelerator: what nobody holds, and what its own allocator keeps unused.
+
+    A process that shares the accelerator with others may have been given a part of its memory.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    own = torch.cuda.get_per_process_memory_fraction(device) * total
+    return max(0, int(min(free + reserved, own) - allocated))
 
 
 def in_chunks(count: int, size: int, compute: Callable[[slice], Result]) -> Iterator[Result]:

@@ -84,19 +84,22 @@ def test_an_accelerator_says_in_several_ways_that_its_memory_ran_out(error, expe
 
 
 @pytest.mark.parametrize(
-    ("free", "kept_unused", "expected"),
+    ("free", "kept_unused", "share", "expected"),
     [
-        pytest.param(60 * GIB, 0, 256, id="the-cap-of-8-GiB"),
-        pytest.param(20 * GIB, 0, 256, id="less-memory-and-the-same-size"),
-        pytest.param(10 * GIB, 0, 128, id="half-of-10-GiB-rounded-down-to-a-power-of-two"),
-        pytest.param(2 * GIB, 8 * GIB, 128, id="what-the-allocator-keeps-is-free"),
-        pytest.param(2**20, 0, 1, id="never-less-than-one"),
+        pytest.param(60 * GIB, 0, 1.0, 256, id="the-cap-of-8-GiB"),
+        pytest.param(20 * GIB, 0, 1.0, 256, id="less-memory-and-the-same-size"),
+        pytest.param(10 * GIB, 0, 1.0, 128, id="half-of-10-GiB-rounded-down-to-a-power-of-two"),
+        pytest.param(2 * GIB, 8 * GIB, 1.0, 128, id="what-the-allocator-keeps-is-free"),
+        pytest.param(2**20, 0, 1.0, 1, id="never-less-than-one"),
+        pytest.param(60 * GIB, 0, 0.125, 64, id="of-a-share-of-10-GiB-7-are-left"),
+        pytest.param(60 * GIB, 0, 0.025, 1, id="a-share-that-is-used-up"),
     ],
 )
-def test_an_accelerator_gets_chunks_by_its_free_memory(monkeypatch, free, kept_unused, expected):
+def test_an_accelerator_gets_chunks_by_its_free_memory(monkeypatch, free, kept_unused, share, expected):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 3 * GIB + kept_unused)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 3 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: share)
     assert chunk_size(GPU, tensor_bytes=1, peak_bytes=30 * 2**20) == expected
 
 
