@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import posixpath
+import tempfile
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from pipelines.store.explain import naming
 from weaksam.errors import RunError
@@ -81,6 +84,75 @@ def write_bytes(uri: str, data: bytes) -> None:
     finally:
         with suppress(OSError):  # gone, unless something went wrong
             os.unlink(temporary)
+
+
+def write_large(uri: str, write: Callable[[BinaryIO], None]) -> None:
+    """Let ``write`` fill a file of any size on this machine's disk, and put it in its place, all or nothing.
+
+    Raises:
+        OSError: as in ``write_bytes``, whatever ``write`` makes of it.
+    """
+    fs, path = open_fs(uri)
+    if not is_local(fs):
+        with tempfile.TemporaryDirectory() as scratch:
+            written = posixpath.join(scratch, posixpath.basename(path))
+            _fill(written, write)
+            fs.put_file(written, path)
+        return
+    os.makedirs(posixpath.dirname(path), exist_ok=True)
+    temporary = posixpath.join(posixpath.dirname(path), f".{posixpath.basename(path)}.{uuid.uuid4().hex[:8]}")
+    try:
+        with naming(path):
+            _fill(temporary, write)
+            os.replace(temporary, path)
+    finally:
+        with suppress(OSError):  # gone, unless something went wrong
+            os.unlink(temporary)
+
+
+def _fill(path: str, write: Callable[[BinaryIO], None]) -> None:
+    with _File(path, "w") as file:
+        try:
+            write(cast(BinaryIO, file))
+        except Exception as error:
+            raise (file.failed or error) from error
+
+
+class _File(io.FileIO):
+    """A file that remembers why it could not be written: what writes from C++ says something else."""
+
+    failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write as a file without a buffer does, to the end."""
+        left = memoryview(data).cast("B")
+        try:
+            while left:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failed = error
+            raise
+        return memoryview(data).nbytes
+
+
+@contextmanager
+def on_disk(uri: str) -> Iterator[Path]:
+    """Give a file of any size on this machine's disk: where it is, or a copy as long as the body runs.
+
+    Raises:
+        FileNotFoundError: there is none.
+        IsADirectoryError: it is a folder.
+    """
+    fs, path = open_fs(uri)
+    if is_local(fs):
+        if os.path.isdir(path):
+            raise IsADirectoryError(path)
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch, posixpath.basename(path))
+        fs.get_file(path, str(copy))
+        yield copy
 
 
 def write_json(uri: str, value: Any) -> None:

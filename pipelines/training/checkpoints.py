@@ -4,11 +4,13 @@ The same with and without Ray, on a disk and in a bucket: written all or nothing
 counts. They hold tensors and plain values, never pickled objects. Ray Train's own manager is not used: it keeps its list of
 checkpoints in a file that it overwrites in place and that only the same Ray version reads, so that a kill at the wrong
 moment, or an upgrade, would end a run for good.
+
+No process holds a checkpoint twice: it is written tensor by tensor, and read mapped, so that a tensor is in memory from when
+somebody looks at it.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import posixpath
@@ -21,7 +23,7 @@ from typing import Any
 import torch
 from tensorboardX import SummaryWriter
 
-from pipelines.store.files import set_aside, write_bytes
+from pipelines.store.files import on_disk, set_aside, write_bytes, write_large
 from pipelines.training.task import Progress, TrainingPlan
 from weaksam.errors import CheckpointError, RunError
 from weaksam.io.files import join, open_fs
@@ -45,19 +47,23 @@ class Checkpoints:
         self._kept = {_name(step) for step in plan.keep}
 
     def newest(self) -> dict[str, Any] | None:
-        """Return the state of the newest checkpoint that reads back, on the CPU, or None.
+        """Return the state of the newest checkpoint that reads back, mapped, or None: what is to stay must be copied.
 
         Raises:
             RunError: it belongs to a training of another plan.
         """
         return self._newest({})
 
-    def recover(self) -> dict[str, Any] | None:
-        """Return ``newest`` after moving those after it out of the way. Only for the holder of the lock."""
+    def recover(self) -> int:
+        """Return the steps of ``newest``, 0 for none, after moving those after it away. Only for the holder of the lock."""
         damaged: dict[str, str] = {}
         state = self._newest(damaged)
         set_aside(self.folder, damaged)
-        return state
+        return 0 if state is None else int(state["step"])
+
+    def steps_done(self) -> int:
+        """Return the number of steps that the newest checkpoint has done, by its name; 0 without any."""
+        return max(map(_step, self._paths()), default=0)
 
     def _newest(self, damaged: dict[str, str]) -> dict[str, Any] | None:
         for path in reversed(self._paths()):
@@ -95,9 +101,8 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint of ``state["step"]``, all or nothing, and delete old ones."""
-        buffer = io.BytesIO()
-        torch.save({**state, "plan": self._plan}, buffer)
-        write_bytes(join(self.folder, _name(state["step"])), buffer.getvalue())
+        whole = {**state, "plan": self._plan}
+        write_large(join(self.folder, _name(state["step"])), lambda file: torch.save(whole, file))
         fs, _ = open_fs(self.folder)
         for path in self._paths()[:-_KEPT]:
             if posixpath.basename(path) not in self._kept:
@@ -111,11 +116,16 @@ def _name(step: int) -> str:
     return f"step-{step:08d}.pt"
 
 
+def _step(path: str) -> int:
+    return int(posixpath.basename(path).removeprefix("step-").removesuffix(".pt"))
+
+
 def _load(uri: str) -> dict[str, Any]:
-    fs, path = open_fs(uri)
-    name = posixpath.basename(path)
+    """Read a checkpoint, mapped: of a bucket's the copy that it lies in has no name any more, and goes with the tensors."""
+    name = posixpath.basename(uri)
     try:
-        state = read_pickled(io.BytesIO(fs.cat_file(path)), name, expected="a training's state")
+        with on_disk(uri) as path:
+            state = read_pickled(path, name, expected="a training's state", mapped=True)
     except IsADirectoryError as error:
         raise CheckpointError(f"{name}: expected a training's state, found a folder") from error
     if not isinstance(state, dict) or not state.keys() >= _HELD:

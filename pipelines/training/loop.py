@@ -47,8 +47,7 @@ def run_training(
     _check_place(plan, folder, resources.workers)
     started = time.monotonic()
     checkpoints = Checkpoints(folder, plan)
-    newest = checkpoints.recover()
-    resumed_at = 0 if newest is None else int(newest["step"])
+    resumed_at = checkpoints.recover()
     if resumed_at < plan.steps and resources.workers == 0:
         with torch.random.fork_rng():
             device = torch.device("cuda" if resources.use_gpu else "cpu")

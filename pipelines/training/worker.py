@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -82,9 +83,9 @@ class Worker:
         if state is not None:
             self.model.load_state_dict(state["model"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+                optimizer.load_state_dict(saved if self.device.type == "cuda" else copy.deepcopy(saved))
             self.scaler.load_state_dict(state["scaler"])
-            self.best = state["best"]
+            self.best = copy.deepcopy(state["best"]) if self.rank == 0 else None
             self.skipped = {Skipped(*row) for row in state["skipped"]}
             self.gpu_memory_mib = state.get("gpu_memory_mib")  # checkpoints of older versions have none
             start = int(state["step"])
@@ -202,7 +203,7 @@ class Worker:
         with torch.no_grad(), self._autocast():
             score = self.task.evaluate(self.model)
         if score is not None and (self.best is None or score > self.best["score"]):
-            weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            weights = {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
             self.best = {"score": score, "step": done, "model": weights}
 
     def _save(self, done: int) -> None:

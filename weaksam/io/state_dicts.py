@@ -132,13 +132,16 @@ def read_safetensors(source: Path | bytes, where: str) -> tuple[dict[str, Tensor
     return state, metadata
 
 
-def read_pickled(source: Path | BinaryIO, where: str, *, expected: str = "a file of plain tensors") -> Any:
+def read_pickled(
+    source: Path | BinaryIO, where: str, *, expected: str = "a file of plain tensors", mapped: bool = False
+) -> Any:
     """Read what ``torch.save`` wrote: tensors, NumPy's numbers and plain values, in whatever nesting.
 
     Args:
         source: a file, or one that is open for reading bytes.
         where: its name, for messages.
         expected: what it should be, for messages.
+        mapped: leave the tensors in the file, which ``source`` names, until somebody reads them.
 
     Raises:
         CheckpointError: it is damaged, another format, or holds objects whose loading could run code.
@@ -150,7 +153,7 @@ def read_pickled(source: Path | BinaryIO, where: str, *, expected: str = "a file
         _check_sums(source)
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: a file is read or it is not
-            return torch.load(source, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
 
 
 def described(metadata: Mapping[str, str], key: str, where: str) -> dict[str, Any]:

@@ -4,11 +4,22 @@ import errno
 import os
 import pickle
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
+import torch
 
 from pipelines.store import files
-from pipelines.store.files import DamagedFileError, open_arrow_fs, read_json, read_object, write_bytes, write_json
+from pipelines.store.files import (
+    DamagedFileError,
+    on_disk,
+    open_arrow_fs,
+    read_json,
+    read_object,
+    write_bytes,
+    write_json,
+    write_large,
+)
 from tests.support.full_disk import FullDisk
 from weaksam.io.files import join, open_fs
 
@@ -90,3 +101,39 @@ def test_arrow_finds_a_bucket_by_the_profile_that_other_reading_uses(
     assert fs.cat_file(path) == b"content"
     again, _ = pickle.loads(pickle.dumps((arrow_fs, path)))  # on its way to a worker
     assert again.get_file_info(path).size == 7
+
+
+def test_a_large_file_is_written_and_read_by_whoever_wants_a_disk(folder: str) -> None:
+    uri = join(folder, "large.pt")
+    with pytest.raises(FileNotFoundError), on_disk(uri) as path:
+        path.read_bytes()
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"one ")
+        file.write(memoryview(b"two"))
+
+    write_large(uri, write)
+    with on_disk(uri) as path:
+        assert path.read_bytes() == b"one two"
+    assert names_in(folder) == ["large.pt"]
+
+
+def test_a_large_file_that_fails_leaves_what_was_there(folder: str) -> None:
+    uri = join(folder, "large.pt")
+    write_large(uri, lambda file: torch.save({"a": torch.zeros(3)}, file))
+
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        write_large(uri, fail)
+    assert names_in(folder) == ["large.pt"]
+    with on_disk(uri) as path:
+        assert torch.load(path, mmap=True)["a"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_is_named_whatever_the_writer_makes_of_it() -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        files._fill("/dev/full", lambda file: torch.save({"a": torch.zeros(3)}, file))

@@ -270,6 +270,25 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path, epochs):
         train(tmp_path, ToyTask(epochs=epochs))
 
 
+def test_how_far_a_training_is_stands_in_the_names_of_its_checkpoints(tmp_path):
+    task = ToyTask(keep=(2,))
+    checkpoints = Checkpoints(str(tmp_path / "run"), task.plan)
+    assert checkpoints.steps_done() == checkpoints.recover() == 0
+    train(tmp_path, task, checkpoint_every=4)
+    assert checkpoints.steps_done() == checkpoints.recover() == 6
+    (tmp_path / "run" / "step-00000006.pt").write_bytes(b"")
+    assert checkpoints.steps_done() == 6
+    assert checkpoints.recover() == checkpoints.steps_done() == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not say what is mapped")
+def test_a_checkpoint_that_is_read_stays_in_its_file(tmp_path):
+    train(tmp_path)
+    state = Checkpoints(str(tmp_path / "run"), ToyTask().plan).newest()
+    assert state is not None
+    assert f"{tmp_path}/run/step-00000006.pt" in Path("/proc/self/maps").read_text()
+
+
 def test_there_is_no_checkpoint_in_an_empty_or_missing_folder(tmp_path):
     assert Checkpoints(str(tmp_path), plan()).newest() is None
     assert Checkpoints(str(tmp_path / "missing"), plan()).newest() is None
