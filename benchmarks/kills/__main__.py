@@ -1,0 +1,167 @@
+"""Take nodes, actors, training workers and the driver away from runs, and hold what comes out against undisturbed ones.
+
+    python -m benchmarks.kills                               100 kills at propose, detect, train-mil, retrain and a sweep
+    python -m benchmarks.kills --kills 6 --only propose      6 at one of them
+    python -m benchmarks.kills --results docs/RESULTS.md     write the table into a document, too
+
+Each runs twice on a cluster of two logical nodes of two CPUs, on drawn images: undisturbed, and with kills by SIGKILL whose
+kinds, order and victims ``--seed`` decides; their moments follow the run's progress. After a node a fresh one joins within
+seconds, a driver is started again with the same command. Lost is a row that the undisturbed run has, dropped an image that it
+did not drop, differing whatever differs in a bit: rows by image, tensors of the weights, figures. Nodes are missed after some
+3 s instead of Ray's 15. The exit code is 1 if anything is lost, doubled, dropped or different, or if a driver ended with an
+error or hung.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from benchmarks.kills.compare import Found, compare
+from benchmarks.kills.disturb import WEAKSAM, Told, work
+from benchmarks.kills.scenes import PREPARED, RECIPE, SCENES, SWEEP, Scene
+
+_MARKS = ("<!-- kills -->", "<!-- /kills -->")  # the table stands between them in a document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a scene."""
+
+    scene: Scene
+    undisturbed: Told
+    disturbed: Told
+    found: Found
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(self.found.wrong or self.undisturbed.failures or self.disturbed.failures)
+
+
+def main() -> int:
+    """Run what the arguments say; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [scene.name for scene in SCENES]
+    parser.add_argument("--kills", type=int, default=100, help="of all scenes together")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="VERB", help=", ".join(names))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, help="a document whose table is written anew")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave run folders and logs there")
+    args = parser.parse_args()
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # read when Ray is imported
+    scenes = [scene for scene in SCENES if scene.name in args.only]
+    with tempfile.TemporaryDirectory(prefix="weaksam-kills-") as temporary:
+        folder = args.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        outcomes = run(scenes, args.kills, args.seed, folder)
+    table = as_table(outcomes)
+    print(table)
+    for outcome in outcomes:
+        for failure in (*outcome.undisturbed.failures, *outcome.disturbed.failures):
+            print(f"\n{outcome.scene.name}: a driver ended or hung, and said at last:\n{failure}")
+        if outcome.found.first:
+            print(f"\n{outcome.scene.name}: {outcome.found.first}")
+    print(f"\nseed {args.seed}, {platform.machine()}, {os.cpu_count()} CPUs")
+    if args.results:
+        write_results(args.results, table)
+    return int(any(outcome.failed for outcome in outcomes))
+
+
+def run(scenes: list[Scene], kills: int, seed: int, folder: Path) -> list[Outcome]:
+    """Run scenes, each undisturbed and disturbed, with their share of the kills."""
+    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "sweep.yaml").write_text(SWEEP.replace("RECIPE", str(folder / "recipe.yaml")))
+    prepared = folder / "prepared"
+    if any(scene.on_prepared for scene in scenes):
+        _prepare(folder, prepared)
+    shares = _shares([scene.share for scene in scenes], kills)
+    return [_outcome(scene, count, seed, folder, prepared) for scene, count in zip(scenes, shares, strict=True)]
+
+
+def as_table(outcomes: list[Outcome]) -> str:
+    """Return the table in Markdown, with a line for all scenes."""
+    head = (
+        "at", "kills", "nodes", "actors", "workers", "driver", "rows", "lost", "doubled", "dropped", "differing",
+        "gave up", "undisturbed s", "disturbed s",
+    )  # fmt: skip
+    lines = [[outcome.scene.name, *_figures([outcome])] for outcome in outcomes] + [["all", *_figures(outcomes)]]
+    widths = [max(len(line[n]) for line in (head, *lines)) for n in range(len(head))]
+    rows = [
+        " | ".join([name.ljust(widths[0]), *(word.rjust(width) for word, width in zip(words, widths[1:], strict=True))])
+        for name, *words in (head, *lines)
+    ]
+    rule = "-|-".join("-" * width for width in widths)
+    return "\n".join(f"| {row} |" for row in (rows[0], rule, *rows[1:]))
+
+
+def write_results(document: Path, table: str) -> None:
+    """Put the table between its marks in a document."""
+    text = document.read_text(encoding="utf-8")
+    begin, end = (text.index(mark) for mark in _MARKS)
+    document.write_text(f"{text[: begin + len(_MARKS[0])]}\n{table}\n{text[end:]}", encoding="utf-8")
+
+
+def _figures(outcomes: list[Outcome]) -> list[str]:
+    found = sum((outcome.found for outcome in outcomes), Found())
+    kills = [outcome.disturbed.kills for outcome in outcomes]
+    killed = [sum(of[kind] for of in kills) for kind in ("node", "actor", "worker", "driver")]
+    failures = sum(len(o.disturbed.failures) + len(o.undisturbed.failures) for o in outcomes)
+    seconds = [
+        sum(told.seconds for told in of) for of in zip(*((o.undisturbed, o.disturbed) for o in outcomes), strict=True)
+    ]
+    counts = [sum(killed), *killed, found.rows, found.lost, found.doubled, found.dropped, found.differing, failures]
+    return [f"{count:,}" for count in counts] + [f"{s:.0f}" for s in seconds]
+
+
+def _prepare(folder: Path, run: Path) -> None:
+    """Make what the scenes read, in one process."""
+    command = [
+        "run",
+        str(folder / "recipe.yaml"),
+        "--until",
+        PREPARED,
+        "--out",
+        str(run),
+        "--set",
+        "resources.here=true",
+    ]
+    with (folder / "prepare.log").open("w") as log:
+        code = subprocess.run([*WEAKSAM, *command], stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        sys.exit((folder / "prepare.log").read_text())
+
+
+def _shares(weights: list[int], kills: int) -> list[int]:
+    """Divide kills by weight; what is left over goes to the first."""
+    counts = [kills * weight // sum(weights) for weight in weights]
+    counts[0] += kills - sum(counts)
+    return counts
+
+
+def _outcome(scene: Scene, kills: int, seed: int, folder: Path, prepared: Path) -> Outcome:
+    random = Random(f"{seed} {scene.name}")
+    what = "sweep.yaml" if scene.name == "tune" else "recipe.yaml"
+    settings = [word for setting in scene.settings for word in ("--set", setting)]
+    arguments = [scene.command[0], str(folder / what), *scene.command[1:], *settings]
+    told = []
+    runs = [folder / f"{scene.name}-{how}" for how in ("undisturbed", "disturbed")]
+    for run, planned in zip(runs, ([], scene.plan(kills, random)), strict=True):
+        if scene.on_prepared:
+            shutil.copytree(prepared, run)
+        told.append(work(scene, arguments, run, Path(f"{run}.log"), planned, random))
+        how = f"{sum(told[-1].kills.values())} of {len(planned)} kills" if planned else "undisturbed"
+        print(f"{scene.name}: {how}, {told[-1].seconds:.0f} s", file=sys.stderr, flush=True)
+    return Outcome(scene=scene, undisturbed=told[0], disturbed=told[1], found=compare(*runs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

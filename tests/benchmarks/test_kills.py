@@ -1,0 +1,98 @@
+"""The benchmark of kills: what it calls lost, doubled, dropped and different; and some kills of its kinds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.kills.__main__ import main, write_results
+from benchmarks.kills.compare import compare
+from benchmarks.kills.scenes import SCENES
+
+
+def write(folder: Path, **scores: float) -> None:
+    """Write a part of rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"image_id": list(scores), "score": list(scores.values())})
+    pq.write_table(table, folder / f"part-{len(list(folder.iterdir()))}.parquet")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    """Two equal runs with an instance of rows, one of weights and a trial."""
+    pair = tmp_path / "a", tmp_path / "b"
+    for run in pair:
+        write(run / "propose" / "k", one=1.0, two=2.0)
+        (run / "propose" / "k" / "_manifest.json").touch()
+        (run / "train" / "k" / "_sets").mkdir(parents=True)
+        (run / "train" / "k" / "_sets" / "s.manifest.json").touch()
+        save_file({"weight": torch.ones(2)}, run / "train" / "k" / "model.safetensors")
+        trials = run / "tune" / "sweep" / "trials"
+        trials.mkdir(parents=True)
+        (trials / "k.json").write_text(f'{{"ap50": 0.5, "seconds": {len(run.name)}, "ended": "{run.name}"}}')
+    return pair
+
+
+def test_equal_runs_have_nothing_wrong(runs: tuple[Path, Path]) -> None:
+    found = compare(*runs)
+    assert (found.rows, found.wrong, found.first) == (2, 0, "")
+
+
+def test_rows_are_lost_doubled_dropped_and_different(runs: tuple[Path, Path]) -> None:
+    undisturbed, disturbed = (run / "propose" / "k" for run in runs)
+    write(undisturbed, three=3.0)
+    write(disturbed, one=1.0)
+    (disturbed / "_dropped").mkdir()
+    dropped = {"image_id": ["three"], "reason": ["process died"], "detail": ["twice"]}
+    pq.write_table(pa.table(dropped), disturbed / "_dropped" / "part-0.parquet")
+    found = compare(*runs)
+    assert (found.rows, found.lost, found.doubled, found.dropped) == (3, 1, 1, 1)
+    assert found.first == "propose/k: 1 row(s) lost"
+    for part in disturbed.rglob("*.parquet"):
+        part.unlink()
+    write(disturbed, two=2.0, one=1.5, three=3.0)
+    found = compare(*runs)
+    assert (found.lost, found.doubled, found.dropped, found.differing) == (0, 0, 0, 1)
+    assert found.first == "propose/k: one: score: 1.0 != 1.5"
+
+
+def test_weights_figures_and_instances_differ(runs: tuple[Path, Path]) -> None:
+    _, disturbed = runs
+    save_file({"weight": torch.tensor([1.0, 1.0000001])}, disturbed / "train" / "k" / "model.safetensors")
+    (disturbed / "tune" / "sweep" / "trials" / "k.json").write_text('{"ap50": 0.6, "seconds": 1, "ended": ""}')
+    (disturbed / "propose" / "k" / "_manifest.json").unlink()
+    found = compare(*runs)
+    assert found.differing == 3
+    assert found.first == "propose/k: finished in the undisturbed run alone"
+
+
+def test_a_hundred_kills_are_of_every_kind_in_an_order_that_the_seed_decides() -> None:
+    assert sum(scene.share for scene in SCENES) == 100
+    for scene in SCENES:
+        assert Counter(scene.plan(scene.share, Random(1))) == scene.kinds
+        assert scene.plan(5, Random(1)) == scene.plan(5, Random(1))
+    assert len({tuple(SCENES[0].plan(35, Random(seed))) for seed in range(3)}) == 3
+
+
+def test_the_table_stands_between_its_marks(tmp_path: Path) -> None:
+    document = tmp_path / "RESULTS.md"
+    document.write_text("before\n<!-- kills -->\nold\n<!-- /kills -->\nafter\n")
+    write_results(document, "| new |")
+    assert document.read_text() == "before\n<!-- kills -->\n| new |\n<!-- /kills -->\nafter\n"
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_some_kills_lose_double_drop_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["kills", "--kills", "6", "--only", "propose", "--keep", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert main() == 0, capsys.readouterr().out
