@@ -24,9 +24,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.analyse.question import Question, analysed_split, first_proposed
-from pipelines.dataflow.passes import Pools, work_off
+from pipelines.dataflow.passes import work_off
+from pipelines.dataflow.pools import Pools
 from pipelines.dataflow.rows import guarded, use_threads
-from pipelines.engine import ray_session
 from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable
@@ -124,22 +124,19 @@ class PromptsQuestion(Question[PromptsOptions]):
         proposals, index = job.input(options.proposals, ProposalTable), job.input(options.index, Index)
         split = analysed_split(options.split, index, options.data.uri)
         planned = planned_images(proposals, index, split, options.images, job.instance.planned_rows())
-        ray_session.connect(options.resources, job.asked.address)
-        sizes = ray_session.connected_pool_sizes(options.resources, planned.num_rows, with_clues=False)
         spec = {
             "instance": job.instance,
             "sam": options.sam,
             "proposals": options.filters,
             "sources": options.sources,
             "seeds": options.seeds,
-            "threads": sizes.threads,
-            "device": "cuda" if sizes.gpu_share else "cpu",
         }
 
         def operators(dataset: Any, pools: Pools) -> Any:
-            return pools.actors(dataset, ControlActor, sizes.segment_actors, **spec)
+            place = {"threads": pools.sizes.threads, "device": pools.sizes.device}
+            return pools.actors(dataset, ControlActor, pools.sizes.segment_actors, **spec, **place)
 
-        facts = work_off(job, planned, PROPOSALS, sizes, operators)
+        facts = work_off(job, planned, PROPOSALS, options.resources, operators)
         controls = {image.image_id: image for image in ProposalTable(job.instance).images()}
         rows = compare(
             ((image, controls[image.image_id]) for image in proposals.images() if image.image_id in controls),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from pipelines.store.explain import explain, storage_failure
@@ -40,13 +40,14 @@ def errors_of_tasks(folder: str) -> Iterator[list[BaseException]]:
     _raise_storage_failure(errors.found, folder)
 
 
-def raise_unless_processes_died(errors: list[BaseException]) -> None:
-    """Raise the first error that is more than the death of the process that a task ran in."""
+def first_of_our_code(errors: Iterable[BaseException]) -> BaseException | None:
+    """Return the first error that is more than the death of the process that a task ran in, explained where it can be."""
     from ray.exceptions import RayError, RayTaskError, UserCodeException
 
     for error in errors:
         if not isinstance(error, RayError) or isinstance(error, RayTaskError | UserCodeException):
-            raise explain(error) or error
+            return explain(error) or error
+    return None
 
 
 def _raise_storage_failure(errors: list[BaseException], folder: str) -> None:

@@ -1,114 +1,61 @@
 """Working a table stage off on Ray Data, or in this process, until every planned image is done or dropped.
 
 Resume is subtraction: what is planned, minus the rows that the table has of these images as they are now, minus those that were
-dropped as they are now. A first pass goes over all that is left; images that are neither done nor dropped afterwards (a process
-died over their task) are tried again one per task, and one that kills its process again is dropped as "process died".
+dropped as they are now. A pass goes over what is left; what it leaves (a process died, a node was lost) is tried again with the
+care that ``fates`` says, on the nodes that there are by then. Nodes that cannot build an actor are avoided.
 """
 
 from __future__ import annotations
 
 import errno
-import math
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
-from pipelines.dataflow.lost_rows import errors_of_tasks, raise_unless_processes_died
+from pipelines.dataflow.fates import Care, Fates
+from pipelines.dataflow.lost_rows import errors_of_tasks, first_of_our_code
+from pipelines.dataflow.notes import Kind, Notes
+from pipelines.dataflow.pools import TASK_CPUS, ActorPools, OwnProcess, Pools
+from pipelines.dataflow.watch import Watch
+from pipelines.engine import nodes as cluster
 from pipelines.engine import ray_session
+from pipelines.engine.reach import Reach, reach
+from pipelines.engine.sizes import PoolSizes, pool_sizes
 from pipelines.engine.stage import Job
+from pipelines.engine.voice import Tone, Toned
 from pipelines.products.rows import RowFacts, Throughput
+from pipelines.recipe.config import ResourcesConfig
 from pipelines.store import identities
 from pipelines.store.compaction import remove_retired
 from pipelines.store.copies import remove_copies
 from pipelines.store.dropped import write_dropped
+from pipelines.store.explain import AGAIN, explain, last_line
 from pipelines.store.planned import also_in, without
 from pipelines.store.proof import left, prove
 from pipelines.store.tables import Table, part_name
-from weaksam.heap import KEEP_HEAP_ENV
-
-
-class Pools(Protocol):
-    """Adds a stage's operators to what flows: a Ray Dataset, or an iterator of Arrow tables in this process."""
-
-    def tasks(self, dataset: Any, function: Callable[..., pa.Table], **arguments: Any) -> Any:
-        """Add a function of an Arrow table that mostly waits for disks and networks."""
-
-    def actors(self, dataset: Any, actor: type, count: int, **arguments: Any) -> Any:
-        """Add a class that is called with Arrow tables: at most ``count`` objects of it, built with ``arguments``."""
-
+from weaksam.errors import RunError
 
 Operators = Callable[[Any, Pools], Any]  # from planned rows to rows of the table
 
-# Restarts granted to a task whose process dies before its images are tried one by one.
-_DEATHS_PER_TASK = 2
-_TASK_CPUS = 0.25  # of a logical CPU
+_FRUITLESS = 3  # passes in a row that come to nothing, before the work is given up
+_MOST_UNBUILT = 3  # processes that die on a node over building their actor, before the node is avoided
+_HOW = {Care.TOGETHER: "again", Care.ALONE: "one per task", Care.BY_ITSELF: "one at a time"}
 _TROUBLE = pa.schema([("errno", pa.int32()), ("reason", pa.string()), ("file", pa.string())])  # of the storage
-
-
-class ActorPools:
-    """``Pools`` on Ray Data, with what all operators have in common; one for each pass."""
-
-    def __init__(self, sizes: ray_session.PoolSizes, rows: int, deaths: int) -> None:
-        self.sizes = sizes
-        self._most_actors = math.ceil(rows / sizes.rows_per_task)  # one more would have nothing to do
-        self._deaths = deaths  # restarts granted to a task; then its rows are left undone
-
-    def tasks(self, dataset: Any, function: Callable[..., pa.Table], **arguments: Any) -> Any:
-        """Run it as Ray tasks."""
-        return self._add(dataset, function, fn_kwargs=arguments, num_cpus=_TASK_CPUS, max_retries=self._deaths)
-
-    def actors(self, dataset: Any, actor: type, count: int, **arguments: Any) -> Any:
-        """Run them as a pool of Ray actors."""
-        import ray
-
-        return self._add(
-            dataset,
-            actor,
-            fn_constructor_kwargs=arguments,
-            compute=ray.data.ActorPoolStrategy(
-                size=min(count, self._most_actors),
-                # A dying actor takes along what waits for it.
-                max_tasks_in_flight_per_actor=2 if self._deaths else 1,
-            ),
-            num_cpus=self.sizes.cpu_share,
-            num_gpus=self.sizes.gpu_share or None,
-            runtime_env={"env_vars": KEEP_HEAP_ENV},
-            max_restarts=-1,
-            max_task_retries=self._deaths,
-        )
-
-    def _add(self, dataset: Any, work: Any, **options: Any) -> Any:
-        with warnings.catch_warnings():
-            # How often a task or actor is tried again has no named place yet; this is the only deprecation silenced.
-            warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated.*")
-            return dataset.map_batches(work, batch_format="pyarrow", batch_size=self.sizes.rows_per_task, **options)
-
-
-class OwnProcess:
-    """``Pools`` in this process, without Ray."""
-
-    def tasks(
-        self, dataset: Iterator[pa.Table], function: Callable[..., pa.Table], **arguments: Any
-    ) -> Iterator[pa.Table]:
-        """Call it."""
-        return (function(batch, **arguments) for batch in dataset)
-
-    def actors(self, dataset: Iterator[pa.Table], actor: type, count: int, **arguments: Any) -> Iterator[pa.Table]:  # noqa: ARG002
-        """Call one object."""
-        worker = actor(**arguments)
-        return (worker(batch) for batch in dataset)
 
 
 def work_off(
     job: Job[Any],
     planned: pa.Table,
     schema: pa.Schema,
-    sizes: ray_session.PoolSizes,
+    resources: ResourcesConfig,
     operators: Operators,
+    *,
+    with_clues: bool = False,
 ) -> RowFacts:
     """Bring the table of the job's instance up to date.
 
@@ -116,15 +63,17 @@ def work_off(
         job: its instance holds the table; ``retry_dropped`` forgets what was dropped.
         planned: one row per image: ``image_id``, ``input``, ``uri`` and what the operators need.
         schema: of the table.
-        sizes: of the actor pools; unless they say ``here``, Ray is connected already.
+        resources: what the pools may take; unless they say ``here``, Ray is joined or started if there is something to do.
         operators: the stage's graph from planned rows to rows of the table. Its last actor writes images that cannot be
             used into ``_dropped``.
+        with_clues: a clue network works beside another one.
 
     Returns:
         The proof, the throughput of this run and the actors.
 
     Raises:
-        RunError: the proof does not hold.
+        ConfigError: the cluster does not have the device that the resources want.
+        RunError: the proof does not hold, or no node can build the actors.
         StorageError: the run's folder cannot be written to.
     """
     instance = job.instance
@@ -139,22 +88,7 @@ def work_off(
     started, before = time.time(), also_in(planned, identities.identities(table)).num_rows
     others = table.count() - before
     with job.voice.rows(instance.name, planned.num_rows, lambda: table.count() - others):
-        to_do = left(planned, table, instance.dropped)
-        if to_do.num_rows:
-            job.voice.say(f"  {to_do.num_rows:,} of {planned.num_rows:,} images to do; {sizes.describe()}")
-            if sizes.here:
-                _run_here(to_do, table, job.lock.token, sizes.rows_per_task, operators)
-            else:
-                _run(to_do, table, job.lock.token, ActorPools(sizes, to_do.num_rows, _DEATHS_PER_TASK), operators)
-        to_do = left(planned, table, instance.dropped)
-        if to_do.num_rows and not sizes.here:
-            job.voice.say(f"  {to_do.num_rows:,} image(s) left over by tasks whose process died: one per task now")
-            alone = ActorPools(replace(sizes, rows_per_task=1), to_do.num_rows, 0)
-            errors = _run(to_do, table, job.lock.token, alone, operators)
-            raise_unless_processes_died(errors)
-            table.require_room()  # a disk that is full is no fault of these images
-            reason = {"reason": "process died", "detail": "twice, the second time alone"}
-            write_dropped(instance, [row | reason for row in left(planned, table, instance.dropped).to_pylist()])
+        actors = _Work(job, planned, table, resources, operators, with_clues).to_the_end()
     seconds = time.time() - started
     job.lock.check()
     remove_copies(table)
@@ -162,7 +96,178 @@ def work_off(
     new = proof.done - before
     rate = round(new / max(seconds, 1e-9), 2)
     throughput = Throughput(images=new, seconds=round(seconds, 2), images_per_s=rate)
-    return RowFacts(text=str(proof), images=proof, throughput=throughput, actors=sizes.describe())
+    return RowFacts(text=str(proof), images=proof, throughput=throughput, actors=actors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """How a pass ended."""
+
+    errors: Sequence[BaseException]  # of what Ray Data went on without
+    fatal: Exception | None = None  # that ended it before its end
+
+
+class _Work:
+    """Passes over what is left of the planned images."""
+
+    def __init__(
+        self,
+        job: Job[Any],
+        planned: pa.Table,
+        table: Table,
+        resources: ResourcesConfig,
+        operators: Operators,
+        with_clues: bool,
+    ) -> None:
+        self._job = job
+        self._planned = planned
+        self._table = table
+        self._resources = resources
+        self._operators = operators
+        self._with_clues = with_clues
+        self._fates = Fates()
+        self._unbuilt: Counter[str] = Counter()  # processes that died on a node over building their actor
+        self._unfit: dict[str, str] = {}  # nodes that cannot build one, and why
+        self._failed_before = False  # our own code, in the last pass
+        self._last_error = ""
+
+    def to_the_end(self) -> str:
+        """Go on until nothing is left; return for people what worked."""
+        ray_session.connect(self._resources, self._job.asked.address)
+        told, fruitless = "", 0
+        while (to_do := self._left()).num_rows:
+            rows, care = self._fates.next(to_do)
+            room = reach(self._resources, self._job.voice)
+            sizes = pool_sizes(self._resources, rows.num_rows, self._with_clues, room)
+            if care is not Care.TOGETHER:
+                sizes = replace(sizes, rows_per_task=1)
+            self._say(rows.num_rows, care, sizes, first=not told)
+            told = told or sizes.describe()
+            if sizes.here:
+                self._here(rows, sizes)
+                continue
+            pools = ActorPools(
+                sizes=sizes, rows=rows.num_rows, care=care, notes=Notes(), avoided=tuple(sorted(self._unfit))
+            )
+            wiser = self._attempt(rows, pools, room)
+            fruitless = 0 if wiser or self._left().num_rows < to_do.num_rows else fruitless + 1
+            if fruitless == _FRUITLESS:
+                raise RunError(
+                    f"{self._job.instance.name}: {_FRUITLESS} passes in a row came to nothing, {to_do.num_rows:,} images are "
+                    f"left: {self._last_error or 'nothing was said'}. Ray's logs may say why; {AGAIN}"
+                )
+        return told
+
+    def _attempt(self, rows: pa.Table, pools: ActorPools, room: Reach) -> bool:
+        """Work rows off in a pass; return whether it taught something. Errors end with it, for they hold the pass's actors."""
+        try:
+            end = self._pass(rows, pools, room)
+            errors = [end.fatal] if end.fatal else end.errors
+            self._last_error = last_line(errors[0]) if errors else ""
+            return self._learn(end, pools.notes)
+        finally:
+            pools.notes.remove()
+
+    def _left(self) -> pa.Table:
+        return left(self._planned, self._table, self._job.instance.dropped)
+
+    def _say(self, rows: int, care: Care, sizes: PoolSizes, *, first: bool) -> None:
+        if first:
+            what = f"{rows:,} of {self._planned.num_rows:,} images to do"
+        else:
+            what = f"{rows:,} image(s) left over by processes that died, {_HOW[care]} now"
+        self._job.voice.say(f"  {what}; {sizes.describe()}")
+
+    def _here(self, rows: pa.Table, sizes: PoolSizes) -> None:
+        at_once = sizes.rows_per_task
+        batches = (rows.slice(first, at_once) for first in range(0, rows.num_rows, at_once))
+        for part in self._operators(batches, OwnProcess(sizes)):
+            _write(part, self._table, self._job.lock.token)
+
+    def _pass(self, rows: pa.Table, pools: ActorPools, room: Reach) -> _End:
+        """Work rows off on Ray Data; rows of processes that died are left."""
+        import ray
+
+        ray_session.let_go_of_actors()
+        context = ray.data.DataContext.get_current()
+        context.target_max_block_size = None  # one block per task: a replayed task of several can lose or double rows
+        context.max_errored_blocks = -1  # lost blocks are found by subtraction and tried again
+        context.execution_options.preserve_order = False
+        context.execution_no_progress_timeout_s = -1  # droughts of spot machines last longer than its half an hour
+        dataset: Any = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=pools.sizes.rows_per_task)
+        watch = Watch(pools.notes, self._job.voice, pools.bundle, pools.most if room.starts_nodes else 0)
+        try:
+            with (
+                ray_session.frozen_when_interrupted(),
+                watch.on() if room.grows else nullcontext(),
+                errors_of_tasks(self._table.folder) as errors,
+            ):
+                troubles = self._operators(dataset, pools).map_batches(
+                    pools.notes.of_function(_write_or_say_why),
+                    fn_kwargs={"table": self._table, "token": self._job.lock.token},
+                    batch_size=None,
+                    batch_format="pyarrow",
+                    num_cpus=TASK_CPUS,
+                )
+                for batch in troubles.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                    for trouble in batch.to_pylist():
+                        raise OSError(trouble["errno"], trouble["reason"], trouble["file"])
+        except Exception as error:
+            if first_of_our_code([error]) is not None:
+                raise
+            return _End(errors=(), fatal=error)
+        return _End(errors=errors)
+
+    def _learn(self, end: _End, notes: Notes) -> bool:
+        """Find out what a pass left over, and why; return whether that was worth a pass.
+
+        Raises:
+            Exception: of a stage's own code.
+        """
+        if end.fatal is not None:  # what was at work was ended with the pass, and is not to blame
+            return self._judge_node(end.fatal, notes)
+        error = first_of_our_code(end.errors)
+        if error is not None and self._failed_before:
+            raise error
+        self._failed_before = error is not None
+        left_over = self._left()
+        ids = set(left_over["image_id"].to_pylist())
+        at_work = [note for note in notes.read(Kind.AT_WORK) if not ids.isdisjoint(note.image_ids)]
+        alive = {node_id: cluster.lives(node_id) for node_id in {note.node_id for note in at_work}}
+        died = {i for note in at_work if alive[note.node_id] for i in note.image_ids} & ids
+        lost = {i for note in at_work if not alive[note.node_id] for i in note.image_ids} & ids
+        if died:
+            self._table.require_room()  # a disk that is full is no fault of these images
+        reasons = self._fates.learn(died, lost)
+        rows = [row for row in left_over.to_pylist() if row["image_id"] in reasons]
+        write_dropped(self._job.instance, [{**row, **reasons[row["image_id"]]} for row in rows])
+        return bool(died or lost)
+
+    def _judge_node(self, error: Exception, notes: Notes) -> bool:
+        """Find out where an actor could not be built; return whether the next pass goes elsewhere.
+
+        Raises:
+            Exception: it cannot be built anywhere.
+        """
+        unfit = {note.node_id: note.reason for note in notes.read(Kind.UNFIT)}
+        actor_id = getattr(error, "actor_id", None)
+        for note in notes.read(Kind.BUILDING):  # of the one whose death ended the pass
+            if note.actor_id == actor_id and cluster.lives(note.node_id):
+                self._unbuilt[note.node_id] += 1
+                if self._unbuilt[note.node_id] == _MOST_UNBUILT:
+                    unfit[note.node_id] = f"{_MOST_UNBUILT} processes died there over loading the models"
+        self._unfit.update(unfit)
+        alive = {node.node_id: node for node in cluster.nodes() if node.cpus}
+        if unfit and not alive.keys() - self._unfit:
+            reason = next(iter(unfit.values()))
+            name = self._job.instance.name
+            raise explain(error) or RunError(f"no node can build the actors of {name}: {reason}") from error
+        for node_id, reason in unfit.items():
+            where = alive.get(node_id, node_id)
+            self._job.voice.say(
+                Toned(f"  the node {where} cannot build an actor, and is avoided: {reason}", Tone.WARNING)
+            )
+        return bool(unfit)
 
 
 def _forget_dropped(dropped: Table, planned: pa.Table) -> None:
@@ -171,36 +276,6 @@ def _forget_dropped(dropped: Table, planned: pa.Table) -> None:
     dropped.remove_all()
     if kept.num_rows:
         dropped.write_part(kept, part_name(kept))
-
-
-def _run_here(rows: pa.Table, table: Table, token: str, rows_at_once: int, operators: Operators) -> None:
-    batches = (rows.slice(first, rows_at_once) for first in range(0, rows.num_rows, rows_at_once))
-    for part in operators(batches, OwnProcess()):
-        _write(part, table, token)
-
-
-def _run(rows: pa.Table, table: Table, token: str, pools: ActorPools, operators: Operators) -> list[BaseException]:
-    """Work rows off on Ray Data; return the errors of tasks whose rows it went on without."""
-    import ray
-
-    ray_session.let_go_of_actors()
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = None  # one block per task: a replayed task of several can lose or double rows
-    context.max_errored_blocks = -1  # lost blocks are found by subtraction and tried again one image per task
-    context.execution_options.preserve_order = False
-    dataset: Any = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=pools.sizes.rows_per_task)
-    with ray_session.frozen_when_interrupted(), errors_of_tasks(table.folder) as errors:
-        troubles = operators(dataset, pools).map_batches(
-            _write_or_say_why,
-            fn_kwargs={"table": table, "token": token},
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=_TASK_CPUS,
-        )
-        for batch in troubles.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for trouble in batch.to_pylist():
-                raise OSError(trouble["errno"], trouble["reason"], trouble["file"])
-    return errors
 
 
 def _write(part: pa.Table, table: Table, token: str) -> None:

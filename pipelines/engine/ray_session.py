@@ -1,4 +1,4 @@
-"""The only place that starts or joins Ray, and the sizes that are chosen for a machine when a recipe leaves them open."""
+"""The only place that starts or joins Ray, and what must be ended with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,28 +27,7 @@ _OBJECT_STORE_BYTES = 512 * 2**20  # encoded images and boxes are small; pixels 
 _LEAST_TEMPORARY_BYTES = 2**20  # of Ray's logs and sockets; with less its processes end without a word
 _PATIENCE_S = 5.0  # for Ray's processes to end by themselves
 
-
-@dataclass(frozen=True, kw_only=True)
-class PoolSizes:
-    """How the actors of ``propose`` share a machine or cluster."""
-
-    prompt_actors: int
-    segment_actors: int
-    threads: int  # torch threads of each actor, on CPU
-    gpu_share: float  # of a GPU, reserved by each actor; 0 on CPU
-    cpu_share: float  # logical CPUs reserved by each actor
-    rows_per_task: int
-    here: bool = False  # in this process, without Ray
-
-    def describe(self) -> str:
-        """Return one line for people."""
-        if self.here:
-            return f"in this process, {self.threads} thread(s), {self.rows_per_task} images at a time"
-        where = f"{self.gpu_share:g} GPU each" if self.gpu_share else f"{self.threads} thread(s) each"
-        return (
-            f"{self.prompt_actors} prompt + {self.segment_actors} segment actor(s), {where}, "
-            f"{self.rows_per_task} images per task"
-        )
+_started: list[str] = []  # addresses of the Rays that this process started
 
 
 def usable_cpus() -> int:
@@ -78,11 +56,13 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
     if resources.here:
         if address:
             raise ConfigError(f"resources.here: expected no --address beside it, got {address}; leave one of them out")
-        if resources.gpus_per_actor:
+        if resources.gpus_per_actor or resources.device == "gpu":
             import torch
 
             if not torch.cuda.is_available():
-                raise ConfigError("resources.gpus_per_actor: expected 0, because torch finds no GPU here, got 1")
+                told = "gpus_per_actor: expected 0" if resources.gpus_per_actor else "device: expected auto or cpu"
+                got = f"{resources.gpus_per_actor:g}" if resources.gpus_per_actor else "gpu"
+                raise ConfigError(f"resources.{told}, because torch finds no GPU here, got {got}")
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
@@ -211,6 +191,7 @@ def _start(cpus: int, quiet: Mapping[str, Any]) -> None:
             include_dashboard=False,
             **quiet,
         )
+        _started.append(ray.get_runtime_context().gcs_address)
     except Exception as error:  # of every kind: no room, no ports, no processes, limits
         told = explain(error)
         raise RunError(
@@ -267,45 +248,11 @@ def _filtered_stderr(unwanted: str) -> Iterator[None]:
                     os.write(2, line)
 
 
-def pool_sizes(resources: ResourcesConfig, images: int, with_clues: bool, cpus: int, gpus: float) -> PoolSizes:
-    """Choose the sizes that the recipe leaves open (0) for a cluster of ``cpus`` and ``gpus``.
+def is_own() -> bool:
+    """Whether this process is connected to the Ray that it started, on this machine, whose size does not change."""
+    import ray
 
-    On GPUs each carries one actor of each kind, half a GPU each. On CPU there is one single-threaded SAM actor per CPU and
-    half as many clue actors: SAM is the slower half, and the operating system shares the cores between them. Actors then
-    reserve fractions of a logical CPU, so that reading and writing tasks always find room. With ``here`` there is one of
-    each, in the driver.
-    """
-    if resources.here:
-        resources = replace(resources, segment_actors=1, prompt_actors=1)
-    if gpus >= 1:
-        share = resources.gpus_per_actor or (0.5 if with_clues else 1.0)
-        segment = resources.segment_actors or int(gpus)
-        prompt = resources.prompt_actors or int(gpus)
-        threads = resources.threads_per_actor or 1
-        cpu_share = 0.0
-    else:
-        share = 0.0
-        segment = resources.segment_actors or max(1, cpus)
-        prompt = resources.prompt_actors or max(1, cpus // 2)
-        threads = resources.threads_per_actor or max(1, cpus // segment)
-        actors = segment + (prompt if with_clues else 0)
-        cpu_share = round(min(1.0, 0.5 * cpus / actors), 2)
-    prompt = prompt if with_clues else 0
-    rows = resources.rows_per_task or max(1, min(64, -(-images // (4 * segment))))
-    return PoolSizes(
-        prompt_actors=prompt,
-        segment_actors=segment,
-        threads=threads,
-        gpu_share=share,
-        cpu_share=cpu_share,
-        rows_per_task=rows,
-        here=resources.here,
-    )
-
-
-def connected_pool_sizes(resources: ResourcesConfig, images: int, *, with_clues: bool) -> PoolSizes:
-    """Choose the sizes for the cluster that this process is connected to."""
-    return pool_sizes(resources, images, with_clues, *connected_size(resources))
+    return bool(_started) and ray.get_runtime_context().gcs_address == _started[-1]
 
 
 def connected_size(resources: ResourcesConfig) -> tuple[int, int]:

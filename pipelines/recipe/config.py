@@ -30,9 +30,14 @@ _HOLD_PSEUDO_LABELS = ("label", "true-boxes")
 class ResourcesConfig:
     """How much of the machine or cluster a run takes; every 0 is chosen automatically."""
 
+    # "auto": GPUs if the cluster has some or may start some, else an error; on one machine, whatever it has.
+    device: Literal["auto", "gpu", "cpu"] = "auto"
     cpus: int = 0  # logical CPUs, of a local Ray or of a cluster; 0 = all that this process may use
-    prompt_actors: int = 0  # processes that run the clue network and find peaks
-    segment_actors: int = 0  # processes that run SAM
+    least_actors: int = 0  # that must find room before the work begins; 0 = one
+    most_actors: int = 0  # that pools grow to as nodes join a cluster; 0 = all that find room
+    wait_for_workers: float = 0.0  # seconds until a cluster without room is given up; 0 = as long as it takes
+    prompt_actors: int = 0  # processes that run the clue network and find peaks, on CPUs
+    segment_actors: int = 0  # processes that run SAM, or a detector: so many, whatever room there is
     threads_per_actor: int = 0  # torch threads of each of them, on CPU
     gpus_per_actor: float = 0.0  # share of a GPU each actor reserves: 1, 0.5, 0.33 or 0.25
     rows_per_task: int = 0  # images per Ray task, and per Parquet file: the unit that a kill loses
@@ -52,8 +57,11 @@ class ResourcesConfig:
             for name in ("prompt_actors", "segment_actors", "train_workers", "loader_workers", "gpus_per_actor"):
                 got = getattr(self, name)
                 require(got in (0, 1), name, "none beside here", got)
+        if self.most_actors:
+            expected = f"most_actors, {self.most_actors}, or fewer"
+            require(self.least_actors <= self.most_actors, "least_actors", expected, self.least_actors)
         sizes = ("cpus", "prompt_actors", "segment_actors", "threads_per_actor", "rows_per_task", "train_workers")
-        for name in (*sizes, "cache_mib"):
+        for name in (*sizes, "least_actors", "most_actors", "wait_for_workers", "cache_mib"):
             require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
 
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.dataflow.passes import Pools, work_off
+from pipelines.dataflow.passes import work_off
+from pipelines.dataflow.pools import Pools
 from pipelines.dataflow.rows import decode_row, fetch, finish_batch, guarded, planned_images, use_threads
-from pipelines.engine import ray_session
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.detections import DetectionFacts, DetectionTable
 from pipelines.products.index import Index
@@ -137,25 +137,24 @@ class DetectStage(Stage[DetectOptions]):
                 f"{job.instance.name}.splits: no image of {', '.join(options.test.splits) or 'any split'}{has}"
             )
         schema = with_class_names(DETECTIONS, index.class_names)
-        ray_session.connect(options.resources, job.asked.address)
-        sizes = ray_session.connected_pool_sizes(options.resources, images.num_rows, with_clues=False)
-        spec = DetectSpec(
-            instance=job.instance,
-            weights=_weights(job),
-            proposals=proposals,
-            config=options.detector,
-            test=options.test,
-            mirror=options.mirror,
-            class_names=index.class_names,
-            threads=sizes.threads,
-            device="cuda" if sizes.gpu_share else "cpu",
-        )
+        weights = _weights(job)
 
         def operators(dataset: Any, pools: Pools) -> Any:
+            spec = DetectSpec(
+                instance=job.instance,
+                weights=weights,
+                proposals=proposals,
+                config=options.detector,
+                test=options.test,
+                mirror=options.mirror,
+                class_names=index.class_names,
+                threads=pools.sizes.threads,
+                device=pools.sizes.device,
+            )
             dataset = pools.tasks(dataset, fetch, longest_side=options.test.max_side)
-            return pools.actors(dataset, DetectActor, sizes.segment_actors, spec=spec, schema=schema)
+            return pools.actors(dataset, DetectActor, pools.sizes.segment_actors, spec=spec, schema=schema)
 
-        facts = work_off(job, images, schema, sizes, operators)
+        facts = work_off(job, images, schema, options.resources, operators)
         return DetectionFacts(**vars(facts), supervision=_supervision(job))
 
 

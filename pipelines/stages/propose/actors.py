@@ -2,7 +2,8 @@
 
     fetch (tasks)  uri -> encoded bytes, checked        PromptActor  bytes -> prompts        SegmentActor  prompts -> boxes
 
-Encoded bytes and points travel between them; pixels and activation maps never do.
+Encoded bytes and points travel between them; pixels and activation maps never do. On a GPU one actor is both: its memory is
+shared by the two networks, and every GPU is as busy as the others.
 """
 
 from __future__ import annotations
@@ -104,6 +105,18 @@ class SegmentActor:
     def _segment(self, row: dict[str, Any]) -> dict[str, Any]:
         prompts = prompts_from_columns(row) if "prompt_source" in row else []
         return proposals_to_row(row["image_id"], row["input"], self._proposer.segment(decode_row(row), prompts))
+
+
+class ProposeActor:
+    """Holds the clue network and SAM; turns images into proposals. Columns FETCHED -> PROPOSALS, bad rows set aside."""
+
+    def __init__(self, spec: ActorSpec, schema: pa.Schema = PROPOSALS) -> None:
+        self._prompt = PromptActor(spec)
+        self._segment = SegmentActor(spec, schema)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Prompt and segment each image of a batch; rows with a reason go to ``_dropped`` and not on."""
+        return self._segment(self._prompt(batch))
 
 
 class SearchActor:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.dataflow.passes import Pools, work_off
+from pipelines.dataflow.passes import work_off
+from pipelines.dataflow.pools import Pools
 from pipelines.dataflow.rows import fetch, planned_images
-from pipelines.engine import ray_session
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Content, ImagesRead, Job, Stage, sha256_of
 from pipelines.products.index import Index
@@ -23,7 +23,7 @@ from pipelines.products.rows import RowFacts
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, NOTHING, Input, weights_of
 from pipelines.recipe.model import Recipe
-from pipelines.stages.propose.actors import ActorSpec, PromptActor, Prompting, SearchActor, SegmentActor
+from pipelines.stages.propose.actors import ActorSpec, PromptActor, Prompting, ProposeActor, SearchActor, SegmentActor
 from pipelines.stages.train_classifier.trained import TrainedClassifier
 from pipelines.store.instances import current_instance
 from pipelines.store.planned import CONTENT, LABELS, LABELS_DIFFICULT
@@ -103,27 +103,31 @@ class ProposeStage(Stage[ProposeOptions]):
         clue_weights = clue_weights_of(options, job.inputs)
         class_names = index.class_names or class_names_of(options, clue_weights) if uses_clues(options) else ()
         schema = with_class_names(PROPOSALS, class_names)
-        ray_session.connect(options.resources, job.asked.address)
-        sizes = ray_session.connected_pool_sizes(options.resources, images.num_rows, with_clues=uses_clues(options))
+
+        # Classical search knows no GPU.
+        classical = isinstance(options.method, SelectiveSearchConfig)
+        resources = replace(options.resources, device="cpu") if classical else options.resources
 
         def operators(dataset: Any, pools: Pools) -> Any:
             dataset = pools.tasks(dataset, fetch, longest_side=options.longest_side)
             if isinstance(options.method, SelectiveSearchConfig):
                 search = {"instance": job.instance, "config": options.method, "schema": schema}
-                return pools.actors(dataset, SearchActor, sizes.segment_actors, **search)
+                return pools.actors(dataset, SearchActor, pools.sizes.segment_actors, **search)
             spec = ActorSpec(
                 instance=job.instance,
                 how=options.method,
                 clue_weights=clue_weights,
                 class_names=class_names,
-                threads=sizes.threads,
-                device="cuda" if sizes.gpu_share else "cpu",
+                threads=pools.sizes.threads,
+                device=pools.sizes.device,
             )
+            if options.method.clues is not None and not pools.sizes.prompt_actors:
+                return pools.actors(dataset, ProposeActor, pools.sizes.segment_actors, spec=spec, schema=schema)
             if options.method.clues is not None:
-                dataset = pools.actors(dataset, PromptActor, sizes.prompt_actors, spec=spec)
-            return pools.actors(dataset, SegmentActor, sizes.segment_actors, spec=spec, schema=schema)
+                dataset = pools.actors(dataset, PromptActor, pools.sizes.prompt_actors, spec=spec)
+            return pools.actors(dataset, SegmentActor, pools.sizes.segment_actors, spec=spec, schema=schema)
 
-        return work_off(job, images, schema, sizes, operators)
+        return work_off(job, images, schema, resources, operators, with_clues=uses_clues(options))
 
 
 def needs_training(clues: CluesConfig | None) -> bool:

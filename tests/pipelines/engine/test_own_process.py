@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from pipelines.engine import ray_session
+from pipelines.engine.reach import Reach, reach
 from pipelines.engine.stage import Options
+from pipelines.engine.voice import SILENT
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
@@ -135,7 +137,9 @@ def test_here_means_no_worker_and_a_gpu_only_if_asked():
     assert ray_session.connected_size(on_gpu) == (3, 1)
     sizes = choose_resources(on_gpu, 4, 3, 1)
     assert (sizes.workers, sizes.threads, sizes.use_gpu, sizes.loader_processes) == (0, 3, True, 2)
-    assert ray_session.pool_sizes(on_gpu, 10, True, 3, 1).gpu_share == 1
+    assert reach(on_gpu, SILENT) == Reach(cpus=3, gpus=1, least_cpus=3)
+    assert reach(ResourcesConfig(here=True, cpus=3, device="gpu"), SILENT).device == "cuda"
+    assert reach(ResourcesConfig(here=True, cpus=3), SILENT).device == "cpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

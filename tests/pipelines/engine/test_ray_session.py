@@ -11,67 +11,10 @@ import psutil
 import pytest
 
 from pipelines.engine import ray_session
-from pipelines.engine.ray_session import PoolSizes, pool_sizes, usable_cpus
+from pipelines.engine.ray_session import usable_cpus
 from pipelines.recipe.config import ResourcesConfig
 from tests.support.patience import wait_until
 from weaksam.errors import ConfigError, RunError, StorageError
-
-
-def sizes(prompt: int, segment: int, threads: int, gpu_share: float, cpu_share: float, rows: int) -> PoolSizes:
-    return PoolSizes(
-        prompt_actors=prompt,
-        segment_actors=segment,
-        threads=threads,
-        gpu_share=gpu_share,
-        cpu_share=cpu_share,
-        rows_per_task=rows,
-    )
-
-
-CHOSEN: dict[str, tuple[dict[str, float], tuple[int, bool, int, float], PoolSizes]] = {
-    # recipe; images, with clues, CPUs, GPUs; prompt and segment actors, threads, GPU share, CPU share, rows per task
-    "one core": ({}, (100, True, 1, 0), sizes(1, 1, 1, 0, 0.25, 25)),
-    "a laptop, grid alone": ({}, (100, False, 2, 0), sizes(0, 2, 1, 0, 0.5, 13)),
-    "a laptop with clues": ({}, (100, True, 2, 0), sizes(1, 2, 1, 0, 0.33, 13)),
-    "a workstation": ({}, (10_000, True, 16, 0), sizes(8, 16, 1, 0, 0.33, 64)),
-    "one GPU": ({}, (10_000, True, 8, 1), sizes(1, 1, 1, 0.5, 0.0, 64)),
-    "one GPU, grid alone": ({}, (10_000, False, 8, 1), sizes(0, 1, 1, 1.0, 0.0, 64)),
-    "eight GPUs": ({}, (10_000, True, 96, 8), sizes(8, 8, 1, 0.5, 0.0, 64)),
-    "a cluster without CPUs": ({}, (10, True, 0, 0), sizes(1, 1, 1, 0, 0.0, 3)),
-    "no image": ({}, (0, True, 2, 0), sizes(1, 2, 1, 0, 0.33, 1)),
-    "one image": ({}, (1, False, 2, 0), sizes(0, 2, 1, 0, 0.5, 1)),
-    "one big actor": ({"segment_actors": 1}, (100, False, 4, 0), sizes(0, 1, 4, 0, 1.0, 25)),
-    "all said": (
-        {"prompt_actors": 3, "segment_actors": 5, "threads_per_actor": 2, "rows_per_task": 7},
-        (100, True, 4, 0),
-        sizes(3, 5, 2, 0, 0.25, 7),
-    ),
-    "a quarter GPU each": ({"gpus_per_actor": 0.25, "segment_actors": 3}, (100, True, 8, 1), sizes(1, 3, 1, 0.25, 0.0, 9)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("given", "cluster_and_work", "expected"), CHOSEN.values(), ids=CHOSEN.keys())
-def test_what_a_recipe_leaves_open_is_chosen_for_the_machine(
-    given: dict[str, float], cluster_and_work: tuple[int, bool, int, float], expected: PoolSizes
-) -> None:
-    assert pool_sizes(ResourcesConfig(**given), *cluster_and_work) == expected  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 7, 8, 16, 64, 192])
-@pytest.mark.parametrize("with_clues", [False, True])
-def test_reading_and_writing_tasks_always_find_room_beside_the_actors(cpus: int, with_clues: bool) -> None:
-    chosen = pool_sizes(ResourcesConfig(), 1000, with_clues, cpus, 0)
-    reserved = (chosen.prompt_actors + chosen.segment_actors) * chosen.cpu_share
-    assert chosen.prompt_actors + chosen.segment_actors > 0
-    assert reserved <= 0.5 * cpus + 0.005 * (chosen.prompt_actors + chosen.segment_actors)
-    assert cpus - reserved >= 0.5  # a task that fetches and one that writes, a quarter each
-
-
-def test_sizes_are_described_for_people() -> None:
-    assert (
-        sizes(1, 2, 1, 0, 0.33, 13).describe() == "1 prompt + 2 segment actor(s), 1 thread(s) each, 13 images per task"
-    )
-    assert sizes(0, 1, 1, 0.5, 0, 64).describe() == "0 prompt + 1 segment actor(s), 0.5 GPU each, 64 images per task"
 
 
 @pytest.mark.parametrize(

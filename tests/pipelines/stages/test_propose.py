@@ -106,7 +106,7 @@ def test_every_drawn_image_gets_its_row(finished_run: Path) -> None:
     assert manifest["text"] == "images 12 = done 12 + dropped 0 · duplicates 0"
     assert manifest["images"] == {"images": 12, "done": 12, "dropped": 0, "before": 0, "duplicates": 0}
     assert manifest["throughput"]["images"] == 12
-    assert manifest["actors"] == "0 prompt + 1 segment actor(s), 1 thread(s) each, 3 images per task"
+    assert manifest["actors"] == "1 actor(s), 1 thread(s) each, 3 images per task"
     by_id = rows(finished_run)
     assert sorted(by_id) == [f"train-{n:05}" for n in range(8)] + [f"val-{n:05}" for n in range(4)]
     assert {i: row["split"] for i, row in by_id.items()} == {i: i.partition("-")[0] for i in by_id}

@@ -1,0 +1,123 @@
+"""Where each batch and each actor of a pass is: notes in the cluster's own store, which outlive the process that left them.
+
+A note is there while its batch is worked on, or its actor built. One that is still there when its process has ended says what
+the process died of: a batch, and on which node. Actors that were built leave another one, for whoever waits for them.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import wraps
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.store.explain import explain, last_line
+from weaksam.errors import WeaksamError
+
+
+class Kind(Enum):
+    """What a note says of a node."""
+
+    AT_WORK = "at work"  # a process on it works on images
+    BUILDING = "building"  # a process on it builds an actor
+    BUILT = "built"  # an actor was built on it
+    UNFIT = "unfit"  # an actor cannot be built on it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """One of them."""
+
+    kind: Kind
+    node_id: str
+    image_ids: tuple[str, ...] = ()  # of AT_WORK
+    actor_id: str = ""  # "" of a task
+    reason: str = ""  # of UNFIT
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Those of one pass; small and picklable, used by its driver and by all its processes."""
+
+    pass_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def read(self, kind: Kind) -> list[Note]:
+        """Return those of a kind that are there."""
+        from ray.experimental import internal_kv
+
+        found = []
+        for key in internal_kv._internal_kv_list(self._prefix(kind)):
+            value = internal_kv._internal_kv_get(key)
+            if value is not None:  # removed meanwhile
+                plain = json.loads(value)
+                found.append(Note(kind=kind, **{**plain, "image_ids": tuple(plain["image_ids"])}))
+        return found
+
+    def remove(self) -> None:
+        """Remove all."""
+        from ray.experimental import internal_kv
+
+        internal_kv._internal_kv_del(f"weaksam/{self.pass_id}/", del_by_prefix=True)
+
+    def leave(self, kind: Kind, image_ids: Sequence[str] = (), reason: str = "") -> str:
+        """Leave a note of the node that this process runs on; return its key."""
+        import ray
+        from ray.experimental import internal_kv
+
+        key = f"{self._prefix(kind)}{uuid.uuid4().hex}"
+        here = ray.get_runtime_context()
+        place = {"node_id": here.get_node_id(), "actor_id": here.get_actor_id() or ""}
+        internal_kv._internal_kv_put(key, json.dumps({**place, "image_ids": list(image_ids), "reason": reason}))
+        return key
+
+    @contextmanager
+    def while_working(self, kind: Kind, image_ids: Sequence[str] = ()) -> Iterator[None]:
+        """Leave a note until the body ends in any way but the death of this process."""
+        from ray.experimental import internal_kv
+
+        key = self.leave(kind, image_ids)
+        try:
+            yield
+        finally:
+            internal_kv._internal_kv_del(key)
+
+    def of_function(self, function: Any) -> Any:
+        """Return a function of Arrow tables that leaves a note while it works."""
+
+        @wraps(function)
+        def noted(batch: pa.Table, **arguments: Any) -> pa.Table:
+            with self.while_working(Kind.AT_WORK, batch["image_id"].to_pylist()):
+                return function(batch, **arguments)
+
+        return noted
+
+    def of_actor(self, actor: type) -> type:
+        """Return a class like one that is called with Arrow tables, whose objects leave notes of their lives."""
+        notes = self
+
+        class Noted(actor):  # type: ignore[misc]
+            def __init__(self, **arguments: Any) -> None:
+                with notes.while_working(Kind.BUILDING):
+                    try:
+                        super().__init__(**arguments)
+                    except Exception as error:
+                        told = str(error) if isinstance(error, WeaksamError) else explain(error) or last_line(error)
+                        notes.leave(Kind.UNFIT, reason=str(told))
+                        raise
+                notes.leave(Kind.BUILT)
+
+            def __call__(self, batch: pa.Table) -> pa.Table:
+                with notes.while_working(Kind.AT_WORK, batch["image_id"].to_pylist()):
+                    return super().__call__(batch)
+
+        Noted.__name__, Noted.__qualname__ = actor.__name__, actor.__qualname__
+        return Noted
+
+    def _prefix(self, kind: Kind) -> str:
+        return f"weaksam/{self.pass_id}/{kind.value}/"

@@ -1,0 +1,67 @@
+"""Looks after a pass from the driver: asks for further nodes, and says what is waited for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.dataflow.notes import Kind, Notes
+from pipelines.engine import nodes as cluster
+from pipelines.engine.reach import SAY_EVERY_S, stop_asking, words_of_ray
+from pipelines.engine.voice import Voice
+
+_LOOK_EVERY_S = 1.0
+_ASKED_AT_ONCE = 8  # nodes
+
+
+@dataclass
+class Watch:
+    """What is seen while a pass runs."""
+
+    notes: Notes
+    voice: Voice
+    bundle: dict[str, float]  # what an actor reserves
+    most: int  # actors that nodes are asked for; 0 = none is asked for
+    _groups: list[Any] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Watch while the body runs a pass."""
+        thread = threading.Thread(target=self._look, name="pass-watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+            for group in self._groups:
+                stop_asking(group)
+
+    def _look(self) -> None:
+        started = said = time.monotonic()
+        while not self._stop.wait(_LOOK_EVERY_S):
+            alive = {node.node_id for node in cluster.nodes()}
+            built = sum(note.node_id in alive for note in self.notes.read(Kind.BUILT))
+            self._ask(built)
+            now = time.monotonic()
+            if built or self.notes.read(Kind.BUILDING):
+                started = said = now
+            elif now - said >= SAY_EVERY_S:
+                self.voice.say(f"  waiting for workers, {now - started:.0f} s: {len(alive)} node(s); {words_of_ray()}")
+                said = now
+
+    def _ask(self, built: int) -> None:
+        """Keep asking for the room that further actors would need; give back at once what was found: the pool grows into it."""
+        import ray
+
+        for group in list(self._groups):
+            if group.wait(0):
+                stop_asking(group)
+                self._groups.remove(group)
+        for _ in range(min(self.most - built, _ASKED_AT_ONCE) - len(self._groups)):
+            self._groups.append(ray.util.placement_group([dict(self.bundle)]))
