@@ -72,6 +72,7 @@ def run_training(
         best=state["best"],
         skipped=[Skipped(*row) for row in state["skipped"]],
         scalars=scalars,
+        images_per_pass=state.get("images_per_pass", 0),
         gpu_memory_mib=state.get("gpu_memory_mib"),
     )
 

@@ -27,6 +27,18 @@ class NonFiniteLossError(RunError):
     """The loss became NaN or infinite; training again from the last checkpoint would do so again."""
 
 
+class PassTooLargeError(RunError):
+    """A pass of so many images found no room in a worker's memory."""
+
+    def __init__(self, images: int, why: str) -> None:
+        super().__init__(f"a pass of {images} image(s) finds no room in memory ({why})")
+        self.images = images
+        self.why = why
+
+    def __reduce__(self) -> tuple[type[PassTooLargeError], tuple[int, str]]:
+        return PassTooLargeError, (self.images, self.why)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
     """How much is trained and in which order: the part of a training that its result depends on."""
@@ -124,6 +136,10 @@ class TrainingTask(Protocol):
         """How much, in which order."""
 
     @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """The settings by which statistics of a pass enter its loss: a worker's share of a batch is then never cut up."""
+
+    @property
     def images(self) -> Sequence[TrainingImage]:
         """What is learnt from, in the order that the plan counts through."""
 
@@ -149,6 +165,23 @@ class TrainingTask(Protocol):
         """Return a score (higher is better) by which weights are selected, or None to keep the last ones."""
 
 
+def halved(too_large: PassTooLargeError, task: TrainingTask) -> int:
+    """Return how many images a pass may have after one of ``too_large.images`` found no room.
+
+    Raises:
+        ConfigError: smaller passes would change what the task learns.
+        RunError: it was one image.
+    """
+    if names := task.pass_statistics:
+        raise ConfigError(
+            f"{too_large}, and {', '.join(names)} takes statistics over all images that a worker sees in a step: expected room "
+            "for them; train with more workers, a smaller batch, smaller images, or without it"
+        ) from too_large
+    if too_large.images == 1:
+        raise RunError(f"{too_large}: train with smaller images, or with precision bf16") from too_large
+    return too_large.images // 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingResources:
     """Where and how a training runs. Changes speed and memory; weights only by the order of floating-point sums."""
@@ -156,7 +189,8 @@ class TrainingResources:
     workers: int = 0  # processes under Ray Train; 0 = this process, without Ray
     use_gpu: bool = False  # one GPU per worker
     threads: int = 1  # torch threads, and CPUs reserved, per worker
-    images_per_pass: int = 0  # images per forward and backward pass of a worker; 0 = its whole share of the batch
+    # Images per forward and backward pass of a worker; 0 = its whole share of the batch, or as many as its memory has room for.
+    images_per_pass: int = 0
     loader_processes: int = 0  # per worker; 0 = the worker itself loads
     checkpoint_every: int = 0  # steps; 0 = a twentieth of the training
     max_failures: int = 3  # restarts of the worker group per run
@@ -197,6 +231,7 @@ class TrainingResult:
     best: dict[str, Any] | None  # {"score", "step", "model"} of the best evaluation, if the task evaluates
     skipped: list[Skipped]
     scalars: list[Progress]
+    images_per_pass: int  # of a worker, where its memory had no room for its share or it was asked for; 0 = its share
     gpu_memory_mib: float | None  # the most that tensors of one worker took on its GPU; None on CPUs
 
     @property

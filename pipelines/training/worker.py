@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -20,15 +21,20 @@ from pipelines.training.samples import Batch, GlobalBatches, loader_of, to_devic
 from pipelines.training.task import (
     Losses,
     NonFiniteLossError,
+    PassTooLargeError,
     Position,
     Progress,
     Skipped,
+    TrainingDataset,
     TrainingResources,
     TrainingTask,
+    halved,
 )
 from pipelines.training.window import Means, Window
-from weaksam.errors import DataError, RunError
+from weaksam.errors import ConfigError, DataError, RunError
 from weaksam.random import derive_seed
+
+logger = logging.getLogger(__name__)
 
 _EVALUATIONS = 20  # looks at the validation score per training
 _CHECKPOINTS = 20  # per training, so that a kill costs at most a twentieth of it
@@ -55,6 +61,7 @@ class Worker:
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Callable[[Progress], None] | None = None
+    say: Callable[[str], None] = logger.warning
 
     def run(self) -> None:
         """Continue from the newest checkpoint and train to the end; a finished training returns at once."""
@@ -71,6 +78,7 @@ class Worker:
         self.checkpoints = Checkpoints(self.folder, self.plan)
         self.best: dict[str, Any] | None = None
         self.skipped: set[Skipped] = set()
+        self.images_per_pass = self.resources.images_per_pass  # at most; 0 = the whole share
         self.gpu_memory_mib: float | None = None  # the largest of all workers and runs up to the newest checkpoint
         start = self._restore()
         self.rows = [row for row in read_scalars(self.folder) if row.step <= start] if self.rank == 0 else []
@@ -87,7 +95,8 @@ class Worker:
             self.scaler.load_state_dict(state["scaler"])
             self.best = copy.deepcopy(state["best"]) if self.rank == 0 else None
             self.skipped = {Skipped(*row) for row in state["skipped"]}
-            self.gpu_memory_mib = state.get("gpu_memory_mib")  # checkpoints of older versions have none
+            self.gpu_memory_mib = state.get("gpu_memory_mib")  # checkpoints of older versions have neither
+            self.images_per_pass = self.images_per_pass or state.get("images_per_pass", 0)
             start = int(state["step"])
         starts = self._gather(start)
         if len(set(starts)) > 1:
@@ -106,20 +115,15 @@ class Worker:
         dataset = self.task.build_dataset()
         if len(dataset.image_ids) != plan.images:
             raise DataError(f"expected the plan's {plan.images} training images, got {len(dataset.image_ids)}")
-        batches = GlobalBatches(
-            plan, rank=self.rank, world=self.world, images_per_pass=self.resources.images_per_pass, start=start
-        )
+        self._load_from(start, dataset)
         checkpoint_every = self.resources.checkpoint_every or math.ceil(steps / _CHECKPOINTS)
-        loader = iter(loader_of(dataset, batches, self.resources.loader_processes, self.device))
         window = Window(start)
         for step in range(start, steps):
             at = plan.position(step)
             self._set_rates(self.task.lr_factors(at))
             torch.manual_seed(derive_seed(plan.seed, "step", step, self.rank))  # dropout of all phases, on every device
             self.model.train()
-            # A pass is loaded and moved to the device once, and forgotten when the last phase has had it.
-            passes = itertools.tee(self._passes(loader, batches), len(phases))
-            means = [self._take_turn(phase, own, at) for phase, own in zip(phases, passes, strict=True)]
+            means = self._take_turns(phases, step, at, dataset)
             self.scaler.update()
             window.add(means[0], plan.batch_size)
             done = step + 1
@@ -140,16 +144,62 @@ class Worker:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
 
-    def _passes(self, loader: Iterator[Batch], batches: GlobalBatches) -> Iterator[_Pass]:
+    def _load_from(self, step: int, dataset: TrainingDataset) -> None:
+        """Begin to load the images of a step and those after it, in passes of as many as there may be."""
+        share = self.plan.batch_size // self.world
+        if 0 < self.images_per_pass < share and (names := self.task.pass_statistics):
+            raise ConfigError(
+                f"resources.images_per_pass: expected {share}, a worker's share of the batch, because {', '.join(names)} "
+                f"takes statistics over a pass, got {self.images_per_pass}; leave it out, or train with more workers"
+            )
+        self.batches = GlobalBatches(
+            self.plan, rank=self.rank, world=self.world, images_per_pass=self.images_per_pass, start=step
+        )
+        self.loader = iter(loader_of(dataset, self.batches, self.resources.loader_processes, self.device))
+
+    def _take_turns(self, phases: Sequence[Phase], step: int, at: Position, dataset: TrainingDataset) -> list[Means]:
+        """Let each phase have its turn with the images of a step; again in smaller passes where they find no room."""
+        # A pass is loaded and moved to the device once, and forgotten when the last phase has had it.
+        passes = list(itertools.tee(self._passes(), len(phases)))
+        means: list[Means] = []
+        while len(means) < len(phases):
+            phase, before = phases[len(means)], _Before(self.model, self.device)
+            try:
+                said = self._backward(phase, passes.pop(0), at)
+            except torch.OutOfMemoryError as error:
+                out_of_memory = str(error).partition(". ")[0]
+            else:
+                means.append(self._learn(phase, *said))
+                continue
+            passes.clear()
+            phase.optimizer.zero_grad(set_to_none=True)
+            self._halve(out_of_memory)
+            self._load_from(step, dataset)
+            before.restore(self.model)  # a loader draws a number, too
+            passes = list(itertools.tee(self._passes(), len(phases) - len(means)))
+        return means
+
+    def _halve(self, why: str) -> None:
+        """Make passes half as large, which changes no mean over the images of a step."""
+        too_large = PassTooLargeError(math.ceil(self.batches.share / self.batches.passes), why)
+        if self.world > 1:
+            raise too_large  # the others wait for this one: all of them begin again
+        self.images_per_pass = halved(too_large, self.task)
+        self.say(f"  {too_large}; goes on with {self.images_per_pass}")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _passes(self) -> Iterator[_Pass]:
         """Yield the passes of the next step, on the device."""
+        batches = self.batches
         for number in range(batches.passes):
-            batch = next(loader)
+            batch: Batch = next(self.loader)
             self.skipped.update(batch.skipped)
             inputs, share = to_device(batch.inputs, self.device), len(batch.image_ids) / batches.share
             yield _Pass(inputs, batch.image_ids, share, last=number == batches.passes - 1)
 
-    def _take_turn(self, phase: Phase, passes: Iterable[_Pass], at: Position) -> Means:
-        """Do one optimiser's step; return the means of what its passes say over the images of all workers."""
+    def _backward(self, phase: Phase, passes: Iterable[_Pass], at: Position) -> tuple[Losses, Tensor, list[list[str]]]:
+        """Add up the gradients of a phase's passes; return what the last one says, the values of each, and its images."""
         phase.begin()
         said: list[Losses] = []
         shares: list[Tensor] = []  # of each pass [losses and counts], its part of the worker's mean
@@ -163,14 +213,17 @@ class Worker:
             counts = [value.detach() * one.share for value in said[-1].counts.values()]
             shares.append(torch.stack([*loss.detach(), *counts]))
             images.append(one.image_ids)
-        names = [*said[-1].losses, *said[-1].counts]
-        means = self._means(names, torch.stack(shares), images)
+        return said[-1], torch.stack(shares), images
+
+    def _learn(self, phase: Phase, said: Losses, values: Tensor, images: list[list[str]]) -> Means:
+        """Do one optimiser's step; return the means of what its passes say over the images of all workers."""
+        means = self._means([*said.losses, *said.counts], values, images)
         self.scaler.unscale_(phase.optimizer)
         if self.plan.max_grad_norm:
             nn.utils.clip_grad_norm_(phase.parameters, self.plan.max_grad_norm)
         self.scaler.step(phase.optimizer)
         phase.optimizer.zero_grad(set_to_none=True)  # whatever comes next has that memory
-        return Means(*({name: means[name] for name in part} for part in said[-1]))
+        return Means(*({name: means[name] for name in part} for part in said))
 
     def _ask(self, phase: Phase, one: _Pass, at: Position) -> Losses:
         try:
@@ -220,6 +273,7 @@ class Worker:
                     "scaler": self.scaler.state_dict(),
                     "best": self.best,
                     "skipped": [list(row) for row in sorted(self.skipped)],
+                    "images_per_pass": self.images_per_pass,
                     "gpu_memory_mib": self.gpu_memory_mib,
                 }
             )
@@ -235,6 +289,25 @@ class Worker:
         values: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(values, value)
         return values
+
+
+class _Before:
+    """What a pass changes beside gradients: buffers, such as those of batch norms, and the states of random generators."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._buffers = [buffer.clone() for buffer in model.buffers()]
+        self._device = device
+        self._random = torch.get_rng_state()
+        self._random_there = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self, model: nn.Module) -> None:
+        """Bring it all back."""
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), self._buffers, strict=True):
+                buffer.copy_(before)
+        torch.set_rng_state(self._random)
+        if self._random_there is not None:
+            torch.cuda.set_rng_state(self._random_there, self._device)
 
 
 def _gpu_memory_mib(device: torch.device) -> float | None:

@@ -47,6 +47,12 @@ class ToyTask:
             keep=self.keep,
         )
 
+    statistics: tuple[str, ...] = ()  # settings by which a pass must not be cut up
+
+    @property
+    def pass_statistics(self):
+        return self.statistics
+
     @property
     def images(self):
         return [LabelledImage(f"image-{n}", "", ()) for n in range(self.count)]

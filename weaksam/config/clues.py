@@ -36,6 +36,11 @@ class ClueNetworkConfig(ClueSourceConfig):
 
     init: Weights = NO_WEIGHTS  # that its training starts from; empty = random
 
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """The options by which a training takes statistics over a pass, so that smaller passes would change it."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeakTrConfig(ClueNetworkConfig):
@@ -59,6 +64,11 @@ class WeakTrConfig(ClueNetworkConfig):
     fusion_pool: Literal["avg", "max"] = "max"  # published: avg with se, max with feat
     drop_path: float = 0.1  # stochastic depth of the last block, linear from 0
 
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """See ``ClueNetworkConfig``. The small CNN normalises by batch."""
+        return ("stem",) if self.stem == "cnn" else ()
+
     def __post_init__(self) -> None:
         require(self.dim % self.heads == 0, "dim", f"a multiple of heads = {self.heads}", self.dim)
 
@@ -72,6 +82,11 @@ class ResNetCamConfig(ClueNetworkConfig):
 
     name: str = "resnet_cam"
     backbone: str = "resnet50"  # torchvision name, or "timm:<name>"
+
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """See ``ClueNetworkConfig``. Convolutional networks normalise by batch."""
+        return ("backbone",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,11 @@ class MilDetectorConfig(Member):
         """How what hides parts of proposals while training is trained itself; None without one."""
         return None
 
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """The options by which a training takes statistics over a pass, so that smaller passes would change it."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class OicrConfig(MilDetectorConfig):
@@ -79,6 +84,11 @@ class MistConfig(MilDetectorConfig):
     def adversary(self) -> DropBlockConfig | None:
         """See ``MilDetectorConfig``."""
         return self.dropblock if self.dropblock.enabled else None
+
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """See ``MilDetectorConfig``. The adversary normalises by batch, and scales what it leaves over all proposals."""
+        return ("dropblock.enabled",) if self.dropblock.enabled else ()
 
     def __post_init__(self) -> None:
         for name in ("share", "max_overlap", "min_iou"):

@@ -78,6 +78,11 @@ class RetrainedDetectorConfig(Member):
         """Step from which on a drop goes by the size of losses; 0 = there is none such, or always."""
         return 0
 
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """The options by which a training takes statistics over a pass, so that smaller passes would change it."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class FasterRcnnConfig(RetrainedDetectorConfig):
@@ -106,6 +111,15 @@ class FasterRcnnConfig(RetrainedDetectorConfig):
     def judged_at(self) -> int:
         """See ``RetrainedDetectorConfig``."""
         return self.drop.start_step if self.drop.enabled else 0
+
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """See ``RetrainedDetectorConfig``.
+
+        The means over sampled anchors and regions are none: each image has as many of them, but one too small for so many.
+        """
+        variant = ("drop.variant",) if self.drop.enabled and self.drop.variant != "fixed" else ()
+        return (*variant, *(("drop.normaliser",) if self.drop.enabled and self.drop.normaliser == "kept" else ()))
 
     def __post_init__(self) -> None:
         require(bool(self.anchor_sides), "anchor_sides", "pixels for every level", self.anchor_sides)
@@ -141,6 +155,14 @@ class DinoConfig(RetrainedDetectorConfig):
     def settled(self) -> Self:
         """See ``RetrainedDetectorConfig``."""
         return self if self.drop.enabled else replace(self, drop=QueryDropConfig())
+
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """See ``RetrainedDetectorConfig``. Its losses are divided by the number of boxes, those of the fullest image say how
+        many groups repair disturbed ones, and a percentile is one of all matched queries.
+        """
+        denoising = ("denoising_queries",) if self.denoising_queries else ()
+        return ("name", *denoising, *(("drop.percentile",) if self.drop.enabled else ()))
 
     def __post_init__(self) -> None:
         require(self.levels >= 1, "levels", "1 or more", self.levels)

@@ -56,6 +56,11 @@ class RetrainTask:
             keep=(preliminary_step(config, steps),),
         )
 
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """Options of a recipe that take statistics over a pass."""
+        return tuple(f"retrain.detector.{name}" for name in self.config.detector.pass_statistics)
+
     def build_model(self) -> RetrainedDetector:
         """Return the detector with its initial weights."""
         return build_retrained(self.config, self.num_classes)

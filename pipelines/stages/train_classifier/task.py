@@ -49,6 +49,11 @@ class ClassifierTask:
             precision=config.precision,
         )
 
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """Options of a recipe that take statistics over a pass."""
+        return tuple(f"clues.source.{name}" for name in self.source.pass_statistics)
+
     def build_model(self) -> ClueNetwork:
         """Return the network with its initial weights."""
         return build_classifier(self.source, self.num_classes)

@@ -48,6 +48,11 @@ class MilTask:
             max_grad_norm=config.max_grad_norm,
         )
 
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """Options of a recipe that take statistics over a pass."""
+        return tuple(f"mil.detector.{name}" for name in self.config.detector.pass_statistics)
+
     def build_model(self) -> WeakDetector:
         """Return the detector with its initial weights."""
         return build_detector(self.config, self.num_classes)

@@ -1,0 +1,158 @@
+"""A device with room for so many images: passes are halved until they fit, or refused where that would change the result."""
+
+import pickle
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from pipelines.stages.train_classifier.task import ClassifierTask
+from pipelines.training.task import PassTooLargeError
+from tests.support.tolerances import assert_near, near, roundings_in
+from tests.support.toy_training import AdversaryTask, ToyTask, train
+from weaksam.config import (
+    ClassifierConfig,
+    DinoConfig,
+    DropBlockConfig,
+    FasterRcnnConfig,
+    MistConfig,
+    OicrConfig,
+    QueryDropConfig,
+    ResNetCamConfig,
+    RoiDropConfig,
+    WeakTrConfig,
+)
+from weaksam.errors import ConfigError, RunError
+
+TOO_MUCH = "CUDA out of memory. Tried to allocate 2.00 GiB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Small(AdversaryTask):
+    room: int = 2  # images in a pass of the phase that fills the memory
+    full_phase: int = 0
+    full_from: int = 0  # step from which the memory is so small
+
+    def losses(self, model, batch, at, phase):
+        said = super().losses(model, batch, at, phase)  # has changed batch norms and drawn dropout by then
+        if phase == self.full_phase and at.step >= self.full_from and len(batch["x"]) > self.room:
+            raise torch.OutOfMemoryError(TOO_MUCH)
+        return said
+
+
+def plain(**options):
+    return {"batch_norm": False, "dropout": 0.0, "batch_size": 8, "count": 16, **options}
+
+
+def assert_learnt_alike(a, b, task):
+    length = task.plan.steps * (task.plan.batch_size + 2 * roundings_in(task.build_model()[0]))
+    for name, weight in a.items():
+        assert_near(weight.float(), b[name].float(), length=length, magnitude=1.0)
+
+
+@pytest.mark.parametrize("full_phase", [0, 1])
+@pytest.mark.parametrize("full_from", [0, 3])
+def test_passes_are_halved_until_they_fit_and_the_losses_stay(tmp_path, full_phase, full_from):
+    easy = train(tmp_path, AdversaryTask(**plain()), name="easy")
+    task = Small(**plain(full_phase=full_phase, full_from=full_from))
+    tight = train(tmp_path, task, name="tight")
+    assert (easy.images_per_pass, tight.images_per_pass) == (0, 2)
+    length = task.plan.steps * (task.plan.batch_size + 2 * roundings_in(task.build_model()[0]))
+    for one, other in zip(easy.scalars, tight.scalars, strict=True):
+        assert other.losses == near(one.losses, length=length)
+        assert other.losses == pytest.approx(one.losses, rel=1e-6)
+    assert_learnt_alike(easy.model, tight.model, task)
+
+
+def test_a_pass_that_failed_leaves_no_trace(tmp_path):
+    """Batch norms and dropout are as if the smaller passes had been asked for."""
+    asked = train(tmp_path, AdversaryTask(batch_size=4), name="asked", images_per_pass=2)
+    tight = train(tmp_path, Small(batch_size=4), name="tight")
+    assert all(torch.equal(asked.model[name], value) for name, value in tight.model.items())
+
+
+def test_a_training_goes_on_with_the_passes_that_fitted(tmp_path):
+    class Died(BaseException):
+        pass
+
+    def die(row):
+        if row.step == 2:
+            raise Died
+
+    sizes = []
+
+    class Watched(AdversaryTask):
+        def losses(self, model, batch, at, phase):
+            sizes.append(len(batch["x"]))
+            return super().losses(model, batch, at, phase)
+
+    with pytest.raises(Died):
+        train(tmp_path, Small(**plain()), progress=die, checkpoint_every=1)
+    assert train(tmp_path, Watched(**plain()), checkpoint_every=1).images_per_pass == 2
+    assert set(sizes) == {2}
+    sizes.clear()
+    with pytest.raises(Died):
+        train(tmp_path, Small(**plain()), name="asked", progress=die, checkpoint_every=1)
+    assert train(tmp_path, Watched(**plain()), name="asked", images_per_pass=4).images_per_pass == 4
+    assert set(sizes) == {4}
+
+
+def test_what_was_halved_is_said(tmp_path, caplog):
+    train(tmp_path, Small(**plain()))
+    assert "a pass of 8 image(s) finds no room in memory (CUDA out of memory); goes on with 4" in caplog.text
+
+
+def test_an_image_that_does_not_fit_alone_ends_the_training(tmp_path):
+    with pytest.raises(RunError, match=r"a pass of 1 image\(s\) finds no room in memory .*smaller images"):
+        train(tmp_path, Small(**plain(room=0)))
+
+
+def test_where_statistics_of_a_pass_enter_the_loss_it_is_never_halved(tmp_path):
+    task = Small(**plain(statistics=("retrain.detector.drop.percentile",)))
+    with pytest.raises(ConfigError, match=r"retrain\.detector\.drop\.percentile takes statistics .*more workers"):
+        train(tmp_path, task)
+
+
+def test_smaller_passes_that_would_change_the_loss_are_refused(tmp_path):
+    task = ToyTask(statistics=("mil.detector.dropblock.enabled",))
+    with pytest.raises(ConfigError, match=r"expected 5, a worker's share.*mil\.detector\.dropblock\.enabled.*got 2"):
+        train(tmp_path, task, images_per_pass=2)
+    assert train(tmp_path, task, images_per_pass=5).steps_done == 6
+
+
+def test_a_worker_says_how_large_its_pass_was_through_processes():
+    error = pickle.loads(pickle.dumps(PassTooLargeError(4, "full")))
+    assert (error.images, str(error)) == (4, "a pass of 4 image(s) finds no room in memory (full)")
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        pytest.param(OicrConfig(), (), id="OICR: all per image"),
+        pytest.param(MistConfig(), ("dropblock.enabled",), id="MIST's adversary"),
+        pytest.param(MistConfig(dropblock=DropBlockConfig(enabled=False)), (), id="MIST without it"),
+        pytest.param(FasterRcnnConfig(), (), id="Faster R-CNN"),
+        pytest.param(FasterRcnnConfig(drop=RoiDropConfig(enabled=True)), (), id="fixed thresholds"),
+        pytest.param(
+            FasterRcnnConfig(drop=RoiDropConfig(enabled=True, variant="normalised")), ("drop.variant",), id="normalised"
+        ),
+        pytest.param(
+            FasterRcnnConfig(drop=RoiDropConfig(enabled=True, normaliser="kept")), ("drop.normaliser",), id="kept"
+        ),
+        pytest.param(FasterRcnnConfig(drop=RoiDropConfig(variant="percentile", tau_cls=90)), (), id="off"),
+        pytest.param(DinoConfig(denoising_queries=0), ("name",), id="DINO's divisors"),
+        pytest.param(
+            DinoConfig(drop=QueryDropConfig(enabled=True)), ("name", "denoising_queries", "drop.percentile"), id="DINO"
+        ),
+        pytest.param(WeakTrConfig(), (), id="layer norms"),
+        pytest.param(WeakTrConfig(stem="cnn"), ("stem",), id="batch norms of the small CNN"),
+        pytest.param(ResNetCamConfig(), ("backbone",), id="batch norms of a ResNet"),
+    ],
+)
+def test_options_say_whether_they_look_at_a_whole_pass(options, names):
+    assert options.pass_statistics == names
+
+
+def test_a_task_names_the_options_as_a_recipe_does():
+    task = ClassifierTask(source=WeakTrConfig(stem="cnn"), config=ClassifierConfig(), num_classes=2, images=())
+    assert task.pass_statistics == ("clues.source.stem",)
