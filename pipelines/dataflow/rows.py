@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +25,10 @@ from weaksam.errors import ImageError
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 OUT_OF_MEMORY = "out of GPU memory"  # the reason of an image that does not fit, whatever is halved
+_AHEAD = 2  # images that are prepared while another one is computed on
 _READERS = 16  # concurrent reads per fetching task: a bucket answers each in tens of milliseconds
 
 PLANNED = pa.schema(
@@ -121,6 +126,28 @@ def _attempt(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, An
 
 def _failure(reason: str, detail: str) -> dict[str, Any]:
     return {"reason": reason, "detail": detail[:500]}
+
+
+def prepared(
+    rows: Sequence[dict[str, Any]], prepare: Callable[[dict[str, Any]], T], *, ahead: bool
+) -> Iterator[tuple[dict[str, Any], Callable[[], T]]]:
+    """Yield each row with a function that gives what ``prepare`` makes of it, or raises what it raised.
+
+    Args:
+        rows: of a batch.
+        prepare: not called for a row with a reason unless its function is.
+        ahead: let threads prepare the next rows meanwhile, so that a GPU does not wait. A CPU has nothing to gain.
+    """
+    if not ahead:
+        yield from ((row, partial(prepare, row)) for row in rows)
+        return
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        started: deque[tuple[dict[str, Any], Callable[[], T]]] = deque()
+        for row in rows:
+            started.append((row, partial(prepare, row) if row["reason"] else pool.submit(prepare, row).result))
+            if len(started) > _AHEAD:
+                yield started.popleft()
+        yield from started
 
 
 def decode_row(row: Mapping[str, Any]) -> NDArray[np.uint8]:

@@ -34,7 +34,7 @@ class PoolSizes:
         """Return one line for people."""
         if self.here:
             return f"in this process, {self.threads} thread(s), {self.rows_per_task} images at a time"
-        where = f"{self.gpu_share:g} GPU each" if self.gpu_share else f"{self.threads} thread(s) each"
+        where = f"{self.gpu_share:g} GPU each" if self.gpu_share else f"{self.threads} CPU thread(s) each"
         more = ", more as nodes come" if self.most_actors > self.segment_actors else ""
         actors = f"{self.segment_actors} actor(s)"
         if self.prompt_actors:

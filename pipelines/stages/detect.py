@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import decode_row, fetch, finish_batch, guarded, planned_images, use_threads
+from pipelines.dataflow.rows import decode_row, fetch, finish_batch, guarded, planned_images, prepared, use_threads
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.detections import DetectionFacts, DetectionTable
 from pipelines.products.index import Index
@@ -244,11 +245,12 @@ class DetectActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Detect in each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        rows = [guarded(self._detect, row, ()) for row in batch.to_pylist()]
-        return finish_batch(self._spec.instance, rows, self._schema)
+        rows = prepared(batch.to_pylist(), decode_row, ahead=self._spec.device == "cuda")
+        done = [guarded(partial(self._detect, ready=ready), row, ()) for row, ready in rows]
+        return finish_batch(self._spec.instance, done, self._schema)
 
-    def _detect(self, row: dict[str, Any]) -> dict[str, Any]:
-        image = decode_row(row)
+    def _detect(self, row: dict[str, Any], *, ready: Callable[[], NDArray[np.uint8]]) -> dict[str, Any]:
+        image = ready()
         size_hw = (image.shape[0], image.shape[1])
         return detections_to_row(row["image_id"], row["input"], size_hw, self._find(image, row["image_id"]))
 

@@ -23,6 +23,7 @@ from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig
 from weaksam.errors import ConfigError
 from weaksam.proposals.filters import propose
 from weaksam.proposals.prompts import clue_prompts, grid_prompts
+from weaksam.sam.encode import ResizedImage, encode_image, resize_image
 from weaksam.structures import CLUE_SOURCES, ClassMaps, Prompts, Proposals
 
 
@@ -73,19 +74,34 @@ class Proposer:
         class_maps = self.clues.class_maps(image, present)
         return clue_prompts(class_maps if on_maps is None else _shown(class_maps, on_maps), self.prompts)
 
-    def segment(self, image: NDArray[np.uint8], prompts: Sequence[Prompts]) -> Proposals:
-        """Proposals from clue prompts and, if wanted, the grid, which needs no clues and is added here.
+    def resize(self, image: NDArray[np.uint8]) -> ResizedImage:
+        """Resize an image for ``segment``, which does it itself otherwise: for another thread to prepare it.
 
         Raises:
             ConfigError: this proposer was made without a SAM.
         """
+        return resize_image(self._sam, image)
+
+    def segment(self, image: NDArray[np.uint8] | ResizedImage, prompts: Sequence[Prompts]) -> Proposals:
+        """Proposals from clue prompts and, if wanted, the grid, which needs no clues and is added here.
+
+        Args:
+            image: ``[H, W, 3]`` RGB, upright, or what ``resize`` made of it.
+            prompts: from ``prompt``, in pixels of the image itself.
+
+        Raises:
+            ConfigError: this proposer was made without a SAM.
+        """
+        encoded = encode_image(self._sam, image)
+        wanted = "grid" in self.prompts.sources
+        grid = [grid_prompts(encoded.size_hw, self.prompts.points_per_side)] if wanted else []
+        return propose(self._sam, encoded, [*grid, *prompts], self.proposals)
+
+    @property
+    def _sam(self) -> Sam:
         if self.sam is None:
-            raise ConfigError(
-                "Proposer.segment: expected a SAM, got None; make the Proposer with load_sam(SamConfig(…))"
-            )
-        height, width = image.shape[:2]
-        grid = [grid_prompts((height, width), self.prompts.points_per_side)] if "grid" in self.prompts.sources else []
-        return propose(self.sam, image, [*grid, *prompts], self.proposals)
+            raise ConfigError("Proposer: expected a SAM, got None; make the Proposer with load_sam(SamConfig(…))")
+        return self.sam
 
 
 def _shown(class_maps: Iterator[ClassMaps], on_maps: Callable[[ClassMaps], None]) -> Iterator[ClassMaps]:

@@ -25,21 +25,42 @@ class EncodedImage:
     size_hw: tuple[int, int]  # pixels, the image itself
 
 
-@torch.inference_mode()
-def encode_image(sam: Sam, image: NDArray[np.uint8]) -> EncodedImage:
-    """Run SAM's image encoder: longest side to the model's own, bilinear, padded right and bottom.
+@dataclass(frozen=True, kw_only=True)
+class ResizedImage:
+    """One image as SAM's encoder wants it, still in the memory of the CPU: what another thread can prepare."""
+
+    pixels: Tensor  # uint8 [h, w, 3] RGB, the longest side as the model's own; pinned where the model is on a GPU
+    size_hw: tuple[int, int]  # pixels, the image itself
+
+
+def resize_image(sam: Sam, image: NDArray[np.uint8]) -> ResizedImage:
+    """Resize an image for the encoder: longest side to the model's own, bilinear.
 
     Args:
-        sam: a model of segment-anything, in evaluation mode.
+        sam: that will encode it.
         image: ``[H, W, 3]`` RGB, both sides at least one pixel.
-
-    Returns:
-        The features; for ViT-B/L/H ``[1, 256, 64, 64]``.
     """
     height, width = image.shape[:2]
     scale = sam.image_encoder.img_size / max(height, width)
     input_hw = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))  # segment-anything's rounding
-    resized = np.asarray(Image.fromarray(image).resize(input_hw[::-1], Image.Resampling.BILINEAR))
-    pixels = torch.tensor(resized, device=sam.device).permute(2, 0, 1)
+    resized = np.array(Image.fromarray(image).resize(input_hw[::-1], Image.Resampling.BILINEAR))
+    pixels = torch.from_numpy(resized)
+    return ResizedImage(pixels=pixels.pin_memory() if sam.device.type == "cuda" else pixels, size_hw=(height, width))
+
+
+@torch.inference_mode()
+def encode_image(sam: Sam, image: NDArray[np.uint8] | ResizedImage) -> EncodedImage:
+    """Run SAM's image encoder, padding right and bottom.
+
+    Args:
+        sam: a model of segment-anything, in evaluation mode.
+        image: ``[H, W, 3]`` RGB, both sides at least one pixel, or what ``resize_image`` made of it for this model.
+
+    Returns:
+        The features; for ViT-B/L/H ``[1, 256, 64, 64]``.
+    """
+    resized = image if isinstance(image, ResizedImage) else resize_image(sam, image)
+    pixels = resized.pixels.to(sam.device, non_blocking=True).permute(2, 0, 1)
     features = sam.image_encoder(sam.preprocess(pixels)[None])
-    return EncodedImage(features=features, input_hw=input_hw, size_hw=(height, width))
+    height, width = resized.pixels.shape[:2]
+    return EncodedImage(features=features, input_hw=(height, width), size_hw=resized.size_hw)

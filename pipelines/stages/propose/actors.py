@@ -8,12 +8,14 @@ shared by the two networks, and every GPU is as busy as the others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.dataflow.rows import FETCHED, decode_row, finish_batch, guarded, use_threads
+from pipelines.dataflow.rows import FETCHED, decode_row, finish_batch, guarded, prepared, use_threads
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import (
     PROMPT_COLUMNS,
@@ -114,25 +116,33 @@ class SegmentActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        return finish_batch(
-            self._spec.instance, [guarded(self._segment, row, ()) for row in batch.to_pylist()], self._schema
-        )
+        rows = prepared(batch.to_pylist(), self._prepare, ahead=self._spec.device == "cuda")
+        done = [guarded(partial(self._segment, ready=ready), row, ()) for row, ready in rows]
+        return finish_batch(self._spec.instance, done, self._schema)
 
-    def _segment(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _prepare(self, row: dict[str, Any]) -> Any:
+        return self._proposer.resize(decode_row(row))
+
+    def _segment(self, row: dict[str, Any], *, ready: Callable[[], Any]) -> dict[str, Any]:
         prompts = prompts_from_columns(row) if "prompt_source" in row else []
-        return proposals_to_row(row["image_id"], row["input"], self._proposer.segment(decode_row(row), prompts))
+        return proposals_to_row(row["image_id"], row["input"], self._proposer.segment(ready(), prompts))
 
 
-class ProposeActor:
-    """Holds the clue network and SAM; turns images into proposals. Columns FETCHED -> PROPOSALS, bad rows set aside."""
+class ProposeActor(SegmentActor):
+    """Holds the clue network as well; turns images into proposals. Columns FETCHED -> PROPOSALS, bad rows set aside."""
 
     def __init__(self, spec: ActorSpec, schema: pa.Schema = PROPOSALS) -> None:
-        self._prompt = PromptActor(spec)
-        self._segment = SegmentActor(spec, schema)
+        super().__init__(spec, schema)
+        self._prompter = prompter(spec.how, spec.clue_weights, spec.class_names, spec.device)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Prompt and segment each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        return self._segment(self._prompt(batch))
+    def _prepare(self, row: dict[str, Any]) -> Any:
+        image = decode_row(row)
+        return image, self._proposer.resize(image)
+
+    def _segment(self, row: dict[str, Any], *, ready: Callable[[], Any]) -> dict[str, Any]:
+        image, resized = ready()
+        prompts = self._prompter.prompt(image, row["labels"])
+        return proposals_to_row(row["image_id"], row["input"], self._proposer.segment(resized, prompts))
 
 
 class SearchActor:

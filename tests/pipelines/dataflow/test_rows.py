@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from pipelines.dataflow.rows import guarded
+from pipelines.dataflow.rows import guarded, prepared
+from tests.support.patience import wait_until
 from weaksam.errors import ImageError
 
 ROW = {"image_id": "a", "input": "i", "uri": "u", "reason": None, "detail": None}
@@ -44,3 +45,41 @@ def test_an_image_of_another_failure_is_not_tried_again():
 
     done = guarded(work, ROW, ())
     assert (done["reason"], done["detail"], len(attempts)) == ("not an image", "text", 1)
+
+
+class Preparing:
+    """Notes which rows were prepared; the one called "bad" cannot be."""
+
+    def __init__(self):
+        self.begun = []
+
+    def __call__(self, row):
+        self.begun.append(row["image_id"])
+        if row["image_id"] == "bad":
+            raise ImageError("not an image", "text")
+        return row["image_id"].upper()
+
+
+def test_rows_keep_their_order_and_a_row_that_cannot_be_prepared_says_so_when_it_is_asked():
+    rows = [{"image_id": name, "reason": None} for name in ("a", "bad", "c", "d", "e")]
+    for ahead in (False, True):
+        found = []
+        for row, ready in prepared(rows, Preparing(), ahead=ahead):
+            try:
+                found.append((row["image_id"], ready()))
+            except ImageError as error:
+                found.append((row["image_id"], error.reason))
+        assert found == [("a", "A"), ("bad", "not an image"), ("c", "C"), ("d", "D"), ("e", "E")]
+
+
+def test_the_next_rows_are_prepared_while_one_is_worked_on_and_no_more():
+    rows = [{"image_id": name, "reason": "broken" if name == "b" else None} for name in "abcdefg"]
+    prepare = Preparing()
+    following = prepared(rows, prepare, ahead=True)
+    _, ready = next(following)
+    assert ready() == "A"
+    wait_until(lambda: sorted(prepare.begun) == ["a", "c"])  # the two after it, of which one is broken
+    next(following)
+    wait_until(lambda: sorted(prepare.begun) == ["a", "c", "d"])
+    assert [row["image_id"] for row, _ in following] == list("cdefg")
+    assert list(prepared([], prepare, ahead=True)) == []

@@ -89,7 +89,8 @@ def test_a_node_of_a_cluster_that_grows_has_no_room_for_an_actor_too_many(cpus: 
 
 def test_sizes_are_described_for_people() -> None:
     assert (
-        sizes(1, 2, 1, 0, 0.33, 13).describe() == "1 prompt + 2 segment actor(s), 1 thread(s) each, 13 images per task"
+        sizes(1, 2, 1, 0, 0.33, 13).describe()
+        == "1 prompt + 2 segment actor(s), 1 CPU thread(s) each, 13 images per task"
     )
     assert sizes(0, 1, 1, 0.5, 0, 64).describe() == "1 actor(s), 0.5 GPU each, 64 images per task"
     assert (

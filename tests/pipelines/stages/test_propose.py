@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def test_every_drawn_image_gets_its_row(finished_run: Path) -> None:
     assert manifest["text"] == "images 12 = done 12 + dropped 0 · duplicates 0"
     assert manifest["images"] == {"images": 12, "done": 12, "dropped": 0, "before": 0, "duplicates": 0}
     assert manifest["throughput"]["images"] == 12
-    assert manifest["actors"] == "1 actor(s), 1 thread(s) each, 3 images per task"
+    assert manifest["actors"] == "1 actor(s), 1 CPU thread(s) each, 3 images per task"
     by_id = rows(finished_run)
     assert sorted(by_id) == [f"train-{n:05}" for n in range(8)] + [f"val-{n:05}" for n in range(4)]
     assert {i: row["split"] for i, row in by_id.items()} == {i: i.partition("-")[0] for i in by_id}
@@ -192,10 +192,10 @@ DEADLY_TO_READ, DEADLY_TO_SEGMENT = "kills its reader.png", "kills its segmenter
 class DyingSegmentActor(SegmentActor):
     """Dies of one image, as a process does that runs out of memory."""
 
-    def _segment(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _segment(self, row: dict[str, Any], *, ready: Callable[[], Any]) -> dict[str, Any]:
         if row["image_id"] == DEADLY_TO_SEGMENT:
             os._exit(1)
-        return super()._segment(row)
+        return super()._segment(row, ready=ready)
 
 
 def dying_fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:

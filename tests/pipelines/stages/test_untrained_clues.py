@@ -5,13 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+from PIL import Image
+
+from pipelines.dataflow.rows import FETCHED
 from pipelines.engine.stage import Options
 from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.model import load_recipe
 from pipelines.registry import active
 from pipelines.runner import Run
+from pipelines.stages.propose.actors import ActorSpec, PromptActor, Prompting, ProposeActor, SegmentActor
 from tests.support.bright import BrightConfig
+from tests.support.broken_files import encode
+from tests.support.sams import noise
+from tests.support.sets import instance_of
 from tests.support.voice import Recorder
+from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig
+from weaksam.config.weights import NO_WEIGHTS
 
 SMALL = [
     "resources.here=true", "resources.cpus=1", "data.splits=[train]", "data.shapes.train=2", "data.shapes.size=64",
@@ -31,3 +41,29 @@ def test_a_source_without_training_prompts_sam_and_no_classifier_is_trained(tmp_
     assert all("coarse" in row["source"] or "coarse" in row["prompt_source"] for row in rows)
     other = recipe.model_copy(update={"clues": replace(recipe.clues, source=BrightConfig(gamma=1.0))})
     assert Run(other, str(tmp_path)).instance("propose").key != run.instance("propose").key
+
+
+def test_one_actor_with_both_networks_proposes_what_one_of_each_does(tmp_path: Path) -> None:
+    instance = instance_of(str(tmp_path), "propose")
+    how = Prompting(
+        clues=CluesConfig(source=BrightConfig(gamma=2.0), gating="predicted"),
+        prompts=PromptsConfig(sources=("grid", "coarse"), points_per_side=2),
+        sam=SamConfig(name="builtin"),
+        proposals=ProposalsConfig(),
+    )
+    spec = ActorSpec(
+        instance=instance, how=how, clue_weights=NO_WEIGHTS, class_names=("a", "b"), threads=1, device="cpu"
+    )
+    images = {f"image {seed}": encode(Image.fromarray(noise(40 + seed, 60)), "PNG") for seed in range(3)}
+    rows = [
+        {"image_id": name, "input": "i", "uri": name, "labels": None, "bytes": data, "reason": None, "detail": None}
+        for name, data in images.items()
+    ]
+    rows[1] |= {"bytes": None, "reason": "not an image"}
+    batch = pa.Table.from_pylist(rows, schema=FETCHED)
+    apart = SegmentActor(spec)(PromptActor(spec)(batch))
+    together = ProposeActor(spec)
+    assert together(batch).equals(apart)
+    assert apart["image_id"].to_pylist() == ["image 0", "image 2"]
+    together._spec = replace(spec, device="cuda")  # as on a GPU, where threads prepare the next images
+    assert together(batch).equals(apart)
