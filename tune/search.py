@@ -260,7 +260,12 @@ def _tune(
     from tune.watch import Watch
 
     # An interrupt ends a sweep as it ends every other verb; nothing is logged or printed but records and our own lines.
-    os.environ.update(TUNE_DISABLE_SIGINT_HANDLER="1", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_AIR_NEW_OUTPUT="0")
+    os.environ.update(
+        TUNE_DISABLE_SIGINT_HANDLER="1",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        RAY_AIR_NEW_OUTPUT="0",
+        TUNE_PRINT_ALL_TRIAL_ERRORS="0",
+    )
     asha = stops and sweep.scheduler.name == "asha"
     scheduler = None
     if asha:

@@ -199,11 +199,14 @@ def test_a_hopeless_training_is_stopped_and_stays_so_until_nothing_stops_trainin
 
 
 def test_optuna_chooses_each_setting_once_and_ends_when_there_are_no_more(tmp_path, ray_cluster):
-    text = SWEEP.replace("[0.1, 0.6]", "[0.1, 0.3, 0.6]") + "search: {algorithm: optuna, trials: 9}\n"
+    text = (
+        SWEEP.replace("[0.1, 0.6]", "[0.1, 0.3, 0.6]")
+        + "search: {algorithm: optuna, trials: 9}\nresources: {concurrency: 0}\n"
+    )
     trials = trials_of(tmp_path, text)
     outcome, out = run(trials)
     # Six settings, and two styles of an evaluation that is no part of what is measured.
-    assert "6 trials, 0 of them done before" in out
+    assert "6 trials, 0 of them done before; as many at a time as fit" in out
     assert "3 trials are all that Optuna finds" in out
     assert sorted(settings["pseudo_labels.tau_s"] for settings, _ in outcome.trials) == [0.1, 0.3, 0.6]
     assert len(executed(trials)) == 6
