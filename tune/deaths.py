@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Set
 from dataclasses import dataclass
 from enum import Enum
 
@@ -35,25 +35,25 @@ class Deaths:
     def __init__(self) -> None:
         self._open: list[_Death] = []
         self._own: Counter[str] = Counter()
-        self._lost_at: dict[str, float] = {}  # node -> when that was first seen
+        self._seen: set[str] = set()  # nodes
+        self._lost_at: list[float] = []  # when nodes were missed first
 
     def died(self, trial: str, node: str, now: float) -> None:
         """Note that the process of a trial died on a node, empty if it did not come so far as to tell where it was."""
         self._open.append(_Death(trial=trial, node=node, at=now))
 
-    def judge(self, alive: Mapping[str, bool], now: float) -> list[tuple[str, Verdict, int]]:
+    def judge(self, alive: Set[str], now: float) -> list[tuple[str, Verdict, int]]:
         """Return trial, verdict and how many of its deaths count so far, of each death that can be judged by now.
 
         Args:
-            alive: of every node that the cluster has, or has had.
+            alive: nodes of the cluster.
             now: this moment.
         """
         judged, still_open = list[tuple[str, Verdict, int]](), list[_Death]()
-        for node, lives in alive.items():
-            if not lives:
-                self._lost_at.setdefault(node, now)
+        self._lost_at += [now] * len(self._seen - alive)
+        self._seen = set(alive)
         for death in self._open:
-            if self._was_lost(death):
+            if self._was_lost(death, alive):
                 judged.append((death.trial, Verdict.LOST_NODE, self._own[death.trial]))
             elif now - death.at >= PATIENCE_S:
                 self._own[death.trial] += 1
@@ -63,7 +63,7 @@ class Deaths:
         self._open = still_open
         return judged
 
-    def _was_lost(self, death: _Death) -> bool:
+    def _was_lost(self, death: _Death, alive: Set[str]) -> bool:
         if death.node:
-            return death.node in self._lost_at
-        return any(abs(at - death.at) < PATIENCE_S for at in self._lost_at.values())
+            return death.node not in alive
+        return any(abs(at - death.at) < PATIENCE_S for at in self._lost_at)

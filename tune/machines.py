@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.engine import nodes as cluster
 from tune.sweep import TrialResources
 from weaksam.errors import ConfigError
 
@@ -27,11 +28,13 @@ class Machine:
 
 
 def connected_machines() -> list[Machine]:
-    """Return the nodes of the cluster that this process is connected to."""
-    import ray
+    """Return the nodes that compute, of the cluster that this process is connected to."""
+    return [Machine(cpus=node.cpus, gpus=node.gpus) for node in cluster.nodes() if node.cpus or node.gpus]
 
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return [Machine(cpus=int(has.get("CPU", 0)), gpus=has.get("GPU", 0.0)) for has in alive]
+
+def may_grow(machines: Sequence[Machine]) -> bool:
+    """Whether other nodes may come to the cluster that this process is connected to: from zero, someone will add them."""
+    return not machines or cluster.autoscaler() is not None
 
 
 def cpus_of_each(resources: TrialResources, machines: Sequence[Machine], where: str, *, grows: bool = False) -> int:

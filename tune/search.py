@@ -28,7 +28,7 @@ from pipelines.engine import ray_session
 from pipelines.engine.stage import Options
 from pipelines.engine.voice import SILENT, Tone, Toned, Voice
 from pipelines.variants.objectives.agreement import RANK, RANKED
-from tune.machines import Machine, connected_machines, cpus_of_each
+from tune.machines import Machine, connected_machines, cpus_of_each, may_grow
 from tune.ranks import mean_ranks
 from tune.spaces import Settings, combinations, drawn, every_combination, told
 from tune.sweep import BEST, Sweep, Trials, check_recipes, whole_numbers
@@ -142,14 +142,15 @@ def _on_cluster(options: Options) -> bool:
 
 
 def _fitted(trials: Trials, options: Options, where: str) -> Trials:
-    """Return trials with their part of the machine or cluster; nodes that are large enough may come to a cluster yet."""
+    """Return trials with their part of the machine or cluster."""
     resources, on_cluster = trials.sweep.resources, _on_cluster(options)
     if on_cluster or resources.gpus:
         ray_session.connect(trials.base.resources, options.address)
         machines = connected_machines()
     else:
         machines = [Machine(cpus=ray_session.usable_cpus())]
-    return trials.with_cpus(cpus_of_each(resources, machines, where, grows=on_cluster))
+    grows = on_cluster and may_grow(machines)
+    return trials.with_cpus(cpus_of_each(resources, machines, where, grows=grows))
 
 
 def _of_sweep(trials: Trials, records: Mapping[str, Record]) -> dict[str, Record]:

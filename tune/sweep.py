@@ -223,13 +223,15 @@ class Trials:
         return Variant(
             name="the sweep",
             source=self.source,
-            overrides=(*resources, *self.sweep.overrides, *items),
+            overrides=(*self.sweep.overrides, *items, *resources),
             seeds=self.sweep.seeds,
             data_uri=self.data_uri,
         )
 
     def _resources(self) -> list[str]:
-        items, gpus = [f"resources.cpus={self.cpus}"], self.sweep.resources.gpus
+        gpus = self.sweep.resources.gpus
+        # The recipe's own device is that of what trials share.
+        items = [f"resources.cpus={self.cpus}", f"resources.device={'gpu' if gpus else 'cpu'}"]
         if gpus > 1:
             return [*items, f"resources.train_workers={gpus:.0f}"]
         # Actors and workers take longer to start than a small detector to learn. To a process with a share of a GPU it looks

@@ -8,6 +8,8 @@ from typing import Any
 
 import ray.tune
 
+from pipelines.engine import nodes as cluster
+from pipelines.engine.reach import SAY_EVERY_S, words_of_ray
 from pipelines.engine.voice import Tone, Toned, Voice
 from pipelines.store.numbers import percent
 from tune.deaths import Deaths
@@ -15,10 +17,10 @@ from tune.machines import connected_machines, told_size
 from tune.spaces import told
 from tune.sweep import Trials
 from tune.trial import Record, Records, State, utc_now, value_of
+from weaksam.errors import RunError
 
 _MOST_DEATHS = 3  # of one trial, that count; with more, the next is its end
 _EVERY_S = 1.0  # that the nodes are looked at
-_SILENT_S = 15.0  # at most, while no trial has a place
 
 
 class Watch(ray.tune.Callback):
@@ -58,7 +60,8 @@ class Watch(ray.tune.Callback):
         self._deaths = Deaths()
         self._node: dict[str, str] = {}  # trial -> where its process is
         self._look_at = 0.0
-        self._silent_since = time.monotonic()
+        self._most_s = trials.base.resources.wait_for_workers
+        self._waiting_since = self._said_at = time.monotonic()  # the latter when that was said last
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray Tune pickles its set-up to restore it one day, which is never done here."""
@@ -91,7 +94,7 @@ class Watch(ray.tune.Callback):
             return
         self._look_at = now + _EVERY_S
         by_id = {trial.trial_id: trial for trial in trials}
-        alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
+        alive = {node.node_id for node in cluster.nodes()}
         for trial_id, verdict, counted in self._deaths.judge(alive, now):
             trial = by_id[trial_id]
             self._voice.say(Toned(f"  {verdict.value}, tried again: {told(trial.config['settings'])}", Tone.VERBATIM))
@@ -101,13 +104,20 @@ class Watch(ray.tune.Callback):
 
     def _say_what_is_waited_for(self, now: float, states: set[str]) -> None:
         if ray.tune.experiment.Trial.RUNNING in states or ray.tune.experiment.Trial.PENDING not in states:
-            self._silent_since = now
-        elif now - self._silent_since >= _SILENT_S:
-            self._silent_since = now
-            size = told_size(self._trials.cpus, self._trials.sweep.resources.gpus)
-            there = " + ".join(map(str, connected_machines()))
+            self._waiting_since = self._said_at = now
+            return
+        size = told_size(self._trials.cpus, self._trials.sweep.resources.gpus)
+        there = " + ".join(map(str, connected_machines())) or "nothing"
+        if self._most_s and now - self._waiting_since > self._most_s:
+            raise RunError(
+                f"no place for a trial with {size} within {self._most_s:g} s (resources.wait_for_workers): the nodes have "
+                f"{there}; {words_of_ray()}. Start workers and run the same command again"
+            )
+        if now - self._said_at >= SAY_EVERY_S:
+            self._said_at = now
+            waited = f"{now - self._waiting_since:.0f} s"
             self._voice.say(
-                f"  no trial runs: waiting for a place for one with {size}; the nodes have {there or 'nothing'}"
+                f"  waiting for a place for a trial with {size}, {waited}: the nodes have {there}; {words_of_ray()}"
             )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002

@@ -2,20 +2,20 @@
 
 from tune.deaths import PATIENCE_S, Deaths, Verdict
 
-ALIVE = {"a": True, "b": True}
-A_LOST = {"a": False, "b": True}
+ALIVE = {"a", "b"}
+A_LOST = {"b"}
 
 
 def test_a_death_on_a_node_that_is_lost_never_counts_however_often():
     deaths, now = Deaths(), 1000.0
-    alive = {}
+    alive = set()
     for count in range(20):
         node = f"node {count}"
-        alive[node] = True
+        alive.add(node)
         deaths.died("trial", node, now)
         assert deaths.judge(alive, now) == []  # not known yet
         now += 15
-        alive[node] = False
+        alive.remove(node)
         assert deaths.judge(alive, now) == [("trial", Verdict.LOST_NODE, 0)]
         assert deaths.judge(alive, now) == []
 

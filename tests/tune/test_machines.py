@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from tune.machines import Machine, cpus_of_each
+from pipelines.engine import nodes as cluster
+from tune.machines import Machine, connected_machines, cpus_of_each, may_grow
 from tune.sweep import TrialResources
 from weaksam.errors import ConfigError
 
@@ -84,3 +85,19 @@ def test_nothing_is_known_of_machines_that_may_come():
 
 def test_what_machines_hold_that_are_there_is_shared_on_a_cluster_that_grows_too():
     assert cpus_of_each(TrialResources(concurrency=2), machines((0, 0), (8, 1)), "s", grows=True) == 4
+
+
+def test_a_cluster_grows_if_something_starts_nodes_or_none_is_there_yet(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        cluster, "nodes", lambda: [cluster.Node(node_id="n", address="n", cpus=c, gpus=g) for c, g in sizes]
+    )
+    monkeypatch.setattr(cluster, "autoscaler", lambda: None)
+    sizes[:] = [(0, 0)]  # a head that computes nothing
+    assert connected_machines() == []
+    assert may_grow([])
+    sizes[:] = [(0, 0), (4, 1)]
+    assert connected_machines() == machines((4, 1))
+    assert not may_grow(connected_machines())
+    monkeypatch.setattr(cluster, "autoscaler", lambda: cluster.Autoscaler(starting=(), failed=(), waiting=()))
+    assert may_grow(connected_machines())

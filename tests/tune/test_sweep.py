@@ -262,6 +262,9 @@ def test_a_trial_is_told_its_share_of_the_machine(tmp_path):
     for share in ("1", "0.33"):  # to its process, a share of a GPU is a GPU
         on_gpu = trials_of(tmp_path, SWEEP + f"resources: {{gpus: {share}}}\n").recipe({}, 0).resources
         assert (on_gpu.train_workers, on_gpu.gpus_per_actor, on_gpu.here) == (0, 1, True)
+        assert on_gpu.device == "gpu"
+    shared_on_gpus = trials_of(tmp_path, SWEEP + "set: [resources.device=gpu]\n")
+    assert (shared_on_gpus.recipe({}, 0).resources.device, shared_on_gpus.base.resources.device) == ("cpu", "gpu")
     on_gpus = trials_of(tmp_path, SWEEP + "resources: {gpus: 2}\n").recipe({}, 0).resources
     assert (on_gpus.train_workers, on_gpus.gpus_per_actor, on_gpus.here) == (2, 0, False)
     assert trials.with_cpus(7).recipe({}, 0).resources.cpus == 7

@@ -3,13 +3,14 @@
 from types import SimpleNamespace
 
 import pytest
-import ray
 
+from pipelines.engine import nodes as cluster
 from tests.support.upstream import SWEEP, write_files
 from tests.support.voice import Recorder
 from tune import watch
 from tune.sweep import Trials, load_sweep
 from tune.trial import Records
+from weaksam.errors import RunError
 
 
 class Clock:
@@ -29,14 +30,15 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def nodes(monkeypatch):
-    """Alive nodes by id, with their CPUs; 0 = lost."""
-    nodes: dict[str, int] = {}
+    """CPUs of the nodes that are alive, by id."""
+    cpus: dict[str, int] = {}
     monkeypatch.setattr(
-        ray,
-        "nodes",
-        lambda: [{"NodeID": name, "Alive": cpus > 0, "Resources": {"CPU": cpus}} for name, cpus in nodes.items()],
+        cluster, "nodes", lambda: [cluster.Node(node_id=n, address=n, cpus=c, gpus=0) for n, c in cpus.items()]
     )
-    return nodes
+    monkeypatch.setattr(
+        cluster, "autoscaler", lambda: cluster.Autoscaler(starting=("spot",), failed=(), waiting=("1 x {CPU: 2}",))
+    )
+    return cpus
 
 
 def watch_of(tmp_path, resources="{}"):
@@ -79,7 +81,7 @@ def test_a_trial_whose_nodes_are_lost_goes_on_for_ever_and_one_that_dies_by_itse
         if count < 4:
             die(watching, dying, "stays")
         step(watching, clock, preempted, dying, seconds=15)
-        nodes[f"spot {count}"] = 0
+        del nodes[f"spot {count}"]
         step(watching, clock, preempted, dying, seconds=20)
         assert dying.max_failures == (0 if count >= 3 else -1)
     assert preempted.max_failures == -1
@@ -90,7 +92,7 @@ def test_a_trial_whose_nodes_are_lost_goes_on_for_ever_and_one_that_dies_by_itse
 def test_a_process_that_died_at_once_did_not_die_where_the_one_before_did(tmp_path, clock, nodes):
     watching, voice, _ = watch_of(tmp_path)
     trial = trial_of()
-    nodes.update({"a": 0, "b": 4})
+    nodes["b"] = 4
     die(watching, trial, "a")
     step(watching, clock, trial, seconds=60)
     assert "its node was lost" in voice.text
@@ -108,11 +110,21 @@ def test_what_is_waited_for_is_said_every_15_s_while_no_trial_runs(tmp_path, clo
     step(watching, clock, waiting, seconds=14)
     assert voice.text == ""
     step(watching, clock, waiting, seconds=2)
-    line = "no trial runs: waiting for a place for one with 2 CPU(s) and 0.5 GPU(s); the nodes have nothing"
-    assert voice.text.count(line) == 1
+    said = "waiting for a place for a trial with 2 CPU(s) and 0.5 GPU(s), 15 s: the nodes have nothing; "
+    assert said + "Ray: starting spot; pending 1 x {CPU: 2}" in voice.text
     nodes.update({"head": 0, "small": 1})
     step(watching, clock, waiting, seconds=30)
-    assert voice.text.count("the nodes have 1 CPU(s)") == 2
+    assert "30 s: the nodes have 1 CPU(s); Ray" in voice.text
+    assert "45 s: the nodes have 1 CPU(s); Ray" in voice.text
+
+
+def test_a_sweep_that_finds_no_place_ends_when_its_recipe_says_so(tmp_path, clock, nodes):
+    watching, *_ = watch_of(tmp_path, "{}\nset: [resources.wait_for_workers=40]")
+    step(watching, clock, trial_of("PENDING"), seconds=30)
+    step(watching, clock, trial_of("RUNNING"))
+    step(watching, clock, trial_of("PENDING"), seconds=40)
+    with pytest.raises(RunError, match=r"no place for a trial with 2 CPU\(s\) within 40 s .*Start workers"):
+        step(watching, clock, trial_of("PENDING"))
 
 
 def test_a_trial_that_ray_tune_gave_up_has_a_record_with_the_reason(tmp_path, clock, nodes):
