@@ -195,6 +195,8 @@ class _Work:
         context.execution_options.preserve_order = False
         context.execution_no_progress_timeout_s = -1  # droughts of spot machines last longer than its half an hour
         dataset: Any = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=pools.sizes.rows_per_task)
+        # Nothing public says so, and a whole CPU is what actors leave on no small node: it would wait for ever.
+        dataset._logical_plan.dag.ray_remote_args["num_cpus"] = TASK_CPUS
         watch = Watch(pools.notes, self._job.voice, pools.bundle, pools.most if room.starts_nodes else 0)
         try:
             with (
