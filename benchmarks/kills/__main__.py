@@ -4,7 +4,7 @@
     python -m benchmarks.kills --kills 6 --only propose      6 at one of them
     python -m benchmarks.kills --results docs/RESULTS.md     write the table into a document, too
 
-Each runs twice on a cluster of two logical nodes of two CPUs, on drawn images: undisturbed, and with kills by SIGKILL whose
+Each runs twice on a cluster of two logical nodes of one CPU, on drawn images: undisturbed, and with kills by SIGKILL whose
 kinds, order and victims ``--seed`` decides; their moments follow the run's progress. After a node a fresh one joins within
 seconds, a driver is started again with the same command. Lost is a row that the undisturbed run has, dropped an image that it
 did not drop, differing whatever differs in a bit: rows by image, tensors of the weights, figures. Nodes are missed after some

@@ -22,7 +22,7 @@ from tests.support.cluster import FixedNodes, fixed_nodes
 
 WEAKSAM = (sys.executable, "-c", "from pipelines.cli.app import main; main()")
 NODES = 2
-CPUS = 2  # logical, of each node; the head has none
+CPUS = 1  # logical, of each node; the head has none
 _BACK_S = (1.0, 5.0)  # until a node joins in the place of one that was lost
 _LOOK_S = 0.05
 _STANDSTILL_S = 240.0  # without progress: it hangs

@@ -25,17 +25,17 @@ stages: [index, propose, train-mil, detect.mil, label, evaluate.label, retrain, 
 propose: {{splits: [train]}}
 clues: {{source: none}}
 prompts: {{sources: [grid], points_per_side: 3}}
-mil: {{scales: [64], epochs: 6, batch_size: 4, min_box_side: 8, warmup_steps: 2}}
+mil: {{scales: [64], steps: 40, epochs: 0, batch_size: 2, min_box_side: 8, warmup_steps: 2}}
 detect: {{scales: [64]}}
 retrain:
   init: ""
   scales: [64]
-  steps: 120
+  steps: 40
   epochs: 0
-  batch_size: 4
+  batch_size: 2
   detector: {{anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, drop: {{start_step: 0}}}}
   test: {{scales: [64]}}
-resources: {{threads_per_actor: 1, rows_per_task: 1, segment_actors: 2}}
+resources: {{device: cpu, threads_per_actor: 1, rows_per_task: 1}}
 """
 SWEEP = """
 description: "What is killed at"
@@ -101,11 +101,11 @@ SCENES = (
     ),
     Scene(
         name="train-mil", command=("train-mil",), settings=("mil.seed=1", "resources.train_workers=2"), share=10,
-        kinds={"worker": 5, "node": 3, "driver": 2}, progress=_steps("train-mil"), steps=6,
+        kinds={"worker": 5, "node": 3, "driver": 2}, progress=_steps("train-mil"), steps=2,
     ),
     Scene(
         name="retrain", command=("retrain",), settings=("resources.train_workers=1",), share=10,
-        kinds={"worker": 5, "node": 3, "driver": 2}, progress=_steps("retrain"), steps=6,
+        kinds={"worker": 5, "node": 3, "driver": 2}, progress=_steps("retrain"), steps=2,
     ),
     Scene(
         name="tune", command=("tune",), share=20,
