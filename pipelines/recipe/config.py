@@ -41,7 +41,11 @@ class ResourcesConfig:
     threads_per_actor: int = 0  # torch threads of each of them, on CPU
     gpus_per_actor: float = 0.0  # share of a GPU each actor reserves: 1, 0.5, 0.33 or 0.25
     rows_per_task: int = 0  # images per Ray task, and per Parquet file: the unit that a kill loses
-    train_workers: int = 0  # data-parallel training processes
+    # Data-parallel training processes: exactly so many, waited for; 0 = from the least to the most, as many as find room. Their
+    # number divides the batch, which stays the same.
+    train_workers: int = 0
+    least_train_workers: int = 0  # 0 = one
+    most_train_workers: int = 0  # 0 = one on each GPU that is there at the start; without GPUs one
     # Everything in the driver's own process, without Ray: for small data, trials, debuggers. On the CPU, or with
     # ``gpus_per_actor`` 1 on its GPU.
     here: bool = False
@@ -60,8 +64,23 @@ class ResourcesConfig:
         if self.most_actors:
             expected = f"most_actors, {self.most_actors}, or fewer"
             require(self.least_actors <= self.most_actors, "least_actors", expected, self.least_actors)
+        if self.train_workers:
+            for name in ("least_train_workers", "most_train_workers"):
+                require(not getattr(self, name), name, "none beside train_workers", getattr(self, name))
+        if self.most_train_workers:
+            expected = f"most_train_workers, {self.most_train_workers}, or fewer"
+            got = self.least_train_workers
+            require(got <= self.most_train_workers, "least_train_workers", expected, got)
         sizes = ("cpus", "prompt_actors", "segment_actors", "threads_per_actor", "rows_per_task", "train_workers")
-        for name in (*sizes, "least_actors", "most_actors", "wait_for_workers", "cache_mib"):
+        more = (
+            "least_actors",
+            "most_actors",
+            "least_train_workers",
+            "most_train_workers",
+            "wait_for_workers",
+            "cache_mib",
+        )
+        for name in (*sizes, *more):
             require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
 
 

@@ -7,10 +7,12 @@ A stage supplies a ``TrainingTask``; ``loop`` does the steps. Checkpoints, scala
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pipelines.engine import ray_session
+from pipelines.engine.nodes import Node, nodes
+from pipelines.engine.reach import Reach, reach
 from pipelines.engine.stage import Job
 from pipelines.products.rows import Throughput
 from pipelines.recipe.config import ResourcesConfig
@@ -19,6 +21,7 @@ from pipelines.store.proof import Proof
 from pipelines.training.images import told
 from pipelines.training.trained import Steps, TrainingFacts, checkpoints_uri
 from weaksam.config import MilConfig, RetrainConfig
+from weaksam.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,12 +66,13 @@ def fit(
 
     plan, asked = task.plan, job.options.resources
     ray_session.connect(asked, job.asked.address)
-    resources = choose_resources(asked, plan.batch_size, *ray_session.connected_size(asked))
+    reached = reach(asked, job.voice)
+    resources = choose_resources(asked, plan.batch_size, reached, [] if asked.here else nodes())
     others = f", {told(left_out)} left out" if left_out else ""
     each = "one GPU" if resources.use_gpu else f"{resources.threads} thread(s)"
     job.voice.say(
         f"  {plan.images:,} images{others}; {plan.steps:,} steps of {plan.batch_size}; "
-        + (f"{resources.workers} worker(s), {each} each" if resources.workers else f"in this process, {each}")
+        + (f"{_counted(resources)} worker(s), {each} each" if resources.workers else f"in this process, {each}")
     )
     with job.voice.steps(job.instance.name) as show:
 
@@ -84,7 +88,10 @@ def fit(
             run_name=job.instance.key,
             resources=resources,
             progress=progress,
+            say=job.voice.say,
         )
+    if result.images_per_pass and not asked.images_per_pass:
+        job.voice.say(f"  {result.images_per_pass} image(s) in a pass, as many as found room in memory")
     model = task.build_model()
     model.load_state_dict(result.model if result.best is None else result.best["model"])
     return Fitted(model, result, _facts(result, _drop_skipped(job, task, result), left_out))
@@ -97,6 +104,7 @@ def _facts(result: TrainingResult, proof: Proof, left_out: Mapping[str, int]) ->
         images=proof,
         steps=Steps(planned=result.steps_planned, done=result.steps_done, resumed_at=result.resumed_at),
         throughput=Throughput(images_per_s=round(sum(rates) / len(rates), 2), seconds=round(result.seconds, 2)),
+        images_per_pass=result.images_per_pass or None,
         gpu_memory_mib=None if result.gpu_memory_mib is None else round(result.gpu_memory_mib, 1),
         left_out=dict(left_out),
     )
@@ -108,25 +116,50 @@ def describe(config: MilConfig | RetrainConfig) -> str:
     return f"{config.detector.name} on {config.backbone}, {length} in batches of {config.batch_size}"
 
 
-def choose_resources(config: ResourcesConfig, batch_size: int, cpus: int, gpus: int) -> TrainingResources:
-    """Choose the sizes that the recipe leaves open (0) for a cluster of ``cpus`` and ``gpus``.
+def choose_resources(
+    config: ResourcesConfig, batch_size: int, reached: Reach, found: Sequence[Node]
+) -> TrainingResources:
+    """Choose the sizes that the recipe leaves open (0) for a machine or cluster.
 
-    On GPUs there is one worker on each, as many as share the batch evenly, and its CPUs load images. Without a GPU one worker
-    takes all CPUs: convolutions use threads better than a second copy of the network does. With ``here`` the driver trains.
+    On GPUs there is one worker on each, as many as share the batch evenly, and the CPUs beside its GPU load images. Without a
+    GPU one worker takes all CPUs of a node: convolutions use threads better than a second copy of the network does. With
+    ``here`` the driver trains.
+
+    Raises:
+        ConfigError: no number of workers that the recipe allows divides the batch.
     """
-    from pipelines.training.task import TrainingResources
+    from pipelines.training.room import cpus_each
+    from pipelines.training.task import TrainingResources, number_of_workers
 
-    workers = config.train_workers
+    least = config.train_workers or config.least_train_workers or 1
+    most = config.train_workers or config.most_train_workers or max(reached.gpus, least)
+    workers = number_of_workers(batch_size, least, most)
     if not workers:
-        workers = max(n for n in range(1, max(gpus, 1) + 1) if batch_size % n == 0)
-    threads = max(1, min(cpus // workers, MOST_THREADS))
+        raise ConfigError(
+            f"resources.{'train_workers' if config.train_workers else 'least_train_workers'}: expected a number of workers "
+            f"that divides the batch of {batch_size}, got {least if least == most else f'{least} to {most}'}"
+        )
+    on_gpus = reached.gpus > 0
+    # Nodes that are still to come bring the CPUs beside their GPUs.
+    own = MOST_THREADS if on_gpus and not config.cpus and not config.here else reached.cpus // workers
+    threads = max(1, min(own, MOST_THREADS))
+    cpus = threads if config.here else cpus_each(found, workers, threads, use_gpu=on_gpus)
+    cpus = cpus if cpus or on_gpus else threads
     return TrainingResources(
         workers=0 if config.here else workers,
-        use_gpu=gpus >= workers,
-        threads=threads,
+        least_workers=0 if config.here else min(least, workers),
+        use_gpu=on_gpus,
+        threads=max(1, cpus),
+        cpus=cpus,
         images_per_pass=config.images_per_pass,
-        loader_processes=config.loader_workers or (threads - 1 if gpus >= workers else 0),
+        loader_processes=config.loader_workers or None,
+        wait_s=config.wait_for_workers,
     )
+
+
+def _counted(resources: TrainingResources) -> str:
+    few, many = resources.least, resources.workers
+    return f"{many}" if few == many else f"{few} to {many}"
 
 
 def _figures(row: Progress) -> str:

@@ -8,6 +8,7 @@ workers and threads on CPU its weights are the same to the last bit.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +16,20 @@ from typing import Any
 import torch
 
 from pipelines.training.checkpoints import Checkpoints, read_scalars, write_events
-from pipelines.training.task import Progress, Skipped, TrainingPlan, TrainingResources, TrainingResult, TrainingTask
+from pipelines.training.task import (
+    Progress,
+    Skipped,
+    TrainingPlan,
+    TrainingResources,
+    TrainingResult,
+    TrainingTask,
+    number_of_workers,
+)
 from pipelines.training.worker import Worker
 from weaksam.errors import ConfigError, RunError
 from weaksam.io.files import join
+
+logger = logging.getLogger(__name__)
 
 
 def run_training(
@@ -28,6 +39,7 @@ def run_training(
     run_name: str,
     resources: TrainingResources,
     progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = logger.warning,
 ) -> TrainingResult:
     """Train until every planned step is done, continuing from the newest checkpoint under ``storage_uri/run_name``.
 
@@ -37,6 +49,7 @@ def run_training(
         run_name: the resume key; another name starts afresh.
         resources: where to run; may differ from those of the run that is continued.
         progress: called in this process for every row of the scalars.
+        say: called in this process with what people should know, such as deaths of workers and what is waited for.
 
     Raises:
         ConfigError: if the batch cannot be shared out evenly or the folder is relative.
@@ -44,21 +57,30 @@ def run_training(
         RunError: if the workers failed more often than allowed or the proof does not hold.
     """
     plan, folder = task.plan, join(storage_uri, run_name)
-    _check_place(plan, folder, resources.workers)
+    _check_place(plan, folder, resources)
     started = time.monotonic()
     checkpoints = Checkpoints(folder, plan)
     resumed_at = checkpoints.recover()
     if resumed_at < plan.steps and resources.workers == 0:
         with torch.random.fork_rng():
             device = torch.device("cuda" if resources.use_gpu else "cpu")
-            Worker(task, resources, folder, progress=progress, device=device).run()
+            Worker(task, resources, folder, progress=progress, say=say, device=device).run()
     elif resumed_at < plan.steps:
         from pipelines.training.ray_workers import run_on_ray
 
-        def run_worker(**place: Any) -> None:
-            Worker(task, resources, folder, **place).run()
+        def run_worker(sized: TrainingResources, **place: Any) -> None:
+            Worker(task, sized, folder, **place).run()
 
-        run_on_ray(run_worker, resources, storage_uri, run_name, progress)
+        run_on_ray(
+            run_worker,
+            task,
+            resources,
+            checkpoints,
+            storage_uri=storage_uri,
+            run_name=run_name,
+            progress=progress,
+            say=say,
+        )
 
     state = _proved(checkpoints, plan, folder)
     scalars = read_scalars(folder)
@@ -77,8 +99,10 @@ def run_training(
     )
 
 
-def _check_place(plan: TrainingPlan, folder: str, workers: int) -> None:
-    if plan.batch_size % max(1, workers):
+def _check_place(plan: TrainingPlan, folder: str, resources: TrainingResources) -> None:
+    least, most = resources.least, resources.workers
+    if most and not number_of_workers(plan.batch_size, least, most):
+        workers = f"{most}" if least == most else f"{least} to {most}"
         raise ConfigError(
             f"expected a batch size that divides evenly among {workers} workers, got {plan.batch_size}; change the number of "
             "workers or the batch size"

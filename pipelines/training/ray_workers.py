@@ -1,38 +1,95 @@
-"""The training loop on several processes: Ray Train supplies the group of workers, its process group and its restarts."""
+"""The training loop on several processes: Ray Train supplies the group of workers and its process group.
+
+Whoever dies, the group is started again here and continues from the newest checkpoint, with as many workers as find room then.
+Ray Train's own restarts are not used: it takes the number of workers for granted, waits for them without a word, and counts the
+loss of a node as a failure.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.engine import interrupts, ray_session
-from pipelines.store.explain import explain, storage_failure
+from pipelines.engine import nodes as cluster
+from pipelines.engine.nodes import Node
+from pipelines.store.explain import explain, last_line, storage_failure
 from pipelines.store.files import open_arrow_fs
-from pipelines.training.checkpoints import read_scalars
-from pipelines.training.task import NonFiniteLossError, Progress, TrainingResources
+from pipelines.training.checkpoints import Checkpoints, read_scalars
+from pipelines.training.room import bundle, wait_for_room
+from pipelines.training.task import (
+    NonFiniteLossError,
+    PassTooLargeError,
+    Progress,
+    TrainingResources,
+    TrainingTask,
+    halved,
+)
 from weaksam.errors import CheckpointError, ConfigError, RunError, WeaksamError
 from weaksam.io.files import join
 
 _POLL_S = 1.0
+_NO_RESTARTS: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
 
 
 def run_on_ray(
     run_worker: Callable[..., None],
+    task: TrainingTask,
     resources: TrainingResources,
+    checkpoints: Checkpoints,
+    *,
     storage_uri: str,
     run_name: str,
     progress: Callable[[Progress], None] | None,
+    say: Callable[[str], None],
 ) -> None:
-    """Call ``run_worker(rank=…, world=…, device=…)`` in each worker of a group of Ray Train, which restarts it after a death.
+    """Call ``run_worker(resources, rank=…, world=…, device=…)`` in each worker of a group, again after each death.
 
     Ray is connected by the caller.
-    """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
 
-    folder = join(storage_uri, run_name)
+    Args:
+        run_worker: trains from the newest checkpoint to the end.
+        task: what is trained.
+        resources: ``workers`` at most; each group has as many as find room when it starts.
+        checkpoints: of this training.
+        storage_uri: where Ray Train may keep what it likes.
+        run_name: its name there.
+        progress: called for every row of the scalars.
+        say: called with what people should know: deaths, and what is waited for.
+    """
+    from ray.exceptions import RayActorError
+    from ray.train import TrainingFailedError
+
     ray_session.let_go_of_actors()
+    deaths = _Deaths(checkpoints, resources.max_failures)
+    with _Follower(join(storage_uri, run_name), progress):
+        while True:
+            sized = wait_for_room(resources, task.plan.batch_size, say)
+            if sized.workers < resources.workers:
+                say(f"  {sized.workers} of {resources.workers} workers find room now")
+            on = [node for node in cluster.nodes() if node.cpus or node.gpus]
+            trainer = _trainer(run_worker, sized, storage_uri, run_name)
+            try:
+                with ray_session.frozen_when_interrupted():
+                    result: Any = interrupts.in_a_thread(trainer.fit)  # in the main one it takes over Ctrl-C, for good
+            except (TrainingFailedError, RayActorError) as failure:
+                told = explain(failure)
+                if isinstance(told, PassTooLargeError):
+                    resources = replace(resources, images_per_pass=halved(told, task))
+                    say(f"  {told}; all workers go on with {resources.images_per_pass}")
+                else:
+                    say(f"  {deaths.judged(failure, on)}")
+                continue
+            if result.return_value is not None:
+                raise result.return_value
+            return
+
+
+def _trainer(run_worker: Callable[..., None], sized: TrainingResources, storage_uri: str, run_name: str) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
 
     def work() -> WeaksamError | None:
         import ray.train
@@ -41,7 +98,7 @@ def run_on_ray(
         context = ray.train.get_context()
         place = {"rank": context.get_world_rank(), "world": context.get_world_size()}
         try:
-            run_worker(**place, device=ray.train.torch.get_device())
+            run_worker(sized, **place, device=ray.train.torch.get_device())
         except (NonFiniteLossError, ConfigError, CheckpointError) as error:
             return error  # all workers stop together, and starting again would not help
         except Exception as error:
@@ -52,35 +109,73 @@ def run_on_ray(
         return None
 
     arrow_fs, path = open_arrow_fs(storage_uri)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         work,  # type: ignore[arg-type]  # the declared type knows no return value
         scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=resources.use_gpu,
-            resources_per_worker={"CPU": resources.threads, "GPU": int(resources.use_gpu)},
+            num_workers=sized.workers, use_gpu=sized.use_gpu, resources_per_worker=dict(bundle(sized))
         ),
         run_config=RunConfig(
             name=run_name,
             storage_path=path,
             storage_filesystem=arrow_fs,
-            failure_config=FailureConfig(max_failures=resources.max_failures),
+            failure_config=FailureConfig(**_NO_RESTARTS),
         ),
     )
-    with _Follower(folder, progress):
-        try:
-            with ray_session.frozen_when_interrupted():
-                result: Any = interrupts.in_a_thread(trainer.fit)  # in the main one it takes over Ctrl-C, for good
-        except TrainingFailedError as failure:
-            raise _told(failure, folder, resources.max_failures + 1) from failure
-    if result.return_value is not None:
-        raise result.return_value
 
 
-def _told(failure: Exception, folder: str, times: int) -> WeaksamError:
-    """Return what the first failing worker said, or the whole story when no worker can be blamed."""
+@dataclass
+class _Deaths:
+    """How often the workers of a training died without getting any further in between."""
+
+    checkpoints: Checkpoints
+    allowed: int
+    _counted: int = 0
+    _at: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._at = self.checkpoints.steps_done()
+
+    def judged(self, failure: Exception, on: Sequence[Node]) -> str:
+        """Say how a death is taken; raise if it was one too many.
+
+        A node that was lost is nobody's fault, however often: a training on spot machines goes on as long as nodes come back.
+
+        Args:
+            failure: what Ray says.
+            on: the nodes that there were before it.
+
+        Raises:
+            WeaksamError: what the first failing worker said, or the whole story when no worker can be blamed.
+        """
+        from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
+        from ray.train.v2.api.exceptions import PreemptionError
+
+        done = self.checkpoints.steps_done()
+        advanced, self._at = done > self._at, max(done, self._at)
+        goes_on = f"goes on after step {done:,}" if done else "begins again"
+        lost = [node for node in on if not cluster.lives(node.node_id)]
+        if lost or isinstance(failure, PreemptionError):
+            still = "" if advanced else ", no checkpoint was written since the last death"
+            names = f"lost {', '.join(f'node {node}' for node in lost)}" if lost else "a node is taken away"
+            return f"{names}; the training {goes_on}{still}"
+        no_room = (WorkerGroupStartupTimeoutError, InsufficientClusterResourcesError)
+        if isinstance(getattr(failure, "controller_failure", None), no_room):
+            return f"the room for its workers is gone; the training {goes_on}"
+        self._counted = 1 if advanced else self._counted + 1
+        if self._counted > self.allowed:
+            raise self._told(failure) from failure
+        return f"a worker died ({_said(failure)}); the training {goes_on}, {self._counted} of {self.allowed} times"
+
+    def _told(self, failure: Exception) -> WeaksamError:
+        where = f"{self.checkpoints.folder}: training failed {self._counted} times"
+        still = f" without getting beyond step {self._at:,}" if self._at else ""
+        return storage_failure(failure) or RunError(f"{where}{still}: {_said(failure)}")
+
+
+def _said(failure: Exception) -> str:
+    """Return what the first failing worker said."""
     causes = list(getattr(failure, "worker_failures", {}).values())
-    said = explain(failure) or (causes[0] if causes else failure)
-    return storage_failure(failure) or RunError(f"{folder}: training failed {times} times: {said}")
+    return str(explain(failure) or last_line(causes[0] if causes else failure))
 
 
 class _Follower:

@@ -76,6 +76,11 @@ def steps_of(images: int, epochs: int, batch_size: int) -> int:
     return math.ceil(images * epochs / batch_size)
 
 
+def number_of_workers(batch_size: int, least: int, most: int) -> int:
+    """Return the largest number of workers in [least, most] among whom a batch divides evenly; 0 if there is none."""
+    return max((n for n in range(max(least, 1), most + 1) if batch_size % n == 0), default=0)
+
+
 class Position(NamedTuple):
     """A point of the schedule: ``step`` of ``steps``, both in optimiser steps, and the epoch with its fraction."""
 
@@ -186,14 +191,30 @@ def halved(too_large: PassTooLargeError, task: TrainingTask) -> int:
 class TrainingResources:
     """Where and how a training runs. Changes speed and memory; weights only by the order of floating-point sums."""
 
-    workers: int = 0  # processes under Ray Train; 0 = this process, without Ray
+    workers: int = 0  # processes under Ray Train, at most; 0 = this process, without Ray
+    least_workers: int = 0  # that it begins and goes on with where there is no room for all; 0 = all of them
     use_gpu: bool = False  # one GPU per worker
-    threads: int = 1  # torch threads, and CPUs reserved, per worker
+    threads: int = 1  # of torch, per worker
+    cpus: int = 1  # that Ray reserves per worker; threads and these are fewer where nodes have fewer
     # Images per forward and backward pass of a worker; 0 = its whole share of the batch, or as many as its memory has room for.
     images_per_pass: int = 0
-    loader_processes: int = 0  # per worker; 0 = the worker itself loads
+    loader_processes: int | None = None  # per worker; 0 = it loads itself; None = on a GPU one for each other thread
     checkpoint_every: int = 0  # steps; 0 = a twentieth of the training
-    max_failures: int = 3  # restarts of the worker group per run
+    # Restarts of the workers without a new checkpoint in between; those of lost nodes do not count.
+    max_failures: int = 3
+    wait_s: float = 0.0  # for room for the fewest workers; 0 = as long as it takes
+
+    @property
+    def least(self) -> int:
+        """The fewest workers."""
+        return self.least_workers or self.workers
+
+    @property
+    def loaders(self) -> int:
+        """Image loading processes per worker."""
+        if self.loader_processes is None:
+            return self.threads - 1 if self.use_gpu else 0
+        return self.loader_processes
 
 
 @dataclass(frozen=True, kw_only=True)

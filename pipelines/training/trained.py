@@ -34,6 +34,7 @@ class TrainingFacts(Facts):
 
     steps: Steps | None = None
     throughput: Throughput | None = None
+    images_per_pass: int | None = None  # at most, of a worker; None = its share of the batch
     gpu_memory_mib: float | None = None  # the most that tensors of one worker took; None without a GPU
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> images of the split that were not learnt from
     supervision: str = IMAGE_LABELS

@@ -155,7 +155,7 @@ class Worker:
         self.batches = GlobalBatches(
             self.plan, rank=self.rank, world=self.world, images_per_pass=self.images_per_pass, start=step
         )
-        self.loader = iter(loader_of(dataset, self.batches, self.resources.loader_processes, self.device))
+        self.loader = iter(loader_of(dataset, self.batches, self.resources.loaders, self.device))
 
     def _take_turns(self, phases: Sequence[Phase], step: int, at: Position, dataset: TrainingDataset) -> list[Means]:
         """Let each phase have its turn with the images of a step; again in smaller passes where they find no room."""

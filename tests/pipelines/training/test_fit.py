@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.engine.nodes import Node
+from pipelines.engine.reach import Reach
 from pipelines.engine.stage import Options
 from pipelines.products.index import in_hash_order
 from pipelines.recipe.config import ResourcesConfig
@@ -154,26 +156,72 @@ def test_a_sample_depends_on_epoch_and_index_alone():
 # --------------------------------------------------------------------------------------------------------------- resources
 
 
+def chosen(config, batch, *sizes):
+    """Sizes for a cluster of nodes with so many CPUs and GPUs."""
+    found = [Node(node_id=str(n), address="10.0.0.1", cpus=cpus, gpus=gpus) for n, (cpus, gpus) in enumerate(sizes)]
+    cpus, gpus = (sum(part) for part in zip(*sizes, strict=True))
+    reached = Reach(cpus=min(cpus, config.cpus or cpus), gpus=gpus, least_cpus=min(node.cpus for node in found))
+    return fit.choose_resources(config, batch, reached, found)
+
+
 @pytest.mark.parametrize(
-    ("batch", "cpus", "gpus", "expected"),
+    ("batch", "sizes", "expected"),
     [
-        pytest.param(32, 2, 0, (1, False, 2, 0), id="two cores"),
-        pytest.param(32, 64, 0, (1, False, 16, 0), id="more cores than threads are good for"),
-        pytest.param(64, 32, 4, (4, True, 8, 7), id="a worker per GPU"),
-        pytest.param(64, 32, 3, (2, True, 16, 15), id="as many GPUs as share the batch evenly"),
-        pytest.param(64, 0, 1, (1, True, 1, 0), id="a head node without CPUs"),
+        pytest.param(32, [(2, 0)], (1, False, 2, 0), id="two cores"),
+        pytest.param(32, [(64, 0)], (1, False, 16, 0), id="more cores than threads are good for"),
+        pytest.param(32, [(4, 0), (8, 0)], (1, False, 8, 0), id="no more threads than a node has"),
+        pytest.param(64, [(32, 4)], (4, True, 8, 7), id="a worker per GPU"),
+        pytest.param(64, [(32, 4), (4, 4)], (8, True, 1, 0), id="as many CPUs as the smallest node has for each GPU"),
+        pytest.param(64, [(36, 3)], (2, True, 12, 11), id="as many GPUs as share the batch evenly"),
+        pytest.param(64, [(0, 1)], (1, True, 1, 0), id="a node without CPUs"),
     ],
 )
-def test_workers_are_chosen_for_the_machine(batch, cpus, gpus, expected):
-    chosen = fit.choose_resources(ResourcesConfig(), batch, cpus, gpus)
-    assert (chosen.workers, chosen.use_gpu, chosen.threads, chosen.loader_processes) == expected
+def test_workers_are_chosen_for_the_machine(batch, sizes, expected):
+    sized = chosen(ResourcesConfig(), batch, *sizes)
+    assert (sized.workers, sized.use_gpu, sized.threads, sized.loaders) == expected
+    assert sized.least == 1
 
 
 def test_workers_named_in_the_recipe_are_taken():
     named = ResourcesConfig(train_workers=2, loader_workers=3, images_per_pass=5)
-    chosen = fit.choose_resources(named, 64, 8, 1)
-    assert (chosen.workers, chosen.use_gpu, chosen.threads) == (2, False, 4)
-    assert (chosen.loader_processes, chosen.images_per_pass) == (3, 5)
+    sized = chosen(named, 64, (8, 1))
+    assert (sized.workers, sized.least, sized.use_gpu, sized.threads) == (2, 2, True, 8)  # a second GPU is waited for
+    assert (sized.loaders, sized.images_per_pass) == (3, 5)
+
+
+def test_a_range_of_workers_may_be_named():
+    ranged = ResourcesConfig(least_train_workers=2, most_train_workers=7, wait_for_workers=60)
+    sized = chosen(ranged, 8, (8, 0), (8, 0))
+    assert (sized.workers, sized.least, sized.threads, sized.cpus, sized.wait_s) == (4, 2, 4, 4, 60)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        pytest.param({"train_workers": 3}, r"resources\.train_workers: .*divides the batch of 8, got 3", id="exactly"),
+        pytest.param(
+            {"least_train_workers": 5, "most_train_workers": 7},
+            r"resources\.least_train_workers: .*divides the batch of 8, got 5 to 7",
+            id="a range",
+        ),
+    ],
+)
+def test_workers_that_cannot_share_the_batch_are_refused(named, message):
+    with pytest.raises(ConfigError, match=message):
+        chosen(ResourcesConfig(**named), 8, (8, 0))
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"train_workers": 2, "least_train_workers": 1},
+        {"train_workers": 2, "most_train_workers": 2},
+        {"least_train_workers": 3, "most_train_workers": 2},
+    ],
+)
+def test_sizes_that_contradict_each_other_are_refused(named):
+    with pytest.raises(ConfigError, match="train_workers: expected"):
+        ResourcesConfig(**named)
 
 
 # ---------------------------------------------------------------------------------------------------------------- training

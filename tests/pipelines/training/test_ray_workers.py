@@ -1,0 +1,82 @@
+import pytest
+
+from pipelines.engine import nodes as cluster
+from pipelines.engine.nodes import Node
+from pipelines.training.ray_workers import _Deaths
+from weaksam.errors import RunError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's own, when ray.train is imported
+
+HEAD, SPOT = (Node(node_id=name * 8, address=f"10.0.0.{n}", cpus=2, gpus=0) for n, name in enumerate("ab"))
+
+
+class Written:
+    """Checkpoints of which nothing is looked at but how far they are."""
+
+    folder = "/runs/one"
+    steps = 0
+
+    def steps_done(self):
+        return self.steps
+
+
+@pytest.fixture
+def lost(monkeypatch):
+    names = set()
+    monkeypatch.setattr(cluster, "lives", lambda node_id: node_id not in names)
+    return names
+
+
+def of_worker(text="it broke"):
+    from ray.train import WorkerGroupError
+
+    return WorkerGroupError("long story", {0: RuntimeError(text)})
+
+
+def test_deaths_count_until_a_checkpoint_is_written(lost):
+    written = Written()
+    deaths = _Deaths(written, 2)
+    assert deaths.judged(of_worker(), [HEAD]) == "a worker died (it broke); the training begins again, 1 of 2 times"
+    assert deaths.judged(of_worker(), [HEAD]).endswith("begins again, 2 of 2 times")
+    written.steps = 7
+    assert deaths.judged(of_worker(), [HEAD]).endswith("goes on after step 7, 1 of 2 times")
+    assert deaths.judged(of_worker(), [HEAD]).endswith("goes on after step 7, 2 of 2 times")
+    with pytest.raises(RunError, match="/runs/one: training failed 3 times without getting beyond step 7: it broke"):
+        deaths.judged(of_worker(), [HEAD])
+
+
+def test_a_lost_node_counts_for_nothing_however_often(lost):
+    written = Written()
+    deaths = _Deaths(written, 1)
+    lost.add(SPOT.node_id)
+    for _ in range(5):
+        said = deaths.judged(of_worker("connection closed by peer"), [HEAD, SPOT])
+        assert said == (
+            "lost node 10.0.0.1 (bbbbbbbb); the training begins again, no checkpoint was written since the last death"
+        )
+    written.steps = 3
+    assert (
+        deaths.judged(of_worker(), [HEAD, SPOT]) == "lost node 10.0.0.1 (bbbbbbbb); the training goes on after step 3"
+    )
+    lost.clear()
+    assert deaths.judged(of_worker(), [HEAD, SPOT]).endswith("1 of 1 times")
+
+
+def test_a_node_that_is_being_taken_away_and_room_that_is_gone_count_for_nothing(lost):
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2.api.exceptions import ControllerError, PreemptionError
+    from ray.train.v2.api.preemption import PreemptionInfo
+
+    deaths = _Deaths(Written(), 0)
+    going = PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={SPOT.node_id: [0]}))
+    assert deaths.judged(going, [HEAD, SPOT]).startswith("a node is taken away; ")
+    no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
+    assert deaths.judged(no_room, [HEAD, SPOT]).startswith("the room for its workers is gone; ")
+
+
+def test_a_worker_that_cannot_start_counts(lost):
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+    from ray.train.v2.api.exceptions import ControllerError
+
+    with pytest.raises(RunError, match=r"training failed 1 times: .*no torch here"):
+        _Deaths(Written(), 0).judged(ControllerError(WorkerGroupStartupFailedError("no torch here")), [HEAD])
