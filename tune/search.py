@@ -71,7 +71,7 @@ def run_sweep(
 
     Raises:
         ConfigError: the sweep does not fit its recipe or the machine.
-        RunError: no trial finished.
+        RunError: no trial finished, or no node came for one in the time that the recipe gives them.
     """
     sweep, options = trials.sweep, replace(options, wait_s=_PATIENCE_S)
     deadline = time.monotonic() + (sweep.budget.hours * 3600 or math.inf)
