@@ -106,6 +106,8 @@ class DetectStage(Stage[DetectOptions]):
         """Look up how the detector was trained, and settle how it is run."""
         detector = detector_of(recipe)
         test, mirror = settings_of(recipe, name)
+        if isinstance(test, RetrainedDetectConfig) and isinstance(detector, RetrainConfig):
+            detector = replace(detector, test=test)
         return DetectOptions(
             model=NOTHING if detector.weights else recipe.detect.model,
             proposals=scored_proposals(recipe) if isinstance(detector, MilConfig) else NOTHING,
@@ -283,9 +285,7 @@ def _retrained(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
     from weaksam.detectors.loading import load_retrained
 
     assert isinstance(spec.config, RetrainConfig)
-    assert isinstance(spec.test, RetrainedDetectConfig)
-    config = replace(spec.config, test=spec.test)
-    detector, class_names, _ = load_retrained(spec.weights.fetch().path, config)
+    detector, class_names, _ = load_retrained(spec.weights.fetch().path, spec.config)
     detector.to(spec.device).eval()
 
     def find(image: NDArray[np.uint8], _: str) -> Detections:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from weaksam.errors import ConfigError, RunError
 from weaksam.random import derive_seed
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 class NonFiniteLossError(RunError):
@@ -47,7 +47,7 @@ class TrainingPlan:
     steps: int  # of every optimiser; ``steps_of`` counts those of whole epochs
     batch_size: int  # images per step over all workers and passes
     seed: int
-    precision: Precision = "fp32"  # of autocast; weights, gradients and optimiser stay in float32
+    precision: Precision = "fp32"  # of products; weights, gradients and optimiser stay in float32
     max_grad_norm: float = 0.0  # clip the gradient's L2 norm to it; lower is stricter, 0 = never
     keep: tuple[int, ...] = ()  # steps done whose checkpoints are written and stay, beside the newest
 

@@ -32,6 +32,7 @@ from pipelines.training.task import (
 )
 from pipelines.training.window import Means, Window
 from weaksam.errors import ConfigError, DataError, RunError
+from weaksam.precision import use_tf32
 from weaksam.random import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Worker:
         """Continue from the newest checkpoint and train to the end; a finished training returns at once."""
         torch.set_num_threads(self.resources.threads)
         self.plan = self.task.plan
+        use_tf32(self.plan.precision == "tf32", self.device)
         torch.manual_seed(derive_seed(self.plan.seed, "weights"))
         self.model = self.task.build_model().to(self.device)
         if self.device.type == "cuda":
@@ -280,7 +282,7 @@ class Worker:
 
     def _autocast(self) -> torch.autocast:
         precision = self.plan.precision
-        return torch.autocast(self.device.type, _AUTOCAST.get(precision), enabled=precision != "fp32")
+        return torch.autocast(self.device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
 
     def _gather(self, value: Any) -> list[Any]:
         """Return the value of every worker, in rank order."""

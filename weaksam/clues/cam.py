@@ -20,6 +20,7 @@ from weaksam.chunks import in_chunks
 from weaksam.clues.base import ClueNetwork
 from weaksam.config import CamConfig
 from weaksam.errors import ConfigError
+from weaksam.precision import computing, require_finite
 from weaksam.structures import ClassMaps
 from weaksam.transforms import normalise
 
@@ -105,7 +106,9 @@ class MultiScaleCam:
                 passes.append({kind: upright[kind][0] for kind in self.kinds})
                 passes.append({kind: mirrored[kind][0].flip(-1) for kind in self.kinds})
             else:
-                passes.append({kind: upright[kind][0] + mirrored[kind][0].flip(-1) for kind in self.kinds})
+                passes.append({kind: upright[kind][0].float() + mirrored[kind][0].flip(-1) for kind in self.kinds})
+                for maps in passes[-1].values():
+                    require_finite(maps, "clues.cam.precision")
         return passes
 
     @torch.no_grad()
@@ -137,4 +140,6 @@ class MultiScaleCam:
         return normalise(torch.from_numpy(pixels).to(self._device).permute(2, 0, 1))
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self._device.type, dtype=torch.float16, enabled=self._config.autocast_fp16)
+        if self._config.autocast_fp16:
+            return torch.autocast(self._device.type, dtype=torch.float16)
+        return computing(self._config.precision, self._device)

@@ -24,7 +24,7 @@ class ClassifierConfig:
     # "flip": resized crop + mirror; "deit": + RandAugment, erasing.
     augmentation: Literal["none", "flip", "deit"] = "deit"
     select: Literal["last", "best-map"] = "last"  # weights handed on; best-map judges by a held-out tenth of the images
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # halves: autocast; tf32: of a GPU
     seed: int = 504  # published
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from weaksam.config.checks import require
 from weaksam.config.choices import Choice, Member
+from weaksam.config.precision import Precision
 from weaksam.config.weights import NO_WEIGHTS, Weights
 
 
@@ -102,10 +103,18 @@ class CamConfig:
     # The published runs' half precision: each map of a scale and a mirror is made and enlarged in it, then added in single
     # precision. Exact ties inflate peak counts.
     autocast_fp16: bool = False
+    # "fast": the network in float16 (on a CPU bfloat16); its maps are enlarged, added and normalised in float32
+    precision: Precision = "exact"
 
     def __post_init__(self) -> None:
         require(bool(self.scales) and all(0 < s <= 4 for s in self.scales), "scales", "numbers in (0, 4]", self.scales)
         require(self.max_side >= 1, "max_side", "1 or more pixels", self.max_side)
+        require(
+            not self.autocast_fp16 or self.precision == "exact",
+            "precision",
+            "exact beside autocast_fp16, which is a precision of its own",
+            self.precision,
+        )
         require(all(layer >= 1 for layer in self.cross_layers), "cross_layers", "1-based layers", self.cross_layers)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from weaksam.config.checks import require
+from weaksam.config.precision import Precision
 from weaksam.config.weights import NotInKey
 
 
@@ -27,6 +28,8 @@ class DetectConfig:
     score_threshold: float = 0.0  # a detection scores more; higher is stricter
     nms_iou: float = 0.3  # per class; lower is stricter
     max_detections: int = 100  # best of an image, over all classes
+    # "fast": the network in float16 (on a CPU bfloat16); scores, boxes and suppression are float32
+    precision: Precision = "exact"
 
     def __post_init__(self) -> None:
         require(bool(self.scales) and all(s >= 1 for s in self.scales), "scales", "pixels", self.scales)

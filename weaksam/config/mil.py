@@ -129,7 +129,7 @@ class MilConfig:
     dropout: float = 0.5  # between the fully connected layers
     freeze_stages: int = 2  # first stages of the backbone that do not learn (published MIST: conv1 and conv2)
     max_grad_norm: float = 0.0  # clip the gradient's L2 norm; lower is stricter, 0 = never
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # halves: autocast; tf32: of a GPU
     seed: int = 0
 
     def __post_init__(self) -> None:

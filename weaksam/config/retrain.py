@@ -68,6 +68,8 @@ class QueryDropConfig:
 class RetrainedDetectorConfig(Member):
     """What all retrained detectors share of their options."""
 
+    halves: ClassVar[bool] = True  # whether it finds the same in half precision
+
     @property
     def settled(self) -> Self:
         """The same options, of which each that says nothing has its default: those of a drop that is off."""
@@ -132,6 +134,9 @@ class DinoConfig(RetrainedDetectorConfig):
     """DINO, 4-scale, two-stage with mixed query selection, denoising, look-forward-twice (method 7.1)."""
 
     implementation: ClassVar[str] = "weaksam.detectors.retrained.dino.model:Dino"
+    halves: ClassVar[bool] = (
+        False  # which cells become queries, and layer by layer their boxes, follow from rounded scores
+    )
 
     name: str = "dino"
     levels: int = 4  # feature maps; those that the backbone lacks are made by convolutions of stride 2
@@ -204,7 +209,7 @@ class RetrainConfig:
     warmup_factor: float = 0.001  # of the learning rate at the first step
     freeze_stages: int = 2  # first stages of the backbone that do not learn (published: stem and the first stage)
     max_grad_norm: float = 0.0  # clip the gradient's L2 norm; lower is stricter, 0 = never (published DINO: .1)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # halves: autocast; tf32: of a GPU
     seed: int = 0
     test: NotInKey[RetrainedDetectConfig] = field(default_factory=RetrainedDetectConfig)
 
@@ -221,3 +226,6 @@ class RetrainConfig:
         require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
         require(self.lr > 0, "lr", "a positive number", self.lr)
         require_milestones(self.milestones, steps=self.steps, epochs=self.epochs)
+        safe = self.detector.halves or self.test.precision != "fast"
+        wanted = f"exact or tf32 with {self.detector.name}, which does not find the same boxes in half precision"
+        require(safe, "test.precision", wanted, self.test.precision)

@@ -18,6 +18,7 @@ from weaksam.detectors.mil.base import BOX_CODER, Prediction, WeakDetector
 from weaksam.detectors.mil.samples import View, collate, mirrored, scaled
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
 from weaksam.detectors.retrained.samples import collate_boxes
+from weaksam.precision import computing, require_finite
 from weaksam.structures import Detections
 
 NO_TARGETS = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
@@ -77,7 +78,8 @@ def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detec
         for mirror in (False, True) if config.flip else (False,):
             pixels = view[:, ::-1] if mirror else view
             batch = collate_boxes([(detector.backbone.pixels.normalise(pixels), NO_TARGETS)])
-            (found,) = detector.predict(batch.images.to(device), batch.sizes_hw.to(device))
+            with computing(config.precision, device):
+                (found,) = detector.predict(batch.images.to(device), batch.sizes_hw.to(device))
             in_view = found.boxes_xyxy.float().cpu()
             if mirror:
                 x1, y1, x2, y2 = in_view.unbind(dim=1)
@@ -113,7 +115,9 @@ def _mean_of_passes(
         for mirror in (False, True) if config.flip else (False,):
             pixels, scaled_boxes = mirrored(*view) if mirror else view
             batch = collate([View(detector.body.normalise(pixels), torch.from_numpy(scaled_boxes))])
-            prediction = detector.predict(*(tensor.to(device) for tensor in batch))
+            with computing(config.precision, device):
+                prediction = detector.predict(*(tensor.to(device) for tensor in batch))
+            require_finite(prediction.scores, "precision")
             passes.append(prediction)
             if prediction.deltas is not None:
                 deltas = prediction.deltas.cpu() * torch.tensor([-1.0 if mirror else 1.0, 1.0, 1.0, 1.0])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from weaksam.config import SamConfig
 from weaksam.io.state_dicts import load_strictly, read_state_dict
+from weaksam.precision import use_tf32
 from weaksam.sam import SAMS, sam_weights
 from weaksam.sam.precision import halve
 
@@ -28,6 +29,7 @@ def load_sam(config: SamConfig, device: str | torch.device = "cpu") -> Sam:
     state = read_state_dict(weights.path).tensors
     load_strictly(sam, state, where=f"{config.weights or weights.path} as {config.name}", cause=_cause(state))
     sam = sam.eval().requires_grad_(False).to(device)
+    use_tf32(config.precision == "tf32", sam.device)
     return halve(sam) if config.precision == "fast" else sam
 
 

@@ -24,7 +24,15 @@ from pipelines.store.schemas import (
     prompts_to_columns,
     proposals_to_row,
 )
-from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig, SelectiveSearchConfig, Weights
+from weaksam.config import (
+    CluesConfig,
+    PromptsConfig,
+    ProposalsConfig,
+    SamConfig,
+    SelectiveSearchConfig,
+    Weights,
+    require,
+)
 from weaksam.structures import CLUE_SOURCES
 
 if TYPE_CHECKING:
@@ -41,6 +49,14 @@ class Prompting:
     prompts: PromptsConfig
     sam: SamConfig
     proposals: ProposalsConfig
+
+    def __post_init__(self) -> None:
+        if self.clues is not None:
+            both = (self.clues.cam.precision, self.sam.precision)
+            require(
+                both.count("tf32") != 1, "sam.precision", "tf32 for clues.cam.precision as well, or for neither: it is "
+                "switched for a whole process, and one may hold both networks", " beside ".join(both),
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -234,3 +234,20 @@ def test_a_device_of_little_memory_enlarges_a_few_maps_at_a_time(monkeypatch: py
     assert max(memory.sizes) == 3  # of 6 maps
     for kind in KINDS:
         np.testing.assert_array_equal(found.maps[kind], expected.maps[kind])
+
+
+def test_maps_of_a_network_in_half_precision_are_made_of_float32_sums_and_near_to_the_exact_ones() -> None:
+    image = picture(45, 62)
+    (exact,), (fast,) = (source(network(), precision=wanted).class_maps(image, [3]) for wanted in ("exact", "fast"))
+    for kind in KINDS:
+        assert fast.maps[kind].dtype == torch.float32
+        assert_near(fast.maps[kind].amax(dim=(1, 2)), torch.ones(len(exact.maps[kind])), dtype=torch.float32)
+        together = torch.stack([fast.maps[kind].flatten(), exact.maps[kind].flatten()])
+        assert torch.corrcoef(together)[0, 1] > 0.98
+    logits = source(network(), precision="fast").logits(image)
+    assert logits.dtype == torch.float32
+
+
+def test_the_published_half_precision_is_a_precision_of_its_own() -> None:
+    with pytest.raises(ConfigError, match=r"precision: expected exact beside autocast_fp16.*got 'fast'"):
+        CamConfig(autocast_fp16=True, precision="fast")

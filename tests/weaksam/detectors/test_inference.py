@@ -5,13 +5,22 @@ from torchvision.ops import nms
 
 from tests.support.small_memory import let_few_fit
 from tests.support.tolerances import assert_near, near, roundings_in
-from weaksam.config import DetectConfig, MilConfig, RetrainConfig, RetrainedDetectConfig, Weights
+from weaksam.config import (
+    DetectConfig,
+    DinoConfig,
+    FasterRcnnConfig,
+    MilConfig,
+    RetrainConfig,
+    RetrainedDetectConfig,
+    Weights,
+)
 from weaksam.detectors.inference import detect, detect_alone
 from weaksam.detectors.loading import build_detector
 from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.base import Prediction
 from weaksam.detectors.mil.samples import collate, mirrored, scaled
 from weaksam.detectors.retrained.base import RetrainedDetector, ViewDetections
+from weaksam.errors import ConfigError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 70, 3), dtype=np.uint8)
 BOXES = np.array([[2, 3, 30, 40], [10, 5, 70, 48], [40, 10, 60, 30], [3, 3, 31, 40]], dtype=np.float32)
@@ -93,6 +102,25 @@ def test_a_device_of_little_memory_sees_a_few_proposals_at_a_time_and_finds_the_
     np.testing.assert_array_equal(found.class_index, expected.class_index)
     assert_near(found.score, expected.score, length=roundings_in(detector))
     assert_near(found.boxes_xyxy, expected.boxes_xyxy, length=roundings_in(detector))
+
+
+@pytest.mark.parametrize("name", MIL_DETECTORS)
+def test_in_half_precision_scores_and_boxes_are_float32_and_near(name):
+    exact, fast = (
+        detect(detector_of(name), IMAGE, BOXES, DetectConfig(scales=(48, 64), nms_iou=1.0, precision=wanted))
+        for wanted in ("exact", "fast")
+    )
+    assert (fast.boxes_xyxy.dtype, fast.score.dtype) == (np.float32, np.float32)
+    assert len(fast) == len(exact)
+    assert np.abs(np.sort(fast.score) - np.sort(exact.score)).max() < 0.05
+    assert np.abs(fast.image_scores - exact.image_scores).max() < 0.05
+
+
+def test_dino_is_refused_half_precision_at_test_time():
+    RetrainConfig(detector=FasterRcnnConfig(), test=RetrainedDetectConfig(precision="fast"))
+    RetrainConfig(detector=DinoConfig(), test=RetrainedDetectConfig(precision="tf32"))
+    with pytest.raises(ConfigError, match=r"test\.precision: expected exact or tf32 with dino.*got 'fast'"):
+        RetrainConfig(detector=DinoConfig(), test=RetrainedDetectConfig(precision="fast"))
 
 
 @pytest.mark.parametrize("name", MIL_DETECTORS)

@@ -6,7 +6,7 @@ import torch
 from segment_anything.modeling import MaskDecoder, Sam, TwoWayTransformer
 from torch import Tensor
 
-from weaksam.errors import ConfigError
+from weaksam.precision import require_finite
 from weaksam.sam.kernels.exact import ExactKernels
 
 
@@ -23,15 +23,11 @@ class HalfKernels(ExactKernels):
         """See ``DecoderKernels``.
 
         Raises:
-            ConfigError: a number was too large for the type; masks made of it would be silently wrong.
+            ConfigError: a number was too large for the type.
         """
         half = _type_of(transformer)
         tokens, image = super().attend(transformer, tokens.to(half), image.to(half), image_pe.to(half))
-        if not tokens.isfinite().all():
-            raise ConfigError(
-                f"precision: expected numbers that {half} holds in the mask decoder, got larger ones with these weights; "
-                "set sam.precision=exact"
-            )
+        require_finite(tokens, "sam.precision")
         return tokens.float(), image
 
     def mask_logits(self, decoder: MaskDecoder, image: Tensor, weights: Tensor) -> Tensor:

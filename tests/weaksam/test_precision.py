@@ -1,0 +1,57 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from weaksam.errors import ConfigError
+from weaksam.precision import computing, half_type, require_finite, use_tf32
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def switches_as_they_were() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def switches() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def test_tf32_is_switched_for_products_and_convolutions_of_a_gpu() -> None:
+    use_tf32(True, GPU)
+    assert switches() == (True, True)
+    use_tf32(False, GPU)  # PyTorch itself leaves it on for convolutions
+    assert switches() == (False, False)
+
+
+def test_a_model_on_the_cpu_leaves_the_switches_of_others_alone() -> None:
+    use_tf32(True, GPU)
+    use_tf32(False, CPU)
+    assert switches() == (True, True)
+
+
+def test_only_fast_computes_products_in_half_precision() -> None:
+    one = torch.eye(3)
+    for wanted, expected in (("exact", torch.float32), ("tf32", torch.float32), ("fast", half_type(CPU))):
+        with computing(wanted, CPU):  # type: ignore[arg-type]
+            assert (one @ one).dtype == expected
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_what_half_precision_could_not_hold_is_refused_by_the_options_name(value: float) -> None:
+    require_finite(torch.tensor([65504.0]), "sam.precision")
+    with pytest.raises(ConfigError, match=r"sam\.precision: .*set sam\.precision=exact"):
+        require_finite(torch.tensor([0.0, value]), "sam.precision")
+
+
+@pytest.mark.gpu
+def test_a_gpu_rounds_to_tf32_only_where_it_may() -> None:
+    a, b = torch.randn(2, 512, 512, dtype=torch.float64, device="cuda")
+    expected, error = a @ b, {}
+    for wanted in (False, True):
+        use_tf32(wanted, GPU)
+        error[wanted] = ((a.float() @ b.float()).double() - expected).abs().max().item()
+    assert error[True] > 20 * error[False]  # ten bits in the place of 23; before Ampere there is no TF32
