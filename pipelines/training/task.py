@@ -7,10 +7,10 @@ rest. Everything that a step does follows from (plan, step number), so that a ch
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from weaksam.errors import ConfigError, RunError
 from weaksam.random import derive_seed
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Item = TypeVar("Item")
 
 
 class NonFiniteLossError(RunError):
@@ -166,8 +167,11 @@ class TrainingTask(Protocol):
     def losses(self, model: nn.Module, batch: Any, at: Position, phase: int) -> Losses:
         """Return what one pass of the step at ``at`` says; a phase's optimiser lowers the sum of its losses."""
 
-    def evaluate(self, model: nn.Module) -> float | None:
-        """Return a score (higher is better) by which weights are selected, or None to keep the last ones."""
+    def evaluate(self, model: nn.Module, share: Share) -> float | None:
+        """Return a score (higher is better) by which weights are selected, or None to keep the last ones.
+
+        Every worker calls it and looks at its share of the images; together they give one score to all.
+        """
 
 
 def halved(too_large: PassTooLargeError, task: TrainingTask) -> int:
@@ -185,6 +189,26 @@ def halved(too_large: PassTooLargeError, task: TrainingTask) -> int:
     if too_large.images == 1:
         raise RunError(f"{too_large}: train with smaller images, or with precision bf16") from too_large
     return too_large.images // 2
+
+
+class Share(NamedTuple):
+    """A worker's share of work that all do together: every ``world``-th of the items, from ``rank`` on."""
+
+    rank: int = 0
+    world: int = 1
+    gather: Callable[[Any], list[Any]] = lambda mine: [mine]  # the value of every worker, in rank order
+
+    def of(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return this worker's items."""
+        return items[self.rank :: self.world]
+
+    def together(self, mine: Sequence[Any]) -> list[Any]:
+        """Return what came of the items of all workers, in the order of all items, from what came of each of one's own."""
+        parts = self.gather(list(mine))
+        return [parts[n % self.world][n // self.world] for n in range(sum(map(len, parts)))]
+
+
+ALONE = Share()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from pipelines.training.task import (
     PassTooLargeError,
     Position,
     Progress,
+    Share,
     Skipped,
     TrainingDataset,
     TrainingResources,
@@ -252,12 +253,13 @@ class Worker:
         return means
 
     def _evaluate(self, done: int) -> None:
-        if self.rank != 0:
-            return
+        if self.world > 1:  # each has its own statistics of batch norms; the first one's are those that are kept
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
         self.model.eval()
         with torch.no_grad(), self._autocast():
-            score = self.task.evaluate(self.model)
-        if score is not None and (self.best is None or score > self.best["score"]):
+            score = self.task.evaluate(self.model, Share(self.rank, self.world, self._gather))
+        if self.rank == 0 and score is not None and (self.best is None or score > self.best["score"]):
             weights = {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
             self.best = {"score": score, "step": done, "model": weights}
 

@@ -77,7 +77,7 @@ class ToyTask:
         fit = nn.functional.mse_loss(model(batch["x"])[:, 0], batch["y"])
         return Losses({"fit": fit}, {"positives": (batch["y"] > 0).float().mean(), "step": fit.new_tensor(at.step)})
 
-    def evaluate(self, _model):
+    def evaluate(self, _model, _share):
         return None
 
 

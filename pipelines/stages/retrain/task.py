@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
-from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
+from pipelines.training.task import Losses, Position, Share, TrainingPlan, steps_of
 from weaksam.config import RetrainConfig
 from weaksam.detectors.loading import build_retrained
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
@@ -90,7 +90,7 @@ class RetrainTask:
         assert isinstance(model, RetrainedDetector)
         return Losses(*model.training_losses(*batch, step=at.step))
 
-    def evaluate(self, _model: nn.Module) -> float | None:
+    def evaluate(self, _model: nn.Module, _share: Share) -> float | None:
         """Return None: the last weights are kept, for there are no true boxes to judge by."""
         return None
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.images import LabelledImage
-from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
+from pipelines.training.task import ALONE, Losses, Position, Share, TrainingPlan, steps_of
 from weaksam.clues.base import ClueNetwork
 from weaksam.clues.loading import build_classifier
 from weaksam.config import ClassifierConfig, ClueNetworkConfig
@@ -76,12 +76,12 @@ class ClassifierTask:
         assert isinstance(model, ClueNetwork)
         return Losses({"labels": model.training_loss(*batch)[0]})
 
-    def evaluate(self, model: nn.Module) -> float | None:
+    def evaluate(self, model: nn.Module, share: Share) -> float | None:
         """Return the mean average precision on the validation images, or None without any."""
         assert isinstance(model, ClueNetwork)
         if not self.validation:
             return None
-        return score_classifier(model, self.validation, self.config.crop_size).mean_ap
+        return score_classifier(model, self.validation, self.config.crop_size, share).mean_ap
 
 
 class LabelledImages:
@@ -130,18 +130,24 @@ def learning_rate(config: ClassifierConfig, epoch: int) -> float:
 
 
 @torch.no_grad()
-def score_classifier(network: ClueNetwork, images: Sequence[LabelledImage], crop_size: int) -> ClassificationScores:
-    """Score the class logits of central views against image labels, image by image; unreadable images are left out."""
+def score_classifier(
+    network: ClueNetwork, images: Sequence[LabelledImage], crop_size: int, share: Share = ALONE
+) -> ClassificationScores:
+    """Score the class logits of central views against image labels, image by image; unreadable images are left out.
+
+    Where the work is shared each worker looks at its own images, and gets the scores of all.
+    """
     network.eval()
     device = next(network.parameters()).device
-    logits: list[np.ndarray] = []
-    labels: list[tuple[int, ...]] = []
-    for image in images:
+    mine: list[np.ndarray | None] = []
+    for image in share.of(images):
         try:
             pixels = decode_image(read_bytes(image.uri))
         except ImageError:
+            mine.append(None)
             continue
         view = evaluation_view(pixels, crop_size=crop_size).to(device)
-        logits.append(network.classify(view[None])[0].float().cpu().numpy())
-        labels.append(image.labels)
-    return classification_scores(np.reshape(logits, (len(logits), network.num_classes)), labels)
+        mine.append(network.classify(view[None])[0].float().cpu().numpy())
+    seen = [(one, image.labels) for one, image in zip(share.together(mine), images, strict=True) if one is not None]
+    logits = np.reshape([one for one, _ in seen], (len(seen), network.num_classes))
+    return classification_scores(logits, [labels for _, labels in seen])

@@ -14,7 +14,7 @@ from pipelines.store.tables import Rows
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.images import LabelledImage
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
-from pipelines.training.task import Losses, Position, TrainingPlan, steps_of
+from pipelines.training.task import Losses, Position, Share, TrainingPlan, steps_of
 from weaksam.config import MilConfig
 from weaksam.detectors.loading import build_detector, pixel_format
 from weaksam.detectors.mil.base import WeakDetector
@@ -96,7 +96,7 @@ class MilTask:
             return Losses(losses)
         return Losses({"adversary": -adversary.loss_weight * sum(losses.values(), torch.zeros(()))})
 
-    def evaluate(self, _model: nn.Module) -> float | None:
+    def evaluate(self, _model: nn.Module, _share: Share) -> float | None:
         """Return None: the last weights are kept, for there are no boxes to judge by."""
         return None
 

@@ -25,7 +25,7 @@ from pipelines.store.schemas import DROPPED, IMAGES
 from pipelines.store.tables import Table
 from pipelines.training import fit, worker
 from pipelines.training.loop import run_training
-from pipelines.training.task import Position, Progress, TrainingResources
+from pipelines.training.task import Position, Progress, Share, TrainingResources
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from tests.support.toy_training import ToyTask
 from tests.support.voice import Recorder
@@ -256,6 +256,29 @@ def test_scoring_leaves_unreadable_images_out(tmp_path):
     broken = (LabelledImage("empty", str(tmp_path / "empty.png"), (0,)), LabelledImage("no", "/nowhere.png", (1,)))
     assert score_classifier(network, images() + broken, 32).images == 6
     assert score_classifier(network, broken, 32).images == 0
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_workers_share_the_scoring_and_get_the_score_of_one(tmp_path, world):
+    network = tiny_task().build_model()
+    judged = (*images(4), LabelledImage("no", "/nowhere.png", (1,)), *images(7)[4:])
+    alone = score_classifier(network, judged, 32)
+    parts = {}
+    for rank in range(world):  # what each worker would send
+
+        def send(mine, rank=rank):
+            parts[rank] = mine
+            raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            score_classifier(network, judged, 32, Share(rank, world, send))
+    assert sum(map(len, parts.values())) == len(judged)
+    for rank in range(world):
+        shared = score_classifier(
+            network, judged, 32, Share(rank, world, lambda _mine: [parts[n] for n in range(world)])
+        )
+        assert (shared.images, shared.mean_ap) == (alone.images, alone.mean_ap)
+        assert np.array_equal(shared.per_class, alone.per_class)
 
 
 def test_a_step_is_shown_with_its_loss_its_speed_and_the_time_left():

@@ -343,9 +343,28 @@ def toy_start():
 class Judged(ToyTask):
     """Likes the weights of early steps best."""
 
-    def evaluate(self, model):
+    def evaluate(self, model, _share):
         assert not model.training
         return -float(model[1].num_batches_tracked)
+
+
+class JudgedByAll(ToyTask):
+    """Two workers send what only they know; the score is that of the first one's batch norms."""
+
+    def evaluate(self, model, share):
+        seen = share.together([(n, float(model[1].running_mean.sum())) for n in share.of(range(5))])
+        assert [n for n, _ in seen] == list(range(5))
+        assert len({statistics for _, statistics in seen}) == 1
+        return 1.0
+
+
+def test_two_workers_judge_together(tmp_path):
+    train_two({"pair": JudgedByAll(count=8, batch_size=4, epochs=1)}, str(tmp_path))
+    assert read_best(tmp_path / "pair")["score"] == 1.0
+
+
+def read_best(folder):
+    return torch.load(max(folder.glob("step-*.pt")), weights_only=True)["best"]
 
 
 def test_the_best_weights_are_kept_by_score(tmp_path):
