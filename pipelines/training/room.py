@@ -53,7 +53,7 @@ def wait_for_room(wanted: TrainingResources, batch_size: int, say: Callable[[str
     try:
         while True:
             found = cluster.nodes()
-            cpus = cpus_each(found, wanted.least, wanted.cpus, use_gpu=wanted.use_gpu)
+            cpus = cpus_each(found, wanted.least, wanted.cpus, use_gpu=wanted.use_gpu) or int(not wanted.use_gpu)
             in_all = _room(found, cpus, use_gpu=wanted.use_gpu)
             held = sum(bool(group.wait(0)) for group in asking)
             now_free = min(_room(_free(found), cpus, use_gpu=wanted.use_gpu) + held, in_all)
@@ -106,8 +106,7 @@ def _ask(wanted: TrainingResources, cpus: int, now_free: int) -> list[Any]:
     """Ask Ray for the room that is missing, one group for each worker: an autoscaler starts nodes for it."""
     import ray
 
-    one = bundle(replace(wanted, cpus=cpus or int(not wanted.use_gpu)))  # of nodes that nobody knows yet ask for little
-    asked = {name: amount for name, amount in one.items() if amount}
+    asked = {name: amount for name, amount in bundle(replace(wanted, cpus=cpus)).items() if amount}
     return [ray.util.placement_group([asked]) for _ in range(max(1, wanted.workers - now_free))]
 
 

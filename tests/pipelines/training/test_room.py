@@ -103,7 +103,8 @@ def test_nodes_are_asked_for_and_waited_for_aloud(monkeypatch):
     assert seen.asked == [4]
     assert seen.taken_back == 1
     assert said == [
-        f"  waiting, {seconds} s: 2 training worker(s) need room; 1 node(s) have it for 0; Ray: pending 2 x {{CPU: 2}}"
+        f"  waiting, {seconds} s: 2 training worker(s) need room for 1 CPU(s) each; 1 node(s) have it "
+        f"for 0; Ray: pending 2 x {{CPU: 2}}"
         for seconds in (15, 30)
     ]
 
