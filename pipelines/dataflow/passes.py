@@ -193,6 +193,9 @@ class _Work:
         context.target_max_block_size = None  # one block per task: a replayed task of several can lose or double rows
         context.max_errored_blocks = -1  # lost blocks are found by subtraction and tried again
         context.execution_options.preserve_order = False
+        context.op_resource_reservation_ratio = (
+            0.0  # what operators keep for themselves is what an actor more would need
+        )
         context.execution_no_progress_timeout_s = -1  # droughts of spot machines last longer than its half an hour
         dataset: Any = ray.data.from_arrow(rows).repartition(target_num_rows_per_block=pools.sizes.rows_per_task)
         # Nothing public says so, and a whole CPU is what actors leave on no small node: it would wait for ever.

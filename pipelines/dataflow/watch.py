@@ -16,6 +16,7 @@ from pipelines.engine.voice import Voice
 
 _LOOK_EVERY_S = 1.0
 _ASKED_AT_ONCE = 8  # nodes
+_TO_GROW_S = 10.0  # that a pool has to take room which was found; whoever asked on would be given it instead
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Watch:
     bundle: dict[str, float]  # what an actor reserves
     most: int  # actors that nodes are asked for; 0 = none is asked for
     _groups: list[Any] = field(default_factory=list)
+    _ask_from: float = 0.0  # time.monotonic()
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
@@ -56,12 +58,16 @@ class Watch:
                 said = now
 
     def _ask(self, built: int) -> None:
-        """Keep asking for the room that further actors would need; give back at once what was found: the pool grows into it."""
+        """Keep asking for the room that further actors would need; leave what was found to the pool, which grows into it."""
         import ray
 
-        for group in list(self._groups):
-            if group.wait(0):
+        now = time.monotonic()
+        if any(group.wait(0) for group in self._groups):
+            for group in self._groups:
                 stop_asking(group)
-                self._groups.remove(group)
+            self._groups.clear()
+            self._ask_from = now + _TO_GROW_S
+        if now < self._ask_from:
+            return
         for _ in range(min(self.most - built, _ASKED_AT_ONCE) - len(self._groups)):
             self._groups.append(ray.util.placement_group([dict(self.bundle)]))
