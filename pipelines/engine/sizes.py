@@ -9,7 +9,10 @@ from pipelines.recipe.config import ResourcesConfig
 
 _MOST = 256  # actors of a cluster that grows, where a recipe does not say
 _LIKELY = 8  # actors that share the images of a cluster that is still small
-_SHARE_OF_CPUS = 0.8  # that actors reserve of a node that grows: an actor more would find no room, tasks do
+# Of the CPU that an actor computes on, what it reserves on nodes of so many CPUs, where pools grow: enough that an actor too
+# many finds no room; little enough that Ray Data, which divides what is left among its operators, fills a second such node.
+_RESERVED = {1: 0.4, 2: 0.65}
+_RESERVED_ON_LARGER_NODES = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +75,7 @@ def pool_sizes(resources: ResourcesConfig, images: int, with_clues: bool, reach:
 
 
 def _cpu_share(actors: int, segment: int, reach: Reach, grows: bool) -> float:
-    """Return how many logical CPUs each actor reserves.
-
-    Half of all; where pools grow as long as there is room, as much as leaves none for an actor too many. The smallest node
-    holds one actor of each kind.
-    """
+    """Return how many logical CPUs each actor reserves: where pools do not grow, half of all is divided."""
     if not grows:
         return round(min(1.0, 0.5 * reach.cpus / actors), 2)
-    kinds = 1 if actors == segment else 2
-    return round(min(_SHARE_OF_CPUS * segment / actors, 0.9 * max(1, reach.least_cpus) / kinds), 2)
+    return round(_RESERVED.get(reach.least_cpus, _RESERVED_ON_LARGER_NODES) * segment / actors, 2)
