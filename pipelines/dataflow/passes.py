@@ -198,7 +198,7 @@ class _Work:
         context.execution_no_progress_timeout_s = -1  # droughts of spot machines last longer than its half an hour
         # A block for each task, made here: ``repartition`` would ask for a whole CPU, which actors leave on no small node.
         at_once = pools.sizes.rows_per_task
-        dataset: Any = ray.data.from_arrow([rows.slice(n, at_once) for n in range(0, rows.num_rows, at_once)])
+        dataset: Any = ray.data.from_blocks([rows.slice(n, at_once) for n in range(0, rows.num_rows, at_once)])
         watch = Watch(pools.notes, self._job.voice, pools.bundle, pools.most if room.starts_nodes else 0)
         try:
             with (
