@@ -58,11 +58,11 @@ def nodes_of(log: Path) -> set[str]:
     return {place.split(" ")[0] for place in computed(log)}
 
 
-def finish(driver: Driver) -> str:
-    """Wait until a driver has done its work; return what it printed."""
+def finish(driver: Driver, code: int = 0) -> str:
+    """Wait until a driver has done its work, with an exit code; return what it printed."""
     driver.wait(PATIENCE_S)
     printed = driver.log.read_text()
-    assert driver.returncode == 0, printed
+    assert driver.returncode == code, printed
     return printed
 
 
@@ -101,13 +101,14 @@ def test_a_node_that_comes_late_joins_in(tmp_path: Path, log: Path, monkeypatch:
     gates.mkdir()
     (gates / "1").touch()
     with (
-        autoscaling({"CPU": 1}, most=2, gates=gates, environment=of_workers(log)) as address,
+        autoscaling({"CPU": 1}, most=2, gates=gates, environment=of_workers(log, places=2)) as address,
         propose(run, monkeypatch, address, IMAGES, ON_CPU) as driver,
     ):
-        driver.wait_until(lambda: sum(map(len, computed(log).values())) >= 5)
-        (log / "another").touch()  # whoever comes now finds a place at work
+        driver.wait_until(lambda: any(computed(log).values()))  # the first node is at work, alone
+        assert len(nodes_of(log)) == 1
         (gates / "2").touch()
         printed = finish(driver)
+        assert len(nodes_of(log)) == 2
     check_rows(run, printed, IMAGES)
 
 
@@ -147,7 +148,7 @@ def test_an_image_that_kills_its_process_is_dropped_and_no_other(
         for _ in range(2):
             nodes.add(cpus=1)
         with propose(run, monkeypatch, nodes.address, FEWER, ON_CPU) as driver:
-            printed = finish(driver)
+            printed = finish(driver, code=3)
     check_rows(run, printed, FEWER, {DEADLY: "process died"})
 
 
@@ -164,7 +165,7 @@ def test_an_image_that_takes_all_memory_of_its_node_is_dropped_and_no_other(
     with fixed_nodes(environment=environment) as nodes:
         nodes.add(cpus=2, environment=watched)
         with propose(run, monkeypatch, nodes.address, FEWER, ON_CPU) as driver:
-            printed = finish(driver)
+            printed = finish(driver, code=3)
     check_rows(run, printed, FEWER, {DEADLY: "process died"})
 
 
