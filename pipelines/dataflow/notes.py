@@ -18,7 +18,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.store.explain import explain, last_line
-from weaksam.errors import WeaksamError
+from weaksam.errors import RunError, WeaksamError
+
+_MOST_UNBUILT = 3  # processes that die on a node over building an actor, before the node counts as unfit
 
 
 class Kind(Enum):
@@ -87,6 +89,14 @@ class Notes:
         finally:
             internal_kv._internal_kv_del(key)
 
+    def died_building(self) -> int:
+        """Return how many processes have died on this node over building the actor that this process is to be."""
+        import ray
+
+        here = ray.get_runtime_context()
+        own = (here.get_node_id(), here.get_actor_id())
+        return sum((note.node_id, note.actor_id) == own for note in self.read(Kind.BUILDING))
+
     def of_function(self, function: Any) -> Any:
         """Return a function of Arrow tables that leaves a note while it works."""
 
@@ -103,8 +113,14 @@ class Notes:
 
         class Noted(actor):  # type: ignore[misc]
             def __init__(self, **arguments: Any) -> None:
+                died = notes.died_building()
                 with notes.while_working(Kind.BUILDING):
                     try:
+                        if died >= _MOST_UNBUILT:  # Ray would try again for ever
+                            raise RunError(
+                                f"{died} processes died on one node over loading the models; it may have too little memory "
+                                "for them, which its dmesg or Ray's logs would say"
+                            )
                         super().__init__(**arguments)
                     except Exception as error:
                         told = str(error) if isinstance(error, WeaksamError) else explain(error) or last_line(error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -43,7 +42,6 @@ from weaksam.errors import RunError
 Operators = Callable[[Any, Pools], Any]  # from planned rows to rows of the table
 
 _FRUITLESS = 3  # passes in a row that come to nothing, before the work is given up
-_MOST_UNBUILT = 3  # processes that die on a node over building their actor, before the node is avoided
 _HOW = {Care.TOGETHER: "again", Care.ALONE: "one per task", Care.BY_ITSELF: "one at a time"}
 _TROUBLE = pa.schema([("errno", pa.int32()), ("reason", pa.string()), ("file", pa.string())])  # of the storage
 
@@ -103,8 +101,8 @@ def work_off(
 class _End:
     """How a pass ended."""
 
-    errors: Sequence[BaseException]  # of what Ray Data went on without
-    fatal: Exception | None = None  # that ended it before its end
+    errors: Sequence[BaseException]  # of what Ray Data went on without, or the one that ended it early
+    early: bool
 
 
 class _Work:
@@ -126,7 +124,6 @@ class _Work:
         self._operators = operators
         self._with_clues = with_clues
         self._fates = Fates()
-        self._unbuilt: Counter[str] = Counter()  # processes that died on a node over building their actor
         self._unfit: dict[str, str] = {}  # nodes that cannot build one, and why
         self._failed_before = False  # our own code, in the last pass
         self._last_error = ""
@@ -134,8 +131,8 @@ class _Work:
     def to_the_end(self) -> str:
         """Go on until nothing is left; return for people what worked."""
         ray_session.connect(self._resources, self._job.asked.address)
-        told, fruitless = "", 0
-        while (to_do := self._left()).num_rows:
+        told, fruitless, to_do = "", 0, self._left()
+        while to_do.num_rows:
             rows, care = self._fates.next(to_do)
             room = reach(self._resources, self._job.voice)
             sizes = pool_sizes(self._resources, rows.num_rows, self._with_clues, room)
@@ -145,12 +142,13 @@ class _Work:
             told = told or sizes.describe()
             if sizes.here:
                 self._here(rows, sizes)
-                continue
+                return told
             pools = ActorPools(
                 sizes=sizes, rows=rows.num_rows, care=care, notes=Notes(), avoided=tuple(sorted(self._unfit))
             )
-            wiser = self._attempt(rows, pools, room)
-            fruitless = 0 if wiser or self._left().num_rows < to_do.num_rows else fruitless + 1
+            before, wiser = to_do.num_rows, self._attempt(rows, pools, room)
+            to_do = self._left()
+            fruitless = 0 if wiser or to_do.num_rows < before else fruitless + 1
             if fruitless == _FRUITLESS:
                 raise RunError(
                     f"{self._job.instance.name}: {_FRUITLESS} passes in a row came to nothing, {to_do.num_rows:,} images are "
@@ -162,9 +160,10 @@ class _Work:
         """Work rows off in a pass; return whether it taught something. Errors end with it, for they hold the pass's actors."""
         try:
             end = self._pass(rows, pools, room)
-            errors = [end.fatal] if end.fatal else end.errors
-            self._last_error = last_line(errors[0]) if errors else ""
-            return self._learn(end, pools.notes)
+            self._last_error = last_line(end.errors[0]) if end.errors else ""
+            if end.early:
+                return self._judge_node(end.errors[0], pools.notes)
+            return self._judge_images(end.errors, pools.notes)
         finally:
             pools.notes.remove()
 
@@ -219,18 +218,16 @@ class _Work:
         except Exception as error:
             if first_of_our_code([error]) is not None:
                 raise
-            return _End(errors=(), fatal=error)
-        return _End(errors=errors)
+            return _End(errors=[error], early=True)
+        return _End(errors=errors, early=False)
 
-    def _learn(self, end: _End, notes: Notes) -> bool:
-        """Find out what a pass left over, and why; return whether that was worth a pass.
+    def _judge_images(self, errors: Sequence[BaseException], notes: Notes) -> bool:
+        """Find out which images of those left over processes or nodes ended with; return whether there are any.
 
         Raises:
-            Exception: of a stage's own code.
+            Exception: of a stage's own code, in two passes in a row.
         """
-        if end.fatal is not None:  # what was at work was ended with the pass, and is not to blame
-            return self._judge_node(end.fatal, notes)
-        error = first_of_our_code(end.errors)
+        error = first_of_our_code(errors)
         if error is not None and self._failed_before:
             raise error
         self._failed_before = error is not None
@@ -247,19 +244,15 @@ class _Work:
         write_dropped(self._job.instance, [{**row, **reasons[row["image_id"]]} for row in rows])
         return bool(died or lost)
 
-    def _judge_node(self, error: Exception, notes: Notes) -> bool:
+    def _judge_node(self, error: BaseException, notes: Notes) -> bool:
         """Find out where an actor could not be built; return whether the next pass goes elsewhere.
+
+        Images that were at work ended with the pass, and are not to blame.
 
         Raises:
             Exception: it cannot be built anywhere.
         """
         unfit = {note.node_id: note.reason for note in notes.read(Kind.UNFIT)}
-        actor_id = getattr(error, "actor_id", None)
-        for note in notes.read(Kind.BUILDING):  # of the one whose death ended the pass
-            if note.actor_id == actor_id and cluster.lives(note.node_id):
-                self._unbuilt[note.node_id] += 1
-                if self._unbuilt[note.node_id] == _MOST_UNBUILT:
-                    unfit[note.node_id] = f"{_MOST_UNBUILT} processes died there over loading the models"
         self._unfit.update(unfit)
         alive = {node.node_id: node for node in cluster.nodes() if node.cpus}
         if unfit and not alive.keys() - self._unfit:

@@ -48,10 +48,12 @@ class Watch:
         started = said = time.monotonic()
         while not self._stop.wait(_LOOK_EVERY_S):
             alive = {node.node_id for node in cluster.nodes()}
-            built = sum(note.node_id in alive for note in self.notes.read(Kind.BUILT))
+            built, building = (
+                sum(note.node_id in alive for note in self.notes.read(kind)) for kind in (Kind.BUILT, Kind.BUILDING)
+            )
             self._ask(built)
             now = time.monotonic()
-            if built or self.notes.read(Kind.BUILDING):
+            if built or building:
                 started = said = now
             elif now - said >= SAY_EVERY_S:
                 self.voice.say(f"  waiting for workers, {now - started:.0f} s: {len(alive)} node(s); {words_of_ray()}")

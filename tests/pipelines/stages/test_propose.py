@@ -31,6 +31,7 @@ from pipelines.store.schemas import IMAGES, PROPOSALS, proposals_from_row
 from tests.support.broken_files import encode, picture, write_broken_files
 from tests.support.patience import wait_until
 from tests.support.voice import Recorder
+from weaksam.errors import RunError
 from weaksam.structures import Proposals
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -206,9 +207,19 @@ def dying_fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
+def actors_of_this_file() -> Iterator[None]:
+    """Let Ray's processes, which cannot import this file, have its actors."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
 def broken(
-    ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, Path, dict[str, tuple[str, Any]]]]:
+    ray_cluster: None, actors_of_this_file: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, dict[str, tuple[str, Any]]]:
     """A folder of good, unusual, broken and deadly files, proposals of it, and what is expected of each file."""
     import ray
 
@@ -220,7 +231,6 @@ def broken(
         expected[name] = ("dropped", "process died")
     (folder / "labels.csv").write_text("path,labels\nplain.jpg,cat\n")
     run = folder.parent / "run"
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(propose, "SegmentActor", DyingSegmentActor)
         patch.setattr(propose, "fetch", dying_fetch)
@@ -236,8 +246,7 @@ def broken(
             wait_until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
         finally:
             gc.enable()
-    yield folder, run, expected
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    return folder, run, expected
 
 
 def test_each_unusual_or_broken_file_meets_its_fate(broken: tuple[Path, Path, dict[str, tuple[str, Any]]]) -> None:
@@ -296,3 +305,18 @@ def test_a_retry_brings_healed_images_back_and_only_those(
     assert {i: row for i, row in to_the_bit(run).items() if i not in healed} == before_rows
     assert dropped(run) == {name: reason for name, reason in before_dropped.items() if name not in healed}
     assert before_parts.items() <= parts(run).items()
+
+
+class UnbuildableActor(SegmentActor):
+    """Its process dies over loading SAM, as one does for which a machine has too little memory."""
+
+    def __init__(self, **_: Any) -> None:
+        os._exit(1)
+
+
+def test_actors_that_die_while_they_are_built_end_the_stage(
+    actors_of_this_file: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(propose, "SegmentActor", UnbuildableActor)
+    with pytest.raises(RunError, match="3 processes died on one node over loading the models"):
+        bring(recipe("shapes:"), tmp_path / "run")
