@@ -77,6 +77,8 @@ class ResourcesConfig:
             "most_actors",
             "least_train_workers",
             "most_train_workers",
+            "images_per_pass",
+            "loader_workers",
             "wait_for_workers",
             "cache_mib",
         )

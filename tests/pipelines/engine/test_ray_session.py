@@ -18,7 +18,15 @@ from weaksam.errors import ConfigError, RunError, StorageError
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("gpus_per_actor", 0.7), ("cpus", -1), ("segment_actors", -1), ("rows_per_task", -1)]
+    ("name", "value"),
+    [
+        ("gpus_per_actor", 0.7),
+        ("cpus", -1),
+        ("segment_actors", -1),
+        ("rows_per_task", -1),
+        ("images_per_pass", -1),
+        ("loader_workers", -1),
+    ],
 )
 def test_impossible_resources_are_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"^{name}: expected .*, got {value}"):
