@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -28,10 +31,24 @@ def use_tf32(wanted: bool, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = wanted
 
 
-def computing(precision: Precision, device: torch.device) -> torch.autocast:
-    """Return the context in which a network computes in ``precision``; softmax and norms are summed in float32 in each."""
-    use_tf32(precision == "tf32", device)
-    return torch.autocast(device.type, half_type(device), enabled=precision == "fast")
+@contextmanager
+def tf32_within(wanted: bool, device: torch.device) -> Iterator[None]:
+    """``use_tf32`` for the body alone: whoever computes in this process before and after it has what it asked for."""
+    products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    use_tf32(wanted, device)
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
+
+
+@contextmanager
+def computing(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Let a network compute in ``precision`` in the body; softmax and norms are summed in float32 in each."""
+    half = torch.autocast(device.type, half_type(device), enabled=precision == "fast")
+    with tf32_within(precision == "tf32", device), half:
+        yield
 
 
 def require_finite(values: Tensor, option: str) -> None:

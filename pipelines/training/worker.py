@@ -33,7 +33,7 @@ from pipelines.training.task import (
 )
 from pipelines.training.window import Means, Window
 from weaksam.errors import ConfigError, DataError, RunError
-from weaksam.precision import use_tf32
+from weaksam.precision import tf32_within
 from weaksam.random import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,6 @@ class Worker:
         """Continue from the newest checkpoint and train to the end; a finished training returns at once."""
         torch.set_num_threads(self.resources.threads)
         self.plan = self.task.plan
-        use_tf32(self.plan.precision == "tf32", self.device)
         torch.manual_seed(derive_seed(self.plan.seed, "weights"))
         self.model = self.task.build_model().to(self.device)
         if self.device.type == "cuda":
@@ -85,7 +84,8 @@ class Worker:
         self.gpu_memory_mib: float | None = None  # the largest of all workers and runs up to the newest checkpoint
         start = self._restore()
         self.rows = [row for row in read_scalars(self.folder) if row.step <= start] if self.rank == 0 else []
-        self._train(start)
+        with tf32_within(self.plan.precision == "tf32", self.device):
+            self._train(start)
 
     def _restore(self) -> int:
         """Load the newest checkpoint and return the number of steps it has done."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from weaksam.errors import ConfigError
-from weaksam.precision import computing, half_type, require_finite, use_tf32
+from weaksam.precision import computing, half_type, require_finite, tf32_within, use_tf32
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -38,6 +38,21 @@ def test_only_fast_computes_products_in_half_precision() -> None:
     for wanted, expected in (("exact", torch.float32), ("tf32", torch.float32), ("fast", half_type(CPU))):
         with computing(wanted, CPU):  # type: ignore[arg-type]
             assert (one @ one).dtype == expected
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_a_network_that_computes_within_a_training_leaves_its_switches(device: torch.device) -> None:
+    with tf32_within(True, GPU):
+        with computing("exact", device):
+            assert switches() == ((True, True) if device == CPU else (False, False))
+        assert switches() == (True, True)
+
+
+def test_a_training_leaves_the_switches_that_it_found() -> None:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # PyTorch's own
+    with tf32_within(True, GPU):
+        assert switches() == (True, True)
+    assert switches() == (False, True)
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])

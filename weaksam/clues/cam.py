@@ -8,6 +8,8 @@ cross-attention maps of one 500 x 375 image are 36 MB.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,7 +141,7 @@ class MultiScaleCam:
         pixels = np.array(Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC))
         return normalise(torch.from_numpy(pixels).to(self._device).permute(2, 0, 1))
 
-    def _precision(self) -> torch.autocast:
+    def _precision(self) -> AbstractContextManager[Any]:
         if self._config.autocast_fp16:
             return torch.autocast(self._device.type, dtype=torch.float16)
         return computing(self._config.precision, self._device)
