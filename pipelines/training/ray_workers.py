@@ -7,6 +7,7 @@ loss of a node as a failure.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from pipelines.training.task import (
     TrainingResources,
     TrainingTask,
     halved,
+    number_of_workers,
 )
 from weaksam.errors import CheckpointError, ConfigError, RunError, WeaksamError
 from weaksam.io.files import join
@@ -63,6 +65,7 @@ def run_on_ray(
     from ray.train import TrainingFailedError
 
     ray_session.let_go_of_actors()
+    resources = _with_whole_shares(resources, task)
     deaths = _Deaths(checkpoints, resources.max_failures)
     with _Follower(join(storage_uri, run_name), progress):
         while True:
@@ -85,6 +88,19 @@ def run_on_ray(
             if result.return_value is not None:
                 raise result.return_value
             return
+
+
+def _with_whole_shares(resources: TrainingResources, task: TrainingTask) -> TrainingResources:
+    """Wait for more workers where a share of fewer would have to be cut up that must not be, if so many may come at all."""
+    if not (task.pass_statistics and resources.images_per_pass):
+        return resources
+    batch_size = task.plan.batch_size
+    least = max(resources.least, math.ceil(batch_size / resources.images_per_pass))
+    return (
+        replace(resources, least_workers=least)
+        if number_of_workers(batch_size, least, resources.workers)
+        else resources
+    )
 
 
 def _trainer(run_worker: Callable[..., None], sized: TrainingResources, storage_uri: str, run_name: str) -> Any:

@@ -99,7 +99,8 @@ class Worker:
             self.best = copy.deepcopy(state["best"]) if self.rank == 0 else None
             self.skipped = {Skipped(*row) for row in state["skipped"]}
             self.gpu_memory_mib = state.get("gpu_memory_mib")  # checkpoints of older versions have neither
-            self.images_per_pass = self.images_per_pass or state.get("images_per_pass", 0)
+            if not self.task.pass_statistics:  # else nothing was halved, and a share is larger with fewer workers
+                self.images_per_pass = self.images_per_pass or state.get("images_per_pass", 0)
             start = int(state["step"])
         starts = self._gather(start)
         if len(set(starts)) > 1:

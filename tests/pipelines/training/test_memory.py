@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipelines.stages.train_classifier.task import ClassifierTask
+from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.task import PassTooLargeError
 from tests.support.tolerances import assert_near, near, roundings_in
 from tests.support.toy_training import AdversaryTask, ToyTask, train
@@ -118,6 +119,22 @@ def test_smaller_passes_that_would_change_the_loss_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"expected 5, a worker's share.*mil\.detector\.dropblock\.enabled.*got 2"):
         train(tmp_path, task, images_per_pass=2)
     assert train(tmp_path, task, images_per_pass=5).steps_done == 6
+
+
+def test_a_pass_that_was_a_whole_share_may_be_larger_when_fewer_workers_go_on(tmp_path):
+    class Died(BaseException):
+        pass
+
+    def die(row):
+        if row.step == 2:
+            raise Died
+
+    task = ToyTask(statistics=("retrain.detector.name",))
+    with pytest.raises(Died):
+        train(tmp_path, task, images_per_pass=5, progress=die, checkpoint_every=1)
+    newest = Checkpoints(str(tmp_path / "run"), task.plan).newest()
+    Checkpoints(str(tmp_path / "run"), task.plan).save({**newest, "images_per_pass": 2})  # as by more workers
+    assert train(tmp_path, task, checkpoint_every=1).steps_done == 6
 
 
 def test_a_worker_says_how_large_its_pass_was_through_processes():

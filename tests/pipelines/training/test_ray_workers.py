@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from pipelines.engine import nodes as cluster
 from pipelines.engine.nodes import Node
-from pipelines.training.ray_workers import _Deaths
+from pipelines.training.ray_workers import _Deaths, _with_whole_shares
+from pipelines.training.task import TrainingResources
+from tests.support.toy_training import ToyTask
 from weaksam.errors import RunError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's own, when ray.train is imported
@@ -31,6 +35,22 @@ def of_worker(text="it broke"):
     from ray.train import WorkerGroupError
 
     return WorkerGroupError("long story", {0: RuntimeError(text)})
+
+
+@pytest.mark.parametrize(
+    ("statistics", "images_per_pass", "workers", "least"),
+    [
+        pytest.param(("detector.name",), 4, 4, 2, id="8 images in passes of 4 need 2 workers"),
+        pytest.param(("detector.name",), 3, 4, 3, id="3, of which 4 divide the batch"),
+        pytest.param(("detector.name",), 3, 3, 1, id="3 cannot share 8: refused by the workers"),
+        pytest.param(("detector.name",), 0, 4, 1, id="a pass is a share"),
+        pytest.param((), 4, 4, 1, id="a share may be cut up"),
+    ],
+)
+def test_workers_are_waited_for_where_a_share_must_not_be_cut_up(statistics, images_per_pass, workers, least):
+    task = ToyTask(batch_size=8, statistics=statistics)
+    asked = TrainingResources(workers=workers, least_workers=1, images_per_pass=images_per_pass)
+    assert _with_whole_shares(asked, task) == replace(asked, least_workers=least)
 
 
 def test_deaths_count_until_a_checkpoint_is_written(lost):
