@@ -19,7 +19,7 @@ from pipelines.engine.nodes import Node
 from pipelines.store.explain import explain, last_line, storage_failure
 from pipelines.store.files import open_arrow_fs
 from pipelines.training.checkpoints import Checkpoints, read_scalars
-from pipelines.training.room import bundle, wait_for_room
+from pipelines.training.room import bundle, may_carry, wait_for_room
 from pipelines.training.task import (
     NonFiniteLossError,
     PassTooLargeError,
@@ -33,6 +33,7 @@ from weaksam.errors import CheckpointError, ConfigError, RunError, WeaksamError
 from weaksam.io.files import join
 
 _POLL_S = 1.0
+_NOT_STARTED = "the workers did not start in the room that was free for them"
 _NO_RESTARTS: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
 
 
@@ -72,7 +73,7 @@ def run_on_ray(
             sized = wait_for_room(resources, task.plan.batch_size, say)
             if sized.workers < resources.workers:
                 say(f"  {sized.workers} of {resources.workers} workers find room now")
-            on = [node for node in cluster.nodes() if node.cpus or node.gpus]
+            on = [node for node in cluster.nodes() if may_carry(node, sized)]
             trainer = _trainer(run_worker, sized, storage_uri, run_name)
             try:
                 with ray_session.frozen_when_interrupted():
@@ -158,29 +159,28 @@ class _Deaths:
 
         Args:
             failure: what Ray says.
-            on: the nodes that there were before it.
+            on: the nodes that may have carried the workers.
 
         Raises:
             WeaksamError: what the first failing worker said, or the whole story when no worker can be blamed.
         """
-        from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
         from ray.train.v2.api.exceptions import PreemptionError
 
         done = self.checkpoints.steps_done()
         advanced, self._at = done > self._at, max(done, self._at)
+        if advanced:
+            self._counted = 0
         goes_on = f"goes on after step {done:,}" if done else "begins again"
         lost = [node for node in on if not cluster.lives(node.node_id)]
         if lost or isinstance(failure, PreemptionError):
             still = "" if advanced else ", no checkpoint was written since the last death"
             names = f"lost {', '.join(f'node {node}' for node in lost)}" if lost else "a node is taken away"
             return f"{names}; the training {goes_on}{still}"
-        no_room = (WorkerGroupStartupTimeoutError, InsufficientClusterResourcesError)
-        if isinstance(getattr(failure, "controller_failure", None), no_room):
-            return f"the room for its workers is gone; the training {goes_on}"
-        self._counted = 1 if advanced else self._counted + 1
+        self._counted += 1
         if self._counted > self.allowed:
             raise self._told(failure) from failure
-        return f"a worker died ({_said(failure)}); the training {goes_on}, {self._counted} of {self.allowed} times"
+        what = _NOT_STARTED if _found_no_room(failure) else f"a worker died ({_said(failure)})"
+        return f"{what}; the training {goes_on}, {self._counted} of {self.allowed} times"
 
     def _told(self, failure: Exception) -> WeaksamError:
         where = f"{self.checkpoints.folder}: training failed {self._counted} times"
@@ -188,8 +188,18 @@ class _Deaths:
         return storage_failure(failure) or RunError(f"{where}{still}: {_said(failure)}")
 
 
+def _found_no_room(failure: Exception) -> bool:
+    """Whether Ray did not start the workers in time where there had been room for them a moment before."""
+    from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError
+
+    no_room = (InsufficientClusterResourcesError, WorkerGroupStartupTimeoutError)
+    return isinstance(getattr(failure, "controller_failure", None), no_room)
+
+
 def _said(failure: Exception) -> str:
     """Return what the first failing worker said."""
+    if _found_no_room(failure):
+        return f"{_NOT_STARTED}; see that no one else takes it, or allow more seconds: RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
     causes = list(getattr(failure, "worker_failures", {}).values())
     return str(explain(failure) or last_line(causes[0] if causes else failure))
 

@@ -5,6 +5,7 @@ import pytest
 from pipelines.engine import nodes as cluster
 from pipelines.engine.nodes import Node
 from pipelines.training.ray_workers import _Deaths, _with_whole_shares
+from pipelines.training.room import may_carry
 from pipelines.training.task import TrainingResources
 from tests.support.toy_training import ToyTask
 from weaksam.errors import RunError
@@ -74,24 +75,46 @@ def test_a_lost_node_counts_for_nothing_however_often(lost):
         assert said == (
             "lost node 10.0.0.1 (bbbbbbbb); the training begins again, no checkpoint was written since the last death"
         )
+    with_count = _Deaths(written, 1)
+    with_count.judged(of_worker(), [HEAD])
     written.steps = 3
+    assert with_count.judged(of_worker(), [SPOT]).endswith("goes on after step 3")
     assert (
         deaths.judged(of_worker(), [HEAD, SPOT]) == "lost node 10.0.0.1 (bbbbbbbb); the training goes on after step 3"
     )
     lost.clear()
-    assert deaths.judged(of_worker(), [HEAD, SPOT]).endswith("1 of 1 times")
+    for either in (deaths, with_count):  # a death before the checkpoint counts no more
+        assert either.judged(of_worker(), [HEAD, SPOT]).endswith("1 of 1 times")
 
 
-def test_a_node_that_is_being_taken_away_and_room_that_is_gone_count_for_nothing(lost):
-    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-    from ray.train.v2.api.exceptions import ControllerError, PreemptionError
+@pytest.mark.parametrize(
+    ("node", "use_gpu", "carries"),
+    [((2, 0), False, True), ((1, 0), False, False), ((2, 0), True, False), ((2, 1), True, True)],
+)
+def test_a_node_that_is_too_small_for_a_worker_excuses_none(node, use_gpu, carries):
+    there = Node(node_id="c" * 8, address="10.0.0.2", cpus=node[0], gpus=node[1])
+    assert may_carry(there, TrainingResources(workers=1, cpus=2, use_gpu=use_gpu)) == carries
+
+
+def test_a_node_that_is_being_taken_away_counts_for_nothing(lost):
+    from ray.train.v2.api.exceptions import PreemptionError
     from ray.train.v2.api.preemption import PreemptionInfo
 
     deaths = _Deaths(Written(), 0)
     going = PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={SPOT.node_id: [0]}))
     assert deaths.judged(going, [HEAD, SPOT]).startswith("a node is taken away; ")
+
+
+def test_workers_that_never_start_end_a_training(lost):
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2.api.exceptions import ControllerError
+
+    deaths = _Deaths(Written(), 1)
     no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
-    assert deaths.judged(no_room, [HEAD, SPOT]).startswith("the room for its workers is gone; ")
+    said = "the workers did not start in the room that was free for them"
+    assert deaths.judged(no_room, [HEAD, SPOT]) == f"{said}; the training begins again, 1 of 1 times"
+    with pytest.raises(RunError, match=f"failed 2 times: {said}; .*RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"):
+        deaths.judged(no_room, [HEAD, SPOT])
 
 
 def test_a_worker_that_cannot_start_counts(lost):
