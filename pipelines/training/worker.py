@@ -32,6 +32,7 @@ from pipelines.training.task import (
     halved,
 )
 from pipelines.training.window import Means, Window
+from weaksam.chunks import is_out_of_memory
 from weaksam.errors import ConfigError, DataError, RunError
 from weaksam.precision import tf32_within
 from weaksam.random import derive_seed
@@ -170,8 +171,10 @@ class Worker:
             phase, before = phases[len(means)], _Before(self.model, self.device)
             try:
                 said = self._backward(phase, passes.pop(0), at)
-            except torch.OutOfMemoryError as error:
-                out_of_memory = str(error).partition(". ")[0]
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                out_of_memory = _first_sentence(error)
             else:
                 means.append(self._learn(phase, *said))
                 continue
@@ -225,7 +228,15 @@ class Worker:
         self.scaler.unscale_(phase.optimizer)
         if self.plan.max_grad_norm:
             nn.utils.clip_grad_norm_(phase.parameters, self.plan.max_grad_norm)
-        self.scaler.step(phase.optimizer)
+        try:
+            self.scaler.step(phase.optimizer)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RunError(  # some weights may have changed, so that it cannot be done again
+                f"the optimiser's step finds no room in memory for its states and gradients ({_first_sentence(error)}), "
+                "however small a pass is: train a smaller network, or where there is more memory"
+            ) from error
         phase.optimizer.zero_grad(set_to_none=True)  # whatever comes next has that memory
         return Means(*({name: means[name] for name in part} for part in said))
 
@@ -318,6 +329,10 @@ class _Before:
 def _gpu_memory_mib(device: torch.device) -> float | None:
     """Return the most memory that tensors of this process have taken on its GPU since the training began; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).partition("\n")[0].partition(". ")[0]
 
 
 def _some(image_ids: Sequence[str]) -> str:

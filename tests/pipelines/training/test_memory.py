@@ -25,20 +25,26 @@ from weaksam.config import (
 )
 from weaksam.errors import ConfigError, RunError
 
-TOO_MUCH = "CUDA out of memory. Tried to allocate 2.00 GiB"
+TOO_MUCH = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Small(AdversaryTask):
     room: int = 2  # images in a pass of the phase that fills the memory
     full_phase: int = 0
+    error: Exception = TOO_MUCH
     full_from: int = 0  # step from which the memory is so small
 
     def losses(self, model, batch, at, phase):
         said = super().losses(model, batch, at, phase)  # has changed batch norms and drawn dropout by then
         if phase == self.full_phase and at.step >= self.full_from and len(batch["x"]) > self.room:
-            raise torch.OutOfMemoryError(TOO_MUCH)
+            raise self.error
         return said
+
+
+class FullStep(torch.optim.SGD):
+    def step(self, closure=None):  # noqa: ARG002
+        raise TOO_MUCH
 
 
 def plain(**options):
@@ -63,6 +69,27 @@ def test_passes_are_halved_until_they_fit_and_the_losses_stay(tmp_path, full_pha
         assert other.losses == near(one.losses, length=length)
         assert other.losses == pytest.approx(one.losses, rel=1e-6)
     assert_learnt_alike(easy.model, tight.model, task)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: out of memory\nmore"), RuntimeError("CUDNN_STATUS_ALLOC_FAILED")]
+)
+def test_a_pass_is_halved_as_well_where_the_driver_or_a_library_has_no_room(tmp_path, error):
+    assert train(tmp_path, Small(**plain(error=error))).images_per_pass == 2
+
+
+def test_another_error_of_a_pass_is_raised_as_it_is(tmp_path):
+    with pytest.raises(RuntimeError, match=r"^CUDA error: misaligned address$"):
+        train(tmp_path, Small(**plain(error=RuntimeError("CUDA error: misaligned address"))))
+
+
+def test_an_optimisers_step_that_finds_no_room_says_so(tmp_path):
+    class Full(ToyTask):
+        def build_optimizers(self, model):
+            return [FullStep(model.parameters(), lr=0.1)]
+
+    with pytest.raises(RunError, match=r"optimiser's step finds no room .*\(CUDA out of memory\).*smaller network"):
+        train(tmp_path, Full())
 
 
 def test_a_pass_that_failed_leaves_no_trace(tmp_path):
