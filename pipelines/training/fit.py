@@ -8,6 +8,7 @@ A stage supplies a ``TrainingTask``; ``loop`` does the steps. Checkpoints, scala
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pipelines.engine import ray_session
@@ -66,7 +67,9 @@ def fit(
 
     plan, asked = task.plan, job.options.resources
     ray_session.connect(asked, job.asked.address)
-    reached = reach(asked, job.voice)
+    reached = reach(
+        replace(asked, least_actors=0), job.voice
+    )  # workers of a training are no actors, and waited for below
     resources = choose_resources(asked, plan.batch_size, reached, [] if asked.here else nodes())
     others = f", {told(left_out)} left out" if left_out else ""
     each = "one GPU" if resources.use_gpu else f"{resources.threads} thread(s)"

@@ -345,6 +345,20 @@ def test_a_recipe_that_cannot_train_says_so():
         load_recipe("shapes", ["classifier.epochs=0"])
 
 
+def test_a_training_does_not_wait_for_the_actors_of_other_stages(tmp_path, monkeypatch):
+    wanted = []
+
+    def reach(resources, voice):
+        wanted.append(resources.least_actors)
+        return Reach(cpus=1, gpus=0, least_cpus=1)
+
+    monkeypatch.setattr(fit, "reach", reach)
+    write_run(str(tmp_path))
+    recipe = drawn_recipe(resources=ResourcesConfig(here=True, cpus=1, least_actors=4))
+    fit.fit(job_for(recipe, str(tmp_path), "train-mil", ("index",)), ToyTask(), left_out={})
+    assert wanted == [0]
+
+
 def test_the_manifest_says_the_memory_of_a_gpu_where_it_was_measured(tmp_path, monkeypatch):
     def told(run):
         write_run(str(run))
