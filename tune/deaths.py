@@ -42,6 +42,10 @@ class Deaths:
         """Note that the process of a trial died on a node, empty if it did not come so far as to tell where it was."""
         self._open.append(_Death(trial=trial, node=node, at=now))
 
+    def got_further(self, trial: str) -> None:
+        """Forget the deaths of a trial that count: it has been further than ever since."""
+        del self._own[trial]
+
     def judge(self, alive: Set[str], now: float) -> list[tuple[str, Verdict, int]]:
         """Return trial, verdict and how many of its deaths count so far, of each death that can be judged by now.
 

@@ -12,7 +12,7 @@ from pipelines.engine import nodes as cluster
 from pipelines.engine.reach import SAY_EVERY_S, words_of_ray
 from pipelines.engine.voice import Tone, Toned, Voice
 from pipelines.store.numbers import percent
-from tune.deaths import Deaths
+from tune.deaths import Deaths, Verdict
 from tune.machines import connected_machines, told_size
 from tune.spaces import told
 from tune.sweep import Trials
@@ -59,6 +59,7 @@ class Watch(ray.tune.Callback):
         self._deadline = deadline
         self._deaths = Deaths()
         self._node: dict[str, str] = {}  # trial -> where its process is
+        self._furthest: dict[str, int] = {}  # trial -> the largest share of its training that it told of, in per cent
         self._look_at = 0.0
         self._most_s = trials.base.resources.wait_for_workers
         self._waiting_since = self._said_at = time.monotonic()  # the latter when that was said last
@@ -79,9 +80,14 @@ class Watch(ray.tune.Callback):
         result: dict[str, Any],
         **info: Any,  # noqa: ARG002
     ) -> None:
-        """See ``ray.tune.Callback``; the first result of a process says where it is."""
+        """See ``ray.tune.Callback``; the first result of a process says where it is, later ones how far."""
         if "node" in result:
             self._node[trial.trial_id] = result["node"]
+        share = result.get("percent", 0)
+        if share > self._furthest.get(trial.trial_id, 0):
+            self._furthest[trial.trial_id] = share
+            self._deaths.got_further(trial.trial_id)
+            trial.max_failures = -1
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """See ``ray.tune.Callback``: its process died, or could not work, and it starts again."""
@@ -121,7 +127,12 @@ class Watch(ray.tune.Callback):
             )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """See ``ray.tune.Callback``."""
+        """See ``ray.tune.Callback``; it died once too often, unless its node was lost: then the next call goes on with it."""
+        node = self._node.get(trial.trial_id)
+        if node is not None and not cluster.lives(node):
+            settings = told(trial.config["settings"])
+            self._voice.say(Toned(f"  {Verdict.LOST_NODE.value}, left to the next call: {settings}", Tone.VERBATIM))
+            return
         self._end(trial, "failed", str(trial.get_error() or "its process died"))
 
     def _end(self, trial: Any, state: State, error: str) -> None:

@@ -35,6 +35,7 @@ def nodes(monkeypatch):
     monkeypatch.setattr(
         cluster, "nodes", lambda: [cluster.Node(node_id=n, address=n, cpus=c, gpus=0) for n, c in cpus.items()]
     )
+    monkeypatch.setattr(cluster, "lives", lambda node_id: node_id in cpus)
     monkeypatch.setattr(
         cluster, "autoscaler", lambda: cluster.Autoscaler(starting=("spot",), failed=(), waiting=("1 x {CPU: 2}",))
     )
@@ -68,7 +69,7 @@ def step(watching, clock, *trials, seconds=1):
 
 
 def die(watching, trial, node):
-    watching.on_trial_result(0, [trial], trial, {"node": node})
+    watching.on_trial_result(0, [trial], trial, {"percent": 0, "node": node})
     watching.on_trial_recover(0, [trial], trial)
 
 
@@ -87,6 +88,41 @@ def test_a_trial_whose_nodes_are_lost_goes_on_for_ever_and_one_that_dies_by_itse
     assert preempted.max_failures == -1
     assert voice.text.count("its node was lost, tried again: tau_s=0.1") == 6
     assert voice.text.count("its process died on a node that lives on, tried again: tau_s=0.6") == 4
+
+
+def test_deaths_count_from_the_furthest_that_a_trial_came(tmp_path, clock, nodes):
+    watching, *_ = watch_of(tmp_path)
+    trial = trial_of()
+    nodes["stays"] = 4
+
+    def four_deaths():
+        for _ in range(4):
+            die(watching, trial, "stays")
+            step(watching, clock, trial, seconds=31)
+
+    four_deaths()
+    assert trial.max_failures == 0
+    watching.on_trial_result(0, [trial], trial, {"percent": 25, "objective": 0.5})
+    assert trial.max_failures == -1
+    four_deaths()
+    assert trial.max_failures == 0
+    watching.on_trial_result(0, [trial], trial, {"percent": 25, "objective": 0.5})  # of the same checkpoint
+    assert trial.max_failures == 0
+
+
+def test_a_trial_that_may_die_no_more_is_left_to_the_next_call_when_its_node_is_lost(tmp_path, clock, nodes):
+    watching, voice, records = watch_of(tmp_path)
+    trial = trial_of()
+    nodes["spot"] = 4
+    watching.on_trial_result(0, [trial], trial, {"percent": 0, "node": "spot"})
+    del nodes["spot"]
+    watching.on_trial_error(0, [trial], trial)
+    assert not records.read()
+    assert "its node was lost, left to the next call: tau_s=0.1" in voice.text
+    nodes["spot"] = 4
+    watching.on_trial_error(0, [trial], trial)
+    (record,) = records.read().values()
+    assert record.state == "failed"
 
 
 def test_a_process_that_died_at_once_did_not_die_where_the_one_before_did(tmp_path, clock, nodes):
