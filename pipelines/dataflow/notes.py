@@ -40,6 +40,7 @@ class Note:
     node_id: str
     image_ids: tuple[str, ...] = ()  # of AT_WORK
     actor_id: str = ""  # "" of a task
+    actor: str = ""  # of BUILT: the name of its class
     reason: str = ""  # of UNFIT
 
 
@@ -67,7 +68,7 @@ class Notes:
 
         internal_kv._internal_kv_del(f"weaksam/{self.pass_id}/", del_by_prefix=True)
 
-    def leave(self, kind: Kind, image_ids: Sequence[str] = (), reason: str = "") -> str:
+    def leave(self, kind: Kind, image_ids: Sequence[str] = (), *, actor: str = "", reason: str = "") -> str:
         """Leave a note of the node that this process runs on; return its key."""
         import ray
         from ray.experimental import internal_kv
@@ -75,7 +76,8 @@ class Notes:
         key = f"{self._prefix(kind)}{uuid.uuid4().hex}"
         here = ray.get_runtime_context()
         place = {"node_id": here.get_node_id(), "actor_id": here.get_actor_id() or ""}
-        internal_kv._internal_kv_put(key, json.dumps({**place, "image_ids": list(image_ids), "reason": reason}))
+        told = {**place, "image_ids": list(image_ids), "actor": actor, "reason": reason}
+        internal_kv._internal_kv_put(key, json.dumps(told))
         return key
 
     @contextmanager
@@ -126,7 +128,7 @@ class Notes:
                         told = str(error) if isinstance(error, WeaksamError) else explain(error) or last_line(error)
                         notes.leave(Kind.UNFIT, reason=str(told))
                         raise
-                notes.leave(Kind.BUILT)
+                notes.leave(Kind.BUILT, actor=actor.__name__)
 
             def __call__(self, batch: pa.Table) -> pa.Table:
                 with notes.while_working(Kind.AT_WORK, batch["image_id"].to_pylist()):

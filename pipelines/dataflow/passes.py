@@ -131,11 +131,13 @@ class _Work:
     def to_the_end(self) -> str:
         """Go on until nothing is left; return for people what worked."""
         ray_session.connect(self._resources, self._job.asked.address)
-        told, fruitless, to_do = "", 0, self._left()
+        told, fruitless, to_do, resources = "", 0, self._left(), self._resources
         while to_do.num_rows:
             rows, care = self._fates.next(to_do)
-            room = reach(self._resources, self._job.voice)
-            sizes = pool_sizes(self._resources, rows.num_rows, self._with_clues, room)
+            room = reach(resources, self._job.voice, avoided=self._unfit)
+            # Once decided: a cluster whose last GPU is taken away between two passes is waited for.
+            resources = replace(resources, device=room.device)
+            sizes = pool_sizes(resources, rows.num_rows, self._with_clues, room)
             if care is not Care.TOGETHER:
                 sizes = replace(sizes, rows_per_task=1)
             self._say(rows.num_rows, care, sizes, first=not told)
@@ -158,11 +160,11 @@ class _Work:
 
     def _attempt(self, rows: pa.Table, pools: ActorPools, room: Reach) -> bool:
         """Work rows off in a pass; return whether it taught something. Errors end with it, for they hold the pass's actors."""
+        end = self._pass(rows, pools, room)  # after an interrupt Ray is halted, and takes no note away
+        self._last_error = last_line(end.errors[0]) if end.errors else ""
         try:
-            end = self._pass(rows, pools, room)
-            self._last_error = last_line(end.errors[0]) if end.errors else ""
             if end.early:
-                return self._judge_node(end.errors[0], pools.notes)
+                return self._judge_node(end.errors[0], pools)
             return self._judge_images(end.errors, pools.notes)
         finally:
             pools.notes.remove()
@@ -174,7 +176,7 @@ class _Work:
         if first:
             what = f"{rows:,} of {self._planned.num_rows:,} images to do"
         else:
-            what = f"{rows:,} image(s) left over by processes that died, {_HOW[care]} now"
+            what = f"{rows:,} image(s) left over, {_HOW[care]} now"
         self._job.voice.say(f"  {what}; {sizes.describe()}")
 
     def _here(self, rows: pa.Table, sizes: PoolSizes) -> None:
@@ -244,7 +246,7 @@ class _Work:
         write_dropped(self._job.instance, [{**row, **reasons[row["image_id"]]} for row in rows])
         return bool(died or lost)
 
-    def _judge_node(self, error: BaseException, notes: Notes) -> bool:
+    def _judge_node(self, error: BaseException, pools: ActorPools) -> bool:
         """Find out where an actor could not be built; return whether the next pass goes elsewhere.
 
         Images that were at work ended with the pass, and are not to blame.
@@ -252,9 +254,9 @@ class _Work:
         Raises:
             Exception: it cannot be built anywhere.
         """
-        unfit = {note.node_id: note.reason for note in notes.read(Kind.UNFIT)}
+        unfit = {note.node_id: note.reason for note in pools.notes.read(Kind.UNFIT)}
         self._unfit.update(unfit)
-        alive = {node.node_id: node for node in cluster.nodes() if node.cpus}
+        alive = {node.node_id: node for node in cluster.nodes() if (node.gpus if pools.sizes.gpu_share else node.cpus)}
         if unfit and not alive.keys() - self._unfit:
             reason = next(iter(unfit.values()))
             name = self._job.instance.name

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipelines.store.dropped import write_dropped
 from pipelines.store.instances import Instance
-from weaksam.errors import ImageError
+from weaksam.errors import ConfigError, ImageError
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,10 @@ def _attempt(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, An
         return work(row)
     except ImageError as error:
         return _failure(error.reason, error.detail)
-    except OSError:  # of this machine or its network, such as a full disk: no fault of the image
+    except (
+        OSError,
+        ConfigError,
+    ):  # of this machine or its network, such as a full disk, or of the recipe: not of the image
         raise
     except Exception as error:  # one image must not cost the job; --max-dropped judges how many may fail
         logger.exception("image %s", row["image_id"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +15,8 @@ from pipelines.dataflow.notes import Kind, Notes
 from pipelines.engine import nodes as cluster
 from pipelines.engine.reach import SAY_EVERY_S, stop_asking, words_of_ray
 from pipelines.engine.voice import Voice
+
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _ASKED_AT_ONCE = 8  # nodes
@@ -47,29 +51,33 @@ class Watch:
     def _look(self) -> None:
         started = said = time.monotonic()
         while not self._stop.wait(_LOOK_EVERY_S):
-            alive = {node.node_id for node in cluster.nodes()}
-            built, building = (
-                sum(note.node_id in alive for note in self.notes.read(kind)) for kind in (Kind.BUILT, Kind.BUILDING)
-            )
-            self._ask(built)
-            now = time.monotonic()
-            if built or building:
-                started = said = now
-            elif now - said >= SAY_EVERY_S:
-                self.voice.say(f"  waiting for workers, {now - started:.0f} s: {len(alive)} node(s); {words_of_ray()}")
-                said = now
+            try:
+                alive = {node.node_id for node in cluster.nodes()}
+                built = self._built(alive)
+                self._ask(built)
+                now = time.monotonic()
+                if built or any(note.node_id in alive for note in self.notes.read(Kind.BUILDING)):
+                    started = said = now
+                elif now - said >= SAY_EVERY_S:
+                    waited = f"  waiting for workers, {now - started:.0f} s"
+                    self.voice.say(f"{waited}: {len(alive)} node(s); {words_of_ray()}")
+                    said = now
+            except Exception:  # a cluster that does not answer for a moment does so when it is asked again
+                logger.warning("the cluster could not be looked at", exc_info=True)
+
+    def _built(self, alive: Collection[str]) -> int:
+        """Return how many actors of the kind that there are most of have been built on nodes that are alive."""
+        actors = {note.actor_id: note.actor for note in self.notes.read(Kind.BUILT) if note.node_id in alive}
+        return max(Counter(actors.values()).values(), default=0)
 
     def _ask(self, built: int) -> None:
         """Keep asking for the room that further actors would need; leave what was found to the pool, which grows into it."""
         import ray
 
-        now = time.monotonic()
+        now, wanted = time.monotonic(), min(self.most - built, _ASKED_AT_ONCE)
         if any(group.wait(0) for group in self._groups):
-            for group in self._groups:
-                stop_asking(group)
-            self._groups.clear()
-            self._ask_from = now + _TO_GROW_S
-        if now < self._ask_from:
-            return
-        for _ in range(min(self.most - built, _ASKED_AT_ONCE) - len(self._groups)):
-            self._groups.append(ray.util.placement_group([dict(self.bundle)]))
+            wanted, self._ask_from = 0, now + _TO_GROW_S
+        while len(self._groups) > max(0, wanted):
+            stop_asking(self._groups.pop())
+        if now >= self._ask_from:
+            self._groups += [ray.util.placement_group([dict(self.bundle)]) for _ in range(wanted - len(self._groups))]

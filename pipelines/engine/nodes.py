@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,11 @@ class Autoscaler:
     starting: tuple[str, ...]  # node types that it has asked for, one for each node
     failed: tuple[str, ...]  # what it says of nodes that it could not start
     waiting: tuple[str, ...]  # demands that no node has room for
+
+    def has_begun_since(self, before: Autoscaler | None) -> bool:
+        """Whether it has begun to start a node, or has tried in vain, since it was looked at before."""
+        known = Counter((*before.starting, *before.failed)) if before else Counter[str]()
+        return bool(Counter((*self.starting, *self.failed)) - known)
 
     def __str__(self) -> str:
         parts = {"starting": self.starting, "not started": self.failed, "pending": self.waiting}

@@ -255,17 +255,6 @@ def is_own() -> bool:
     return bool(_started) and ray.get_runtime_context().gcs_address == _started[-1]
 
 
-def connected_size(resources: ResourcesConfig) -> tuple[int, int]:
-    """Return how many logical CPUs and GPUs of the cluster that this process is connected to a run may take."""
-    if resources.here:
-        return resources.cpus or usable_cpus(), int(resources.gpus_per_actor)
-    import ray
-
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
-    return min(cpus, resources.cpus or cpus), gpus
-
-
 def _quieten_ray_data() -> None:
     """Show our own progress instead of Ray's, which draws one bar per operator and warns that it does not."""
     import ray

@@ -7,10 +7,10 @@ whoever waits here asks, and says every 15 s what is missing, in Ray's own words
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.engine import nodes as cluster
 from pipelines.engine import ray_session
@@ -34,13 +34,18 @@ class Reach:
     starts_nodes: bool = False  # an autoscaler starts some if room is asked for
 
     @property
-    def device(self) -> str:
-        """Return "cuda" or "cpu"."""
-        return "cuda" if self.gpus else "cpu"
+    def device(self) -> Literal["gpu", "cpu"]:
+        """Where actors compute, as a recipe says it."""
+        return "gpu" if self.gpus else "cpu"
 
 
-def reach(resources: ResourcesConfig, voice: Voice) -> Reach:
+def reach(resources: ResourcesConfig, voice: Voice, avoided: Collection[str] = ()) -> Reach:
     """Return what a run may take of the Ray that this process is connected to, once there is enough of it to begin.
+
+    Args:
+        resources: what the run wants.
+        voice: is told every 15 s what is waited for.
+        avoided: ids of nodes that do not count.
 
     Raises:
         ConfigError: ``resources.device`` is not to be had.
@@ -49,14 +54,13 @@ def reach(resources: ResourcesConfig, voice: Voice) -> Reach:
     if resources.here:
         cpus = resources.cpus or ray_session.usable_cpus()
         return Reach(cpus=cpus, gpus=int(resources.device == "gpu" or resources.gpus_per_actor > 0), least_cpus=cpus)
-    found = cluster.nodes()
-    scaler = cluster.autoscaler()
-    own = cluster.own_node_id()
-    if scaler is None and [node.node_id for node in found if node.cpus] == [own]:  # this machine, and that is all
+    if ray_session.is_own():  # this machine, and that is all
+        found, starts_nodes = cluster.nodes(), False
         on_gpus = _on_gpus_of_this_machine(resources, found)
     else:
-        on_gpus = _on_gpus(resources, found, scaler is not None)
-        found = _wait(resources, on_gpus, voice)
+        starts_nodes = cluster.autoscaler() is not None
+        on_gpus = _on_gpus(resources, starts_nodes)
+        found = _wait(resources, on_gpus, voice, avoided)
     working = [node for node in found if node.gpus] if on_gpus else [node for node in found if node.cpus]
     cpus = sum(node.cpus for node in working)
     return Reach(
@@ -64,7 +68,7 @@ def reach(resources: ResourcesConfig, voice: Voice) -> Reach:
         gpus=sum(node.gpus for node in working) if on_gpus else 0,
         least_cpus=min((node.cpus for node in working), default=0),
         grows=not ray_session.is_own(),
-        starts_nodes=scaler is not None,
+        starts_nodes=starts_nodes,
     )
 
 
@@ -101,18 +105,20 @@ def _on_gpus_of_this_machine(resources: ResourcesConfig, found: list[cluster.Nod
     return gpus > 0 and resources.device != "cpu"
 
 
-def _on_gpus(resources: ResourcesConfig, found: list[cluster.Node], starts_nodes: bool) -> bool:
+def _on_gpus(resources: ResourcesConfig, starts_nodes: bool) -> bool:
     """Decide whether a cluster computes on GPUs, also on those that it may still start."""
     if resources.device != "auto":
         return resources.device == "gpu"
+    found = cluster.nodes()
     if any(node.gpus for node in found):
         return True
     if starts_nodes:
+        before = cluster.autoscaler()
         with asking_for({"GPU": 1}, 1):
             until = time.monotonic() + _DECIDE_S
             while time.monotonic() < until:
-                scaler = cluster.autoscaler()
-                if any(node.gpus for node in cluster.nodes()) or (scaler and (scaler.starting or scaler.failed)):
+                now = cluster.autoscaler()
+                if any(node.gpus for node in cluster.nodes()) or (now and now.has_begun_since(before)):
                     return True
                 time.sleep(_LOOK_EVERY_S)
     raise ConfigError(
@@ -122,23 +128,24 @@ def _on_gpus(resources: ResourcesConfig, found: list[cluster.Node], starts_nodes
     )
 
 
-def _wait(resources: ResourcesConfig, on_gpus: bool, voice: Voice) -> list[cluster.Node]:
-    """Wait until a cluster has room for the fewest actors that a recipe wants; return its nodes."""
+def _wait(resources: ResourcesConfig, on_gpus: bool, voice: Voice, avoided: Collection[str]) -> list[cluster.Node]:
+    """Wait until a cluster has room for the fewest actors that a recipe wants; return its nodes but those avoided."""
     least = max(1, resources.least_actors)
     share = resources.gpus_per_actor or 1.0
     bundle = {"GPU": share} if on_gpus else {"CPU": 1.0}
 
-    def room(found: list[cluster.Node]) -> int:
-        return sum(node.gpus * int(1 / share) if on_gpus else node.cpus for node in found)
+    def look() -> tuple[list[cluster.Node], int]:
+        found = [node for node in cluster.nodes() if node.node_id not in avoided]
+        return found, sum(node.gpus * int(1 / share) if on_gpus else node.cpus for node in found)
 
-    found = cluster.nodes()
-    if room(found) >= least:
+    found, room = look()
+    if room >= least:
         return found
     started = said = time.monotonic()
-    with asking_for(bundle, least - room(found)):
-        while room(found) < least:
+    with asking_for(bundle, least):  # for what is there as well, so that no autoscaler takes it for idle
+        while room < least:
             time.sleep(_LOOK_EVERY_S)
-            found, now = cluster.nodes(), time.monotonic()
+            (found, room), now = look(), time.monotonic()
             if resources.wait_for_workers and now - started > resources.wait_for_workers:
                 raise RunError(
                     f"no room for {least} actor(s) within {resources.wait_for_workers:g} s (resources.wait_for_workers): "

@@ -237,17 +237,24 @@ def test_a_reader_of_one_line_ends_a_listing_quietly_and_no_work(tmp_path: Path)
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+    ("signum", "code", "times"),
+    [
+        (signal.SIGINT, 130, 1),
+        pytest.param(signal.SIGINT, 130, 2, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, 143, 2, marks=pytest.mark.long),
+    ],
 )
-def test_two_signals_while_ray_works_leave_one_line_and_nothing_else(tmp_path: Path, signum: int, code: int) -> None:
+def test_signals_while_ray_works_leave_one_line_and_nothing_else(
+    tmp_path: Path, signum: int, code: int, times: int
+) -> None:
     # More images than are done before the signals come, however fast the machine.
     settings = [*SETTINGS[:5], "data.shapes.train=120", "resources.cpus=2", "resources.rows_per_task=1"]
     instance: Instance = Run(load_recipe("grid", settings, "shapes:")[0], str(tmp_path / "run")).instance("propose")
     with Driver(tmp_path / "log", "propose", "grid", tmp_path / "run", settings) as driver:
         driver.wait_until(lambda: instance.table(PROPOSALS).parts())
         started = psutil.Process(driver.pid).children(recursive=True)
-        driver.send_signal(signum)
-        driver.send_signal(signum)
+        for _ in range(times):
+            driver.send_signal(signum)
         assert driver.wait(timeout=PATIENCE_S) == code
     _, alive = psutil.wait_procs(started, timeout=PATIENCE_S)
     assert alive == []

@@ -39,7 +39,23 @@ def test_an_image_in_flight_on_five_lost_nodes_is_tried_by_itself_once() -> None
     (dropped,) = fates.learn(set(), {"a"}).items()
     assert dropped[0] == "a"
     assert dropped[1]["reason"] == "node lost"
-    assert dropped[1]["detail"].startswith("6 nodes")
+    assert dropped[1]["detail"].startswith("6 times")
+
+
+def test_a_process_that_dies_after_five_lost_nodes_is_the_first_of_three() -> None:
+    fates = Fates()
+    for _ in range(5):
+        fates.learn(set(), {"a"})
+    assert fates.learn({"a"}, set()) == {}
+    assert fates.learn({"a"}, set()) == {}
+    assert fates.learn({"a"}, set())["a"]["reason"] == "process died"
+
+
+def test_of_images_that_are_tried_by_themselves_one_is_tried_at_a_time() -> None:
+    fates = Fates()
+    for _ in range(2):
+        fates.learn({"a", "c"}, set())
+    assert chosen(fates, ALL.filter([True, False, True])) == (["a"], Care.BY_ITSELF)
 
 
 def test_a_node_that_is_lost_over_a_suspect_counts_as_a_node() -> None:

@@ -132,13 +132,11 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
 def test_here_means_no_worker_and_a_gpu_only_if_asked():
     sizes = choose_resources(ResourcesConfig(here=True), 4, Reach(cpus=3, gpus=0, least_cpus=3), [])
     assert (sizes.workers, sizes.threads, sizes.use_gpu, sizes.loaders) == (0, 3, False, 0)
-    assert ray_session.connected_size(ResourcesConfig(here=True, cpus=3)) == (3, 0)
     on_gpu = ResourcesConfig(here=True, cpus=3, gpus_per_actor=1)
-    assert ray_session.connected_size(on_gpu) == (3, 1)
     sizes = choose_resources(on_gpu, 4, reach(on_gpu, SILENT), [])
     assert (sizes.workers, sizes.threads, sizes.use_gpu, sizes.loaders) == (0, 3, True, 2)
     assert reach(on_gpu, SILENT) == Reach(cpus=3, gpus=1, least_cpus=3)
-    assert reach(ResourcesConfig(here=True, cpus=3, device="gpu"), SILENT).device == "cuda"
+    assert reach(ResourcesConfig(here=True, cpus=3, device="gpu"), SILENT).device == "gpu"
     assert reach(ResourcesConfig(here=True, cpus=3), SILENT).device == "cpu"
 
 

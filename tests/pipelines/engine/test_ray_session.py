@@ -12,6 +12,8 @@ import pytest
 
 from pipelines.engine import ray_session
 from pipelines.engine.ray_session import usable_cpus
+from pipelines.engine.reach import Reach, reach
+from pipelines.engine.voice import SILENT
 from pipelines.recipe.config import ResourcesConfig
 from tests.support.patience import wait_until
 from weaksam.errors import ConfigError, RunError, StorageError
@@ -114,7 +116,7 @@ def test_joining_twice_joins_once(ray_cluster: None) -> None:
     import ray
 
     ray_session.connect(ResourcesConfig(cpus=9), "127.0.0.1:1")
-    assert ray_session.connected_size(ResourcesConfig()) == (4, 0)
-    assert ray_session.connected_size(ResourcesConfig(cpus=3)) == (3, 0)
-    assert ray_session.connected_size(ResourcesConfig(cpus=9)) == (4, 0)
+    assert reach(ResourcesConfig(), SILENT) == Reach(cpus=4, gpus=0, least_cpus=4)
+    assert reach(ResourcesConfig(cpus=3), SILENT).cpus == 3
+    assert reach(ResourcesConfig(cpus=9), SILENT).cpus == 4
     assert ray.data.DataContext.get_current().enable_progress_bars is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +32,6 @@ class Made:
         self.now = 0.0
         monkeypatch.setattr(module.cluster, "nodes", lambda: self.steps[0][0])
         monkeypatch.setattr(module.cluster, "autoscaler", lambda: self.steps[0][1])
-        monkeypatch.setattr(module.cluster, "own_node_id", lambda: "head")
         monkeypatch.setattr(module.ray_session, "is_own", lambda: False)
         monkeypatch.setattr(module, "asking_for", self._asking_for)
         monkeypatch.setattr(module.time, "sleep", self._sleep)
@@ -59,10 +59,11 @@ def test_of_nodes_those_that_carry_gpus_count(made: Made) -> None:
     assert made.asked == []
 
 
-def test_one_machine_gives_what_it_has(made: Made) -> None:
+def test_one_machine_gives_what_it_has(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.ray_session, "is_own", lambda: True)
     alone = Node(node_id="head", address="10.0.0.1", cpus=4, gpus=0)
     made.steps = [([alone], None)]
-    assert reach(ResourcesConfig(), Recorder()) == Reach(cpus=4, gpus=0, least_cpus=4, grows=True)
+    assert reach(ResourcesConfig(), Recorder()) == Reach(cpus=4, gpus=0, least_cpus=4)
     assert reach(ResourcesConfig(cpus=3), Recorder()).cpus == 3
     with pytest.raises(ConfigError, match=r"resources\.device: expected cpu or auto, .* got gpu"):
         reach(ResourcesConfig(device="gpu"), Recorder())
@@ -74,7 +75,8 @@ def test_a_cluster_that_never_has_a_gpu_is_no_place_for_auto(made: Made) -> None
         ConfigError, match=r"a GPU, got one of 2 node\(s\) with 4 CPUs and no GPU; resources\.device=cpu"
     ):
         reach(ResourcesConfig(), Recorder())
-    made.steps = [([HEAD, CPUS], IDLE)]
+    busy = replace(IDLE, starting=("cpus",), failed=("gpus: no capacity, an hour ago",))  # of others, before
+    made.steps = [([HEAD, CPUS], busy)]
     with pytest.raises(ConfigError, match=r"a GPU or may start one, got"):
         reach(ResourcesConfig(), Recorder())
     assert made.asked == [({"GPU": 1}, 1)]
@@ -97,6 +99,15 @@ def test_workers_are_waited_for_as_long_as_the_recipe_says(made: Made) -> None:
     ):
         reach(ResourcesConfig(device="cpu", least_actors=3, wait_for_workers=60), Recorder())
     assert made.asked == [({"CPU": 1.0}, 3)]
+
+
+def test_nodes_that_are_avoided_do_not_count(made: Made) -> None:
+    other = replace(GPUS, node_id="others", gpus=4)
+    made.steps = [([HEAD, GPUS, other], IDLE)]
+    assert reach(ResourcesConfig(), Recorder(), avoided=["others"]).gpus == 2
+    made.steps = [([HEAD, GPUS], IDLE), ([HEAD, GPUS, other], IDLE)]
+    assert reach(ResourcesConfig(device="gpu", least_actors=3), Recorder(), avoided=["gpus"]).gpus == 4
+    assert made.asked == [({"GPU": 1.0}, 3)]  # also for what is there: an autoscaler takes it away if nobody asks
 
 
 def test_what_an_autoscaler_does_is_said_in_a_line() -> None:
