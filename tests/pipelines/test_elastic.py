@@ -157,9 +157,10 @@ def test_an_image_that_takes_all_memory_of_its_node_is_dropped_and_no_other(
 ) -> None:
     run = tmp_path / "run"
     memory = psutil.virtual_memory()
-    limit = (memory.total - memory.available + 4 * 2**30) / memory.total
+    # Ray looks at the memory of the whole machine, of which other tests take some.
+    limit = (memory.total - memory.available + 8 * 2**30) / memory.total
     if limit > 0.95:
-        pytest.skip(f"needs 4 GiB of free memory and more, got {memory.available / 2**30:.1f} GiB")
+        pytest.skip(f"needs 8 GiB of free memory and more, got {memory.available / 2**30:.1f} GiB")
     environment = of_workers(log, **{elastic_hook.GREEDY: DEADLY, "RAY_memory_monitor_refresh_ms": "0"})
     watched = {"RAY_memory_monitor_refresh_ms": "250", "RAY_memory_usage_threshold": f"{limit:.3f}"}
     with fixed_nodes(environment=environment) as nodes:
