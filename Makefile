@@ -31,7 +31,8 @@ test-plain: setup ## the tests that start no Ray and train for no more than mome
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not ray and not slow and not gpu and not long"
 
 test-long: setup ## the tests that test leaves out: whole runs that are killed, whole sweeps that train
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m long
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "long and not nodes"
+	$(BIN)/python -m pytest -m "long and nodes"
 
 test-portable: setup ## the suite as other processors round, with 1 and 2 threads, in shuffled orders (about 50 min on 2 idle cores)
 	$(BIN)/python -m tests.portable

@@ -90,6 +90,7 @@ def test_the_table_stands_between_its_marks(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.long
+@pytest.mark.nodes
 def test_some_kills_lose_double_drop_and_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from tests.support.cluster import GPUS_ON_CPU, WORKER_HOOK, autoscaling, fixed_n
 from tests.support.driver import Driver
 from tests.support.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.ray, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.nodes]
 
 IMAGES = 72
 FEWER = 16

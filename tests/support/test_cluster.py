@@ -9,7 +9,7 @@ import pytest
 from tests.support.cluster import GPUS_ON_CPU, WORKER_HOOK, autoscaling, fixed_nodes
 from tests.support.patience import wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.long]  # some 20 s each
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.nodes]  # some 20 s each
 QUICK = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
 HOOK = """
 import os

@@ -16,7 +16,7 @@ from tune.search import sweep_folder
 from tune.sweep import Trials, load_sweep
 from tune.trial import Records, run_trial
 
-pytestmark = [pytest.mark.ray, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.nodes]
 
 # Six detectors that learn from the same labels.
 DETECTORS = (

@@ -15,7 +15,7 @@ from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.training_on_nodes import TASK
 from tests.support.two_workers import train_two
 
-pytestmark = [pytest.mark.ray, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.nodes]
 
 
 def started(folder, scenario):
