@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-plain test-long test-portable check format lock clean
+.PHONY: help setup demo test test-plain test-long test-nodes test-portable check format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,7 +32,9 @@ test-plain: setup ## the tests that start no Ray and train for no more than mome
 
 test-long: setup ## the tests that test leaves out: whole runs that are killed, whole sweeps that train
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "long and not nodes"
-	$(BIN)/python -m pytest -m "long and nodes"
+
+test-nodes: setup ## the tests on clusters of several nodes, one at a time (about 25 min on 2 idle cores)
+	$(BIN)/python -m pytest -m nodes
 
 test-portable: setup ## the suite as other processors round, with 1 and 2 threads, in shuffled orders (about 50 min on 2 idle cores)
 	$(BIN)/python -m tests.portable
