@@ -33,7 +33,7 @@ test-plain: setup ## the tests that start no Ray and train for no more than mome
 test-long: setup ## the tests that test leaves out: whole runs that are killed, whole sweeps that train
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "long and not nodes"
 
-test-nodes: setup ## the tests on clusters of several nodes, one at a time (about 25 min on 2 idle cores)
+test-nodes: setup ## the tests on clusters of several nodes, one at a time
 	$(BIN)/python -m pytest -m nodes
 
 test-portable: setup ## the suite as other processors round, with 1 and 2 threads, in shuffled orders (about 50 min on 2 idle cores)

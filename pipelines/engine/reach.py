@@ -73,16 +73,13 @@ def reach(resources: ResourcesConfig, voice: Voice, avoided: Collection[str] = (
 
 
 @contextmanager
-def asking_for(bundle: Mapping[str, float], times: int) -> Iterator[list[Any]]:
-    """Ask Ray for room of ``times`` bundles until the body ends; whatever room is found is given back then.
-
-    Yields the groups that ask: whoever finds one of them ready removes it with ``stop_asking``.
-    """
+def asking_for(bundle: Mapping[str, float], times: int) -> Iterator[None]:
+    """Ask Ray for room of ``times`` bundles until the body ends; whatever room is found is given back then."""
     import ray
 
     groups = [ray.util.placement_group([dict(bundle)]) for _ in range(times)]
     try:
-        yield groups
+        yield
     finally:
         for group in groups:
             stop_asking(group)
