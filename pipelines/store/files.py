@@ -74,16 +74,8 @@ def write_bytes(uri: str, data: bytes) -> None:
     if not is_local(fs):
         fs.pipe_file(path, data)
         return
-    os.makedirs(posixpath.dirname(path), exist_ok=True)
-    temporary = posixpath.join(posixpath.dirname(path), f".{posixpath.basename(path)}.{uuid.uuid4().hex[:8]}")
-    try:
-        with naming(path):
-            with open(temporary, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # gone, unless something went wrong
-            os.unlink(temporary)
+    with _in_place(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
 
 
 def write_large(uri: str, write: Callable[[BinaryIO], None]) -> None:
@@ -99,11 +91,18 @@ def write_large(uri: str, write: Callable[[BinaryIO], None]) -> None:
             _fill(written, write)
             fs.put_file(written, path)
         return
+    with _in_place(path) as temporary:
+        _fill(temporary, write)
+
+
+@contextmanager
+def _in_place(path: str) -> Iterator[str]:
+    """Make a file's folder and yield the path of another file there, which takes the file's place once the body has ended."""
     os.makedirs(posixpath.dirname(path), exist_ok=True)
     temporary = posixpath.join(posixpath.dirname(path), f".{posixpath.basename(path)}.{uuid.uuid4().hex[:8]}")
     try:
         with naming(path):
-            _fill(temporary, write)
+            yield temporary
             os.replace(temporary, path)
     finally:
         with suppress(OSError):  # gone, unless something went wrong
