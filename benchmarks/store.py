@@ -252,9 +252,9 @@ class _Heard:
         """Say nothing."""
         return nullcontext()
 
-    def steps(self, label: str) -> nullcontext[Callable[[int, int, str], None]]:  # noqa: ARG002
+    def steps(self, label: str) -> nullcontext[Callable[[Any], None]]:  # noqa: ARG002
         """Say nothing."""
-        return nullcontext(lambda _done, _total, _figures: None)
+        return nullcontext(lambda _step: None)
 
 
 def _count_files(uri: str) -> Counter[str]:

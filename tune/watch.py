@@ -10,7 +10,7 @@ import ray.tune
 
 from pipelines.engine import nodes as cluster
 from pipelines.engine.reach import SAY_EVERY_S, words_of_ray
-from pipelines.engine.voice import Tone, Toned, Voice
+from pipelines.engine.voice import Tone, Toned, Voice, Waiting
 from pipelines.store.numbers import percent
 from tune.deaths import Deaths, Verdict
 from tune.machines import connected_machines, told_size
@@ -121,10 +121,8 @@ class Watch(ray.tune.Callback):
             )
         if now - self._said_at >= SAY_EVERY_S:
             self._said_at = now
-            waited = f"{now - self._waiting_since:.0f} s"
-            self._voice.say(
-                f"  waiting for a place for a trial with {size}, {waited}: the nodes have {there}; {words_of_ray()}"
-            )
+            what, details = f"a place for a trial with {size}", f"the nodes have {there}; {words_of_ray()}"
+            self._voice.say(Waiting(what=what, seconds=now - self._waiting_since, details=details))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """See ``ray.tune.Callback``; it died once too often, unless its node was lost: then the next call goes on with it."""

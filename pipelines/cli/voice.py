@@ -21,7 +21,7 @@ from rich.progress import (
 
 from pipelines.cli.table_layout import TableLayout
 from pipelines.cli.tones import has_highlights, to_text
-from pipelines.engine.voice import ShowSteps, TextTable, Tone, Toned, Words
+from pipelines.engine.voice import ShowStep, Step, TextTable, Tone, Toned, Words
 
 _LOG_COLUMNS = 120
 _POLL_S = 1.0  # on a terminal
@@ -70,22 +70,22 @@ class ConsoleVoice:
             thread.join()
 
     @contextmanager
-    def steps(self, label: str) -> Iterator[ShowSteps]:
+    def steps(self, label: str) -> Iterator[ShowStep]:
         """See ``Voice``."""
         if not self._console.is_terminal:
             last = time.monotonic()
 
-            def line(done: int, total: int, figures: str) -> None:
+            def line(step: Step) -> None:
                 nonlocal last
                 if time.monotonic() - last >= _LINE_S:
                     last = time.monotonic()
-                    self.say(f"  {label} step {done:,}/{total:,} {figures}")
+                    self.say(f"  {label} step {step.done:,}/{step.planned:,} {_figures(step)}")
 
             yield line
             return
         with self._bar("figures", TimeElapsedColumn()) as bar:
             shown = bar.add_task(label, total=None, figures="starting workers")
-            yield lambda done, total, figures: bar.update(shown, total=total, completed=done, figures=figures)
+            yield lambda step: bar.update(shown, total=step.planned, completed=step.done, figures=_figures(step))
 
     def _bar(self, field: str, *times: ProgressColumn) -> Progress:
         """Return a bar that shows a field of its task beside it."""
@@ -114,6 +114,11 @@ class ConsoleVoice:
 def voice_in_log(file: TextIO) -> ConsoleVoice:
     """Return a voice that writes a log for people."""
     return ConsoleVoice(Console(file=file, width=_LOG_COLUMNS, soft_wrap=True))
+
+
+def _figures(step: Step) -> str:
+    minutes, seconds = divmod(round(step.left_s), 60)
+    return f"loss {step.loss:.3f} {step.images_per_s:.0f} img/s, {minutes}:{seconds:02} left"
 
 
 def _rate(rows: int, start: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.dataflow.notes import Kind, Notes
 from pipelines.engine import nodes as cluster
 from pipelines.engine.reach import SAY_EVERY_S, stop_asking, words_of_ray
-from pipelines.engine.voice import Voice
+from pipelines.engine.voice import Voice, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ class Watch:
                 if built or any(note.node_id in alive for note in self.notes.read(Kind.BUILDING)):
                     started = said = now
                 elif now - said >= SAY_EVERY_S:
-                    waited = f"  waiting for workers, {now - started:.0f} s"
-                    self.voice.say(f"{waited}: {len(alive)} node(s); {words_of_ray()}")
+                    details = f"{len(alive)} node(s); {words_of_ray()}"
+                    self.voice.say(Waiting(what="workers", seconds=now - started, details=details))
                     said = now
             except Exception:  # a cluster that does not answer for a moment does so when it is asked again
                 logger.warning("the cluster could not be looked at", exc_info=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pipelines.engine import nodes as cluster
 from pipelines.engine import ray_session
-from pipelines.engine.voice import Voice
+from pipelines.engine.voice import Voice, Waiting
 from pipelines.recipe.config import ResourcesConfig
 from weaksam.errors import ConfigError, RunError
 
@@ -149,7 +149,8 @@ def _wait(resources: ResourcesConfig, on_gpus: bool, voice: Voice, avoided: Coll
                     f"{_missing(found, on_gpus)}. Start workers and run the same command again"
                 )
             if now - said >= SAY_EVERY_S:
-                voice.say(f"  waiting for room for {least} actor(s), {now - started:.0f} s: {_missing(found, on_gpus)}")
+                what, details = f"room for {least} actor(s)", _missing(found, on_gpus)
+                voice.say(Waiting(what=what, seconds=now - started, details=details))
                 said = now
     return found
 

@@ -38,7 +38,26 @@ class Toned:
     tone: Tone
 
 
-Words = str | Toned  # a string is plain; markup in it means nothing
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A line about what the work waits for. It is said every 15 s for as long as it does."""
+
+    what: str
+    seconds: float  # so far
+    details: str  # what there is, and what is known of the rest
+
+    @property
+    def text(self) -> str:
+        """What people read."""
+        return f"  waiting for {self.what}, {self.seconds:.0f} s: {self.details}"
+
+    @property
+    def tone(self) -> Tone:
+        """How it is meant."""
+        return Tone.PLAIN
+
+
+Words = str | Toned | Waiting  # a string is plain; markup in it means nothing
 
 
 def plain(words: Iterable[Words]) -> str:
@@ -85,7 +104,18 @@ class TextTable:
         self.rows.append([(cell,) if isinstance(cell, Words) else tuple(cell) for cell in cells])
 
 
-ShowSteps = Callable[[int, int, str], None]  # of a training: steps done, of how many, and figures of the last one
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """How far a training is, with means over the steps since it was last said."""
+
+    done: int  # steps
+    planned: int
+    loss: float
+    images_per_s: float
+    left_s: float  # until the end
+
+
+ShowStep = Callable[[Step], None]
 
 
 class Voice(Protocol):
@@ -109,7 +139,7 @@ class Voice(Protocol):
             count: returns how many there are; called now and then, from another thread.
         """
 
-    def steps(self, label: str) -> AbstractContextManager[ShowSteps]:
+    def steps(self, label: str) -> AbstractContextManager[ShowStep]:
         """Give a function that shows the steps of a training while the body runs."""
 
 
@@ -132,9 +162,9 @@ class Silent:
         """See ``Voice``."""
         return nullcontext()
 
-    def steps(self, label: str) -> AbstractContextManager[ShowSteps]:  # noqa: ARG002
+    def steps(self, label: str) -> AbstractContextManager[ShowStep]:  # noqa: ARG002
         """See ``Voice``."""
-        return nullcontext(lambda _done, _total, _figures: None)
+        return nullcontext(lambda _step: None)
 
 
 SILENT = Silent()

@@ -15,6 +15,7 @@ from pipelines.engine import ray_session
 from pipelines.engine.nodes import Node, nodes
 from pipelines.engine.reach import Reach, reach
 from pipelines.engine.stage import Job
+from pipelines.engine.voice import Step
 from pipelines.products.rows import Throughput
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.store.dropped import write_dropped
@@ -80,7 +81,8 @@ def fit(
     with job.voice.steps(job.instance.name) as show:
 
         def progress(row: Progress) -> None:
-            show(row.step, row.steps, _figures(row))
+            means = {"loss": row.loss, "images_per_s": row.images_per_s}
+            show(Step(done=row.step, planned=row.steps, left_s=row.eta_s, **means))
             watch(row)
             if job.on_scalars is not None:
                 job.on_scalars(job, task, row)
@@ -163,11 +165,6 @@ def choose_resources(
 def _counted(resources: TrainingResources) -> str:
     few, many = resources.least, resources.workers
     return f"{many}" if few == many else f"{few} to {many}"
-
-
-def _figures(row: Progress) -> str:
-    minutes, seconds = divmod(round(row.eta_s), 60)
-    return f"loss {row.loss:.3f} {row.images_per_s:.0f} img/s, {minutes}:{seconds:02} left"
 
 
 def _drop_skipped(job: Job[Any], task: TrainingTask, result: TrainingResult) -> Proof:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from pipelines.engine.voice import Words
 from pipelines.training.checkpoints import Checkpoints, read_scalars, write_events
 from pipelines.training.task import (
     Progress,
@@ -39,7 +40,7 @@ def run_training(
     run_name: str,
     resources: TrainingResources,
     progress: Callable[[Progress], None] | None = None,
-    say: Callable[[str], None] = logger.warning,
+    say: Callable[[Words], None] = logger.warning,
 ) -> TrainingResult:
     """Train until every planned step is done, continuing from the newest checkpoint under ``storage_uri/run_name``.
 

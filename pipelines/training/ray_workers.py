@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.engine import interrupts, ray_session
 from pipelines.engine import nodes as cluster
 from pipelines.engine.nodes import Node
+from pipelines.engine.voice import Words
 from pipelines.store.explain import explain, last_line, storage_failure
 from pipelines.store.files import open_arrow_fs
 from pipelines.training.checkpoints import Checkpoints, read_scalars
@@ -46,7 +47,7 @@ def run_on_ray(
     storage_uri: str,
     run_name: str,
     progress: Callable[[Progress], None] | None,
-    say: Callable[[str], None],
+    say: Callable[[Words], None],
 ) -> None:
     """Call ``run_worker(resources, rank=…, world=…, device=…)`` in each worker of a group, again after each death.
 

@@ -15,6 +15,7 @@ from pipelines.engine import nodes as cluster
 from pipelines.engine import ray_session
 from pipelines.engine.nodes import Node
 from pipelines.engine.reach import SAY_EVERY_S, stop_asking, words_of_ray
+from pipelines.engine.voice import Waiting, Words
 from pipelines.training.task import TrainingResources, number_of_workers
 from weaksam.errors import ConfigError, RunError
 
@@ -34,7 +35,7 @@ def cpus_each(found: Sequence[Node], workers: int, most: int, *, use_gpu: bool) 
     return next((n for n in range(most, 0, -1) if _room(found, n, use_gpu=False) >= workers), 0)
 
 
-def wait_for_room(wanted: TrainingResources, batch_size: int, say: Callable[[str], None]) -> TrainingResources:
+def wait_for_room(wanted: TrainingResources, batch_size: int, say: Callable[[Words], None]) -> TrainingResources:
     """Return ``wanted`` with as many workers as find room now, of a size that fits; wait until the fewest do.
 
     An interrupt ends the wait at once.
@@ -71,7 +72,8 @@ def wait_for_room(wanted: TrainingResources, batch_size: int, say: Callable[[str
                     "nodes and run the same command again"
                 )
             if time.monotonic() - said >= SAY_EVERY_S:
-                say(f"  waiting, {waited:.0f} s: {_missing(wanted, cpus, found, now_free)}; {words_of_ray()}")
+                details = f"{_missing(wanted, cpus, found, now_free)}; {words_of_ray()}"
+                say(Waiting(what="room", seconds=waited, details=details))
                 said = time.monotonic()
             if not asking and (not possible or waited > _SETTLE_S):
                 asking = _ask(wanted, cpus, now_free)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ray
 
+from pipelines.engine.voice import Words, plain
 from pipelines.training.loop import run_training
 from pipelines.training.task import TrainingResources
 from tests.support.cluster import FixedNodes, fixed_nodes
@@ -25,7 +26,7 @@ def disturb(nodes: FixedNodes, folder: Path, scenario: str, said: list[str]) -> 
     wait_until(lambda: list(folder.glob("run/step-*.pt")))
     nodes.lose(nodes.nodes[0])
     if scenario == "back":
-        wait_until(lambda: any("waiting, " in line for line in said))
+        wait_until(lambda: any("waiting for room, " in line for line in said))
         nodes.add(cpus=1)
 
 
@@ -34,7 +35,8 @@ def main(folder: Path, scenario: str) -> None:
     said: list[str] = []
     began = time.monotonic()
 
-    def say(line: str) -> None:
+    def say(words: Words) -> None:
+        line = plain([words])
         said.append(line)
         print(f"{time.monotonic() - began:.0f} s: {line}", flush=True)  # noqa: T201
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from pipelines.engine.voice import ShowSteps, Silent, TextTable, Words, plain
+from pipelines.engine.voice import ShowStep, Silent, Step, TextTable, Words, plain
 
 
 class Recorder(Silent):
@@ -14,7 +14,7 @@ class Recorder(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.counted: list[tuple[str, int, int, int]] = []  # of rows: label, total, done before and after
-        self.steps_shown: list[tuple[str, int, int, str]] = []  # of trainings: label, done, total, figures
+        self.steps_shown: list[tuple[str, Step]] = []  # of trainings, with their labels
 
     @property
     def text(self) -> str:
@@ -37,6 +37,6 @@ class Recorder(Silent):
         yield
         self.counted.append((label, total, before, count()))
 
-    def steps(self, label: str) -> AbstractContextManager[ShowSteps]:
+    def steps(self, label: str) -> AbstractContextManager[ShowStep]:
         """See ``Voice``."""
-        return nullcontext(lambda done, total, figures: self.steps_shown.append((label, done, total, figures)))
+        return nullcontext(lambda step: self.steps_shown.append((label, step)))

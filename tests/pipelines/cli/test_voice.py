@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipelines.cli import voice as module
 from pipelines.cli.voice import ConsoleVoice, voice_in_log
-from pipelines.engine.voice import Tone, Toned
+from pipelines.engine.voice import Step, Tone, Toned, Waiting
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import Table
 from tests.support.patience import wait_until
@@ -95,17 +95,17 @@ def test_short_work_needs_no_sign_of_life() -> None:
 def test_steps_of_a_training_are_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = io.StringIO()
     with ConsoleVoice(Console(file=printed)).steps("train-mil") as show:
-        show(3, 9, "loss 0.500")
+        show(Step(done=3, planned=9, loss=0.5, images_per_s=1.0, left_s=6.0))
         assert printed.getvalue() == ""  # it has only just begun
         monkeypatch.setattr(module, "_LINE_S", 0.0)
-        show(4, 9000, "loss 0.400")
-    assert printed.getvalue() == "  train-mil step 4/9,000 loss 0.400\n"
+        show(Step(done=4, planned=9000, loss=0.4, images_per_s=12.6, left_s=125.4))
+    assert printed.getvalue() == "  train-mil step 4/9,000 loss 0.400 13 img/s, 2:05 left\n"
 
 
 def test_steps_of_a_training_are_a_bar_on_a_terminal() -> None:
     printed = io.StringIO()
     with ConsoleVoice(Console(file=printed, force_terminal=True, width=120)).steps("train-mil") as show:
-        show(3, 9, "loss 0.500")
+        show(Step(done=3, planned=9, loss=0.5, images_per_s=1.0, left_s=6.0))
     assert "3/9" in printed.getvalue()
     assert "loss 0.500" in printed.getvalue()
 
@@ -116,6 +116,10 @@ SAID = {
         "\x1b[1mpropose\x1b[0m took \x1b[1;36m3\x1b[0m\n",
     ),
     "particulars stay quiet": ([Toned("sam 42", Tone.QUIET)], "\x1b[2msam 42\x1b[0m\n"),
+    "what is waited for is a line like others": (
+        [Waiting(what="workers", seconds=30.4, details="1 node")],
+        "  waiting for workers, \x1b[1;36m30\x1b[0m s: \x1b[1;36m1\x1b[0m node\n",
+    ),
     "what comes from elsewhere stays as it is": ([Toned("3 of :x: [b]", Tone.VERBATIM), " 4"], "3 of :x: [b] 4\n"),
     "an error's numbers stand out too": (
         [Toned("failed: 7", Tone.ERROR)],

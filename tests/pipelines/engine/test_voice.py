@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from pipelines.engine.voice import SILENT, Kind, TextTable, Tone, Toned, plain
+from pipelines.engine.voice import SILENT, Kind, Step, TextTable, Tone, Toned, Waiting, plain
 from tests.support.voice import Recorder
 
 
@@ -22,7 +22,8 @@ def test_whoever_gives_no_voice_hears_nothing(capsys: pytest.CaptureFixture[str]
     with SILENT.sign_of_life("at work"), SILENT.rows("propose", 2, lambda: 1), SILENT.steps("train-mil") as show:
         SILENT.say(Toned("propose", Tone.NAME), " is finished")
         SILENT.table(table)
-        show(1, 2, "loss 0.5")
+        show(Step(done=1, planned=2, loss=0.5, images_per_s=1.0, left_s=1.0))
+        SILENT.say(Waiting(what="workers", seconds=15.0, details="1 node"))
     assert capsys.readouterr() == ("", "")
 
 

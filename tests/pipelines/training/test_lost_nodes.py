@@ -63,7 +63,7 @@ def test_a_training_waits_aloud_for_its_workers_and_learns_the_same_bits(tmp_pat
 
 def test_an_interrupt_ends_the_wait_for_workers(tmp_path):
     process, log = started(tmp_path, "none")
-    wait_until(lambda: "waiting, " in log.read_text() or process.poll() is not None)
+    wait_until(lambda: "waiting for room, " in log.read_text() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 0, log.read_text()
     printed = log.read_text()

@@ -102,8 +102,8 @@ def test_nodes_are_asked_for_and_waited_for_aloud(monkeypatch):
     assert wait_for_room(wanted(least=2), 8, said.append).workers == 2
     assert seen.asked == [4]
     assert seen.taken_back == 1
-    assert said == [
-        f"  waiting, {seconds} s: 2 training worker(s) need room for 1 CPU(s) each; 1 node(s) have it "
+    assert [words.text for words in said] == [
+        f"  waiting for room, {seconds} s: 2 training worker(s) need room for 1 CPU(s) each; 1 node(s) have it "
         f"for 0; Ray: pending 2 x {{CPU: 2}}"
         for seconds in (15, 30)
     ]
