@@ -12,7 +12,7 @@ import recipes
 from pipelines.recipe.keys import to_plain
 from pipelines.recipe.model import Recipe, load_recipe, shipped_recipes
 from pipelines.recipe.yaml_text import render
-from pipelines.registry import STAGES
+from pipelines.registry import STAGES, active
 from pipelines.runner import Run
 from weaksam.clues.weaktr import WeakTr
 from weaksam.config import WeakTrConfig, Weights
@@ -24,8 +24,8 @@ PRESETS = [name for name in shipped_recipes() if name.startswith("presets/")]
 
 
 def test_the_recipes_that_are_promised_are_there() -> None:
-    assert {"shapes", "voc07", "voc12", "coco14"} <= set(WHOLE)
-    assert {"presets/paper", "presets/official"} <= set(PRESETS)
+    assert {"shapes", "voc07", "voc12", "coco14", "coco17"} <= set(WHOLE)
+    assert {"presets/paper", "presets/official", "presets/nightly"} <= set(PRESETS)
     files = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.y*ml")}
     assert {name for name in files if not name.startswith(("sweeps/", "tables/"))} == {*WHOLE, *PRESETS, "standard"}
 
@@ -65,6 +65,33 @@ def test_a_preset_merges_into_every_recipe_and_all_of_it_arrives(name: str, pres
     assert wanted
     assert {path: merged[path] for path in wanted} == wanted
     assert {origins[path] for path in wanted} == {f"{preset.partition('/')[2]}.yaml"}
+
+
+def test_coco17_shows_each_image_as_often_as_coco14() -> None:
+    coco14, coco17 = load_recipe("coco14")[0], load_recipe("coco17")[0]
+    assert (coco17.data.kind, coco17.data.train_split, coco17.data.splits) == (
+        "coco",
+        "train2017",
+        ("train2017", "val2017"),
+    )
+    assert {verb.partition(".")[0] for verb in coco17.stages} >= {"propose", "train-mil", "detect", "label", "retrain"}
+    for was, now in ((coco14.mil, coco17.mil), (coco14.retrain, coco17.retrain)):
+        assert now.batch_size == was.batch_size
+        expected = [steps * 118_287 / 82_783 for steps in (was.steps, *was.milestones)]
+        assert [now.steps, *now.milestones] == pytest.approx(expected, abs=50)  # rounded to hundreds
+    drop = coco17.retrain.detector.drop
+    assert (drop.start_step, drop.tau_cls, drop.tau_reg) == (14_300, 5.0, 4.0)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_night_with_pinned_clue_weights_trains_nothing_that_it_was_not_asked_for(name: str, tmp_path: Path) -> None:
+    pinned = {"uri": "s3://mine/classifier.safetensors", "sha256": "ab" * 32}
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump({"base": [f"{name}.yaml", "presets/nightly.yaml"], "clues": {"weights": pinned}}))
+    recipe, _ = load_recipe(str(mine))
+    assert recipe.clues.weights == Weights(**pinned)
+    assert "train-classifier" not in active(recipe)
+    assert {recipe.classifier.train_again, recipe.mil.train_again, recipe.retrain.train_again} == {"asked"}
 
 
 def test_the_demo_downloads_nothing() -> None:
