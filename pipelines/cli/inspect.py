@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from pipelines.bringing import too_many_dropped
 from pipelines.cli import terminal
 from pipelines.cli.console import console, voice
 from pipelines.cli.doctor import run_doctor
-from pipelines.cli.options import RunArgument
+from pipelines.cli.options import MaxDroppedOption, RunArgument
 from pipelines.engine.clean import plan_cleaning
-from pipelines.engine.status import run_dropped, run_status
+from pipelines.engine.status import InstanceStatus, instances_in_order, run_dropped, run_status, status_json
 from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from pipelines.recipe.model import load_recipe, shipped_recipes
 from pipelines.store.dropped import to_json, to_lines
@@ -39,19 +41,38 @@ def recipes() -> None:
     voice.table(table)
 
 
-def status(run_folder: RunArgument) -> None:
+def status(
+    run_folder: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Every instance as a JSON list, for programs.")] = False,
+    max_dropped: MaxDroppedOption = "",
+) -> None:
     """Show what a run has done, what is running, what was interrupted, and why images were dropped. Changes nothing in it.
 
-    Example:
+    With --max-dropped it ends as the run would have ended, which a scheduler may ask in the morning.
+
+    Examples:
 
         weaksam status runs/voc07
+
+        weaksam status s3://bucket/runs/nightly --json --max-dropped 1%
     """
+    lines = run_status(run_folder)
+    if as_json:
+        console.out(status_json(lines), highlight=False)
+    else:
+        _show(lines, run_folder)
+    for instance in instances_in_order(run_folder) if max_dropped else ():
+        if error := too_many_dropped(instance, instance.manifest() or {}, max_dropped):
+            raise error
+
+
+def _show(lines: Sequence[InstanceStatus], run_folder: str) -> None:
+    """Lay out the state of a run for people."""
     tones = {"finished": Tone.GOOD, "running": Tone.BUSY, "interrupted": Tone.NOTICE}
     table = TextTable()
     table.add_columns(Kind.NAME, "instance", "key", "state")
     table.add_columns(Kind.FIGURE, "seconds")
     table.add_columns(Kind.TEXT, "detail")
-    lines = run_status(run_folder)
     for line in lines:
         seconds = "" if line.seconds is None else f"{line.seconds:,.1f}"
         table.add_row(line.name, line.key, Toned(line.state, tones[line.state]), seconds, line.detail)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from pipelines.recipe.model import load_recipe
 from pipelines.store.dropped import DroppedReason, dropped_by_reason
@@ -26,6 +28,8 @@ class InstanceStatus:
     state: str  # "finished", "running" or "interrupted"
     detail: str  # the proof, who works on it, or how far it came
     seconds: float | None
+    finished: str | None  # when, in UTC
+    images: Mapping[str, int] | None  # the proof of finished rows: how many were asked for, are done, were dropped
     dropped: list[DroppedReason]
 
 
@@ -36,6 +40,15 @@ def run_status(run_uri: str) -> list[InstanceStatus]:
         RunError: there is no run at this place.
     """
     return [_status(instance) for instance in instances_in_order(run_uri)]
+
+
+def status_json(lines: Sequence[InstanceStatus]) -> str:
+    """Return a run's state as JSON, a list of objects of the fields of ``InstanceStatus``; of dropped images, how many."""
+    rows = [
+        asdict(line) | {"dropped": [{"reason": each.reason, "images": len(each.images)} for each in line.dropped]}
+        for line in lines
+    ]
+    return json.dumps(rows, indent=2)
 
 
 def run_dropped(run_uri: str) -> list[DroppedReason]:
@@ -103,6 +116,8 @@ def _status(instance: Instance) -> InstanceStatus:
             state="finished",
             detail=manifest.get("text", ""),
             seconds=manifest.get("seconds"),
+            finished=manifest.get("finished"),
+            images=manifest.get("images"),
             dropped=dropped,
         )
     holder = lock_holder(instance.folder)
@@ -114,5 +129,7 @@ def _status(instance: Instance) -> InstanceStatus:
         state="interrupted" if holder is None else "running",
         detail=done if holder is None else f"{done}; {holder}",
         seconds=None,
+        finished=None,
+        images=None,
         dropped=dropped,
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -188,6 +189,17 @@ def test_too_many_dropped_images_end_with_exit_code_3_without_torch_and_ray(tmp_
     assert err.startswith("error: propose: 2 of 5 images were dropped, 0 are allowed (--max-dropped 1%)")
     code, _, err, _ = weaksam_command(*command, "--max-dropped", "40%", cwd=tmp_path)
     assert (code, err) == (0, "")
+
+
+def test_whether_a_night_dropped_too_many_is_asked_of_its_files(tmp_path: Path) -> None:
+    finished_with_drops(tmp_path / "run")
+    look = ("status", str(tmp_path / "run"), "--json", "--max-dropped")
+    code, out, err, heavy = weaksam_command(*look, "1%", cwd=tmp_path)
+    assert (code, heavy) == (3, "[]")
+    assert {line["name"]: line["images"] for line in json.loads(out)}["propose"]["dropped"] == 2
+    assert err.startswith("error: propose: 2 of 5 images were dropped, 0 are allowed (--max-dropped 1%)")
+    code, again, err, _ = weaksam_command(*look, "40%", cwd=tmp_path)
+    assert (code, again, err) == (0, out, "")
 
 
 def test_a_run_that_another_process_holds_is_named(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipelines.engine.clean import plan_cleaning
-from pipelines.engine.status import instances_in_order, run_dropped, run_status
+from pipelines.engine.status import instances_in_order, run_dropped, run_status, status_json
 from pipelines.store.files import write_bytes
 from pipelines.store.instances import Instance
 from pipelines.store.lock import Lock
@@ -78,6 +79,24 @@ def test_reasons_of_finished_and_unfinished_instances_are_told(tmp_path: Path) -
     lines = {line.name: line for line in run_status(str(tmp_path))}
     assert [str(reason) for reason in lines["propose"].dropped] == ["r 2 (such as x0)"]
     assert lines["detect.mil"].detail == "0 rows, 1 dropped so far"
+
+
+def test_programs_read_the_same_as_people(tmp_path: Path) -> None:
+    proof = {"images": 5, "done": 3, "dropped": 2, "before": 0, "duplicates": 0}
+    at = "2026-11-28T02:10:00+00:00"
+    done = instance(tmp_path, "propose", "aaa", rows=3, drops=2)
+    done.finish({"text": "images 5 = …", "seconds": 1.5, "finished": at, "images": proof})
+    instance(tmp_path, "report", "bbb")
+    assert json.loads(status_json(run_status(str(tmp_path)))) == [
+        {
+            "name": "propose", "key": "aaa", "state": "finished", "detail": "images 5 = …", "seconds": 1.5,
+            "finished": at, "images": proof, "dropped": [{"reason": "r", "images": 2}],
+        },
+        {
+            "name": "report", "key": "bbb", "state": "interrupted", "detail": "0 rows, 0 dropped so far", "seconds": None,
+            "finished": None, "images": None, "dropped": [],
+        },
+    ]  # fmt: skip
 
 
 def test_a_folder_of_previews_names_them(tmp_path: Path) -> None:
