@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weaksam.config.precision import Precision
 from weaksam.errors import ConfigError
@@ -44,16 +45,41 @@ def tf32_within(wanted: bool, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def computing(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Let a network compute in ``precision`` in the body; softmax and norms are summed in float32 in each."""
-    half = torch.autocast(device.type, half_type(device), enabled=precision == "fast")
-    with tf32_within(precision == "tf32", device), half:
-        yield
+def computing(precision: Precision, network: nn.Module, option: str) -> Iterator[None]:
+    """Let a network compute in ``precision`` in the body; softmax and norms are summed in float32 in each.
+
+    Raises:
+        ConfigError: one of its products or convolutions was too large for half precision; ``option`` is what chose it.
+    """
+    device = next(network.parameters()).device
+    if precision != "fast":
+        with tf32_within(precision == "tf32", device):
+            yield
+        return
+    all_finite: list[Tensor] = []  # one flag for each result; read at the end, so that a GPU is waited for once
+
+    def look(_module: nn.Module, _inputs: Any, result: Tensor) -> None:
+        all_finite.append(result.isfinite().all())
+
+    products = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    hooks = [module.register_forward_hook(look) for module in products]
+    try:
+        with tf32_within(False, device), torch.autocast(device.type, half_type(device)):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if all_finite and not torch.stack(all_finite).all():
+        raise _too_large(option)
 
 
 def require_finite(values: Tensor, option: str) -> None:
     """Raise ConfigError where half precision could not hold a number: what follows of it would be silently wrong."""
     if not values.isfinite().all():
-        raise ConfigError(
-            f"{option}: expected numbers that half precision holds, got larger ones with these weights; set {option}=exact"
-        )
+        raise _too_large(option)
+
+
+def _too_large(option: str) -> ConfigError:
+    return ConfigError(
+        f"{option}: expected numbers that half precision holds, got larger ones with these weights; set {option}=exact"
+    )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +19,10 @@ import pyarrow as pa
 from pipelines.dataflow.fates import Care, Fates
 from pipelines.dataflow.lost_rows import errors_of_tasks, first_of_our_code
 from pipelines.dataflow.notes import Kind, Notes
-from pipelines.dataflow.pools import TASK_CPUS, ActorPools, OwnProcess, Pools
+from pipelines.dataflow.pools import TASK_CPUS, ActorPools, OwnProcess, Pools, advice_silenced
 from pipelines.dataflow.watch import Watch
+from pipelines.engine import interrupts, ray_session
 from pipelines.engine import nodes as cluster
-from pipelines.engine import ray_session
 from pipelines.engine.reach import Reach, reach
 from pipelines.engine.sizes import PoolSizes, pool_sizes
 from pipelines.engine.stage import Job
@@ -43,7 +43,8 @@ Operators = Callable[[Any, Pools], Any]  # from planned rows to rows of the tabl
 
 _FRUITLESS = 3  # passes in a row that come to nothing, before the work is given up
 _HOW = {Care.TOGETHER: "again", Care.ALONE: "one per task", Care.BY_ITSELF: "one at a time"}
-_TROUBLE = pa.schema([("errno", pa.int32()), ("reason", pa.string()), ("file", pa.string())])  # of the storage
+# Of a part: null where it was written, else what the storage said.
+_OUTCOME = pa.schema([("errno", pa.int32()), ("reason", pa.string()), ("file", pa.string())])
 
 
 def work_off(
@@ -200,28 +201,49 @@ class _Work:
         # A block for each task, made here: ``repartition`` would ask for a whole CPU, which actors leave on no small node.
         at_once = pools.sizes.rows_per_task
         dataset: Any = ray.data.from_blocks([rows.slice(n, at_once) for n in range(0, rows.num_rows, at_once)])
-        watch = Watch(pools.notes, self._job.voice, pools.bundle, pools.most if room.starts_nodes else 0)
         try:
             with (
+                advice_silenced(),
                 ray_session.frozen_when_interrupted(),
-                watch.on() if room.grows else nullcontext(),
+                self._watched(pools, room) as task_ended,
                 errors_of_tasks(self._table.folder) as errors,
             ):
-                troubles = self._operators(dataset, pools).map_batches(
+                outcomes = self._operators(dataset, pools).map_batches(
                     pools.notes.of_function(_write_or_say_why),
                     fn_kwargs={"table": self._table, "token": self._job.lock.token},
                     batch_size=None,
                     batch_format="pyarrow",
                     num_cpus=TASK_CPUS,
                 )
-                for batch in troubles.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                    for trouble in batch.to_pylist():
-                        raise OSError(trouble["errno"], trouble["reason"], trouble["file"])
+                for batch in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                    for outcome in batch.to_pylist():
+                        if outcome["errno"] is not None:
+                            raise OSError(outcome["errno"], outcome["reason"], outcome["file"])
+                        task_ended()
         except Exception as error:
             if first_of_our_code([error]) is not None:
                 raise
             return _End(errors=[error], early=True)
         return _End(errors=errors, early=False)
+
+    @contextmanager
+    def _watched(self, pools: ActorPools, room: Reach) -> Iterator[Callable[[], None]]:
+        """Look after the cluster while the body runs a pass; give what the body calls when a task has ended."""
+        if not room.grows:
+            yield lambda: None
+            return
+        with interrupts.revocable() as give_up:
+            watch = Watch(
+                pools.notes,
+                self._job.voice,
+                pools.bundle,
+                most=pools.most if room.starts_nodes else 0,
+                tasks_left=pools.batches,
+                wait_s=self._resources.wait_for_workers,
+                give_up=give_up,
+            )
+            with watch.on():
+                yield watch.task_ended
 
     def _judge_images(self, errors: Sequence[BaseException], notes: Notes) -> bool:
         """Find out which images of those left over processes or nodes ended with; return whether there are any.
@@ -284,9 +306,9 @@ def _write(part: pa.Table, table: Table, token: str) -> None:
 
 def _write_or_say_why(part: pa.Table, *, table: Table, token: str) -> pa.Table:
     """Write a part; a storage that does not take it ends the pass, where an exception would be one more block to try again."""
-    rows = []
+    outcome: dict[str, Any] = {}
     try:
         _write(part, table, token)
     except OSError as error:
-        rows = [{"errno": error.errno or errno.EIO, "reason": error.strerror or str(error), "file": error.filename}]
-    return pa.Table.from_pylist(rows, schema=_TROUBLE)
+        outcome = {"errno": error.errno or errno.EIO, "reason": error.strerror or str(error), "file": error.filename}
+    return pa.Table.from_pylist([outcome], schema=_OUTCOME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,7 +81,12 @@ class ActorPools:
     @property
     def most_useful(self) -> int:
         """How many actors of a kind have something to do."""
-        return 1 if self.care is Care.BY_ITSELF else -(-self.rows // self.sizes.rows_per_task)
+        return 1 if self.care is Care.BY_ITSELF else self.batches
+
+    @property
+    def batches(self) -> int:
+        """How many batches the rows are cut into."""
+        return -(-self.rows // self.sizes.rows_per_task)
 
     @property
     def most(self) -> int:
@@ -92,10 +98,18 @@ class ActorPools:
         return _DEATHS_PER_TASK if self.care is Care.TOGETHER else 0
 
     def _add(self, dataset: Any, work: Any, **options: Any) -> Any:
-        with warnings.catch_warnings():
-            # How often a task or actor is tried again has no named place yet; this is the only deprecation silenced.
-            warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated.*")
-            return dataset.map_batches(work, batch_format="pyarrow", batch_size=self.sizes.rows_per_task, **options)
+        return dataset.map_batches(work, batch_format="pyarrow", batch_size=self.sizes.rows_per_task, **options)
+
+
+@contextmanager
+def advice_silenced() -> Iterator[None]:
+    """Silence Ray Data's warnings of what is meant, while the body builds and runs a pass."""
+    with warnings.catch_warnings():
+        # How often a task or actor is tried again has no named place yet.
+        warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated.*")
+        # After a process died, the next operator gets fewer batches than it has actors.
+        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors for")
+        yield
 
 
 @dataclass(frozen=True)

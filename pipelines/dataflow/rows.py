@@ -136,6 +136,8 @@ def prepared(
 ) -> Iterator[tuple[dict[str, Any], Callable[[], T]]]:
     """Yield each row with a function that gives what ``prepare`` makes of it, or raises what it raised.
 
+    Called again it prepares anew: of an image that was out of memory once.
+
     Args:
         rows: of a batch.
         prepare: not called for a row with a reason unless its function is.
@@ -147,10 +149,15 @@ def prepared(
     with ThreadPoolExecutor(_AHEAD) as pool:
         started: deque[tuple[dict[str, Any], Callable[[], T]]] = deque()
         for row in rows:
-            started.append((row, partial(prepare, row) if row["reason"] else pool.submit(prepare, row).result))
+            under_way: list[Callable[[], T]] = [] if row["reason"] else [pool.submit(prepare, row).result]
+            started.append((row, partial(_taken, under_way, partial(prepare, row))))
             if len(started) > _AHEAD:
                 yield started.popleft()
         yield from started
+
+
+def _taken(under_way: list[Callable[[], T]], anew: Callable[[], T]) -> T:
+    return under_way.pop()() if under_way else anew()
 
 
 def decode_row(row: Mapping[str, Any]) -> NDArray[np.uint8]:

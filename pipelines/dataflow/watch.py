@@ -1,4 +1,4 @@
-"""Looks after a pass from the driver: asks for further nodes, and says what is waited for."""
+"""Looks after a pass from the driver: asks for further nodes, says what is waited for, and gives up after some time."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.dataflow.notes import Kind, Notes
 from pipelines.engine import nodes as cluster
-from pipelines.engine.reach import SAY_EVERY_S, stop_asking, words_of_ray
+from pipelines.engine.reach import AGAIN_WITH_WORKERS, SAY_EVERY_S, stop_asking, words_of_ray
 from pipelines.engine.voice import Voice, Waiting
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,9 @@ class Watch:
     voice: Voice
     bundle: dict[str, float]  # what an actor reserves
     most: int  # actors that nodes are asked for; 0 = none is asked for
+    tasks_left: int  # of the pass, which counts them down; no more actors are of use
+    wait_s: float = 0.0  # that no actor may be there, before the pass is given up; 0 = as long as it takes
+    give_up: Callable[[str], None] = lambda _reason: None  # ends the pass, with these words
     _groups: list[Any] = field(default_factory=list)
     _ask_from: float = 0.0  # time.monotonic()
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -48,6 +51,10 @@ class Watch:
             for group in self._groups:
                 stop_asking(group)
 
+    def task_ended(self) -> None:
+        """Count one of the pass's tasks as done."""
+        self.tasks_left -= 1
+
     def _look(self) -> None:
         started = said = time.monotonic()
         while not self._stop.wait(_LOOK_EVERY_S):
@@ -58,6 +65,12 @@ class Watch:
                 now = time.monotonic()
                 if built or any(note.node_id in alive for note in self.notes.read(Kind.BUILDING)):
                     started = said = now
+                elif self.wait_s and now - started > self.wait_s:
+                    self.give_up(
+                        f"no room for an actor within {self.wait_s:g} s (resources.wait_for_workers): {len(alive)} node(s); "
+                        f"{words_of_ray()}. {AGAIN_WITH_WORKERS}"
+                    )
+                    return
                 elif now - said >= SAY_EVERY_S:
                     details = f"{len(alive)} node(s); {words_of_ray()}"
                     self.voice.say(Waiting(what="workers", seconds=now - started, details=details))
@@ -74,7 +87,7 @@ class Watch:
         """Keep asking for the room that further actors would need; leave what was found to the pool, which grows into it."""
         import ray
 
-        now, wanted = time.monotonic(), min(self.most - built, _ASKED_AT_ONCE)
+        now, wanted = time.monotonic(), min(min(self.most, self.tasks_left) - built, _ASKED_AT_ONCE)
         if any(group.wait(0) for group in self._groups):
             wanted, self._ask_from = 0, now + _TO_GROW_S
         while len(self._groups) > max(0, wanted):

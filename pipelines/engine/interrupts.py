@@ -1,9 +1,10 @@
-"""What ends work before its end: Ctrl-C, SIGTERM and SIGHUP (the terminal is gone), and a lock that was lost.
+"""What ends work before its end: Ctrl-C, SIGTERM and SIGHUP (the terminal is gone), and other threads of ours.
 
 first     KeyboardInterrupt in the main thread; everything unwinds, with locks released and Ray left, and signals that come
           meanwhile do not disturb it
 second    the same, but whoever is not done after some seconds is ended: exit code and line are the same
-lost      ``Revoked``, a KeyboardInterrupt, in the thread that works under the lock; as hurried as a second signal
+revoked   ``Revoked``, a KeyboardInterrupt, in the thread that works: its lock was lost, or the workers it waits for do not
+          come; as hurried as a second signal
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Revoked(KeyboardInterrupt):
-    """This process may not go on, because another one may be doing the same work; its text says why."""
+    """This process may not go on, for another one may be doing the same work, or cannot; its text says why."""
 
 
 def exit_code(error: KeyboardInterrupt) -> int:

@@ -19,6 +19,7 @@ from pipelines.recipe.config import ResourcesConfig
 from weaksam.errors import ConfigError, RunError
 
 SAY_EVERY_S = 15.0
+AGAIN_WITH_WORKERS = "Start workers and run the same command again"
 _LOOK_EVERY_S = 1.0
 _DECIDE_S = 15.0  # for an autoscaler to begin to start a node, if it can start one that fits
 
@@ -146,7 +147,7 @@ def _wait(resources: ResourcesConfig, on_gpus: bool, voice: Voice, avoided: Coll
             if resources.wait_for_workers and now - started > resources.wait_for_workers:
                 raise RunError(
                     f"no room for {least} actor(s) within {resources.wait_for_workers:g} s (resources.wait_for_workers): "
-                    f"{_missing(found, on_gpus)}. Start workers and run the same command again"
+                    f"{_missing(found, on_gpus)}. {AGAIN_WITH_WORKERS}"
                 )
             if now - said >= SAY_EVERY_S:
                 what, details = f"room for {least} actor(s)", _missing(found, on_gpus)

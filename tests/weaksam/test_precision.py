@@ -1,8 +1,10 @@
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
 
+from weaksam.config.precision import Precision
 from weaksam.errors import ConfigError
 from weaksam.precision import computing, half_type, require_finite, tf32_within, use_tf32
 
@@ -34,18 +36,49 @@ def test_a_model_on_the_cpu_leaves_the_switches_of_others_alone() -> None:
 
 
 def test_only_fast_computes_products_in_half_precision() -> None:
-    one = torch.eye(3)
-    for wanted, expected in (("exact", torch.float32), ("tf32", torch.float32), ("fast", half_type(CPU))):
-        with computing(wanted, CPU):  # type: ignore[arg-type]
-            assert (one @ one).dtype == expected
+    one, network = torch.eye(3), torch.nn.Linear(3, 3)
+    expected: dict[Precision, torch.dtype] = {"exact": torch.float32, "tf32": torch.float32, "fast": half_type(CPU)}
+    for wanted, dtype in expected.items():
+        with computing(wanted, network, "precision"):
+            assert (one @ one).dtype == network(one).dtype == dtype
 
 
 @pytest.mark.parametrize("device", [CPU, GPU])
 def test_a_network_that_computes_within_a_training_leaves_its_switches(device: torch.device) -> None:
     with tf32_within(True, GPU):
-        with computing("exact", device):
+        with tf32_within(False, device):
             assert switches() == ((True, True) if device == CPU else (False, False))
         assert switches() == (True, True)
+
+
+class Forgetful(torch.nn.Module):
+    """Loses what its first layer found, as a threshold on scores does that lets no NaN pass."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(2, 1), torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(self.first.weight, weight)
+        torch.nn.init.constant_(self.last.weight, 0.0)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.first(values).clamp(max=1.0))
+        return found
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_a_layer_whose_results_half_precision_does_not_hold_is_noticed(precision: Precision) -> None:
+    values = torch.full((1, 2), 3e38)  # both float32 and bfloat16 hold it, but not four times as much
+    modest, network = Forgetful(0.1), Forgetful(4.0)
+    with computing(precision, modest, "detect.precision"):
+        modest(values)
+    told = (
+        pytest.raises(ConfigError, match=r"detect\.precision: .*set detect\.precision=exact")
+        if precision == "fast"
+        else nullcontext()
+    )
+    with told, computing(precision, network, "detect.precision"):
+        assert network(values).isfinite().all()
+    assert not network.first._forward_hooks
 
 
 def test_a_training_leaves_the_switches_that_it_found() -> None:

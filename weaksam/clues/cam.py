@@ -26,6 +26,8 @@ from weaksam.precision import computing, require_finite
 from weaksam.structures import ClassMaps
 from weaksam.transforms import normalise
 
+_OPTION = "clues.cam.precision"
+
 
 class MultiScaleCam:
     """The clue source around a network: logits and full-resolution maps of one image, in evaluation mode, no gradient.
@@ -109,8 +111,9 @@ class MultiScaleCam:
                 passes.append({kind: mirrored[kind][0].flip(-1) for kind in self.kinds})
             else:
                 passes.append({kind: upright[kind][0].float() + mirrored[kind][0].flip(-1) for kind in self.kinds})
-                for maps in passes[-1].values():
-                    require_finite(maps, "clues.cam.precision")
+                if self._config.precision == "fast":
+                    for maps in passes[-1].values():
+                        require_finite(maps, _OPTION)
         return passes
 
     @torch.no_grad()
@@ -144,4 +147,4 @@ class MultiScaleCam:
     def _precision(self) -> AbstractContextManager[Any]:
         if self._config.autocast_fp16:
             return torch.autocast(self._device.type, dtype=torch.float16)
-        return computing(self._config.precision, self._device)
+        return computing(self._config.precision, self.network, _OPTION)

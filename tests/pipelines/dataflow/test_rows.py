@@ -72,6 +72,22 @@ def test_rows_keep_their_order_and_a_row_that_cannot_be_prepared_says_so_when_it
         assert found == [("a", "A"), ("bad", "not an image"), ("c", "C"), ("d", "D"), ("e", "E")]
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_row_is_prepared_anew_if_it_is_asked_again(ahead):
+    tries = []
+
+    def prepare(row):
+        tries.append(row["image_id"])
+        if len(tries) == 1:
+            raise RuntimeError("out of memory")
+        return "pixels"
+
+    [(_, ready)] = prepared([{"image_id": "a", "reason": None}], prepare, ahead=ahead)
+    with pytest.raises(RuntimeError):
+        ready()
+    assert (ready(), tries) == ("pixels", ["a", "a"])
+
+
 def test_the_next_rows_are_prepared_while_one_is_worked_on_and_no_more():
     rows = [{"image_id": name, "reason": "broken" if name == "b" else None} for name in "abcdefg"]
     prepare = Preparing()

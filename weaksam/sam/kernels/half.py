@@ -31,8 +31,10 @@ class HalfKernels(ExactKernels):
         return tokens.float(), image
 
     def mask_logits(self, decoder: MaskDecoder, image: Tensor, weights: Tensor) -> Tensor:
-        """See ``DecoderKernels``."""
-        return super().mask_logits(decoder, image, weights.to(image.dtype)).float()
+        """See ``DecoderKernels``; raises as ``attend`` does."""
+        logits = super().mask_logits(decoder, image, weights.to(image.dtype))
+        require_finite(logits, "sam.precision")
+        return logits.float()
 
 
 def _type_of(transformer: TwoWayTransformer) -> torch.dtype:
