@@ -1,8 +1,8 @@
 """Take nodes, actors, training workers and the driver away from runs, and hold what comes out against undisturbed ones.
 
-    python -m benchmarks.kills                               100 kills at propose, detect, train-mil, retrain and a sweep
-    python -m benchmarks.kills --kills 6 --only propose      6 at one of them
-    python -m benchmarks.kills --results docs/RESULTS.md     write the table into a document, too
+    python -m benchmarks.kills                                        100 at propose, detect, train-mil, retrain and a sweep
+    python -m benchmarks.kills --kills 4 --only propose --images 24   4 at one of them
+    python -m benchmarks.kills --results docs/RESULTS.md              write the table into a document, too
 
 Each runs twice on a cluster of two logical nodes of one CPU, on drawn images: undisturbed, and with kills by SIGKILL whose
 kinds, order and victims ``--seed`` decides; their moments follow the run's progress. After a node a fresh one joins within
@@ -27,7 +27,7 @@ from random import Random
 
 from benchmarks.kills.compare import Found, compare
 from benchmarks.kills.disturb import WEAKSAM, Told, work
-from benchmarks.kills.scenes import PREPARED, RECIPE, SCENES, SWEEP, Scene
+from benchmarks.kills.scenes import IMAGES, PREPARED, RECIPE, SCENES, SWEEP, Scene
 
 _MARKS = ("<!-- kills -->", "<!-- /kills -->")  # the table stands between them in a document
 
@@ -53,6 +53,7 @@ def main() -> int:
     names = [scene.name for scene in SCENES]
     parser.add_argument("--kills", type=int, default=100, help="of all scenes together")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="VERB", help=", ".join(names))
+    parser.add_argument("--images", type=int, default=IMAGES, help="that are learnt from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, help="a document whose table is written anew")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave run folders and logs there")
@@ -62,7 +63,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="weaksam-kills-") as temporary:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        outcomes = run(scenes, args.kills, args.seed, folder)
+        outcomes = run(scenes, args.kills, args.images, args.seed, folder)
     table = as_table(outcomes)
     print(table)
     for outcome in outcomes:
@@ -76,9 +77,9 @@ def main() -> int:
     return int(any(outcome.failed for outcome in outcomes))
 
 
-def run(scenes: list[Scene], kills: int, seed: int, folder: Path) -> list[Outcome]:
+def run(scenes: list[Scene], kills: int, images: int, seed: int, folder: Path) -> list[Outcome]:
     """Run scenes, each undisturbed and disturbed, with their share of the kills."""
-    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "recipe.yaml").write_text(RECIPE.replace("IMAGES", str(images)))
     (folder / "sweep.yaml").write_text(SWEEP.replace("RECIPE", str(folder / "recipe.yaml")))
     prepared = folder / "prepared"
     if any(scene.on_prepared for scene in scenes):

@@ -11,31 +11,31 @@ from typing import Literal
 
 Kind = Literal["node", "actor", "worker", "driver"]  # a worker trains, an actor does anything else
 
-IMAGES = 80  # that are learnt from
+IMAGES = 80  # that are learnt from, for a hundred kills
 PREPARED = "train-mil"  # the last instance that is made beforehand, for the scenes that read it
 ACTOR = re.compile(r"ray::(MapWorker|ImplicitFunc|_?[Ww]ork\b|.*trainable)", re.IGNORECASE)
 WORKER = re.compile(r"ray::(RayTrainWorker|.*TrainWorker)")
 
-RECIPE = f"""
+RECIPE = """
 base: shapes-tuning.yaml
 name: kills
 description: "What is killed at: all stages, as small as they can be"
-data: {{shapes: {{train: {IMAGES}, val: 16, test: 16, size: 64}}}}
+data: {shapes: {train: IMAGES, val: 16, test: 16, size: 64}}
 stages: [index, propose, train-mil, detect.mil, label, evaluate.label, retrain, detect.final, evaluate.final]
-propose: {{splits: [train]}}
-clues: {{source: none}}
-prompts: {{sources: [grid], points_per_side: 3}}
-mil: {{scales: [64], steps: 40, epochs: 0, batch_size: 2, min_box_side: 8, warmup_steps: 2}}
-detect: {{scales: [64]}}
+propose: {splits: [train]}
+clues: {source: none}
+prompts: {sources: [grid], points_per_side: 3}
+mil: {scales: [64], steps: 600, epochs: 0, batch_size: 2, min_box_side: 8, warmup_steps: 2}
+detect: {scales: [64]}
 retrain:
   init: ""
   scales: [64]
-  steps: 40
+  steps: 300
   epochs: 0
   batch_size: 2
-  detector: {{anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, drop: {{start_step: 0}}}}
-  test: {{scales: [64]}}
-resources: {{device: cpu, threads_per_actor: 1, rows_per_task: 1}}
+  detector: {anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, drop: {start_step: 0}}
+  test: {scales: [64]}
+resources: {device: cpu, threads_per_actor: 1, rows_per_task: 1}
 """
 SWEEP = """
 description: "What is killed at"

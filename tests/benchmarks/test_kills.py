@@ -89,11 +89,12 @@ def test_the_table_stands_between_its_marks(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.long
-@pytest.mark.nodes
+@pytest.mark.slow
 def test_some_kills_lose_double_drop_and_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["kills", "--kills", "6", "--only", "propose", "--keep", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", arguments)
+    """The short form: a node, two actors and a driver."""
+    few = ["--kills", "4", "--seed", "31", "--only", "propose", "--images", "24", "--keep", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["kills", *few])
     assert main() == 0, capsys.readouterr().out
+    assert "| propose   |     4 |     1 |      2 |       0 |      1 |" in capsys.readouterr().out
