@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -69,6 +69,8 @@ def s3_proxy(upstream: str, trick: Trick) -> Iterator[str]:
         trick: what happens to requests and answers.
     """
     numbers, counting = iter(range(1, 10**9)), threading.Lock()
+    # A store creates a key at one moment; moto looks whether it is there, then puts it, and lets two at once both succeed.
+    creating = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -81,9 +83,10 @@ def s3_proxy(upstream: str, trick: Trick) -> Iterator[str]:
             headers: list[tuple[str, str]] = []
             if not exchange.status:
                 server = http.client.HTTPConnection(upstream.removeprefix("http://"), timeout=60)
-                server.request(exchange.method, self.path, body, exchange.headers)
-                answer = server.getresponse()
-                exchange.status, exchange.body = answer.status, answer.read()
+                with creating if exchange.method == "PUT" else nullcontext():
+                    server.request(exchange.method, self.path, body, exchange.headers)
+                    answer = server.getresponse()
+                    exchange.status, exchange.body = answer.status, answer.read()
                 headers = [(n, v) for n, v in answer.getheaders() if n.lower() not in _OF_THE_CONNECTION]
                 trick(exchange)
                 if self.command == "HEAD":

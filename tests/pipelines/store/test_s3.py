@@ -22,11 +22,11 @@ from weaksam.sam.small import build_small_sam
 
 pytestmark = pytest.mark.ray
 
-IMAGES = 24
+IMAGES = 12
 ROWS_PER_TASK = 2
 SETTINGS = {
     "sam.name": "builtin",
-    "prompts.points_per_side": 6,
+    "prompts.points_per_side": 3,
     # random weights: whatever they propose is kept
     "proposals.min_predicted_iou": 0,
     "proposals.min_stability": 0,
