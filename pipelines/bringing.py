@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.engine import interrupts
+from pipelines.engine.figures import Measured
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Job, OnScalars, Options, Stage, WhenStopped
 from pipelines.engine.voice import Tone, Toned, Voice
@@ -101,7 +102,7 @@ def bring_up_to_date(resolved: Resolved, work: Work) -> dict[str, Any]:
             inputs=resolved.inputs,
             asked=work.asked,
             lock=lock,
-            voice=voice,
+            voice=Measured(voice, lambda figures: lock.tell(figures.to_plain())),
             on_scalars=work.on_scalars,
         )
         loading = "; models load and processes start first" if stage.loads_models else ""

@@ -54,6 +54,8 @@ def status(
 
         weaksam status runs/voc07
 
+        weaksam status runs/voc07 --json | jq '.[] | select(.state == "running")'
+
         weaksam status s3://bucket/runs/nightly --json --max-dropped 1%
     """
     lines = run_status(run_folder)

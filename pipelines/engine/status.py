@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
+import pyarrow as pa
+
+from pipelines.engine.figures import Figures, Unit
 from pipelines.recipe.model import load_recipe
 from pipelines.store.dropped import DroppedReason, dropped_by_reason
+from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import PREVIEW, Instance, current_instances
-from pipelines.store.lock import lock_holder
-from pipelines.store.schemas import IMAGES
+from pipelines.store.lock import held_lock
+from pipelines.store.schemas import IMAGE_ID, IMAGES, INPUT
 from pipelines.store.tables import Table
 from weaksam.errors import RunError, WeaksamError
 from weaksam.io.files import join, open_fs
@@ -28,8 +34,7 @@ class InstanceStatus:
     state: str  # "finished", "running" or "interrupted"
     detail: str  # the proof, who works on it, or how far it came
     seconds: float | None
-    finished: str | None  # when, in UTC
-    images: Mapping[str, int] | None  # the proof of finished rows: how many were asked for, are done, were dropped
+    figures: Figures  # of a running one, as its last heartbeat has them
     dropped: list[DroppedReason]
 
 
@@ -43,9 +48,17 @@ def run_status(run_uri: str) -> list[InstanceStatus]:
 
 
 def status_json(lines: Sequence[InstanceStatus]) -> str:
-    """Return a run's state as JSON, a list of objects of the fields of ``InstanceStatus``; of dropped images, how many."""
+    """Return a run's state as JSON: a list of objects, see docs/RUNNING.md."""
     rows = [
-        asdict(line) | {"dropped": [{"reason": each.reason, "images": len(each.images)} for each in line.dropped]}
+        {
+            "name": line.name,
+            "key": line.key,
+            "state": line.state,
+            "detail": line.detail,
+            "seconds": line.seconds,
+            **line.figures.to_plain(),
+            "dropped": [{"reason": reason.reason, "images": len(reason.images)} for reason in line.dropped],
+        }
         for line in lines
     ]
     return json.dumps(rows, indent=2)
@@ -116,20 +129,41 @@ def _status(instance: Instance) -> InstanceStatus:
             state="finished",
             detail=manifest.get("text", ""),
             seconds=manifest.get("seconds"),
-            finished=manifest.get("finished"),
-            images=manifest.get("images"),
+            figures=_proved(manifest),
             dropped=dropped,
         )
-    holder = lock_holder(instance.folder)
+    lock = held_lock(instance.folder)
     rows = Table(instance.folder, IMAGES).count()  # any schema will do: only rows are counted
     done = f"{rows:,} rows, {sum(len(reason.images) for reason in dropped):,} dropped so far"
+    figures = None if lock is None else Figures.from_plain(lock.holder.get("figures"))
     return InstanceStatus(
         name=instance.name,
         key=instance.key,
-        state="interrupted" if holder is None else "running",
-        detail=done if holder is None else f"{done}; {holder}",
+        state="interrupted" if lock is None else "running",
+        detail=done if lock is None else f"{done}; {lock.describe()}",
         seconds=None,
-        finished=None,
-        images=None,
+        figures=figures or _counted(instance, rows),
         dropped=dropped,
     )
+
+
+def _proved(manifest: Mapping[str, Any]) -> Figures:
+    """Return the figures of a finished instance."""
+    ended: dict[str, Any] = {"updated": manifest.get("finished")}
+    if throughput := manifest.get("throughput"):
+        ended["images_per_s"] = throughput.get("images_per_s")
+    if steps := manifest.get("steps"):
+        return Figures(unit=Unit.STEPS, done=steps.get("done"), planned=steps.get("planned"), **ended)
+    if images := manifest.get("images"):
+        return Figures(unit=Unit.IMAGES, done=images.get("done"), planned=images.get("images"), **ended)
+    return Figures(**ended)
+
+
+def _counted(instance: Instance, rows: int) -> Figures:
+    """Return the figures of an instance that says none itself, by the ``rows`` that it has of all sets of images."""
+    if instance.planned is None or not rows:
+        return Figures()
+    with suppress(DamagedFileError):  # of a part that is being written, or that the next run sets aside
+        mine = instance.current(instance.table(pa.schema([IMAGE_ID, INPUT]))).ids()
+        return Figures(unit=Unit.IMAGES, done=len(mine), planned=instance.planned_rows().num_rows)
+    return Figures()

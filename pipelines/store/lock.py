@@ -7,8 +7,9 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from pipelines.store.exclusive import create_exclusively, is_exclusive
 from pipelines.store.files import write_bytes
@@ -44,6 +45,7 @@ class Lock:
         self._on_lost = on_lost
         self._token = uuid.uuid4().hex
         self._beats = 0
+        self._figures: Mapping[str, Any] | None = None
         self._lost = ""  # why, once it is
         self._losing = threading.Lock()
         self._trouble = ""  # that kept the last beat from the storage
@@ -91,6 +93,10 @@ class Lock:
         """Raise RunError when another process has taken the lock over, or may have."""
         if self._lost:
             raise RunError(self._lost)
+
+    def tell(self, figures: Mapping[str, Any]) -> None:
+        """Let the lock say from its next beat on how far the work is, as plain JSON values."""
+        self._figures = figures
 
     def _has_settled(self) -> bool:
         """Wait until it is clear who created a lock last, and so has it; return whether this process did."""
@@ -186,7 +192,8 @@ class Lock:
         return seen is not None and seen.holder.get("token") == self._token
 
     def _content(self) -> bytes:
-        return json.dumps({**this_process(), "job": self._job, "beats": self._beats, "token": self._token}).encode()
+        work = {"job": self._job, "figures": self._figures}
+        return json.dumps({**this_process(), **work, "beats": self._beats, "token": self._token}).encode()
 
 
 class _Watch:
@@ -219,10 +226,16 @@ def release_all(patience_s: float = 3.0) -> None:
         thread.join(patience_s)
 
 
+def held_lock(folder: str) -> Sight | None:
+    """Return the lock of an instance's folder if somebody works there right now, or None."""
+    seen = look(join(folder, "_lock"))
+    return seen if seen is not None and seen.state(SILENCE_S) is State.HELD else None
+
+
 def lock_holder(folder: str) -> str | None:
     """Return who works in an instance's folder right now, for people to read, or None."""
-    seen = look(join(folder, "_lock"))
-    return None if seen is None or seen.state(SILENCE_S) is not State.HELD else seen.describe()
+    seen = held_lock(folder)
+    return None if seen is None else seen.describe()
 
 
 def _is_left_over(ticket: Sight | None) -> bool:

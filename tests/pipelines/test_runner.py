@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from pipelines import registry
 from pipelines.bringing import Resolved, TooManyDroppedError, dropped_allowed
 from pipelines.engine.product import Facts, Product
 from pipelines.engine.stage import Job, Options, Stage
+from pipelines.engine.status import InstanceStatus, run_status
 from pipelines.products.index import Index
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
+from pipelines.store import lock
 from pipelines.store.dropped import write_dropped
 from pipelines.store.files import write_bytes, write_json
 from pipelines.store.identities import identities
@@ -27,7 +30,7 @@ from pipelines.store.planned import without
 from pipelines.store.proof import prove
 from pipelines.store.schemas import IMAGE_ID, IMAGES, INPUT, PROPOSALS, proposals_to_row
 from tests.support.drawn_run import with_instances
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.voice import Recorder
 from weaksam.errors import ConfigError, RunError
 from weaksam.structures import Proposals
@@ -51,6 +54,27 @@ def bring(recipe: Recipe, run: Path, *names: str, **options: Any) -> tuple[dict[
 
 def files_in(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_others_see_how_far_a_stage_at_work_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
+    seen: list[InstanceStatus] = []
+
+    class Looking(Recorder):
+        @contextmanager
+        def rows(self, label: str, total: int, count: Callable[[], int]) -> Iterator[None]:
+            wait_until(lambda: of_propose().figures.unit)
+            seen.append(of_propose())
+            with super().rows(label, total, count):
+                yield
+
+    def of_propose() -> InstanceStatus:
+        return next(line for line in run_status(str(tmp_path)) if line.name == "propose")
+
+    Run(grid("resources.here=true"), str(tmp_path)).bring(["propose"], Options(), Looking())
+    (during,), after = seen, of_propose()
+    assert (during.state, during.figures.done, during.figures.planned) == ("running", 0, 5)
+    assert (after.state, after.figures.done, after.figures.planned) == ("finished", 5, 5)
 
 
 # --- order and keys

@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pyarrow as pa
 import pytest
 
 from pipelines.engine.clean import plan_cleaning
+from pipelines.engine.figures import Figures, Unit
 from pipelines.engine.status import instances_in_order, run_dropped, run_status, status_json
+from pipelines.engine.voice import Waiting
+from pipelines.store import lock
 from pipelines.store.files import write_bytes
 from pipelines.store.instances import Instance
 from pipelines.store.lock import Lock
 from pipelines.store.schemas import DROPPED, IMAGE_ID, INPUT
 from pipelines.store.tables import Table
+from tests.support.patience import wait_until
 from tests.support.sets import FROM_NOTHING, instance_of, write_images
 from weaksam.errors import RunError
 
@@ -81,22 +87,119 @@ def test_reasons_of_finished_and_unfinished_instances_are_told(tmp_path: Path) -
     assert lines["detect.mil"].detail == "0 rows, 1 dropped so far"
 
 
-def test_programs_read_the_same_as_people(tmp_path: Path) -> None:
-    proof = {"images": 5, "done": 3, "dropped": 2, "before": 0, "duplicates": 0}
-    at = "2026-11-28T02:10:00+00:00"
-    done = instance(tmp_path, "propose", "aaa", rows=3, drops=2)
-    done.finish({"text": "images 5 = …", "seconds": 1.5, "finished": at, "images": proof})
-    instance(tmp_path, "report", "bbb")
-    assert json.loads(status_json(run_status(str(tmp_path)))) == [
-        {
-            "name": "propose", "key": "aaa", "state": "finished", "detail": "images 5 = …", "seconds": 1.5,
-            "finished": at, "images": proof, "dropped": [{"reason": "r", "images": 2}],
+SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [
+            "name", "key", "state", "detail", "seconds", "unit", "done", "planned", "images_per_s", "loss", "waiting_for",
+            "updated", "dropped",
+        ],
+        "properties": {
+            "name": {"type": "string", "pattern": r"^[a-z-]+(\.\S+)?$"},
+            "key": {"type": "string", "minLength": 1},
+            "state": {"enum": ["finished", "running", "interrupted"]},
+            "detail": {"type": "string"},
+            "seconds": {"type": ["number", "null"], "minimum": 0},
+            "unit": {"enum": ["images", "steps", None]},
+            "done": {"type": ["integer", "null"], "minimum": 0},
+            "planned": {"type": ["integer", "null"], "minimum": 0},
+            "images_per_s": {"type": ["number", "null"], "minimum": 0},
+            "loss": {"type": ["number", "null"]},
+            "waiting_for": {
+                "type": ["object", "null"],
+                "additionalProperties": False,
+                "required": ["what", "seconds", "details"],
+                "properties": {
+                    "what": {"type": "string", "minLength": 1},
+                    "seconds": {"type": "number", "minimum": 0},
+                    "details": {"type": "string"},
+                },
+            },
+            "updated": {"type": ["string", "null"], "format": "date-time"},
+            "dropped": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["reason", "images"],
+                    "properties": {
+                        "reason": {"type": "string", "minLength": 1},
+                        "images": {"type": "integer", "minimum": 1},
+                    },
+                },
+            },
         },
-        {
-            "name": "report", "key": "bbb", "state": "interrupted", "detail": "0 rows, 0 dropped so far", "seconds": None,
-            "finished": None, "images": None, "dropped": [],
-        },
-    ]  # fmt: skip
+    },
+}  # fmt: skip
+NOTHING = {
+    "unit": None, "done": None, "planned": None, "images_per_s": None, "loss": None, "waiting_for": None, "updated": None,
+}  # fmt: skip
+AT = "2026-11-28T02:10:00+00:00"
+
+
+def as_program(run_uri: str | Path) -> dict[str, dict[str, Any]]:
+    """What a program reads of each instance, by name; of the shape that is promised."""
+    rows = json.loads(status_json(run_status(str(run_uri))))
+    jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker()).validate(rows)
+    return {row["name"]: row for row in rows}
+
+
+def test_a_program_reads_what_finished_stages_came_to(tmp_path: Path) -> None:
+    instance(tmp_path, "index", "aaa").finish({"text": "images 1,207"})
+    images = {"images": 5, "done": 3, "dropped": 2, "before": 0, "duplicates": 0}
+    rows = instance(tmp_path, "propose", "bbb", rows=3, drops=2)
+    rate = {"images_per_s": 4.5, "seconds": 0.7, "images": 3}
+    rows.finish({"text": "images 5 = …", "seconds": 1.5, "finished": AT, "images": images, "throughput": rate})
+    steps = {"planned": 90, "done": 90, "resumed_at": 45}
+    instance(tmp_path, "train-mil", "ccc").finish({"text": "steps …", "images": images, "steps": steps})
+    read = as_program(tmp_path)
+    assert read["index"] == {
+        "name": "index", "key": "aaa", "state": "finished", "detail": "images 1,207", "seconds": None, **NOTHING,
+        "dropped": [],
+    }  # fmt: skip
+    assert read["propose"] == {
+        "name": "propose", "key": "bbb", "state": "finished", "detail": "images 5 = …", "seconds": 1.5, **NOTHING,
+        "unit": "images", "done": 3, "planned": 5, "images_per_s": 4.5, "updated": AT,
+        "dropped": [{"reason": "r", "images": 2}],
+    }  # fmt: skip
+    assert {name: read["train-mil"][name] for name in ("unit", "done", "planned")} == {
+        "unit": "steps", "done": 90, "planned": 90,
+    }  # fmt: skip
+
+
+def test_a_program_reads_how_far_a_running_stage_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
+    running = instance(tmp_path, "propose", "aaa", rows=4, drops=3)
+    waiting = Waiting(what="workers", seconds=31.0, details="1 node(s); Ray: nothing pending")
+    told = Figures(unit=Unit.IMAGES, done=3, planned=9, images_per_s=0.4, waiting_for=waiting, updated=AT)
+    with Lock(running.folder, "weaksam propose") as held:
+        read = as_program(tmp_path)["propose"]  # before anything was told: counted from its files
+        assert (read["unit"], read["done"], read["planned"], read["updated"]) == ("images", 4, 1207, None)
+        held.tell(told.to_plain())
+        wait_until(lambda: as_program(tmp_path)["propose"]["updated"] == AT)
+        read = as_program(tmp_path)["propose"]
+    detail = read.pop("detail")
+    assert detail.startswith("4 rows, 3 dropped so far; weaksam propose (host ")
+    assert read == {
+        "name": "propose", "key": "aaa", "state": "running", "seconds": None, **NOTHING,
+        "unit": "images", "done": 3, "planned": 9, "images_per_s": 0.4, "updated": AT,
+        "waiting_for": {"what": "workers", "seconds": 31.0, "details": "1 node(s); Ray: nothing pending"},
+        "dropped": [{"reason": "r", "images": 3}],
+    }  # fmt: skip
+
+
+def test_a_program_reads_how_far_an_interrupted_stage_came(tmp_path: Path) -> None:
+    rows = instance(tmp_path, "propose", "aaa", rows=3)
+    old = [{"image_id": "0", "input": "of a picture that was replaced"}]
+    rows.table(pa.schema([IMAGE_ID, INPUT])).write_rows(old, "part-1")
+    instance(tmp_path, "train-mil", "bbb")
+    read = as_program(tmp_path)
+    assert {name: read["propose"][name] for name in ("state", *NOTHING)} == {
+        "state": "interrupted", **NOTHING, "unit": "images", "done": 3, "planned": 1207,
+    }  # fmt: skip
+    assert {name: read["train-mil"][name] for name in ("state", *NOTHING)} == {"state": "interrupted", **NOTHING}
 
 
 def test_a_folder_of_previews_names_them(tmp_path: Path) -> None:

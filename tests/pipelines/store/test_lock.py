@@ -20,7 +20,7 @@ from pipelines.store import lock as lock_module
 from pipelines.store import sight
 from pipelines.store.exclusive import create_exclusively
 from pipelines.store.files import read_json, write_json
-from pipelines.store.lock import Lock, lock_holder, release_all
+from pipelines.store.lock import Lock, held_lock, lock_holder, release_all
 from tests.support.patience import PATIENCE_S, wait_until
 from weaksam.errors import RunError
 from weaksam.io.files import join, open_fs
@@ -103,6 +103,22 @@ def test_a_lock_leaves_nothing_behind(run_uri: str) -> None:
         assert holder.startswith(f"job (host {socket.gethostname()}, pid {os.getpid()}, seen ")
     assert lock_holder(run_uri) is None
     assert read_json(lock.uri) is None
+
+
+def test_a_lock_says_from_its_next_beat_on_how_far_the_work_is(run_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.05)
+
+    def figures() -> object:
+        seen = held_lock(run_uri)
+        return None if seen is None else seen.holder["figures"]
+
+    with Lock(run_uri, "job") as lock:
+        assert figures() is None
+        lock.tell({"done": 1})
+        wait_until(lambda: figures() == {"done": 1})
+        lock.tell({"done": 2})
+        wait_until(lambda: figures() == {"done": 2})
+    assert held_lock(run_uri) is None
 
 
 def test_a_second_holder_is_refused_and_told_who_holds_it(run_uri: str) -> None:
