@@ -25,7 +25,7 @@ FENCED = re.findall(r"```sh\n(.*?)```", "\n".join(PAGES.values()), re.DOTALL)
 # Every line of a fence and everything in backticks, comments cut off: what a reader may paste into a shell.
 TYPED = [*chain(*IN_BACKTICKS.values()), *(line.partition(" #")[0] for block in FENCED for line in block.splitlines())]
 FILES = (".html", ".parquet", ".py", ".yaml")
-FOLDERS = "benchmarks|docs|pipelines|recipes|tests|tools|tune|weaksam"
+FOLDERS = "benchmarks|cluster|docs|pipelines|recipes|tests|tools|tune|weaksam"
 
 
 def blocks(language: str) -> list[str]:
