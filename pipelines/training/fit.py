@@ -28,7 +28,7 @@ from weaksam.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipelines.training.task import Progress, TrainingResources, TrainingResult, TrainingTask
+    from pipelines.training.task import Progress, TrainingPlan, TrainingResources, TrainingResult, TrainingTask
 
 MOST_THREADS = 16  # of one worker; small networks gain nothing from more
 
@@ -66,18 +66,9 @@ def fit(
     """
     from pipelines.training.loop import run_training
 
-    plan, asked = task.plan, job.options.resources
-    ray_session.connect(asked, job.asked.address)
-    reached = reach(
-        replace(asked, least_actors=0), job.voice
-    )  # workers of a training are no actors, and waited for below
-    resources = choose_resources(asked, plan.batch_size, reached, [] if asked.here else nodes())
+    plan = task.plan
     others = f", {told(left_out)} left out" if left_out else ""
-    each = "one GPU" if resources.use_gpu else f"{resources.threads} thread(s)"
-    job.voice.say(
-        f"  {plan.images:,} images{others}; {plan.steps:,} steps of {plan.batch_size}; "
-        + (f"{_counted(resources)} worker(s), {each} each" if resources.workers else f"in this process, {each}")
-    )
+    job.voice.say(f"  {plan.images:,} images{others}; {plan.steps:,} steps of {plan.batch_size}")
     with job.voice.steps(job.instance.name) as show:
 
         def progress(row: Progress) -> None:
@@ -91,15 +82,28 @@ def fit(
             task,
             storage_uri=checkpoints_uri(job.instance),
             run_name=job.instance.key,
-            resources=resources,
+            resources=lambda: _find_room(job, plan),
             progress=progress,
             say=job.voice.say,
         )
-    if result.images_per_pass and not asked.images_per_pass:
+    if result.images_per_pass and not job.options.resources.images_per_pass:
         job.voice.say(f"  {result.images_per_pass} image(s) in a pass, as many as found room in memory")
     model = task.build_model()
     model.load_state_dict(result.model if result.best is None else result.best["model"])
     return Fitted(model, result, _facts(result, _drop_skipped(job, task, result), left_out))
+
+
+def _find_room(job: Job[HasResources], plan: TrainingPlan) -> TrainingResources:
+    """Connect to Ray, wait until something of it can be taken, and choose what; say so."""
+    asked = job.options.resources
+    ray_session.connect(asked, job.asked.address)
+    # Workers of a training are no actors, and are waited for one by one when they begin.
+    reached = reach(replace(asked, least_actors=0), job.voice)
+    resources = choose_resources(asked, plan.batch_size, reached, [] if asked.here else nodes())
+    each = "one GPU" if resources.use_gpu else f"{resources.threads} thread(s)"
+    workers = f"{_counted(resources)} worker(s)" if resources.workers else "in this process"
+    job.voice.say(f"  {workers}, {each}{' each' if resources.workers else ''}")
+    return resources
 
 
 def _facts(result: TrainingResult, proof: Proof, left_out: Mapping[str, int]) -> TrainingFacts:

@@ -38,7 +38,7 @@ def run_training(
     *,
     storage_uri: str,
     run_name: str,
-    resources: TrainingResources,
+    resources: Callable[[], TrainingResources],
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[Words], None] = logger.warning,
 ) -> TrainingResult:
@@ -48,7 +48,8 @@ def run_training(
         task: what to train.
         storage_uri: absolute folder or ``s3://…`` that every worker can reach.
         run_name: the resume key; another name starts afresh.
-        resources: where to run; may differ from those of the run that is continued.
+        resources: says where to run, once there is room; not asked if no step is left. It may differ from where the run that
+            is continued ran.
         progress: called in this process for every row of the scalars.
         say: called in this process with what people should know, such as deaths of workers and what is waited for.
 
@@ -58,30 +59,34 @@ def run_training(
         RunError: if the workers failed more often than allowed or the proof does not hold.
     """
     plan, folder = task.plan, join(storage_uri, run_name)
-    _check_place(plan, folder, resources)
+    if "://" not in folder and not folder.startswith("/"):
+        raise ConfigError(f"expected an absolute storage folder (workers run in other directories), got {folder!r}")
     started = time.monotonic()
     checkpoints = Checkpoints(folder, plan)
     resumed_at = checkpoints.recover()
-    if resumed_at < plan.steps and resources.workers == 0:
-        with torch.random.fork_rng():
-            device = torch.device("cuda" if resources.use_gpu else "cpu")
-            Worker(task, resources, folder, progress=progress, say=say, device=device).run()
-    elif resumed_at < plan.steps:
-        from pipelines.training.ray_workers import run_on_ray
+    if resumed_at < plan.steps:
+        found = resources()
+        _check_shares(plan, found)
+        if found.workers == 0:
+            with torch.random.fork_rng():
+                device = torch.device("cuda" if found.use_gpu else "cpu")
+                Worker(task, found, folder, progress=progress, say=say, device=device).run()
+        else:
+            from pipelines.training.ray_workers import run_on_ray
 
-        def run_worker(sized: TrainingResources, **place: Any) -> None:
-            Worker(task, sized, folder, **place).run()
+            def run_worker(sized: TrainingResources, **place: Any) -> None:
+                Worker(task, sized, folder, **place).run()
 
-        run_on_ray(
-            run_worker,
-            task,
-            resources,
-            checkpoints,
-            storage_uri=storage_uri,
-            run_name=run_name,
-            progress=progress,
-            say=say,
-        )
+            run_on_ray(
+                run_worker,
+                task,
+                found,
+                checkpoints,
+                storage_uri=storage_uri,
+                run_name=run_name,
+                progress=progress,
+                say=say,
+            )
 
     state = _proved(checkpoints, plan, folder)
     scalars = read_scalars(folder)
@@ -100,7 +105,7 @@ def run_training(
     )
 
 
-def _check_place(plan: TrainingPlan, folder: str, resources: TrainingResources) -> None:
+def _check_shares(plan: TrainingPlan, resources: TrainingResources) -> None:
     least, most = resources.least, resources.workers
     if most and not number_of_workers(plan.batch_size, least, most):
         workers = f"{most}" if least == most else f"{least} to {most}"
@@ -108,8 +113,6 @@ def _check_place(plan: TrainingPlan, folder: str, resources: TrainingResources) 
             f"expected a batch size that divides evenly among {workers} workers, got {plan.batch_size}; change the number of "
             "workers or the batch size"
         )
-    if "://" not in folder and not folder.startswith("/"):
-        raise ConfigError(f"expected an absolute storage folder (workers run in other directories), got {folder!r}")
 
 
 def _proved(checkpoints: Checkpoints, plan: TrainingPlan, folder: str) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def run_on_ray(
                 with ray_session.frozen_when_interrupted():
                     result: Any = interrupts.in_a_thread(trainer.fit)  # in the main one it takes over Ctrl-C, for good
             except (TrainingFailedError, RayActorError) as failure:
+                if checkpoints.steps_done() == task.plan.steps:
+                    return  # whoever died had nothing left to do, and no room is needed any more
                 told = explain(failure)
                 if isinstance(told, PassTooLargeError):
                     resources = replace(resources, images_per_pass=halved(told, task))

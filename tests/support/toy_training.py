@@ -130,7 +130,7 @@ def train(folder, task=None, *, name="run", progress=None, **resources):
         task or ToyTask(),
         storage_uri=str(folder),
         run_name=name,
-        resources=TrainingResources(**resources),
+        resources=lambda: TrainingResources(**resources),
         progress=progress,
     )
 

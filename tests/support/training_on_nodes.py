@@ -48,7 +48,7 @@ def main(folder: Path, scenario: str) -> None:
             threading.Thread(target=disturb, args=(nodes, folder, scenario, said), daemon=True).start()
         resources = TrainingResources(workers=2, least_workers=least, checkpoint_every=1)
         try:
-            result = run_training(TASK, storage_uri=str(folder), run_name="run", resources=resources, say=say)
+            result = run_training(TASK, storage_uri=str(folder), run_name="run", resources=lambda: resources, say=say)
             say(result.text)
         except KeyboardInterrupt:
             say("interrupted")

@@ -62,7 +62,7 @@ def drawn_task(config=SMALL, count=8):
 
 
 def run(task, folder, **resources):
-    return run_training(task, storage_uri=str(folder), run_name="run", resources=TrainingResources(**resources))
+    return run_training(task, storage_uri=str(folder), run_name="run", resources=lambda: TrainingResources(**resources))
 
 
 # --------------------------------------------------------------------------------------------------- what is learnt from

@@ -71,7 +71,7 @@ def drawn_task(folder, config=SMALL, count=8):
 
 
 def run(task, folder, **resources):
-    return run_training(task, storage_uri=str(folder), run_name="run", resources=TrainingResources(**resources))
+    return run_training(task, storage_uri=str(folder), run_name="run", resources=lambda: TrainingResources(**resources))
 
 
 # --------------------------------------------------------------------------------------------------- what is learnt from

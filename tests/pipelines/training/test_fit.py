@@ -55,7 +55,7 @@ def tiny_task(name="weaktr", pictures=None, **options):
 
 
 def run(task, folder, **resources):
-    return run_training(task, storage_uri=str(folder), run_name="run", resources=TrainingResources(**resources))
+    return run_training(task, storage_uri=str(folder), run_name="run", resources=lambda: TrainingResources(**resources))
 
 
 # ------------------------------------------------------------------------------------------------------- the published rate
@@ -358,6 +358,24 @@ def test_a_training_does_not_wait_for_the_actors_of_other_stages(tmp_path, monke
     recipe = drawn_recipe(resources=ResourcesConfig(here=True, cpus=1, least_actors=4))
     fit.fit(job_for(recipe, str(tmp_path), "train-mil", ("index",)), ToyTask(), left_out={})
     assert wanted == [0]
+
+
+def test_a_training_without_a_step_left_needs_no_workers(tmp_path, monkeypatch):
+    """It was killed once its last checkpoint was written: what is left is to write and score what it learnt."""
+    write_run(str(tmp_path))
+    job = job_for(
+        drawn_recipe(resources=ResourcesConfig(here=True, cpus=1)), str(tmp_path), "train-mil", ("index",), Recorder()
+    )
+    fit.fit(job, ToyTask(), left_out={})
+    monkeypatch.setattr(fit, "reach", lambda _resources, _voice: pytest.fail("waits for workers"))
+    again = fit.fit(job, ToyTask(), left_out={"without boxes": 3})
+    assert (again.facts.steps.done, again.facts.steps.resumed_at) == (6, 6)
+    said = "  10 images{}; 6 steps of 5"
+    assert job.voice.lines == [
+        said.format(""),
+        "  in this process, 1 thread(s)",
+        said.format(", 3 without boxes left out"),
+    ]
 
 
 def test_the_manifest_says_the_memory_of_a_gpu_where_it_was_measured(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from pipelines.training import worker
 from pipelines.training.checkpoints import Checkpoints, read_scalars, write_events
+from pipelines.training.loop import run_training
 from pipelines.training.task import Losses, NonFiniteLossError, Progress, Skipped, TrainingPlan, steps_of
 from pipelines.training.worker import Worker
 from tests.support import toy_training
@@ -178,6 +179,12 @@ def test_a_finished_training_returns_at_once(tmp_path):
     again = train(tmp_path, ToyTask(kill_at_epoch=0, marker=str(tmp_path / "never")))  # a step would kill this process
     assert again.resumed_at == again.steps_planned == 6
     assert equal_bits(first.model, again.model)
+
+
+def test_a_finished_training_asks_for_no_room(tmp_path):
+    train(tmp_path)
+    again = run_training(ToyTask(), storage_uri=str(tmp_path), run_name="run", resources=pytest.fail)
+    assert again.resumed_at == 6
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from pipelines.engine import nodes as cluster
 from pipelines.engine.nodes import Node
+from pipelines.training import ray_workers
 from pipelines.training.ray_workers import _Deaths, _with_whole_shares
 from pipelines.training.room import may_carry
 from pipelines.training.task import TrainingResources
@@ -52,6 +53,31 @@ def test_workers_are_waited_for_where_a_share_must_not_be_cut_up(statistics, ima
     task = ToyTask(batch_size=8, statistics=statistics)
     asked = TrainingResources(workers=workers, least_workers=1, images_per_pass=images_per_pass)
     assert _with_whole_shares(asked, task) == replace(asked, least_workers=least)
+
+
+def test_workers_that_die_after_the_last_step_are_not_waited_for_again(monkeypatch):
+    written, task = Written(), ToyTask()
+    waits = []
+
+    class Trainer:
+        def fit(self):
+            written.steps += task.plan.steps // 2
+            raise of_worker()
+
+    def wait_for_room(resources, batch_size, say):
+        waits.append(batch_size)
+        return resources
+
+    monkeypatch.setattr(ray_workers, "wait_for_room", wait_for_room)
+    monkeypatch.setattr(ray_workers, "_trainer", lambda *_: Trainer())
+    monkeypatch.setattr(cluster, "nodes", list)
+    said = []
+    ray_workers.run_on_ray(
+        lambda: None, task, TrainingResources(workers=1), written,
+        storage_uri="/runs", run_name="one", progress=None, say=said.append,
+    )  # fmt: skip
+    assert waits == [5, 5]
+    assert said == ["  a worker died (it broke); the training goes on after step 3, 1 of 3 times"]
 
 
 def test_deaths_count_until_a_checkpoint_is_written(lost):
