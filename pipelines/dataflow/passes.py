@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from pipelines.dataflow.fates import Care, Fates
 from pipelines.dataflow.lost_rows import errors_of_tasks, first_of_our_code
-from pipelines.dataflow.notes import Kind, Notes
 from pipelines.dataflow.pools import TASK_CPUS, ActorPools, OwnProcess, Pools, advice_silenced
 from pipelines.dataflow.watch import Watch
 from pipelines.engine import interrupts, ray_session
 from pipelines.engine import nodes as cluster
+from pipelines.engine.notes import Kind, Notes
 from pipelines.engine.reach import Reach, reach
 from pipelines.engine.sizes import PoolSizes, pool_sizes
 from pipelines.engine.stage import Job

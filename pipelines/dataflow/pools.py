@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipelines.dataflow.fates import Care
-from pipelines.dataflow.notes import Notes
 from pipelines.engine import nodes as cluster
+from pipelines.engine.notes import Notes
 from pipelines.engine.sizes import PoolSizes
 from weaksam.heap import KEEP_HEAP_ENV
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.dataflow.notes import Kind, Notes
 from pipelines.engine import nodes as cluster
+from pipelines.engine.notes import Kind, Notes
 from pipelines.engine.reach import AGAIN_WITH_WORKERS, SAY_EVERY_S, stop_asking, words_of_ray
 from pipelines.engine.voice import Voice, Waiting
 

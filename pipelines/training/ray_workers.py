@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.engine import interrupts, ray_session
 from pipelines.engine import nodes as cluster
-from pipelines.engine.nodes import Node
+from pipelines.engine.notes import Kind, Notes
 from pipelines.engine.voice import Words
 from pipelines.store.explain import explain, last_line, storage_failure
 from pipelines.store.files import open_arrow_fs
 from pipelines.training.checkpoints import Checkpoints, read_scalars
-from pipelines.training.room import bundle, may_carry, wait_for_room
+from pipelines.training.room import bundle, wait_for_room
 from pipelines.training.task import (
     NonFiniteLossError,
     PassTooLargeError,
@@ -68,18 +68,20 @@ def run_on_ray(
 
     ray_session.let_go_of_actors()
     resources = _with_whole_shares(resources, task)
-    deaths = _Deaths(checkpoints, resources.max_failures)
+    deaths, notes = _Deaths(checkpoints, resources.max_failures), Notes()
     with _Follower(join(storage_uri, run_name), progress):
         while True:
             sized = wait_for_room(resources, task.plan.batch_size, say)
             if sized.workers < resources.workers:
                 say(f"  {sized.workers} of {resources.workers} workers find room now")
-            on = [node for node in cluster.nodes() if may_carry(node, sized)]
-            trainer = _trainer(run_worker, sized, storage_uri, run_name)
+            known = {node.node_id: str(node) for node in cluster.nodes()}
+            trainer = _trainer(run_worker, sized, notes, storage_uri, run_name)
             try:
                 with ray_session.frozen_when_interrupted():
                     result: Any = interrupts.in_a_thread(trainer.fit)  # in the main one it takes over Ctrl-C, for good
             except (TrainingFailedError, RayActorError) as failure:
+                carriers = {note.node_id: known.get(note.node_id, note.node_id) for note in notes.read(Kind.AT_WORK)}
+                notes.remove()
                 if checkpoints.steps_done() == task.plan.steps:
                     return  # whoever died had nothing left to do, and no room is needed any more
                 told = explain(failure)
@@ -87,8 +89,9 @@ def run_on_ray(
                     resources = replace(resources, images_per_pass=halved(told, task))
                     say(f"  {told}; all workers go on with {resources.images_per_pass}")
                 else:
-                    say(f"  {deaths.judged(failure, on)}")
+                    say(f"  {deaths.judged(failure, carriers)}")
                 continue
+            notes.remove()
             if result.return_value is not None:
                 raise result.return_value
             return
@@ -107,7 +110,9 @@ def _with_whole_shares(resources: TrainingResources, task: TrainingTask) -> Trai
     )
 
 
-def _trainer(run_worker: Callable[..., None], sized: TrainingResources, storage_uri: str, run_name: str) -> Any:
+def _trainer(
+    run_worker: Callable[..., None], sized: TrainingResources, notes: Notes, storage_uri: str, run_name: str
+) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -115,6 +120,7 @@ def _trainer(run_worker: Callable[..., None], sized: TrainingResources, storage_
         import ray.train
         import ray.train.torch
 
+        notes.leave(Kind.AT_WORK)  # until it is read: a worker that others' deaths end may end before its own node does
         context = ray.train.get_context()
         place = {"rank": context.get_world_rank(), "world": context.get_world_size()}
         try:
@@ -155,14 +161,15 @@ class _Deaths:
     def __post_init__(self) -> None:
         self._at = self.checkpoints.steps_done()
 
-    def judged(self, failure: Exception, on: Sequence[Node]) -> str:
+    def judged(self, failure: Exception, carriers: Mapping[str, str]) -> str:
         """Say how a death is taken; raise if it was one too many.
 
-        A node that was lost is nobody's fault, however often: a training on spot machines goes on as long as nodes come back.
+        A worker whose node was lost is nobody's fault, however often: a training on spot machines goes on as long as nodes
+        come back.
 
         Args:
             failure: what Ray says.
-            on: the nodes that may have carried the workers.
+            carriers: the nodes on which the workers that it is about began to train, ids -> how people know them.
 
         Raises:
             WeaksamError: what the first failing worker said, or the whole story when no worker can be blamed.
@@ -174,7 +181,7 @@ class _Deaths:
         if advanced:
             self._counted = 0
         goes_on = f"goes on after step {done:,}" if done else "begins again"
-        lost = [node for node in on if not cluster.lives(node.node_id)]
+        lost = [node for node_id, node in sorted(carriers.items()) if not cluster.lives(node_id)]
         if lost or isinstance(failure, PreemptionError):
             still = "" if advanced else ", no checkpoint was written since the last death"
             names = f"lost {', '.join(f'node {node}' for node in lost)}" if lost else "a node is taken away"

@@ -88,11 +88,6 @@ def bundle(resources: TrainingResources) -> Mapping[str, float]:
     return {"CPU": resources.cpus, "GPU": int(resources.use_gpu)}
 
 
-def may_carry(node: Node, resources: TrainingResources) -> bool:
-    """Whether a node is large enough for a worker."""
-    return _room([node], resources.cpus, use_gpu=resources.use_gpu) > 0
-
-
 def _room(found: Sequence[Node], cpus: int, *, use_gpu: bool) -> int:
     """Return how many workers of ``cpus`` each find room on nodes."""
     if use_gpu:

@@ -8,9 +8,9 @@ import pytest
 import ray.util
 
 from pipelines.dataflow import watch as module
-from pipelines.dataflow.notes import Kind, Note
 from pipelines.dataflow.watch import Watch
 from pipelines.engine.nodes import Node
+from pipelines.engine.notes import Kind, Note
 from tests.support.patience import wait_until
 from tests.support.voice import Recorder
 

@@ -4,16 +4,17 @@ import pytest
 
 from pipelines.engine import nodes as cluster
 from pipelines.engine.nodes import Node
+from pipelines.engine.notes import Note, Notes
 from pipelines.training import ray_workers
 from pipelines.training.ray_workers import _Deaths, _with_whole_shares
-from pipelines.training.room import may_carry
 from pipelines.training.task import TrainingResources
 from tests.support.toy_training import ToyTask
 from weaksam.errors import RunError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's own, when ray.train is imported
 
-HEAD, SPOT = (Node(node_id=name * 8, address=f"10.0.0.{n}", cpus=2, gpus=0) for n, name in enumerate("ab"))
+HEAD, SPOT, OTHER = (Node(node_id=name * 8, address=f"10.0.0.{n}", cpus=2, gpus=0) for n, name in enumerate("abc"))
+ON_HEAD, ON_SPOT = ({node.node_id: str(node)} for node in (HEAD, SPOT))
 
 
 class Written:
@@ -55,41 +56,68 @@ def test_workers_are_waited_for_where_a_share_must_not_be_cut_up(statistics, ima
     assert _with_whole_shares(asked, task) == replace(asked, least_workers=least)
 
 
-def test_workers_that_die_after_the_last_step_are_not_waited_for_again(monkeypatch):
-    written, task = Written(), ToyTask()
-    waits = []
+class Attempts:
+    """Attempts of ``run_on_ray`` without Ray, each of which dies after so many steps more, its workers on certain nodes."""
 
-    class Trainer:
-        def fit(self):
-            written.steps += task.plan.steps // 2
-            raise of_worker()
+    def __init__(self, monkeypatch, written, *steps, on=()):
+        self.written, self.left, self.on, self.waits, self.removed = written, list(steps), on, 0, 0
+        monkeypatch.setattr(ray_workers, "wait_for_room", self.wait_for_room)
+        monkeypatch.setattr(ray_workers, "_trainer", lambda *_: self)
+        monkeypatch.setattr(Notes, "read", lambda _, kind: [Note(kind=kind, node_id=node.node_id) for node in self.on])
+        monkeypatch.setattr(Notes, "remove", lambda _: self.remove())
+        monkeypatch.setattr(cluster, "nodes", lambda: [HEAD, SPOT])
 
-    def wait_for_room(resources, batch_size, say):
-        waits.append(batch_size)
+    def wait_for_room(self, resources, _batch_size, _say):
+        self.waits += 1
         return resources
 
-    monkeypatch.setattr(ray_workers, "wait_for_room", wait_for_room)
-    monkeypatch.setattr(ray_workers, "_trainer", lambda *_: Trainer())
-    monkeypatch.setattr(cluster, "nodes", list)
-    said = []
-    ray_workers.run_on_ray(
-        lambda: None, task, TrainingResources(workers=1), written,
-        storage_uri="/runs", run_name="one", progress=None, say=said.append,
-    )  # fmt: skip
-    assert waits == [5, 5]
+    def fit(self):
+        self.written.steps += self.left.pop(0)
+        raise of_worker()
+
+    def remove(self):
+        self.removed += 1
+
+    def run(self, task, say, **resources):
+        ray_workers.run_on_ray(
+            lambda: None, task, TrainingResources(workers=1, **resources), self.written,
+            storage_uri="/runs", run_name="one", progress=None, say=say,
+        )  # fmt: skip
+
+
+def test_workers_that_die_after_the_last_step_are_not_waited_for_again(monkeypatch, lost):
+    attempts, said = Attempts(monkeypatch, Written(), 3, 3), []
+    attempts.run(ToyTask(), said.append)
+    assert (attempts.waits, attempts.removed) == (2, 2)
     assert said == ["  a worker died (it broke); the training goes on after step 3, 1 of 3 times"]
+
+
+def test_only_the_loss_of_a_node_that_carried_a_worker_excuses_a_death(monkeypatch, lost):
+    lost.add(SPOT.node_id)  # which had nothing to do with it
+    attempts, said = Attempts(monkeypatch, Written(), 0, 0, on=[HEAD]), []
+    with pytest.raises(RunError, match="training failed 2 times: it broke"):
+        attempts.run(ToyTask(), said.append, max_failures=1)
+    assert said == ["  a worker died (it broke); the training begins again, 1 of 1 times"]
+    assert attempts.removed == 2
+    lost.add(OTHER.node_id)  # joined after the workers were asked for
+    attempts, said = Attempts(monkeypatch, Written(), 0, 6, on=[HEAD, SPOT, OTHER]), []
+    attempts.run(ToyTask(), said.append, max_failures=0)
+    assert said == [
+        "  lost node 10.0.0.1 (bbbbbbbb), node cccccccc; the training begins again, no checkpoint was written since the "
+        "last death"
+    ]
 
 
 def test_deaths_count_until_a_checkpoint_is_written(lost):
     written = Written()
     deaths = _Deaths(written, 2)
-    assert deaths.judged(of_worker(), [HEAD]) == "a worker died (it broke); the training begins again, 1 of 2 times"
-    assert deaths.judged(of_worker(), [HEAD]).endswith("begins again, 2 of 2 times")
+    assert deaths.judged(of_worker(), ON_HEAD) == "a worker died (it broke); the training begins again, 1 of 2 times"
+    assert deaths.judged(of_worker(), ON_HEAD).endswith("begins again, 2 of 2 times")
     written.steps = 7
-    assert deaths.judged(of_worker(), [HEAD]).endswith("goes on after step 7, 1 of 2 times")
-    assert deaths.judged(of_worker(), [HEAD]).endswith("goes on after step 7, 2 of 2 times")
+    assert deaths.judged(of_worker(), ON_HEAD).endswith("goes on after step 7, 1 of 2 times")
+    assert deaths.judged(of_worker(), ON_HEAD).endswith("goes on after step 7, 2 of 2 times")
     with pytest.raises(RunError, match="/runs/one: training failed 3 times without getting beyond step 7: it broke"):
-        deaths.judged(of_worker(), [HEAD])
+        deaths.judged(of_worker(), ON_HEAD)
 
 
 def test_a_lost_node_counts_for_nothing_however_often(lost):
@@ -97,29 +125,21 @@ def test_a_lost_node_counts_for_nothing_however_often(lost):
     deaths = _Deaths(written, 1)
     lost.add(SPOT.node_id)
     for _ in range(5):
-        said = deaths.judged(of_worker("connection closed by peer"), [HEAD, SPOT])
+        said = deaths.judged(of_worker("connection closed by peer"), {**ON_HEAD, **ON_SPOT})
         assert said == (
             "lost node 10.0.0.1 (bbbbbbbb); the training begins again, no checkpoint was written since the last death"
         )
     with_count = _Deaths(written, 1)
-    with_count.judged(of_worker(), [HEAD])
+    with_count.judged(of_worker(), ON_HEAD)
     written.steps = 3
-    assert with_count.judged(of_worker(), [SPOT]).endswith("goes on after step 3")
+    assert with_count.judged(of_worker(), ON_SPOT).endswith("goes on after step 3")
     assert (
-        deaths.judged(of_worker(), [HEAD, SPOT]) == "lost node 10.0.0.1 (bbbbbbbb); the training goes on after step 3"
+        deaths.judged(of_worker(), {**ON_HEAD, **ON_SPOT})
+        == "lost node 10.0.0.1 (bbbbbbbb); the training goes on after step 3"
     )
     lost.clear()
     for either in (deaths, with_count):  # a death before the checkpoint counts no more
-        assert either.judged(of_worker(), [HEAD, SPOT]).endswith("1 of 1 times")
-
-
-@pytest.mark.parametrize(
-    ("node", "use_gpu", "carries"),
-    [((2, 0), False, True), ((1, 0), False, False), ((2, 0), True, False), ((2, 1), True, True)],
-)
-def test_a_node_that_is_too_small_for_a_worker_excuses_none(node, use_gpu, carries):
-    there = Node(node_id="c" * 8, address="10.0.0.2", cpus=node[0], gpus=node[1])
-    assert may_carry(there, TrainingResources(workers=1, cpus=2, use_gpu=use_gpu)) == carries
+        assert either.judged(of_worker(), {**ON_HEAD, **ON_SPOT}).endswith("1 of 1 times")
 
 
 def test_a_node_that_is_being_taken_away_counts_for_nothing(lost):
@@ -128,7 +148,7 @@ def test_a_node_that_is_being_taken_away_counts_for_nothing(lost):
 
     deaths = _Deaths(Written(), 0)
     going = PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={SPOT.node_id: [0]}))
-    assert deaths.judged(going, [HEAD, SPOT]).startswith("a node is taken away; ")
+    assert deaths.judged(going, {**ON_HEAD, **ON_SPOT}).startswith("a node is taken away; ")
 
 
 def test_workers_that_never_start_end_a_training(lost):
@@ -138,9 +158,9 @@ def test_workers_that_never_start_end_a_training(lost):
     deaths = _Deaths(Written(), 1)
     no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
     said = "the workers did not start in the room that was free for them"
-    assert deaths.judged(no_room, [HEAD, SPOT]) == f"{said}; the training begins again, 1 of 1 times"
+    assert deaths.judged(no_room, {**ON_HEAD, **ON_SPOT}) == f"{said}; the training begins again, 1 of 1 times"
     with pytest.raises(RunError, match=f"failed 2 times: {said}; .*RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"):
-        deaths.judged(no_room, [HEAD, SPOT])
+        deaths.judged(no_room, {**ON_HEAD, **ON_SPOT})
 
 
 def test_a_worker_that_cannot_start_counts(lost):
@@ -148,4 +168,4 @@ def test_a_worker_that_cannot_start_counts(lost):
     from ray.train.v2.api.exceptions import ControllerError
 
     with pytest.raises(RunError, match=r"training failed 1 times: .*no torch here"):
-        _Deaths(Written(), 0).judged(ControllerError(WorkerGroupStartupFailedError("no torch here")), [HEAD])
+        _Deaths(Written(), 0).judged(ControllerError(WorkerGroupStartupFailedError("no torch here")), ON_HEAD)

@@ -1,7 +1,8 @@
-"""Where each batch and each actor of a pass is: notes in the cluster's own store, which outlive the process that left them.
+"""Where batches, actors and workers of a training are: notes in the cluster's own store, which outlive who left them.
 
 A note is there while its batch is worked on, or its actor built. One that is still there when its process has ended says what
-the process died of: a batch, and on which node. Actors that were built leave another one, for whoever waits for them.
+the process died of: a batch, and on which node. Actors that were built leave another one, for whoever waits for them; that of
+a training's worker stays until whoever started the worker has read it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _MOST_UNBUILT = 3  # processes that die on a node over building an actor, before
 class Kind(Enum):
     """What a note says of a node."""
 
-    AT_WORK = "at work"  # a process on it works on images
+    AT_WORK = "at work"  # a process on it works on images, or trains
     BUILDING = "building"  # a process on it builds an actor
     BUILT = "built"  # an actor was built on it
     UNFIT = "unfit"  # an actor cannot be built on it
@@ -38,7 +39,7 @@ class Note:
 
     kind: Kind
     node_id: str
-    image_ids: tuple[str, ...] = ()  # of AT_WORK
+    image_ids: tuple[str, ...] = ()  # of AT_WORK; of a training's worker none
     actor_id: str = ""  # "" of a task
     actor: str = ""  # of BUILT: the name of its class
     reason: str = ""  # of UNFIT
@@ -46,7 +47,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Notes:
-    """Those of one pass; small and picklable, used by its driver and by all its processes."""
+    """Those of one pass or training; small and picklable, used by its driver and by all its processes."""
 
     pass_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
