@@ -49,7 +49,9 @@ class ResourcesConfig:
     # Everything in the driver's own process, without Ray: for small data, trials, debuggers. On the CPU, or with
     # ``gpus_per_actor`` 1 on its GPU.
     here: bool = False
-    images_per_pass: int = 0  # of each training process; fewer than its share of the batch = accumulated gradients
+    # Of each training process; fewer than its share of the batch = accumulated gradients. 0 = as many as its GPU has room for;
+    # on a CPU its share.
+    images_per_pass: int = 0
     loader_workers: int = 0  # image loading processes of each training process
     price_per_hour: float = 0.0  # of the machine or cluster, in your currency, for the estimate that a preview makes
     cache_mib: int = 16_384  # training images that are fetched, or drawn, kept on each node's disk; 0 = none

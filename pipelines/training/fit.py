@@ -87,7 +87,7 @@ def fit(
             say=job.voice.say,
         )
     if result.images_per_pass and not job.options.resources.images_per_pass:
-        job.voice.say(f"  {result.images_per_pass} image(s) in a pass, as many as found room in memory")
+        job.voice.say(f"  {result.images_per_pass} image(s) in a pass of a worker, for which its memory has room")
     model = task.build_model()
     model.load_state_dict(result.model if result.best is None else result.best["model"])
     return Fitted(model, result, _facts(result, _drop_skipped(job, task, result), left_out))

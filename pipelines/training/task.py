@@ -220,7 +220,8 @@ class TrainingResources:
     use_gpu: bool = False  # one GPU per worker
     threads: int = 1  # of torch, per worker
     cpus: int = 1  # that Ray reserves per worker; threads and these are fewer where nodes have fewer
-    # Images per forward and backward pass of a worker; 0 = its whole share of the batch, or as many as its memory has room for.
+    # Images per forward and backward pass of a worker, at most; 0 = as many of its share of the batch as its GPU has room for.
+    # On a CPU that is all of them, as where statistics of a pass enter the loss.
     images_per_pass: int = 0
     loader_processes: int | None = None  # per worker; 0 = it loads itself; None = on a GPU one for each other thread
     checkpoint_every: int = 0  # steps; 0 = a twentieth of the training
@@ -276,7 +277,7 @@ class TrainingResult:
     best: dict[str, Any] | None  # {"score", "step", "model"} of the best evaluation, if the task evaluates
     skipped: list[Skipped]
     scalars: list[Progress]
-    images_per_pass: int  # of a worker, where its memory had no room for its share or it was asked for; 0 = its share
+    images_per_pass: int  # of a worker, at most: what was asked for, or its memory has room for; 0 = its share
     gpu_memory_mib: float | None  # the most that tensors of one worker took on its GPU; None on CPUs
 
     @property

@@ -16,6 +16,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from pipelines.training.checkpoints import Checkpoints, read_scalars, write_events, write_scalars
+from pipelines.training.memory import Gauge, gauge_of
 from pipelines.training.phases import Phase, PhaseLosses
 from pipelines.training.samples import Batch, GlobalBatches, loader_of, to_device
 from pipelines.training.task import (
@@ -82,6 +83,7 @@ class Worker:
         self.best: dict[str, Any] | None = None
         self.skipped: set[Skipped] = set()
         self.images_per_pass = self.resources.images_per_pass  # at most; 0 = the whole share
+        self.gauge: Gauge | None = None  # as long as it is measured how many there may be
         self.gpu_memory_mib: float | None = None  # the largest of all workers and runs up to the newest checkpoint
         start = self._restore()
         self.rows = [row for row in read_scalars(self.folder) if row.step <= start] if self.rank == 0 else []
@@ -120,6 +122,7 @@ class Worker:
         dataset = self.task.build_dataset()
         if len(dataset.image_ids) != plan.images:
             raise DataError(f"expected the plan's {plan.images} training images, got {len(dataset.image_ids)}")
+        self._begin_to_measure()
         self._load_from(start, dataset)
         checkpoint_every = self.resources.checkpoint_every or math.ceil(steps / _CHECKPOINTS)
         window = Window(start)
@@ -132,6 +135,9 @@ class Worker:
             self.scaler.update()
             window.add(means[0], plan.batch_size)
             done = step + 1
+            if self.gauge is not None:
+                self._enlarge(self.gauge, phases)
+                self._load_from(done, dataset)
             if done % math.ceil(steps / _EVALUATIONS) == 0 or done == steps:
                 self._evaluate(done)
             # The row before the checkpoint: a training that goes on from there writes no row of an earlier step.
@@ -162,6 +168,18 @@ class Worker:
         )
         self.loader = iter(loader_of(dataset, self.batches, self.resources.loaders, self.device))
 
+    def _begin_to_measure(self) -> None:
+        """Let the first step have passes of one image, if nobody says how many a pass has and its statistics enter no loss."""
+        if self.plan.batch_size // self.world > 1 and not self.images_per_pass and not self.task.pass_statistics:
+            self.gauge = gauge_of(self.device)
+            self.images_per_pass = int(self.gauge is not None)
+
+    def _enlarge(self, gauge: Gauge, phases: Sequence[Phase]) -> None:
+        """Let a pass have as many images from now on as each worker has room for, and no more than a share."""
+        gradients = (sum(weight.numel() * weight.element_size() for weight in phase.parameters) for phase in phases)
+        self.images_per_pass = min(self.batches.share, *self._gather(gauge.images_that_fit(max(gradients))))
+        self.gauge = None
+
     def _take_turns(self, phases: Sequence[Phase], step: int, at: Position, dataset: TrainingDataset) -> list[Means]:
         """Let each phase have its turn with the images of a step; again in smaller passes where they find no room."""
         # A pass is loaded and moved to the device once, and forgotten when the last phase has had it.
@@ -170,7 +188,8 @@ class Worker:
         while len(means) < len(phases):
             phase, before = phases[len(means)], _Before(self.model, self.device)
             try:
-                said = self._backward(phase, passes.pop(0), at)
+                mine = passes.pop(0)
+                said = self._backward(phase, self.gauge.watched(mine) if self.gauge else mine, at)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -327,7 +346,10 @@ class _Before:
 
 
 def _gpu_memory_mib(device: torch.device) -> float | None:
-    """Return the most memory that tensors of this process have taken on its GPU since the training began; None on a CPU."""
+    """Return the most memory that tensors of this process have taken on its GPU; None on a CPU.
+
+    It counts from the beginning, or from the last pass in which the number of images was measured: none is larger before.
+    """
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 

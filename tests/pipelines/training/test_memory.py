@@ -1,16 +1,21 @@
-"""A device with room for so many images: passes are halved until they fit, or refused where that would change the result."""
+"""A device with room for so many images: passes are chosen or halved so that they fit, or refused where that would change the
+result."""
 
 import pickle
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipelines.stages.train_classifier.task import ClassifierTask
+from pipelines.training import memory, worker
 from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.memory import Gauge, gauge_of
 from pipelines.training.task import PassTooLargeError
 from tests.support.tolerances import assert_near, near, roundings_in
 from tests.support.toy_training import AdversaryTask, ToyTask, train
+from tests.support.two_workers import train_two
 from weaksam.config import (
     ClassifierConfig,
     DinoConfig,
@@ -55,6 +60,196 @@ def assert_learnt_alike(a, b, task):
     length = task.plan.steps * (task.plan.batch_size + 2 * roundings_in(task.build_model()[0]))
     for name, weight in a.items():
         assert_near(weight.float(), b[name].float(), length=length, magnitude=1.0)
+
+
+# ------------------------------------------------------------------------------------------------- chosen by what is free
+
+
+class Allocator:
+    """A GPU's memory, in bytes: what is allocated now, and the most since the peak was reset."""
+
+    def __init__(self, monkeypatch, free):
+        self.allocated = self.peak = 100
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: self.allocated)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: self.peak)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self.reset)
+        monkeypatch.setattr(memory, "free_bytes", lambda _device: free)
+
+    def reset(self, _device):
+        self.peak = self.allocated
+
+    def take(self, size):
+        self.allocated += size
+        self.peak = max(self.peak, self.allocated)
+
+
+def measured(gauge, allocator, *passes):
+    """Let a phase have passes of (inputs, activations, gradients that stay)."""
+
+    def loaded():
+        for inputs, activations, gradients in passes:
+            allocator.take(inputs)
+            yield inputs, activations, gradients
+
+    for inputs, activations, gradients in gauge.watched(loaded()):
+        allocator.take(activations)
+        allocator.take(gradients - activations - inputs)
+
+
+@pytest.mark.parametrize(
+    ("free", "gradients", "images"),
+    [
+        pytest.param(1000, 200, 6, id="(0.8 x 1000 - 200) / 90"),
+        pytest.param(1000, 0, 8, id="800 / 90"),
+        pytest.param(100, 0, 1, id="not even one, but there is nothing smaller"),
+        pytest.param(100, 200, 1, id="not even the gradients"),
+    ],
+)
+def test_images_of_a_pass_are_chosen_from_what_one_takes_beside_what_stays(monkeypatch, free, gradients, images):
+    allocator = Allocator(monkeypatch, free)
+    gauge = Gauge(torch.device("cuda"))
+    measured(gauge, allocator, (10, 500, 200), (10, 70, 0), (20, 70, 0), (10, 30, 0))  # the first makes the gradients
+    allocator.take(-200)
+    measured(gauge, allocator, (10, 900, 50), (10, 60, 0))  # of another phase
+    assert gauge.images_that_fit(gradients) == images
+
+
+def test_nothing_is_measured_where_nobody_knows_what_is_free(monkeypatch):
+    assert gauge_of(torch.device("cpu")) is None
+    assert isinstance(gauge_of(torch.device("cuda")), Gauge)
+
+
+class Fitting:
+    """A gauge that finds room for so many images."""
+
+    def __init__(self, images):
+        self.images, self.watches, self.gradient_bytes = images, 0, None
+
+    def watched(self, passes):
+        self.watches += 1
+        return passes
+
+    def images_that_fit(self, gradient_bytes):
+        self.gradient_bytes = gradient_bytes
+        return self.images
+
+
+def let_fit(monkeypatch, images):
+    gauge = Fitting(images)
+    monkeypatch.setattr(worker, "gauge_of", lambda _device: gauge)
+    return gauge
+
+
+def watching(kind, sizes):
+    """A kind of task that notes how many images each pass of its first phase has."""
+
+    class Watched(kind):
+        def losses(self, model, batch, at, phase):
+            if phase == 0:
+                sizes.append((at.step, len(batch["x"])))
+            return super().losses(model, batch, at, phase)
+
+    return Watched
+
+
+@pytest.mark.parametrize(
+    ("fits", "chosen", "passes"),
+    [
+        pytest.param(1, 1, [1] * 8, id="one"),
+        pytest.param(3, 3, [2, 3, 3], id="three, in passes of nearly one size"),
+        pytest.param(8, 8, [8], id="the whole share"),
+        pytest.param(50, 8, [8], id="no more than the share"),
+    ],
+)
+def test_passes_are_chosen_in_the_first_step_and_the_losses_stay(tmp_path, monkeypatch, fits, chosen, passes):
+    easy, sizes = train(tmp_path, AdversaryTask(**plain()), name="easy"), []
+    gauge = let_fit(monkeypatch, fits)
+    task = watching(AdversaryTask, sizes)(**plain())
+    fitted = train(tmp_path, task, name="fitted")
+    assert (easy.images_per_pass, fitted.images_per_pass) == (0, chosen)
+    assert sizes == [(0, 1)] * 8 + [(step, size) for step in range(1, 6) for size in passes]
+    assert gauge.watches == 2  # the phases of the first step
+    # of the first phase: a Linear of 4 to 8 and one of 8 to 1, with biases, and 3 parameters more, of 4 bytes each
+    assert gauge.gradient_bytes == 4 * (4 * 8 + 8 + 8 + 1 + 3)
+    for one, other in zip(easy.scalars, fitted.scalars, strict=True):
+        assert other.losses == pytest.approx(one.losses, rel=1e-6)
+    assert_learnt_alike(easy.model, fitted.model, task)
+
+
+@pytest.mark.parametrize("dies_after", [1, 3])
+def test_a_training_goes_on_with_the_passes_that_were_chosen(tmp_path, monkeypatch, dies_after):
+    class Died(BaseException):
+        pass
+
+    def die(row):
+        if row.step == dies_after:
+            raise Died
+
+    task = AdversaryTask(**plain(dropout=0.2))
+    let_fit(monkeypatch, 3)
+    straight = train(tmp_path, task, name="straight", checkpoint_every=1)
+    with pytest.raises(Died):
+        train(tmp_path, task, name="broken", checkpoint_every=1, progress=die)
+    let_fit(monkeypatch, 2)  # less is free now
+    resumed = train(tmp_path, task, name="broken", checkpoint_every=1)
+    assert (resumed.resumed_at, resumed.images_per_pass) == (dies_after, 3)
+    assert all(torch.equal(straight.model[name], value) for name, value in resumed.model.items())
+
+
+def test_a_number_that_is_asked_for_is_not_measured(tmp_path, monkeypatch):
+    let_fit(monkeypatch, 1)
+    assert train(tmp_path, AdversaryTask(**plain()), images_per_pass=4).images_per_pass == 4
+
+
+def test_a_pass_whose_statistics_enter_the_loss_stays_a_whole_share(tmp_path, monkeypatch):
+    let_fit(monkeypatch, 1)
+    sizes = []
+    task = watching(ToyTask, sizes)(statistics=("retrain.detector.name",))
+    assert train(tmp_path, task).images_per_pass == 0
+    assert {size for _, size in sizes} == {5}
+
+
+def test_a_pass_that_was_chosen_and_does_not_fit_is_halved(tmp_path, monkeypatch):
+    let_fit(monkeypatch, 8)
+    assert train(tmp_path, Small(**plain(full_from=3))).images_per_pass == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uneven(ToyTask):
+    """Two workers, of which the first has room for four images and the second for three; a file for each size of a pass."""
+
+    sizes: str
+
+    def build_model(self):
+        room = (4, 3)[torch.distributed.get_rank()]
+        worker.gauge_of = lambda _device: Fitting(room)  # of this worker's own process
+        return super().build_model()
+
+    def losses(self, model, batch, at, phase):
+        Path(self.sizes, f"{torch.distributed.get_rank()} {min(at.step, 1)} {len(batch['x'])}").touch()
+        return super().losses(model, batch, at, phase)
+
+
+def test_workers_agree_on_the_number_that_the_smallest_has_room_for(tmp_path):
+    sizes = tmp_path / "sizes"
+    sizes.mkdir()
+    task = Uneven(**plain(), sizes=str(sizes))
+    train_two({"pair": task}, str(tmp_path))
+    assert Checkpoints(str(tmp_path / "pair"), task.plan).newest()["images_per_pass"] == 3
+    assert sorted(path.name for path in sizes.iterdir()) == [
+        "0 0 1",
+        "0 1 2",
+        "1 0 1",
+        "1 1 2",
+    ]  # 4 images in two passes
+
+
+@pytest.mark.gpu
+def test_a_gpu_has_room_for_a_share_of_a_small_network(tmp_path):
+    assert train(tmp_path, ToyTask(**plain()), use_gpu=True).images_per_pass == 8
+
+
+# ------------------------------------------------------------------------------------------------- halved, or refused
 
 
 @pytest.mark.parametrize("full_phase", [0, 1])
