@@ -24,7 +24,7 @@ from pipelines.store.schemas import DROPPED, IMAGES
 from pipelines.store.tables import Table
 from pipelines.training import fit, worker
 from pipelines.training.loop import run_training
-from pipelines.training.task import Position, Progress, Share, TrainingResources
+from pipelines.training.task import Position, Share, TrainingResources
 from tests.support.drawn_run import drawn_recipe, job_for, write_run
 from tests.support.toy_training import ToyTask
 from tests.support.voice import Recorder
@@ -278,11 +278,6 @@ def test_workers_share_the_scoring_and_get_the_score_of_one(tmp_path, world):
         )
         assert (shared.images, shared.mean_ap) == (alone.images, alone.mean_ap)
         assert np.array_equal(shared.per_class, alone.per_class)
-
-
-def test_a_step_is_shown_with_its_loss_its_speed_and_the_time_left():
-    now = Progress(step=3, steps=9, epoch=1.0, loss=0.5, losses={"labels": 0.5}, lr=1e-3, images_per_s=40.0, eta_s=61.0)
-    assert fit._figures(now) == "loss 0.500 40 img/s, 1:01 left"
 
 
 # ---------------------------------------------------------------------------------------------------------------- the stage
