@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.engine import interrupts
-from pipelines.engine.figures import Measured
+from pipelines.engine import interrupts, metrics
+from pipelines.engine.figures import Figures, Measured
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Job, OnScalars, Options, Stage, WhenStopped
 from pipelines.engine.voice import Tone, Toned, Voice
@@ -96,17 +96,22 @@ def bring_up_to_date(resolved: Resolved, work: Work) -> dict[str, Any]:
         instance.reopen()
         instance.begin(resolved.parts, make_current=not stage.replaces_when_finished)
         started = time.time()
-        job = Job(
-            options=resolved.options,
-            instance=instance,
-            inputs=resolved.inputs,
-            asked=work.asked,
-            lock=lock,
-            voice=Measured(voice, lambda figures: lock.tell(figures.to_plain())),
-            on_scalars=work.on_scalars,
-        )
         loading = "; models load and processes start first" if stage.loads_models else ""
-        with voice.sign_of_life(f"  {instance.name} is at work{loading}"):
+        with voice.sign_of_life(f"  {instance.name} is at work{loading}"), metrics.of_stage(instance) as set_metrics:
+
+            def tell(figures: Figures) -> None:
+                lock.tell(figures.to_plain())
+                set_metrics(figures)
+
+            job = Job(
+                options=resolved.options,
+                instance=instance,
+                inputs=resolved.inputs,
+                asked=work.asked,
+                lock=lock,
+                voice=Measured(voice, tell),
+                on_scalars=work.on_scalars,
+            )
             facts = stage.run(job)
         lock.check()
         summary = facts.to_plain() | {

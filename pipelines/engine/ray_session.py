@@ -87,12 +87,18 @@ def connect(resources: ResourcesConfig, address: str = "") -> None:
 @contextmanager
 def left_at_the_end() -> Iterator[None]:
     """Leave the Ray that the body joined or started, and see to it that nothing lives on of what was started here."""
-    before = _is_connected()
+    before = is_connected()
     try:
         yield
     finally:
-        if _is_connected() and not before:
+        if is_connected() and not before:
             _leave()
+
+
+def is_connected() -> bool:
+    """Whether this process has joined or started Ray; without importing it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def kill_processes() -> None:
@@ -121,11 +127,6 @@ def frozen_when_interrupted() -> Iterator[None]:
     except KeyboardInterrupt:
         _frozen()
         raise
-
-
-def _is_connected() -> bool:
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
 
 
 def _leave() -> None:
