@@ -1,4 +1,4 @@
-"""How much memory of a GPU a pass of a training takes, and how many images it may have in what is free."""
+"""How much memory of a GPU a training takes, and how many images its passes may have in what is free."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Gauge:
         yield next(passes)
         while True:
             before = torch.cuda.memory_allocated(self._device)
-            torch.cuda.reset_peak_memory_stats(self._device)
+            forget_peak(self._device)
             one = next(passes, None)
             if one is None:
                 return
@@ -46,3 +46,17 @@ class Gauge:
 def gauge_of(device: torch.device) -> Gauge | None:
     """Return one for a device; None where nobody knows how much memory is free, as on a CPU."""
     return Gauge(device) if device.type == "cuda" else None
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let ``peak_mib`` count from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_mib(device: torch.device) -> float | None:
+    """Return the most memory that tensors of this process have taken on its GPU; None on a CPU.
+
+    It counts from the beginning of the training, or from the last pass that a gauge measured: later ones take no less.
+    """
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None

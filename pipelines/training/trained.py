@@ -59,13 +59,17 @@ class Trained(Product[TrainingFacts]):
         """Return the checkpoints of a training that follows ``plan``."""
         from pipelines.training.checkpoints import Checkpoints
 
-        return Checkpoints(join(checkpoints_uri(self.instance), self.instance.key), plan)
+        return Checkpoints(self._training_uri, plan)
 
     def scalars(self) -> list[Progress]:
         """Return the rows of the curves that were written so far; empty before the first."""
         from pipelines.training.checkpoints import read_scalars  # with torch
 
-        return read_scalars(join(checkpoints_uri(self.instance), self.instance.key))
+        return read_scalars(self._training_uri)
+
+    @property
+    def _training_uri(self) -> str:
+        return join(checkpoints_uri(self.instance), self.instance.key)
 
 
 def checkpoints_uri(instance: Instance) -> str:

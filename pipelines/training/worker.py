@@ -16,7 +16,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from pipelines.training.checkpoints import Checkpoints, read_scalars, write_events, write_scalars
-from pipelines.training.memory import Gauge, gauge_of
+from pipelines.training.memory import Gauge, forget_peak, gauge_of, peak_mib
 from pipelines.training.phases import Phase, PhaseLosses
 from pipelines.training.samples import Batch, GlobalBatches, loader_of, to_device
 from pipelines.training.task import (
@@ -73,8 +73,7 @@ class Worker:
         self.plan = self.task.plan
         torch.manual_seed(derive_seed(self.plan.seed, "weights"))
         self.model = self.task.build_model().to(self.device)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        forget_peak(self.device)
         self.optimizers = self.task.build_optimizers(self.model)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group.setdefault("initial_lr", group["lr"])
@@ -212,8 +211,7 @@ class Worker:
             raise too_large  # the others wait for this one: all of them begin again
         self.images_per_pass = halved(too_large, self.task)
         self.say(f"  {too_large}; goes on with {self.images_per_pass}")
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
     def _passes(self) -> Iterator[_Pass]:
         """Yield the passes of the next step, on the device."""
@@ -296,7 +294,7 @@ class Worker:
 
     def _save(self, done: int) -> None:
         self.skipped = set().union(*self._gather(self.skipped))
-        peaks = [self.gpu_memory_mib, *self._gather(_gpu_memory_mib(self.device))]
+        peaks = [self.gpu_memory_mib, *self._gather(peak_mib(self.device))]
         self.gpu_memory_mib = max((peak for peak in peaks if peak is not None), default=None)
         if self.rank == 0:
             write_events(self.folder, self.rows)
@@ -343,14 +341,6 @@ class _Before:
         torch.set_rng_state(self._random)
         if self._random_there is not None:
             torch.cuda.set_rng_state(self._random_there, self._device)
-
-
-def _gpu_memory_mib(device: torch.device) -> float | None:
-    """Return the most memory that tensors of this process have taken on its GPU; None on a CPU.
-
-    It counts from the beginning, or from the last pass in which the number of images was measured: none is larger before.
-    """
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
 def _first_sentence(error: Exception) -> str:

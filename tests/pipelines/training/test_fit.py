@@ -381,5 +381,5 @@ def test_the_manifest_says_the_memory_of_a_gpu_where_it_was_measured(tmp_path, m
         return fit.fit(job, ToyTask(), left_out={}).facts.to_plain()
 
     assert "gpu_memory_mib" not in told(tmp_path / "cpu")
-    monkeypatch.setattr(worker, "_gpu_memory_mib", lambda _device: 812.34)
+    monkeypatch.setattr(worker, "peak_mib", lambda _device: 812.34)
     assert told(tmp_path / "gpu")["gpu_memory_mib"] == 812.3

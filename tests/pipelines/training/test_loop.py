@@ -392,10 +392,10 @@ def test_a_training_on_the_cpu_measures_no_memory_of_a_gpu(tmp_path):
 
 def test_memory_of_a_gpu_is_the_largest_of_all_workers_and_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(Worker, "_gather", lambda _self, value: [value])
-    monkeypatch.setattr(worker, "_gpu_memory_mib", lambda _device: 812.0)
+    monkeypatch.setattr(worker, "peak_mib", lambda _device: 812.0)
     with pytest.raises(Died):
         train(tmp_path, progress=die_at(2), checkpoint_every=1)
-    monkeypatch.setattr(worker, "_gpu_memory_mib", lambda _device: 500.0)
+    monkeypatch.setattr(worker, "peak_mib", lambda _device: 500.0)
     assert train(tmp_path, checkpoint_every=1).gpu_memory_mib == 812.0
     assert train(tmp_path, checkpoint_every=1).gpu_memory_mib == 812.0  # of a finished training
     monkeypatch.setattr(Worker, "_gather", lambda _self, value: [value, 900.0 if value == 500.0 else value])
