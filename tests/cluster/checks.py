@@ -344,13 +344,10 @@ def manifests_are_named_in_the_page(repository: Repository) -> Faults:
     for name in repository.files:
         if not name.endswith(".md") and Path(name).name not in page:
             yield f"cluster/README.md: says nothing of {name}; expected what it is for"
-    for link in re.findall(r"\]\(([^)#]+)", page):
-        if (
-            "://" not in link
-            and not (ROOT / "cluster" / link).exists()
-            and not (repository.root / "cluster" / link).exists()
-        ):
-            yield f"cluster/README.md: links to {link}; expected a file that is there"
+    named = [*re.findall(r"\]\(([^)#]+)", page), *re.findall(r"`([\w./-]+\.(?:yaml|lock|md))`", page)]
+    for file in (file for file in named if "://" not in file):
+        if not any((root / base / file).exists() for root in (repository.root, ROOT) for base in ("cluster", ".")):
+            yield f"cluster/README.md: names {file}; expected a file that is there, from this folder or the root"
 
 
 def yaml_says_nothing_twice(repository: Repository) -> Faults:

@@ -64,6 +64,7 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
     "an index by name": (DOCKERFILE, "uv==0.13.8", "uv==0.13.8 --index-url https://x", f"{DOCKERFILE}: names '"),
     "a context without the code": (".dockerignore", "!pipelines\n", "", ".dockerignore: leaves pipelines out"),
     "a symptom that nobody says": (PAGE, "`this process stops writing`", "`this process is done`", "symptom 'this process"),
+    "a page that names no file": (PAGE, "`kuberay/morning.yaml`", "`morning.yaml`", "README.md: names morning.yaml"),
     "a key that stands twice": (CRON, "  schedule:", '  timeZone: "x"\n  schedule:', f"{CRON}: key 'timeZone' stands twice"),
 }  # fmt: skip
 
