@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.engine import nodes as cluster
+from pipelines.engine.nodes import Node
 from pipelines.engine.notes import Kind, Notes
 from pipelines.engine.reach import AGAIN_WITH_WORKERS, SAY_EVERY_S, stop_asking, words_of_ray
 from pipelines.engine.voice import Voice, Waiting
@@ -19,6 +20,7 @@ from pipelines.engine.voice import Voice, Waiting
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
+_STARTS_S = 60.0  # that a process takes at most, on a busy node, to start and import what an actor needs
 _ASKED_AT_ONCE = 8  # nodes
 _TO_GROW_S = 10.0  # that a pool has to take room which was found; whoever asked on would be given it instead
 
@@ -59,13 +61,14 @@ class Watch:
         started = said = time.monotonic()
         while not self._stop.wait(_LOOK_EVERY_S):
             try:
-                alive = {node.node_id for node in cluster.nodes()}
+                found = cluster.nodes()
+                alive = {node.node_id for node in found}
                 built = self._built(alive)
                 self._ask(built)
                 now = time.monotonic()
                 if built or any(note.node_id in alive for note in self.notes.read(Kind.BUILDING)):
                     started = said = now
-                elif self.wait_s and now - started > self.wait_s:
+                elif self.wait_s and now - started > self.wait_s + self._starts_s(found):
                     self.give_up(
                         f"no room for an actor within {self.wait_s:g} s (resources.wait_for_workers): {len(alive)} node(s); "
                         f"{words_of_ray()}. {AGAIN_WITH_WORKERS}"
@@ -77,6 +80,10 @@ class Watch:
                     said = now
             except Exception:  # a cluster that does not answer for a moment does so when it is asked again
                 logger.warning("the cluster could not be looked at", exc_info=True)
+
+    def _starts_s(self, found: Sequence[Node]) -> float:
+        """Return for how long an actor may be about to start and leave no note, on nodes of which one can carry it."""
+        return _STARTS_S if any(node.gpus if "GPU" in self.bundle else node.cpus for node in found) else 0.0
 
     def _built(self, alive: Collection[str]) -> int:
         """Return how many actors of the kind that there are most of have been built on nodes that are alive."""

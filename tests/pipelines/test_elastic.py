@@ -130,6 +130,25 @@ def test_without_workers_it_waits_and_says_what_for(tmp_path: Path, log: Path, m
     check_rows(run, printed, IMAGES)
 
 
+def test_a_run_whose_last_worker_is_lost_ends_after_the_time_it_may_wait(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with fixed_nodes(environment=of_workers(log, places=2)) as nodes:
+        only = nodes.add(cpus=1)
+        with propose(run, monkeypatch, nodes.address, FEWER, ON_CPU, "resources.wait_for_workers=5") as driver:
+            driver.wait_until(lambda: any(computed(log).values()))  # and waits for a second node before it finishes all
+            nodes.lose(only)
+            printed = finish(driver, code=1)
+        assert re.search(
+            r"no room for an actor within 5 s \(resources\.wait_for_workers\): .* run the same command", printed
+        )
+        nodes.add(cpus=1)
+        with propose(run, monkeypatch, nodes.address, FEWER, ON_CPU) as driver:
+            printed = finish(driver)
+    check_rows(run, printed, FEWER)
+
+
 def test_every_gpu_has_a_sam(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, sizes = tmp_path / "run", (1, 2, 4)
     with fixed_nodes(environment=of_workers(log, places=sum(sizes), **{GPUS_ON_CPU: "1"})) as nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,7 +81,12 @@ def test_no_more_nodes_are_asked_for_than_actors_may_be(asked: list[Group]) -> N
     assert not asked
 
 
-def test_a_pass_that_no_actor_comes_to_is_given_up_once() -> None:
+@pytest.mark.parametrize("room", [True, False])
+def test_a_pass_that_no_actor_comes_to_is_given_up_once(monkeypatch: pytest.MonkeyPatch, room: bool) -> None:
+    if room:  # somebody else's actors have it
+        monkeypatch.setattr(module, "_STARTS_S", 0.05)
+    else:
+        monkeypatch.setattr(module.cluster, "nodes", lambda: [replace(NODE, cpus=0)])
     said: list[str] = []
     with watching(MadeNotes(), most=0, tasks_left=1, wait_s=0.05, give_up=said.append).on():
         wait_until(lambda: bool(said))
@@ -94,6 +100,14 @@ def test_a_pass_that_no_actor_comes_to_is_given_up_once() -> None:
 def test_a_pass_goes_on_while_an_actor_is_there_or_being_built(notes: list[Note]) -> None:
     said: list[str] = []
     made = MadeNotes(*notes)
+    with watching(made, most=0, tasks_left=1, wait_s=1e-9, give_up=said.append).on():
+        wait_until(lambda: made.looks > 20)
+    assert said == []
+
+
+def test_an_actor_that_there_is_room_for_has_time_to_start() -> None:
+    said: list[str] = []
+    made = MadeNotes()
     with watching(made, most=0, tasks_left=1, wait_s=1e-9, give_up=said.append).on():
         wait_until(lambda: made.looks > 20)
     assert said == []
