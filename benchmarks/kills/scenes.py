@@ -25,7 +25,7 @@ stages: [index, propose, train-mil, detect.mil, label, evaluate.label, retrain, 
 propose: {splits: [train]}
 clues: {source: none}
 prompts: {sources: [grid], points_per_side: 3}
-mil: {scales: [64], steps: 600, epochs: 0, batch_size: 2, min_box_side: 8, warmup_steps: 2}
+mil: {scales: [64], steps: 300, epochs: 0, batch_size: 2, min_box_side: 8, warmup_steps: 2}
 detect: {scales: [64]}
 retrain:
   init: ""
