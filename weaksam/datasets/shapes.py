@@ -92,8 +92,7 @@ class Shapes:
     def records(self, split: str) -> list[ImageRecord]:
         """One record per image of ``split``, in order. Raises ``DataError`` for a split that does not exist."""
         records = []
-        for index, scene in self._scenes(split):
-            truth = scene.truth()
+        for index, truth in self._truths(split):
             easy = truth.class_index[~truth.difficult]
             records.append(
                 ImageRecord(
@@ -108,7 +107,7 @@ class Shapes:
 
     def ground_truth(self, split: str) -> dict[str, GroundTruth]:
         """The true objects of every image of ``split`` by image id."""
-        return {_image_id(split, index): scene.truth() for index, scene in self._scenes(split)}
+        return {_image_id(split, index): truth for index, truth in self._truths(split)}
 
     def masks(self, image_id: str) -> NDArray[np.bool_]:
         """Visible pixels of every object of one image, ``[N, H, W]``, in the order of its ground truth."""
@@ -128,11 +127,11 @@ class Shapes:
         """Changes when any image would change: the drawing's version and the options."""
         return hashlib.sha256(f"shapes v{DRAWING_VERSION} {self._config}".encode()).hexdigest()[:16]
 
-    def _scenes(self, split: str) -> Iterator[tuple[int, _Scene]]:
+    def _truths(self, split: str) -> Iterator[tuple[int, GroundTruth]]:
         if split not in SPLITS:
             raise DataError(f"shapes: expected a split of {', '.join(SPLITS)}, got {split!r}")
         for index in range(self._counts[split]):
-            yield index, _lay_out(data_set_seed(self._config.seed, split, index), self._config.size)
+            yield index, _truth(data_set_seed(self._config.seed, split, index), self._config.size)
 
 
 def data_set_seed(seed: int, split: str, index: int) -> int:
@@ -264,6 +263,14 @@ class _Scene:
             difficult=difficult,
             crowd=np.zeros(len(self.objects), bool),
         )
+
+
+@lru_cache(maxsize=10_000)  # the labels, the true boxes and every stage that measures ask for the same images
+def _truth(seed: int, size: int) -> GroundTruth:
+    truth = _lay_out(seed, size).truth()
+    for values in (truth.boxes_xyxy, truth.class_index, truth.difficult, truth.crowd):
+        values.setflags(write=False)
+    return truth
 
 
 def _lay_out(seed: int, size: int) -> _Scene:
