@@ -70,8 +70,8 @@ class Cells:
 
     @property
     def own(self) -> Variant:
-        """The recipe itself, without what rows change."""
-        return self._of(self._source, "", ())
+        """The recipe itself with what people set, without what rows change."""
+        return self._of(self._source, "", self._asked.overrides)
 
     def needed(self, run: Run, variant: Variant) -> list[str]:
         """Return all instances of a cell in the order in which they run."""

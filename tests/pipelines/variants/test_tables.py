@@ -307,6 +307,15 @@ def test_finished_cells_are_recognised_and_their_figures_read(tmp_path):
     assert load_recipe(str(tmp_path / "recipe.yaml"))[0] == cells.base
 
 
+def test_the_run_shows_the_recipes_own_cell_and_not_the_last(tmp_path):
+    cells = cells_of("10", seeds=(1, 0, 2), rows=("MIST, WeakSAM",))
+    finish_table(cells, str(tmp_path))
+    document, _ = made(cells, str(tmp_path))
+    keys = {seed: names["train-mil"] for seed, names in by_name(document)["MIST, WeakSAM"]["instances"].items()}
+    assert current_instance(str(tmp_path), "train-mil").key == keys["1"]
+    assert len(set(keys.values())) == 3
+
+
 def test_rows_that_are_finished_stay_in_the_table_though_others_are_asked_for(tmp_path):
     run = str(tmp_path)
     for rows in (("MIST, WeakSAM",), ("OICR, WeakSAM",)):
