@@ -241,18 +241,30 @@ def _overlaid(section: Any, values: Any, what: str, field: str, path: str, origi
     if values == {}:
         return section
     plain = _merge(to_plain(section), values, {}, "", (field,))
-    strict = create_model("Overlay", __config__=ConfigDict(extra="forbid"), options=(type(section), Field(alias=path)))
+    kind: type = type(section)
     try:
         given = json.dumps({path: plain}, default=str)
-        return dict(strict.model_validate_json(given, strict=True, context=_read_options))["options"]
+        return dict(_at(path, kind).model_validate_json(given, strict=True, context=_read_options))["options"]
     except ValidationError as error:
-        names_at = partial(options_at, type(section), plain)
+        names_at = partial(options_at, kind, plain)
         raise ConfigError(explain(error, what, lambda found: names_at(found[1:]), origins)) from error
+
+
+@cache  # making a validator takes longer than most of its uses, and a sweep reads thousands of recipes
+def _at(path: str, section: type) -> type[BaseModel]:
+    """Return what the options of a section are read as, so that what is wrong is told by its path in the recipe."""
+    return create_model("Overlay", __config__=ConfigDict(extra="forbid"), options=(section, Field(alias=path)))
 
 
 def _read_options(kind: type[Member], values: Any) -> Member:
     """Read the options of the member of a family that a recipe chooses; see ``Choice``."""
-    return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
+    member: type = kind
+    return _of_member(member).validate_json(json.dumps(values, default=str), strict=True)
+
+
+@cache
+def _of_member(kind: type) -> TypeAdapter[Member]:
+    return TypeAdapter(kind)
 
 
 @dataclass(frozen=True)
