@@ -24,7 +24,7 @@ stages:
   - brightness.double: {scale: 2}
   - report
 propose: {method: selective-search}
-selective_search: {min_side: 4}
+selective_search: {min_side: 4, resize_width: 0}
 resources: {here: true}
 """
 

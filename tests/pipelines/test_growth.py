@@ -24,6 +24,7 @@ STAGES = ("propose", "train-mil", "detect.mil", "label", "evaluate.mil")
 TINY = [
     "stages=[index, propose, train-mil, detect.mil, label, evaluate.mil]",
     "propose.method=selective-search",
+    "selective_search.resize_width=0",
     "mil.backbone=small",
     "mil.scales=[48]",
     "mil.min_box_side=2",

@@ -28,7 +28,12 @@ NAMES = ("index", "propose", "evaluate.proposals", "report")
 def recipe(*overrides: str) -> Recipe:
     """Selective Search over five small drawings in this process, and what comes after it."""
     shapes = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
-    here = ("resources.here=true", "resources.rows_per_task=2", "propose.method=selective-search")
+    here = (
+        "resources.here=true",
+        "resources.rows_per_task=2",
+        "propose.method=selective-search",
+        "selective_search.resize_width=0",
+    )
     return load_recipe("grid", [*shapes, *here, *overrides], "shapes:")[0]
 
 

@@ -21,6 +21,7 @@ propose: {splits: []}
 clues: {cam: {max_side: 64}}
 classifier: {epochs: 1, crop_size: 64, batch_size: 4}
 prompts: {points_per_side: 2}
+selective_search: {min_side: 4, resize_width: 0}
 mil: {steps: 2, epochs: 0, scales: [64], max_side: 64, min_box_side: 4}
 detect: {scales: [64], max_side: 64, splits: []}
 retrain:
