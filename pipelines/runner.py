@@ -26,6 +26,7 @@ from pipelines.bringing import (
     say_dry_run,
     too_many_dropped,
 )
+from pipelines.engine import logs
 from pipelines.engine.stage import Content, OnScalars, Options, Stage
 from pipelines.engine.voice import SILENT, Voice
 from pipelines.products.index import Index, Indexed
@@ -131,15 +132,16 @@ class Run:
         stopped: TooManyDroppedError | None = None
         work = Work(self.recipe.name, asked, voice, on_scalars)
         for name in self.needed_for(*names):
-            with voice.sign_of_life(f"{name}: reading its data and weights"):
-                resolved = self.resolve(name)
-            if asked.dry_run:
-                say_dry_run(resolved, self._rows(name), work)
-            elif stopped is not None:
-                measure_and_show(resolved, work, manifests)
-            else:
-                manifests[name] = bring_up_to_date(resolved, work)
-                stopped = too_many_dropped(resolved.instance, manifests[name], asked.max_dropped)
+            with logs.about(run=self.uri, stage=name):
+                with voice.sign_of_life(f"{name}: reading its data and weights"):
+                    resolved = self.resolve(name)
+                if asked.dry_run:
+                    say_dry_run(resolved, self._rows(name), work)
+                elif stopped is not None:
+                    measure_and_show(resolved, work, manifests)
+                else:
+                    manifests[name] = bring_up_to_date(resolved, work)
+                    stopped = too_many_dropped(resolved.instance, manifests[name], asked.max_dropped)
         if stopped is not None:
             raise stopped
         return manifests

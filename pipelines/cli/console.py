@@ -10,6 +10,7 @@ from rich.logging import RichHandler
 
 from pipelines.cli import terminal
 from pipelines.cli.voice import ConsoleVoice
+from pipelines.engine.logs import Subjects
 
 terminal.correct_width()
 console = Console(soft_wrap=True)
@@ -20,7 +21,8 @@ def set_up_logging(verbose: int) -> None:
     """Say what goes on to standard error: warnings; -v what each stage does; -vv everything."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     handler = RichHandler(console=Console(stderr=True), show_path=False, markup=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    handler.addFilter(Subjects())
+    logging.basicConfig(level=logging.WARNING, format="%(message)s%(about)s", handlers=[handler], force=True)
     for name in ("weaksam", "pipelines"):
         logging.getLogger(name).setLevel(level)
     if not verbose:

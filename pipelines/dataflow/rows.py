@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.engine import logs
 from pipelines.store.dropped import write_dropped
 from pipelines.store.instances import Instance
 from weaksam.errors import ConfigError, ImageError
@@ -78,7 +79,7 @@ def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
         return {**row, "bytes": data, "reason": None, "detail": None}
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return pa.Table.from_pylist(list(pool.map(one, batch.to_pylist())), schema=FETCHED)
+        return pa.Table.from_pylist(list(pool.map(logs.of_image(one), batch.to_pylist())), schema=FETCHED)
 
 
 def finish_batch(instance: Instance, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -95,12 +96,13 @@ def guarded(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any
     blank = {f.name: None for f in missing}
     if row["reason"]:
         return {**row, **blank}
-    done = _attempt(work, row)
+    attempt = logs.of_image(partial(_attempt, work))
+    done = attempt(row)
     if done.get("reason") == OUT_OF_MEMORY:
         import torch
 
         torch.cuda.empty_cache()
-        done = _attempt(work, row)
+        done = attempt(row)
     return {**row, **blank, **done} if done.get("reason") else done
 
 
@@ -149,7 +151,9 @@ def prepared(
     with ThreadPoolExecutor(_AHEAD) as pool:
         started: deque[tuple[dict[str, Any], Callable[[], T]]] = deque()
         for row in rows:
-            under_way: list[Callable[[], T]] = [] if row["reason"] else [pool.submit(prepare, row).result]
+            under_way: list[Callable[[], T]] = (
+                [] if row["reason"] else [pool.submit(logs.of_image(prepare), row).result]
+            )
             started.append((row, partial(_taken, under_way, partial(prepare, row))))
             if len(started) > _AHEAD:
                 yield started.popleft()

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,7 @@ class Watch:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Watch while the body runs a pass."""
-        thread = threading.Thread(target=self._look, name="pass-watch", daemon=True)
+        thread = threading.Thread(target=copy_context().run, args=(self._look,), name="pass-watch", daemon=True)
         thread.start()
         try:
             yield

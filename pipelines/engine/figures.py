@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -109,7 +110,7 @@ class Measured:
                 look()
 
         look()
-        thread = threading.Thread(target=watch, name="figures", daemon=True)
+        thread = threading.Thread(target=copy_context().run, args=(watch,), name="figures", daemon=True)
         thread.start()
         try:
             with self._voice.rows(label, total, count):

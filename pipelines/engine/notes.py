@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.engine import logs
 from pipelines.store.explain import explain, last_line
 from weaksam.errors import RunError, WeaksamError
 
@@ -50,6 +51,7 @@ class Notes:
     """Those of one pass or training; small and picklable, used by its driver and by all its processes."""
 
     pass_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    subject: logs.Subject = field(default_factory=logs.subject)  # of the driver when it made them
 
     def read(self, kind: Kind) -> list[Note]:
         """Return those of a kind that are there."""
@@ -83,12 +85,13 @@ class Notes:
 
     @contextmanager
     def while_working(self, kind: Kind, image_ids: Sequence[str] = ()) -> Iterator[None]:
-        """Leave a note until the body ends in any way but the death of this process."""
+        """Leave a note until the body, whose log is about what the driver's is, ends in any way but this process's death."""
         from ray.experimental import internal_kv
 
         key = self.leave(kind, image_ids)
         try:
-            yield
+            with logs.in_worker(self.subject):
+                yield
         finally:
             internal_kv._internal_kv_del(key)
 

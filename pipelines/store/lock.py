@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 from pipelines.store.exclusive import create_exclusively, is_exclusive
@@ -50,7 +51,9 @@ class Lock:
         self._losing = threading.Lock()
         self._trouble = ""  # that kept the last beat from the storage
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lock-heartbeat", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._beat,), name="lock-heartbeat", daemon=True
+        )
         self._deadline = threading.Timer(0, self._give_up)
 
     @property

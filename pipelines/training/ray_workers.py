@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.engine import interrupts, ray_session
+from pipelines.engine import interrupts, logs, ray_session
 from pipelines.engine import nodes as cluster
 from pipelines.engine.notes import Kind, Notes
 from pipelines.engine.voice import Words
@@ -124,7 +124,8 @@ def _trainer(
         context = ray.train.get_context()
         place = {"rank": context.get_world_rank(), "world": context.get_world_size()}
         try:
-            run_worker(sized, **place, device=ray.train.torch.get_device())
+            with logs.in_worker(notes.subject):
+                run_worker(sized, **place, device=ray.train.torch.get_device())
         except (NonFiniteLossError, ConfigError, CheckpointError) as error:
             return error  # all workers stop together, and starting again would not help
         except Exception as error:
