@@ -28,8 +28,7 @@ from random import Random
 from benchmarks.kills.compare import Found, compare
 from benchmarks.kills.disturb import WEAKSAM, Told, work
 from benchmarks.kills.scenes import IMAGES, PREPARED, RECIPE, SCENES, SWEEP, Scene
-
-_MARKS = ("<!-- kills -->", "<!-- /kills -->")  # the table stands between them in a document
+from benchmarks.tables import markdown, write_between_marks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ def main() -> int:
             print(f"\n{outcome.scene.name}: {outcome.found.first}")
     print(f"\nseed {args.seed}, {platform.machine()}, {os.cpu_count()} CPUs")
     if args.results:
-        write_results(args.results, table)
+        write_between_marks(args.results, "kills", table)
     return int(any(outcome.failed for outcome in outcomes))
 
 
@@ -95,20 +94,7 @@ def as_table(outcomes: list[Outcome]) -> str:
         "gave up", "undisturbed s", "disturbed s",
     )  # fmt: skip
     lines = [[outcome.scene.name, *_figures([outcome])] for outcome in outcomes] + [["all", *_figures(outcomes)]]
-    widths = [max(len(line[n]) for line in (head, *lines)) for n in range(len(head))]
-    rows = [
-        " | ".join([name.ljust(widths[0]), *(word.rjust(width) for word, width in zip(words, widths[1:], strict=True))])
-        for name, *words in (head, *lines)
-    ]
-    rule = "-|-".join("-" * width for width in widths)
-    return "\n".join(f"| {row} |" for row in (rows[0], rule, *rows[1:]))
-
-
-def write_results(document: Path, table: str) -> None:
-    """Put the table between its marks in a document."""
-    text = document.read_text(encoding="utf-8")
-    begin, end = (text.index(mark) for mark in _MARKS)
-    document.write_text(f"{text[: begin + len(_MARKS[0])]}\n{table}\n{text[end:]}", encoding="utf-8")
+    return markdown(head, lines)
 
 
 def _figures(outcomes: list[Outcome]) -> list[str]:

@@ -29,7 +29,7 @@ _STANDSTILL_S = 240.0  # without progress: it hangs
 _MOST_FAILURES = 5  # drivers that end by themselves, unfinished
 # Nodes are missed after some 3 s instead of some 15, so that there is time for many to be lost.
 _SOON = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
-_QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 
 
 @dataclass(kw_only=True)
@@ -44,7 +44,7 @@ class Told:
 def work(scene: Scene, arguments: Sequence[str], run: Path, log: Path, kills: Sequence[Kind], random: Random) -> Told:
     """Run a scene's command until it is finished, and kill what ``kills`` says in its course."""
     told, started = Told(), time.monotonic()
-    with fixed_nodes(environment={**_SOON, **_QUIET}) as nodes:
+    with fixed_nodes(environment={**_SOON, **QUIET}) as nodes:
         for _ in range(NODES):
             nodes.add(cpus=CPUS)
         with _Run(

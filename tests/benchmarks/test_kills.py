@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.kills.__main__ import main, write_results
+from benchmarks.kills.__main__ import main
 from benchmarks.kills.compare import compare
 from benchmarks.kills.scenes import SCENES
 
@@ -79,13 +79,6 @@ def test_a_hundred_kills_are_of_every_kind_in_an_order_that_the_seed_decides() -
         assert Counter(scene.plan(scene.share, Random(1))) == scene.kinds
         assert scene.plan(5, Random(1)) == scene.plan(5, Random(1))
     assert len({tuple(SCENES[0].plan(35, Random(seed))) for seed in range(3)}) == 3
-
-
-def test_the_table_stands_between_its_marks(tmp_path: Path) -> None:
-    document = tmp_path / "RESULTS.md"
-    document.write_text("before\n<!-- kills -->\nold\n<!-- /kills -->\nafter\n")
-    write_results(document, "| new |")
-    assert document.read_text() == "before\n<!-- kills -->\n| new |\n<!-- /kills -->\nafter\n"
 
 
 @pytest.mark.ray
