@@ -114,7 +114,6 @@ def _trainer(
     run_worker: Callable[..., None], sized: TrainingResources, notes: Notes, storage_uri: str, run_name: str
 ) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     def work() -> WeaksamError | None:
         import ray.train
@@ -136,8 +135,8 @@ def _trainer(
         return None
 
     arrow_fs, path = open_arrow_fs(storage_uri)
-    return TorchTrainer(
-        work,  # type: ignore[arg-type]  # the declared type knows no return value
+    return _trainer_type()(
+        work,
         scaling_config=ScalingConfig(
             num_workers=sized.workers, use_gpu=sized.use_gpu, resources_per_worker=dict(bundle(sized))
         ),
@@ -148,6 +147,23 @@ def _trainer(
             failure_config=FailureConfig(**_NO_RESTARTS),
         ),
     )
+
+
+def _trainer_type() -> type[Any]:
+    """Return Ray Train's trainer; on this process's own Ray without what gives back the room of a controller that died.
+
+    That asks Ray's dashboard, which is not started there: it would give nothing back, and each training would wait for its
+    answer for 12 s at the end.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    class TrainerWithoutDashboard(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            made = super()._create_default_callbacks()  # type: ignore[misc]  # the declared type is that of V1
+            return [callback for callback in made if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+    return TrainerWithoutDashboard if ray_session.is_own() else TorchTrainer
 
 
 @dataclass

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines.engine import nodes as cluster
+from pipelines.engine import ray_session
 from pipelines.engine.nodes import Node
 from pipelines.engine.notes import Note, Notes
 from pipelines.training import ray_workers
@@ -169,3 +170,13 @@ def test_a_worker_that_cannot_start_counts(lost):
 
     with pytest.raises(RunError, match=r"training failed 1 times: .*no torch here"):
         _Deaths(Written(), 0).judged(ControllerError(WorkerGroupStartupFailedError("no torch here")), ON_HEAD)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("own", [True, False])
+def test_no_dashboard_is_waited_for_where_there_is_none(monkeypatch, ray_cluster, own):
+    monkeypatch.setattr(ray_session, "is_own", lambda: own)
+    made = ray_workers._trainer_type()(lambda: None)._create_default_callbacks()
+    names = [type(callback).__name__ for callback in made]
+    assert "BackendSetupCallback" in names
+    assert ("PlacementGroupCleanerCallback" in names) is not own
