@@ -16,7 +16,7 @@ from tests.support.patience import PATIENCE_S
 
 FEW = ["data.shapes.train=12", "data.shapes.val=0", "data.shapes.test=0", "data.shapes.size=64", "resources.cpus=2"]
 TRAINING = [*FEW, "classifier.crop_size=32", "classifier.batch_size=4", "classifier.epochs=1000"]
-PROPOSING = [*FEW, "data.shapes.train=2000", "prompts.points_per_side=4", "resources.rows_per_task=1"]
+PROPOSING = [*FEW, "data.shapes.train=500", "prompts.points_per_side=4", "resources.rows_per_task=1"]
 HERE = "resources.here=true"
 WORK = {  # verb, recipe, settings, what there is once it works
     "a pass in this process": ("propose", "grid", [*PROPOSING, HERE], "part-*"),
