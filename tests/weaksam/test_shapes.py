@@ -175,3 +175,11 @@ def test_the_fingerprint_follows_every_option():
     }
     assert len(prints) == 4
     assert Shapes(SMALL).fingerprint() == Shapes(SMALL).fingerprint()
+
+
+def test_what_one_reader_writes_into_true_boxes_no_other_sees():
+    data_set = Shapes(SMALL)
+    first = data_set.ground_truth("train")
+    image_id, kept = next((image_id, truth.boxes_xyxy.copy()) for image_id, truth in first.items())
+    first[image_id].boxes_xyxy[:] = -1
+    np.testing.assert_array_equal(data_set.ground_truth("train")[image_id].boxes_xyxy, kept)

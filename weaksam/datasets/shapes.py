@@ -15,6 +15,7 @@ Seeds form one space of integers, cut into ranges that never meet:
 from __future__ import annotations
 
 import colorsys
+import copy
 import hashlib
 import io
 import math
@@ -131,7 +132,8 @@ class Shapes:
         if split not in SPLITS:
             raise DataError(f"shapes: expected a split of {', '.join(SPLITS)}, got {split!r}")
         for index in range(self._counts[split]):
-            yield index, _truth(data_set_seed(self._config.seed, split, index), self._config.size)
+            truth = _truth(data_set_seed(self._config.seed, split, index), self._config.size)
+            yield index, copy.deepcopy(truth)  # whoever asks may write into its own
 
 
 def data_set_seed(seed: int, split: str, index: int) -> int:
@@ -267,10 +269,7 @@ class _Scene:
 
 @lru_cache(maxsize=10_000)  # the labels, the true boxes and every stage that measures ask for the same images
 def _truth(seed: int, size: int) -> GroundTruth:
-    truth = _lay_out(seed, size).truth()
-    for values in (truth.boxes_xyxy, truth.class_index, truth.difficult, truth.crowd):
-        values.setflags(write=False)
-    return truth
+    return _lay_out(seed, size).truth()
 
 
 def _lay_out(seed: int, size: int) -> _Scene:
