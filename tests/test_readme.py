@@ -52,6 +52,7 @@ def example(tmp_path: Path) -> str:
     return str(tmp_path / "mine.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_example_runs_and_prints_boxes(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT)

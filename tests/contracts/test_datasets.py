@@ -257,6 +257,7 @@ def test_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
             open_dataset(DataConfig(uri=str(tmp_path / "nowhere"), kind=kind))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_data_sets_on_s3_equal_those_on_disk(tmp_path: Path) -> None:
     with s3_server("weaksam-datasets") as bucket:
         for kind, build in TREES.items():

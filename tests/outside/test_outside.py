@@ -52,6 +52,7 @@ def weaksam(packages: Path, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_data_set_a_stage_with_a_table_a_section_and_a_format_of_another_package(
     installed: Path, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_models_of_another_package_from_clues_to_a_retrained_detector(installed:
 BOXES = ("--of", "detect.final", "--as", "coco", "--split", "val")
 
 
+@pytest.mark.slow
 def test_a_table_of_another_package(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(MODELS)
     assert "brightness-of-proposals" in weaksam(installed, "table")

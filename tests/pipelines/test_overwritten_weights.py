@@ -82,6 +82,7 @@ def is_loaded(actor: SegmentActor, weights: bytes) -> bool:
     return all(torch.equal(state[name], tensor) for name, tensor in load(weights).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["disk", "Last-Modified", "ETag", "bucket"])
 def test_new_weights_at_an_address_are_loaded_under_another_key(tmp_path: Path, place: str) -> None:
     keys = set()
@@ -94,6 +95,7 @@ def test_new_weights_at_an_address_are_loaded_under_another_key(tmp_path: Path, 
     assert len(keys) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["disk", "ETag", "bucket"])
 def test_weights_overwritten_between_the_driver_and_an_actor_end_the_run(tmp_path: Path, place: str) -> None:
     with place_for(place, tmp_path) as (at, write_at):

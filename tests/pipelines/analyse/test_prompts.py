@@ -230,6 +230,7 @@ def test_a_recipe_without_clues_has_nothing_to_compare(tmp_path):
         assert manifest["text"].startswith("nothing to compare")
 
 
+@pytest.mark.slow
 def test_the_stage_compares_a_split_and_goes_on_where_it_stopped(tmp_path):
     run = str(tmp_path)
     write_run(run)

@@ -180,6 +180,7 @@ def finished_with_drops(run: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_too_many_dropped_images_end_with_exit_code_3_without_torch_and_ray(tmp_path: Path) -> None:
     finished_with_drops(tmp_path / "run")
     command = ("propose", "grid", "--data", "shapes:", "--out", str(tmp_path / "run"), *SET)
@@ -191,6 +192,7 @@ def test_too_many_dropped_images_end_with_exit_code_3_without_torch_and_ray(tmp_
     assert (code, err) == (0, "")
 
 
+@pytest.mark.slow
 def test_whether_a_night_dropped_too_many_is_asked_of_its_files(tmp_path: Path) -> None:
     finished_with_drops(tmp_path / "run")
     look = ("status", str(tmp_path / "run"), "--json", "--max-dropped")
@@ -213,6 +215,7 @@ def test_a_run_that_another_process_holds_is_named(tmp_path: Path) -> None:
     assert f"is held by weaksam index (host {os.uname().nodename}, pid {os.getpid()}" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", [["index", "grid"], ["tune", "sweep.yaml"]])
 def test_an_interrupt_ends_in_a_line_and_exit_code_130(tmp_path: Path, verb: list[str]) -> None:
     folder = Run(load_recipe("grid", SETTINGS, "shapes:")[0], str(tmp_path)).instance("index").folder

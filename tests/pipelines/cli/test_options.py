@@ -64,6 +64,7 @@ def test_the_folder_of_a_run_stands_for_its_recipe_and_for_itself(tmp_path: Path
     assert RunRequest(recipe="grid").of_run_folder() == RunRequest(recipe="grid")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "instance"),
     [

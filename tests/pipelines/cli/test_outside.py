@@ -216,6 +216,7 @@ def test_what_is_no_utf8_and_a_folder_that_is_gone_are_told(
     assert is_one_line(err, "the working directory is gone")
 
 
+@pytest.mark.slow
 def test_a_reader_of_one_line_ends_a_listing_quietly_and_no_work(tmp_path: Path) -> None:
     """As ``weaksam recipes | head -1`` and ``weaksam index … | head -1`` do."""
     reading, writing = os.pipe()

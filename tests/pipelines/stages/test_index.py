@@ -327,6 +327,7 @@ def test_touching_a_picture_changes_its_content_in_no_way(tmp_path: Path, read: 
     assert after == before
 
 
+@pytest.mark.slow
 def test_the_reading_of_pictures_is_shown_where_there_is_any(tmp_path: Path) -> None:
     root = pictures(tmp_path / "data", "a.png", "b.png")
     for data, shown in ((str(root), [("index: reading images", 2, 0, 2)]), ("shapes:", [])):

@@ -193,6 +193,7 @@ DROPPING = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(DROPPING))
 def test_a_loss_drop_starts_at_its_step_and_is_counted(tmp_path, name):
     rows = run(drawn_task(DROPPING[name]), tmp_path / "on").scalars

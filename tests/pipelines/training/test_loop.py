@@ -365,6 +365,7 @@ class JudgedByAll(ToyTask):
         return 1.0
 
 
+@pytest.mark.slow
 def test_two_workers_judge_together(tmp_path):
     train_two({"pair": JudgedByAll(count=8, batch_size=4, epochs=1)}, str(tmp_path))
     assert read_best(tmp_path / "pair")["score"] == 1.0

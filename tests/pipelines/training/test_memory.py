@@ -230,6 +230,7 @@ class Uneven(ToyTask):
         return super().losses(model, batch, at, phase)
 
 
+@pytest.mark.slow
 def test_workers_agree_on_the_number_that_the_smallest_has_room_for(tmp_path):
     sizes = tmp_path / "sizes"
     sizes.mkdir()

@@ -23,6 +23,7 @@ def exclusive_nms(boxes, scores, categories, iou_threshold):
     return batched_nms(boxes.to(scores.dtype) + torch.tensor([0, 0, 1, 1]), scores, categories, iou_threshold)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size_hw", "crop_layers", "overlap", "downscale"),
     [

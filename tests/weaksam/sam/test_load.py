@@ -32,6 +32,7 @@ def test_weights_load_from_either_format(tmp_path: Path, small_state: dict[str, 
     assert not any(parameter.requires_grad for parameter in sam.parameters())
 
 
+@pytest.mark.slow
 def test_the_official_layout_loads_and_is_recognised_under_a_wrong_name(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "sam_vit_b.pth"

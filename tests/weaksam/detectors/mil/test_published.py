@@ -110,6 +110,7 @@ def file_of(content):
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "last_relu", "ceil_mode"), [("mist", False, False), ("oicr", True, True)], ids=["mist", "oicr"]
 )
