@@ -174,7 +174,7 @@ class Scene:
         return Resumed(
             twice=len(there & {image_id for _, ids in begun for image_id in ids}),
             until_first_s=min((at for at, _ in begun), default=math.inf) - again,
-            wrong=_wrong(run, self._plan.rows),
+            wrong=_wrong(run, self._plan.rows) + ["killed: it was through before"] * (not begun),
         )
 
     def begun(self, since: float) -> Iterator[tuple[float, list[str]]]:

@@ -131,5 +131,5 @@ def _print_estimate(recipe: Recipe, run_uri: str, made: Mapping[str, Product[Any
     cost = f", about {hours * price:,.2f} at {price:g} an hour" if price else ""
     voice.say(
         f"preview: {whole.done:,} images at {whole.images_per_s:.2f} img/s. All {whole.images:,} would take about "
-        f"{hours:,.1f} h on this machine and {whole.gigabytes:,.2f} GB{cost}."
+        f"{hours:,.1f} h on the same machines and {whole.gigabytes:,.2f} GB{cost}."
     )

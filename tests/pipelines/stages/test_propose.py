@@ -182,6 +182,7 @@ def test_a_preview_that_computes_says_what_the_whole_would_take(
     said = preview(tmp_path / "run", monkeypatch)
     assert "preview: 2 images at" in said
     assert "All 12 would take about" in said
+    assert "h on the same machines and" in said
 
 
 # --- unusual, broken and deadly files
