@@ -106,7 +106,7 @@ def measure(gpus: int, plan: Plan, folder: Path) -> Measured:
         files, wrong = len(_parts(run)), _wrong(run, plan.rows)
         resumed = on.resumed()
         on.link(range(plan.rows, plan.rows + plan.new))
-        before = time.time()
+        before = on.actors()
         new = on.drive("propose", run)
         wrong += _wrong(run, plan.rows + plan.new)
         done = sum(len(ids) for _, ids in on.begun(before))
@@ -168,21 +168,27 @@ class Scene:
         run = self._folder / "killed"
         self.drive("index", run)
         self.drive("propose", run, enough=_Written(run, self._plan.rows // 2))
-        there, again = set(_ids(run)), time.time()
+        there, before, again = set(_ids(run)), self.actors(), time.time()
         self.drive("propose", run)
-        begun = list(self.begun(again))
+        begun = list(self.begun(before))
         return Resumed(
             twice=len(there & {image_id for _, ids in begun for image_id in ids}),
             until_first_s=min((at for at, _ in begun), default=math.inf) - again,
             wrong=_wrong(run, self._plan.rows) + ["killed: it was through before"] * (not begun),
         )
 
-    def begun(self, since: float) -> Iterator[tuple[float, list[str]]]:
-        """Yield when actors began batches since some moment (``time.time()``), and of which images."""
-        for file in self._log.iterdir():
+    def actors(self) -> set[Path]:
+        """Return what the actors write that have begun something, one file each."""
+        return set(self._log.iterdir())
+
+    def begun(self, before: set[Path]) -> Iterator[tuple[float, list[str]]]:
+        """Yield when other actors than those before began batches (``time.time()``), and of which images.
+
+        Those of a driver that was killed may begin one more while they are told.
+        """
+        for file in self.actors() - before:
             for line in map(json.loads, file.read_text().splitlines()):
-                if line["at"] >= since:
-                    yield line["at"], line["image_ids"]
+                yield line["at"], line["image_ids"]
 
     def drive(self, verb: str, run: Path, enough: Callable[[], bool] = lambda: False) -> Life:
         """Run a command to its end, or kill its driver when it is enough."""
