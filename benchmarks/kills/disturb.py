@@ -81,7 +81,8 @@ class _Run:
     def until_finished(self, kills: Sequence[Kind], told: Told) -> None:
         """Drive; kill the next when the run has got on since the last."""
         pending = list(kills)
-        reached, moved, killed_at = 0, time.monotonic(), 0
+        reached = killed_at = self._scene.progress(self._run)
+        moved = time.monotonic()
         while True:
             if self._driver is None:
                 self._start()

@@ -11,7 +11,7 @@ from typing import Literal
 
 Kind = Literal["node", "actor", "worker", "driver"]  # a worker trains, an actor does anything else
 
-IMAGES = 80  # that are learnt from, for a hundred kills
+IMAGES = 240  # that are learnt from, for a hundred kills
 PREPARED = "train-mil"  # the last instance that is made beforehand, for the scenes that read it
 ACTOR = re.compile(r"ray::(MapWorker|ImplicitFunc|_?[Ww]ork\b|.*trainable)", re.IGNORECASE)
 WORKER = re.compile(r"ray::(RayTrainWorker|.*TrainWorker)")
@@ -75,13 +75,17 @@ def _parts(name: str) -> Callable[[Path], int]:
 
 
 def _steps(name: str) -> Callable[[Path], int]:
-    """Return the step of the newest checkpoint, counted in checkpoints."""
+    """Count the steps of all trainings, each up to its newest checkpoint: there may be one that was made beforehand."""
 
     def progress(run: Path) -> int:
-        steps = [int(path.stem.removeprefix("step-")) for path in run.glob(f"{name}/*/checkpoints/**/step-*.pt")]
-        return max(steps, default=0)
+        of_each = ([_step(path) for path in folder.rglob("step-*.pt")] for folder in run.glob(f"{name}/*/checkpoints"))
+        return sum(max(steps, default=0) for steps in of_each)
 
     return progress
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("step-"))
 
 
 def _finished(run: Path) -> int:

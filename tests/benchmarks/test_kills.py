@@ -81,6 +81,16 @@ def test_a_hundred_kills_are_of_every_kind_in_an_order_that_the_seed_decides() -
     assert len({tuple(SCENES[0].plan(35, Random(seed))) for seed in range(3)}) == 3
 
 
+def test_steps_are_counted_beside_a_training_that_was_made_beforehand(tmp_path: Path) -> None:
+    (training,) = (scene for scene in SCENES if scene.name == "train-mil")
+    for instance, step in (("before", 300), ("now", 15), ("now", 30)):
+        checkpoint = tmp_path / "train-mil" / instance / "checkpoints" / f"step-{step:08}.pt"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.touch()
+    assert training.progress(tmp_path) == 330
+    assert training.progress(tmp_path / "elsewhere") == 0
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_some_kills_lose_double_drop_and_change_nothing(
