@@ -73,10 +73,16 @@ def computing(precision: Precision, network: nn.Module, option: str) -> Iterator
         raise _too_large(option)
 
 
-def require_finite(values: Tensor, option: str) -> None:
-    """Raise ConfigError where half precision could not hold a number: what follows of it would be silently wrong."""
-    if not values.isfinite().all():
+def require_finite(values: Tensor, option: str, precision: Precision) -> None:
+    """Raise ConfigError where a network computed what is no number: what follows of it would be silently wrong."""
+    if values.isfinite().all():
+        return
+    if precision == "fast":
         raise _too_large(option)
+    raise ConfigError(
+        f"{option}: expected finite numbers of a network, got NaN or infinite ones in {precision} precision; its weights are "
+        "damaged, or come from a training whose loss was not finite"
+    )
 
 
 def _too_large(option: str) -> ConfigError:

@@ -43,9 +43,8 @@ class Figures:
     unit: Unit | None = None
     done: int | None = None
     planned: int | None = None
-    images_per_s: float | None = (
-        None  # over the last minute, of a training since its last figures; when finished, of all
-    )
+    # Over the last minute; of a training since its last figures; when finished, of all.
+    images_per_s: float | None = None
     loss: float | None = None  # of a training
     waiting_for: Waiting | None = None
     updated: str | None = None  # when all this was so, in UTC by the clock of the process that works

@@ -111,9 +111,8 @@ class MultiScaleCam:
                 passes.append({kind: mirrored[kind][0].flip(-1) for kind in self.kinds})
             else:
                 passes.append({kind: upright[kind][0].float() + mirrored[kind][0].flip(-1) for kind in self.kinds})
-                if self._config.precision == "fast":
-                    for maps in passes[-1].values():
-                        require_finite(maps, _OPTION)
+                for maps in passes[-1].values():
+                    require_finite(maps, _OPTION, self._config.precision)
         return passes
 
     @torch.no_grad()

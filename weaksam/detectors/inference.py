@@ -18,10 +18,9 @@ from weaksam.detectors.mil.base import BOX_CODER, Prediction, WeakDetector
 from weaksam.detectors.mil.samples import View, collate, mirrored, scaled
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
 from weaksam.detectors.retrained.samples import collate_boxes
-from weaksam.precision import computing
+from weaksam.precision import computing, require_finite
 from weaksam.structures import Detections
 
-_OPTION = "precision"  # of ``detect``, or of a retrained detector's ``test``
 NO_TARGETS = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
@@ -79,7 +78,7 @@ def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detec
         for mirror in (False, True) if config.flip else (False,):
             pixels = view[:, ::-1] if mirror else view
             batch = collate_boxes([(detector.backbone.pixels.normalise(pixels), NO_TARGETS)])
-            with computing(config.precision, detector, _OPTION):
+            with computing(config.precision, detector, "retrain.test.precision"):
                 (found,) = detector.predict(batch.images.to(device), batch.sizes_hw.to(device))
             in_view = found.boxes_xyxy.float().cpu()
             if mirror:
@@ -116,8 +115,9 @@ def _mean_of_passes(
         for mirror in (False, True) if config.flip else (False,):
             pixels, scaled_boxes = mirrored(*view) if mirror else view
             batch = collate([View(detector.body.normalise(pixels), torch.from_numpy(scaled_boxes))])
-            with computing(config.precision, detector, _OPTION):
+            with computing(config.precision, detector, "detect.precision"):
                 prediction = detector.predict(*(tensor.to(device) for tensor in batch))
+            require_finite(prediction.scores, "detect.precision", config.precision)
             passes.append(prediction)
             if prediction.deltas is not None:
                 deltas = prediction.deltas.cpu() * torch.tensor([-1.0 if mirror else 1.0, 1.0, 1.0, 1.0])

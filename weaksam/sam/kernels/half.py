@@ -27,13 +27,13 @@ class HalfKernels(ExactKernels):
         """
         half = _type_of(transformer)
         tokens, image = super().attend(transformer, tokens.to(half), image.to(half), image_pe.to(half))
-        require_finite(tokens, "sam.precision")
+        require_finite(tokens, "sam.precision", "fast")
         return tokens.float(), image
 
     def mask_logits(self, decoder: MaskDecoder, image: Tensor, weights: Tensor) -> Tensor:
         """See ``DecoderKernels``; raises as ``attend`` does."""
         logits = super().mask_logits(decoder, image, weights.to(image.dtype))
-        require_finite(logits, "sam.precision")
+        require_finite(logits, "sam.precision", "fast")
         return logits.float()
 
 
