@@ -30,9 +30,9 @@ def access(uri: str) -> Check:
     name = "access"
     try:
         if is_remote(uri):
-            fs, path = open_fs(uri)
-            entries = len(fs.ls(path))
-            return Check(name=name, state="ok", detail=f"{uri}: {entries:,} entries")
+            entries = _entries(uri)
+            nothing = "" if entries else ", as of a run folder before its first run"
+            return Check(name=name, state="ok", detail=f"{uri}: {entries:,} entries{nothing}")
         found = is_folder(uri)
     except WeaksamError as error:
         return Check(name=name, state="fail", detail=str(error), remedy="check the address")
@@ -42,6 +42,19 @@ def access(uri: str) -> Check:
     if not found:
         return Check(name=name, state="fail", detail=f"{uri}: no such folder", remedy="check the path")
     return Check(name=name, state="ok", detail=f"{uri}: a folder")
+
+
+def _entries(uri: str) -> int:
+    """Count what lies at ``uri``. A bucket has no folders of their own: one without entries is where a bucket is."""
+    fs, path = open_fs(uri)
+    try:
+        return len(fs.ls(path))
+    except FileNotFoundError:
+        bucket = path.partition("/")[0]
+        if bucket == path:
+            raise
+        fs.ls(bucket)  # not there: raises
+        return 0
 
 
 def writing(uri: str) -> Check:

@@ -12,6 +12,7 @@ from pipelines.cli import doctor, storage_checks
 from tests.support.listening import SETTINGS, server
 from tests.support.s3_server import s3_server
 from weaksam.heap import KEEP_HEAP_ENV
+from weaksam.io.files import open_fs
 
 LOCK = """\
 numpy==2.4.6 ; python_full_version < '3.12' \\
@@ -141,8 +142,18 @@ def test_access_to_folders_and_buckets_is_tried(tmp_path: Path) -> None:
     assert storage_checks.access(str(tmp_path / "none")).state == "fail"
     assert "nosuch" in storage_checks.access("nosuch://x").detail
     with s3_server() as bucket:
-        assert storage_checks.access(bucket).detail == f"{bucket}: 0 entries"
+        assert storage_checks.access(bucket).detail.startswith(f"{bucket}: 0 entries")
+        assert storage_checks.access("s3://another-bucket").state == "fail"
         assert storage_checks.access("s3://another-bucket/x").state == "fail"
+
+
+def test_a_run_folder_in_a_bucket_is_there_before_its_first_run() -> None:
+    with s3_server() as bucket:
+        reading, writing = storage_checks.of_place(f"{bucket}/runs/coco")
+        assert (reading.state, writing.state) == ("ok", "ok")
+        assert reading.detail == f"{bucket}/runs/coco: 0 entries, as of a run folder before its first run"
+        with pytest.raises(FileNotFoundError):
+            open_fs(bucket)[0].ls(f"{bucket}/runs", refresh=True)  # and nothing is left
 
 
 def test_a_folder_that_takes_no_file_is_enough_for_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
