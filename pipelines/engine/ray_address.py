@@ -55,7 +55,8 @@ def no_cluster(address: str, reason: object) -> RunError:
     """Return the error of a cluster that does not answer."""
     return RunError(
         f"no Ray cluster answers at {address!r} ({reason}); check --address or unset RAY_ADDRESS; if `ray start` said "
-        "that token authentication is on, set RAY_AUTH_MODE=token"
+        "that token authentication is on, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to that cluster's token unless "
+        "~/.ray/auth_token has it"
     )
 
 

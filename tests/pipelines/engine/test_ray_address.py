@@ -31,6 +31,7 @@ def test_whatever_else_listens_is_told(answer: bytes | None, reason: str, impati
         check_address(address)
     assert f"no Ray cluster answers at '{address}'" in str(raised.value)
     assert "RAY_AUTH_MODE=token" in str(raised.value)
+    assert "RAY_AUTH_TOKEN to that cluster's" in str(raised.value)
 
 
 def test_a_cluster_that_is_gone_is_told_at_once() -> None:
