@@ -76,7 +76,8 @@ class Watch:
                     )
                     return
                 elif now - said >= SAY_EVERY_S:
-                    details = f"{len(alive)} node(s); {words_of_ray()}"
+                    starting = ", on which processes may still be starting" if self._starts_s(found) else ""
+                    details = f"{len(alive)} node(s){starting}; {words_of_ray()}"
                     self.voice.say(Waiting(what="workers", seconds=now - started, details=details))
                     said = now
             except Exception:  # a cluster that does not answer for a moment does so when it is asked again

@@ -113,6 +113,18 @@ def test_an_actor_that_there_is_room_for_has_time_to_start() -> None:
     assert said == []
 
 
+@pytest.mark.parametrize(
+    ("cpus", "nodes"), [(4, "1 node(s), on which processes may still be starting"), (0, "1 node(s)")]
+)
+def test_what_is_waited_for_is_said(monkeypatch: pytest.MonkeyPatch, cpus: int, nodes: str) -> None:
+    monkeypatch.setattr(module, "SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(module.cluster, "nodes", lambda: [replace(NODE, cpus=cpus)])
+    watch = watching(MadeNotes(), most=0, tasks_left=1)
+    assert isinstance(watch.voice, Recorder)
+    with watch.on():
+        wait_until(lambda: f"{nodes}; Ray: nothing pending" in watch.voice.text)
+
+
 def test_actors_on_a_node_that_is_gone_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.cluster, "nodes", list)
     said: list[str] = []
