@@ -1,7 +1,7 @@
 """The figures of stages as metrics of Ray, which Prometheus reads from the nodes of a cluster; the one place that knows these.
 
-All are gauges of the driver, so that a dashboard shows what its files hold, however often workers died. Ray forgets a gauge that
-is not set again within two of its intervals, of 10 s each: those of a stage that has ended. Without Ray nothing is told.
+All are gauges of the driver, so that a dashboard shows what its files hold, however often workers died. Ray forgets a gauge
+that is not set again within two of its intervals, of 10 s each: those of a stage that has ended. Without Ray nothing is told.
 """
 
 from __future__ import annotations
