@@ -134,17 +134,28 @@ def _status(instance: Instance) -> InstanceStatus:
         )
     lock = held_lock(instance.folder)
     rows = Table(instance.folder, IMAGES).count()  # any schema will do: only rows are counted
-    done = f"{rows:,} rows, {sum(len(reason.images) for reason in dropped):,} dropped so far"
-    figures = None if lock is None else Figures.from_plain(lock.holder.get("figures"))
+    told = None if lock is None else Figures.from_plain(lock.holder.get("figures"))
+    figures = told or _counted(instance, rows)
+    so_far = _so_far(figures, rows, dropped)
     return InstanceStatus(
         name=instance.name,
         key=instance.key,
         state="interrupted" if lock is None else "running",
-        detail=done if lock is None else f"{done}; {lock.describe()}",
+        detail=so_far if lock is None else f"{so_far}; {lock.describe()}",
         seconds=None,
-        figures=figures or _counted(instance, rows),
+        figures=figures,
         dropped=dropped,
     )
+
+
+def _so_far(figures: Figures, rows: int, dropped: Sequence[DroppedReason]) -> str:
+    """Say how far an instance came that is not finished."""
+    if figures.unit is Unit.STEPS:
+        so_far = f"{figures.done or 0:,} of {figures.planned or 0:,} steps"
+    else:
+        so_far = f"{rows:,} rows, {sum(len(reason.images) for reason in dropped):,} dropped so far"
+    waiting = figures.waiting_for
+    return so_far if waiting is None else f"{so_far}; waiting for {waiting.what}, {waiting.seconds:.0f} s"
 
 
 def _proved(manifest: Mapping[str, Any]) -> Figures:

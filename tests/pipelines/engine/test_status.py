@@ -181,13 +181,21 @@ def test_a_program_reads_how_far_a_running_stage_is(tmp_path: Path, monkeypatch:
         wait_until(lambda: as_program(tmp_path)["propose"]["updated"] == AT)
         read = as_program(tmp_path)["propose"]
     detail = read.pop("detail")
-    assert detail.startswith("4 rows, 3 dropped so far; weaksam propose (host ")
+    assert detail.startswith("4 rows, 3 dropped so far; waiting for workers, 31 s; weaksam propose (host ")
     assert read == {
         "name": "propose", "key": "aaa", "state": "running", "seconds": None, **NOTHING,
         "unit": "images", "done": 3, "planned": 9, "images_per_s": 0.4, "updated": AT,
         "waiting_for": {"what": "workers", "seconds": 31.0, "details": "1 node(s); Ray: nothing pending"},
         "dropped": [{"reason": "r", "images": 3}],
     }  # fmt: skip
+
+
+def test_of_a_running_training_the_steps_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
+    with Lock(instance(tmp_path, "train-mil", "aaa").folder, "weaksam train-mil") as held:
+        held.tell(Figures(unit=Unit.STEPS, done=1200, planned=178600, loss=0.5).to_plain())
+        wait_until(lambda: as_program(tmp_path)["train-mil"]["unit"] == "steps")
+        assert run_status(str(tmp_path))[0].detail.startswith("1,200 of 178,600 steps; weaksam train-mil (host ")
 
 
 def test_a_program_reads_how_far_an_interrupted_stage_came(tmp_path: Path) -> None:
