@@ -190,7 +190,8 @@ def too_many_dropped(instance: Instance, manifest: Mapping[str, Any], max_droppe
     return TooManyDroppedError(
         f"{instance.name}: {dropped:,} of {total:,} images were dropped, {allowed:,} are allowed "
         f"(--max-dropped {max_dropped}):{reasons}\n"
-        f"`weaksam dropped {instance.run_uri}` lists them all; mend the images and add --retry-dropped, or allow more."
+        f"`weaksam dropped {instance.run_uri}` lists them all; mend the images, and the same command tries them again, or "
+        "allow more."
     )
 
 

@@ -366,7 +366,7 @@ def test_too_many_dropped_images_stop_the_run_but_the_good_ones_stay(tmp_path: P
     expected = (
         "toy: 1 of 5 images were dropped, 0 are allowed (--max-dropped 1%):\n"
         "  broken 1 (such as shapes:train/1?size=32&seed=0)\n"
-        f"`weaksam dropped {tmp_path}` lists them all; mend the images and add --retry-dropped, or allow more."
+        f"`weaksam dropped {tmp_path}` lists them all; mend the images, and the same command tries them again, or allow more."
     )
     for attempt in range(2):  # the second one finds the work done and judges again
         with pytest.raises(TooManyDroppedError) as stopped:
