@@ -1,6 +1,6 @@
 """What Ray Data costs and brings: the propose stage against a bare loop over the same actors, and the driver's memory.
 
-    python -m benchmarks.pipeline            three tables; minutes on two cores
+    python -m benchmarks.pipeline            four tables; minutes on two cores
 
 Throughput is taken once warm: images after the first finished task, over the time since then, so that neither side pays
 for starting processes and loading models. Every row is the median of ``--repeats`` runs, sides alternated.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from weaksam.heap import KEEP_HEAP_ENV
@@ -39,25 +40,39 @@ def main() -> None:
         ("one process, 2 threads: bare loop", {"mode": "loop", "actors": 1, "threads": 2}),
         ("two actors, 1 thread each: Ray Data", {"mode": "ray", "actors": 2, "threads": 1}),
     ]
-    rates: dict[str, list[float]] = {name: [] for name, _ in cases}
-    for repeat in range(args.repeats):
-        for name, case in cases if repeat % 2 == 0 else reversed(cases):
-            rates[name].append(_in_fresh_process(images=args.images, side=8, **case)["images_per_s"])
-    median = {name: statistics.median(values) for name, values in rates.items()}
     print(
         f"\npropose, built-in SAM, 8x8 grid, {args.images} drawn images, {args.repeats} runs, median images/s once warm"
     )
-    for name, value in median.items():
-        print(f"  {name:38} {value:7.2f}   ({min(rates[name]):.2f} to {max(rates[name]):.2f})")
-    loop1, ray1, loop2, ray2 = (median[name] for name, _ in cases)
+    loop1, ray1, loop2, ray2 = _in_turn(cases, args)
     print(f"  Ray Data / bare loop, 1 thread in all    {ray1 / loop1:.2f}")
     print(f"  Ray Data / bare loop, 2 threads in all   {ray2 / loop2:.2f}")
     print(f"  two actors / one actor                   {ray2 / ray1:.2f}")
+
+    print("\nthe same with clues of a network after one epoch")
+    apart, together = _in_turn(
+        [
+            ("one actor of clues, two of SAM", {"mode": "ray", "actors": 2, "threads": 1, "clues": "apart"}),
+            ("two actors of both", {"mode": "ray", "actors": 2, "threads": 1, "clues": "together"}),
+        ],
+        args,
+    )
+    print(f"  both in an actor / apart                 {together / apart:.2f}")
 
     print("\npeak memory of the driver, MiB, 2x2 grid")
     for images in args.memory_images:
         peak = _in_fresh_process(images=images, side=2, mode="ray", actors=2, threads=1)["driver_peak_mib"]
         print(f"  {images:6,} images  {peak:8.0f}")
+
+
+def _in_turn(cases: list[tuple[str, dict[str, object]]], args: argparse.Namespace) -> list[float]:
+    """Measure cases in turn, print how they went, and return the median of each."""
+    rates: dict[str, list[float]] = {name: [] for name, _ in cases}
+    for repeat in range(args.repeats):
+        for name, case in cases if repeat % 2 == 0 else reversed(cases):
+            rates[name].append(_in_fresh_process(images=args.images, side=8, **case)["images_per_s"])
+    for name, values in rates.items():
+        print(f"  {name:38} {statistics.median(values):7.2f}   ({min(values):.2f} to {max(values):.2f})", flush=True)
+    return [statistics.median(values) for values in rates.values()]
 
 
 def _in_fresh_process(**case: object) -> dict[str, float]:
@@ -70,9 +85,11 @@ def _in_fresh_process(**case: object) -> dict[str, float]:
     return measured
 
 
-def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> dict[str, float]:
+def _measure(mode: str, images: int, side: int, actors: int, threads: int, clues: str = "") -> dict[str, float]:
     import resource
 
+    from pipelines.dataflow import passes
+    from pipelines.engine.sizes import pool_sizes
     from pipelines.engine.stage import Options
     from pipelines.recipe.model import load_recipe
     from pipelines.runner import Run
@@ -87,7 +104,11 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int) -> di
         "resources.rows_per_task=8",
         "report.gallery_images=0",
     ]
-    recipe, _ = load_recipe("grid", settings, "shapes:")
+    if clues:
+        settings.append("classifier.epochs=1")
+    if clues == "together":
+        passes.pool_sizes = lambda *args: replace(pool_sizes(*args), prompt_actors=0)
+    recipe, _ = load_recipe("small" if clues else "grid", settings, "shapes:")
     with tempfile.TemporaryDirectory() as out:
         if mode == "loop":
             Run(recipe, out).bring(["index"], Options())

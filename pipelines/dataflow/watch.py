@@ -35,8 +35,8 @@ class Watch:
     bundle: dict[str, float]  # what an actor reserves
     most: int  # actors that nodes are asked for; 0 = none is asked for
     tasks_left: int  # of the pass, which counts them down; no more actors are of use
-    wait_s: float = 0.0  # that no actor may be there, before the pass is given up; 0 = as long as it takes
-    give_up: Callable[[str], None] = lambda _reason: None  # ends the pass, with these words
+    wait_s: float  # that no actor may be there, before the pass is given up; 0 = as long as it takes
+    give_up: Callable[[str], None]  # ends the pass, with these words
     _groups: list[Any] = field(default_factory=list)
     _ask_from: float = 0.0  # time.monotonic()
     _stop: threading.Event = field(default_factory=threading.Event)

@@ -58,8 +58,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
     return groups
 
 
-def watching(notes: MadeNotes, **how: Any) -> Watch:
-    return Watch(notes, Recorder(), {"CPU": 0.9}, **how)  # type: ignore[arg-type]
+def watching(
+    notes: MadeNotes, *, most: int, tasks_left: int, wait_s: float = 0.0, said: list[str] | None = None
+) -> Watch:
+    given_up = [] if said is None else said
+    watched: Any = notes
+    return Watch(
+        watched, Recorder(), {"CPU": 0.9}, most=most, tasks_left=tasks_left, wait_s=wait_s, give_up=given_up.append
+    )
 
 
 def test_nodes_are_asked_for_while_there_are_more_tasks_than_actors(asked: list[Group]) -> None:
@@ -88,7 +94,7 @@ def test_a_pass_that_no_actor_comes_to_is_given_up_once(monkeypatch: pytest.Monk
     else:
         monkeypatch.setattr(module.cluster, "nodes", lambda: [replace(NODE, cpus=0)])
     said: list[str] = []
-    with watching(MadeNotes(), most=0, tasks_left=1, wait_s=0.05, give_up=said.append).on():
+    with watching(MadeNotes(), most=0, tasks_left=1, wait_s=0.05, said=said).on():
         wait_until(lambda: bool(said))
     assert said == [
         "no room for an actor within 0.05 s (resources.wait_for_workers): 1 node(s); Ray: nothing pending. "
@@ -100,7 +106,7 @@ def test_a_pass_that_no_actor_comes_to_is_given_up_once(monkeypatch: pytest.Monk
 def test_a_pass_goes_on_while_an_actor_is_there_or_being_built(notes: list[Note]) -> None:
     said: list[str] = []
     made = MadeNotes(*notes)
-    with watching(made, most=0, tasks_left=1, wait_s=1e-9, give_up=said.append).on():
+    with watching(made, most=0, tasks_left=1, wait_s=1e-9, said=said).on():
         wait_until(lambda: made.looks > 20)
     assert said == []
 
@@ -108,7 +114,7 @@ def test_a_pass_goes_on_while_an_actor_is_there_or_being_built(notes: list[Note]
 def test_an_actor_that_there_is_room_for_has_time_to_start() -> None:
     said: list[str] = []
     made = MadeNotes()
-    with watching(made, most=0, tasks_left=1, wait_s=1e-9, give_up=said.append).on():
+    with watching(made, most=0, tasks_left=1, wait_s=1e-9, said=said).on():
         wait_until(lambda: made.looks > 20)
     assert said == []
 
@@ -128,5 +134,5 @@ def test_what_is_waited_for_is_said(monkeypatch: pytest.MonkeyPatch, cpus: int, 
 def test_actors_on_a_node_that_is_gone_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.cluster, "nodes", list)
     said: list[str] = []
-    with watching(MadeNotes(*built(1)), most=0, tasks_left=1, wait_s=0.05, give_up=said.append).on():
+    with watching(MadeNotes(*built(1)), most=0, tasks_left=1, wait_s=0.05, said=said).on():
         wait_until(lambda: bool(said))

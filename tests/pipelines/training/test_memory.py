@@ -295,14 +295,16 @@ def test_a_pass_that_failed_leaves_no_trace(tmp_path):
     assert all(torch.equal(asked.model[name], value) for name, value in tight.model.items())
 
 
+class Died(BaseException):
+    pass
+
+
+def die(row):
+    if row.step == 2:
+        raise Died
+
+
 def test_a_training_goes_on_with_the_passes_that_fitted(tmp_path):
-    class Died(BaseException):
-        pass
-
-    def die(row):
-        if row.step == 2:
-            raise Died
-
     sizes = []
 
     class Watched(AdversaryTask):
@@ -345,13 +347,6 @@ def test_smaller_passes_that_would_change_the_loss_are_refused(tmp_path):
 
 
 def test_a_pass_that_was_a_whole_share_may_be_larger_when_fewer_workers_go_on(tmp_path):
-    class Died(BaseException):
-        pass
-
-    def die(row):
-        if row.step == 2:
-            raise Died
-
     task = ToyTask(statistics=("retrain.detector.name",))
     with pytest.raises(Died):
         train(tmp_path, task, images_per_pass=5, progress=die, checkpoint_every=1)
