@@ -4,12 +4,12 @@
     python -m benchmarks.kills --kills 4 --only propose --images 24   4 at one of them
     python -m benchmarks.kills --results docs/RESULTS.md              write the table into a document, too
 
-Each runs twice on a cluster of two logical nodes of one CPU, on drawn images: undisturbed, and with kills by SIGKILL whose
-kinds, order and victims ``--seed`` decides; their moments follow the run's progress. After a node a fresh one joins within
-seconds, a driver is started again with the same command. Lost is a row that the undisturbed run has, dropped an image that it
-did not drop, differing whatever differs in a bit: rows by image, tensors of the weights, figures. Nodes are missed after some
-3 s instead of Ray's 15. The exit code is 1 if anything is lost, doubled, dropped or different, or if a driver ended with an
-error or hung.
+Each runs on a cluster of two logical nodes of one CPU, on drawn images: once undisturbed, and with kills by SIGKILL whose
+kinds, order and victims ``--seed`` decides, from the start as often as it takes for all of them; their moments follow the
+run's progress. After a node a fresh one joins within seconds, a driver is started again with the same command. Lost is a row
+that the undisturbed run has, dropped an image that it did not drop, differing whatever differs in a bit: rows by image, tensors
+of the weights, figures. Nodes are missed after some 3 s instead of Ray's 15. The exit code is 1 if anything is lost, doubled,
+dropped or different, or if a driver ended with an error or hung.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from benchmarks.kills.compare import Found, compare
 from benchmarks.kills.disturb import WEAKSAM, Told, work
-from benchmarks.kills.scenes import IMAGES, PREPARED, RECIPE, SCENES, SWEEP, Scene
+from benchmarks.kills.scenes import IMAGES, PREPARED, RECIPE, SCENES, SWEEP, Kind, Scene
 from benchmarks.tables import markdown, write_between_marks
 
 
@@ -37,7 +38,8 @@ class Outcome:
 
     scene: Scene
     undisturbed: Told
-    disturbed: Told
+    disturbed: Told  # of all runs together
+    runs: int  # that were disturbed
     found: Found
 
     @property
@@ -90,7 +92,7 @@ def run(scenes: list[Scene], kills: int, images: int, seed: int, folder: Path) -
 def as_table(outcomes: list[Outcome]) -> str:
     """Return the table in Markdown, with a line for all scenes."""
     head = (
-        "at", "kills", "nodes", "actors", "workers", "driver", "rows", "lost", "doubled", "dropped", "differing",
+        "at", "kills", "nodes", "actors", "workers", "driver", "runs", "rows", "lost", "doubled", "dropped", "differing",
         "gave up", "undisturbed s", "disturbed s",
     )  # fmt: skip
     lines = [[outcome.scene.name, *_figures([outcome])] for outcome in outcomes] + [["all", *_figures(outcomes)]]
@@ -105,7 +107,18 @@ def _figures(outcomes: list[Outcome]) -> list[str]:
     seconds = [
         sum(told.seconds for told in of) for of in zip(*((o.undisturbed, o.disturbed) for o in outcomes), strict=True)
     ]
-    counts = [sum(killed), *killed, found.rows, found.lost, found.doubled, found.dropped, found.differing, failures]
+    runs = sum(outcome.runs for outcome in outcomes)
+    counts = [
+        sum(killed),
+        *killed,
+        runs,
+        found.rows,
+        found.lost,
+        found.doubled,
+        found.dropped,
+        found.differing,
+        failures,
+    ]
     return [f"{count:,}" for count in counts] + [f"{s:.0f}" for s in seconds]
 
 
@@ -139,15 +152,25 @@ def _outcome(scene: Scene, kills: int, seed: int, folder: Path, prepared: Path) 
     what = "sweep.yaml" if scene.name == "tune" else "recipe.yaml"
     settings = [word for setting in scene.settings for word in ("--set", setting)]
     arguments = [scene.command[0], str(folder / what), *scene.command[1:], *settings]
-    told = []
-    runs = [folder / f"{scene.name}-{how}" for how in ("undisturbed", "disturbed")]
-    for run, planned in zip(runs, ([], scene.plan(kills, random)), strict=True):
+
+    def drive(name: str, kills: Sequence[Kind]) -> Told:
+        run = folder / name
         if scene.on_prepared:
             shutil.copytree(prepared, run)
-        told.append(work(scene, arguments, run, Path(f"{run}.log"), planned, random))
-        how = f"{sum(told[-1].kills.values())} of {len(planned)} kills" if planned else "undisturbed"
-        print(f"{scene.name}: {how}, {told[-1].seconds:.0f} s", file=sys.stderr, flush=True)
-    return Outcome(scene=scene, undisturbed=told[0], disturbed=told[1], found=compare(*runs))
+        told = work(scene, arguments, run, folder / f"{name}.log", kills, random)
+        how = f"{sum(told.kills.values())} of {len(kills)} kills" if kills else "undisturbed"
+        print(f"{scene.name}: {how}, {told.seconds:.0f} s", file=sys.stderr, flush=True)
+        return told
+
+    whole = f"{scene.name}-undisturbed"
+    undisturbed = drive(whole, ())
+    planned, disturbed, found, runs = scene.plan(kills, random), Told(), Found(), 0
+    while True:
+        name = f"{scene.name}-disturbed-{runs}"
+        told = drive(name, planned[sum(disturbed.kills.values()) :])
+        disturbed, found, runs = disturbed + told, found + compare(folder / whole, folder / name), runs + 1
+        if told.failures or not told.kills or sum(disturbed.kills.values()) == kills:
+            return Outcome(scene=scene, undisturbed=undisturbed, disturbed=disturbed, runs=runs, found=found)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,13 @@ class Told:
     kills: Counter[Kind] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)  # last lines of drivers that gave up, and of one that hung
 
+    def __add__(self, other: Told) -> Told:
+        return Told(
+            seconds=self.seconds + other.seconds,
+            kills=self.kills + other.kills,
+            failures=[*self.failures, *other.failures],
+        )
+
 
 def work(scene: Scene, arguments: Sequence[str], run: Path, log: Path, kills: Sequence[Kind], random: Random) -> Told:
     """Run a scene's command until it is finished, and kill what ``kills`` says in its course."""

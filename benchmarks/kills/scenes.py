@@ -11,7 +11,7 @@ from typing import Literal
 
 Kind = Literal["node", "actor", "worker", "driver"]  # a worker trains, an actor does anything else
 
-IMAGES = 240  # that are learnt from, for a hundred kills
+IMAGES = 96  # that are learnt from
 PREPARED = "train-mil"  # the last instance that is made beforehand, for the scenes that read it
 ACTOR = re.compile(r"ray::(MapWorker|ImplicitFunc|_?[Ww]ork\b|.*trainable)", re.IGNORECASE)
 WORKER = re.compile(r"ray::(RayTrainWorker|.*TrainWorker)")

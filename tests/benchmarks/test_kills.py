@@ -97,7 +97,7 @@ def test_some_kills_lose_double_drop_and_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The short form: a node, two actors and a driver, as many of them as the work lasts for."""
-    few = ["--kills", "4", "--seed", "31", "--only", "propose", "--images", "40", "--keep", str(tmp_path)]
+    few = ["--kills", "4", "--seed", "31", "--only", "propose", "--images", "24", "--keep", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["kills", *few])
     code, printed = main(), capsys.readouterr().out
     assert code == 0, printed
