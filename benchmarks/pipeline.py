@@ -18,6 +18,8 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 from weaksam.heap import KEEP_HEAP_ENV
 
@@ -89,7 +91,7 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int, clues
     import resource
 
     from pipelines.dataflow import passes
-    from pipelines.engine.sizes import pool_sizes
+    from pipelines.engine.sizes import PoolSizes, pool_sizes
     from pipelines.engine.stage import Options
     from pipelines.recipe.model import load_recipe
     from pipelines.runner import Run
@@ -106,10 +108,12 @@ def _measure(mode: str, images: int, side: int, actors: int, threads: int, clues
     ]
     if clues:
         settings.append("classifier.epochs=1")
-    if clues == "together":
-        passes.pool_sizes = lambda *args: replace(pool_sizes(*args), prompt_actors=0)
     recipe, _ = load_recipe("small" if clues else "grid", settings, "shapes:")
-    with tempfile.TemporaryDirectory() as out:
+
+    def sizes(*args: Any) -> PoolSizes:
+        return replace(pool_sizes(*args), prompt_actors=0) if clues == "together" else pool_sizes(*args)
+
+    with tempfile.TemporaryDirectory() as out, patch.object(passes, "pool_sizes", sizes):
         if mode == "loop":
             Run(recipe, out).bring(["index"], Options())
             return {"images_per_s": _loop(recipe, out, threads)}
