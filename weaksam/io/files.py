@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from weaksam.errors import DataError, ImageError
+from weaksam.errors import DataError, ImageError, StorageError
 from weaksam.io.stamps import NOTHING, Stamp, stamp_of_listed, stamp_of_stat
 from weaksam.registry import load
 
@@ -122,6 +122,7 @@ def read_bytes(uri: str) -> bytes:
 
     Raises:
         ImageError: With the reason "missing", "permission denied" or "unreadable" (a folder, an I/O error).
+        StorageError: The store that holds it does not answer, which is no fault of the image.
     """
     if is_drawn(uri):
         drawn: bytes = load(DRAWN[uri.partition(":")[0]].read)(uri)
@@ -270,7 +271,22 @@ def _fetch(fs: AbstractFileSystem, path: str, uri: str) -> bytes:
     except PermissionError as error:
         raise ImageError("permission denied", uri) from error
     except Exception as error:  # besides OSError every protocol has a family of its own (botocore, aiohttp)
+        if is_remote(uri):
+            _require_answer(fs, path, uri)
         raise ImageError("unreadable", f"{uri}: {type(error).__name__}: {error}") from error
+
+
+def _require_answer(fs: AbstractFileSystem, path: str, uri: str) -> None:
+    """Raise StorageError if a store says nothing of an object, neither that it is there nor that it is not."""
+    try:
+        fs.info(path)
+    except (FileNotFoundError, PermissionError):
+        pass
+    except Exception as error:
+        raise StorageError(
+            f"{uri}: no answer from where it is kept ({type(error).__name__}: {error}); check the network, the endpoint and "
+            "the credentials of this machine"
+        ) from error
 
 
 @contextmanager

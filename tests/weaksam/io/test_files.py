@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.s3_server import s3_server
-from weaksam.errors import DataError, ImageError
+from weaksam.errors import DataError, ImageError, StorageError
 from weaksam.io import files
 
 NAMES = [
@@ -108,6 +108,42 @@ def test_folder_in_place_of_an_image_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         files.read_bytes(str(tmp_path))
     assert caught.value.reason == "unreadable"
+
+
+class ConnectError(Exception):
+    """botocore's and aiohttp's are no OSErrors."""
+
+
+class FailingStore:
+    """A file system that gives no file out, and may not even say what it has."""
+
+    def __init__(self, answer: Exception | None) -> None:
+        self.answer = answer
+
+    def cat_file(self, _path: str) -> bytes:
+        raise ConnectError("could not connect")
+
+    def info(self, _path: str) -> dict[str, int]:
+        if self.answer:
+            raise self.answer
+        return {"size": 3}
+
+
+@pytest.mark.parametrize("answer", [None, FileNotFoundError(), PermissionError()])
+def test_an_image_that_its_store_cannot_give_out_is_unreadable(
+    monkeypatch: pytest.MonkeyPatch, answer: Exception | None
+) -> None:
+    monkeypatch.setattr(files, "open_fs", lambda _: (FailingStore(answer), "b/a.jpg"))
+    with pytest.raises(ImageError, match=r"^unreadable: s3://b/a\.jpg: ConnectError: could not connect$"):
+        files.read_bytes("s3://b/a.jpg")
+
+
+def test_a_store_that_does_not_answer_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "open_fs", lambda _: (FailingStore(ConnectError("nor now")), "b/a.jpg"))
+    with pytest.raises(
+        StorageError, match=r"^s3://b/a\.jpg: no answer .* \(ConnectError: nor now\); check the network"
+    ):
+        files.read_bytes("s3://b/a.jpg")
 
 
 def test_forbidden_image_says_so(tmp_path: Path) -> None:
