@@ -98,7 +98,7 @@ def test_the_demo_downloads_nothing() -> None:
     recipe, _ = load_recipe("shapes")
     assert recipe.data.kind == "shapes"
     assert (recipe.sam.name, recipe.sam.weights, recipe.clues.weights) == ("builtin", Weights(), Weights())
-    assert recipe.clues.source.init == Weights("builtin")
+    assert recipe.clues.source.init == Weights("builtin:stem")
 
 
 def of_preset(preset: str, tmp_path: Path) -> Recipe:

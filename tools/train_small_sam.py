@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from weaksam.datasets.shapes import draw, reserved_seed
 from weaksam.heap import KEEP_HEAP_ENV
-from weaksam.sam.models import BUILTIN_SAM
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 from weaksam.sam.small import IMAGE_SIZE, build_small_sam
 
 logger = logging.getLogger(__name__)
@@ -405,7 +405,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--images", type=int, default=Recipe.images)
-    parser.add_argument("--out", type=Path, default=BUILTIN_SAM, help="safetensors file to write, or to evaluate")
+    parser.add_argument(
+        "--out", type=Path, default=BUILTIN_WEIGHTS["sam"].path, help="safetensors file to write, or to evaluate"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside --out")
     parser.add_argument("--evaluate", action="store_true", help=f"only measure --out on {TEST_IMAGES} fresh images")

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from weaksam.datasets.shapes import CLASS_NAMES, Drawing, draw, reserved_seed
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 from weaksam.metrics.classification import classification_scores
-from weaksam.networks import BUILTIN_STEM
 from weaksam.networks.small_stem import SmallCnnClassifier, load_builtin_classifier
 from weaksam.random import derive_seed
 from weaksam.transforms import normalise
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of weights and drawings, 0..99")
     parser.add_argument("--images", type=int, default=24_000, help="drawings to train on, each seen once")
-    parser.add_argument("--output", type=Path, default=BUILTIN_STEM)
+    parser.add_argument("--output", type=Path, default=BUILTIN_WEIGHTS["stem"].path)
     parser.add_argument("--evaluate", action="store_true", help="measure the file at --output instead of training")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -29,9 +29,9 @@ from weaksam.clues.weaktr import WeakTr
 from weaksam.config import MilConfig, OicrConfig, SamConfig, WeakTrConfig, Weights
 from weaksam.detectors.loading import build_detector, detector_to_bytes, load_detector
 from weaksam.errors import ImageError
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 from weaksam.io.images import decode_image, read_size
 from weaksam.sam.load import load_sam
-from weaksam.sam.models import BUILTIN_SAM
 from weaksam.structures import Prompts, Proposals
 
 _MAX_PIXELS = 2**18  # of a damaged header; the default allows 400 MB each
@@ -170,7 +170,7 @@ def _torch_files(what: str) -> list[bytes]:
 
 
 def _states() -> dict[str, dict[str, Any]]:
-    return {"classifier": dict(_classifier().state_dict()), "sam": load_file(BUILTIN_SAM)}
+    return {"classifier": dict(_classifier().state_dict()), "sam": load_file(BUILTIN_WEIGHTS["sam"].path)}
 
 
 def _torch_file(rng: Random, data: bytes, files: list[bytes]) -> bytes:
@@ -187,7 +187,7 @@ def _torch_file(rng: Random, data: bytes, files: list[bytes]) -> bytes:
 
 @cache
 def _sam_file() -> bytes:
-    return BUILTIN_SAM.read_bytes()
+    return BUILTIN_WEIGHTS["sam"].path.read_bytes()
 
 
 _TABLES = {"images": with_class_names(IMAGES, ("cat", "dog")), "proposals": PROPOSALS}

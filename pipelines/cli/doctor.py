@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from pipelines.cli.check import Check, State
 from pipelines.engine import ray_address
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.store.explain import explain
-from weaksam.errors import WeaksamError
+from weaksam.errors import CheckpointError, WeaksamError
 from weaksam.heap import KEEP_HEAP_ENV
-from weaksam.io.file_notes import file_sha256
-from weaksam.sam.models import BUILTIN_SAM
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS, Builtin
+from weaksam.io.weights import fetch_weights
 
 _LOCK_FILE = Path(__file__).resolve().parents[2] / "requirements.lock"  # in a checkout; an installed package has none
 _CGROUP = Path("/sys/fs/cgroup")
@@ -229,21 +229,16 @@ def ray_cluster() -> Check:
     return Check(name="Ray", state="ok", detail=f"RAY_ADDRESS={address}" + (" answers" if chosen else ""))
 
 
-def builtin_weights(paths: tuple[Path, ...] = (BUILTIN_SAM,)) -> Check:
-    """The shipped weights are there and whole."""
-    from safetensors import SafetensorError, safe_open
-
+def builtin_weights(weights: Mapping[str, Builtin] = BUILTIN_WEIGHTS) -> Check:
+    """The weights that are installed are there, and what they should be."""
     found = []
-    for path in paths:
-        remedy = f"restore it: `git checkout -- {path.name}` in its folder, or reinstall the package"
-        if not path.is_file():
-            return Check(name="built-in weights", state="fail", detail=f"{path} is missing", remedy=remedy)
+    for name, builtin in weights.items():
         try:
-            with safe_open(path, framework="np") as file:  # checks that header and size agree
-                tensors = len(file.keys())
-        except SafetensorError as error:
-            return Check(name="built-in weights", state="fail", detail=f"{path}: {error}", remedy=remedy)
-        found.append(f"{path.name}: {tensors} tensors, sha256 {file_sha256(path)[:12]}…")
+            file = fetch_weights(str(builtin.path), sha256=builtin.sha256)
+        except CheckpointError as error:
+            remedy = f"install the package {builtin.package.partition('.')[0]} again"
+            return Check(name="built-in weights", state="fail", detail=f"{name}: {error}", remedy=remedy)
+        found.append(f"{name} (sha256 {file.sha256[:12]}…)")
     return Check(name="built-in weights", state="ok", detail=", ".join(found))
 
 

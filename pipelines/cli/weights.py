@@ -12,10 +12,10 @@ from pipelines.cli import terminal
 from pipelines.cli.console import console, voice
 from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from weaksam.errors import ConfigError
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS, SCHEME
 from weaksam.io.cache_folder import cached_path
 from weaksam.io.downloads import Progress
 from weaksam.io.weights import PUBLISHED, WeightsFile, fetch_weights, push_weights
-from weaksam.sam.models import BUILTIN_SAM
 
 
 def register(app: typer.Typer) -> None:
@@ -97,17 +97,20 @@ class WeightsRow:
 
 
 def list_weights() -> list[WeightsRow]:
-    """Return the built-in weights, then those that others publish."""
-    size = BUILTIN_SAM.stat().st_size if BUILTIN_SAM.is_file() else None
-    builtin = WeightsRow(
-        name="builtin",
-        note="the small SAM that comes with weaksam: for drawings, tests and demos",
-        uri=str(BUILTIN_SAM),
-        size_bytes=size,
-        sha256="",
-        path=None if size is None else BUILTIN_SAM,
-    )
-    rows = [builtin]
+    """Return the weights that are installed, then those that others publish."""
+    rows = []
+    for name, builtin in BUILTIN_WEIGHTS.items():
+        there = builtin.path if builtin.path.is_file() else None
+        rows.append(
+            WeightsRow(
+                name=f"{SCHEME}{name}",
+                note=builtin.note,
+                uri=f"{SCHEME}{name}",
+                size_bytes=there.stat().st_size if there else None,
+                sha256=builtin.sha256,
+                path=there,
+            )
+        )
     for name, published in PUBLISHED.items():
         path = cached_path(published.uri)
         rows.append(
@@ -129,8 +132,6 @@ def pull_weights(name_or_uri: str, *, sha256: str = "", progress: Progress | Non
     Raises:
         CheckpointError: the weights cannot be fetched or have another checksum than ``sha256`` or the published one.
     """
-    if name_or_uri == "builtin":
-        return fetch_weights(str(BUILTIN_SAM), sha256=sha256)
     return fetch_weights(_uri_of(name_or_uri), sha256=sha256, progress=progress)
 
 

@@ -177,10 +177,6 @@ class Stage(ABC, Generic[O]):
 
 def sha256_of(weights: Weights) -> str:
     """Return the SHA-256 of a weights file, fetched unless the recipe says it or it is published."""
-    from weaksam.io.file_notes import file_sha256
     from weaksam.io.weights import published_sha256
-    from weaksam.networks import BUILTIN_STEM
 
-    if weights.uri == "builtin":
-        return file_sha256(BUILTIN_STEM)
     return weights.sha256 or published_sha256(weights.uri) or weights.fetch().sha256

@@ -12,7 +12,7 @@ from tests.support.bright import BrightConfig
 from weaksam.clues import CLUES
 from weaksam.clues.base import ClueNetwork, ClueSource
 from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
-from weaksam.config import CamConfig, CluesConfig, ResNetCamConfig, WeakTrConfig, Weights
+from weaksam.config import CamConfig, CluesConfig, LiteCamConfig, ResNetCamConfig, WeakTrConfig, Weights
 from weaksam.errors import CheckpointError
 from weaksam.structures import CLUE_SOURCES
 
@@ -20,6 +20,7 @@ ANIMALS = ("ant", "bee", "cat")
 NETWORKS = {
     "weaktr": WeakTrConfig(stem="cnn", patch_size=8, dim=32, depth=2, heads=2, position_grid=4, fusion_reduction=2),
     "resnet_cam": ResNetCamConfig(backbone="shufflenet_v2_x0_5"),
+    "lite_cam": LiteCamConfig(backbone="efficientnet_lite0"),
 }
 UNTRAINED = {"bright": BrightConfig()}  # of ours and of tests
 CAM = CamConfig(scales=(1.0, 0.5), cross_layers=())

@@ -22,7 +22,7 @@ COUNTS = (0, 1, 5, 300)
 
 
 def config_of(name, **options):
-    own = {"detector": MIL_DETECTORS[name](), "backbone": "small", "init": Weights("builtin"), "freeze_stages": 1}
+    own = {"detector": MIL_DETECTORS[name](), "backbone": "small", "init": Weights("builtin:stem"), "freeze_stages": 1}
     return MilConfig(**(own | options))
 
 

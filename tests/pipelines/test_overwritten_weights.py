@@ -140,7 +140,9 @@ def test_all_weights_of_a_stage_go_through_the_places_of_the_recipe(tmp_path: Pa
     options = Run(load_recipe("shapes", [*SHAPES, *settings])[0], "/run").resolve("detect.mil").options
     expected = PlacedWeights(str(detector), places=places, seen=digest)
     assert options.weights == options.detector.weights == expected
-    assert options.detector.init == PlacedWeights("builtin", places=places)  # nobody loads it where a detector is given
+    assert options.detector.init == PlacedWeights(
+        "builtin:stem", places=places
+    )  # nobody loads it where a detector is given
 
 
 def _clue_weights(job: Job[Any]) -> Weights:

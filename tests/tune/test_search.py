@@ -23,7 +23,7 @@ from tune.search import _work, run_sweep, sweep_folder
 from tune.sweep import BEST, Trials, load_sweep
 from tune.trial import Record, Records
 from weaksam.errors import RunError
-from weaksam.networks import BUILTIN_STEM
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 
 pytestmark = [
     pytest.mark.ray,
@@ -60,7 +60,7 @@ def executed(trials) -> list[str]:
 
 def test_a_grid_runs_every_distinct_setting_once_and_shares_what_lies_upstream(tmp_path, ray_cluster, monkeypatch):
     monkeypatch.chdir(tmp_path)  # whose file the recipe names: Ray Tune moves trials elsewhere
-    (tmp_path / "stem.safetensors").write_bytes(BUILTIN_STEM.read_bytes())
+    (tmp_path / "stem.safetensors").write_bytes(BUILTIN_WEIGHTS["stem"].path.read_bytes())
     text = SWEEP.replace("[0.1, 0.6]", "[0.1, 0.3, 0.6]") + (
         "resources: {concurrency: 2}\nset: [clues.source.init=stem.safetensors]\n"
     )

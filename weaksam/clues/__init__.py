@@ -21,5 +21,6 @@ CLUES: Registry[type[ClueSourceConfig]] = Registry(
         "none": "weaksam.config.clues:NoCluesConfig",
         "weaktr": "weaksam.config.clues:WeakTrConfig",
         "resnet_cam": "weaksam.config.clues:ResNetCamConfig",
+        "lite_cam": "weaksam.config.clues:LiteCamConfig",
     },
 )

@@ -14,11 +14,9 @@ from weaksam.clues import CLUES
 from weaksam.clues.base import ClueNetwork, ClueSource, MakeSource
 from weaksam.clues.cam import MultiScaleCam
 from weaksam.clues.published import weaktr_from_published
-from weaksam.clues.weaktr import WeakTr
 from weaksam.config import ClueNetworkConfig, CluesConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.state_dicts import described, load_strictly, read_state_dict
-from weaksam.networks.small_stem import load_builtin_classifier
 from weaksam.registry import load
 
 METADATA_KEY = "classifier"  # of the metadata of our own files; the value is JSON
@@ -44,9 +42,7 @@ def build_classifier(config: ClueNetworkConfig, num_classes: int) -> ClueNetwork
     """
     network: ClueNetwork = load(config.implementation)(config, num_classes)
     init = config.init
-    if init.uri == "builtin":
-        _init_stem(network)
-    elif init:
+    if init:
         network.init_from(read_state_dict(init.fetch().path).tensors, init.uri)
     return network
 
@@ -146,12 +142,3 @@ def _slots(names: tuple[str, ...], known: tuple[str, ...], num_classes: int, whe
         f"weights: {where} has {num_classes} classes without names, the data set has {len(names)}; choose weights "
         "for this data set, or train a classifier on it"
     )
-
-
-def _init_stem(network: ClueNetwork) -> None:
-    stem = load_builtin_classifier().stem
-    if not isinstance(network, WeakTr) or network.config.stem != "cnn" or network.config.dim != stem.dim:
-        raise ConfigError(
-            f"init: 'builtin' is a CNN stem of {stem.dim} channels; it needs a WeakTr with stem=cnn and dim={stem.dim}"
-        )
-    network.init_from_stem(stem)

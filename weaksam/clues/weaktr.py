@@ -128,8 +128,11 @@ class WeakTr(ClueNetwork):
         """See ``ClueNetwork``; a DeiT of the same width, depth and patch size (``deit_small_patch16_224``).
 
         Its class token and that token's positional embedding are repeated C times. The CAM head and the fusion keep their
-        random values.
+        random values. With a CNN stem it is a ``SmallCnnClassifier`` instead, see ``init_from_stem``.
         """
+        if self.config.stem == "cnn":
+            self._init_from_stem(state, where)
+            return
         own = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
         for name in ("cls_token", "pos_embed"):
             if name in own and own[name].ndim == 3:
@@ -138,15 +141,16 @@ class WeakTr(ClueNetwork):
         fitting = f"{where} as a DeiT of {self.config.depth} blocks"
         load_strictly(self, own, where=fitting, keep=("head.", "adaptive_attention_fusion."))
 
-    def init_from_stem(self, stem: SmallCnnStem) -> None:
-        """Start from a trained CNN stem of the same width, with blocks that already attend to like patches.
+    def _init_from_stem(self, state: Mapping[str, Tensor], where: str) -> None:
+        """Start from the trained CNN stem of a classifier, with blocks that already attend to like patches.
 
         Queries and keys start as the same random rotation of the tokens, so that patch-to-patch attention is an affinity
         from the first step on, as it is in a pretrained transformer (mimetic initialization, Trockman and Kolter, ICML
         2023); output projections start at zero, so that the blocks begin by changing nothing. A few hundred images do not
         teach this: with the usual random start the fine CAM's peaks avoid the objects.
         """
-        self.patch_embed.load_state_dict(stem.state_dict())
+        stem = {key.removeprefix("stem."): value for key, value in state.items() if not key.startswith("head.")}
+        load_strictly(self.patch_embed, stem, where=f"{where} as a CNN stem of {self.config.dim} channels")
         d = self.config.dim
         for block in self.blocks:
             assert isinstance(block, _Block)

@@ -47,7 +47,7 @@ class ClueNetworkConfig(ClueSourceConfig):
 class WeakTrConfig(ClueNetworkConfig):
     """The WeakTr network; the defaults are DeiT-S/16, which the published checkpoints are (method 1.1).
 
-    ``init`` is of a DeiT-S, or "builtin" for the shipped CNN stem.
+    ``init`` is of a DeiT-S, or "builtin:stem" for the shipped CNN.
     """
 
     implementation: ClassVar[str] = "weaksam.clues.weaktr:WeakTr"
@@ -88,6 +88,20 @@ class ResNetCamConfig(ClueNetworkConfig):
     def pass_statistics(self) -> tuple[str, ...]:
         """See ``ClueNetworkConfig``. Convolutional networks normalise by batch."""
         return ("backbone",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiteCamConfig(ClueNetworkConfig):
+    """EfficientNet-Lite whose class activation maps are the clues; ``init`` is its classifier of ImageNet.
+
+    Those are installed: builtin:efficientnet_lite0 and builtin:efficientnet_lite2.
+    """
+
+    implementation: ClassVar[str] = "weaksam.clues.lite_cam:LiteCam"
+    kinds: ClassVar[tuple[str, ...]] = ("fine", "coarse")
+
+    name: str = "lite_cam"
+    backbone: Literal["efficientnet_lite0", "efficientnet_lite2"] = "efficientnet_lite2"
 
 
 @dataclass(frozen=True, kw_only=True)

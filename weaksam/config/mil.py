@@ -103,8 +103,11 @@ class MilConfig:
         default_factory=MistConfig
     )
     # Architecture and the way its weights want their input: torchvision's VGG-16 takes normalised RGB, Caffe's BGR in 0..255.
-    backbone: Literal["vgg16.torchvision", "vgg16.caffe", "resnet50.torchvision", "small"] = "vgg16.torchvision"
-    init: Weights = NO_WEIGHTS  # of the backbone; "builtin" = the shipped stem of "small"; empty = random
+    backbone: Literal[
+        "vgg16.torchvision", "vgg16.caffe", "resnet50.torchvision", "efficientnet_lite0", "efficientnet_lite2", "small"
+    ] = "vgg16.torchvision"
+    # Of the backbone; empty = random. Installed are builtin:stem, of "small", and those of the two EfficientNet-Lites.
+    init: Weights = NO_WEIGHTS
     weights: Weights = NO_WEIGHTS  # of a trained detector, ours or published; empty = train-mil of this run
     proposal_sources: tuple[str, ...] = ()  # which sources' boxes are used; empty = all
     # Pixels of the image; proposals with a shorter side are left out (published: VOC 20, COCO 2).

@@ -186,8 +186,10 @@ class RetrainConfig:
     detector: Annotated[RetrainedDetectorConfig, Choice("weaksam.detectors.retrained:RETRAINED", "faster_rcnn")] = (
         field(default_factory=FasterRcnnConfig)
     )
-    backbone: Literal["resnet50.torchvision", "small"] = "resnet50.torchvision"
-    init: Weights = NO_WEIGHTS  # of an ImageNet backbone; "builtin" = the shipped stem of "small"; empty = random
+    backbone: Literal["resnet50.torchvision", "efficientnet_lite0", "efficientnet_lite2", "small"] = (
+        "resnet50.torchvision"
+    )
+    init: Weights = NO_WEIGHTS  # of the backbone by ImageNet; installed are those of ``MilConfig.init``; empty = random
     weights: Weights = NO_WEIGHTS  # of a detector trained here; empty = retrain of this run
     scales: tuple[int, ...] = tuple(range(480, 1217, 32))  # pixels, shorter side, one drawn per view
     max_side: int = 2000  # pixels, the longer side is not scaled beyond it

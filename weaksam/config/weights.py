@@ -20,7 +20,7 @@ NotInKey = Annotated[T, NOT_IN_KEY]
 class Weights:
     """A weights file; true when one is named. A recipe may say its address alone: ``weights: path``."""
 
-    uri: str = ""  # path, URL or s3://…; "builtin" where the package has some
+    uri: str = ""  # path, URL or s3://…; builtin:NAME of those that are installed, see weaksam weights list
     sha256: str = ""  # expected checksum, verified on every use; "" = that of the published file, where one is known
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from safetensors.torch import save
 from torch import Tensor
 
-from weaksam.config import MilConfig, RetrainConfig, Weights, require
+from weaksam.config import MilConfig, RetrainConfig, Weights
 from weaksam.detectors.mil.base import WeakDetector
 from weaksam.detectors.mil.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
 from weaksam.detectors.retrained.base import RetrainedDetector
@@ -19,7 +19,6 @@ from weaksam.io.state_dicts import load_strictly, read_state_dict
 from weaksam.io.weights import PUBLISHED
 from weaksam.networks.pixels import PixelFormat
 from weaksam.networks.roi_backbones import pixel_format as pixel_format_of
-from weaksam.networks.small_stem import load_builtin_classifier
 from weaksam.registry import load
 from weaksam.structures import IMAGE_LABELS
 
@@ -134,9 +133,6 @@ def _implemented_retrained(config: RetrainConfig, num_classes: int) -> Retrained
 
 def _backbone_weights(init: Weights, backbone: str) -> tuple[Mapping[str, Tensor], str]:
     """Return the weights that a backbone starts from, and what messages call them."""
-    if init.uri == "builtin":
-        require(backbone == "small", "init", "'builtin' with backbone=small alone", backbone)
-        return load_builtin_classifier().state_dict(), "init: builtin"
     file = init.fetch()
     known = next((name for name, p in PUBLISHED.items() if file.sha256.startswith(p.sha256)), backbone)
     if known != backbone:

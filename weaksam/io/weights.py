@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weaksam.errors import CheckpointError
+from weaksam.io.builtin_weights import builtin
 from weaksam.io.cache_folder import cached_path, file_name
 from weaksam.io.downloads import ANSWER_S, Progress, cannot_keep, download, version_at
 from weaksam.io.file_notes import Fetched, FileNote, file_sha256, hold_note
@@ -104,7 +105,7 @@ def fetch_weights(
     """Return the weights at ``uri`` as a verified local file, downloading them unless they are local or cached.
 
     Args:
-        uri: a path, ``file://``, ``https://``, ``s3://`` or any other address that fsspec reads.
+        uri: a path, ``file://``, ``https://``, ``s3://`` or any other address that fsspec reads; or ``builtin:NAME``.
         sha256: expected checksum, 64 hex digits; empty = the published one where ``uri`` is one of ``PUBLISHED``.
         seen: checksum of the file that lay there when this work began; empty = whatever lies there is right, and a server
             is asked whether it differs from what is cached. If it cannot be asked, what is cached is used with a warning.
@@ -117,8 +118,9 @@ def fetch_weights(
             not kept in the cache; one that was damaged there is fetched anew.
     """
     wanted = _Wanted(uri, _expected_sha256(uri, sha256), seen.lower(), time.time())
-    if not is_remote(uri):
-        file = Path(uri.removeprefix("file://")).expanduser()
+    installed = builtin(uri)
+    if installed or not is_remote(uri):
+        file = installed.path if installed else Path(uri.removeprefix("file://")).expanduser()
         if not file.is_file():
             raise CheckpointError(f"{uri}: expected a weights file, found {'a folder' if file.is_dir() else 'nothing'}")
         return wanted.found(file, _local_sha256(file, cache_dir), "check the path")
@@ -289,7 +291,8 @@ def _is_published(uri: str) -> bool:
 
 def _expected_sha256(uri: str, sha256: str) -> str:
     if not sha256:
-        return next((p.sha256 for p in PUBLISHED.values() if p.uri == uri), "")
+        installed = builtin(uri)
+        return installed.sha256 if installed else next((p.sha256 for p in PUBLISHED.values() if p.uri == uri), "")
     lowered = sha256.strip().lower()
     if len(lowered) != _DIGITS or not _HEX.issuperset(lowered):
         raise CheckpointError(f"{uri}: expected a SHA-256 of 64 hex digits, got {sha256!r}")

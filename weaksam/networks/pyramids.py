@@ -1,18 +1,23 @@
 """Backbones with several feature maps, for the detectors that are retrained on pseudo ground truth.
 
     resnet50.torchvision  strides 4, 8, 16, 32   256, 512, 1024, 2048 channels
+    efficientnet_lite0    strides 4, 8, 16, 32   24, 40, 112, 320 channels
+    efficientnet_lite2    strides 4, 8, 16, 32   24, 48, 120, 352 channels
     small                 strides 4, 8           64, 128 channels
 
-``trunks.py`` says what they are made of and where their weights come from.
+``trunks.py`` and ``efficientnet_lite.py`` say what they are made of and where their weights come from.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from torch import Tensor
 
-from weaksam.networks.pixels import PixelFormat
+from weaksam.networks.efficientnet_lite import LITE_CHANNELS, LITE_PIXELS, LiteName, LiteTrunk
+from weaksam.networks.pixels import IMAGENET, PixelFormat
 from weaksam.networks.trunks import SMALL_STEM_DIM, ResNetTrunk, SmallTrunk, Trunk
 
 
@@ -49,11 +54,34 @@ class SmallPyramid(SmallTrunk, Pyramid):
         return list(self.fine_and_coarse(images))
 
 
+class LitePyramid(LiteTrunk, Pyramid):
+    """EfficientNet-Lite from stride 4 on."""
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(self, name: LiteName) -> None:
+        super().__init__(name)
+        self.channels = LITE_CHANNELS[name][1:]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """See ``Pyramid``."""
+        return self.stage_features(images)[1:]
+
+
+# Each with the input that its weights want.
+PYRAMIDS: Mapping[str, tuple[Callable[[], Pyramid], PixelFormat]] = {
+    "resnet50.torchvision": (ResNetPyramid, IMAGENET),
+    "efficientnet_lite0": (partial(LitePyramid, "efficientnet_lite0"), LITE_PIXELS),
+    "efficientnet_lite2": (partial(LitePyramid, "efficientnet_lite2"), LITE_PIXELS),
+    "small": (SmallPyramid, IMAGENET),
+}
+
+
 def build_pyramid(name: str) -> Pyramid:
     """Return the backbone of that name (``RetrainConfig.backbone``) with random weights."""
-    return SmallPyramid() if name == "small" else ResNetPyramid()
+    return PYRAMIDS[name][0]()
 
 
 def pixel_format(name: str) -> PixelFormat:
     """Return the input that the weights of a backbone want, without building it."""
-    return (SmallPyramid if name == "small" else ResNetPyramid).pixels
+    return PYRAMIDS[name][1]

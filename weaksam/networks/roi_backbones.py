@@ -5,6 +5,8 @@ A backbone is named by its architecture *and* by how its weights want their pixe
     vgg16.torchvision     normalised RGB         stride 8   7 x 7 cells   fc6, fc7 of 4096
     vgg16.caffe           BGR in 0..255 - means  the same; the published detectors start here
     resnet50.torchvision  normalised RGB         stride 16  14 x 14       "C4": the fourth stage runs on every proposal
+    efficientnet_lite0    RGB in -1..1           stride 8   7 x 7         two layers of 512, for photographs on a laptop
+    efficientnet_lite2    the same
     small                 normalised RGB         stride 4   5 x 5         two layers of 256, for drawings of 128 pixels
 
 ResNet-50 as C4 has no layer that ImageNet did not train before its predictors; a dilated last stage would need new fully
@@ -14,8 +16,9 @@ connected layers of 100 M parameters, which image-level labels hardly train.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import roi_pool
 
 from weaksam.io.state_dicts import load_strictly
+from weaksam.networks.efficientnet_lite import LITE_CHANNELS, LITE_PIXELS, LiteName, LiteTrunk
 from weaksam.networks.pixels import IMAGENET, PixelFormat
 from weaksam.networks.trunks import SMALL_STEM_DIM, ResNetTrunk, SmallTrunk, Trunk, slices
 
@@ -33,6 +37,7 @@ from weaksam.networks.trunks import SMALL_STEM_DIM, ResNetTrunk, SmallTrunk, Tru
 VGG_STAGES = (0, 5, 10, 17, 24, 30)
 VGG_POOL4 = 23
 SMALL_FC_DIM = 256
+LITE_FC_DIM = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,19 +179,47 @@ class SmallRoiBackbone(SmallTrunk, RoiBackbone):
         return self.fc(pooled.flatten(1))  # type: ignore[no-any-return]
 
 
+class LiteRoiBackbone(LiteTrunk, RoiBackbone):
+    """EfficientNet-Lite, dilated from stride 8 on, and two layers that ImageNet did not train."""
+
+    stride = 8
+    pool_size = 7
+    dim = LITE_FC_DIM
+
+    def __init__(self, name: LiteName, dropout: float) -> None:
+        super().__init__(name, output_stride=self.stride)
+        self.channels = LITE_CHANNELS[name][-1]
+        self.fc = _two_layers(self.channels * self.pool_size**2, self.dim, dropout)
+
+    def features(self, images: Tensor) -> Tensor:
+        """See ``RoiBackbone``."""
+        return self.stage_features(images)[-1]
+
+    def head(self, pooled: Tensor) -> Tensor:
+        """See ``RoiBackbone``."""
+        return self.fc(pooled.flatten(1))  # type: ignore[no-any-return]
+
+
+# Those beside VGG-16, which has variants; each with the input that its weights want.
+ROI_BACKBONES: Mapping[str, tuple[Callable[[float], RoiBackbone], PixelFormat]] = {
+    "resnet50.torchvision": (ResNetRoiBackbone, IMAGENET),
+    "efficientnet_lite0": (partial(LiteRoiBackbone, "efficientnet_lite0"), LITE_PIXELS),
+    "efficientnet_lite2": (partial(LiteRoiBackbone, "efficientnet_lite2"), LITE_PIXELS),
+    "small": (SmallRoiBackbone, IMAGENET),
+}
+
+
 def pixel_format(backbone: str, vgg: VggVariant) -> PixelFormat:
     """Return the input that the weights of a backbone want, without building it."""
     if backbone == "vgg16.caffe":
         return PixelFormat(bgr=True, white=255.0, mean=vgg.caffe_means_bgr, std=(1.0, 1.0, 1.0))
-    return IMAGENET
+    return ROI_BACKBONES[backbone][1] if backbone in ROI_BACKBONES else IMAGENET
 
 
 def build_roi_backbone(backbone: str, *, vgg: VggVariant, dropout: float) -> RoiBackbone:
     """Return the backbone of that name (``MilConfig.backbone``) with random weights; ``vgg`` is for VGG-16 alone."""
-    if backbone == "small":
-        return SmallRoiBackbone(dropout)
-    if backbone == "resnet50.torchvision":
-        return ResNetRoiBackbone(dropout)
+    if backbone in ROI_BACKBONES:
+        return ROI_BACKBONES[backbone][0](dropout)
     return VggRoiBackbone(pixel_format(backbone, vgg), vgg, dropout)
 
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 from weaksam.io.state_dicts import load_strictly, read_state_dict
-from weaksam.networks import BUILTIN_STEM
 
 # (output channels, stride) of the 3x3 convolutions before the last one; their product of strides is the stem's.
 LAYERS = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1))
@@ -70,8 +70,9 @@ class SmallCnnClassifier(nn.Module):
         return F.multilabel_soft_margin_loss(logits.float(), targets), logits
 
 
-def load_builtin_classifier(path: Path = BUILTIN_STEM) -> SmallCnnClassifier:
+def load_builtin_classifier(path: Path | None = None) -> SmallCnnClassifier:
     """Return the shipped classifier of drawn shapes, float32, in evaluation mode; ``.stem`` is what WeakTr starts from."""
+    path = path or BUILTIN_WEIGHTS["stem"].path
     state, metadata = read_state_dict(path)
     model = SmallCnnClassifier(int(metadata["dim"]), len(metadata["class_names"].split(",")))
     load_strictly(model, state, where=str(path))  # float16 convolutions are cast on the way

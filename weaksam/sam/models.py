@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weaksam.config.weights import NO_WEIGHTS, Weights
@@ -27,8 +26,7 @@ class SamModel:
         return sam
 
 
-BUILTIN_SAM = Path(__file__).parent / "weights" / "small.safetensors"
-BUILTIN = SamModel(builder="weaksam.sam.small:build_small_sam", input_side=128, weights=Weights(str(BUILTIN_SAM)))
+BUILTIN = SamModel(builder="weaksam.sam.small:build_small_sam", input_side=128, weights=Weights("builtin:sam"))
 VIT_B = SamModel(builder="segment_anything.build_sam:build_sam_vit_b", input_side=1024)
 VIT_L = SamModel(builder="segment_anything.build_sam:build_sam_vit_l", input_side=1024)
 VIT_H = SamModel(builder="segment_anything.build_sam:build_sam_vit_h", input_side=1024)

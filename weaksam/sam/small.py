@@ -49,7 +49,7 @@ class ConvStem(nn.Module):
 
 
 def build_small_sam() -> Sam:
-    """The network with random weights, in evaluation mode; ``weaksam.sam.models.BUILTIN_SAM`` holds the trained ones."""
+    """The network with random weights, in evaluation mode; ``builtin:sam`` are the trained ones."""
     encoder = ImageEncoderViT(
         img_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,

@@ -7,7 +7,7 @@ import pytest
 from pipelines.analyse import stage as analyse
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from weaksam.sam.models import BUILTIN_SAM
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 
 SHAPES = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
 ANALYSES = ("analyse.prompts", "analyse.similarity", "analyse.noise")
@@ -45,7 +45,7 @@ def test_an_option_changes_the_keys_of_the_analyses_that_read_it(setting, analys
 
 
 def test_where_the_weights_of_sam_lie_is_in_no_key(tmp_path):
-    copied = shutil.copy(BUILTIN_SAM, tmp_path / "sam.safetensors")
+    copied = shutil.copy(BUILTIN_WEIGHTS["sam"].path, tmp_path / "sam.safetensors")
     assert changed(f"sam.weights={copied}") == set()
 
 

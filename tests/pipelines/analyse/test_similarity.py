@@ -24,7 +24,7 @@ from weaksam.detectors.loading import build_detector, detector_to_bytes
 from weaksam.detectors.mil.samples import scaled
 from weaksam.errors import DataError
 
-MIL = TrainMilConfig(backbone="small", init=Weights("builtin"), scales=(64,), min_box_side=4, freeze_stages=0)
+MIL = TrainMilConfig(backbone="small", init=Weights("builtin:stem"), scales=(64,), min_box_side=4, freeze_stages=0)
 DETECT = DetectStageConfig(scales=(64, 96), max_side=128)
 
 

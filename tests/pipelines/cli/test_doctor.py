@@ -1,17 +1,17 @@
 import errno
+import hashlib
 import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from safetensors.numpy import save_file
 
 from pipelines.cli import doctor, storage_checks
 from tests.support.listening import SETTINGS, server
 from tests.support.s3_server import s3_server
 from weaksam.heap import KEEP_HEAP_ENV
+from weaksam.io.builtin_weights import Builtin
 from weaksam.io.files import open_fs
 
 LOCK = """\
@@ -130,11 +130,14 @@ def test_s3_settings_are_described_without_their_secrets(
 
 def test_weights_that_are_missing_or_torn_are_failures(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    assert "is missing" in doctor.builtin_weights((path,)).detail
-    save_file({"a": np.ones(100, np.float32)}, path)
-    assert doctor.builtin_weights((path,)).detail.startswith("w.safetensors: 1 tensors, sha256 ")
-    path.write_bytes(path.read_bytes()[:-1])
-    assert doctor.builtin_weights((path,)).state == "fail"
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    weights = {"w": Builtin(package="weaksam", file=str(path), note="", sha256=sha256)}
+    assert "found nothing" in doctor.builtin_weights(weights).detail
+    path.write_bytes(b"weights")
+    assert doctor.builtin_weights(weights).detail == f"w (sha256 {sha256[:12]}…)"
+    path.write_bytes(b"weight")
+    torn = doctor.builtin_weights(weights)
+    assert (torn.state, torn.remedy) == ("fail", "install the package weaksam again")
 
 
 def test_access_to_folders_and_buckets_is_tried(tmp_path: Path) -> None:

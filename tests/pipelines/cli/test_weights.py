@@ -10,6 +10,7 @@ from tests.support.s3_server import s3_server
 from tests.support.web_server import web_server
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io import weights
+from weaksam.io.file_notes import file_sha256
 from weaksam.io.files import open_fs
 from weaksam.io.weights import Published
 
@@ -17,9 +18,11 @@ from weaksam.io.weights import Published
 def test_published_weights_are_listed_and_show_up_once_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path))
     assert [row.name for row in list_weights()] == [
-        "builtin", "vit_h", "vit_l", "vit_b", "deit_small", "vgg16.torchvision", "resnet50.torchvision"
+        "builtin:sam", "builtin:stem", "builtin:efficientnet_lite0", "builtin:efficientnet_lite2",
+        "vit_h", "vit_l", "vit_b", "deit_small", "vgg16.torchvision", "resnet50.torchvision"
     ]  # fmt: skip
-    assert all(row.path is None for row in list_weights()[1:])
+    assert all((row.path is None) is not row.name.startswith("builtin:") for row in list_weights())
+    assert all(row.sha256 == file_sha256(row.path) for row in list_weights() if row.path)
     with s3_server() as bucket:
         fs, path = open_fs(f"{bucket}/w.pth")
         fs.pipe_file(path, b"weights")

@@ -575,7 +575,7 @@ def test_weights_are_an_address_or_an_address_with_its_checksum(tmp_path: Path) 
     path = write(tmp_path, mine="{base: small, mil: {weights: a.pth}, retrain: {init: {uri: b.pth, sha256: 00ff}}}")
     recipe, origins = load_recipe(path, ["clues.weights=c.pth"])
     assert (recipe.mil.weights, recipe.retrain.init) == (Weights("a.pth"), Weights("b.pth", "00ff"))
-    assert (recipe.clues.weights, recipe.mil.init) == (Weights("c.pth"), Weights("builtin"))
+    assert (recipe.clues.weights, recipe.mil.init) == (Weights("c.pth"), Weights("builtin:stem"))
     again = write(tmp_path, again=render(recipe, origins))
     assert load_recipe(again)[0] == recipe
 

@@ -32,7 +32,8 @@ from weaksam.errors import DataError
 from weaksam.structures import BOXES, IMAGE_LABELS, PseudoGroundTruth
 
 SMALL = RetrainConfig(
-    backbone="small", init=Weights("builtin"), freeze_stages=0, scales=(48, 64), batch_size=4, steps=8, lr=0.01, warmup_steps=0,
+    backbone="small", init=Weights("builtin:stem"), freeze_stages=0, scales=(48, 64), batch_size=4, steps=8, lr=0.01,
+    warmup_steps=0,
     detector=FasterRcnnConfig(
         anchor_sides=(12, 24, 48), pyramid_dim=16, head_dim=32, proposals_before_nms=(100, 100), proposals=50, rois=32
     ),

@@ -233,13 +233,13 @@ def test_initial_weights_come_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weaktr", [TINY, WeakTrConfig()], ids=["another width", "no CNN stem"])
 def test_builtin_stem_needs_a_network_that_takes_it(weaktr: WeakTrConfig) -> None:
-    with pytest.raises(ConfigError, match=r"init: 'builtin' is a CNN stem of 128 channels"):
-        build_classifier(replace(weaktr, init=Weights("builtin")), 3)
+    with pytest.raises(CheckpointError, match=r"builtin:stem as a .*: the weights belong to another model"):
+        build_classifier(replace(weaktr, init=Weights("builtin:stem")), 3)
 
 
 def test_builtin_stem_is_taken_over() -> None:
     weaktr = WeakTrConfig(stem="cnn", patch_size=8, dim=128, depth=1, heads=2, position_grid=4, fusion_reduction=2)
-    started = build_classifier(replace(weaktr, init=Weights("builtin")), 3)
-    again = build_classifier(replace(weaktr, init=Weights("builtin")), 3)
+    started = build_classifier(replace(weaktr, init=Weights("builtin:stem")), 3)
+    again = build_classifier(replace(weaktr, init=Weights("builtin:stem")), 3)
     stem = {k: v for k, v in started.state_dict().items() if k.startswith("patch_embed.")}
     assert all(torch.equal(again.state_dict()[k], v) for k, v in stem.items())

@@ -13,7 +13,7 @@ from weaksam.clues.published import weaktr_from_published
 from weaksam.clues.weaktr import WeakTr, weaktr_loss
 from weaksam.config import WeakTrConfig
 from weaksam.errors import CheckpointError, ConfigError
-from weaksam.networks.small_stem import SmallCnnStem
+from weaksam.networks.small_stem import SmallCnnClassifier
 
 KINDS = ("fine", "coarse", "cross")
 
@@ -221,10 +221,10 @@ def test_deit_initialisation_repeats_the_class_token() -> None:
 
 def test_blocks_on_a_trained_stem_start_out_looking_at_like_patches_and_changing_nothing() -> None:
     torch.manual_seed(0)
-    stem = SmallCnnStem(32)
+    classifier = SmallCnnClassifier(32, 5)
     network = WeakTr(WeakTrConfig(stem="cnn", patch_size=8, dim=32, depth=2, heads=2, fusion_reduction=1), 3)
-    network.init_from_stem(stem)
-    assert torch.equal(network.patch_embed.layers[0].weight, stem.layers[0].weight)
+    network.init_from(classifier.state_dict(), "test")
+    assert torch.equal(network.patch_embed.layers[0].weight, classifier.stem.layers[0].weight)
     tokens = torch.randn(1, 40, 32)
     for block in network.blocks:
         after, seen = block(tokens)

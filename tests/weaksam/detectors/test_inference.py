@@ -28,7 +28,9 @@ BOXES = np.array([[2, 3, 30, 40], [10, 5, 70, 48], [40, 10, 60, 30], [3, 3, 31, 
 
 def detector_of(name):
     torch.manual_seed(0)
-    detector = build_detector(MilConfig(detector=MIL_DETECTORS[name](), backbone="small", init=Weights("builtin")), 3)
+    detector = build_detector(
+        MilConfig(detector=MIL_DETECTORS[name](), backbone="small", init=Weights("builtin:stem")), 3
+    )
     for layer in (detector.class_stream, detector.detection_stream, *detector.refinements, *detector.box_branches):
         torch.nn.init.normal_(layer.weight, std=0.3)
     return detector.eval()

@@ -10,11 +10,11 @@ from weaksam.detectors.loading import build_detector, pixel_format
 from weaksam.detectors.mil import MIL_DETECTORS
 from weaksam.detectors.mil.mist import Mist
 from weaksam.errors import CheckpointError, ConfigError
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 from weaksam.io.file_notes import file_sha256
 from weaksam.io.weights import PUBLISHED, Published
-from weaksam.networks import BUILTIN_STEM
 from weaksam.networks.pixels import IMAGENET
-from weaksam.networks.roi_backbones import SmallRoiBackbone, build_roi_backbone
+from weaksam.networks.roi_backbones import ROI_BACKBONES, SmallRoiBackbone, build_roi_backbone
 
 PIXEL = np.array([[[255, 0, 51]]], dtype=np.uint8)  # red 1, green 0, blue .2
 OF_IMAGENET = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
@@ -80,7 +80,7 @@ def test_pooling_looks_into_the_image_that_a_box_lies_in():
     assert SmallRoiBackbone(0.0).pool(features, boxes[:0], torch.zeros(0, dtype=torch.long)).shape == (0, 1, 5, 5)
 
 
-@pytest.mark.parametrize("backbone", ["small", "resnet50.torchvision"])
+@pytest.mark.parametrize("backbone", ROI_BACKBONES)
 def test_sizes_are_what_a_body_says(backbone):
     body = build_roi_backbone(backbone, vgg=Mist.vgg, dropout=0.5).eval()
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_sizes_are_what_a_body_says(backbone):
 
 
 def test_the_small_body_sees_the_shipped_stem_at_two_strides():
-    detector = build_detector(MilConfig(backbone="small", init=Weights("builtin")), 2)
+    detector = build_detector(MilConfig(backbone="small", init=Weights("builtin:stem")), 2)
     body = detector.body.eval()
     images = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -175,17 +175,19 @@ def test_weights_of_another_network_are_refused(tmp_path, backbone, state, messa
 
 def test_weights_known_to_want_another_input_are_refused(monkeypatch):
     # Names and shapes of VGG-16's two kinds of weights are the same: the checksum alone tells them apart.
-    published = Published(uri="https://here/w", size_bytes=None, sha256=file_sha256(BUILTIN_STEM)[:8], note="")
+    published = Published(
+        uri="https://here/w", size_bytes=None, sha256=file_sha256(BUILTIN_WEIGHTS["stem"].path)[:8], note=""
+    )
     monkeypatch.setitem(PUBLISHED, "vgg16.torchvision", published)
     with pytest.raises(
         CheckpointError, match=r"expected weights of small, but by its checksum .* is vgg16.torchvision"
     ):
-        build_detector(MilConfig(backbone="small", init=Weights(str(BUILTIN_STEM))), 2)
+        build_detector(MilConfig(backbone="small", init=Weights("builtin:stem")), 2)
 
 
-def test_the_builtin_weights_are_the_small_bodys():
-    with pytest.raises(ConfigError, match=r"'builtin' with backbone=small alone"):
-        build_detector(MilConfig(backbone="resnet50.torchvision", init=Weights("builtin")), 2)
+def test_installed_weights_of_another_body_are_refused():
+    with pytest.raises(CheckpointError, match=r"builtin:stem as resnet50.torchvision: the weights belong to another"):
+        build_detector(MilConfig(backbone="resnet50.torchvision", init=Weights("builtin:stem")), 2)
 
 
 @pytest.mark.parametrize("name", MIL_DETECTORS)

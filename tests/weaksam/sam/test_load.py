@@ -9,10 +9,10 @@ from torch import Tensor
 
 from weaksam.config import SamConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 from weaksam.io.state_dicts import read_state_dict
 from weaksam.sam import sam_weights
 from weaksam.sam.load import load_sam
-from weaksam.sam.models import BUILTIN_SAM
 from weaksam.sam.small import build_small_sam
 
 
@@ -68,7 +68,7 @@ def test_anything_but_tensors_by_name_is_refused(tmp_path: Path, held: object) -
 
 
 def test_the_shipped_weights_are_the_built_in_sam() -> None:
-    sam, shipped = load_sam(SamConfig(name="builtin")), read_state_dict(BUILTIN_SAM).tensors
+    sam, shipped = load_sam(SamConfig(name="builtin")), read_state_dict(BUILTIN_WEIGHTS["sam"].path).tensors
     assert all(torch.equal(tensor, shipped[key]) for key, tensor in sam.state_dict().items())
 
 

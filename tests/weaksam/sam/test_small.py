@@ -12,15 +12,15 @@ from tests.support.tolerances import assert_near, near, roundings_in
 from tools import train_small_sam as train_small
 from tools.train_small_sam import Recipe, decode, learning_rate, load_weights, mask_losses, training_loss
 from weaksam.datasets.shapes import draw, reserved_seed
+from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 from weaksam.sam import small
-from weaksam.sam.models import BUILTIN_SAM
 
 TINY = Recipe(steps=4, images=4, batch_size=2, warmup_steps=2)
 
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_weights(BUILTIN_SAM)
+    return load_weights(BUILTIN_WEIGHTS["sam"].path)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def corpus(drawings):
 
 
 def test_the_shipped_file_is_small_and_half_precision():
-    assert BUILTIN_SAM.stat().st_size < 10_000_000
-    state = train_small.load_file(BUILTIN_SAM)
+    assert BUILTIN_WEIGHTS["sam"].path.stat().st_size < 10_000_000
+    state = train_small.load_file(BUILTIN_WEIGHTS["sam"].path)
     assert {value.dtype for value in state.values()} == {torch.float16}
 
 

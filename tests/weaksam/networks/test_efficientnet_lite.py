@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from tests.support.tolerances import assert_near, near, roundings_in
+from weaksam.config import Weights
+from weaksam.errors import CheckpointError
+from weaksam.io.state_dicts import read_state_dict
+from weaksam.networks.efficientnet_lite import (
+    LITE_CHANNELS,
+    LITE_PIXELS,
+    LiteName,
+    LiteTrunk,
+    from_imagenet_pixels,
+    timm_names,
+)
+from weaksam.transforms import normalise
+
+every_lite = pytest.mark.parametrize("name", get_args(LiteName))
+
+
+def installed(name: LiteName) -> dict[str, torch.Tensor]:
+    return dict(read_state_dict(Weights(f"builtin:{name}").fetch().path).tensors)
+
+
+@every_lite
+def test_installed_weights_are_timms_in_the_order_of_its_layers(name: LiteName) -> None:
+    stock, state = timm.create_model(f"tf_{name}").state_dict(), installed(name)
+    in_order = dict(zip(stock, state.values(), strict=True))
+    named = timm_names(state, name)
+    assert named.keys() == stock.keys()
+    assert all(torch.equal(named[key], in_order[key]) for key in stock)
+
+
+@every_lite
+def test_features_are_those_of_timms_classifier(name: LiteName) -> None:
+    state = installed(name)
+    stock = timm.create_model(f"tf_{name}")
+    stock.load_state_dict(timm_names(state, name))
+    stock.eval()
+    trunk = LiteTrunk(name, last=True)
+    trunk.init_from(state, "test")
+    trunk.train()  # its batch norms stay at rest
+    images = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = trunk.stage_features(images)
+        logits = stock.classifier(trunk.classifier_features(features[-1]).mean(dim=(2, 3)))
+        assert_near(logits, stock(images), length=roundings_in(stock))
+    expected = [(1, channels, 96 >> n, 64 >> n) for n, channels in enumerate(LITE_CHANNELS[name], start=1)]
+    assert [tuple(map_.shape) for map_ in features] == expected
+
+
+def test_weights_under_timms_own_names_load_as_well() -> None:
+    trunk, again = LiteTrunk("efficientnet_lite0"), LiteTrunk("efficientnet_lite0")
+    trunk.init_from(timm.create_model("tf_efficientnet_lite0").state_dict(), "test")
+    whole = LiteTrunk("efficientnet_lite0", last=True).network.state_dict()
+    again.init_from({**whole, **trunk.network.state_dict()}, "test")
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in trunk.state_dict().items())
+
+
+def test_weights_of_the_other_one_are_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match=r"w\.pth as efficientnet_lite0: .* 90 surplus: _blocks\.16\._expand"):
+        LiteTrunk("efficientnet_lite0").init_from(installed("efficientnet_lite2"), "w.pth")
+    with pytest.raises(CheckpointError, match=r"w\.pth as efficientnet_lite2: .* 90 missing: blocks\."):
+        LiteTrunk("efficientnet_lite2").init_from(installed("efficientnet_lite0"), "w.pth")
+    broken = {**installed("efficientnet_lite0"), "_blocks.99._bn0.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"1 surplus: _blocks\.99\."):
+        LiteTrunk("efficientnet_lite0").init_from(broken, "w.pth")
+
+
+def test_pixels_are_the_same_whoever_normalised_them() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    ours = from_imagenet_pixels(normalise(torch.from_numpy(image).permute(2, 0, 1))[None])[0]
+    assert ours.numpy() == near(LITE_PIXELS.normalise(image).numpy(), length=8, magnitude=1.0)
+    assert float(ours.min()) >= -1.001
+    assert float(ours.max()) <= 1.001
+
+
+def test_where_strides_are_left_out_layers_are_dilated() -> None:
+    trunk = LiteTrunk("efficientnet_lite0", output_stride=8)
+    trunk.init_from(installed("efficientnet_lite0"), "test")
+    with torch.no_grad():
+        features = trunk.stage_features(torch.zeros(1, 3, 64, 96))
+    assert [tuple(map_.shape[2:]) for map_ in features] == [(32, 48), (16, 24), (8, 12), (8, 12), (8, 12)]
+
+
+def test_batch_norms_neither_learn_nor_count() -> None:
+    trunk = LiteTrunk("efficientnet_lite0").train()
+    before = {key: value.clone() for key, value in trunk.state_dict().items() if "bn" in key}
+    trunk.stage_features(torch.randn(2, 3, 64, 64))[-1].sum().backward()
+    assert all(torch.equal(trunk.state_dict()[key], value) for key, value in before.items())
+    assert all(p.grad is None for key, p in trunk.named_parameters() if ".bn" in key)
+    assert all(p.grad is not None for key, p in trunk.named_parameters() if ".bn" not in key)
