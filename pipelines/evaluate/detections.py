@@ -19,9 +19,10 @@ from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.products.detections import DetectionTable
 from pipelines.products.measured import Evaluation, EvaluationFacts
-from pipelines.products.proposals import ProposalTable
+from pipelines.products.proposal_boxes import boxes_by_image
+from pipelines.products.proposals import proposal_tables
 from pipelines.recipe.config import EvaluateConfig
-from pipelines.recipe.keys import Input
+from pipelines.recipe.keys import Input, Inputs
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.stages.detect import detector_of, scored_proposals
 from pipelines.store.numbers import known, percent
@@ -62,7 +63,7 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     assert options.how is not None
     proposals: Mapping[str, NDArray[np.float32]] = {}
     if options.beside:
-        proposals = job.input(options.beside, ProposalTable).boxes(options.proposal_sources)
+        proposals = boxes_by_image(proposal_tables(job, options.beside), options.proposal_sources)
     images = (
         MeasuredImage(**vars(image), proposals_xyxy=proposals.get(image.image_id, NO_PROPOSALS))
         for image in table.images()
@@ -80,8 +81,8 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     return EvaluationFacts(text=marked, supervision=supervision)
 
 
-def proposals_beside(recipe: Recipe) -> Input:
-    """Return the instance of whose proposals one stands beside the detector by chance, "" for none.
+def proposals_beside(recipe: Recipe) -> Inputs:
+    """Return the instances of whose proposals one stands beside the detector by chance, none or several.
 
     A detector that needs no proposals is measured beside them only where they are made anyway.
     """
@@ -90,7 +91,7 @@ def proposals_beside(recipe: Recipe) -> Input:
         return options.proposals
     if isinstance(detector_of(detected), MilConfig):
         return scored_proposals(detected)
-    return Input(next((name for name in recipe.stages if verb_of(name) == "propose"), ""))
+    return tuple(Input(name) for name in recipe.stages if verb_of(name) == "propose")[:1]
 
 
 def proposal_sources(recipe: Recipe) -> tuple[str, ...]:

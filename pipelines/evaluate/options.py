@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.recipe.config import EvaluateConfig, LabelConfig
-from pipelines.recipe.keys import INDEX, NOTHING, Input
+from pipelines.recipe.keys import INDEX, Input, Inputs
 from weaksam.config import DataConfig
 from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import StatedSize
@@ -16,7 +16,7 @@ class EvaluateOptions:
     """What is measured against the true boxes, and how."""
 
     of: Input
-    beside: Input = NOTHING  # beside detections: the proposals of which one by chance is measured, too
+    beside: Inputs = ()  # beside detections: the proposals of which one by chance is measured, too
     how: EvaluateConfig | None  # of proposals and detections
     named_sources: tuple[str, ...] = ()  # of proposals, that get a row even if they never made a box
     proposal_sources: tuple[str, ...] = ()  # of those beside detections that count; empty = all
@@ -30,7 +30,7 @@ class AgreementOptions:
 
     index: Input = INDEX
     of: Input
-    views: tuple[Input, ...]
+    views: Inputs
     teacher: Input
     pseudo_labels: LabelConfig | None  # how ``of`` was made, where it is of ``label``
     data: NotInKey[DataConfig]

@@ -17,7 +17,6 @@ from pipelines.products.detections import DetectionTable
 from pipelines.products.measured import Evaluation, EvaluationFacts
 from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
-from pipelines.recipe.keys import NOTHING
 from pipelines.recipe.model import Recipe, verb_of
 from weaksam.config import require
 
@@ -49,7 +48,7 @@ class EvaluateStage(Stage[EvaluateOptions | AgreementOptions]):
         of_detections, of_proposals = verb_of(how.of) == "detect", verb_of(how.of) == "propose"
         return EvaluateOptions(
             of=how.of,
-            beside=detections.proposals_beside(recipe) if of_detections else NOTHING,
+            beside=detections.proposals_beside(recipe) if of_detections else (),
             how=None if verb_of(how.of) == "label" else how,
             named_sources=proposals.named_sources(recipe.of(how.of)) if of_proposals else (),
             proposal_sources=detections.proposal_sources(recipe) if of_detections else (),

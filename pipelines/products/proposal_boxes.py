@@ -96,15 +96,17 @@ class ProposalBoxes(Mapping[str, NDArray[np.float32]]):
         Args:
             table: of proposals.
             sources: whose boxes are wanted; empty = all.
-
-        Raises:
-            RunError: no image has a box of any wanted source.
         """
         batch = _on_this_node(table, sources)
         boxes = batch["boxes_xyxy"]
         self._ids = batch["image_id"]  # sorted
         self._first, self._count = boxes.offsets.to_numpy(), boxes.sizes.to_numpy()
         self._corners = boxes.values.values.to_numpy().reshape(-1, 4)
+
+    @property
+    def any_box(self) -> bool:
+        """Whether any image has a box."""
+        return len(self._corners) > 0
 
     def __getitem__(self, image_id: str) -> NDArray[np.float32]:
         """Return the boxes of one image, float32 ``[R, 4]``; an image without a row is a KeyError."""
@@ -120,6 +122,42 @@ class ProposalBoxes(Mapping[str, NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self._ids)
+
+
+class JoinedBoxes(Mapping[str, NDArray[np.float32]]):
+    """Image id -> boxes ``[R, 4]`` of several tables, the first's first; an image of any of them is there."""
+
+    def __init__(self, tables: Sequence[ProposalBoxes]) -> None:
+        self._tables = tables
+
+    def __getitem__(self, image_id: str) -> NDArray[np.float32]:
+        """Return the boxes of one image, float32 ``[R, 4]``; an image without a row in any table is a KeyError."""
+        found = [table[image_id] for table in self._tables if image_id in table]
+        if not found:
+            raise KeyError(image_id)
+        return np.concatenate(found)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(image_id for table in self._tables for image_id in table))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def boxes_by_image(tables: Sequence[Rows], sources: Sequence[str] = ()) -> Mapping[str, NDArray[np.float32]]:
+    """Return image id -> boxes ``[R, 4]`` in pixels of all tables of proposals; see ``ProposalBoxes``.
+
+    Raises:
+        RunError: no image has a box of any wanted source.
+    """
+    boxes = [ProposalBoxes(table, sources) for table in tables]
+    if sources and not any(one.any_box for one in boxes):
+        met = sorted({source for table in tables for source in met_sources(table)})
+        raise RunError(
+            f"{', '.join(table.folder for table in tables)}: no box of {', '.join(sources)}; mil.proposal_sources must name "
+            f"some of {', '.join(met) or 'no source: the table is empty'}"
+        )
+    return boxes[0] if len(boxes) == 1 else JoinedBoxes(boxes)
 
 
 def _on_this_node(table: Rows, sources: Sequence[str]) -> pa.RecordBatch:
@@ -190,14 +228,12 @@ def _gather(table: Rows, sources: Sequence[str], corners: IO[bytes]) -> _Lookup:
     """Write the wanted boxes one after another, float32 ``[N, 4]``, holding one part in memory; return where they lie."""
     image_ids: list[pa.Array] = [pa.array([], pa.string())]
     counts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    met: set[str] = set()
     for part in table.iter_parts(("image_id", "boxes_xyxy", "source") if sources else ("image_id", "boxes_xyxy")):
         boxes = part["boxes_xyxy"].combine_chunks()
         count = pc.list_value_length(boxes).to_numpy().astype(np.int64)
         xyxy = boxes.flatten().flatten().to_numpy().reshape(-1, 4)
         if sources:
             of = part["source"].combine_chunks().flatten()
-            met.update(pc.unique(of).to_pylist())
             wanted = pc.is_in(of, pa.array(sources, pa.string())).to_numpy(zero_copy_only=False)
             up_to = np.concatenate([[0], np.cumsum(wanted)])  # of the boxes before each, how many are wanted
             ends = np.cumsum(count)
@@ -206,11 +242,6 @@ def _gather(table: Rows, sources: Sequence[str], corners: IO[bytes]) -> _Lookup:
         image_ids.append(part["image_id"].combine_chunks())
         counts.append(count)
     all_counts = np.concatenate(counts)
-    if sources and not all_counts.any():
-        raise RunError(
-            f"{table.folder}: no box of {', '.join(sources)}; mil.proposal_sources must name some of "
-            f"{', '.join(sorted(met)) or 'no source: the table is empty'}"
-        )
     return _Lookup(pa.concat_arrays(image_ids), np.cumsum(all_counts) - all_counts, all_counts)
 
 

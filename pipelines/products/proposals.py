@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pipelines.engine.product import Product
-from pipelines.products.proposal_boxes import ImageBoxes, ProposalBoxes, iter_boxes, met_sources
+from pipelines.engine.stage import Job
+from pipelines.products.proposal_boxes import ImageBoxes, iter_boxes, met_sources
 from pipelines.products.rows import RowFacts
+from pipelines.recipe.keys import Inputs
 from pipelines.store.schemas import PROPOSALS
+from pipelines.store.tables import Rows
 
 
 class ProposalTable(Product[RowFacts]):
@@ -21,10 +25,11 @@ class ProposalTable(Product[RowFacts]):
         """Yield what measuring needs of each image, holding one file in memory."""
         return iter_boxes(self.table)
 
-    def boxes(self, sources: tuple[str, ...] = ()) -> ProposalBoxes:
-        """Return the boxes of all images in memory, of some sources or of all; see ``ProposalBoxes``."""
-        return ProposalBoxes(self.table, sources)
-
     def met_sources(self) -> set[str]:
         """Return every source that has a box somewhere."""
         return met_sources(self.table)
+
+
+def proposal_tables(job: Job[Any], names: Inputs) -> tuple[Rows, ...]:
+    """Return the tables of proposals that a job reads under these names."""
+    return tuple(job.input(name, ProposalTable).table for name in names)

@@ -6,10 +6,10 @@ instance's key: they change how fast a result comes and how it looks, not what i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pipelines.recipe.keys import Input, reads
+from pipelines.recipe.keys import Input, Inputs, reads, reads_several
 from weaksam.config import (
     ClassifierConfig,
     DetectConfig,
@@ -138,7 +138,7 @@ class TrainClassifierConfig(TrainingConfig, ClassifierConfig):
 class TrainMilConfig(TrainingConfig, MilConfig):
     """A weakly-supervised detector, and what it learns from."""
 
-    proposals: Input = reads("propose", *_HOLD_PROPOSALS)
+    proposals: Inputs = reads_several(*_HOLD_PROPOSALS, default=("propose",))  # of several, all boxes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +146,8 @@ class DetectStageConfig(DetectConfig):
     """How a detector is run over images, and which."""
 
     model: Input = reads("train-mil", "train-mil", "retrain")  # a training of ``train-mil`` or ``retrain``
-    # That a detector of ``train-mil`` scores; "" = those that it learnt from.
-    proposals: Input = reads("", *_HOLD_PROPOSALS, "")
+    # That a detector of ``train-mil`` scores; empty = those that it learnt from.
+    proposals: Inputs = reads_several(*_HOLD_PROPOSALS)
     # One view of each image in the place of all scales and mirror images; "smaller": at .75 of each scale.
     view: Literal["all", "plain", "mirrored", "smaller"] = "all"
     within: Input = reads("", "detect", "")  # another instance, of whose splits alone; none of its results is read
@@ -177,10 +177,10 @@ class EvaluateConfig:
     """What is measured, and how proposals and detections are (method 9.1-9.4)."""
 
     of: Input = reads("propose", *_HOLD_PROPOSALS, "detect", *_HOLD_PSEUDO_LABELS)
-    # Beside detections: one box of them by chance; "" = those that the detector scored, else the recipe's, if it makes any.
-    proposals: Input = reads("", *_HOLD_PROPOSALS, "")
+    # Beside detections: one box of them by chance; empty = those that the detector scored, else the recipe's, if it makes any.
+    proposals: Inputs = reads_several(*_HOLD_PROPOSALS)
     # Detections of single views. With some, no true box is read: how far they agree with ``of`` and ``teacher`` is measured.
-    views: tuple[Input, ...] = field(default=(), metadata={"verbs": ("detect",)})
+    views: Inputs = reads_several("detect")
     teacher: Input = reads("", "detect", "")  # detections of the detector whose findings ``of`` learnt from
     iou_thresholds: tuple[float, ...] = (0.5, 0.75, 0.9)  # of the table; curves run from .50 to .95
     include_difficult: bool = True  # objects marked difficult count as objects to propose for (published code)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass, replace
 from functools import cache
-from typing import Any, NewType, TypeVar, get_type_hints
+from typing import Annotated, Any, NewType, TypeVar, get_type_hints
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from weaksam.config.weights import NOT_IN_KEY, Weights
 
@@ -22,9 +22,22 @@ INDEX = Input("index")  # that of the run's data set, which nearly every stage r
 NOTHING = Input("")
 
 
+def _one_or_several(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+
+
+# Several instances that are read; a recipe may say one alone.
+Inputs = Annotated[tuple[Input, ...], BeforeValidator(_one_or_several)]
+
+
 def reads(default: str, *verbs: str) -> Any:
-    """Declare an option of the type ``Input``, or several of them, and the verbs that it may be of; "" may be none."""
+    """Declare an option of the type ``Input``, and the verbs that it may be of; "" may be none."""
     return field(default=Input(default), metadata={"verbs": verbs})
+
+
+def reads_several(*verbs: str, default: tuple[str, ...] = ()) -> Any:
+    """Declare an option of the type ``Inputs``, and the verbs that they may be of."""
+    return field(default=tuple(Input(name) for name in default), metadata={"verbs": verbs})
 
 
 def method_of(options: Any) -> dict[str, Any]:
@@ -34,14 +47,14 @@ def method_of(options: Any) -> dict[str, Any]:
 
 
 def inputs_of(options: Any) -> tuple[str, ...]:
-    """Return the names of the instances that options, a dataclass, read: its fields of type ``Input`` that are not empty."""
+    """Return the names of the instances that options, a dataclass, read: its fields of type ``Input`` or ``Inputs``."""
     named: list[str] = []
     kind: type = type(options)
     for name, hint in _hints(kind).items():
         value = getattr(options, name)
         if hint is Input:
             named.append(value)
-        elif hint == tuple[Input, ...]:
+        elif hint == Inputs:
             named += value
     return tuple(dict.fromkeys(name for name in named if name))
 
@@ -90,7 +103,7 @@ def _plain_method(value: Any) -> Any:
 
 @cache
 def _method_fields(kind: type) -> tuple[str, ...]:
-    left_out = (Input, tuple[Input, ...], Weights)
+    left_out = (Input, Inputs, Weights)
     return tuple(name for name, hint in _hints(kind).items() if hint not in left_out and not _is_marked(hint))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.recipe.config import ReportConfig
-from pipelines.recipe.keys import INDEX, Input
+from pipelines.recipe.keys import INDEX, Input, Inputs
 from pipelines.recipe.model import Recipe
 from weaksam.config import DataConfig
 from weaksam.config.weights import NotInKey
@@ -16,7 +16,7 @@ class ReportOptions:
     """What is shown, and how. How often the page is made follows from what it shows, the recipe's own words among it."""
 
     index: Input = INDEX
-    shown: tuple[Input, ...]
+    shown: Inputs
     report: ReportConfig
     title: str
     description: str

@@ -24,10 +24,10 @@ from pipelines.dataflow.rows import decode_row, fetch, finish_batch, guarded, pl
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.detections import DetectionFacts, DetectionTable
 from pipelines.products.index import Index
-from pipelines.products.proposal_boxes import ProposalBoxes
-from pipelines.products.proposals import ProposalTable
+from pipelines.products.proposal_boxes import boxes_by_image
+from pipelines.products.proposals import proposal_tables
 from pipelines.recipe.config import ResourcesConfig
-from pipelines.recipe.keys import INDEX, NOTHING, Input
+from pipelines.recipe.keys import INDEX, NOTHING, Input, Inputs
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.instances import Instance
 from pipelines.store.planned import CONTENT
@@ -64,7 +64,7 @@ class DetectOptions:
 
     index: Input = INDEX
     model: Input  # "" where the detector's weights are given
-    proposals: Input  # that a detector of ``train-mil`` scores; "" for one that finds its boxes alone
+    proposals: Inputs  # that a detector of ``train-mil`` scores; none for one that finds its boxes alone
     weights: Weights  # of a given detector
     architecture: MilArchitecture | RetrainedArchitecture
     test: DetectConfig
@@ -110,7 +110,7 @@ class DetectStage(Stage[DetectOptions]):
             detector = replace(detector, test=test)
         return DetectOptions(
             model=NOTHING if detector.weights else recipe.detect.model,
-            proposals=scored_proposals(recipe) if isinstance(detector, MilConfig) else NOTHING,
+            proposals=scored_proposals(recipe) if isinstance(detector, MilConfig) else (),
             weights=detector.weights,
             architecture=_architecture(detector),
             test=test,
@@ -130,12 +130,13 @@ class DetectStage(Stage[DetectOptions]):
     def run(self, job: Job[DetectOptions]) -> DetectionFacts:
         """Detect in every image of the chosen splits, of those that have a row of proposals where it takes any."""
         options, index = job.options, job.input(job.options.index, Index)
-        proposals = job.input(options.proposals, ProposalTable).table if options.proposals else None
+        proposals = proposal_tables(job, options.proposals)
         images = planned_images(job.instance.planned_rows(), index.read())
-        if proposals is not None:
-            images = images.filter(pc.is_in(images["image_id"], pa.array(proposals.ids(), pa.string())))
+        if proposals:
+            proposed = [image_id for table in proposals for image_id in table.ids()]
+            images = images.filter(pc.is_in(images["image_id"], pa.array(proposed, pa.string())))
         if not images.num_rows:
-            has = "" if proposals is None else " has proposals"
+            has = " has proposals" if proposals else ""
             raise DataError(
                 f"{job.instance.name}.splits: no image of {', '.join(options.test.splits) or 'any split'}{has}"
             )
@@ -172,8 +173,8 @@ def detector_of(recipe: Recipe) -> MilConfig | RetrainConfig:
     return recipe.of(model).mil if verb_of(model) == "train-mil" else recipe.of(model).retrain
 
 
-def scored_proposals(recipe: Recipe) -> Input:
-    """Return the instance whose proposals a detector of ``train-mil`` scores; ``recipe`` is what the instance sees."""
+def scored_proposals(recipe: Recipe) -> Inputs:
+    """Return the instances whose proposals a detector of ``train-mil`` scores; ``recipe`` is what the instance sees."""
     return recipe.detect.proposals or recipe.of(recipe.detect.model).mil.proposals
 
 
@@ -220,7 +221,7 @@ class DetectSpec:
 
     instance: Instance
     weights: Weights  # of the detector
-    proposals: Rows | None  # that a weakly-supervised detector scores
+    proposals: tuple[Rows, ...]  # that a weakly-supervised detector scores
     config: MilConfig | RetrainConfig
     test: DetectConfig
     mirror: bool  # show it mirror images; what it finds is told of the image itself
@@ -236,7 +237,7 @@ class DetectActor:
         use_threads(spec.threads, spec.device)
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
-        self._find, class_names = _retrained(spec) if spec.proposals is None else _weak(spec, spec.proposals)
+        self._find, class_names = _weak(spec) if spec.proposals else _retrained(spec)
         if class_names != spec.class_names:
             raise DataError(
                 f"{spec.weights}: expected a detector of the classes {', '.join(spec.class_names)}, got one of "
@@ -258,7 +259,7 @@ class DetectActor:
 Find = Callable[[NDArray[np.uint8], str], Detections]  # in an image, and its id
 
 
-def _weak(spec: DetectSpec, proposals: Rows) -> tuple[Find, tuple[str, ...]]:
+def _weak(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
     """Return how a weakly-supervised detector finds objects among an image's proposals, and its classes."""
     from weaksam.detectors.inference import detect
     from weaksam.detectors.loading import load_detector
@@ -268,7 +269,7 @@ def _weak(spec: DetectSpec, proposals: Rows) -> tuple[Find, tuple[str, ...]]:
     assert isinstance(config, MilConfig)
     detector, class_names = load_detector(spec.weights.fetch().path, config, spec.class_names)
     detector.to(spec.device).eval()
-    proposed = ProposalBoxes(proposals, config.proposal_sources)
+    proposed = boxes_by_image(spec.proposals, config.proposal_sources)
 
     def find(image: NDArray[np.uint8], image_id: str) -> Detections:
         boxes = prepare_proposals(proposed[image_id], (image.shape[0], image.shape[1]), config.min_box_side)

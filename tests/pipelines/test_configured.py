@@ -85,6 +85,11 @@ def test_a_detector_scores_the_proposals_that_it_learnt_from_and_is_measured_bes
     assert reads("detect.other") == {"index", "propose", "train-mil.sam"}
     assert reads("detect.mil") == {"index", "propose", "train-mil"}
     assert reads("evaluate.final") == {"detect.final", "propose"}  # the recipe makes them anyway
+    both, _ = load_recipe(
+        "small", ["mil.proposals=[propose, propose.search]", "propose.search.method=selective-search"]
+    )
+    for name in ("train-mil", "detect.mil", "evaluate.mil"):
+        assert set(inputs_of(stage_of(name).options(both.of(name), name))) >= {"propose", "propose.search"}
     alone, _ = load_recipe("small", ["stages=[index, retrain, detect.final]"])
     options = stage_of("evaluate.final").options(alone.of("evaluate.final"), "evaluate.final")
     assert inputs_of(options) == ("detect.final",)

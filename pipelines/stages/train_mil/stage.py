@@ -14,9 +14,9 @@ from typing import Any
 
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
-from pipelines.products.proposals import ProposalTable
+from pipelines.products.proposals import proposal_tables
 from pipelines.recipe.config import ResourcesConfig, TrainMilConfig
-from pipelines.recipe.keys import INDEX, Input
+from pipelines.recipe.keys import INDEX, Input, Inputs
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.planned import CONTENT
 from pipelines.training.fit import describe, fit
@@ -36,7 +36,7 @@ class TrainMilOptions:
     """Which detector learns from which proposals, and how."""
 
     index: Input = INDEX
-    proposals: Input
+    proposals: Inputs
     mil: TrainMilConfig
     include_difficult: bool  # labels count objects marked difficult
     data_uri: NotInKey[str]  # for messages
@@ -86,8 +86,9 @@ class TrainMilStage(Stage[TrainMilOptions]):
         from weaksam.detectors.mil.base import WeakDetector
 
         options, index = job.options, job.input(job.options.index, Index)
-        proposals = job.input(options.proposals, ProposalTable).table
-        images, left_out = choose_images(index.table.iter_rows(), set(proposals.ids()), options, index.granted_split)
+        proposals = proposal_tables(job, options.proposals)
+        proposed = {image_id for table in proposals for image_id in table.ids()}
+        images, left_out = choose_images(index.table.iter_rows(), proposed, options, index.granted_split)
         task = MilTask(
             config=options.mil,
             num_classes=len(index.class_names),
@@ -104,7 +105,8 @@ class TrainMilStage(Stage[TrainMilOptions]):
 def _check_sources(mil: TrainMilConfig) -> None:
     """Refuse sources that no proposals of ``propose`` have; tables that are imported may have any."""
     made = (*TABLE_SOURCES, SELECTIVE_SEARCH, WHOLE_IMAGE)
-    for source in mil.proposal_sources if verb_of(mil.proposals) == "propose" else ():
+    own = all(verb_of(name) == "propose" for name in mil.proposals)
+    for source in mil.proposal_sources if own else ():
         if source not in made:
             close = difflib.get_close_matches(source, made, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipelines.products.proposal_boxes import ProposalBoxes
+from pipelines.products.proposal_boxes import boxes_by_image
 from pipelines.store.tables import Rows
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.images import LabelledImage
@@ -32,7 +34,7 @@ class MilTask:
     config: MilConfig
     num_classes: int
     images: tuple[LabelledImage, ...]
-    proposals: Rows
+    proposals: tuple[Rows, ...]
     cache_mib: int = 0
 
     @property
@@ -111,8 +113,8 @@ class WeakImages:
         self.image_ids: Sequence[str] = [image.image_id for image in task.images]
 
     @cached_property
-    def _proposals(self) -> ProposalBoxes:
-        return ProposalBoxes(self._task.proposals, self._task.config.proposal_sources)
+    def _proposals(self) -> Mapping[str, NDArray[np.float32]]:
+        return boxes_by_image(self._task.proposals, self._task.config.proposal_sources)
 
     def load(self, index: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return a view ``[3, h, w]``, its proposals ``[R, 4]`` in its pixels, and its labels bool ``[C]``."""

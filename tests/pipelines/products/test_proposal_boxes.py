@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.products.proposal_boxes import ProposalBoxes
+from pipelines.products.proposal_boxes import ProposalBoxes, boxes_by_image
 from pipelines.store.schemas import PROPOSALS, proposals_to_row
 from pipelines.store.tables import Table
 from weaksam.errors import RunError
@@ -85,14 +85,29 @@ def test_boxes_come_by_image_and_source(table: Table, sources: tuple[str, ...], 
 
 def test_a_source_that_the_table_lacks_is_an_error_that_names_those_it_has(table: Table) -> None:
     with pytest.raises(RunError, match=r"no box of coarse; mil\.proposal_sources must name some of fine, grid"):
-        ProposalBoxes(table, ("coarse",))
+        boxes_by_image([table], ("coarse",))
 
 
 def test_an_empty_table_has_no_images(tmp_path: Path) -> None:
     nothing = Table(str(tmp_path / "nothing"), PROPOSALS)
     assert plain(ProposalBoxes(nothing)) == {}
     with pytest.raises(RunError, match="the table is empty"):
-        ProposalBoxes(nothing, ("grid",))
+        boxes_by_image([nothing], ("grid",))
+
+
+def test_boxes_of_several_tables_stand_one_after_the_other(table: Table, tmp_path: Path) -> None:
+    other = Table(str(tmp_path / "other"), PROPOSALS)
+    write(other, "part-0", {"b": [(8, "selective-search")], "only here": [(9, "selective-search")]})
+    boxes = boxes_by_image([table, other])
+    assert {name: boxes[name][:, 0].tolist() for name in boxes} == {
+        "a": [5], "b": [1, 2, 3, 8], "none": [], "é": [4], "only here": [9]
+    }  # fmt: skip
+    assert (len(boxes), "zz" in boxes) == (5, False)
+    chosen = boxes_by_image([table, other], ("selective-search",))  # of which the first table has none
+    assert chosen["b"][:, 0].tolist() == [8]
+    assert chosen["a"].shape == (0, 4)
+    with pytest.raises(RunError, match=r"must name some of fine, grid, selective-search$"):
+        boxes_by_image([table, other], ("coarse",))
 
 
 def test_boxes_are_shared_and_can_not_be_written_to(table: Table) -> None:
@@ -102,7 +117,7 @@ def test_boxes_are_shared_and_can_not_be_written_to(table: Table) -> None:
 
 READER = """
 import json, sys
-from pipelines.products.proposal_boxes import ProposalBoxes
+from pipelines.products.proposal_boxes import ProposalBoxes, boxes_by_image
 from pipelines.store import tables
 from pipelines.store.schemas import PROPOSALS
 

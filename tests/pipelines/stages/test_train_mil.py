@@ -65,7 +65,7 @@ def drawn_task(folder, config=SMALL, count=8):
         config=config,
         num_classes=len(dataset.class_names),
         images=tuple(LabelledImage(record.image_id, record.uri, record.labels) for record in records),
-        proposals=table,
+        proposals=(table,),
         cache_mib=16,
     )
 
