@@ -63,6 +63,12 @@ PUBLISHED: dict[str, Published] = {
         sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
         note="Segment Anything, ViT-B",
     ),
+    "vit_t": Published(
+        uri="https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights/mobile_sam.pt",
+        size_bytes=40_728_226,
+        sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        note="MobileSAM: on CPUs",
+    ),
     "deit_small": Published(
         uri="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
         size_bytes=None,

@@ -2,6 +2,7 @@
 
     load        a SAM by name, with weights loaded strictly
     small       the built-in small one
+    mobile      MobileSAM, for CPUs
     encode      an image to its embedding, once
     prompt      points and boxes on an encoded image to low-resolution masks and predicted IoUs
     precision   SAM in half precision, if asked for
@@ -44,6 +45,7 @@ SAMS: Registry[SamModel] = Registry(
     "weaksam.sams",
     {
         "builtin": "weaksam.sam.models:BUILTIN",
+        "vit_t": "weaksam.sam.models:VIT_T",
         "vit_b": "weaksam.sam.models:VIT_B",
         "vit_l": "weaksam.sam.models:VIT_L",
         "vit_h": "weaksam.sam.models:VIT_H",

@@ -15,6 +15,7 @@ from weaksam.sam import SAMS, sam_weights
 from weaksam.sam.precision import halve
 
 _WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # channels of the patch embedding: tells a checkpoint's model
+_OF_MOBILE_SAM = "image_encoder.patch_embed.seq.0.c.weight"
 
 
 def load_sam(config: SamConfig, device: str | torch.device = "cpu") -> Sam:
@@ -25,15 +26,19 @@ def load_sam(config: SamConfig, device: str | torch.device = "cpu") -> Sam:
             another model; differing keys are named.
     """
     weights = sam_weights(config)
-    sam = SAMS[config.name].build()
+    model = SAMS[config.name]
+    sam = model.build()
     state = read_state_dict(weights.path).tensors
-    load_strictly(sam, state, where=f"{config.weights or weights.path} as {config.name}", cause=_cause(state))
+    where = f"{config.weights or weights.path} as {config.name}"
+    load_strictly(sam, model.named(state), where=where, cause=_cause(state, config.name))
     sam = sam.eval().requires_grad_(False).to(device)
     use_tf32(config.precision == "tf32", sam.device)
     return halve(sam) if config.precision == "fast" else sam
 
 
-def _cause(state: Mapping[str, Tensor]) -> str:
+def _cause(state: Mapping[str, Tensor], asked: str) -> str:
     patch_embedding = state.get("image_encoder.patch_embed.proj.weight")
     name = None if patch_embedding is None else _WIDTHS.get(len(patch_embedding))
-    return f"they look like {name} weights: set name={name}" if name else ""
+    if _OF_MOBILE_SAM in state:
+        name = "vit_t"
+    return f"they look like {name} weights: set name={name}" if name and name != asked else ""
