@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-plain test-long test-nodes test-portable check format lock clean
+.PHONY: help setup demo test test-plain test-slow test-long test-nodes test-portable check format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,11 +24,14 @@ $(READY): requirements.lock pyproject.toml
 demo: setup ## the main job on drawn images: from image labels to proposals, detectors and a report
 	$(BIN)/weaksam demo
 
-test: setup ## every test that this machine can run within minutes (plain, slow, ray, gpu where there is one)
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not long"
+test: test-plain test-slow ## every test that this machine can run within minutes
 
 test-plain: setup ## the tests that start no Ray and train for no more than moments
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not ray and not slow and not gpu and not long"
+
+# Apart from the plain ones, which would share the cores with the Rays that these leave at rest.
+test-slow: setup ## the tests that start Ray or train, and those that need a GPU where there is one
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "(ray or slow or gpu) and not long"
 
 test-long: setup ## the tests that test leaves out: whole runs that are killed, whole sweeps that train
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "long and not nodes"
