@@ -28,6 +28,8 @@ def started(folder, scenario):
             env={**os.environ, "RAY_AUTH_MODE": "disabled"},
             stdout=file,
             stderr=subprocess.STDOUT,
+            # Who runs tests in the background of a shell ignores it, and so would the process.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     return process, log
 
