@@ -138,14 +138,8 @@ class LiteTrunk(Trunk):
         return [[n.conv_stem, n.bn1, *groups[0]], *groups[1:]]
 
     def stage_features(self, images: Tensor) -> list[Tensor]:
-        """Normalised images ``[B, 3, H, W]`` -> the features after each of ``stages``."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        features: list[Tensor] = []
-        for stage in self.stages():
-            for layer in stage:
-                images = layer(images)
-            features.append(images)
-        return features
+        """See ``Trunk``."""
+        return super().stage_features(images.contiguous(memory_format=torch.channels_last))
 
     def classifier_features(self, features: Tensor) -> Tensor:
         """Features of the last stage -> what the classifier of ImageNet averages, ``[B, LITE_CLASSIFIER_DIM, h, w]``."""

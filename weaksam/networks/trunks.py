@@ -59,6 +59,15 @@ class Trunk(nn.Module, ABC):
     def _load_classifier(self, state: Mapping[str, Tensor], where: str) -> None:
         """Take over the weights of a classifier without its class layer, see ``init_from``, which calls this."""
 
+    def stage_features(self, images: Tensor) -> list[Tensor]:
+        """Normalised images ``[B, 3, H, W]`` -> the features after each of ``stages``."""
+        features: list[Tensor] = []
+        for stage in self.stages():
+            for layer in stage:
+                images = layer(images)
+            features.append(images)
+        return features
+
     def init_from(self, state: Mapping[str, Tensor], where: str) -> None:
         """Start from the state dict of a classifier of this architecture, whose class layer is dropped.
 
@@ -101,15 +110,6 @@ class ResNetTrunk(Trunk):
         """See ``Trunk``; the stem, then layer1 to layer4."""
         n = self.network
         return [[n.conv1, n.bn1, n.relu, n.maxpool], [n.layer1], [n.layer2], [n.layer3], [n.layer4]]
-
-    def stage_features(self, images: Tensor) -> list[Tensor]:
-        """Normalised images ``[B, 3, H, W]`` -> the features after each of ``stages``."""
-        features: list[Tensor] = []
-        for stage in self.stages():
-            for layer in stage:
-                images = layer(images)
-            features.append(images)
-        return features
 
     def _load_classifier(self, state: Mapping[str, Tensor], where: str) -> None:
         """See ``Trunk``; torchvision's names. Frozen batch norms count no batches."""

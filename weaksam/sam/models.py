@@ -21,9 +21,8 @@ class SamModel:
     builder: str  # "module:function" that builds it with random weights
     input_side: int  # pixels, longest side to which it scales an image before it pads it to a square
     weights: Weights = NO_WEIGHTS  # empty = those published under its name
-    names: str = (
-        ""  # "module:function" that gives the tensors of its weights the names of what is built; "" = they have them
-    )
+    # "module:function" that gives the tensors of its weights the names of what is built; "" = they have them
+    names: str = ""
 
     def build(self) -> Sam:
         """Build it with random weights."""

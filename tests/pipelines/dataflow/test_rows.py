@@ -1,9 +1,10 @@
+import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.dataflow.rows import guarded, prepared
+from pipelines.dataflow.rows import PLANNED, fetch, guarded, prepared
 from tests.support.patience import wait_until
-from weaksam.errors import ImageError
+from weaksam.errors import ImageError, StorageError
 
 ROW = {"image_id": "a", "input": "i", "uri": "u", "reason": None, "detail": None}
 
@@ -99,3 +100,17 @@ def test_the_next_rows_are_prepared_while_one_is_worked_on_and_no_more():
     wait_until(lambda: sorted(prepare.begun) == ["a", "c", "d"])
     assert [row["image_id"] for row, _ in following] == list("cdefg")
     assert list(prepared([], prepare, ahead=True)) == []
+
+
+def test_a_store_that_does_not_answer_is_an_error_of_the_task_and_no_reason_of_an_image(monkeypatch):
+    row = {"image_id": "a", "input": "", "uri": "s3://b/a.jpg", "labels": None}
+    batch = pa.Table.from_pylist([row], schema=PLANNED)
+
+    def fail(_, error):
+        raise error
+
+    monkeypatch.setattr("weaksam.io.files.read_bytes", lambda uri: fail(uri, ImageError("missing", uri)))
+    assert fetch(batch, longest_side=8)["reason"].to_pylist() == ["missing"]
+    monkeypatch.setattr("weaksam.io.files.read_bytes", lambda uri: fail(uri, StorageError(f"{uri}: no answer")))
+    with pytest.raises(StorageError, match=r"s3://b/a\.jpg: no answer"):
+        fetch(batch, longest_side=8)
