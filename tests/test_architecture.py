@@ -70,6 +70,7 @@ ROOMS_OF_THE_PIPELINES = (  # as above, and those of one floor do not import eac
     {"bringing"},
     {"runner"},
     {"variants", "exchange"},
+    {"predict"},
     {"cli"},
 )
 WHERE_CLUES_AND_SAM_MEET = {"weaksam.proposals.proposer", "weaksam.proposals.filters"}

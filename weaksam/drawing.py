@@ -1,4 +1,6 @@
-"""Boxes, points and heat maps on an image, for reports and notebooks. Takes and gives PIL images, changes none in place.
+"""Boxes, captions, points and heat maps on an image, for reports and notebooks.
+
+Takes and gives PIL images, changes none in place.
 
 Everything is drawn at the size at which it is looked at: ``fit`` first, then pass the scale that it returned. Colours
 are Okabe and Ito's, which stay apart for colour-blind readers; every sign and every line wider than a pixel has a
@@ -11,12 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 SOURCE_COLOURS = {"grid": "#56b4e9", "fine": "#e69f00", "coarse": "#f07fc0", "cross": "#2fd1a0"}
 KIND_COLOURS = {"grid": "#56b4e9", "semantic": "#e69f00", "class-joint": "#f07fc0", "instance": "#2fd1a0"}
 TRUTH_COLOUR = "#f0e442"
 OTHER_COLOUR = "#ffffff"
+CLASS_COLOURS = ("#56b4e9", "#e69f00", "#2fd1a0", "#f07fc0", "#d55e00", "#ffffff")
 _RIM = "#101418"
 # Dark to light with rising lightness, so that it also reads in grey.
 _HEAT = np.array([(13, 8, 60), (92, 20, 120), (186, 45, 98), (240, 116, 48), (253, 236, 130)], dtype=np.float64)
@@ -48,6 +51,30 @@ def draw_boxes(
         if width > 1:
             pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_RIM, width=width + 2)
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=width)
+    return drawn
+
+
+def draw_captions(
+    picture: Image.Image,
+    boxes_xyxy: NDArray[np.float32],
+    captions: Sequence[str],
+    colours: Sequence[str],
+    *,
+    scale: float = 1.0,
+    size: float = 14.0,
+) -> Image.Image:
+    """Write a line of text above the top left corner of each box [N, 4], or within the picture where there is no room."""
+    drawn = picture.convert("RGB")
+    pen = ImageDraw.Draw(drawn)
+    font = ImageFont.load_default(size)
+    corners = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)[:, :2] * scale
+    for (x, y), caption, colour in zip(corners.tolist(), captions, colours, strict=True):
+        left, top, right, bottom = pen.textbbox((0, 0), caption, font=font)
+        width, height = right - left + 4, bottom - top + 4
+        x = min(max(x, 0), max(picture.width - width, 0))
+        y = y - height if y >= height else min(max(y, 0), max(picture.height - height, 0))
+        pen.rectangle((x, y, x + width - 1, y + height - 1), fill=_RIM)  # PIL includes the far corner
+        pen.text((x + 2 - left, y + 2 - top), caption, fill=colour, font=font)
     return drawn
 
 

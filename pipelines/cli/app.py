@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from pipelines.cli import exchange, inspect, run, table, terminal, weights
+from pipelines.cli import exchange, inspect, predict, run, table, terminal, weights
 from pipelines.engine import interrupts, ray_session
 from pipelines.store.explain import explain
 from pipelines.store.lock import release_all
@@ -51,7 +51,7 @@ app = typer.Typer(
     help="Weakly-supervised recognition on Ray: image-level labels in, object proposals and detectors out.\n\n"
     "Start with `weaksam demo`, or look at your own pictures: `weaksam propose grid --data photos/ --out runs/photos`.",
 )
-for verbs in (run, table, exchange, inspect, weights):
+for verbs in (run, predict, table, exchange, inspect, weights):
     verbs.register(app)
 
 

@@ -21,8 +21,8 @@ EXPORTS: Registry[Export[Any]] = Registry(
         "proposals.coco": "pipelines.exchange.coco:PROPOSALS",
         "detections.voc": "pipelines.exchange.voc:DETECTIONS",
         "detections.coco": "pipelines.exchange.coco:DETECTIONS",
-        "pseudo-labels.coco": "pipelines.exchange.coco:PSEUDO_LABELS",
-        "pseudo-labels.voc": "pipelines.exchange.voc:PSEUDO_LABELS",
-        "pseudo-labels.yolo": "pipelines.exchange.yolo:PSEUDO_LABELS",
+        "pseudo-labels.coco": "pipelines.exchange.coco:LABELS",
+        "pseudo-labels.voc": "pipelines.exchange.voc:LABELS",
+        "pseudo-labels.yolo": "pipelines.exchange.yolo:LABELS",
     },
 )

@@ -3,8 +3,9 @@
     proposals      results JSON [{image_id, category_id, bbox, score}, …], class-agnostic: category 1, score = SAM's predicted
                    IoU or 1
     detections     results JSON of the same form; category ids are the data set's own, of VOC 1..C
-    pseudo labels  instances JSON: images, annotations with bbox XYWH and score, categories with the data set's own ids; images
-                   that have no number of their own count from 1; ``info`` says what the boxes are owed to (``supervision``)
+    labels         pseudo labels and predictions: instances JSON: images, annotations with bbox XYWH and score, categories with
+                   the data set's own ids; images that have no number of their own count from 1; ``info`` says what the boxes
+                   are owed to (``supervision``)
 
 Boxes are XYWH with fractions kept. Ids of images are numbers where all images have one (VOC, COCO), and else stay text.
 """
@@ -27,7 +28,7 @@ from pipelines.exchange.boxes import (
     of_mode,
     refuse_relative,
 )
-from pipelines.exchange.content import SplitDetections, SplitProposals, SplitPseudoLabels, describe
+from pipelines.exchange.content import LabelledSplit, SplitDetections, SplitProposals
 from pipelines.exchange.export import Export, Target
 from pipelines.exchange.files import open_whole, require_new_file
 from pipelines.exchange.image_ids import KnownImages, numbers_if_all, shown
@@ -48,19 +49,21 @@ def write_detections(content: SplitDetections, target: Target) -> str:
     return " · replaced an earlier export" if replaced else ""
 
 
-def write_pseudo_labels(content: SplitPseudoLabels, target: Target) -> str:
+def write_labels(content: LabelledSplit, target: Target) -> str:
     """Write an instances JSON."""
     replaced = " · replaced an earlier file" if require_new_file(target.out, overwrite=target.overwrite) else ""
     document = json.dumps(_instances(content), ensure_ascii=False).encode()
     with open_whole(target.out) as file:
         file.write(document)
+    if not content.to_learn_from:
+        return replaced
     pictures = content.pictures_root or "a folder of the drawn pictures"
     return f"\nnext: hand it to a trainer with {pictures} as its pictures{replaced}"
 
 
-PROPOSALS = Export(write=write_proposals)
-DETECTIONS = Export(write=write_detections, takes=("only",))
-PSEUDO_LABELS = Export(write=write_pseudo_labels)
+PROPOSALS = Export(write=write_proposals, suffix=".json")
+DETECTIONS = Export(write=write_detections, suffix=".json", takes=("only",))
+LABELS = Export(write=write_labels, suffix=".json")
 
 
 def read_coco(data: bytes, where: str, known: KnownImages) -> dict[str, Boxes]:
@@ -122,7 +125,7 @@ def _write_results(results: Iterator[Mapping[str, Any]], out: str) -> None:
         file.write(b"\n]\n")
 
 
-def _instances(content: SplitPseudoLabels) -> Mapping[str, Any]:
+def _instances(content: LabelledSplit) -> Mapping[str, Any]:
     category_ids = content.of.category_ids(content.class_names)
     ids = [image.image_id for image in content.images]
     numbers = numbers_if_all(ids, content.of.kind) or range(1, len(ids) + 1)
@@ -143,7 +146,7 @@ def _instances(content: SplitPseudoLabels) -> Mapping[str, Any]:
                 }
             )
     return {
-        "info": {"description": describe(content.supervision), "supervision": content.supervision},
+        "info": {"description": content.description, "supervision": content.supervision},
         "images": entries,
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in zip(category_ids, content.class_names, strict=True)],

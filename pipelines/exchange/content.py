@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow.compute as pc
@@ -51,7 +52,7 @@ class SplitImages:
 
     def category_ids(self, class_names: Sequence[str]) -> Sequence[int]:
         """Return the data set's own id of each class, 1..C where it has none."""
-        if self.kind != "coco":
+        if self.kind != "coco" or not Index(self.index).class_names:
             return range(1, len(class_names) + 1)
         from weaksam.datasets import open_dataset
         from weaksam.datasets.coco import CocoDataset
@@ -133,23 +134,26 @@ class SplitDetections:
 
 
 class LabelledImage(NamedTuple):
-    """One image with pseudo ground truth."""
+    """One image with the boxes of its objects."""
 
     image_id: str
     file_name: str  # ``pictures``: the picture's path under the folder of its split's pictures
     size_hw: tuple[int, int]
-    truth: PseudoGroundTruth
+    found: PseudoGroundTruth | Detections
     uri: str = ""
 
     def boxes(self) -> Iterable[tuple[list[float], int, float]]:
         """Return (corners, class index, score) of each box."""
-        truth = self.truth
-        return zip(truth.boxes_xyxy.tolist(), truth.class_index.tolist(), truth.score.tolist(), strict=True)
+        found = self.found
+        return zip(found.boxes_xyxy.tolist(), found.class_index.tolist(), found.score.tolist(), strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitPseudoLabels:
-    """The pseudo ground truth of a split, of the images that have a box: a trainer takes others for background."""
+class LabelledSplit(ABC):
+    """The images of a split with the boxes of their objects, as annotation files hold them."""
+
+    what: ClassVar[str]  # the boxes are
+    to_learn_from: ClassVar[bool]  # a trainer is what comes next
 
     of: SplitImages
     class_names: Sequence[str]
@@ -159,11 +163,64 @@ class SplitPseudoLabels:
     missing: int  # images without a row
 
     @property
+    @abstractmethod
+    def counts(self) -> Mapping[str, int]:
+        """See ``Content``."""
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """See ``Content``."""
+
+    @property
+    def description(self) -> str:
+        """What the boxes are, and what they were computed from."""
+        return f"{self.what} of weaksam, from {'true boxes' if self.supervision == BOXES else 'image labels alone'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPredictions(LabelledSplit):
+    """The detections of a split that score enough, of all images that have a row."""
+
+    what = "detections"
+    to_learn_from = False
+
+    least_score: float
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """See ``Content``."""
+        return {
+            "images": len(self.images),
+            "boxes": sum(len(image.found) for image in self.images),
+            "empty": sum(len(image.found) == 0 for image in self.images),
+            "missing": self.missing,
+        }
+
+    @property
+    def text(self) -> str:
+        """See ``Content``."""
+        n = self.counts
+        note = f", {n['missing']:,} dropped" if n["missing"] else ""
+        return (
+            f"images {n['images']:,} ({n['empty']:,} without a box{note}) · boxes {n['boxes']:,} that score "
+            f"{self.least_score:g} or more"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPseudoLabels(LabelledSplit):
+    """The pseudo ground truth of a split, of the images that have a box: a trainer takes others for background."""
+
+    what = "pseudo labels"
+    to_learn_from = True
+
+    @property
     def counts(self) -> Mapping[str, int]:
         """See ``Content``; ``images`` have a box, ``empty`` ones are left out."""
         return {
             "images": len(self.images),
-            "boxes": sum(len(image.truth) for image in self.images),
+            "boxes": sum(len(image.found) for image in self.images),
             "empty": len(self.of.ids) - self.missing - len(self.images),
             "missing": self.missing,
         }
@@ -177,11 +234,6 @@ class SplitPseudoLabels:
             f"images {n['images']:,} (left out: {n['empty']:,} without any box{note}) · boxes {n['boxes']:,} · "
             f"supervision: {self.supervision}"
         )
-
-
-def describe(supervision: str) -> str:
-    """Say what pseudo labels are, and what they were computed from."""
-    return f"pseudo labels of weaksam, from {'true boxes' if supervision == BOXES else 'image labels alone'}"
 
 
 def images_of(index: Instance, split: str, only: str, *, skip_missing: bool) -> SplitImages:
@@ -219,6 +271,41 @@ def detections_of(images: SplitImages, source: Instance) -> SplitDetections:
     images.missing(found, source, "detections", "are not asked for; --missing empty leaves them out")
     present = {image_id: found[image_id] for image_id in images.ids if image_id in found}
     return SplitDetections(of=images, class_names=table.class_names(), images=present)
+
+
+def predictions_of(images: SplitImages, source: Instance, least_score: float) -> SplitPredictions:
+    """Read the detections of a split that score ``least_score`` or more."""
+    named, detected = pictures_of(images.index, images.split), DetectionTable(source)
+    found = {image.image_id: image for image in detected.images() if image.split == images.split}
+    absent = images.missing(found, source, "detections", "are not asked for")
+    enough = {image_id: found[image_id].detections.score >= least_score for image_id in images.ids if image_id in found}
+    predicted = [
+        LabelledImage(
+            image_id,
+            named.names[image_id],
+            found[image_id].size_hw,
+            _kept(found[image_id].detections, keep),
+            named.uris[image_id],
+        )
+        for image_id, keep in enough.items()
+    ]
+    return SplitPredictions(
+        of=images,
+        class_names=detected.class_names,
+        supervision=detected.facts.supervision,
+        pictures_root=named.root,
+        images=predicted,
+        missing=len(absent),
+        least_score=least_score,
+    )
+
+
+def _kept(found: Detections, keep: NDArray[np.bool_]) -> Detections:
+    """Return some of the detections of an image, best first."""
+    order = np.flatnonzero(keep)[np.argsort(-found.score[keep], kind="stable")]
+    return replace(
+        found, boxes_xyxy=found.boxes_xyxy[order], class_index=found.class_index[order], score=found.score[order]
+    )
 
 
 def pseudo_labels_of(images: SplitImages, source: Instance) -> SplitPseudoLabels:

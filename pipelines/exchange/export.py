@@ -51,6 +51,7 @@ class Export(Generic[C]):
     """How a product is written in a format."""
 
     write: Callable[[C, Target], str]  # returns what else to say to people of what was written
+    suffix: str = ""  # of the file that it writes; empty = a folder of files
     takes: tuple[str, ...] = ()  # options of ``weaksam export`` besides ``OPTIONS``: "only", "pictures"
 
 

@@ -33,7 +33,7 @@ def write_proposals(content: SplitProposals, target: Target) -> str:
     return " · replaced an earlier file" if replaced else ""
 
 
-PROPOSALS = Export(write=write_proposals)
+PROPOSALS = Export(write=write_proposals, suffix=".pkl")
 
 
 def read_mmdet(value: Any, where: str, ids: Sequence[str]) -> dict[str, Boxes]:

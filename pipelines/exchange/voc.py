@@ -1,9 +1,9 @@
 """VOC's files, for its evaluation server and for trainers.
 
     detections     a folder of ``comp3_det_SPLIT_CLASS.txt``: image, score and box a line, 1-based, right and bottom inclusive
-    pseudo labels  a folder: Annotations/STEM.xml, corners 1-based, inclusive and whole, ImageSets/Main/SPLIT.txt and
-                   JPEGImages/STEM.jpg (or what suffix the picture has); ``source`` says what the boxes are owed to
-                   (``supervision``)
+    labels         pseudo labels and predictions: a folder: Annotations/STEM.xml, corners 1-based, inclusive and whole,
+                   ImageSets/Main/SPLIT.txt and JPEGImages/STEM.jpg (or what suffix the picture has); ``source`` says what the
+                   boxes are owed to (``supervision``)
 
 Files are called as the picture is (``pictures``), not by the image's id. VOC has no folders, so that STEM is the name without
 the suffix, folders and characters that not every file system or list takes written as %XX: ``cam1/0001.jpg`` becomes
@@ -20,7 +20,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
-from pipelines.exchange.content import LabelledImage, SplitDetections, SplitPseudoLabels, describe
+from pipelines.exchange.content import LabelledImage, LabelledSplit, SplitDetections
 from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem, file_stems, safe_name, without_blanks
 from pipelines.exchange.files import begin_folder, open_whole
@@ -60,7 +60,7 @@ def voc_line(image_id: str, score: float, box_xyxy: Sequence[float]) -> str:
     return f"{image_id} {score:.6f} {x1 + 1:.2f} {y1 + 1:.2f} {x2:.2f} {y2:.2f}"
 
 
-def write_pseudo_labels(content: SplitPseudoLabels, target: Target) -> str:
+def write_labels(content: LabelledSplit, target: Target) -> str:
     """Write an XML per image, the list of the split, and the pictures; return in words what became of these.
 
     Raises:
@@ -77,7 +77,7 @@ def write_pseudo_labels(content: SplitPseudoLabels, target: Target) -> str:
     replaced = begin_folder(folder, to_write, to="voc", split=split, overwrite=target.overwrite)
     place_pictures(placement, folder)
     for path, file, image in zip(annotations, files, images, strict=True):
-        xml = voc_xml(image._replace(file_name=file), content.class_names, content.supervision)
+        xml = voc_xml(image._replace(file_name=file), content)
         write_bytes(join(folder, path), xml)
     write_bytes(join(folder, listed), "".join(f"{stem}\n" for stem in stems).encode())
     others = sorted({posixpath.splitext(file)[1] for file in files} - {".jpg"})
@@ -91,25 +91,25 @@ def write_pseudo_labels(content: SplitPseudoLabels, target: Target) -> str:
 
 
 DETECTIONS = Export(write=write_detections, takes=("only",))
-PSEUDO_LABELS = Export(write=write_pseudo_labels, takes=("pictures",))
+LABELS = Export(write=write_labels, takes=("pictures",))
 
 
-def voc_xml(image: LabelledImage, class_names: Sequence[str], supervision: str) -> bytes:
-    """Return the XML of one image; boxes are rounded to whole pixels, at least one each way."""
-    wrong = next((name for name in class_names if _NOT_XML.search(name)), None)
+def voc_xml(image: LabelledImage, of: LabelledSplit) -> bytes:
+    """Return the XML of one image of a split; boxes are rounded to whole pixels, at least one each way."""
+    wrong = next((name for name in of.class_names if _NOT_XML.search(name)), None)
     if wrong is not None:
         raise DataError(f"class {wrong!r}: expected characters that XML can hold; rename the class, or export as coco")
     height, width = image.size_hw
     root = Element("annotation")
     _add(root, {"filename": image.file_name})
-    _add(SubElement(root, "source"), {"annotation": describe(supervision), "supervision": supervision})
+    _add(SubElement(root, "source"), {"annotation": of.description, "supervision": of.supervision})
     _add(SubElement(root, "size"), {"width": width, "height": height, "depth": 3})
     _add(root, {"segmented": 0})
     for box, class_index, score in image.boxes():
         low = np.rint(box[:2]).clip(0, (width - 1, height - 1))
         high = np.rint(box[2:]).clip(low + 1, (width, height))
         item = SubElement(root, "object")
-        _add(item, {"name": class_names[class_index], "pose": "Unspecified", "truncated": 0, "difficult": 0})
+        _add(item, {"name": of.class_names[class_index], "pose": "Unspecified", "truncated": 0, "difficult": 0})
         _add(item, {"score": score})
         corners = (*(low + 1).astype(int).tolist(), *high.astype(int).tolist())
         _add(SubElement(item, "bndbox"), dict(zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)))

@@ -47,7 +47,7 @@ def write_proposals(content: SplitProposals, target: Target) -> str:
     return " · replaced an earlier file" if replaced else ""
 
 
-PROPOSALS = Export(write=write_proposals)
+PROPOSALS = Export(write=write_proposals, suffix=".pkl")
 
 
 def read_wetectron(value: Mapping[str, Any], where: str, known: KnownImages, kind: str) -> dict[str, Boxes]:

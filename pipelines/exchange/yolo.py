@@ -1,4 +1,4 @@
-"""YOLO's files, as Ultralytics reads pseudo labels.
+"""YOLO's files, as Ultralytics reads pseudo labels and predictions.
 
     images/NAME             the picture, linked or copied; NAME may hold folders
     labels/NAME.txt         lines of class, centre x, centre y, width, height, as shares of the upright image
@@ -6,8 +6,8 @@
     classes.txt             the names, one a line
 
 The reader finds labels by the picture's path alone: the last ``/images/`` becomes ``/labels/`` and the suffix ``.txt``.
-Pictures without any box are not in the list: the trainer would take them for background. ``data.yaml`` says what the boxes are
-owed to (``supervision``).
+Of pseudo labels, pictures without any box are not in the list: the trainer would take them for background. ``data.yaml`` says
+what the boxes are owed to (``supervision``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from pipelines.exchange.content import LabelledImage, SplitPseudoLabels, describe
+from pipelines.exchange.content import LabelledImage, LabelledSplit
 from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem
 from pipelines.exchange.files import begin_folder
@@ -27,7 +27,7 @@ from weaksam.errors import DataError
 from weaksam.io.files import absolute, is_remote, join
 
 
-def write_pseudo_labels(content: SplitPseudoLabels, target: Target) -> str:
+def write_labels(content: LabelledSplit, target: Target) -> str:
     """Write labels, lists and pictures; return in words what became of the pictures, and what to do next.
 
     Raises:
@@ -42,19 +42,21 @@ def write_pseudo_labels(content: SplitPseudoLabels, target: Target) -> str:
         **{file: yolo_lines(image) for file, image in zip(labels, images, strict=True)},
         "classes.txt": "".join(f"{name}\n" for name in content.class_names),
         listed: "".join(f"./{place}\n" for place in places),
-        "data.yaml": _data_yaml(content.class_names, listed, content.supervision, folder),
+        "data.yaml": _data_yaml(content, listed, folder),
     }
     replaced = begin_folder(folder, [*texts, *placement.places], to="yolo", split=split, overwrite=target.overwrite)
     place_pictures(placement, folder)
     for file, text in texts.items():
         write_bytes(join(folder, file), text.encode())
-    before = f"put the pictures under {join(folder, 'images')} as {listed} says, then " if placement.absent else ""
     earlier = f" · replaced {replaced:,} files of an earlier export" if replaced else ""
+    if not content.to_learn_from:
+        return f"\n{placement.text}{earlier}"
+    before = f"put the pictures under {join(folder, 'images')} as {listed} says, then " if placement.absent else ""
     command = f"yolo detect train data={join(folder, 'data.yaml')} model=yolo11n.pt"
     return f"\n{placement.text}{earlier}\nnext: {before}{command}"
 
 
-PSEUDO_LABELS = Export(write=write_pseudo_labels, takes=("pictures",))
+LABELS = Export(write=write_labels, takes=("pictures",))
 
 
 def yolo_lines(image: LabelledImage) -> str:
@@ -93,11 +95,11 @@ def _label_files(images: Sequence[LabelledImage], places: Sequence[str]) -> list
     return list(first)
 
 
-def _data_yaml(class_names: Sequence[str], listed: str, supervision: str, folder: str) -> str:
+def _data_yaml(of: LabelledSplit, listed: str, folder: str) -> str:
     where = {} if is_remote(folder) else {"path": absolute(folder)}
-    content = {**where, "train": listed, "val": listed, "nc": len(class_names), "names": list(class_names)}
+    content = {**where, "train": listed, "val": listed, "nc": len(of.class_names), "names": list(of.class_names)}
     head = (
-        f"# {describe(supervision)}; supervision: {supervision}\n"
+        f"# {of.description}; supervision: {of.supervision}\n"
         "# path: this folder; correct it when the folder moves. val: name a list of pictures with true labels here,\n"
         "# measured on its own training pictures a detector looks better than it is.\n"
     )

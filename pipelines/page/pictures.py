@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from weaksam.drawing import (
+    CLASS_COLOURS,
     OTHER_COLOUR,
     SOURCE_COLOURS,
     TRUTH_COLOUR,
@@ -32,7 +33,6 @@ _MOST_CLASSES = 4  # whose heat maps are shown
 _MOST_BOXES = 200  # drawn of one source; more hide the picture
 _THIN_ABOVE = 25  # boxes: more are drawn with thin lines
 _MOST_DETECTIONS = 10  # drawn on an image, as of proposals where they are all that was found
-_CLASS_COLOURS = ("#56b4e9", "#e69f00", "#2fd1a0", "#f07fc0", "#d55e00", "#ffffff")  # of detections, best class first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def best_proposals(image: Fitted, proposals: Proposals, *, name: str) -> Picture
 
 
 def _class_colours(classes: Iterable[int]) -> dict[int, str]:
-    return {c: _CLASS_COLOURS[n % len(_CLASS_COLOURS)] for n, c in enumerate(classes)}
+    return {c: CLASS_COLOURS[n % len(CLASS_COLOURS)] for n, c in enumerate(classes)}
 
 
 def _boxes(count: int, kind: str = "") -> str:

@@ -140,8 +140,9 @@ class DetectStage(Stage[DetectOptions]):
             raise DataError(
                 f"{job.instance.name}.splits: no image of {', '.join(options.test.splits) or 'any split'}{has}"
             )
-        schema = with_class_names(DETECTIONS, index.class_names)
         weights = _weights(job)
+        class_names = index.class_names or _class_names_of(weights)
+        schema = with_class_names(DETECTIONS, class_names)
 
         def operators(dataset: Any, pools: Pools) -> Any:
             spec = DetectSpec(
@@ -151,7 +152,7 @@ class DetectStage(Stage[DetectOptions]):
                 config=options.detector,
                 test=options.test,
                 mirror=options.mirror,
-                class_names=index.class_names,
+                class_names=class_names,
                 threads=pools.sizes.threads,
                 device=pools.sizes.device,
             )
@@ -225,7 +226,7 @@ class DetectSpec:
     config: MilConfig | RetrainConfig
     test: DetectConfig
     mirror: bool  # show it mirror images; what it finds is told of the image itself
-    class_names: tuple[str, ...]  # of the data; the detector's must be the same
+    class_names: tuple[str, ...]  # of the data, if it has any; the detector's must be the same
     threads: int
     device: str  # "cpu" or "cuda"
 
@@ -310,6 +311,18 @@ def _weights(job: Job[DetectOptions]) -> Weights:
     if not options.model:
         return options.weights
     return replace(options.weights, uri=job.input(options.model, Trained).weights_uri).as_seen()
+
+
+def _class_names_of(weights: Weights) -> tuple[str, ...]:
+    """Return the classes of a detector, for data that has none of its own; raise DataError if its file names none."""
+    from weaksam.detectors.loading import class_names_in
+
+    names = class_names_in(weights.fetch().path)
+    if not names:
+        raise DataError(
+            f"{weights}: a published detector, which names no classes, and the data has none: give data with classes"
+        )
+    return names
 
 
 def _supervision(job: Job[DetectOptions]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from itertools import pairwise
@@ -53,6 +54,20 @@ def test_records_are_of_their_split_and_the_same_each_time(config: DataConfig, d
         records = dataset.records(split)
         assert {record.split for record in records} == {split}
         assert records == open_dataset(config).records(split)
+
+
+def test_pictures_alone_are_the_same_and_nothing_is_known_of_them(config: DataConfig, dataset: Dataset) -> None:
+    pictures = open_dataset(dataclasses.replace(config, pictures_only=True))
+    assert (pictures.kind, pictures.splits, pictures.class_names) == (dataset.kind, dataset.splits, ())
+    assert train_split(pictures, dataclasses.replace(config, pictures_only=True)) == "none"
+    assert pictures.fingerprint() != dataset.fingerprint()
+    for split in dataset.splits:
+        unlabelled = [
+            dataclasses.replace(record, labels=None, labels_difficult=None) for record in dataset.records(split)
+        ]
+        assert pictures.records(split) == unlabelled
+        assert pictures.ground_truth(split) == {}
+    assert pictures.passed_over == dataset.passed_over
 
 
 def test_every_image_can_be_read(dataset: Dataset) -> None:

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from weaksam.drawing import KIND_COLOURS, SOURCE_COLOURS, draw_boxes, draw_points, fit, heat_colours, overlay_heat_map
+from weaksam.drawing import (
+    KIND_COLOURS,
+    SOURCE_COLOURS,
+    draw_boxes,
+    draw_captions,
+    draw_points,
+    fit,
+    heat_colours,
+    overlay_heat_map,
+)
 
 
 def black(width=100, height=80):
@@ -73,3 +82,19 @@ def test_a_heat_map_of_any_size_covers_the_picture(shape):
     hot = np.asarray(overlay_heat_map(black(), np.ones(shape), opacity=1.0))
     np.testing.assert_array_equal(hot.reshape(-1, 3).min(axis=0), heat_colours(np.ones((1, 1)))[0, 0])
     assert hot.shape == (80, 100, 3)
+
+
+def test_a_caption_stands_above_its_box_or_within_the_picture_where_there_is_no_room():
+    picture = Image.new("RGB", (200, 100), "#808080")
+    boxes = np.array([[50, 60, 90, 90], [190, 2, 200, 40]], np.float32)
+    drawn = np.asarray(draw_captions(picture, boxes, ["dog 0.50", "cat"], ["#ffffff", "#ffffff"]), int)
+    rows, columns = np.nonzero((drawn != 128).any(axis=2))
+    above = rows[columns < 150]
+    assert above.max() < 60
+    assert above.min() > 30
+    assert columns[columns < 150].min() == 50
+    inside = columns[columns >= 150]
+    assert inside.max() == 199
+    assert rows[columns >= 150].min() == 2
+    assert (drawn == 255).any()
+    assert np.array_equal(np.asarray(draw_captions(picture, boxes[:0], [], [])), np.asarray(picture))

@@ -35,6 +35,7 @@ class DataConfig:
     kind: Annotated[str, Name("weaksam.datasets:DATASETS", ("auto",))] = "auto"
     train_split: str = "auto"  # labels are granted to this split only; "auto" asks the data set, "none" grants none
     splits: tuple[str, ...] = ()  # splits to index; empty = all that the data set has
+    pictures_only: bool = False  # neither classes nor labels nor true boxes are taken of the data set, of whatever kind
     include_difficult: bool = False  # labels for training count objects marked difficult (method 0.2)
     # Where a picture has another size than its annotation states.
     stated_size: NotInKey[Literal["check", "scale", "ignore"]] = "check"

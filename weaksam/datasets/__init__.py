@@ -13,6 +13,7 @@ from weaksam.datasets import coco_layout, voc_layout
 from weaksam.datasets.ground_truth import BoxCounts, count_boxes, digest_of, true_objects
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver
+from weaksam.datasets.pictures_only import PicturesOnly
 from weaksam.errors import ConfigError
 from weaksam.io.files import absolute
 from weaksam.registry import Registry
@@ -80,7 +81,8 @@ def open_dataset(config: DataConfig) -> Dataset:
             f"data.uri: expected shapes: with data.kind=shapes, which draws its images, got {config.uri}; give another recipe, "
             "or --set data.kind=auto"
         )
-    return DATASETS[kind](config)
+    dataset = DATASETS[kind](config)
+    return PicturesOnly(dataset) if config.pictures_only else dataset
 
 
 def detect_kind(uri: str) -> str:
@@ -133,7 +135,7 @@ def check_true_boxes(
 
 
 def train_split(dataset: Dataset, config: DataConfig) -> str:
-    """The split to which image-level labels are granted; "none" grants none.
+    """The split to which image-level labels are granted; "none" grants none, and there are none with ``pictures_only``.
 
     "auto" takes the split called trainval, train, all or default (CVAT's name for a set without splits), else the only one
     whose name begins with train. Capitals do not matter.
@@ -142,6 +144,8 @@ def train_split(dataset: Dataset, config: DataConfig) -> str:
         ConfigError: The data set has no such split, or several that "auto" could mean.
     """
     splits = dataset.splits
+    if config.pictures_only:
+        return "none"
     if config.train_split == "none" or config.train_split in splits:
         return config.train_split
     if config.train_split == "auto":

@@ -121,6 +121,16 @@ def load_retrained(
     return detector.eval(), found.class_names, found.supervision
 
 
+def class_names_in(path: str | Path) -> tuple[str, ...]:
+    """Return the classes of the detector in a local file; () of a published one, which names none.
+
+    Raises:
+        CheckpointError: it is no detector.
+    """
+    with open(path, "rb") as file:
+        return read_checkpoint(file, str(path)).class_names
+
+
 def _implemented(config: MilConfig, num_classes: int) -> WeakDetector:
     detector: WeakDetector = load(config.detector.implementation)(config, num_classes)
     return detector

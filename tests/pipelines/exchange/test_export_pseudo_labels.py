@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
-from pipelines.exchange.content import LabelledImage
+from pipelines.exchange.content import LabelledImage, SplitImages, SplitPseudoLabels
 from pipelines.exchange.export import Missing, run_export
 from pipelines.exchange.file_names import file_stem, file_stems
 from pipelines.exchange.true_boxes import run_export_true_boxes
@@ -16,6 +16,7 @@ from pipelines.exchange.voc import voc_xml
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
 from pipelines.store.files import write_bytes
+from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from tests.support.sets import FROM_NOTHING, instance_of
 from tests.support.trees import build_coco_tree, build_voc_tree
@@ -136,7 +137,12 @@ def test_yolo_by_hand(voc, tmp_path):
     ids=["the whole image", "less than a pixel", "in the last corner", "in the first corner"],
 )
 def test_corners_of_voc_stay_in_the_image_and_in_order(box, corners):
-    xml = voc_xml(LabelledImage("x", "x.jpg", (100, 200), pseudo((box, 0, 1.0))), ["cat"], "boxes").decode()
+    image = LabelledImage("x", "x.jpg", (100, 200), pseudo((box, 0, 1.0)))
+    of = SplitImages(index=Instance("", "index", ""), kind="voc", split="train", ids=["x"], skip_missing=False)
+    split = SplitPseudoLabels(
+        of=of, class_names=["cat"], supervision="boxes", pictures_root="", images=[image], missing=0
+    )
+    xml = voc_xml(image, split).decode()
     for name, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
         assert f"<{name}>{value}</{name}>" in xml
 

@@ -1,0 +1,103 @@
+"""``weaksam predict``: boxes for new pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import typer
+
+from pipelines.bringing import dropped_allowed, too_many_dropped
+from pipelines.cli import terminal
+from pipelines.cli.console import set_up_logging, voice
+from pipelines.cli.options import Request, RetryOption, RunArgument, WaitOption, spread
+from pipelines.engine.stage import Options
+from pipelines.predict import FORMATS, predictor_of, require_own_folder, write_predictions
+from pipelines.recipe.keys import INDEX
+from pipelines.recipe.yaml_text import render
+from pipelines.runner import Run
+from pipelines.store.explain import in_the_way
+from pipelines.store.files import write_bytes
+from pipelines.store.lock import WAIT_S
+from weaksam.errors import ConfigError
+from weaksam.io.files import absolute, join
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest(Request):
+    """What ``predict`` is asked for."""
+
+    run_folder: RunArgument
+    data: Annotated[str, typer.Option("--data", help="Where the new pictures are: a folder or data set, or s3://….")]
+    out: Annotated[str, typer.Option("--out", help="A folder for what comes out, local or s3://….")] = (
+        "runs/predictions"
+    )
+    to: Annotated[str, typer.Option("--as", metavar="FORMAT", help=f"Of the annotations: {', '.join(FORMATS)}.")] = (
+        "coco"
+    )
+    score: Annotated[
+        float, typer.Option("--score", min=0, help="Boxes that score less are left out; the tables of OUT have all.")
+    ] = 0.3
+    of: Annotated[
+        str,
+        typer.Option(
+            "--of",
+            metavar="INSTANCE",
+            help="Whose detector: detect.NAME; default: the last that the run's recipe lists.",
+        ),
+    ] = ""
+    pictures: Annotated[
+        int, typer.Option("--pictures", min=0, metavar="N", help="Draw the boxes of at most N pictures of a split.")
+    ] = 200
+    retry_dropped: RetryOption = False
+    wait: WaitOption = WAIT_S
+
+    @property
+    def options(self) -> Options:
+        """See ``Request``."""
+        return replace(super().options, retry_dropped=self.retry_dropped, wait_s=self.wait)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(spread(predict))
+
+
+def predict(request: PredictRequest) -> None:
+    """Find objects in new pictures with the detector that a finished run has trained, and write boxes and pictures.
+
+    The pictures need no labels; what a data set says of them is not read. OUT is a run folder like any other: the same command
+    continues after it was stopped, and looks at new pictures only when there are more. In it are the annotations, `pictures/`
+    with the boxes drawn, and `_dropped/` rows of pictures that cannot be read.
+
+    Examples:
+
+        weaksam predict runs/cards --data new_photos/ --out new_boxes
+
+        weaksam predict runs/cards --data new_photos/ --out for_training --as yolo --score 0.5
+
+        weaksam predict s3://bucket/runs/voc07 --data s3://bucket/new --out s3://bucket/boxes --as voc --address auto
+    """
+    set_up_logging(request.verbose)
+    if request.to not in FORMATS:
+        raise ConfigError(f"--as: expected one of {', '.join(FORMATS)}, got {request.to!r}")
+    run_uri, out = absolute(request.run_folder), absolute(request.out)
+    if found := in_the_way(out):
+        raise ConfigError(f"--out: {found}; name a folder")
+    require_own_folder(out, run_uri)
+    recipe, name = predictor_of(run_uri, request.data, request.of, request.overrides or [])
+    run = Run(recipe, out)
+    if not request.dry_run:
+        terminal.go_on_unread()
+        write_bytes(join(out, "recipe.yaml"), render(recipe).encode())
+    dropped_allowed(request.max_dropped, 0)  # a mistake in it is told before anything is done
+    # What was found in the others is written however many were dropped.
+    manifests = run.bring([name], replace(request.options, max_dropped="100%"), voice)
+    if request.dry_run:
+        return
+    made = run.instance(INDEX), run.instance(name)
+    for line in write_predictions(*made, request.to, least_score=request.score, pictures=request.pictures):
+        voice.say(line)
+    for stage, manifest in manifests.items():
+        if too_many := too_many_dropped(run.instance(stage), manifest, request.max_dropped):
+            raise too_many
