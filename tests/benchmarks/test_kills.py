@@ -103,3 +103,16 @@ def test_some_kills_lose_double_drop_and_change_nothing(
     assert code == 0, printed
     (line,) = [line for line in printed.splitlines() if line.startswith("| propose")]
     assert 1 <= int(line.split("|")[2]) <= 4
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_kills_at_every_verb_lose_double_drop_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fifth of the benchmark: as many as there is time for."""
+    monkeypatch.setattr("sys.argv", ["kills", "--kills", "20", "--images", "48", "--keep", str(tmp_path)])
+    code, printed = main(), capsys.readouterr().out
+    assert code == 0, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("| all")]
+    assert 15 <= int(line.split("|")[2]) <= 20
