@@ -131,7 +131,10 @@ class Run:
         manifests: dict[str, dict[str, Any]] = {}
         stopped: TooManyDroppedError | None = None
         work = Work(self.recipe.name, asked, voice, on_scalars)
-        for name in self.needed_for(*names):
+        order = self.needed_for(*names)
+        if INDEX not in order:
+            self._check(order)
+        for n, name in enumerate(order):
             with logs.about(run=self.uri, stage=name):
                 with voice.sign_of_life(f"{name}: reading its data and weights"):
                     resolved = self.resolve(name)
@@ -142,9 +145,20 @@ class Run:
                 else:
                     manifests[name] = bring_up_to_date(resolved, work)
                     stopped = too_many_dropped(resolved.instance, manifests[name], asked.max_dropped)
+            if name == INDEX:  # of which all keys are computed
+                self._check(order[n + 1 :])
         if stopped is not None:
             raise stopped
         return manifests
+
+    def _check(self, names: Sequence[str]) -> None:
+        """Refuse options that do not go together of what is still to be made, before others are made for hours."""
+        for name in names:
+            resolved = self.resolve(name)
+            with suppress(DamagedFileError):  # what is damaged is made again
+                if resolved.instance.manifest() is not None or resolved.learnt_before is not None:
+                    continue
+            resolved.stage.check(resolved.options)
 
     def _asked(self, name: str) -> tuple[Stage[Any], Any]:
         """Return the stage of an instance and the instance's options."""

@@ -166,6 +166,14 @@ class Stage(ABC, Generic[O]):
         """Return the data and weights from outside the run that the result depends on, by name."""
         return {name: Content(weights, sha256_of) for name, weights in weights_of(options)}
 
+    def check(self, options: O) -> None:
+        """Build what shows whether the options go together; called before the first instance of a run begins its work.
+
+        Raises:
+            ConfigError: options that do not.
+            CheckpointError: initial weights that are missing or of another network.
+        """
+
     def describe(self, options: O) -> str:  # noqa: ARG002
         """Return what would be done, a line for --dry-run."""
         return ""

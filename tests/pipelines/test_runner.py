@@ -32,7 +32,7 @@ from pipelines.store.schemas import IMAGE_ID, IMAGES, INPUT, PROPOSALS, proposal
 from tests.support.drawn_run import with_instances
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.voice import Recorder
-from weaksam.errors import ConfigError, RunError
+from weaksam.errors import CheckpointError, ConfigError, RunError
 from weaksam.structures import Proposals
 
 SHAPES = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
@@ -275,6 +275,22 @@ def test_an_instance_that_reads_what_is_made_of_it_is_refused() -> None:
     recipe = shapes("pseudo_labels.detections=detect.final")
     with pytest.raises(ConfigError, match=r"label <- detect\.final <- retrain <- label; let one of them read another"):
         Run(recipe, "/run").needed_for("label")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("retrain.detector.anchor_sides=[8,16]", "one per pyramid level of small"),
+        ("mil.freeze_stages=9", "freeze_stages"),
+        ("clues.source.init=nowhere.pth", "nowhere.pth"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_others_are_made(
+    setting: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises((ConfigError, CheckpointError), match=told):
+        bring(shapes(setting), tmp_path, "detect.final")
+    assert {path.name for path in tmp_path.iterdir()} <= {"index"}
 
 
 # --- dropped images: a small table stage between the index and one that reads it

@@ -80,6 +80,12 @@ class RetrainStage(Stage[RetrainOptions]):
         """Whether the detector's weights are given."""
         return bool(recipe.retrain.weights)
 
+    def check(self, options: RetrainOptions) -> None:
+        """Build the detector; see ``Stage.check``."""
+        from weaksam.detectors.loading import build_retrained
+
+        build_retrained(options.retrain, num_classes=1)
+
     def describe(self, options: RetrainOptions) -> str:
         """Return how long the training would be."""
         return describe(options.retrain)

@@ -78,6 +78,13 @@ class TrainClassifierStage(Stage[TrainClassifierOptions]):
         """Whether there are no clues, or their source is not trained, or its weights are given."""
         return not (recipe.uses_clues and recipe.clues.source.trained) or bool(recipe.clues.weights)
 
+    def check(self, options: TrainClassifierOptions) -> None:
+        """Build the network; see ``Stage.check``."""
+        from weaksam.clues.loading import build_classifier
+
+        assert isinstance(options.source, ClueNetworkConfig)
+        build_classifier(options.source, num_classes=1)
+
     def describe(self, options: TrainClassifierOptions) -> str:
         """Return how long the training would be."""
         return f"{options.classifier.epochs} epochs in batches of {options.classifier.batch_size}"

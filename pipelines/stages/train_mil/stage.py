@@ -75,6 +75,12 @@ class TrainMilStage(Stage[TrainMilOptions]):
         """Whether the detector's weights are given."""
         return bool(recipe.mil.weights)
 
+    def check(self, options: TrainMilOptions) -> None:
+        """Build the detector; see ``Stage.check``."""
+        from weaksam.detectors.loading import build_detector
+
+        build_detector(options.mil, num_classes=1)
+
     def describe(self, options: TrainMilOptions) -> str:
         """Return how long the training would be."""
         return describe(options.mil)
