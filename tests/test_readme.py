@@ -159,9 +159,10 @@ def test_named_options_are_fields_of_a_recipe(page: str) -> None:
     from pipelines.recipe.model import load_recipe
 
     recipe = load_recipe("shapes")[0]
+    instances = {*recipe.instances, *load_recipe("photos")[0].instances}
     sections = "|".join(type(recipe).model_fields)
     options = [word for word in IN_BACKTICKS[page] if re.fullmatch(rf"(?:{sections})(?:\.[a-z_]+)+", word)]
-    for option in (word for word in options if word not in recipe.instances and Path(word).suffix not in FILES):
+    for option in (word for word in options if word not in instances and Path(word).suffix not in FILES):
         attrgetter(option)(recipe)
 
 

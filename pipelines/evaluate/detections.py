@@ -1,6 +1,7 @@
 """How the evaluate stage measures detections (method 9.1-9.3), beside detectors that need no training.
 
-Reads the detections and the proposals table file by file and the data set's true boxes and labels, on the driver. Three
+Reads the detections and the proposals table file by file and the data set's true boxes and labels, on the driver. Where labels
+alone are known, the scores of whole images are all that is measured. Three
 rows are measured alike on every split: the detector; the whole image as the only box, with the detector's image scores;
 and one random proposal with these scores. What the last two earn is owed to the labels, not to localisation.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable, Tone, Toned
+from pipelines.evaluate.agreement import Labels, image_labels
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.products.detections import DetectionTable
 from pipelines.products.measured import Evaluation, EvaluationFacts
@@ -68,7 +71,9 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
         MeasuredImage(**vars(image), proposals_xyxy=proposals.get(image.image_id, NO_PROPOSALS))
         for image in table.images()
     )
-    splits = measure(images, table.class_names, open_dataset(options.data).ground_truth, options.how)
+    dataset = open_dataset(options.data)
+    labels = partial(image_labels, dataset)
+    splits = measure(images, table.class_names, dataset.ground_truth, options.how, labels)
     supervision = table.facts.supervision
     metrics = {"class_names": list(table.class_names), "supervision": supervision, "detections": splits}
     Evaluation(job.instance).write(metrics)
@@ -105,6 +110,7 @@ def measure(
     class_names: Sequence[str],
     ground_truth: Callable[[str], Mapping[str, GroundTruth]],
     config: EvaluateConfig,
+    labels: Callable[[str], Labels] = lambda _: {},
 ) -> dict[str, dict[str, Any]]:
     """Measure detections per split.
 
@@ -113,26 +119,28 @@ def measure(
         class_names: C.
         ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
         config: which way VOC's devkit rule is read.
+        labels: split -> image id -> classes, where they are known; asked for a split whose true boxes are not.
 
     Returns:
-        split -> ``images``, ``detections`` per image; with true boxes also ``objects``, ``classification_map``, ``rows``
-        (mean measures of the three detectors, null where there is nothing to measure) and ``classes`` (the detector's,
-        one by one). All shares in [0, 1].
+        split -> ``images``, ``detections`` per image; with true boxes or labels also ``classification_map``; with true boxes
+        also ``objects``, ``rows`` (mean measures of the three detectors, null where there is nothing to measure) and
+        ``classes`` (the detector's, one by one). All shares in [0, 1].
     """
     splits: dict[str, _Split] = {}
     for image in images:
         if image.split not in splits:
-            splits[image.split] = _Split(class_names, ground_truth(image.split), config)
+            truth = ground_truth(image.split)
+            splits[image.split] = _Split(class_names, truth, {} if truth else labels(image.split), config)
         splits[image.split].add(image)
     return {split: splits[split].to_plain() for split in sorted(splits)}
 
 
 def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
     """Lay out one split's rows for people to read, in per cent."""
-    truth = "no true boxes"
-    if measured["objects"] is not None:
-        truth = (
-            f"{measured['objects']:,} objects; classification mAP {percent(measured['classification_map'])}, "
+    truth = "no true boxes" if measured["objects"] is None else f"{measured['objects']:,} objects"
+    if measured["objects"] is not None or measured["classification_map"] is not None:
+        truth += (
+            f"; classification mAP {percent(measured['classification_map'])}, "
             f"{measured['detections']:.1f} detections an image"
         )
     title = f"{split}: {measured['images']:,} images, {truth}"
@@ -185,6 +193,7 @@ class _Detector:
 class _Split:
     class_names: Sequence[str]
     truth: Mapping[str, GroundTruth]
+    known_labels: Labels  # where no true boxes are known
     config: EvaluateConfig
     images: int = 0
     boxes: int = 0
@@ -213,6 +222,9 @@ class _Split:
 
         self.images += 1
         self.boxes += len(image.detections)
+        if image.image_id in self.known_labels:
+            self.scores.append(image.detections.image_scores)
+            self.labels.append(tuple(self.known_labels[image.image_id]))
         if not self.truth:
             return
         truth = true_objects(self.truth, image.image_id, image.size_hw)
@@ -231,15 +243,18 @@ class _Split:
         from weaksam.metrics.classification import classification_scores
 
         counts = {"images": self.images, "detections": self.boxes / self.images}
-        if not self.truth:
+        if not self.labels:
             return {**counts, "objects": None, "classification_map": None, "rows": [], "classes": []}
+        classification = classification_scores(np.nan_to_num(np.stack(self.scores), nan=0.0), self.labels)
+        mean_ap = known(classification.mean_ap)
+        if not self.truth:
+            return {**counts, "objects": None, "classification_map": mean_ap, "rows": [], "classes": []}
         detector = self.rows[DETECTOR]
         voc, corloc, parts = detector.voc.scores(), detector.corloc.scores(), detector.parts.scores()
-        classification = classification_scores(np.nan_to_num(np.stack(self.scores), nan=0.0), self.labels)
         return {
             **counts,
             "objects": int(voc.objects.sum()),
-            "classification_map": known(classification.mean_ap),
+            "classification_map": mean_ap,
             "rows": [row.to_plain(name) for name, row in self.rows.items()],
             "classes": [
                 {
@@ -258,7 +273,9 @@ class _Split:
 
 def _summary(split: str, measured: Mapping[str, Any]) -> str:
     if not measured["rows"]:
-        return f"{split}: {measured['detections']:.1f} detections an image, no true boxes to measure them"
+        of_labels = measured["classification_map"]
+        told = "" if of_labels is None else f"classification mAP {percent(of_labels)}, "
+        return f"{split}: {told}{measured['detections']:.1f} detections an image, no true boxes to measure them"
     row, whole = measured["rows"][0], measured["rows"][1]
     return (
         f"{split}: AP50 {percent(row['ap50_eleven_point'])} (whole image {percent(whole['ap50_eleven_point'])}), "

@@ -38,6 +38,7 @@ class EvaluateStage(Stage[EvaluateOptions | AgreementOptions]):
         "`--label agreement`: how far the detections in other views agree, without true boxes."
     )
     product = Evaluation
+    revision = 2
     when_stopped = WhenStopped.MEASURE
 
     def options(self, recipe: Recipe, name: str) -> EvaluateOptions | AgreementOptions:  # noqa: ARG002

@@ -1,6 +1,7 @@
 """Two images of two classes, worked by hand; then a table on disk."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,6 +100,20 @@ def test_a_split_without_true_boxes_is_counted_and_not_measured():
         "images": 2, "detections": 1.0, "objects": None, "classification_map": None, "rows": [], "classes": [],
     }  # fmt: skip
     assert "no true boxes" in text_table("test", measured).title
+
+
+def test_where_labels_alone_are_known_the_scores_of_images_are_measured():
+    scores = {"a": [0.9, 0.2], "b": [0.8, 0.1], "c": [0.1, 0.7], "d": [0.95, 0.9]}
+    images = [replace(IMAGES[0], image_id=i, detections=replace(IMAGES[0].detections, image_scores=np.array(s, np.float32)))
+              for i, s in scores.items()]  # fmt: skip
+    labels = {"a": (0,), "b": (), "c": (1,)}  # those of d are not known
+    measured = measure(images, ("cat", "dog"), lambda _: {}, EvaluateConfig(), lambda _: labels)["test"]
+    assert (measured["objects"], measured["rows"], measured["images"]) == (None, [], 4)
+    assert measured["classification_map"] == pytest.approx(1.0)
+    labels = {"a": (), "b": (0,), "c": (1,)}  # a cat is the second best
+    measured = measure(images, ("cat", "dog"), lambda _: {}, EvaluateConfig(), lambda _: labels)["test"]
+    assert measured["classification_map"] == pytest.approx((0.5 + 1) / 2)
+    assert "no true boxes; classification mAP 75.0" in text_table("test", measured).title
 
 
 def test_an_image_without_detections_is_a_miss():

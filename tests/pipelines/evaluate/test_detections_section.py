@@ -47,7 +47,7 @@ def test_two_detectors_stand_in_the_same_tables(tmp_path: Path) -> None:
     markup = render_section(SECTION, shown)
     page = Page(markup)
     assert page.tags.count("table") == 2  # of val; nothing is measured on test
-    assert text_of(markup).count("nothing is measured: 3 images") == 3
+    assert text_of(markup).count("nothing is measured of boxes: 3 images") == 3
 
 
 def test_a_class_that_one_detector_does_not_know_has_a_dash(tmp_path: Path) -> None:

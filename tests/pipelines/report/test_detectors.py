@@ -50,7 +50,7 @@ def page(tmp_path_factory):
     [
         "AP50, mil on val", "45.7 %", "whole image 12.3 %", "CorLoc, mil on val", "65.4 %", "whole image 23.4 %",
         "1,234 objects", "11.1", "22.2", "33.3", "50.0", "30.0", "20.0", "75.0", "12.5",
-        "The true boxes of this split are not known, so nothing is measured: 3 images",
+        "The true boxes of this split are not known, so nothing is measured of boxes: 3 images",
         "train-mil: loss by step. Last: total 0.3, mil 0.075, refine1 0.025, box1 0.2",
         "step 40: total 0.3, mil 0.075, refine1 0.025, box1 0.2",
         "a score of 0.3 or more", "missed class",
@@ -120,7 +120,7 @@ def test_a_split_without_true_boxes_has_detections_but_no_failures(tmp_path, mon
     assert 'id="failures"' not in text
     assert "image, no true boxes" in text
     assert "detections score 0.3 or more" in text or "detection scores 0.3 or more" in text
-    assert parsed.text.count("so nothing is measured") == 2
+    assert parsed.text.count("so nothing is measured of boxes") == 2
 
 
 def test_a_failure_whose_image_is_gone_is_named(tmp_path):
