@@ -34,3 +34,13 @@ class AgreementOptions:
     teacher: Input
     pseudo_labels: LabelConfig | None  # how ``of`` was made, where it is of ``label``
     data: NotInKey[DataConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions:
+    """Which classifier is measured by image labels, and how it sees an image."""
+
+    index: Input = INDEX
+    of: Input
+    crop_size: int  # pixels
+    data: NotInKey[DataConfig]

@@ -176,7 +176,7 @@ class RetrainStageConfig(TrainingConfig, RetrainConfig):
 class EvaluateConfig:
     """What is measured, and how proposals and detections are (method 9.1-9.4)."""
 
-    of: Input = reads("propose", *_HOLD_PROPOSALS, "detect", *_HOLD_PSEUDO_LABELS)
+    of: Input = reads("propose", *_HOLD_PROPOSALS, "detect", *_HOLD_PSEUDO_LABELS, "train-classifier")
     # Beside detections: one box of them by chance; empty = those that the detector scored, else the recipe's, if it makes any.
     proposals: Inputs = reads_several(*_HOLD_PROPOSALS)
     # Detections of single views. With some, no true box is read: how far they agree with ``of`` and ``teacher`` is measured.

@@ -14,6 +14,7 @@ from pipelines.training.checkpoints import write_scalars
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.measured import (
     AGREEMENT,
+    CLASSIFIER,
     LABEL_AGREEMENT,
     PROMPTS,
     PSEUDO_BOXES,
@@ -36,6 +37,7 @@ NOISE = {
 MEASURED = {  # by instance, what it leaves behind
     "evaluate.mil": metrics(),
     "evaluate.final": metrics(),
+    "evaluate.classifier": CLASSIFIER,
     "evaluate.label": PSEUDO_BOXES,
     "evaluate.agreement": AGREEMENT,
     "evaluate.label-agreement": LABEL_AGREEMENT,

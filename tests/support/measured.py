@@ -93,6 +93,21 @@ PSEUDO_BOXES = {
     },
 }  # fmt: skip
 
+CLASSIFIER = {
+    "class_names": ["cat", "dog"],
+    "supervision": "image-labels",
+    "classifier": {
+        "train": {
+            "images": 8, "mean_ap": 0.875, "classes": [{"name": "cat", "images": 5, "ap": 0.75},
+                                                       {"name": "dog", "images": 4, "ap": 1.0}],
+        },
+        "test": {
+            "images": 1234, "mean_ap": 0.5, "classes": [{"name": "cat", "images": 0, "ap": None},
+                                                        {"name": "dog", "images": 7, "ap": 0.5}],
+        },
+    },
+}  # fmt: skip
+
 AGREEMENT = {
     "agreement": {
         "val": {
