@@ -41,13 +41,14 @@ def write(folder, text=TABLE, name="mine"):
 def test_the_shipped_tables_are_those_that_are_promised():
     assert list(known_tables()) == [
         "table-1", "table-4", "table-5", "table-5-dino", "table-6", "table-7", "table-8", "table-9", "table-10", "noise",
+        "photos-drop", "photos-mil", "photos-size",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", known_tables())
 def test_a_shipped_table_fits_its_recipe(name):
     table = load_table(name)
-    cells = Cells(table, Asked())
+    cells = Cells(table, Asked(data_uri="shapes:"))
     assert table.name == name
     assert cells.left_out == {}
     assert [variant.recipe(7) for variant in cells.variants.values()]
