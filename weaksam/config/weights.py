@@ -50,7 +50,7 @@ class Weights:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
-        """Let pydantic, which reads recipes, take an address in the place of both fields."""
+        """Let pydantic, which reads recipes, take an address in the place of both fields, and nothing (``init:``) for none."""
         from pydantic_core import core_schema as schema
 
         text = schema.with_default_schema(schema.str_schema(), default="")
@@ -58,7 +58,7 @@ class Weights:
         options = [schema.dataclass_field(name, text) for name in names]
         arguments = schema.dataclass_args_schema(cls.__name__, options, extra_behavior="forbid")
         return schema.no_info_before_validator_function(
-            lambda given: {"uri": given} if isinstance(given, str) else given,
+            lambda given: {"uri": given or ""} if given is None or isinstance(given, str) else given,
             schema.dataclass_schema(cls, arguments, names, post_init=True),
         )
 

@@ -576,6 +576,7 @@ def test_weights_are_an_address_or_an_address_with_its_checksum(tmp_path: Path) 
     recipe, origins = load_recipe(path, ["clues.weights=c.pth"])
     assert (recipe.mil.weights, recipe.retrain.init) == (Weights("a.pth"), Weights("b.pth", "00ff"))
     assert (recipe.clues.weights, recipe.mil.init) == (Weights("c.pth"), Weights("builtin:stem"))
+    assert not load_recipe("shapes", ["mil.init="])[0].mil.init
     again = write(tmp_path, again=render(recipe, origins))
     assert load_recipe(again)[0] == recipe
 
