@@ -107,12 +107,13 @@ def test_some_kills_lose_double_drop_and_change_nothing(
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_kills_at_every_verb_lose_double_drop_and_change_nothing(
+def test_more_kills_at_stages_of_every_kind_lose_double_drop_and_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A fifth of the benchmark: as many as there is time for."""
-    monkeypatch.setattr("sys.argv", ["kills", "--kills", "20", "--images", "48", "--keep", str(tmp_path)])
+    """7 at propose, 5 at detect, 2 at train-mil and at retrain, for which there is time; sweeps have tests of their own."""
+    at = ["--only", "propose", "detect", "train-mil", "retrain"]
+    monkeypatch.setattr("sys.argv", ["kills", "--kills", "16", "--images", "48", *at, "--keep", str(tmp_path)])
     code, printed = main(), capsys.readouterr().out
     assert code == 0, printed
     (line,) = [line for line in printed.splitlines() if line.startswith("| all")]
-    assert 15 <= int(line.split("|")[2]) <= 20
+    assert 12 <= int(line.split("|")[2]) <= 16
