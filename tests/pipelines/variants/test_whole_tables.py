@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 TOY = """
 base: BASE
 name: shapes-toy
-data: {splits: [train, val], shapes: {train: 8, val: 4, test: 0, size: 64}}
+data: {uri: "shapes:", splits: [train, val], shapes: {train: 8, val: 4, test: 0, size: 64}}
 propose: {splits: []}
 clues: {cam: {max_side: 64}}
 classifier: {epochs: 1, crop_size: 64, batch_size: 4}
@@ -38,6 +38,9 @@ SMALL_DINO = (
     "retrain.detector={name: dino, dim: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward_dim: 16, queries: 10, "
     "denoising_queries: 4}",
 )
+SMALL_BODIES = tuple(
+    f"{part}.{body}" for part in ("mil", "retrain") for body in ("backbone=small", "init=builtin:stem")
+)
 IN_SECONDS = ("table-5", "table-6", "table-10")
 TABLES = [pytest.param(n, marks=() if n in IN_SECONDS else pytest.mark.long) for n in known_tables()]
 
@@ -52,7 +55,8 @@ def run(tmp_path_factory):
 def test_a_table_is_measured(run, tmp_path, name):
     table = load_table(name)
     (tmp_path / "toy.yaml").write_text(TOY.replace("BASE", f"{table.recipe}.yaml"))
-    overrides = SMALL_DINO if table.starts_from.get("retrain.detector.name") == "dino" else ()
+    dino = table.starts_from.get("retrain.detector.name") == "dino"
+    overrides = (*SMALL_BODIES, *(SMALL_DINO if dino else ()))
     cells = Cells(table, Asked(recipe=str(tmp_path / "toy.yaml"), overrides=overrides, seeds=(0,)))
     voice = Recorder()
     document = make_table(cells, str(run), Options(), voice)
