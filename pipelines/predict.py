@@ -60,7 +60,7 @@ def predictor_of(run_uri: str, data_uri: str, detect: str = "", overrides: Seque
         RunError: what is needed of it is not finished.
     """
     file = join(run_uri, "recipe.yaml")
-    trained, _ = load_recipe(file)
+    trained, _ = load_recipe(file, overrides)
     name = detect or _last_detect(trained, run_uri)
     if verb_of(name) != "detect":
         raise ConfigError(f"--of: expected an instance of detect, got {name!r}")

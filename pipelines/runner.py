@@ -133,7 +133,7 @@ class Run:
         work = Work(self.recipe.name, asked, voice, on_scalars)
         order = self.needed_for(*names)
         if INDEX not in order:
-            self._check(order)
+            self._check(order, voice)
         for n, name in enumerate(order):
             with logs.about(run=self.uri, stage=name):
                 with voice.sign_of_life(f"{name}: reading its data and weights"):
@@ -146,15 +146,16 @@ class Run:
                     manifests[name] = bring_up_to_date(resolved, work)
                     stopped = too_many_dropped(resolved.instance, manifests[name], asked.max_dropped)
             if name == INDEX:  # of which all keys are computed
-                self._check(order[n + 1 :])
+                self._check(order[n + 1 :], voice)
         if stopped is not None:
             raise stopped
         return manifests
 
-    def _check(self, names: Sequence[str]) -> None:
+    def _check(self, names: Sequence[str], voice: Voice) -> None:
         """Refuse options that do not go together of what is still to be made, before others are made for hours."""
         for name in names:
-            resolved = self.resolve(name)
+            with voice.sign_of_life(f"{name}: reading its data and weights"):
+                resolved = self.resolve(name)
             with suppress(DamagedFileError):  # what is damaged is made again
                 if resolved.instance.manifest() is not None or resolved.learnt_before is not None:
                     continue

@@ -81,6 +81,11 @@ def predict(request: PredictRequest) -> None:
     set_up_logging(request.verbose)
     if request.to not in FORMATS:
         raise ConfigError(f"--as: expected one of {', '.join(FORMATS)}, got {request.to!r}")
+    dropped_allowed(request.max_dropped, 0)  # a mistake in it is told before anything is done
+    if not request.data:
+        raise ConfigError(
+            "--data: expected a folder, a data set or s3://…, got nothing; say where the new pictures are"
+        )
     run_uri, out = absolute(request.run_folder), absolute(request.out)
     if found := in_the_way(out):
         raise ConfigError(f"--out: {found}; name a folder")
@@ -90,7 +95,6 @@ def predict(request: PredictRequest) -> None:
     if not request.dry_run:
         terminal.go_on_unread()
         write_bytes(join(out, "recipe.yaml"), render(recipe).encode())
-    dropped_allowed(request.max_dropped, 0)  # a mistake in it is told before anything is done
     # What was found in the others is written however many were dropped.
     manifests = run.bring([name], replace(request.options, max_dropped="100%"), voice)
     if request.dry_run:

@@ -59,6 +59,7 @@ def run(job: Job[ClassifierOptions]) -> EvaluationFacts:
                 scores = score_classifier(network, images, job.options.crop_size)
             splits[split] = {
                 "images": scores.images,
+                "labelled": len(labels),
                 "mean_ap": known(scores.mean_ap),
                 "classes": [
                     {"name": name, "images": sum(n in image.labels for image in images), "ap": known(float(ap))}
@@ -81,5 +82,6 @@ def text_table(splits: Mapping[str, Mapping[str, Any]]) -> TextTable:
     text.add_columns(Kind.FIGURE, "images", "mAP", *(row["name"] for row in next(iter(splits.values()))["classes"]))
     for split, measured in splits.items():
         figures = (percent(row["ap"]) for row in measured["classes"])
-        text.add_row(split, f"{measured['images']:,}", percent(measured["mean_ap"]), *figures)
+        of = "" if measured["images"] == measured["labelled"] else f" of {measured['labelled']:,}"
+        text.add_row(split, f"{measured['images']:,}{of}", percent(measured["mean_ap"]), *figures)
     return text

@@ -264,6 +264,8 @@ def test_a_run_without_a_detector_and_one_whose_proposals_came_from_a_file_are_t
     told = refused(taught, "--data", photos, "--of", "detect.mil")
     assert "detect.mil scores import.ss" in told
     assert "--set detect.mil.proposals=[propose]" in told
+    recipe, _ = predictor_of(taught, str(photos), "detect.mil", ["detect.mil.proposals=[propose]"])  # as it says
+    assert recipe.stages == ("index", "propose", "detect.mil")
 
 
 @pytest.mark.parametrize("score", ["0.999999"])

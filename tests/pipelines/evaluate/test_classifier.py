@@ -70,6 +70,7 @@ def test_each_split_is_measured_by_its_labels(recipe: Recipe, tmp_path: Path, mo
     figures: dict[str, Any] = Evaluation(finished_instance(run, "evaluate.classifier")).read()["classifier"]
     assert figures["train"] == {
         "images": 4,
+        "labelled": 4,
         "mean_ap": 1.0,
         "classes": [{"name": name, "images": 2, "ap": 1.0} for name in ("day", "night")],
     }
