@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.kills.scenes import ACTOR, WORKER, Kind, Scene
+from benchmarks.kills.scenes import ACTOR, WORKER, Kind, Scene, any_progress
 from tests.support.cluster import FixedNodes, fixed_nodes
 
 WEAKSAM = (sys.executable, "-c", "from pipelines.cli.app import main; main()")
@@ -88,8 +88,8 @@ class _Run:
     def until_finished(self, kills: Sequence[Kind], told: Told) -> None:
         """Drive; kill the next when the run has got on since the last."""
         pending = list(kills)
-        reached = killed_at = self._scene.progress(self._run)
-        moved = time.monotonic()
+        killed_at = self._scene.progress(self._run)
+        reached, moved = any_progress(self._run), time.monotonic()
         while True:
             if self._driver is None:
                 self._start()
@@ -102,9 +102,9 @@ class _Run:
                 told.failures.append(self._last_words())
                 if len(told.failures) == _MOST_FAILURES:
                     return
-            now, progress = time.monotonic(), self._scene.progress(self._run)
-            if progress > reached:
-                reached, moved = progress, now
+            now, progress, anything = time.monotonic(), self._scene.progress(self._run), any_progress(self._run)
+            if anything > reached:
+                reached, moved = anything, now
             if now - moved > _STANDSTILL_S:
                 told.failures.append(f"no progress for {_STANDSTILL_S:.0f} s: {self._last_words()}")
                 return

@@ -12,7 +12,7 @@ from typing import Literal
 Kind = Literal["node", "actor", "worker", "driver"]  # a worker trains, an actor does anything else
 
 IMAGES = 96  # that are learnt from
-PREPARED = "train-mil"  # the last instance that is made beforehand, for the scenes that read it
+PREPARED = "label"  # the last instance that is made beforehand, for the scenes that read it
 ACTOR = re.compile(r"ray::(MapWorker|ImplicitFunc|_?[Ww]ork\b|.*trainable)", re.IGNORECASE)
 WORKER = re.compile(r"ray::(RayTrainWorker|.*TrainWorker)")
 
@@ -94,13 +94,18 @@ def _finished(run: Path) -> int:
     return sum(1 for pattern in patterns for _ in run.glob(pattern))
 
 
+def any_progress(run: Path) -> int:
+    """Count what is finished and the steps of all trainings: it stands still only if nothing at all gets on."""
+    return _finished(run) + _steps("*")(run)
+
+
 SCENES = (
     Scene(
         name="propose", command=("propose",), on_prepared=False, share=35,
         kinds={"actor": 22, "node": 9, "driver": 4}, progress=_parts("propose"), steps=2,
     ),
     Scene(
-        name="detect", command=("detect", "--label", "mil"), share=25,
+        name="detect", command=("detect", "--label", "mil"), settings=("detect.scales=[72]",), share=25,
         kinds={"actor": 15, "node": 7, "driver": 3}, progress=_parts("detect.mil"), steps=2,
     ),
     Scene(

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from benchmarks.kills.__main__ import main
 from benchmarks.kills.compare import compare
-from benchmarks.kills.scenes import SCENES
+from benchmarks.kills.scenes import SCENES, any_progress
 
 
 def write(folder: Path, **scores: float) -> None:
@@ -89,6 +89,19 @@ def test_steps_are_counted_beside_a_training_that_was_made_beforehand(tmp_path: 
         checkpoint.touch()
     assert training.progress(tmp_path) == 330
     assert training.progress(tmp_path / "elsewhere") == 0
+
+
+def test_a_run_gets_on_while_a_stage_before_the_scene_s_own_does(tmp_path: Path) -> None:
+    (training,) = (scene for scene in SCENES if scene.name == "retrain")
+    counts = [any_progress(tmp_path)]
+    for name, one in (("detect.mil", "one"), ("detect.mil", "two")):
+        write(tmp_path / name / "k", **{one: 1.0})
+        counts.append(any_progress(tmp_path))
+    checkpoint = tmp_path / "retrain" / "k" / "checkpoints" / "step-00000015.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert [*counts, any_progress(tmp_path)] == [0, 1, 2, 17]
+    assert training.progress(tmp_path) == 15
 
 
 @pytest.mark.ray
