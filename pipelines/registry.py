@@ -23,6 +23,7 @@ STAGES: Registry[Stage[Any]] = Registry(
         "train-mil": "pipelines.stages.train_mil.stage:STAGE",
         "detect": "pipelines.stages.detect:STAGE",
         "label": "pipelines.stages.label:STAGE",
+        "segment": "pipelines.stages.segment:STAGE",
         "retrain": "pipelines.stages.retrain.stage:STAGE",
         "evaluate": "pipelines.evaluate.stage:STAGE",
         "analyse": "pipelines.analyse.stage:STAGE",

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Rle = dict[str, Any]  # COCO's compressed run-length encoding of a mask: ``size`` as [H, W] and ``counts`` as bytes
 
 
 def masks_to_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +45,7 @@ def _first_and_end(occupied: Tensor) -> tuple[Tensor, Tensor]:
     return first, end
 
 
-def encode_rle(mask: NDArray[np.bool_]) -> dict[str, object]:
+def encode_rle(mask: NDArray[np.bool_]) -> Rle:
     """COCO's compressed run-length encoding of one mask.
 
     Args:
@@ -57,7 +60,31 @@ def encode_rle(mask: NDArray[np.bool_]) -> dict[str, object]:
     return {"size": [int(side) for side in encoded["size"]], "counts": bytes(encoded["counts"])}
 
 
-def decode_rle(rle: Mapping[str, object]) -> NDArray[np.bool_]:
+def encode_rles(masks: Tensor) -> list[Rle]:
+    """COCO's compressed run-length encodings of several masks of one image: what ``encode_rle`` makes of each.
+
+    Runs are found on the device of the masks, which only their lengths leave.
+
+    Args:
+        masks: bool ``[N, H, W]``; N may be 0, and masks may be empty.
+    """
+    from pycocotools import mask as coco_mask
+
+    count, height, width = masks.shape
+    down_columns = masks.transpose(1, 2).flatten(1)
+    before = torch.nn.functional.pad(down_columns[:, :-1], (1, 0))  # of the first pixel: outside
+    mask_index, position = (down_columns ^ before).nonzero(as_tuple=True)
+    ends = torch.bincount(mask_index, minlength=count).cumsum(0).tolist()
+    positions: NDArray[np.int64] = position.cpu().numpy()
+    rles: list[Rle] = []
+    for first, end in zip([0, *ends], ends, strict=False):
+        runs = np.diff(positions[first:end], prepend=0, append=height * width)
+        encoded = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+        rles.append({"size": [height, width], "counts": bytes(encoded["counts"])})
+    return rles
+
+
+def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
     """The mask behind COCO's compressed run-length encoding; the inverse of ``encode_rle``.
 
     Returns:

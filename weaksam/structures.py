@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # tables are read without torch
     from torch import Tensor
 
+    from weaksam.masks import Rle
+
 # The order in which the proposals of one image are concatenated, prompted and exported (method 3.4). Where two boxes are
 # equally good, the one that comes first is taken.
 SOURCES = ("grid", "coarse", "fine", "cross")
@@ -122,7 +124,7 @@ class Proposals:
     predicted_iou: NDArray[np.float32]  # [N], NaN where no SAM was asked
     discarded: dict[tuple[str, str], int] = field(default_factory=dict)  # (source, reason) -> boxes
     prompts: Sequence[Prompts] = ()  # prompt_index counts through these in order
-    mask_rle: Sequence[dict[str, object]] | None = None  # COCO RLE per box, only when asked for
+    mask_rle: Sequence[Rle] | None = None  # one per box, only when asked for
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
@@ -149,6 +151,18 @@ class PseudoGroundTruth:
     class_index: NDArray[np.int64]  # [N]
     score: NDArray[np.float32]  # [N] of the detection that a box was
     score_normalised: NDArray[np.float32]  # [N] in [0, 1] among the image's detections of the class
+    mask_rle: Sequence[Rle] | None = None  # [N]; None where nobody has made masks of the boxes
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
+
+    def take(self, index: Sequence[int]) -> PseudoGroundTruth:
+        """Return some of the boxes, by their numbers, with all that is known of them."""
+        at = np.asarray(index, np.int64)
+        return PseudoGroundTruth(
+            boxes_xyxy=self.boxes_xyxy[at],
+            class_index=self.class_index[at],
+            score=self.score[at],
+            score_normalised=self.score_normalised[at],
+            mask_rle=None if self.mask_rle is None else [self.mask_rle[n] for n in at],
+        )

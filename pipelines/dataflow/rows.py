@@ -40,14 +40,12 @@ PLANNED = pa.schema(
         pa.field("labels", pa.list_(pa.int32())),  # what gating may use; null = predict
     ]
 )
-FETCHED = pa.schema(
-    [
-        *PLANNED,
-        pa.field("bytes", pa.binary()),
-        pa.field("reason", pa.string()),  # null = fine
-        pa.field("detail", pa.string()),
-    ]
+READ = (
+    pa.field("bytes", pa.binary()),
+    pa.field("reason", pa.string()),  # null = fine
+    pa.field("detail", pa.string()),
 )
+FETCHED = pa.schema([*PLANNED, *READ])
 
 
 def planned_images(planned: pa.Table, images: pa.Table, labels: str = "") -> pa.Table:
@@ -65,7 +63,10 @@ def planned_images(planned: pa.Table, images: pa.Table, labels: str = "") -> pa.
 
 
 def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
-    """Read and validate images, one thread each; what cannot be used gets a reason. Columns PLANNED -> FETCHED."""
+    """Read and validate images, one thread each; what cannot be used gets a reason.
+
+    Columns PLANNED -> FETCHED; whatever else planned rows have stays with them.
+    """
     from weaksam.io.files import read_bytes
     from weaksam.io.images import check_resized, decode_image
 
@@ -79,7 +80,9 @@ def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
         return {**row, "bytes": data, "reason": None, "detail": None}
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return pa.Table.from_pylist(list(pool.map(logs.of_image(one), batch.to_pylist())), schema=FETCHED)
+        return pa.Table.from_pylist(
+            list(pool.map(logs.of_image(one), batch.to_pylist())), schema=pa.schema([*batch.schema, *READ])
+        )
 
 
 def finish_batch(instance: Instance, rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

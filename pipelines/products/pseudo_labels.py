@@ -1,15 +1,29 @@
-"""Pseudo ground truth: boxes with classes that a detector is retrained on."""
+"""Pseudo ground truth: boxes with classes, and masks if there are any, that a detector is retrained on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pyarrow as pa
 
 from pipelines.engine.product import Facts, Product
-from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_from_row
+from pipelines.products.rows import RowFacts
+from pipelines.store.schemas import PSEUDO_LABELS, PSEUDO_MASKS, pseudo_labels_from_row
 from weaksam.structures import IMAGE_LABELS, PseudoGroundTruth
 
-COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "score_normalised", "supervision")
+COLUMNS = (
+    "image_id",
+    "split",
+    "size_hw",
+    "boxes_xyxy",
+    "class_index",
+    "score",
+    "score_normalised",
+    "supervision",
+    "mask_rle",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +50,12 @@ class PseudoLabelledImage:
 class PseudoLabelTable(Product[PseudoLabelFacts]):
     """The product of ``label``, and of true boxes that were exported as pseudo labels."""
 
-    schema = PSEUDO_LABELS
+    schema: ClassVar[pa.Schema] = PSEUDO_LABELS
     facts_type = PseudoLabelFacts
 
     def images(self) -> Iterator[PseudoLabelledImage]:
         """Yield the images of the table, holding one file in memory."""
-        for row in self.table.iter_rows(COLUMNS):
+        for row in self.table.iter_rows([name for name in COLUMNS if name == "split" or name in self.schema.names]):
             yield PseudoLabelledImage(
                 image_id=row["image_id"],
                 split=row["split"],
@@ -49,3 +63,18 @@ class PseudoLabelTable(Product[PseudoLabelFacts]):
                 truth=pseudo_labels_from_row(row),
                 supervision=row["supervision"],
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoMaskFacts(PseudoLabelFacts, RowFacts):
+    """What is said of pseudo labels with masks."""
+
+    rejected: dict[str, int] = field(default_factory=dict)  # reason -> boxes
+    box_iou: float | None = None  # of the prompted boxes and those of their masks, mean
+
+
+class PseudoMaskTable(PseudoLabelTable):
+    """The product of ``segment``: pseudo labels, each with a mask."""
+
+    schema = PSEUDO_MASKS
+    facts_type = PseudoMaskFacts

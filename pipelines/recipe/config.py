@@ -6,7 +6,7 @@ instance's key: they change how fast a result comes and how it looks, not what i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pipelines.recipe.keys import Input, Inputs, reads, reads_several
@@ -17,13 +17,14 @@ from weaksam.config import (
     PseudoLabelsConfig,
     RetrainConfig,
     RetrainedDetectConfig,
+    SegmentConfig,
     require,
 )
 from weaksam.config.choices import Name
 from weaksam.config.weights import NotInKey
 
 _HOLD_PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
-_HOLD_PSEUDO_LABELS = ("label", "true-boxes")
+_HOLD_PSEUDO_LABELS = ("label", "true-boxes", "segment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +167,22 @@ class LabelConfig(PseudoLabelsConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SegmentStageConfig(SegmentConfig):
+    """How pseudo boxes become masks, and which boxes."""
+
+    labels: Input = reads("label", "label", "true-boxes")
+    # Whose peaks inside a box, of the box's class, prompt SAM beside it; "" = the boxes alone.
+    peaks: Input = reads("", "propose", "")
+
+    @property
+    def settled(self) -> SegmentStageConfig:
+        """The same options, of which each that says nothing has its default."""
+        return self if self.peaks else replace(self, max_points=SegmentConfig.max_points)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RetrainStageConfig(TrainingConfig, RetrainConfig):
-    """A detector trained on pseudo labels, and on which: of ``label``, or ``true-boxes.NAME``."""
+    """A detector trained on pseudo labels, and on which: of ``label``, ``segment`` or ``true-boxes.NAME``."""
 
     learn_from: Input = reads("label", *_HOLD_PSEUDO_LABELS)
 

@@ -44,6 +44,7 @@ from pipelines.recipe.config import (
     ResourcesConfig,
     RetrainedDetectStageConfig,
     RetrainStageConfig,
+    SegmentStageConfig,
     TrainClassifierConfig,
     TrainMilConfig,
     TrueBoxesConfig,
@@ -100,6 +101,7 @@ class Recipe(BaseModel):
     mil: TrainMilConfig = Field(default_factory=TrainMilConfig)
     detect: DetectStageConfig = Field(default_factory=DetectStageConfig)
     pseudo_labels: LabelConfig = Field(default_factory=LabelConfig)
+    segment: SegmentStageConfig = Field(default_factory=SegmentStageConfig)
     retrain: RetrainStageConfig = Field(default_factory=RetrainStageConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     analyse: AnalyseConfig = Field(default_factory=AnalyseConfig)
@@ -195,8 +197,9 @@ def recipe_type() -> type[Recipe]:
 # Sections that are no verb's own -> the verbs whose instances read them, and so may have their own of each.
 _PARTS = {
     "clues": ("train-classifier", "propose"),
-    **dict.fromkeys(("prompts", "sam", "proposals", "selective_search"), ("propose",)),
-    "resources": ("train-classifier", "propose", "train-mil", "detect", "retrain", "analyse"),
+    **dict.fromkeys(("prompts", "proposals", "selective_search"), ("propose",)),
+    "sam": ("propose", "segment"),
+    "resources": ("train-classifier", "propose", "train-mil", "detect", "segment", "retrain", "analyse"),
 }
 
 

@@ -8,11 +8,12 @@ reads as one table. Class names travel in the schema's metadata.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from weaksam.errors import DataError
 from weaksam.structures import Detections, Prompts, Proposals, PseudoGroundTruth
@@ -101,6 +102,19 @@ PSEUDO_LABELS = pa.schema(
             ),
         ),
         pa.field("supervision", pa.string(), nullable=False),  # what the boxes are owed to: "image-labels" or "boxes"
+    ]
+)
+
+# The same once SAM has made masks of the boxes: ``boxes_xyxy`` are those of the masks.
+PSEUDO_MASKS = pa.schema(
+    [
+        *PSEUDO_LABELS,
+        pa.field("mask_rle", pa.list_(RLE)),
+        pa.field("area", pa.list_(pa.int32())),  # pixels of the mask
+        pa.field("prompted_boxes_xyxy", pa.list_(BOX)),  # the pseudo labels' own
+        pa.field("box_iou", pa.list_(pa.float32())),  # of the prompted box and the mask's
+        pa.field("predicted_iou", pa.list_(pa.float32())),
+        pa.field("stability", pa.list_(pa.float32())),
     ]
 )
 
@@ -247,6 +261,55 @@ def pseudo_labels_to_row(
     }
 
 
+def pseudo_masks_to_row(
+    image_id: str,
+    input: str,
+    size_hw: tuple[int, int],
+    truth: PseudoGroundTruth,
+    *,
+    prompted_xyxy: NDArray[np.float32],
+    columns: Mapping[str, NDArray[Any]],
+    reasons: Sequence[str],
+    supervision: str,
+    noise: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Return the row of ``PSEUDO_MASKS`` that holds one image's pseudo ground truth.
+
+    Args:
+        image_id: of the image.
+        input: what the row is computed from.
+        size_hw: of the image.
+        truth: N boxes with masks.
+        prompted_xyxy: ``[N, 4]``, the boxes that these masks were made of.
+        columns: what else is known of each mask, ``[N]`` by column.
+        reasons: why each is rejected; "" where it is kept.
+        supervision: what the boxes are owed to.
+        noise: of each box, where it is known.
+    """
+    kept = [n for n, reason in enumerate(reasons) if not reason]
+    row = pseudo_labels_to_row(
+        image_id,
+        input,
+        size_hw,
+        truth.take(kept),
+        supervision=supervision,
+        noise=None if noise is None else [noise[n] for n in kept],
+        rejected=[
+            {
+                "box_xyxy": prompted_xyxy[n].tolist(),
+                "class_index": int(truth.class_index[n]),
+                "score": float(truth.score[n]),
+                "reason": reason,
+            }
+            for n, reason in enumerate(reasons)
+            if reason
+        ],
+    )
+    masks = truth.mask_rle or []
+    more = {name: values[kept].tolist() for name, values in columns.items()}
+    return {**row, "mask_rle": [masks[n] for n in kept], "prompted_boxes_xyxy": prompted_xyxy[kept].tolist(), **more}
+
+
 def pseudo_labels_from_row(row: dict[str, Any]) -> PseudoGroundTruth:
     """Rebuild one image's pseudo ground truth from its row, the inverse of ``pseudo_labels_to_row``."""
     return PseudoGroundTruth(
@@ -254,4 +317,5 @@ def pseudo_labels_from_row(row: dict[str, Any]) -> PseudoGroundTruth:
         class_index=np.asarray(row["class_index"], np.int64),
         score=np.asarray(row["score"], np.float32),
         score_normalised=np.asarray(row["score_normalised"], np.float32),
+        mask_rle=row.get("mask_rle"),
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from weaksam.masks import decode_rle, encode_rle, masks_to_boxes
+from weaksam.masks import decode_rle, encode_rle, encode_rles, masks_to_boxes
 
 
 def mask(height, width, *pixels_yx):
@@ -50,3 +50,19 @@ def test_boxes_are_the_extent_of_the_pixels_and_rle_returns_them(seed, height, w
         assert rle["size"] == [height, width]
         assert isinstance(rle["counts"], bytes)
         np.testing.assert_array_equal(decode_rle(rle), one)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        pytest.param(torch.zeros(0, 4, 5, dtype=torch.bool), id="none"),
+        pytest.param(torch.zeros(3, 4, 5, dtype=torch.bool), id="empty"),
+        pytest.param(torch.ones(2, 4, 5, dtype=torch.bool), id="full"),
+        pytest.param(torch.ones(1, 1, 1, dtype=torch.bool), id="one-pixel"),
+        pytest.param(mask(4, 5, (0, 0), (3, 4), (2, 2))[None], id="first-and-last-pixel"),
+        pytest.param(torch.stack([mask(4, 5), mask(4, 5, (1, 1)), mask(4, 5)]), id="empty-beside-others"),
+        pytest.param(torch.rand(7, 33, 21, generator=torch.Generator().manual_seed(0)) < 0.5, id="noise"),
+    ],
+)
+def test_several_masks_are_encoded_as_each_alone(masks):
+    assert encode_rles(masks) == [encode_rle(one.numpy()) for one in masks]

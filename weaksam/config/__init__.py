@@ -35,6 +35,7 @@ from weaksam.config.retrain import (
     RoiDropConfig,
 )
 from weaksam.config.sam import SamConfig
+from weaksam.config.segment import SegmentConfig
 from weaksam.config.selective_search import SelectiveSearchConfig
 from weaksam.config.weights import Weights, WeightsConfig
 
@@ -68,6 +69,7 @@ __all__ = [
     "RetrainedDetectorConfig",
     "RoiDropConfig",
     "SamConfig",
+    "SegmentConfig",
     "SelectiveSearchConfig",
     "ShapesConfig",
     "WeakTrConfig",

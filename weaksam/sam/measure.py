@@ -5,8 +5,9 @@ Masks are measured at the image's own resolution, a few at a time, and let go; o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from weaksam.chunks import chunk_size, in_chunks
 from weaksam.masks import masks_to_boxes
 from weaksam.sam.encode import EncodedImage
 from weaksam.sam.prompt import THREE_MASKS, Prompt, decode_prompts, logits_hw
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,23 +119,44 @@ def measure_masks(
     empty = low_res_logits.new_zeros(len(low_res_logits), dtype=torch.bool)
     stability = low_res_logits.new_full((len(low_res_logits),), torch.nan)
 
-    def measure(rows: slice) -> None:
-        logits = _full_logits(sam, encoded, low_res_logits[rows])
+    def measure(rows: slice, logits: Tensor) -> None:
         boxes_xyxy[rows], empty[rows] = masks_to_boxes(logits > sam.mask_threshold)
         if stability_offset is not None:
-            inner = _area(logits > sam.mask_threshold + stability_offset)
-            outer = _area(logits > sam.mask_threshold - stability_offset)
-            stability[rows] = inner / outer
+            stability[rows] = stability_of(sam, logits, stability_offset)
 
-    pixels = max(sam.image_encoder.img_size**2, encoded.size_hw[0] * encoded.size_hw[1])
-    bytes_each = 4 * pixels * low_res_logits.itemsize  # both resizes, and the masks at three thresholds
-    at_once = chunk_size(low_res_logits.device, tensor_bytes=bytes_each, peak_bytes=bytes_each)
-    for _ in in_chunks(len(low_res_logits), at_once, measure):
+    for _ in in_full_size(sam, encoded, low_res_logits, measure):
         pass
     return boxes_xyxy, empty, stability
 
 
-def _area(masks: Tensor) -> Tensor:
+@torch.inference_mode()
+def in_full_size(
+    sam: Sam, encoded: EncodedImage, low_res_logits: Tensor, compute: Callable[[slice, Tensor], T]
+) -> Iterator[T]:
+    """Compute on logits at the image's own resolution, a few masks at a time, and yield the result of each few.
+
+    Args:
+        sam: as in ``measure_masks``, like the next two.
+        encoded: as in ``measure_masks``.
+        low_res_logits: as in ``measure_masks``.
+        compute: called with which rows these are and their logits ``[n, H, W]``. It may hold masks of them at three thresholds.
+    """
+    pixels = max(sam.image_encoder.img_size**2, encoded.size_hw[0] * encoded.size_hw[1])
+    bytes_each = 4 * pixels * low_res_logits.itemsize  # both resizes, and the masks at three thresholds
+    at_once = chunk_size(low_res_logits.device, tensor_bytes=bytes_each, peak_bytes=bytes_each)
+
+    def of_rows(rows: slice) -> T:
+        return compute(rows, _full_logits(sam, encoded, low_res_logits[rows]))
+
+    yield from in_chunks(len(low_res_logits), at_once, of_rows)
+
+
+def stability_of(sam: Sam, logits: Tensor, offset: float) -> Tensor:
+    """Return the area above threshold + offset over that above threshold - offset, ``[N]`` of logits ``[N, H, W]``."""
+    return areas(logits > sam.mask_threshold + offset) / areas(logits > sam.mask_threshold - offset)
+
+
+def areas(masks: Tensor) -> Tensor:
     """Pixels of each mask; summing rows into the shortest integer that holds them is several times faster on a CPU."""
     row_type = torch.int16 if masks.shape[-1] < 2**15 else torch.int32
     return masks.sum(dim=-1, dtype=row_type).sum(dim=-1, dtype=torch.int32)

@@ -1,7 +1,8 @@
 """From prompts on an encoded image to low-resolution masks and predicted IoUs.
 
 A prompt is one or more points, on the object or beside it, a box, or both, as segment-anything's prompt encoder defines
-them. Prompts of one form are decoded together in chunks; ``measure`` makes boxes and scores of what comes out.
+them, and with them the logits of an earlier answer if wanted. Prompts of one form are decoded together in chunks; ``measure``
+makes boxes and scores of what comes out.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Prompt:
     points_xy: NDArray[np.float32] | None = None  # [n, 2], n at least 1
     labels: NDArray[np.int32] | None = None  # [n], 1 on the object, 0 beside it; None: all on it
     box_xyxy: NDArray[np.float32] | None = None  # [4]; its corners are prompted as they are, right and bottom exclusive
+    mask_logits: Tensor | None = None  # [h', w'] that were decoded whole for the same image: what is to be made better
 
     def __post_init__(self) -> None:
         if self.points_xy is None and self.box_xyxy is None:
@@ -66,7 +68,7 @@ class Decoded:
     prompt_index: Tensor  # int64 [P]
     predicted_iou: Tensor  # [P, K], SAM's own estimate; near [0, 1] but not bound to it
     chosen: Tensor  # bool [P, K], M times true: the predicted IoU exceeds the minimum
-    low_res_logits: Tensor  # [M, h', w'] of the chosen masks, prompt by prompt; cropped to ``logits_hw``
+    low_res_logits: Tensor  # [M, h', w'] of the chosen masks, prompt by prompt; cropped to ``logits_hw``, or whole
 
 
 @torch.inference_mode()
@@ -77,6 +79,7 @@ def decode_prompts(
     *,
     mask_indices: Sequence[int] = THREE_MASKS,
     min_predicted_iou: float | None = None,
+    whole: bool = False,
 ) -> Iterator[Decoded]:
     """Ask SAM for the masks of any number of prompts on one image, chunk by chunk.
 
@@ -86,12 +89,13 @@ def decode_prompts(
         prompts: those with as many points, and with or without a box, share chunks.
         mask_indices: which masks per prompt: some of ``THREE_MASKS``, ``SINGLE_MASK``, or both.
         min_predicted_iou: a mask whose predicted IoU does not exceed it is not decoded. ``None`` decodes all.
+        whole: decode logits of the padding, too: a prompt takes none but such.
 
     Yields:
         Every prompt in one chunk, chunks of one form after the other, in each the order of ``prompts``. Of no prompts,
         nothing.
     """
-    decoder = _PromptedDecoder(sam, encoded)
+    decoder = _PromptedDecoder(sam, encoded, whole)
 
     def answer(form: Sequence[int], chunk: slice) -> Decoded:
         chosen_prompts = [prompts[index] for index in form[chunk]]
@@ -133,26 +137,25 @@ def _by_form(prompts: Iterable[Prompt]) -> Iterable[list[int]]:
 
     Padding shorter prompts instead would change their answer, because the decoder attends to padding.
     """
-    by_form: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    by_form: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
         points = 0 if prompt.points_xy is None else len(prompt.points_xy)
-        by_form[points, prompt.box_xyxy is not None].append(index)
+        by_form[points, prompt.box_xyxy is not None, prompt.mask_logits is not None].append(index)
     return by_form.values()
 
 
 class _PromptedDecoder:
     """SAM's prompt encoder and mask decoder on one image; image tokens are ``[prompts, tokens, channels]`` throughout."""
 
-    def __init__(self, sam: Sam, encoded: EncodedImage) -> None:
+    def __init__(self, sam: Sam, encoded: EncodedImage, whole: bool) -> None:
         self._sam = sam
         self._decoder = sam.mask_decoder
         self._kernels = choose_kernels(sam)
         self._encoded = encoded
-        features = encoded.features + sam.prompt_encoder.no_mask_embed.weight[..., None, None]
-        self._image = features.flatten(2).transpose(1, 2).contiguous()  # [1, N, C]
+        self._image = self._image_tokens(sam.prompt_encoder.no_mask_embed.weight[..., None, None])
         self._image_pe = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2).contiguous()
-        self._grid_hw = features.shape[-2:]
-        self._used_hw = _tokens_in_use(sam, encoded)
+        self._grid_hw = encoded.features.shape[-2:]
+        self._used_hw = self._grid_hw if whole else _tokens_in_use(sam, encoded)
         image_bytes = self._image.numel() * next(self._decoder.transformer.parameters()).itemsize
         self.prompts_at_once = chunk_size(
             self._image.device, tensor_bytes=image_bytes, peak_bytes=_PEAK_IN_IMAGES * image_bytes
@@ -168,7 +171,14 @@ class _PromptedDecoder:
         prompt_tokens = self._prompt_tokens(prompts)
         output_tokens = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))
         tokens = torch.cat((output_tokens.expand(len(prompt_tokens), -1, -1), prompt_tokens), dim=1)
-        tokens, image = self._kernels.attend(decoder.transformer, tokens, self._image, self._image_pe)
+        if prompts[0].mask_logits is None:
+            tokens, image = self._kernels.attend(decoder.transformer, tokens, self._image, self._image_pe)
+        else:  # which change the image itself: each prompt has its own
+            attended = [
+                self._kernels.attend(decoder.transformer, own[None], self._image_with(prompt), self._image_pe)
+                for own, prompt in zip(tokens, prompts, strict=True)
+            ]
+            tokens, image = (torch.cat(parts) for parts in zip(*attended, strict=True))
         estimates: Tensor = decoder.iou_prediction_head(tokens[:, 0])
         return tokens, image, estimates[:, [_MASK_TOKENS[m] for m in mask_indices]]
 
@@ -179,6 +189,16 @@ class _PromptedDecoder:
         rows, columns = self._used_hw
         used = image.view(len(image), *self._grid_hw, image.shape[-1])[:, :rows, :columns]
         return self._kernels.mask_logits(self._decoder, used, weights)
+
+    def _image_tokens(self, mask_embedding: Tensor) -> Tensor:
+        """``[1, N, C]``: the image, to which what is known of a mask is added, ``[1, C, h, w]`` or one for all places."""
+        return (self._encoded.features + mask_embedding).flatten(2).transpose(1, 2).contiguous()
+
+    def _image_with(self, prompt: Prompt) -> Tensor:
+        assert prompt.mask_logits is not None
+        downscaling = self._sam.prompt_encoder.mask_downscaling
+        logits = prompt.mask_logits[None, None].to(self._sam.device, next(downscaling.parameters()).dtype)
+        return self._image_tokens(downscaling(logits).to(self._encoded.features.dtype))
 
     def _prompt_tokens(self, prompts: Sequence[Prompt]) -> Tensor:
         """``[P, n, C]``: a token for each point, and for a box its two corners or, without one, SAM's padding token."""

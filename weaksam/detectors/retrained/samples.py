@@ -33,12 +33,7 @@ def learnable(truth: PseudoGroundTruth, min_box_side: int) -> PseudoGroundTruth:
     """Return the boxes with an area whose sides are at least ``min_box_side`` pixels; there may be none."""
     sides = truth.boxes_xyxy[:, 2:] - truth.boxes_xyxy[:, :2]
     kept = ((sides > 0) & (sides >= min_box_side)).all(axis=1)
-    return PseudoGroundTruth(
-        boxes_xyxy=truth.boxes_xyxy[kept],
-        class_index=truth.class_index[kept],
-        score=truth.score[kept],
-        score_normalised=truth.score_normalised[kept],
-    )
+    return truth.take(np.flatnonzero(kept).tolist())
 
 
 def box_sample(
