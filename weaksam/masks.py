@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,25 +64,40 @@ def encode_rle(mask: NDArray[np.bool_]) -> Rle:
 def encode_rles(masks: Tensor) -> list[Rle]:
     """COCO's compressed run-length encodings of several masks of one image: what ``encode_rle`` makes of each.
 
-    Runs are found on the device of the masks, which only their lengths leave.
+    An accelerator finds the runs itself, and only their lengths leave it.
 
     Args:
         masks: bool ``[N, H, W]``; N may be 0, and masks may be empty.
     """
     from pycocotools import mask as coco_mask
 
+    height, width = masks.shape[1:]
+    if masks.device.type == "cpu":
+        down_columns = masks.transpose(1, 2).contiguous().numpy().view(np.uint8)
+        encoded = coco_mask.encode(down_columns.transpose(2, 1, 0))
+    else:
+        runs = [{"size": [height, width], "counts": lengths.tolist()} for lengths in run_lengths(masks)]
+        encoded = [coco_mask.frPyObjects(uncompressed, height, width) for uncompressed in runs]
+    return [{"size": [height, width], "counts": bytes(rle["counts"])} for rle in encoded]
+
+
+def run_lengths(masks: Tensor) -> list[NDArray[np.int64]]:
+    """Lengths of the runs of each mask down its columns, those of pixels outside and inside in turn, from outside on.
+
+    Args:
+        masks: bool ``[N, H, W]`` on any device, which does the work.
+    """
     count, height, width = masks.shape
-    down_columns = masks.transpose(1, 2).flatten(1)
-    before = torch.nn.functional.pad(down_columns[:, :-1], (1, 0))  # of the first pixel: outside
-    mask_index, position = (down_columns ^ before).nonzero(as_tuple=True)
-    ends = torch.bincount(mask_index, minlength=count).cumsum(0).tolist()
-    positions: NDArray[np.int64] = position.cpu().numpy()
-    rles: list[Rle] = []
-    for first, end in zip([0, *ends], ends, strict=False):
-        runs = np.diff(positions[first:end], prepend=0, append=height * width)
-        encoded = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
-        rles.append({"size": [height, width], "counts": bytes(encoded["counts"])})
-    return rles
+    pixels = height * width
+    down_columns = masks.new_zeros(count, 1 + pixels)  # each mask after a pixel outside
+    down_columns[:, 1:].view(count, width, height).copy_(masks.transpose(1, 2))
+    flat = down_columns.flatten()
+    changes = (flat[1:] ^ flat[:-1]).nonzero()[:, 0].cpu().numpy()
+    mask_index, position = np.divmod(changes, 1 + pixels)
+    within = position < pixels  # others are ends of masks that reach their last pixel
+    ends = np.bincount(mask_index[within], minlength=count).cumsum().tolist()
+    of_each = [position[within][first:end] for first, end in pairwise([0, *ends])]
+    return [np.diff(starts, prepend=0, append=pixels) for starts in of_each]
 
 
 def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from weaksam.masks import decode_rle, encode_rle, encode_rles, masks_to_boxes
+from weaksam.masks import decode_rle, encode_rle, encode_rles, masks_to_boxes, run_lengths
 
 
 def mask(height, width, *pixels_yx):
@@ -66,3 +66,7 @@ def test_boxes_are_the_extent_of_the_pixels_and_rle_returns_them(seed, height, w
 )
 def test_several_masks_are_encoded_as_each_alone(masks):
     assert encode_rles(masks) == [encode_rle(one.numpy()) for one in masks]
+    for one, lengths in zip(masks, run_lengths(masks), strict=True):
+        inside = np.arange(len(lengths)) % 2 == 1
+        assert np.repeat(inside, lengths).tolist() == one.T.flatten().tolist()
+        assert (lengths[1:] > 0).all()
