@@ -4,8 +4,8 @@
     python -m benchmarks.segment --sam vit_b         random weights; some minutes
 
 Both sides encode each image once, take the one mask of a box, and make COCO's compressed run-length encoding of it: stock by
-pycocotools, mask by mask. Boxes are seeded. Beside the time of all there is that after the encoder, which both spend alike. ViT-B
-has random weights here: its time is real, its masks compare rounding and nothing else.
+pycocotools, mask by mask. Boxes are seeded. Beside the time of all there is that after the encoder, which both spend alike.
+ViT-B has random weights here: its time is real, its masks compare rounding and nothing else.
 """
 
 from __future__ import annotations
