@@ -138,6 +138,7 @@ class Detections:
     class_index: NDArray[np.int64]  # [N]
     score: NDArray[np.float32]  # [N]
     image_scores: NDArray[np.float32]  # [C] of the whole image for each class, NaN where unknown
+    mask_rle: Sequence[Rle] | None = None  # [N]; None where the detector finds no masks
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)

@@ -23,6 +23,7 @@ SCHEMA_VERSION = 2  # raise it when a column changes its meaning: instance keys 
 POINT = pa.list_(pa.float32(), 2)
 BOX = pa.list_(pa.float32(), 4)
 RLE = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())])
+_ADDED_LATER = {b"added": b"later"}  # marks a column that files of before lack: it is null in them
 
 IMAGE_ID = pa.field("image_id", pa.string(), nullable=False)  # of every table
 # What the row of an image was computed from, see ``planned``: of every table but the images.
@@ -74,6 +75,7 @@ DETECTIONS = pa.schema(
         pa.field("class_index", pa.list_(pa.int32())),
         pa.field("score", pa.list_(pa.float32())),
         pa.field("image_scores", pa.list_(pa.float32())),  # per class: is one of it in the image?
+        pa.field("mask_rle", pa.list_(RLE), metadata=_ADDED_LATER),  # null unless the detector finds masks
     ]
 )
 
@@ -138,6 +140,14 @@ def with_class_names(schema: pa.Schema, class_names: Sequence[str]) -> pa.Schema
 def class_names_of(schema: pa.Schema) -> tuple[str, ...]:
     """Return the class list of a schema's metadata; empty when it has none."""
     return tuple(json.loads((schema.metadata or {}).get(b"class_names", b"[]")))
+
+
+def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return ``table`` with the columns of ``schema`` that it lacks because there were none when it was written: null."""
+    for place, field in enumerate(schema):
+        if field.name not in table.column_names and (field.metadata or {}).items() >= _ADDED_LATER.items():
+            table = table.add_column(min(place, table.num_columns), field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
@@ -223,6 +233,7 @@ def detections_to_row(image_id: str, input: str, size_hw: tuple[int, int], detec
         "class_index": detections.class_index.tolist(),
         "score": detections.score.tolist(),
         "image_scores": detections.image_scores.tolist(),
+        "mask_rle": None if detections.mask_rle is None else list(detections.mask_rle),
     }
 
 
@@ -233,6 +244,7 @@ def detections_from_row(row: dict[str, Any]) -> Detections:
         class_index=np.asarray(row["class_index"], np.int64),
         score=np.asarray(row["score"], np.float32),
         image_scores=np.asarray(row["image_scores"], np.float32),
+        mask_rle=row.get("mask_rle"),
     )
 
 

@@ -226,8 +226,10 @@ class Table(Rows):
             with fs.open(path, "rb") as file:
                 # In this thread alone: one of Arrow's own that still holds a file of Python's ends a process that ends.
                 parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
-                part = parquet.read(wanted.names, use_threads=False)
+                names = [name for name in wanted.names if name in parquet.schema_arrow.names]
+                part = parquet.read(names, use_threads=False)
                 rows = parquet.metadata.num_rows
+            part = schemas.completed(part, wanted)
             schemas.check(part, wanted, uri)
             schemas.class_names_of(part.schema)
             part.validate(full=True)

@@ -9,12 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.store.schemas import (
+    DETECTIONS,
     DROPPED,
     IMAGES,
     PROPOSALS,
     PSEUDO_LABELS,
     check,
     class_names_of,
+    detections_from_row,
+    detections_to_row,
     proposals_from_row,
     proposals_to_row,
     pseudo_labels_from_row,
@@ -22,7 +25,7 @@ from pipelines.store.schemas import (
     with_class_names,
 )
 from weaksam.errors import DataError
-from weaksam.structures import Prompts, Proposals, PseudoGroundTruth
+from weaksam.structures import Detections, Prompts, Proposals, PseudoGroundTruth
 
 
 def proposals(boxes: list[list[float]], prompts: list[Prompts], **others: Any) -> Proposals:
@@ -120,6 +123,25 @@ def test_pseudo_labels_survive_a_parquet_file(noise: list[str] | None) -> None:
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name), strict=True)
     assert (read["image_id"], read["input"], read["size_hw"]) == ("a/b.jpg", "1f", [30, 40])
     assert (read["supervision"], read["noise"], read["rejected"]) == ("boxes", noise, rejected[:count])
+
+
+@pytest.mark.parametrize("masks", [None, [{"size": [30, 40], "counts": b"01\xff\x00"}]], ids=["boxes", "masks"])
+def test_detections_survive_a_parquet_file(masks: list[dict[str, Any]] | None) -> None:
+    before = Detections(
+        boxes_xyxy=np.array([[1.5, 2, 3.25, 4]], np.float32),
+        class_index=np.array([3]),
+        score=np.array([0.1], np.float32),
+        image_scores=np.array([0.1, np.nan], np.float32),
+        mask_rle=masks,
+    )
+    buffer = io.BytesIO()
+    row = detections_to_row("a/b.jpg", "1f", (30, 40), before)
+    pq.write_table(pa.Table.from_pylist([row], schema=DETECTIONS), buffer)
+    (read,) = check(pq.read_table(buffer), DETECTIONS, "here").to_pylist()
+    after = detections_from_row(read)
+    for name in ("boxes_xyxy", "class_index", "score", "image_scores"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name), strict=True)
+    assert after.mask_rle == masks
 
 
 def test_no_masks_are_null_and_no_boxes_are_an_empty_list() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.store import tables
 from pipelines.store.files import DamagedFileError, write_bytes, write_json
-from pipelines.store.schemas import DROPPED, IMAGES, with_class_names
+from pipelines.store.schemas import DETECTIONS, DROPPED, IMAGES, with_class_names
 from pipelines.store.tables import Table, read_ahead
 from weaksam.errors import DataError
 from weaksam.io.files import join, open_fs
@@ -364,3 +364,26 @@ def test_an_error_comes_in_the_place_of_its_part() -> None:
     assert [next(found)["part"][0].as_py() for _ in range(2)] == [0, 1]
     with pytest.raises(DamagedFileError, match="part-2"):
         next(found)
+
+
+def test_columns_that_came_later_are_null_in_files_of_before(tmp_path: Path) -> None:
+    table = Table(str(tmp_path), with_class_names(DETECTIONS, ["cat"]))
+    row = {
+        "image_id": "a",
+        "input": "1f",
+        "size_hw": [3, 4],
+        "boxes_xyxy": [[0.0, 0.0, 2.0, 2.0]],
+        "class_index": [0],
+        "score": [0.5],
+        "image_scores": [0.5],
+        "mask_rle": [{"size": [3, 4], "counts": b"01"}],
+    }
+    table.write_rows([row], "part-1")
+    of_before = table.schema.remove(table.schema.get_field_index("mask_rle"))
+    pq.write_table(pa.Table.from_pylist([{**row, "image_id": "b"}], schema=of_before), tmp_path / "part-0.parquet")
+    assert [read["mask_rle"] for read in table.iter_rows()] == [None, row["mask_rle"]]
+    assert table.class_names() == ("cat",)
+    assert table.damaged() == {}
+    without_score = of_before.remove(of_before.get_field_index("score"))
+    pq.write_table(pa.Table.from_pylist([row], schema=without_score), tmp_path / "part-2.parquet")
+    assert list(table.damaged()) == ["part-2.parquet"]
