@@ -2,7 +2,7 @@
 
     python -m benchmarks.photos                                 300 drawings of 500 pixels, of which 240 are learnt from
     python -m benchmarks.photos --data cards/                   any labelled photographs
-    python -m benchmarks.photos --set mil.epochs=4 --out runs/photos-timed
+    python -m benchmarks.photos --set mil.steps=100 --out runs/photos-timed
 
 Memory is the sum over all processes of the run, those of Ray with it; what processes share counts once (proportional set size),
 looked at every second. A stage that was finished before is not timed: give another folder to time all.
