@@ -28,3 +28,11 @@ def paired_iou(a_xyxy: NDArray[np.float64], b_xyxy: NDArray[np.float64]) -> NDAr
 def iou_float64(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
     """IoU of every box of one set with every box of another, ``[N, 4]``, ``[M, 4]`` -> ``[N, M]``, computed in float64."""
     return paired_iou(a_xyxy[:, None].astype(np.float64), b_xyxy.astype(np.float64))
+
+
+def inside_float64(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Share of each box's area inside each box of another set, ``[N, 4]``, ``[M, 4]`` -> ``[N, M]``; 0 for an empty box."""
+    a, b = a_xyxy[:, None].astype(np.float64), b_xyxy.astype(np.float64)
+    shared, area = np.broadcast_arrays(intersection_area(a, b), intersection_area(a, a))
+    shares: NDArray[np.float64] = np.divide(shared, area, out=np.zeros_like(shared), where=area > 0)
+    return shares

@@ -1,4 +1,4 @@
-"""Masks: their boxes, and COCO's compressed run-length encoding.
+"""Masks: their boxes, and COCO's compressed run-length encoding and what is measured on it.
 
 A mask's box ends one past its last pixel; this is the only place where that one is added.
 """
@@ -6,7 +6,8 @@ A mask's box ends one past its last pixel; this is the only place where that one
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from weaksam.errors import DataError
 
 Rle = dict[str, Any]  # COCO's compressed run-length encoding of a mask: ``size`` as [H, W] and ``counts`` as bytes
 
@@ -108,8 +111,52 @@ def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
     """
     from pycocotools import mask as coco_mask
 
-    with warnings.catch_warnings():
-        # pycocotools' array type predates numpy 2; it decodes correctly.
-        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+    with _of_older_numpy():
         decoded: NDArray[np.uint8] = coco_mask.decode(rle)
     return decoded.astype(np.bool_)
+
+
+def rle_area(masks_rle: Sequence[Rle]) -> NDArray[np.int64]:
+    """Pixels of each mask, [N]."""
+    from pycocotools import mask as coco_mask
+
+    with _of_older_numpy():
+        return np.array(coco_mask.area(list(masks_rle)), np.int64)
+
+
+def rle_iou(
+    a_rle: Sequence[Rle], b_rle: Sequence[Rle], *, crowd: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """IoU of every mask of one set with every mask of another, counted on their runs: no mask is drawn.
+
+    Args:
+        a_rle: N masks of one image.
+        b_rle: M masks of the same image.
+        crowd: [M]; how far a mask of the first set overlaps a crowd of the second is, as COCO has it, the share of the
+            mask that lies inside. None: there are no crowds.
+
+    Returns:
+        [N, M] in [0, 1]; 0 where both masks are empty. No masks give [0, M] or [N, 0].
+
+    Raises:
+        DataError: two masks are of images of different sizes.
+    """
+    from pycocotools import mask as coco_mask
+
+    sizes = {tuple(rle["size"]) for rle in (*a_rle, *b_rle)}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise DataError(f"expected masks of one image, got masks of {shown} pixels (height x width)")
+    if not len(a_rle) or not len(b_rle):
+        return np.zeros((len(a_rle), len(b_rle)))
+    flags = [0] * len(b_rle) if crowd is None else crowd.astype(int).tolist()
+    with _of_older_numpy():
+        return np.array(coco_mask.iou(list(a_rle), list(b_rle), flags), np.float64)
+
+
+@contextmanager
+def _of_older_numpy() -> Iterator[None]:
+    """Silence what numpy says of pycocotools' array type, which predates numpy 2; it is read correctly."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        yield

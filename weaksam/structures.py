@@ -69,6 +69,9 @@ class GroundTruth:
     size_hw: tuple[int, int] = (0, 0)  # that the annotations state; 0 where they do not
     where: str = ""  # the file that states all this, for messages
     to_scale: bool = False  # boxes are pixels of ``size_hw`` and wait to be scaled to the picture's own size
+    mask_rle: Sequence[Rle | None] | None = (
+        None  # [N], None for an object without one; None: the annotations state none
+    )
 
 
 def no_objects() -> GroundTruth:

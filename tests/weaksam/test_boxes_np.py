@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from weaksam.boxes_np import intersection_area, iou_float64, paired_iou
+from weaksam.boxes_np import inside_float64, intersection_area, iou_float64, paired_iou
 
 UNIT = [0, 0, 10, 10]
 
@@ -35,3 +35,11 @@ def test_every_box_meets_every_other_in_float64() -> None:
     assert iou_float64(a, b).tolist() == [[1.0, 0.5, 0.3], [0.5, 0.0, 0.6]]
     assert iou_float64(a[:0], b).shape == (0, 3)
     assert iou_float64(a, b[:0]).shape == (2, 0)
+
+
+def test_the_share_inside_another_box_is_of_the_first_ones_area() -> None:
+    a = np.array([UNIT, [8, 0, 12, 10], [3, 3, 3, 3]], np.float32)  # the last is empty
+    b = np.array([[0, 0, 9, 10], [0, 0, 100, 100], [20, 0, 30, 10]], np.float32)
+    assert inside_float64(a, b).tolist() == [[0.9, 1.0, 0.0], [0.25, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    assert inside_float64(a[:0], b).shape == (0, 3)
+    assert inside_float64(a, b[:0]).shape == (3, 0)

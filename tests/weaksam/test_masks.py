@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from weaksam.masks import decode_rle, encode_rle, encode_rles, masks_to_boxes, run_lengths
+from weaksam.errors import DataError
+from weaksam.masks import decode_rle, encode_rle, encode_rles, masks_to_boxes, rle_area, rle_iou, run_lengths
 
 
 def mask(height, width, *pixels_yx):
@@ -70,3 +71,45 @@ def test_several_masks_are_encoded_as_each_alone(masks):
         inside = np.arange(len(lengths)) % 2 == 1
         assert np.repeat(inside, lengths).tolist() == one.T.flatten().tolist()
         assert (lengths[1:] > 0).all()
+
+
+def rles(*masks):
+    return [encode_rle(np.array(one, bool)) for one in masks]
+
+
+TWO, LEFT, NONE, ALL = [[1, 1, 0]], [[1, 0, 0]], [[0, 0, 0]], [[1, 1, 1]]
+
+
+def test_iou_and_area_of_hand_made_masks():
+    assert rle_area(rles(TWO, LEFT, NONE, ALL)).tolist() == [2, 1, 0, 3]
+    assert rle_iou(rles(TWO, NONE), rles(TWO, LEFT, NONE, ALL)).tolist() == [[1, 0.5, 0, 2 / 3], [0, 0, 0, 0]]
+
+
+def test_overlap_with_a_crowd_is_the_share_inside_it():
+    overlap = rle_iou(rles(TWO, ALL, NONE), rles(ALL, ALL, LEFT), crowd=np.array([True, False, True]))
+    assert overlap.tolist() == [[1, 2 / 3, 0.5], [1, 1, 1 / 3], [0, 0, 0]]
+
+
+def test_no_masks_have_no_area_and_no_overlap():
+    assert rle_area([]).tolist() == []
+    assert [rle_iou([], rles(ALL, ALL)).shape, rle_iou(rles(ALL), []).shape, rle_iou([], []).shape] == [
+        (0, 2), (1, 0), (0, 0),
+    ]  # fmt: skip
+
+
+def test_masks_of_images_of_different_sizes_are_refused():
+    with pytest.raises(DataError, match=r"expected masks of one image, got masks of 1 x 3, 3 x 1 pixels"):
+        rle_iou(rles(ALL), rles(np.array(ALL).T))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9), st.floats(0, 1))
+def test_iou_and_area_of_runs_are_those_of_pixels(seed, height, width, density):
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((3, height, width)) < density, rng.random((2, height, width)) < density
+    assert rle_area(rles(*a)).tolist() == [int(one.sum()) for one in a]
+    crowd = np.array([False, True])
+    for n, row in enumerate(rle_iou(rles(*a), rles(*b), crowd=crowd)):
+        for m, value in enumerate(row):
+            of = a[n].sum() if crowd[m] else (a[n] | b[m]).sum()
+            assert value == ((a[n] & b[m]).sum() / of if of else 0)

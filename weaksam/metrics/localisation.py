@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from weaksam.boxes_np import iou_float64
+from weaksam.boxes_np import inside_float64, iou_float64
 from weaksam.metrics.classification import mean_of_known
 from weaksam.metrics.detection import check_image, check_new_image
 from weaksam.structures import Detections, GroundTruth
@@ -160,7 +160,4 @@ def _judge(top: _TopDetection) -> str:
         return "undetected"
     if iou_float64(top.boxes_xyxy, top.objects_xyxy).max() > CORRECT_IOU:
         return "correct"
-    box, objects = top.boxes_xyxy[0].astype(np.float64), top.objects_xyxy.astype(np.float64)
-    sides = np.minimum(box[2:], objects[:, 2:]) - np.maximum(box[:2], objects[:, :2])
-    inside, area = sides.clip(min=0).prod(axis=1).max(), (box[2:] - box[:2]).clip(min=0).prod()
-    return "part" if area > 0 and inside / area >= PART_INSIDE else "elsewhere"
+    return "part" if inside_float64(top.boxes_xyxy, top.objects_xyxy).max() >= PART_INSIDE else "elsewhere"
