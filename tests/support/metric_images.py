@@ -1,7 +1,10 @@
 """Hand-made images of detections and true objects for the tests of their measures."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from weaksam.masks import encode_rle
 from weaksam.structures import Detections, GroundTruth
 
 
@@ -45,4 +48,31 @@ def random_image(rng, *, classes, flags=("difficult", "crowd"), side=60):
         *np.column_stack((object_classes, objects)).tolist(),
         difficult=np.flatnonzero(kind == "difficult"),
         crowd=np.flatnonzero(kind == "crowd"),
+    )
+
+
+def box_mask(size_hw, x1, y1, x2, y2):
+    """The mask of a box of whole pixels, what sticks out of the image cut."""
+    mask = np.zeros(size_hw, bool)
+    mask[max(int(y1), 0) : int(y2), max(int(x1), 0) : int(x2)] = True
+    return mask
+
+
+def with_masks(boxes, *masks):
+    """Detections, pseudo labels, proposals or true objects with these masks, the boxes left as they are; None is no mask."""
+    rle = [mask if mask is None else encode_rle(np.asarray(mask, bool)) for mask in masks]
+    return replace(boxes, mask_rle=rle)
+
+
+def filled(boxes, size_hw=(128, 128)):
+    """The same with the mask that fills each box."""
+    return with_masks(boxes, *(box_mask(size_hw, *box) for box in boxes.boxes_xyxy))
+
+
+def with_random_masks(rng, *of_one_image, size_hw=(128, 128)):
+    """The same with a mask in each box: half of the image is missing in all of them, and some pixels in each."""
+    holes = rng.random((size_hw[0] // 4, size_hw[1] // 4)).repeat(4, 0).repeat(4, 1) < 0.5
+    return tuple(
+        with_masks(boxes, *(box_mask(size_hw, *box) & holes & (rng.random(size_hw) < 0.97) for box in boxes.boxes_xyxy))
+        for boxes in of_one_image
     )

@@ -1,4 +1,4 @@
-"""VOC's average precision of detections (method 9.1), and what every measure of detections checks.
+"""VOC's average precision of detections, by boxes or masks (method 9.1, 8.3), and what every measure of detections checks.
 
 All these measures are fed image by image, in any order: ``add(image_id, detections, truth)``, then ``scores()``. COCO's own
 average precision is in ``coco.py``, CorLoc in ``localisation.py``; what a detector has to beat is in ``trivial.py`` and
@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from weaksam.boxes_np import iou_float64
 from weaksam.errors import DataError
 from weaksam.metrics.classification import mean_of_known
+from weaksam.metrics.regions import Of, Regions, measurable, overlap, regions
 from weaksam.structures import Detections, GroundTruth
 
 Levels = Literal["published", "exact"]  # of recall, at which the 11-point precision is taken
@@ -58,6 +58,8 @@ class VocScores:
 class VocAveragePrecision:
     """VOC average precision, 11-point and area, at any IoU threshold; holds 25 bytes per detection.
 
+    Masks are measured as boxes are, by the IoU of their pixels; objects without a mask are not there (``regions.py``).
+
     Each detection is compared with the object of its class that it overlaps most (of equals the first). Above the
     threshold it is a hit the first time and a false positive afterwards, and ignored if the object is difficult or a crowd.
     Detections are ranked by score; equal scores by image id, then in the order given, so that the order in which images
@@ -68,11 +70,18 @@ class VocAveragePrecision:
         style: "devkit" (as detectron2 ports it): the plain IoU must exceed the threshold. "chainer" (published MIST):
             right and bottom of all boxes lie one pixel further out, and an IoU equal to the threshold is enough.
         levels: of the 11-point precision, see ``eleven_point_average_precision``.
+        of: what is compared.
     """
 
     def __init__(
-        self, num_classes: int, *, style: Literal["devkit", "chainer"] = "devkit", levels: Levels = "published"
+        self,
+        num_classes: int,
+        *,
+        style: Literal["devkit", "chainer"] = "devkit",
+        levels: Levels = "published",
+        of: Of = "boxes",
     ) -> None:
+        self._of: Of = of
         self._style = style
         self._levels: Levels = levels
         self._objects = np.zeros(num_classes, np.int64)
@@ -82,12 +91,14 @@ class VocAveragePrecision:
         """Match the detections of one image with its true objects.
 
         Raises:
-            DataError: an image that was added before, a class out of range or a score that is not finite.
+            DataError: an image that was added before, a class out of range, a score that is not finite or, of masks, a
+                detection without one.
         """
         check_new_image(image_id, self._ranked)
         check_image(image_id, detections, truth, len(self._objects))
+        truth = measurable(self._of, image_id, truth)
+        found, true = (regions(self._of, image_id, of_image) for of_image in (detections, truth))
         difficult = truth.difficult | truth.crowd
-        self._objects += np.bincount(truth.class_index[~difficult], minlength=len(self._objects))
 
         order = np.argsort(-detections.score, kind="stable")
         ranked = np.zeros(len(detections), _RANKED)
@@ -96,11 +107,12 @@ class VocAveragePrecision:
         for class_index in np.intersect1d(detections.class_index, truth.class_index):
             mine = ranked["class_index"] == class_index
             objects = truth.class_index == class_index
-            iou = self._iou(detections.boxes_xyxy[order][mine], truth.boxes_xyxy[objects])
+            iou = self._iou(image_id, found[order][mine], true[objects])
             target = iou.argmax(axis=1)
             ranked["iou"][mine] = iou.max(axis=1)
             ranked["taken_iou"][mine] = _best_before(target, iou.max(axis=1))
             ranked["difficult"][mine] = difficult[objects][target]
+        self._objects += np.bincount(truth.class_index[~difficult], minlength=len(self._objects))
         self._ranked[image_id] = ranked
 
     @property
@@ -149,10 +161,12 @@ class VocAveragePrecision:
         counts = ~(overlaps & ranked["difficult"])
         return ranked["class_index"][counts], (overlaps & ~taken)[counts]
 
-    def _iou(self, boxes_xyxy: NDArray[np.float32], objects_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
-        # Published chainer-style code makes inclusive boxes exclusive and then computes an IoU for inclusive ones.
-        grown = np.array([0, 0, 1, 1] if self._style == "chainer" else [0, 0, 0, 0], np.float32)
-        return iou_float64(boxes_xyxy + grown, objects_xyxy + grown)
+    def _iou(self, image_id: str | int, found: Regions, objects: Regions) -> NDArray[np.float64]:
+        if self._of == "boxes" and self._style == "chainer":
+            # Published chainer-style code makes inclusive boxes exclusive and then computes an IoU for inclusive ones.
+            grown = np.array([0, 0, 1, 1], np.float32)
+            found, objects = found + grown, objects + grown
+        return overlap(image_id, found, objects)
 
 
 def _best_before(target: NDArray[np.int64], iou: NDArray[np.float64]) -> NDArray[np.float64]:

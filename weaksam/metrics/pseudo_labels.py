@@ -1,4 +1,4 @@
-"""How right pseudo ground truth is: the precision and recall of its boxes (beside Table 5).
+"""How right pseudo ground truth is: the precision and recall of its boxes (beside Table 5), or of its masks.
 
 Boxes are matched with true objects as VOC's average precision matches detections: each is compared with the object of its
 class that it overlaps most, and of several on one object the best-scoring one is correct. Boxes on difficult objects or
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from weaksam.metrics.classification import mean_of_known
 from weaksam.metrics.detection import VocAveragePrecision
 from weaksam.metrics.localisation import share
+from weaksam.metrics.regions import Of
 from weaksam.structures import Detections, GroundTruth, PseudoGroundTruth
 
 
@@ -53,19 +54,21 @@ class PseudoLabelQuality:
 
     Args:
         num_classes: C.
+        of: what is matched; a "box" of the scores is then a mask.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        self._matches = VocAveragePrecision(num_classes)
+    def __init__(self, num_classes: int, *, of: Of = "boxes") -> None:
+        self._matches = VocAveragePrecision(num_classes, of=of)
         self._num_classes = num_classes
 
     def add(self, image_id: str | int, pseudo: PseudoGroundTruth, truth: GroundTruth) -> None:
-        """Match the boxes of one image with its true objects. Errors are those of ``VocAveragePrecision.add``."""
+        """Match the boxes or masks of one image with its true objects. Errors are those of ``VocAveragePrecision.add``."""
         detections = Detections(
             boxes_xyxy=pseudo.boxes_xyxy,
             class_index=pseudo.class_index,
             score=pseudo.score,
             image_scores=np.full(self._num_classes, np.nan, np.float32),
+            mask_rle=pseudo.mask_rle,
         )
         self._matches.add(image_id, detections, truth)
 

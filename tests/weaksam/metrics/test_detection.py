@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
 
-from tests.support.metric_images import found, random_image, truth
+from tests.support.metric_images import (
+    box_mask,
+    filled,
+    found,
+    random_image,
+    truth,
+    with_masks,
+    with_random_masks,
+)
 from weaksam.errors import DataError
+from weaksam.masks import decode_rle
 from weaksam.metrics.detection import (
     VocAveragePrecision,
     area_average_precision,
@@ -14,8 +23,8 @@ BOX = (0, 0, 10, 10)
 OTHER = (50, 50, 60, 60)
 
 
-def scores_of(*images, num_classes=1, style="devkit", iou_threshold=0.5):
-    voc = VocAveragePrecision(num_classes, style=style)
+def scores_of(*images, num_classes=1, style="devkit", iou_threshold=0.5, of="boxes"):
+    voc = VocAveragePrecision(num_classes, style=style, of=of)
     for image_id, (detections, objects) in enumerate(images):
         voc.add(image_id, detections, objects)
     return voc.scores(iou_threshold)
@@ -117,6 +126,7 @@ def test_the_levels_arrive_at_the_eleven_points(levels, expected):
 )  # fmt: skip
 def test_one_image_of_one_class(detections, objects, expected):
     assert scores_of((detections, objects)).area[0] == pytest.approx(expected, nan_ok=True)
+    assert scores_of((filled(detections), filled(objects)), of="masks").area[0] == pytest.approx(expected, nan_ok=True)
 
 
 def test_classes_do_not_meet_and_the_mean_leaves_out_those_without_objects():
@@ -187,11 +197,16 @@ def test_equal_scores_of_one_image_are_ranked_as_given():
     assert scores_of((found(wrong, hit), truth((0, *BOX)))).area[0] == 0.5
 
 
-def textbook(images, class_index, iou_threshold, style):
+def textbook(images, class_index, iou_threshold, style, of):
     """Hits and objects of one class: all detections of all images in one list, best first, matched one by one."""
     grow = 1 if style == "chainer" else 0
 
+    def regions(boxes):
+        return boxes.boxes_xyxy.tolist() if of == "boxes" else [decode_rle(rle) for rle in boxes.mask_rle]
+
     def iou(a, b):
+        if of == "masks":
+            return (a & b).sum() / (a | b).sum()
         width = min(a[2], b[2]) - max(a[0], b[0]) + grow
         height = min(a[3], b[3]) - max(a[1], b[1]) + grow
         overlap = max(width, 0) * max(height, 0)
@@ -203,18 +218,16 @@ def textbook(images, class_index, iou_threshold, style):
     for image, (detections, true) in enumerate(images):
         objects[image] = [
             (box, hard)
-            for box, c, hard in zip(
-                true.boxes_xyxy.tolist(), true.class_index, true.difficult | true.crowd, strict=True
-            )
+            for box, c, hard in zip(regions(true), true.class_index, true.difficult | true.crowd, strict=True)
             if c == class_index
         ]
         for n, (box, c, score) in enumerate(
-            zip(detections.boxes_xyxy.tolist(), detections.class_index, detections.score, strict=True)
+            zip(regions(detections), detections.class_index, detections.score, strict=True)
         ):
             if c == class_index:
                 ranked.append((-score, image, n, box))
     hits, taken = [], set()
-    for _, image, _, box in sorted(ranked):
+    for _, image, _, box in sorted(ranked, key=lambda row: row[:3]):
         overlaps = [iou(box, other) for other, _ in objects[image]]
         best = max(overlaps, default=0.0)
         key = (image, overlaps.index(best)) if overlaps else None
@@ -228,12 +241,15 @@ def textbook(images, class_index, iou_threshold, style):
 
 @pytest.mark.parametrize("style", ["devkit", "chainer"])
 @pytest.mark.parametrize("iou_threshold", [0.25, 0.5, 0.75])
-def test_scores_equal_the_textbook_algorithm(style, iou_threshold):
+@pytest.mark.parametrize("of", ["boxes", "masks"])
+def test_scores_equal_the_textbook_algorithm(style, iou_threshold, of):
     rng = np.random.default_rng(0)
     images = [random_image(rng, classes=3) for _ in range(60)]
-    scores = scores_of(*images, num_classes=3, style=style, iou_threshold=iou_threshold)
+    if of == "masks":
+        images = [with_random_masks(rng, *image) for image in images]
+    scores = scores_of(*images, num_classes=3, style=style, iou_threshold=iou_threshold, of=of)
     for c in range(3):
-        hits, objects = textbook(images, c, iou_threshold, style)
+        hits, objects = textbook(images, c, iou_threshold, style, of)
         assert 0 < hits.sum() < len(hits)
         assert scores.objects[c] == objects
         assert scores.eleven_point[c] == eleven_point_average_precision(hits, objects)
@@ -267,3 +283,45 @@ def test_an_image_counts_once():
 def test_a_threshold_is_a_share(threshold):
     with pytest.raises(ValueError, match="IoU threshold"):
         VocAveragePrecision(1).scores(threshold)
+
+
+def test_masks_in_one_box_are_told_apart():
+    upper = np.triu(np.ones((10, 10), bool))
+    detections = with_masks(found((0, 0.9, *BOX), (0, 0.8, *BOX)), upper.T, upper)
+    objects = with_masks(truth((0, *BOX)), upper)
+    assert scores_of((detections, objects)).area[0] == 1.0
+    assert scores_of((detections, objects), of="masks").area[0] == 0.5  # they share the diagonal, 10 of 100 pixels
+
+
+def test_a_mask_is_an_iou_of_the_threshold_away_from_being_right():
+    image = with_masks(found((0, 0.9, *BOX)), np.eye(10)), with_masks(truth((0, *BOX)), np.eye(10, k=1) + np.eye(10))
+    assert scores_of(image, of="masks", iou_threshold=0.5).area[0] == 1.0  # 10 of 19 pixels
+    image = (
+        with_masks(found((0, 0.9, *BOX)), box_mask((9, 9), 3, 3, 4, 4)),
+        with_masks(truth((0, *BOX)), np.eye(9, k=9)),
+    )
+    assert scores_of(image, of="masks", iou_threshold=0.01).area[0] == 0.0  # a true mask without a pixel is never found
+
+
+@pytest.mark.parametrize(("style", "expected"), [("devkit", 0.0), ("chainer", 1.0)])
+def test_styles_of_masks_differ_at_an_iou_equal_to_the_threshold(style, expected):
+    image = filled(found((0, 0.9, 0, 0, 10, 5))), filled(truth((0, *BOX)))
+    assert scores_of(image, of="masks", style=style).area[0] == expected
+
+
+def test_an_object_without_a_mask_is_not_there():
+    detections = filled(found((0, 0.9, *OTHER), (0, 0.8, *BOX)))
+    objects = with_masks(truth((0, *BOX), (0, *OTHER)), box_mask((128, 128), *BOX), None)
+    scores = scores_of((detections, objects), of="masks")
+    assert (scores.objects.tolist(), scores.area.tolist()) == ([1], [0.5])  # what was found on it is wrong
+
+
+def test_masks_that_are_missing_or_of_another_size_are_an_error():
+    voc = VocAveragePrecision(1, of="masks")
+    with pytest.raises(DataError, match="image img7: expected a mask for each of 1 boxes, got boxes alone"):
+        voc.add("img7", found((0, 0.9, *BOX)), filled(truth((0, *BOX))))
+    with pytest.raises(DataError, match="image img7: expected a mask for each of 1 boxes, got boxes alone"):
+        voc.add("img7", filled(found()), truth((0, *BOX)))
+    with pytest.raises(DataError, match="image img7: expected masks of one image"):
+        voc.add("img7", filled(found((0, 0.9, *BOX))), filled(truth((0, *BOX)), (70, 128)))
+    assert (voc.scores().images, voc.objects.tolist()) == (0, [0])

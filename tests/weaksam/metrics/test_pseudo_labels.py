@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.support.metric_images import found, random_image, truth
+from tests.support.metric_images import filled, found, random_image, truth, with_masks
 from weaksam.boxes_np import iou_float64
 from weaksam.errors import DataError
 from weaksam.metrics.pseudo_labels import PseudoLabelQuality
@@ -22,8 +22,8 @@ def as_pseudo(detections):
     )
 
 
-def quality(*images, num_classes=2):
-    measured = PseudoLabelQuality(num_classes)
+def quality(*images, num_classes=2, of="boxes"):
+    measured = PseudoLabelQuality(num_classes, of=of)
     for n, (boxes, objects) in enumerate(images):
         measured.add(n, boxes, objects)
     return measured
@@ -88,6 +88,20 @@ def test_an_image_twice_and_a_threshold_out_of_range_are_refused():
         measured.add(0, pseudo(), no_objects())
     with pytest.raises(ValueError, match=r"in \(0, 1\]"):
         measured.scores(0)
+
+
+def test_masks_are_matched_as_boxes_are():
+    boxes = pseudo((0, 0.9, 0, 0, 10, 10), (0, 0.8, 0, 0, 10, 10), (1, 0.7, 0, 0, 10, 10))
+    left, right = np.tile([1, 0], (10, 5)), np.tile([0, 1], (10, 5))
+    objects = with_masks(truth((0, 0, 0, 10, 10), (0, 0, 0, 10, 10)), right, left | right)
+    # The first is on the second object with 50 of 100 pixels, the second is the first object.
+    masks = with_masks(boxes, left, right, right)
+    assert quality((masks, objects)).scores().correct.tolist() == [1, 0]
+    scores = quality((masks, objects), of="masks").scores()
+    assert (scores.boxes.tolist(), scores.correct.tolist(), scores.objects.tolist()) == ([2, 1], [1, 0], [2, 0])
+    assert quality((masks, objects), of="masks").scores(0.4).correct.tolist() == [2, 0]
+    with pytest.raises(DataError, match="got boxes alone"):
+        quality((boxes, filled(objects)), of="masks")
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.75])
