@@ -224,17 +224,26 @@ def image_order(image_id: str | int) -> tuple[int, str]:
 
 def check_image(image_id: str | int, detections: Detections, truth: GroundTruth, num_classes: int) -> None:
     """Raise DataError, naming the image, unless classes are in 0..C-1 and scores are finite."""
-    for name, class_index in (("detections", detections.class_index), ("true objects", truth.class_index)):
-        unknown = class_index[(class_index < 0) | (class_index >= num_classes)]
-        if len(unknown):
-            raise DataError(
-                f"image {image_id}: expected {name} of classes 0..{num_classes - 1}, got class {unknown[0]}; "
-                "use the class order of the data set"
-            )
+    _check_classes(image_id, "detections", detections.class_index, num_classes)
+    check_true_classes(image_id, truth, num_classes)
     if not np.isfinite(detections.score).all():
         raise DataError(
             f"image {image_id}: expected finite scores of detections, got NaN or infinity; "
             "look for a training that diverged"
+        )
+
+
+def check_true_classes(image_id: str | int, truth: GroundTruth, num_classes: int) -> None:
+    """Raise DataError, naming the image, unless the classes of its objects are in 0..C-1."""
+    _check_classes(image_id, "true objects", truth.class_index, num_classes)
+
+
+def _check_classes(image_id: str | int, name: str, class_index: NDArray[np.int64], num_classes: int) -> None:
+    unknown = class_index[(class_index < 0) | (class_index >= num_classes)]
+    if len(unknown):
+        raise DataError(
+            f"image {image_id}: expected {name} of classes 0..{num_classes - 1}, got class {unknown[0]}; "
+            "use the class order of the data set"
         )
 
 
