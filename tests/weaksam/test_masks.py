@@ -113,3 +113,37 @@ def test_iou_and_area_of_runs_are_those_of_pixels(seed, height, width, density):
         for m, value in enumerate(row):
             of = a[n].sum() if crowd[m] else (a[n] | b[m]).sum()
             assert value == ((a[n] & b[m]).sum() / of if of else 0)
+
+
+def damaged():
+    """Run lengths of 40 x 50 pixels that are not those of a mask, by what is wrong with them."""
+    rng = np.random.default_rng(0)
+    good = encode_rle(rng.random((40, 50)) < 0.5)["counts"]
+    return {
+        "cut": good[:50],
+        "empty": b"",
+        "twice": good * 2,
+        "within-a-run": good + b"P",
+        "noise": rng.integers(48, 112, 300).astype(np.uint8).tobytes(),
+        "zeros": b"0" * 10,
+        "not-text": b"\xff" * 50,
+        "a-negative-run": encode_rle(np.zeros((40, 50), bool))["counts"] + b"O" + b"1",
+        "a-run-without-end": b"P" * 50 + b"0",
+    }
+
+
+@pytest.mark.parametrize("counts", damaged().values(), ids=damaged())
+def test_damaged_runs_are_refused(counts):
+    bad, good = {"size": [40, 50], "counts": counts}, encode_rle(np.ones((40, 50), bool))
+    for use in (lambda: rle_iou([bad], [good]), lambda: rle_iou([good], [bad]), lambda: rle_area([bad]),
+                lambda: decode_rle(bad)):  # fmt: skip
+        with pytest.raises(DataError, match=r"expected run lengths of a mask of 40 x 50 pixels \(height x width\)"):
+            use()
+
+
+def test_runs_of_a_large_mask_are_read():
+    large = np.zeros((3000, 4000), bool)
+    large[:, 2000:2002] = large[5, 3000:] = True
+    rle = encode_rle(large)
+    assert rle_area([rle]).tolist() == [3000 * 2 + 1000]
+    np.testing.assert_array_equal(decode_rle(rle), large)

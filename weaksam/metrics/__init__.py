@@ -1,1 +1,1 @@
-"""Measures: proposal recall, classification mean average precision, detection (VOC, COCO) and CorLoc."""
+"""Measures: proposal recall and overlap, classification mean average precision, detection (VOC, COCO), CorLoc and masks."""
