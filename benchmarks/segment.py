@@ -25,7 +25,8 @@ from segment_anything.modeling import Sam
 from benchmarks.tables import markdown
 from weaksam.config import SamConfig, SegmentConfig
 from weaksam.datasets.shapes import data_set_seed, draw
-from weaksam.masks import Rle, decode_rle, encode_rle, encode_rles
+from weaksam.masks import encode_rles
+from weaksam.masks_np import Rle, decode_rle, encode_rle
 from weaksam.sam import SAMS
 from weaksam.sam.encode import encode_image
 from weaksam.sam.load import load_sam

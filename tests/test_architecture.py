@@ -26,8 +26,10 @@ EXPORT_OF_TRUE_BOXES = (
 )
 READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage whose result a model is trained on
     "pipelines.evaluate.proposals", "pipelines.evaluate.detections", "pipelines.evaluate.pseudo_labels",
+    "pipelines.evaluate.pseudo_masks",
     "pipelines.analyse.prompts", "pipelines.analyse.noise", "pipelines.report.stage",
     "pipelines.evaluate.sections.failures", "pipelines.report.sections.gallery",  # draw them
+    "pipelines.evaluate.sections.pseudo_masks",
     # measure what was trained; what they say chooses settings of a sweep, and the sweep says so
     "pipelines.variants.objectives.detections", "pipelines.variants.objectives.pseudo_labels",
     EXPORT_OF_TRUE_BOXES,
@@ -43,6 +45,7 @@ ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those b
         "boxes",
         "boxes_np",
         "masks",
+        "masks_np",
         "transforms",
         "drawing",
         "heap",
@@ -248,11 +251,11 @@ print([name for name in sys.modules if name.startswith(families + others)])
     assert loaded.strip() == "[]"
 
 
-def test_true_boxes_are_read_by_evaluation_analysis_report_and_sweeps_only() -> None:
+def test_true_boxes_and_masks_are_read_by_evaluation_analysis_report_and_sweeps_only() -> None:
     readers = {
         name
         for name, tree in module_trees().items()
-        if any(isinstance(node, ast.Attribute) and node.attr == "ground_truth" for node in ast.walk(tree))
+        if any(isinstance(n, ast.Attribute) and n.attr in ("ground_truth", "true_masks") for n in ast.walk(tree))
     }
     assert {name for name in readers if not name.startswith("weaksam.datasets")} == READERS_OF_GROUND_TRUTH
 

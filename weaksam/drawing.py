@@ -1,4 +1,4 @@
-"""Boxes, captions, points and heat maps on an image, for reports and notebooks.
+"""Boxes, masks, captions, points and heat maps on an image, for reports and notebooks.
 
 Takes and gives PIL images, changes none in place.
 
@@ -9,7 +9,7 @@ dark rim, so it shows on any picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,17 @@ def draw_boxes(
         if width > 1:
             pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_RIM, width=width + 2)
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=width)
+    return drawn
+
+
+def draw_masks(
+    picture: Image.Image, masks: Iterable[NDArray[np.bool_]], colours: Sequence[str], *, opacity: float = 0.5
+) -> Image.Image:
+    """Colour the pixels of masks, each [H, W] of the image before it was fitted, in their order: later ones lie on top."""
+    drawn = picture.convert("RGB")
+    for mask, colour in zip(masks, colours, strict=True):
+        share = Image.fromarray(mask.astype(np.uint8) * 255).resize(drawn.size, Image.Resampling.BILINEAR)
+        drawn.paste(Image.new("RGB", drawn.size, colour), mask=share.point([round(opacity * n) for n in range(256)]))
     return drawn
 
 

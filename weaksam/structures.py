@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from weaksam.masks_np import Rle
+
 if TYPE_CHECKING:  # tables are read without torch
     from torch import Tensor
-
-    from weaksam.masks import Rle
 
 # The order in which the proposals of one image are concatenated, prompted and exported (method 3.4). Where two boxes are
 # equally good, the one that comes first is taken.
@@ -69,9 +69,8 @@ class GroundTruth:
     size_hw: tuple[int, int] = (0, 0)  # that the annotations state; 0 where they do not
     where: str = ""  # the file that states all this, for messages
     to_scale: bool = False  # boxes are pixels of ``size_hw`` and wait to be scaled to the picture's own size
-    mask_rle: Sequence[Rle | None] | None = (
-        None  # [N], None for an object without one; None: the annotations state none
-    )
+    # [N], None for an object that has none; None: nobody asked for masks, or the annotations state none.
+    mask_rle: Sequence[Rle | None] | None = None
 
 
 def no_objects() -> GroundTruth:

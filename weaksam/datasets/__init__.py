@@ -38,8 +38,11 @@ class Dataset(Protocol):
     def records(self, split: str) -> list[ImageRecord]:
         """The images of a split in a fixed order. Reads class names and difficult flags; never looks at a coordinate."""
 
-    def ground_truth(self, split: str) -> dict[str, GroundTruth]:
-        """The true objects by image id, of every image that is annotated; empty for a split that is not."""
+    def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:
+        """The true objects by image id, of every image that is annotated; empty for a split that is not.
+
+        With ``masks`` also their masks, where the annotations state any; reading them takes its time.
+        """
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:

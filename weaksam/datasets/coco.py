@@ -21,6 +21,7 @@ from typing import ClassVar
 from weaksam.config import DataConfig
 from weaksam.datasets.coco_file import CocoFile, read_coco_file
 from weaksam.datasets.coco_layout import annotation_files, one_per_split
+from weaksam.datasets.coco_masks import read_masks
 from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
@@ -104,26 +105,28 @@ class CocoDataset:
             for image, path in zip(loaded.images, self._pictures(split), strict=True)
         ]
 
-    def ground_truth(self, split: str) -> dict[str, GroundTruth]:
+    def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:
         """The objects of every image of ``split`` by image id.
 
         Boxes are cut to the image's stated size; degenerate ones are left out, and both are counted. Where no annotation of a
-        split has a "bbox", its true objects are not known, and the answer is empty.
+        split has a "bbox", its true objects are not known, and the answer is empty; where none has a "segmentation", there are
+        no masks.
 
         Raises:
-            DataError: Unknown split, malformed file, or a box that is not four numbers.
+            DataError: Unknown split, malformed file, a box that is not four numbers, or a segmentation that is none.
         """
         loaded = self._load(split)
         if loaded.annotations and not any(item.has_box for item in loaded.annotations):
             return {}
         index = {category_id: i for i, category_id in enumerate(self.category_ids)}
         objects: dict[int, list[TrueObject]] = defaultdict(list)
+        mask_of = read_masks(loaded) if masks else {}
         for item in loaded.annotations:
-            box_xyxy = item.box_xyxy(loaded.uri)
-            objects[item.image].append(TrueObject(box_xyxy, index[item.category], crowd=item.crowd))
+            box_xyxy, mask_rle = item.box_xyxy(loaded.uri), mask_of.get(item.place)
+            objects[item.image].append(TrueObject(box_xyxy, index[item.category], crowd=item.crowd, mask_rle=mask_rle))
         return {
             self._image_id(split, image.number): ground_truth_of(
-                objects[image.number], image.size_hw, self._stated_size, loaded.uri
+                objects[image.number], image.size_hw, self._stated_size, loaded.uri, masks=bool(mask_of)
             )
             for image in loaded.images
         }

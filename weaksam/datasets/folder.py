@@ -99,7 +99,7 @@ class FolderDataset:
             if self._folders.split_of(name) == split
         ]
 
-    def ground_truth(self, split: str) -> dict[str, GroundTruth]:  # noqa: ARG002
+    def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:  # noqa: ARG002
         """Empty: a folder says nothing of boxes."""
         return {}
 

@@ -1,4 +1,4 @@
-"""True boxes, between a data set's annotations and the pictures that they are measured on: what all data sets share.
+"""True boxes and masks, between a data set's annotations and the pictures that they are measured on: what all data sets share.
 
 An annotation may state its picture's size. ``StatedSize`` says what that counts for: "check" refuses boxes of a picture that
 has another size, "scale" takes the picture for a resized copy of the annotated one, "ignore" takes the boxes for pixels of the
@@ -15,8 +15,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from weaksam.errors import DataError
+from weaksam.masks_np import Rle, decode_rle, encode_rle
 from weaksam.structures import GroundTruth, no_objects
 
 StatedSize = Literal["check", "scale", "ignore"]
@@ -34,6 +36,7 @@ class TrueObject(NamedTuple):
     class_index: int
     difficult: bool = False
     crowd: bool = False
+    mask_rle: Rle | None = None  # of the stated size
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,12 @@ class BoxCounts:
 
 
 def ground_truth_of(
-    objects: Sequence[TrueObject], size_hw: tuple[int, int], stated_size: StatedSize = "check", where: str = ""
+    objects: Sequence[TrueObject],
+    size_hw: tuple[int, int],
+    stated_size: StatedSize = "check",
+    where: str = "",
+    *,
+    masks: bool = False,
 ) -> GroundTruth:
     """Cut the objects of one image to the size that its annotation states.
 
@@ -56,6 +64,7 @@ def ground_truth_of(
         size_hw: The stated size; 0 where it is not known, and then nothing is cut at that side.
         stated_size: What the size counts for; "ignore" makes it unknown.
         where: The file that they are from.
+        masks: Whether the annotations state masks, and are asked for them.
 
     Returns:
         The objects of which something lies inside the image, how many of them were cut, and how many others are left out
@@ -70,6 +79,7 @@ def ground_truth_of(
         size_hw=(0, 0) if stated_size == "ignore" else size_hw,
         where=where,
         to_scale=stated_size == "scale",
+        mask_rle=[item.mask_rle for item in objects] if masks else None,
     )
     return _cut(truth, boxes, truth.size_hw)
 
@@ -95,7 +105,7 @@ def true_objects(truth: Mapping[str, GroundTruth], image_id: str, size_hw: tuple
     boxes = len(known.boxes_xyxy) + known.left_out
     if boxes and any(side and side != actual for side, actual in zip(stated, size_hw, strict=True)):
         raise _another_size(known, image_id, size_hw)
-    return known if stated == size_hw else _cut(known, known.boxes_xyxy, size_hw)
+    return known if stated == size_hw else _of_size(_cut(known, known.boxes_xyxy, size_hw), size_hw)
 
 
 def count_boxes(truth: Mapping[str, GroundTruth]) -> BoxCounts:
@@ -111,7 +121,8 @@ def count_boxes(truth: Mapping[str, GroundTruth]) -> BoxCounts:
 def digest_of(truth: Mapping[str, GroundTruth]) -> str:
     """Return 32 hexadecimal digits that tell the true boxes of a split from any others, down to the last bit.
 
-    They do not depend on the order of the images, nor on the file that the boxes are from.
+    Masks that were asked for count as well. The digits do not depend on the order of the images, nor on the file that all is
+    from.
     """
     digest = hashlib.sha256()
     for image_id, of in sorted(truth.items()):
@@ -122,6 +133,8 @@ def digest_of(truth: Mapping[str, GroundTruth]) -> str:
         digest.update(of.class_index.astype("<i8").tobytes())
         digest.update(of.difficult.astype(bool).tobytes())
         digest.update(of.crowd.astype(bool).tobytes())
+        for rle in of.mask_rle or ():
+            digest.update(b"-" if rle is None else rle["counts"])
     return digest.hexdigest()[:32]
 
 
@@ -137,6 +150,7 @@ def _cut(truth: GroundTruth, boxes_xyxy: NDArray[np.floating], size_hw: tuple[in
         class_index=truth.class_index[kept],
         difficult=truth.difficult[kept],
         crowd=truth.crowd[kept],
+        mask_rle=None if truth.mask_rle is None else [truth.mask_rle[n] for n in np.flatnonzero(kept).tolist()],
         cut=truth.cut + int((cut & kept).sum()),
         left_out=truth.left_out + int((~kept).sum()),
     )
@@ -149,7 +163,35 @@ def _scaled(truth: GroundTruth, image_id: str, size_hw: tuple[int, int]) -> Grou
     if least > most:  # no one factor gives both sides
         raise _another_size(truth, image_id, size_hw)
     factors: NDArray[np.float64] = np.array([width / stated_width, height / stated_height] * 2)
-    return replace(truth, boxes_xyxy=(truth.boxes_xyxy * factors).astype(np.float32), size_hw=size_hw)
+    return replace(
+        truth,
+        boxes_xyxy=(truth.boxes_xyxy * factors).astype(np.float32),
+        size_hw=size_hw,
+        mask_rle=None if truth.mask_rle is None else [_resized(rle, size_hw) for rle in truth.mask_rle],
+    )
+
+
+def _resized(rle: Rle | None, size_hw: tuple[int, int]) -> Rle | None:
+    """Scale a mask to a picture of another size: each pixel takes the nearest one's side."""
+    if rle is None:
+        return None
+    scaled = Image.fromarray(decode_rle(rle)).resize(size_hw[::-1], Image.Resampling.NEAREST)
+    return encode_rle(np.asarray(scaled, np.bool_))
+
+
+def _of_size(truth: GroundTruth, size_hw: tuple[int, int]) -> GroundTruth:
+    """Cut masks to a picture, or fill them up with pixels outside, where their annotations count as pixels of the picture."""
+    if truth.mask_rle is None:
+        return truth
+    masks: list[Rle | None] = []
+    for rle in truth.mask_rle:
+        if rle is not None and tuple(rle["size"]) != size_hw:
+            mask: NDArray[np.bool_] = np.zeros(size_hw, np.bool_)
+            stated = decode_rle(rle)[: size_hw[0], : size_hw[1]]
+            mask[: stated.shape[0], : stated.shape[1]] = stated
+            rle = encode_rle(mask)
+        masks.append(rle)
+    return replace(truth, mask_rle=masks)
 
 
 def _another_size(truth: GroundTruth, image_id: str, size_hw: tuple[int, int]) -> DataError:

@@ -35,7 +35,7 @@ class PicturesOnly:
         """The images of a split; their labels are unknown."""
         return [replace(record, labels=None, labels_difficult=None) for record in self._of.records(split)]
 
-    def ground_truth(self, split: str) -> dict[str, GroundTruth]:  # noqa: ARG002
+    def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:  # noqa: ARG002
         """Empty: nothing is known of boxes."""
         return {}
 

@@ -20,7 +20,7 @@ import hashlib
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import parse_qsl
@@ -32,6 +32,7 @@ from PIL import Image, ImageDraw
 from weaksam.config import DataConfig, ShapesConfig
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
+from weaksam.masks_np import encode_rle
 from weaksam.structures import GroundTruth, ImageRecord
 
 CLASS_NAMES = ("ellipse", "rectangle", "triangle", "star", "ring", "cross")
@@ -106,9 +107,10 @@ class Shapes:
             )
         return records
 
-    def ground_truth(self, split: str) -> dict[str, GroundTruth]:
-        """The true objects of every image of ``split`` by image id."""
-        return {_image_id(split, index): truth for index, truth in self._truths(split)}
+    def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:
+        """The true objects of every image of ``split`` by image id; masks are of their visible pixels."""
+        truths = {_image_id(split, index): truth for index, truth in self._truths(split)}
+        return {image_id: self._with_masks(image_id, of) for image_id, of in truths.items()} if masks else truths
 
     def masks(self, image_id: str) -> NDArray[np.bool_]:
         """Visible pixels of every object of one image, ``[N, H, W]``, in the order of its ground truth."""
@@ -118,6 +120,9 @@ class Shapes:
         scene = _lay_out(data_set_seed(self._config.seed, split, int(number)), self._config.size)
         numbers = np.arange(1, len(scene.objects) + 1, dtype=np.uint8)
         return np.asarray(scene.instance_map[None] == numbers[:, None, None], bool)
+
+    def _with_masks(self, image_id: str, truth: GroundTruth) -> GroundTruth:
+        return replace(truth, mask_rle=[encode_rle(mask) for mask in self.masks(image_id)])
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:

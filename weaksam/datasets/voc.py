@@ -19,9 +19,11 @@ from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.split_folders import split_folders
 from weaksam.datasets.voc_layout import MAIN, VocLayout, only_root
+from weaksam.datasets.voc_masks import object_masks
 from weaksam.datasets.voc_xml import VocObject, boxes_xyxy_of, objects_of, parse_annotation, size_hw_of
 from weaksam.errors import DataError
 from weaksam.io.files import absolute, join, read_annotations
+from weaksam.masks_np import Rle
 from weaksam.structures import GroundTruth, ImageRecord
 
 if TYPE_CHECKING:
@@ -117,13 +119,14 @@ class VocDataset:
             )
         return records
 
-    def ground_truth(self, split: str) -> dict[str, GroundTruth]:
+    def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:
         """The objects of every image of ``split`` that has an XML, by image id; empty if none has, or none of them a box.
 
-        Boxes are cut to the ``<size>`` that the XML states; one that states none, or 0, cuts nothing at that side.
+        Boxes are cut to the ``<size>`` that the XML states; one that states none, or 0, cuts nothing at that side. Masks are
+        those of ``SegmentationObject``, of the images that have a PNG there.
 
         Raises:
-            DataError: Unknown split, malformed XML, or a box that lacks or is not four numbers.
+            DataError: Unknown split, malformed XML, a box that lacks or is not four numbers, or a PNG that is none.
         """
         objects_of_split = [item for image_id in self._ids(split) for item in self._objects.get(image_id, ())]
         if objects_of_split and not any(item.boxed for item in objects_of_split):
@@ -131,12 +134,22 @@ class VocDataset:
         index = {name: i for i, name in enumerate(self.class_names)}
         truth = {}
         for image_id, uri, root in self._parsed(self._ids(split)):
+            boxes_xyxy, size_hw = boxes_xyxy_of(root, uri), size_hw_of(root, uri)
+            png = self._layout.object_png(image_id) if masks else None
+            of_objects = self._masks(png, boxes_xyxy, size_hw) if png else [None] * len(boxes_xyxy)
             objects = [
-                TrueObject(box_xyxy, index[item.name], difficult=item.difficult)
-                for box_xyxy, item in zip(boxes_xyxy_of(root, uri), objects_of(root, uri), strict=True)
+                TrueObject(box_xyxy, index[item.name], difficult=item.difficult, mask_rle=mask_rle)
+                for box_xyxy, item, mask_rle in zip(boxes_xyxy, objects_of(root, uri), of_objects, strict=True)
             ]
-            truth[image_id] = ground_truth_of(objects, size_hw_of(root, uri), self._stated_size, uri)
+            truth[image_id] = ground_truth_of(objects, size_hw, self._stated_size, uri, masks=png is not None)
         return truth
+
+    def _masks(
+        self, png: str, boxes_xyxy: Sequence[tuple[float, float, float, float]], size_hw: tuple[int, int]
+    ) -> list[Rle | None]:
+        uri = join(self._root, png)
+        (data,) = read_annotations([uri])
+        return object_masks(data, boxes_xyxy, size_hw, uri)
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weaksam.masks import decode_rle
+from weaksam.masks_np import decode_rle
 from weaksam.metrics.boundary import boundary_scores
 from weaksam.metrics.classification import mean_of_known
 from weaksam.metrics.per_class import PerClass
@@ -94,12 +94,16 @@ class PseudoMaskQuality:
         self._labels = PseudoLabelQuality(num_classes, of="masks")
         self._iou, self._boundary_f = PerClass(num_classes), PerClass(num_classes)
 
-    def add(self, image_id: str | int, pseudo: PseudoGroundTruth, truth: GroundTruth) -> None:
-        """Compare the pseudo masks of one image with its true ones. Errors are those of ``VocAveragePrecision.add``."""
+    def add(self, image_id: str | int, pseudo: PseudoGroundTruth, truth: GroundTruth) -> ComparedObjects:
+        """Compare the pseudo masks of one image with its true ones, and return what was compared.
+
+        Errors are those of ``VocAveragePrecision.add``.
+        """
         self._labels.add(image_id, pseudo, truth)
         objects = compare_masks(image_id, pseudo, truth)
         self._iou.add(objects.class_index, objects.iou)
         self._boundary_f.add(objects.class_index, objects.boundary_f)
+        return objects
 
     def scores(self, iou_threshold: float = 0.5) -> PseudoMaskScores:
         """Quality of all images so far, precision and recall at the threshold, in (0, 1]."""

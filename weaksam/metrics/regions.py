@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from weaksam.boxes_np import inside_float64, iou_float64
 from weaksam.errors import DataError
+from weaksam.masks_np import rle_area, rle_iou
 from weaksam.structures import Detections, GroundTruth, Proposals, PseudoGroundTruth
 
 Of = Literal["boxes", "masks"]  # what is measured
@@ -85,8 +86,6 @@ def overlap(
         DataError: masks are of images of different sizes.
     """
     if a.dtype == np.object_:
-        from weaksam.masks import rle_iou
-
         try:
             return rle_iou(a.tolist(), b.tolist(), crowd=crowd)
         except DataError as error:
@@ -100,8 +99,6 @@ def overlap(
 def areas(of: Regions) -> NDArray[np.float64]:
     """Area of each region in square pixels, [N]."""
     if of.dtype == np.object_:
-        from weaksam.masks import rle_area
-
         return rle_area(of.tolist()).astype(np.float64)
     boxes_xyxy = of.astype(np.float64)
     area: NDArray[np.float64] = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clip(min=0).prod(axis=1)

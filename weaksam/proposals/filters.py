@@ -22,7 +22,7 @@ from torchvision.ops import nms
 
 from weaksam.boxes import nms_in_order
 from weaksam.config import ProposalsConfig
-from weaksam.masks import encode_rle
+from weaksam.masks_np import encode_rle
 from weaksam.sam.encode import EncodedImage, encode_image
 from weaksam.sam.measure import MeasuredMasks, full_masks, measure_prompts
 from weaksam.sam.prompt import THREE_MASKS, Prompt

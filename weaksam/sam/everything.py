@@ -28,7 +28,7 @@ from torchvision.ops import nms
 
 from weaksam.boxes import area
 from weaksam.config import EverythingConfig
-from weaksam.masks import encode_rle
+from weaksam.masks_np import encode_rle
 from weaksam.sam.encode import EncodedImage, encode_image
 from weaksam.sam.measure import full_masks, measure_masks
 from weaksam.sam.prompt import Prompt, decode_prompts

@@ -15,7 +15,8 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from weaksam.config import SegmentConfig
-from weaksam.masks import Rle, encode_rles, masks_to_boxes
+from weaksam.masks import encode_rles, masks_to_boxes
+from weaksam.masks_np import Rle
 from weaksam.sam.encode import EncodedImage, ResizedImage, encode_image
 from weaksam.sam.measure import areas, in_full_size, stability_of
 from weaksam.sam.prompt import SINGLE_MASK, THREE_MASKS, Prompt, decode_prompts

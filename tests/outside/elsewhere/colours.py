@@ -30,7 +30,7 @@ class Colours:
             for path, label in zip(files, labels, strict=True)
         ]
 
-    def ground_truth(self, split: str) -> dict[str, GroundTruth]:  # noqa: ARG002
+    def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:  # noqa: ARG002
         """There are no boxes."""
         return {}
 

@@ -3,7 +3,7 @@ import pytest
 
 from tests.support.metric_images import filled, random_image, truth, with_masks, with_random_masks
 from weaksam.errors import DataError
-from weaksam.masks import decode_rle
+from weaksam.masks_np import decode_rle
 from weaksam.metrics.best_overlap import BestOverlap
 from weaksam.structures import Proposals
 

@@ -14,7 +14,7 @@ from tests.support.metric_images import (
 )
 from tests.support.tolerances import assert_near
 from weaksam.errors import DataError
-from weaksam.masks import rle_area
+from weaksam.masks_np import rle_area
 from weaksam.metrics.coco import LOW_IOU, CocoAveragePrecision
 
 BOX = (0, 0, 100, 100)

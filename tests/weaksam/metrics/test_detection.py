@@ -11,7 +11,7 @@ from tests.support.metric_images import (
     with_random_masks,
 )
 from weaksam.errors import DataError
-from weaksam.masks import decode_rle
+from weaksam.masks_np import decode_rle
 from weaksam.metrics.detection import (
     VocAveragePrecision,
     area_average_precision,

@@ -3,7 +3,7 @@ import pytest
 
 from tests.support.metric_images import box_mask, filled, found, random_image, truth, with_masks, with_random_masks
 from weaksam.errors import DataError
-from weaksam.masks import decode_rle
+from weaksam.masks_np import decode_rle
 from weaksam.metrics.boundary import boundary_scores
 from weaksam.metrics.pseudo_masks import BINS, PseudoMaskQuality, compare_masks
 from weaksam.structures import PseudoGroundTruth

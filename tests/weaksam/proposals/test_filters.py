@@ -7,7 +7,7 @@ from torchvision.ops import batched_nms
 from tests.support.sams import drawn_image, in_double, lively_sam, trained_sam
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import ProposalsConfig
-from weaksam.masks import decode_rle
+from weaksam.masks_np import decode_rle
 from weaksam.proposals.filters import propose, select_masks
 from weaksam.proposals.prompts import grid_prompts
 from weaksam.sam.measure import MeasuredMasks

@@ -9,7 +9,8 @@ from tests.support.sams import drawn_image, in_double, trained_sam
 from tests.support.tolerances import assert_near, roundings_in
 from weaksam.config import EverythingConfig
 from weaksam.errors import ConfigError
-from weaksam.masks import decode_rle, masks_to_boxes
+from weaksam.masks import masks_to_boxes
+from weaksam.masks_np import decode_rle
 from weaksam.sam.everything import EDGE_TOLERANCE, crop_boxes, cut_off, segment_everything
 
 PERMISSIVE = {"min_predicted_iou": 0.3, "min_stability": 0.5}  # which the built-in SAM's masks pass

@@ -8,7 +8,7 @@ from segment_anything.utils.amg import calculate_stability_score
 
 from tests.support.sams import drawn_image, in_double, lively_sam, noise, tiny_sam, trained_sam
 from weaksam.config import SegmentConfig
-from weaksam.masks import decode_rle, encode_rle
+from weaksam.masks_np import decode_rle, encode_rle
 from weaksam.sam.encode import encode_image, resize_image
 from weaksam.sam.segment import segment_boxes
 

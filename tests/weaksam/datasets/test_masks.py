@@ -1,0 +1,258 @@
+"""True masks of every kind of data set: read when asked for, of the pixels that the annotations say, and never for labels."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.trees import build_coco_tree, build_voc_tree, coco_document, voc_object, voc_xml, write_list
+from weaksam.config import ShapesConfig
+from weaksam.datasets.coco import CocoDataset
+from weaksam.datasets.ground_truth import TrueObject, digest_of, ground_truth_of, true_objects
+from weaksam.datasets.shapes import Shapes
+from weaksam.datasets.voc import VocDataset
+from weaksam.datasets.voc_masks import object_masks
+from weaksam.errors import DataError
+from weaksam.masks_np import decode_rle, encode_rle
+
+HEIGHT, WIDTH = 6, 8
+SQUARE = [1, 1, 4, 1, 4, 4, 1, 4]  # the pixels 1..3 of both axes
+DRAWN = np.zeros((HEIGHT, WIDTH), np.bool_)
+DRAWN[1:4, 1:4] = True
+
+
+def coco(tmp_path: Path, *segmentations: Any, size: bool = True) -> CocoDataset:
+    """A data set of one picture with an object for each segmentation; ``...`` leaves it out."""
+    document = coco_document()
+    image = {"id": 1, "file_name": "1.png"} | ({"height": HEIGHT, "width": WIDTH} if size else {})
+    document["images"].append(image)
+    category = document["categories"][0]["id"]
+    for n, segmentation in enumerate(segmentations):
+        annotation = {"id": n + 1, "image_id": 1, "category_id": category, "bbox": [1, 1, 3, 3], "iscrowd": 0}
+        document["annotations"].append(annotation | ({} if segmentation is ... else {"segmentation": segmentation}))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(document))
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "train" / "1.png")
+    return CocoDataset(str(tmp_path))
+
+
+def masks_of(dataset: CocoDataset) -> list[np.ndarray | None] | None:
+    (truth,) = dataset.ground_truth("train", masks=True).values()
+    if truth.mask_rle is None:
+        return None
+    return [None if rle is None else decode_rle(rle) for rle in truth.mask_rle]
+
+
+def uncompressed(mask: np.ndarray) -> dict[str, Any]:
+    flat = mask.T.flatten()
+    ends = [*(np.flatnonzero(np.diff(flat)) + 1).tolist(), len(flat)]
+    counts = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def compressed(mask: np.ndarray) -> dict[str, Any]:
+    return {"size": list(mask.shape), "counts": encode_rle(mask)["counts"].decode()}
+
+
+CORNER = np.zeros((HEIGHT, WIDTH), np.bool_)
+CORNER[0, 0] = CORNER[5, 7] = True
+TWO_PARTS = DRAWN.copy()
+TWO_PARTS[5, 5:8] = True
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "mask"),
+    [
+        pytest.param([SQUARE], DRAWN, id="polygon"),
+        pytest.param([SQUARE, [5, 5, 8, 5, 8, 6, 5, 6]], TWO_PARTS, id="two-polygons"),
+        pytest.param([SQUARE, [7, 7, 7, 7]], DRAWN, id="a-polygon-of-two-corners-beside-it"),
+        pytest.param(uncompressed(DRAWN), DRAWN, id="run-lengths"),
+        pytest.param(uncompressed(CORNER), CORNER, id="run-lengths-from-the-first-pixel-to-the-last"),
+        pytest.param(compressed(DRAWN), DRAWN, id="compressed"),
+        pytest.param(compressed(CORNER), CORNER, id="compressed-from-the-first-pixel"),
+        pytest.param([], None, id="empty"),
+        pytest.param(..., None, id="missing"),
+        pytest.param(None, None, id="null"),
+        pytest.param([[1, 1, 4, 4]], None, id="nothing-but-two-corners"),
+    ],
+)
+def test_coco_segmentations(tmp_path: Path, segmentation: Any, mask: np.ndarray | None) -> None:
+    found = masks_of(coco(tmp_path, [SQUARE], segmentation))
+    assert found is not None
+    np.testing.assert_array_equal(found[0], DRAWN)
+    if mask is None:
+        assert found[1] is None
+    else:
+        np.testing.assert_array_equal(found[1], mask)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        pytest.param([[1, 1, 4, 1, 4]], 'expected "segmentation" of polygons', id="odd"),
+        pytest.param([[1, 1, 4, 1, 4, "x"]], "of polygons", id="text"),
+        pytest.param([1, 1, 4, 1, 4, 4], "of polygons", id="flat"),
+        pytest.param("abc", "of polygons", id="string"),
+        pytest.param({"size": [WIDTH, HEIGHT], "counts": [48]}, r'"size" of its image, \[6, 8\]', id="another-size"),
+        pytest.param({"size": [HEIGHT, WIDTH], "counts": [40]}, "run lengths of 48 pixels", id="short"),
+        pytest.param({"size": [HEIGHT, WIDTH], "counts": [-2, 50]}, "run lengths of 48 pixels", id="negative"),
+        pytest.param({"size": [HEIGHT, WIDTH], "counts": "11"}, "expected run lengths of a mask of 6 x 8", id="cut"),
+        pytest.param({"size": [HEIGHT, WIDTH]}, "expected run lengths of a mask of 6 x 8", id="no-counts"),
+    ],
+)
+def test_a_segmentation_that_is_none_is_told_with_its_place(tmp_path: Path, segmentation: Any, message: str) -> None:
+    dataset = coco(tmp_path, [SQUARE], segmentation)
+    with pytest.raises(DataError, match=message) as error:
+        dataset.ground_truth("train", masks=True)
+    assert "instances_train.json: annotations[1] of image 1" in str(error.value)
+    assert len(dataset.ground_truth("train")["1"].boxes_xyxy) == 2  # boxes are read all the same
+
+
+def test_masks_of_a_picture_whose_size_is_not_stated_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected width and height"):
+        masks_of(coco(tmp_path, [SQUARE], size=False))
+
+
+def test_without_a_segmentation_anywhere_there_are_no_masks(tmp_path: Path) -> None:
+    assert masks_of(coco(tmp_path, ..., [])) is None
+
+
+def test_masks_are_read_when_asked_for_alone(tmp_path: Path) -> None:
+    (truth,) = coco(tmp_path, [SQUARE]).ground_truth("train").values()
+    assert truth.mask_rle is None
+
+
+def test_image_labels_do_not_know_polygons(tmp_path: Path) -> None:
+    records = []
+    for name, polygon in (("a", SQUARE), ("b", [0, 0, 8, 0, 8, 6])):
+        (tmp_path / name).mkdir()
+        (record,) = coco(tmp_path / name, [polygon]).records("train")
+        records.append((record.labels, record.labels_difficult, record.image_id))
+    assert records[0] == records[1]
+
+
+# --- VOC
+
+
+def png(numbers: np.ndarray, mode: str = "P") -> bytes:
+    file = io.BytesIO()
+    picture = Image.fromarray(numbers.astype(np.uint8), "L")
+    if mode == "P":
+        picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    picture.convert(mode).save(file, "png") if mode == "RGB" else picture.save(file, "png")
+    return file.getvalue()
+
+
+NUMBERS = np.zeros((HEIGHT, WIDTH), np.uint8)
+NUMBERS[1:4, 1:4] = 1
+NUMBERS[0, 6:8] = 2
+NUMBERS[4, 1:4] = 255
+BOXES = [(1.0, 1.0, 4.0, 4.0), (6.0, 0.0, 8.0, 1.0)]
+
+
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_numbered_pixels_are_the_objects_whose_boxes_they_fit(mode: str) -> None:
+    first, second = object_masks(png(NUMBERS, mode), BOXES, (HEIGHT, WIDTH), "x.png")
+    np.testing.assert_array_equal(decode_rle(first), NUMBERS == 1)
+    np.testing.assert_array_equal(decode_rle(second), NUMBERS == 2)
+    swapped = object_masks(png(NUMBERS, mode), BOXES[::-1], (HEIGHT, WIDTH), "x.png")
+    assert swapped == [second, first]
+
+
+def test_an_object_that_no_mask_fits_has_none_and_a_mask_of_no_object_is_nobodys() -> None:
+    elsewhere = (0.0, 5.0, 2.0, 6.0)
+    masks = object_masks(png(NUMBERS), [BOXES[1], elsewhere], (0, 0), "x.png")
+    np.testing.assert_array_equal(decode_rle(masks[0]), NUMBERS == 2)
+    assert masks[1] is None
+    assert object_masks(png(NUMBERS), [], (0, 0), "x.png") == []
+    assert object_masks(png(np.zeros((HEIGHT, WIDTH))), BOXES, (0, 0), "x.png") == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("data", "size_hw", "message"),
+    [
+        pytest.param(png(NUMBERS, "RGB"), (0, 0), "mode RGB", id="colours"),
+        pytest.param(png(NUMBERS), (HEIGHT, WIDTH + 1), "expected 9 x 6 pixels", id="another-size"),
+        pytest.param(b"no picture", (0, 0), "expected a PNG", id="no-picture"),
+        pytest.param(png(NUMBERS)[:40], (0, 0), "expected a PNG", id="cut"),
+    ],
+)
+def test_a_file_that_is_no_picture_of_numbers_is_told(data: bytes, size_hw: tuple[int, int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        object_masks(data, BOXES, size_hw, "x.png")
+
+
+def test_voc_images_with_and_without_a_png(tmp_path: Path) -> None:
+    build_voc_tree(tmp_path, {"trainval": 1})
+    write_list(tmp_path, "trainval", "000001", "2")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "JPEGImages" / "2.jpg")
+    xml = voc_xml(*(voc_object("ring", box) for box in BOXES))
+    (tmp_path / "Annotations" / "2.xml").write_text(xml.replace(">64<", ">0<"))  # states no size
+    (tmp_path / "SegmentationObject").mkdir()
+    (tmp_path / "SegmentationObject" / "2.png").write_bytes(png(NUMBERS))
+    truth = VocDataset(str(tmp_path)).ground_truth("trainval", masks=True)
+    assert truth["000001"].mask_rle is None
+    assert [rle is None for rle in truth["2"].mask_rle] == [False, False]
+    assert VocDataset(str(tmp_path)).ground_truth("trainval")["2"].mask_rle is None
+
+
+# --- drawn, and what all share
+
+
+def test_drawn_masks_fill_their_boxes() -> None:
+    dataset = Shapes(ShapesConfig(train=5, val=0, test=0, size=64))
+    for truth in dataset.ground_truth("train", masks=True).values():
+        for box, rle in zip(truth.boxes_xyxy.tolist(), truth.mask_rle, strict=True):
+            y, x = np.nonzero(decode_rle(rle))
+            assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+    assert all(truth.mask_rle is None for truth in dataset.ground_truth("train").values())
+
+
+def square(stated: str, size_hw: tuple[int, int] = (HEIGHT, WIDTH)) -> Any:
+    objects = [
+        TrueObject((1, 1, 4, 4), 0, mask_rle=encode_rle(DRAWN)),
+        TrueObject((9, 9, 9, 9), 0),  # left out: nothing of it lies inside
+        TrueObject((6, 0, 8, 1), 1),
+    ]
+    return {"a": ground_truth_of(objects, size_hw, stated, masks=True)}  # type: ignore[arg-type]
+
+
+def test_masks_stay_with_their_boxes_where_others_are_left_out() -> None:
+    truth = true_objects(square("check"), "a", (HEIGHT, WIDTH))
+    assert truth.class_index.tolist() == [0, 1]
+    assert truth.mask_rle == [encode_rle(DRAWN), None]
+
+
+def test_masks_are_scaled_with_their_boxes() -> None:
+    truth = true_objects(square("scale"), "a", (2 * HEIGHT, 2 * WIDTH))
+    np.testing.assert_array_equal(decode_rle(truth.mask_rle[0]), DRAWN.repeat(2, 0).repeat(2, 1))
+    assert truth.mask_rle[1] is None
+
+
+@pytest.mark.parametrize("size_hw", [(3, 3), (HEIGHT + 2, WIDTH + 5)], ids=["smaller", "larger"])
+def test_where_the_stated_size_is_ignored_masks_are_pixels_of_the_picture(size_hw: tuple[int, int]) -> None:
+    truth = true_objects(square("ignore"), "a", size_hw)
+    expected = np.zeros((20, 20), np.bool_)
+    expected[:HEIGHT, :WIDTH] = DRAWN
+    np.testing.assert_array_equal(decode_rle(truth.mask_rle[0]), expected[: size_hw[0], : size_hw[1]])
+
+
+def test_digests_tell_masks_apart() -> None:
+    def digest(mask: np.ndarray | None) -> str:
+        rle = None if mask is None else encode_rle(mask)
+        return digest_of({"a": ground_truth_of([TrueObject((1, 1, 4, 4), 0, mask_rle=rle)], (6, 8), masks=True)})
+
+    assert len({digest(DRAWN), digest(CORNER), digest(None)}) == 3
+    assert digest(DRAWN) == digest(DRAWN.copy())
+
+
+def test_a_tree_of_boxes_has_no_masks(tmp_path: Path) -> None:
+    truth = CocoDataset(str(build_coco_tree(tmp_path))).ground_truth("train2017", masks=True)
+    assert all(of_image.mask_rle is None for of_image in truth.values())

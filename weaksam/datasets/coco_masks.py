@@ -1,0 +1,99 @@
+"""The masks of a COCO instances file: polygons, and run lengths as COCO writes them for crowds, compressed or not.
+
+They are read apart from everything else, and only to measure: a file's polygons take many times the room of its boxes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from weaksam.datasets.coco_file import CocoFile, parse_json, shown
+from weaksam.errors import DataError
+from weaksam.io.files import read_annotations
+from weaksam.masks_np import Rle, rle_area
+
+_LEAST_NUMBERS = 6  # of a polygon: three corners
+
+
+def read_masks(loaded: CocoFile) -> dict[int, Rle]:
+    """Read the masks of an instances file that was read before.
+
+    Returns:
+        the place of an annotation in its list -> its mask, of the size that its image is stated to have. An annotation without
+        a segmentation, or with none but polygons of fewer than three corners, has none.
+
+    Raises:
+        DataError: a segmentation is not what COCO says, or the size of an image that has one is not stated.
+    """
+    document = parse_json(next(read_annotations([loaded.uri])), loaded.uri)
+    sizes_hw = {image.number: image.size_hw for image in loaded.images}
+    masks: dict[int, Rle] = {}
+    for annotation in loaded.annotations:
+        segmentation = document["annotations"][annotation.place].get("segmentation")
+        if not segmentation:
+            continue
+        where = f"{loaded.uri}: annotations[{annotation.place}] of image {annotation.image}"
+        size_hw = sizes_hw[annotation.image]
+        if min(size_hw) < 1:
+            raise DataError(
+                f"{where}: expected width and height of its image, without which it has no mask; state them"
+            )
+        mask = _mask(segmentation, size_hw, where)
+        if mask is not None:
+            masks[annotation.place] = mask
+    return masks
+
+
+def _mask(segmentation: Any, size_hw: tuple[int, int], where: str) -> Rle | None:
+    if isinstance(segmentation, Mapping):
+        return _of_runs(segmentation, size_hw, where)
+    if not isinstance(segmentation, list) or not all(_is_polygon(part) for part in segmentation):
+        raise DataError(
+            f'{where}: expected "segmentation" of polygons [x1, y1, x2, y2, ...] in pixels, or of run lengths, got '
+            f"{shown(segmentation)}; correct the annotation or remove it"
+        )
+    from pycocotools import mask as coco_mask
+
+    height, width = size_hw
+    polygons = [[float(value) for value in part] for part in segmentation if len(part) >= _LEAST_NUMBERS]
+    if not polygons:
+        return None
+    union = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return {"size": [height, width], "counts": bytes(union["counts"])}
+
+
+def _is_polygon(part: Any) -> bool:
+    """Whether it is an even number of finite numbers."""
+    if not isinstance(part, list) or len(part) % 2:
+        return False
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in part)
+
+
+def _of_runs(runs: Mapping[str, Any], size_hw: tuple[int, int], where: str) -> Rle:
+    """Return run lengths in COCO's compressed form; they count pixels down the columns, the first ones outside."""
+    from pycocotools import mask as coco_mask
+
+    height, width = size_hw
+    counts, size = runs.get("counts"), runs.get("size")
+    if size != [height, width]:
+        raise DataError(
+            f'{where}: expected run lengths of the "size" of its image, [{height}, {width}], got {shown(size)}; correct the '
+            "annotation or remove it"
+        )
+    if isinstance(counts, list):
+        whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
+        if not whole or sum(counts) != height * width:
+            raise DataError(
+                f"{where}: expected run lengths of {height * width:,} pixels together, got {shown(counts)}; correct the "
+                "annotation or remove it"
+            )
+        encoded = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)
+        return {"size": [height, width], "counts": bytes(encoded["counts"])}
+    rle = {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else b""}
+    try:
+        rle_area([rle])
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return rle

@@ -1,0 +1,123 @@
+"""COCO's run-length encoding of masks and what is measured on it, without torch; ``masks.py`` is for what computes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weaksam.errors import DataError
+
+Rle = dict[str, Any]  # COCO's compressed run-length encoding of a mask: ``size`` as [H, W] and ``counts`` as bytes
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> Rle:
+    """COCO's compressed run-length encoding of one mask.
+
+    Args:
+        mask: bool ``[H, W]``; an empty mask is fine.
+
+    Returns:
+        ``size`` as [H, W] and ``counts`` as bytes, which is what pycocotools reads.
+    """
+    from pycocotools import mask as coco_mask
+
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": bytes(encoded["counts"])}
+
+
+def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """The mask behind COCO's compressed run-length encoding; the inverse of ``encode_rle``.
+
+    Returns:
+        bool ``[H, W]``.
+
+    Raises:
+        DataError: the runs are not those of a mask of its size.
+    """
+    from pycocotools import mask as coco_mask
+
+    _check_runs(rle)
+    with _of_older_numpy():
+        decoded: NDArray[np.uint8] = coco_mask.decode(rle)
+    return decoded.astype(np.bool_)
+
+
+def rle_area(masks_rle: Sequence[Rle]) -> NDArray[np.int64]:
+    """Pixels of each mask, [N]. Raises DataError where the runs are not those of a mask of its size."""
+    from pycocotools import mask as coco_mask
+
+    for rle in masks_rle:
+        _check_runs(rle)
+    with _of_older_numpy():
+        return np.array(coco_mask.area(list(masks_rle)), np.int64)
+
+
+def rle_iou(
+    a_rle: Sequence[Rle], b_rle: Sequence[Rle], *, crowd: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """IoU of every mask of one set with every mask of another, counted on their runs: no mask is drawn.
+
+    Args:
+        a_rle: N masks of one image.
+        b_rle: M masks of the same image.
+        crowd: [M]; how far a mask of the first set overlaps a crowd of the second is, as COCO has it, the share of the
+            mask that lies inside. None: there are no crowds.
+
+    Returns:
+        [N, M] in [0, 1]; 0 where both masks are empty. No masks give [0, M] or [N, 0].
+
+    Raises:
+        DataError: two masks are of images of different sizes, or the runs of one are not those of a mask of its size.
+    """
+    from pycocotools import mask as coco_mask
+
+    for rle in (*a_rle, *b_rle):
+        _check_runs(rle)
+    sizes = {tuple(rle["size"]) for rle in (*a_rle, *b_rle)}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise DataError(f"expected masks of one image, got masks of {shown} pixels (height x width)")
+    if not len(a_rle) or not len(b_rle):
+        return np.zeros((len(a_rle), len(b_rle)))
+    flags = [0] * len(b_rle) if crowd is None else crowd.astype(int).tolist()
+    with _of_older_numpy():
+        return np.array(coco_mask.iou(list(a_rle), list(b_rle), flags), np.float64)
+
+
+def _check_runs(rle: Mapping[str, Any]) -> None:
+    """Raise DataError unless the runs fill the mask: pycocotools hangs, or reads beyond its memory, where they do not.
+
+    A run is a number of 5-bit digits, the lowest first, each in a byte from 48 on; 32 is added to all digits but the last,
+    whose bit 16 is the sign. From the fourth run on, it is the difference from the run before the last.
+    """
+    height, width = rle["size"]
+    digits = np.frombuffer(rle["counts"], np.uint8).astype(np.int64) - 48
+    last = digits & 32 == 0
+    filled = -1
+    if len(digits) and last[-1] and digits.min() >= 0 and digits.max() < 64:
+        ends = np.flatnonzero(last) + 1
+        starts = np.concatenate(([0], ends[:-1]))
+        if (ends - starts).max() <= 8:  # 40 bits: longer than any run
+            places = 5 * (np.arange(len(digits)) - np.repeat(starts, ends - starts))
+            runs = np.add.reduceat((digits & 31) << places, starts)
+            runs -= np.where(digits[ends - 1] & 16, 1 << (5 * (ends - starts)), 0)
+            runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+            filled = int(runs.sum()) if runs.min() >= 0 else -1
+    if filled != height * width:
+        raise DataError(
+            f"expected run lengths of a mask of {height} x {width} pixels (height x width), got others or none; "
+            "the mask is cut or damaged: make it again"
+        )
+
+
+@contextmanager
+def _of_older_numpy() -> Iterator[None]:
+    """Silence what numpy says of pycocotools' array type, which predates numpy 2; it is read correctly."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        yield
