@@ -44,3 +44,14 @@ class ClassifierOptions:
     of: Input
     crop_size: int  # pixels
     data: NotInKey[DataConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoMaskOptions:
+    """Which pseudo masks are measured against the true ones, and beside what."""
+
+    index: Input = INDEX
+    of: Input
+    grabcut_images: int  # that GrabCut is measured on
+    stated_size: StatedSize  # how true masks are read
+    data: NotInKey[DataConfig]

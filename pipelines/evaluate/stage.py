@@ -1,4 +1,4 @@
-"""The evaluate stage: proposals, detections or pseudo labels against the true boxes of the data set, the classifier by labels.
+"""The evaluate stage: proposals, detections, pseudo labels and masks against the true ones, the classifier by labels.
 
 What is measured is what the instance ``of`` left behind. With ``views`` no true box is read: how far detections agree is
 measured.
@@ -11,8 +11,8 @@ from typing import Any
 
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Job, Stage, WhenStopped
-from pipelines.evaluate import agreement, classifier, detections, proposals, pseudo_labels
-from pipelines.evaluate.options import AgreementOptions, ClassifierOptions, EvaluateOptions
+from pipelines.evaluate import agreement, classifier, detections, proposals, pseudo_labels, pseudo_masks
+from pipelines.evaluate.options import AgreementOptions, ClassifierOptions, EvaluateOptions, PseudoMaskOptions
 from pipelines.products.detections import DetectionTable
 from pipelines.products.measured import Evaluation, EvaluationFacts
 from pipelines.products.proposals import ProposalTable
@@ -28,13 +28,17 @@ MEASURES: Mapping[type[Product[Any]], Callable[[Job[EvaluateOptions]], Evaluatio
 }
 
 
-class EvaluateStage(Stage[EvaluateOptions | AgreementOptions | ClassifierOptions]):
+AnyOptions = EvaluateOptions | AgreementOptions | ClassifierOptions | PseudoMaskOptions
+
+
+class EvaluateStage(Stage[AnyOptions]):
     """See the module."""
 
     verb = "evaluate"
     help = (
         "Measure proposals, detections or pseudo ground truth against the true boxes.\n\n"
         "`--label proposals`: source by source. `--label mil` or `final`: detections. `--label label`: pseudo ground truth. "
+        "`--label segment`: its masks. "
         "`--label agreement`: how far the detections in other views agree, without true boxes. `--label classifier`: the "
         "classifier, by image labels."
     )
@@ -42,13 +46,15 @@ class EvaluateStage(Stage[EvaluateOptions | AgreementOptions | ClassifierOptions
     revision = 2
     when_stopped = WhenStopped.MEASURE
 
-    def options(self, recipe: Recipe, name: str) -> EvaluateOptions | AgreementOptions | ClassifierOptions:  # noqa: ARG002
+    def options(self, recipe: Recipe, name: str) -> AnyOptions:  # noqa: ARG002
         """Look up how what is measured was made."""
         how = recipe.evaluate
         if how.views:
             return agreement.options(recipe)
         if verb_of(how.of) == "train-classifier":
             return classifier.options(recipe)
+        if verb_of(how.of) == "segment":
+            return pseudo_masks.options(recipe)
         of_detections, of_proposals = verb_of(how.of) == "detect", verb_of(how.of) == "propose"
         return EvaluateOptions(
             of=how.of,
@@ -64,13 +70,15 @@ class EvaluateStage(Stage[EvaluateOptions | AgreementOptions | ClassifierOptions
         """Whether it does not compare views."""
         return not recipe.evaluate.views
 
-    def run(self, job: Job[EvaluateOptions | AgreementOptions | ClassifierOptions]) -> EvaluationFacts:
+    def run(self, job: Job[AnyOptions]) -> EvaluationFacts:
         """Measure what the instance reads."""
         options = job.options
         if isinstance(options, AgreementOptions):
             return agreement.run(job.with_options(options))
         if isinstance(options, ClassifierOptions):
             return classifier.run(job.with_options(options))
+        if isinstance(options, PseudoMaskOptions):
+            return pseudo_masks.run(job.with_options(options))
         kind = type(job.inputs[options.of])
         known = " or ".join(measured.__name__ for measured in MEASURES)
         require(kind in MEASURES, "evaluate.of", f"what left a {known}", f"{options.of}, which left a {kind.__name__}")

@@ -70,6 +70,27 @@ def histogram(values: Sequence[int], *, label: str, x_name: str) -> Markup:
     return axes.drawn()
 
 
+def shares_chart(counts: Sequence[int], *, label: str, x_name: str, of: str) -> Markup:
+    """Draw how many there are in each of equal parts of 0 to 1, as bars with a tooltip.
+
+    Args:
+        counts: of each part.
+        label: what a screen reader says instead of the drawing.
+        x_name: what runs from 0 to 1.
+        of: what is counted, in the plural.
+    """
+    axes, parts = Axes(label), max(len(counts), 1)
+    most = max(counts, default=0) or 1
+    for count in sorted({0, most // 2, most}):
+        axes.level(count / most, f"{count:,}")
+    axes.names(x_name, of)
+    for n in range(0, len(counts) + 1, max(1, parts // 5)):
+        axes.tick(n / parts, f"{n / parts:.1f}")
+    for n, count in enumerate(counts):
+        axes.bar(n, parts, count / most, f"{n / parts:.2f} to {(n + 1) / parts:.2f}: {count:,} {of}")
+    return axes.drawn()
+
+
 def rates_chart(
     counts: Sequence[int], rates: Sequence[float | None], *, label: str, x_name: str, rate_name: str
 ) -> Markup:

@@ -20,10 +20,12 @@ from weaksam.drawing import (
     SOURCE_COLOURS,
     TRUTH_COLOUR,
     draw_boxes,
+    draw_masks,
     draw_points,
     fit,
     overlay_heat_map,
 )
+from weaksam.masks_np import decode_rle
 from weaksam.structures import TABLE_SOURCES, Detections, GroundTruth, Prompts, Proposals, PseudoGroundTruth
 
 TOP_COLOUR = "#56b4e9"  # of a top detection that failed; tells from the yellow of true objects for every reader
@@ -120,16 +122,29 @@ def detections(image: Fitted, found: Detections, class_names: Sequence[str], *, 
 
 
 def pseudo_labels(image: Fitted, truth: PseudoGroundTruth, class_names: Sequence[str], *, name: str) -> Picture:
-    """The pseudo boxes, one colour per class."""
+    """The pseudo boxes, one colour per class, and their masks where there are some."""
     picture, scale = image
     counts = Counter(truth.class_index.tolist())
     colours = _class_colours(counts)
     of_box = [colours[c] for c in truth.class_index.tolist()]
-    drawn = draw_boxes(picture, truth.boxes_xyxy, of_box, scale=scale, width=3)
+    if truth.mask_rle is not None:
+        picture = draw_masks(picture, map(decode_rle, truth.mask_rle), of_box)
+    drawn = draw_boxes(picture, truth.boxes_xyxy, of_box, scale=scale, width=3 if truth.mask_rle is None else 1)
     legend = [(colours[c], f"{count} {class_names[c]}") for c, count in counts.items()]
     listed = ", ".join(text for _, text in legend) or "none"
-    caption = f"{name}: {_boxes(len(truth), 'pseudo ')}"
-    return _encoded(drawn, f"The image with its pseudo boxes outlined: {listed}", caption, legend=legend)
+    what = _boxes(len(truth), "pseudo ") if truth.mask_rle is None else _masks(len(truth), "pseudo ")
+    return _encoded(drawn, f"The image with its {what}: {listed}", f"{name}: {what}", legend=legend)
+
+
+def true_masks(image: Fitted, truth: GroundTruth, class_names: Sequence[str]) -> Picture:
+    """The image with its true masks, one colour per class; objects that have none are outlined by their boxes."""
+    classes = truth.class_index.tolist()
+    colours = _class_colours(dict.fromkeys(classes))
+    masks = [(rle, colours[c]) for rle, c in zip(truth.mask_rle or (), classes, strict=True) if rle is not None]
+    drawn = draw_masks(image.picture, (decode_rle(rle) for rle, _ in masks), [colour for _, colour in masks])
+    drawn = draw_boxes(drawn, truth.boxes_xyxy, [colours[c] for c in classes], scale=image.scale, width=1)
+    legend = [(colours[c], class_names[c]) for c in dict.fromkeys(classes)]
+    return _encoded(drawn, "The image with its true masks", f"true: {_masks(len(masks))}", legend=legend)
 
 
 def best_proposals(image: Fitted, proposals: Proposals, *, name: str) -> Picture:
@@ -148,6 +163,10 @@ def _class_colours(classes: Iterable[int]) -> dict[int, str]:
 
 def _boxes(count: int, kind: str = "") -> str:
     return f"{count:,} {kind}{'box' if count == 1 else 'boxes'}"
+
+
+def _masks(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}{'mask' if count == 1 else 'masks'}"
 
 
 def _detections_caption(

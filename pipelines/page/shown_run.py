@@ -25,6 +25,7 @@ class ShownRun:
     uri: str
     products: Mapping[str, Product[Any]]  # by instance name, in the recipe's order; the page itself is not among them
     ground_truth: Callable[[str], Mapping[str, GroundTruth]]  # split -> image id -> true objects; empty if not known
+    true_masks: Callable[[str], Mapping[str, GroundTruth]]  # the same with their masks, where annotations state any
     # Image id -> upright RGB image [H, W, 3]; raises ImageError for one that cannot be read any more.
     read_image: Callable[[str], NDArray[np.uint8]]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.engine.product import Facts, Product
 from pipelines.products.rows import RowFacts
@@ -47,6 +49,13 @@ class PseudoLabelledImage:
     supervision: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class PseudoMaskedImage(PseudoLabelledImage):
+    """The pseudo ground truth of one image, with masks."""
+
+    prompted_xyxy: NDArray[np.float32]  # [N, 4], the boxes that the masks were made of
+
+
 class PseudoLabelTable(Product[PseudoLabelFacts]):
     """The product of ``label``, and of true boxes that were exported as pseudo labels."""
 
@@ -56,13 +65,7 @@ class PseudoLabelTable(Product[PseudoLabelFacts]):
     def images(self) -> Iterator[PseudoLabelledImage]:
         """Yield the images of the table, holding one file in memory."""
         for row in self.table.iter_rows([name for name in COLUMNS if name == "split" or name in self.schema.names]):
-            yield PseudoLabelledImage(
-                image_id=row["image_id"],
-                split=row["split"],
-                size_hw=(row["size_hw"][0], row["size_hw"][1]),
-                truth=pseudo_labels_from_row(row),
-                supervision=row["supervision"],
-            )
+            yield PseudoLabelledImage(**_of_row(row))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,3 +81,19 @@ class PseudoMaskTable(PseudoLabelTable):
 
     schema = PSEUDO_MASKS
     facts_type = PseudoMaskFacts
+
+    def masked_images(self) -> Iterator[PseudoMaskedImage]:
+        """Yield the images of the table with the boxes that the masks were made of, holding one file in memory."""
+        for row in self.table.iter_rows((*COLUMNS, "prompted_boxes_xyxy")):
+            prompted_xyxy = np.asarray(row["prompted_boxes_xyxy"], np.float32).reshape(-1, 4)
+            yield PseudoMaskedImage(**_of_row(row), prompted_xyxy=prompted_xyxy)
+
+
+def _of_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "image_id": row["image_id"],
+        "split": row["split"],
+        "size_hw": (row["size_hw"][0], row["size_hw"][1]),
+        "truth": pseudo_labels_from_row(dict(row)),
+        "supervision": row["supervision"],
+    }

@@ -22,6 +22,7 @@ SECTIONS: Registry[Section[ShownRun]] = Registry(
         "gallery": "pipelines.report.sections.gallery:SECTION",
         "failures": "pipelines.evaluate.sections.failures:SECTION",
         "pseudo-labels": "pipelines.evaluate.sections.pseudo_labels:SECTION",
+        "pseudo-masks": "pipelines.evaluate.sections.pseudo_masks:SECTION",
         "agreement": "pipelines.evaluate.sections.agreement:SECTION",
         "classifier": "pipelines.evaluate.sections.classifier:SECTION",
         "recall": "pipelines.evaluate.sections.recall:SECTION",

@@ -7,7 +7,7 @@ It is written into the instance's folder and, to be found easily, to ``RUN/repor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 from pipelines.engine.product import Facts, Product
 from pipelines.engine.stage import Job, Stage, WhenStopped
@@ -69,11 +69,13 @@ def shown_run(job: Job[ReportOptions]) -> ShownRun:
     """Return what the sections see of the run."""
     from weaksam.datasets import open_dataset
 
+    dataset = open_dataset(job.options.data)
     return ShownRun(
         recipe=job.options.recipe,
         uri=job.instance.run_uri,
         products=job.inputs,
-        ground_truth=cache(open_dataset(job.options.data).ground_truth),
+        ground_truth=cache(dataset.ground_truth),
+        true_masks=cache(partial(dataset.ground_truth, masks=True)),
         read_image=job.input(job.options.index, Index).image_reader(),
     )
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from weaksam.masks import encode_rle
+from weaksam.masks_np import encode_rle
 from weaksam.structures import Detections, GroundTruth
 
 

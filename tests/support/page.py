@@ -55,6 +55,7 @@ def shown_run(run_uri: str, *names: str, **changes: Any) -> ShownRun:
         uri=run_uri,
         products={name: product_of(instance_of(run_uri, name)) for name in names},
         ground_truth=lambda _split: {},
+        true_masks=lambda _split: {},
         read_image=gone,
     )
     return replace(run, **changes)

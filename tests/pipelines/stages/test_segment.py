@@ -14,6 +14,7 @@ from PIL import Image
 from pipelines.dataflow.rows import FETCHED
 from pipelines.engine.stage import Options
 from pipelines.exchange.true_boxes import run_export_true_boxes
+from pipelines.products.measured import Evaluation
 from pipelines.products.pseudo_labels import PseudoLabelTable, PseudoMaskTable
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.registry import stage_of
@@ -22,7 +23,7 @@ from pipelines.stages.segment import MaskActor, MaskSpec
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import PROMPT_COLUMNS, PSEUDO_LABELS, PSEUDO_MASKS
 from weaksam.config import SamConfig, SegmentConfig
-from weaksam.masks import decode_rle
+from weaksam.masks_np import decode_rle
 
 SETTINGS = [
     "data.shapes.train=6",
@@ -82,6 +83,24 @@ def test_rows_of_before_stay_and_another_way_to_prompt_makes_others(run: str) ->
         assert Run(recipe_of(setting), run).instance("segment.true").key != again.instance.key
     without_effect = Run(recipe_of("segment.true.max_points=3"), run).instance("segment.true")
     assert without_effect.key == again.instance.key
+
+
+@pytest.mark.slow
+def test_masks_are_measured_beside_trivial_ones_and_shown(run: str) -> None:
+    recipe = recipe_of("evaluate.true.of=segment.true", "evaluate.grabcut_images=2", "report.failures=2")
+    names = ["index", "segment.true", "evaluate.true", "report"]
+    recipe = recipe.model_copy(update={"stages": tuple(names)})
+    Run(recipe, run).bring(names, Options())
+    measured = Evaluation(Run(recipe, run).instance("evaluate.true")).read()["pseudo_masks"]["train"]
+    rows = {row["name"]: row["iou"] for row in measured["rows"]}
+    # On drawings the built-in SAM beats the boxes that it was shown.
+    assert rows["pseudo masks"] > max(rows["boxes, filled"], rows["ellipses in the boxes"])
+    assert measured["rows"][3]["images"] == 2
+    page = (Path(run) / "report.html").read_text()
+    for shown in ('id="pseudo-masks"', "supervision: boxes", "GrabCut in the boxes", "Worst", "By chance"):
+        assert shown in page
+    section = page.partition('id="pseudo-masks"')[2].partition("<section")[0]
+    assert section.count("<img") == 2 * 4  # pseudo and true, of two images fitted worst and two by chance
 
 
 def test_a_retrained_detector_may_learn_from_masks() -> None:
