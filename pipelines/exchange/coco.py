@@ -2,12 +2,14 @@
 
     proposals      results JSON [{image_id, category_id, bbox, score}, …], class-agnostic: category 1, score = SAM's predicted
                    IoU or 1
-    detections     results JSON of the same form; category ids are the data set's own, of VOC 1..C
+    detections     results JSON of the same form; category ids are the data set's own, of VOC 1..C; with masks it is what the
+                   server of COCO's test-dev takes for "segm" as well as for "bbox"
     labels         pseudo labels and predictions: instances JSON: images, annotations with bbox XYWH and score, categories with
                    the data set's own ids; images that have no number of their own count from 1; ``info`` says what the boxes
                    are owed to (``supervision``)
 
-Boxes are XYWH with fractions kept. Ids of images are numbers where all images have one (VOC, COCO), and else stay text.
+Boxes are XYWH with fractions kept; a mask is a "segmentation" of compressed run lengths, and the area of an annotation is its.
+Ids of images are numbers where all images have one (VOC, COCO), and else stay text.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from pipelines.exchange.export import Export, Target
 from pipelines.exchange.files import open_whole, require_new_file
 from pipelines.exchange.image_ids import KnownImages, numbers_if_all, shown
 from weaksam.errors import DataError
+from weaksam.masks_np import Rle, rle_area
 
 
 def write_proposals(content: SplitProposals, target: Target) -> str:
@@ -108,11 +111,24 @@ def _of_detections(content: SplitDetections) -> Iterator[Mapping[str, Any]]:
     category_ids, ids = content.of.category_ids(content.class_names), list(content.images)
     numbers: Sequence[int | str] = numbers_if_all(ids, content.of.kind) or ids
     for number, found in zip(numbers, content.images.values(), strict=True):
-        for (x1, y1, x2, y2), class_index, score in zip(
-            found.boxes_xyxy.tolist(), found.class_index.tolist(), found.score.tolist(), strict=True
+        masks = [None] * len(found) if found.mask_rle is None else found.mask_rle
+        for (x1, y1, x2, y2), class_index, score, mask_rle in zip(
+            found.boxes_xyxy.tolist(), found.class_index.tolist(), found.score.tolist(), masks, strict=True
         ):
-            bbox = [x1, y1, x2 - x1, y2 - y1]
-            yield {"image_id": number, "category_id": category_ids[class_index], "bbox": bbox, "score": score}
+            yield {
+                "image_id": number,
+                "category_id": category_ids[class_index],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+                **_segmentation(mask_rle),
+            }
+
+
+def _segmentation(mask_rle: Rle | None) -> Mapping[str, Any]:
+    """Return the field of a mask, as JSON holds it; nothing where there is none."""
+    if mask_rle is None:
+        return {}
+    return {"segmentation": {"size": list(mask_rle["size"]), "counts": mask_rle["counts"].decode()}}
 
 
 def _write_results(results: Iterator[Mapping[str, Any]], out: str) -> None:
@@ -133,16 +149,17 @@ def _instances(content: LabelledSplit) -> Mapping[str, Any]:
     for number, image in zip(numbers, content.images, strict=True):
         height, width = image.size_hw
         entries.append({"id": number, "file_name": image.file_name, "height": height, "width": width})
-        for (x1, y1, x2, y2), class_index, score in image.boxes():
+        for ((x1, y1, x2, y2), class_index, score), mask_rle in zip(image.boxes(), image.masks(), strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": number,
                     "category_id": category_ids[class_index],
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
+                    "area": (x2 - x1) * (y2 - y1) if mask_rle is None else int(rle_area([mask_rle])[0]),
                     "iscrowd": 0,
                     "score": score,
+                    **_segmentation(mask_rle),
                 }
             )
     return {

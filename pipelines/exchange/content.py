@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines import registry
 from pipelines.exchange.image_ids import image_ids, narrow
 from pipelines.exchange.pictures import pictures_of
 from pipelines.products.detections import DetectionTable
@@ -19,14 +20,14 @@ from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.recipe.model import load_recipe
 from pipelines.store.instances import Instance
-from pipelines.store.schemas import detections_from_row, pseudo_labels_from_row
+from pipelines.store.schemas import detections_from_row
 from pipelines.store.tables import Rows
 from weaksam.errors import DataError
 from weaksam.io.files import join
+from weaksam.masks_np import Rle
 from weaksam.structures import BOXES, Detections, PseudoGroundTruth
 
 _PROPOSALS = ("image_id", "split", "boxes_xyxy", "predicted_iou")
-_PSEUDO_LABELS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "score_normalised")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,10 @@ class LabelledImage(NamedTuple):
         """Return (corners, class index, score) of each box."""
         found = self.found
         return zip(found.boxes_xyxy.tolist(), found.class_index.tolist(), found.score.tolist(), strict=True)
+
+    def masks(self) -> Sequence[Rle | None]:
+        """Return the mask of each box, None where there is none."""
+        return [None] * len(self.found) if self.found.mask_rle is None else self.found.mask_rle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,31 +309,35 @@ def _kept(found: Detections, keep: NDArray[np.bool_]) -> Detections:
     """Return some of the detections of an image, best first."""
     order = np.flatnonzero(keep)[np.argsort(-found.score[keep], kind="stable")]
     return replace(
-        found, boxes_xyxy=found.boxes_xyxy[order], class_index=found.class_index[order], score=found.score[order]
+        found,
+        boxes_xyxy=found.boxes_xyxy[order],
+        class_index=found.class_index[order],
+        score=found.score[order],
+        mask_rle=None if found.mask_rle is None else [found.mask_rle[n] for n in order.tolist()],
     )
 
 
 def pseudo_labels_of(images: SplitImages, source: Instance) -> SplitPseudoLabels:
     """Read the pseudo ground truth of a split."""
     named = pictures_of(images.index, images.split)
-    product = PseudoLabelTable(source)
-    table = product.table
-    rows = {row["image_id"]: row for row in table.iter_rows(_PSEUDO_LABELS) if row["split"] == images.split}
-    absent = images.missing(rows, source, "pseudo labels", "are not labelled; --missing empty leaves them out")
+    product = registry.product_of(source)
+    assert isinstance(product, PseudoLabelTable)
+    found = {image.image_id: image for image in product.images() if image.split == images.split}
+    absent = images.missing(found, source, "pseudo labels", "are not labelled; --missing empty leaves them out")
     labelled = [
         LabelledImage(
             image_id,
             named.names[image_id],
-            tuple(rows[image_id]["size_hw"]),
-            pseudo_labels_from_row(rows[image_id]),
+            found[image_id].size_hw,
+            found[image_id].truth,
             named.uris[image_id],
         )
         for image_id in images.ids
-        if image_id in rows and rows[image_id]["boxes_xyxy"]
+        if image_id in found and len(found[image_id].truth)
     ]
     return SplitPseudoLabels(
         of=images,
-        class_names=table.class_names(),
+        class_names=product.class_names,
         supervision=product.facts.supervision,
         pictures_root=named.root,
         images=labelled,

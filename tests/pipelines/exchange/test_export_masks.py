@@ -1,0 +1,134 @@
+"""Masks written for others are read back as their readers do, to the pixel: small ones, lines, holes, several parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from pipelines.exchange.export import run_export
+from pipelines.store.schemas import (
+    DETECTIONS,
+    IMAGES,
+    PSEUDO_MASKS,
+    detections_to_row,
+    pseudo_masks_to_row,
+    with_class_names,
+)
+from tests.support.sets import FROM_NOTHING, instance_of
+from weaksam.datasets.coco import CocoDataset
+from weaksam.masks_np import decode_rle, encode_rle
+from weaksam.structures import Detections, PseudoGroundTruth
+
+SIZE = (12, 16)
+
+
+def drawn(*parts: tuple[int, int, int, int], hole: tuple[int, int] | None = None) -> np.ndarray:
+    mask = np.zeros(SIZE, np.bool_)
+    for x1, y1, x2, y2 in parts:
+        mask[y1:y2, x1:x2] = True
+    if hole:
+        mask[hole[1], hole[0]] = False
+    return mask
+
+
+MASKS = {
+    "a pixel": drawn((15, 11, 16, 12)),
+    "a line": drawn((0, 3, 16, 4)),
+    "a hole": drawn((2, 2, 9, 9), hole=(5, 5)),
+    "several parts": drawn((0, 0, 2, 2), (10, 5, 14, 9)),
+    "the whole image": drawn((0, 0, 16, 12)),
+}
+
+
+def truth() -> PseudoGroundTruth:
+    boxes = []
+    for mask in MASKS.values():
+        y, x = np.nonzero(mask)
+        boxes.append([x.min(), y.min(), x.max() + 1, y.max() + 1])
+    ones = np.ones(len(boxes), np.float32)
+    return PseudoGroundTruth(
+        boxes_xyxy=np.array(boxes, np.float32),
+        class_index=np.arange(len(boxes)) % 2,
+        score=ones / 2,
+        score_normalised=ones,
+        mask_rle=[encode_rle(mask) for mask in MASKS.values()],
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> str:
+    """A run with pseudo masks and detections of one image, by hand."""
+    folder, picture = str(tmp_path / "run"), tmp_path / "pictures" / "5.png"
+    picture.parent.mkdir()
+    Image.new("RGB", SIZE[::-1]).save(picture)
+    classes, found = ("cat", "dog"), truth()
+    index = instance_of(folder, "index")
+    index.begin({})
+    row = {"image_id": "5", "uri": str(picture), "split": "train", "content": "", "labels": [0, 1]}
+    index.table(with_class_names(IMAGES, classes)).write_rows([{**row, "labels_difficult": [0, 1]}], "part-0")
+    index.finish({"kind": "folder"})
+    area = np.array([mask.sum() for mask in MASKS.values()], np.int32)
+    numbers = np.ones(len(area), np.float32)
+    columns = {"area": area, "box_iou": numbers, "predicted_iou": numbers, "stability": numbers}
+    segment = instance_of(folder, "segment")
+    segment.begin({})
+    masks = pseudo_masks_to_row(
+        "5", FROM_NOTHING, SIZE, found, prompted_xyxy=found.boxes_xyxy, columns=columns, reasons=[""] * len(area),
+        supervision="image-labels",
+    )  # fmt: skip
+    segment.table(with_class_names(PSEUDO_MASKS, classes)).write_rows([masks], "part-0")
+    segment.finish({"supervision": "image-labels"})
+    detect = instance_of(folder, "detect.masks")
+    detect.begin({})
+    detections = Detections(
+        boxes_xyxy=found.boxes_xyxy,
+        class_index=found.class_index,
+        score=found.score,
+        image_scores=np.zeros(2, np.float32),
+        mask_rle=found.mask_rle,
+    )
+    row = detections_to_row("5", FROM_NOTHING, SIZE, detections)
+    detect.table(with_class_names(DETECTIONS, classes)).write_rows([row], "part-0")
+    detect.finish({})
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools predates numpy 2
+def test_coco_instances_hold_masks_that_its_own_reader_and_ours_draw(run: str, tmp_path: Path) -> None:
+    out = tmp_path / "coco" / "annotations" / "instances_train.json"
+    out.parent.mkdir(parents=True)
+    run_export(run, to="coco", split="train", out=str(out), instance="segment")
+    coco = COCO(str(out))
+    annotations = coco.loadAnns(coco.getAnnIds())
+    for annotation, mask in zip(annotations, MASKS.values(), strict=True):
+        np.testing.assert_array_equal(coco.annToMask(annotation), mask)
+        assert annotation["area"] == mask.sum()
+    pictures = tmp_path / "coco" / "train"
+    pictures.mkdir()
+    Image.new("RGB", SIZE[::-1]).save(pictures / "5.png")
+    (of_image,) = CocoDataset(str(tmp_path / "coco")).ground_truth("train", masks=True).values()
+    for rle, mask in zip(of_image.mask_rle, MASKS.values(), strict=True):
+        np.testing.assert_array_equal(decode_rle(rle), mask)
+
+
+def test_coco_results_hold_masks_as_the_server_takes_them(run: str, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    run_export(run, to="coco", split="train", out=str(out), instance="detect.masks")
+    results = json.loads(out.read_text())
+    assert [set(result) for result in results] == [{"image_id", "category_id", "bbox", "score", "segmentation"}] * len(
+        MASKS
+    )
+    for result, mask in zip(results, MASKS.values(), strict=True):
+        counts = result["segmentation"]["counts"].encode()
+        np.testing.assert_array_equal(decode_rle({**result["segmentation"], "counts": counts}), mask)
+
+
+def test_boxes_of_masks_are_written_as_those_of_pseudo_labels(run: str, tmp_path: Path) -> None:
+    run_export(run, to="yolo", split="train", out=str(tmp_path / "yolo"), instance="segment")
+    (labels,) = (tmp_path / "yolo").rglob("5.txt")
+    assert len(labels.read_text().splitlines()) == len(MASKS)
