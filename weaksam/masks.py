@@ -5,10 +5,12 @@ A mask's box ends one past its last pixel; this is the only place where that one
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -61,6 +63,35 @@ def encode_rles(masks: Tensor) -> list[Rle]:
         runs = [{"size": [height, width], "counts": lengths.tolist()} for lengths in run_lengths(masks)]
         encoded = [coco_mask.frPyObjects(uncompressed, height, width) for uncompressed in runs]
     return [{"size": [height, width], "counts": bytes(rle["counts"])} for rle in encoded]
+
+
+def paste_masks(masks: Tensor, boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> list[Rle]:
+    """Draw masks that are known on grids of their boxes at an image's own size, one after the other.
+
+    A pixel belongs to the object if what the grid says at its centre, between the centres of cells by bilinear interpolation,
+    exceeds .5; nothing does outside the box.
+
+    Args:
+        masks: float32 ``[N, m, m]`` in [0, 1], on any device, which does the work.
+        boxes_xyxy: ``[N, 4]``, pixels of the image, cut to it.
+        size_hw: of the image. Memory holds one mask of that size at a time.
+    """
+    height, width = size_hw
+    rles: list[Rle] = []
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes_xyxy.tolist(), strict=True):
+        drawn = torch.zeros(1, height, width, dtype=torch.bool, device=masks.device)
+        left, top, right, bottom = math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
+        if x2 > x1 and y2 > y1:
+            x = (torch.arange(left, right, device=masks.device) + 0.5 - x1) / (x2 - x1)
+            y = (torch.arange(top, bottom, device=masks.device) + 0.5 - y1) / (y2 - y1)
+            at = torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=-1) * 2 - 1
+            inside = ((x > 0) & (x < 1))[None, :] & ((y > 0) & (y < 1))[:, None]
+            found = F.grid_sample(
+                mask[None, None].float(), at[None].float(), padding_mode="border", align_corners=False
+            )
+            drawn[0, top:bottom, left:right] = (found[0, 0] > 0.5) & inside
+        rles += encode_rles(drawn)
+    return rles
 
 
 def run_lengths(masks: Tensor) -> list[NDArray[np.int64]]:

@@ -29,6 +29,7 @@ from weaksam.config.pseudo_labels import PseudoLabelsConfig
 from weaksam.config.retrain import (
     DinoConfig,
     FasterRcnnConfig,
+    MaskRcnnConfig,
     QueryDropConfig,
     RetrainConfig,
     RetrainedDetectorConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "EverythingConfig",
     "FasterRcnnConfig",
     "LiteCamConfig",
+    "MaskRcnnConfig",
     "Member",
     "MilConfig",
     "MilDetectorConfig",

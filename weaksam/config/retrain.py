@@ -69,6 +69,7 @@ class RetrainedDetectorConfig(Member):
     """What all retrained detectors share of their options."""
 
     halves: ClassVar[bool] = True  # whether it finds the same in half precision
+    learns_masks: ClassVar[bool] = False  # whether it learns from masks, and finds some
 
     @property
     def settled(self) -> Self:
@@ -127,6 +128,21 @@ class FasterRcnnConfig(RetrainedDetectorConfig):
         require(bool(self.anchor_sides), "anchor_sides", "pixels for every level", self.anchor_sides)
         require(0 < self.foreground_share <= 1, "foreground_share", "(0, 1]", self.foreground_share)
         require(self.beta >= 0, "beta", "0 or more", self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRcnnConfig(FasterRcnnConfig):
+    """Mask R-CNN: Faster R-CNN with masks (method 8.2); published without a drop."""
+
+    implementation: ClassVar[str] = "weaksam.detectors.retrained.mask_rcnn:MaskRcnn"
+    learns_masks: ClassVar[bool] = True
+
+    name: str = "mask_rcnn"
+    mask_dims: tuple[int, ...] = (256, 256, 256, 256)  # channels of the convolutions of the mask head
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.mask_dims) and min(self.mask_dims) >= 1, "mask_dims", "channels, one or more", self.mask_dims)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +213,11 @@ class RetrainConfig:
     # Half of the views are first scaled to one of ``crop_scales`` and cut to a random window (DINO's augmentation).
     crop_scales: tuple[int, ...] = ()  # pixels, shorter side; empty = no cutting (published DINO on VOC: 400, 500, 600)
     crop_sides: tuple[int, int] = (384, 600)  # pixels, smallest and largest side of the window
+    # Large-scale jitter: each view is scaled by a factor drawn between these two, times what makes it fit a square of
+    # ``jitter_side``, and cut to that square at random where it is larger; in the place of ``scales``. Empty = none (published
+    # Mask2Former: .1, 2).
+    jitter: tuple[float, ...] = ()
+    jitter_side: int = 1024  # pixels
     min_box_side: int = 1  # pixels of the image; pseudo boxes with a shorter side are left out (published DINO: 32)
     steps: int = 9000  # of the optimiser; 0 = ``epochs`` decide
     epochs: int = 0  # passes over the training images, where ``steps`` is 0
@@ -224,6 +245,10 @@ class RetrainConfig:
         require(bool(self.scales) and all(s >= 1 for s in self.scales), "scales", "pixels", self.scales)
         low, high = self.crop_sides
         require(1 <= low <= high, "crop_sides", "the smallest side, then the largest", self.crop_sides)
+        between = len(self.jitter) == 2 and 0 < self.jitter[0] <= self.jitter[1]
+        require(between or not self.jitter, "jitter", "the least factor, then the most, or none", self.jitter)
+        require(not self.jitter or not self.crop_scales, "jitter", "none beside crop_scales", self.jitter)
+        require(self.jitter_side >= 1, "jitter_side", "pixels, 1 or more", self.jitter_side)
         require(self.steps >= 1 or self.epochs >= 1, "steps", "steps or epochs of 1 or more", self.steps)
         require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
         require(self.lr > 0, "lr", "a positive number", self.lr)

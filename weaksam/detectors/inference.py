@@ -18,6 +18,7 @@ from weaksam.detectors.mil.base import BOX_CODER, Prediction, WeakDetector
 from weaksam.detectors.mil.samples import View, collate, mirrored, scaled
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
 from weaksam.detectors.retrained.samples import collate_boxes
+from weaksam.masks import paste_masks
 from weaksam.precision import computing, require_finite
 from weaksam.structures import Detections
 
@@ -57,7 +58,8 @@ def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detec
     """Find the objects of one image without proposals, as ``detector.config.test`` says.
 
     With several passes (scales, mirror images) all that they find is suppressed together, per class; a single pass has
-    suppressed its own boxes if its detector wants that. An image scores for a class what the best detection does.
+    suppressed its own boxes if its detector wants that. A mask is that of the pass that its box is from. An image scores for a
+    class what the best detection does.
 
     Args:
         detector: on any device, in any mode.
@@ -72,6 +74,7 @@ def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detec
     boxes: list[Tensor] = []
     class_indices: list[Tensor] = []
     scores: list[Tensor] = []
+    masks: list[Tensor] = []
     for scale in config.scales:
         view, _ = scaled(image, np.zeros((0, 4), np.float32), scale, config.max_side)
         to_image = torch.tensor([width / view.shape[1], height / view.shape[0]]).repeat(2)
@@ -84,6 +87,8 @@ def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detec
             if mirror:
                 x1, y1, x2, y2 = in_view.unbind(dim=1)
                 in_view = torch.stack([view.shape[1] - x2, y1, view.shape[1] - x1, y2], dim=1)
+            if found.masks is not None:
+                masks.append(found.masks.flip(-1) if mirror else found.masks)
             boxes.append(clip_boxes(in_view * to_image, (height, width)))
             class_indices.append(found.class_index.cpu())
             scores.append(found.score.float().cpu())
@@ -98,6 +103,7 @@ def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detec
         class_index=class_index[best].numpy(),
         score=score[best].numpy(),
         image_scores=image_scores.numpy(),
+        mask_rle=paste_masks(torch.cat(masks)[best.to(device)], all_boxes[best], (height, width)) if masks else None,
     )
 
 

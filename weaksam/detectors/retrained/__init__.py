@@ -15,5 +15,6 @@ RETRAINED: Registry[type[RetrainedDetectorConfig]] = Registry(
     {
         "dino": "weaksam.config.retrain:DinoConfig",
         "faster_rcnn": "weaksam.config.retrain:FasterRcnnConfig",
+        "mask_rcnn": "weaksam.config.retrain:MaskRcnnConfig",
     },
 )

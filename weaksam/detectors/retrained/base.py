@@ -1,4 +1,4 @@
-"""What the detectors share that learn from boxes: pseudo ground truth in, classified and scored boxes out (method 6, 7).
+"""What retrained detectors share: pseudo ground truth in, classified and scored boxes out, and masks (method 6, 7, 8).
 
 A detector brings its network, its losses, which stay per instance until its loss drop (``losses/drop.py``) has had them, and
 its predictions for one view. ``samples.py`` makes the views, ``inference.py`` joins what several views of an image say.
@@ -21,6 +21,7 @@ class Targets(NamedTuple):
 
     boxes_xyxy: Tensor  # float32 [N, 4], pixels of the view
     class_index: Tensor  # int64 [N], 0..C-1
+    masks: Tensor | None = None  # uint8 [N, GRID, GRID], see ``mask_targets``; where the detector learns from masks
 
 
 class TrainingLosses(NamedTuple):
@@ -36,6 +37,7 @@ class ViewDetections(NamedTuple):
     boxes_xyxy: Tensor  # float32 [N, 4], pixels of the view, cut to it
     class_index: Tensor  # int64 [N]
     score: Tensor  # float32 [N] in [0, 1], falling
+    masks: Tensor | None = None  # float32 [N, m, m] in [0, 1], on a grid of each box: the object above .5
 
 
 class RetrainedDetector(nn.Module, ABC):

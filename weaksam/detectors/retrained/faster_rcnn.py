@@ -115,8 +115,20 @@ class FasterRcnn(RetrainedDetector):
             "rpn_box": of_proposals["loss_rpn_box_reg"],
             "class": loss_cls.sum() / max(normaliser, 1),
             "box": loss_box.sum() / max(normaliser, 1),
+            **self.more_losses(images, features, regions, targets, None if drop is None else drop.keep),
         }
         return TrainingLosses(losses, roi_drop_counts(regions.foreground, drop, len(images)))
+
+    def more_losses(
+        self,
+        images: Tensor,  # noqa: ARG002  (for subclasses)
+        features: dict[str, Tensor],  # noqa: ARG002
+        regions: Regions,  # noqa: ARG002
+        targets: list[Targets],  # noqa: ARG002
+        keep: Tensor | None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """Return what a subclass learns besides from the sampled regions, of which a drop keeps ``keep``, or all."""
+        return {}
 
     def drop_in_numbers(self) -> RoiDropConfig:
         """Return the recipe's drop; thresholds that its losses have yet to choose are infinite: nothing is dropped."""
@@ -140,7 +152,19 @@ class FasterRcnn(RetrainedDetector):
             proposals, _ = self.rpn(views, features)
             logits, deltas = self._predictions(images, features, proposals)
             found = self.roi_heads.postprocess_detections(logits, deltas, proposals, views.image_sizes)
-        return [ViewDetections(boxes, labels - 1, scores) for boxes, scores, labels in zip(*found, strict=True)]
+            detections = [
+                ViewDetections(boxes, labels - 1, scores) for boxes, scores, labels in zip(*found, strict=True)
+            ]
+            return self.with_masks(images, features, detections)
+
+    def with_masks(
+        self,
+        images: Tensor,  # noqa: ARG002  (for subclasses)
+        features: dict[str, Tensor],  # noqa: ARG002
+        found: list[ViewDetections],
+    ) -> list[ViewDetections]:
+        """Return the detections with the masks that a subclass finds."""
+        return found
 
     @torch.no_grad()
     def roi_losses(
@@ -188,7 +212,7 @@ class FasterRcnn(RetrainedDetector):
 
     def _sample(
         self, proposals: list[Tensor], targets: list[Targets], sampler: BalancedPositiveNegativeSampler
-    ) -> _Regions:
+    ) -> Regions:
         """Choose among each image's proposals and true boxes what is learnt from."""
         truth = [t.boxes_xyxy.float() for t in targets]
         boxes = self.roi_heads.add_gt_proposals(proposals, truth)
@@ -200,10 +224,10 @@ class FasterRcnn(RetrainedDetector):
         # Where an image has no boxes all its regions are background, whose targets nothing looks at.
         matched = [t[i] if len(t) else b for t, i, b in zip(truth, indices, boxes, strict=True)]
         deltas = torch.cat(self.roi_heads.box_coder.encode(matched, boxes))
-        return _Regions(boxes, label, label > 0, torch.cat(indices), deltas)
+        return Regions(boxes, label, label > 0, torch.cat(indices), deltas)
 
     def _region_losses(
-        self, images: Tensor, features: dict[str, Tensor], regions: _Regions
+        self, images: Tensor, features: dict[str, Tensor], regions: Regions
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return per region cross-entropy, smooth-L1 loss and what the drop judges by, ``[R]`` each."""
         logits, deltas = self._predictions(images, features, regions.boxes_xyxy)
@@ -230,7 +254,7 @@ class FasterRcnn(RetrainedDetector):
         return logits.float(), deltas.float()
 
 
-class _Regions(NamedTuple):
+class Regions(NamedTuple):
     """R sampled regions of a batch."""
 
     boxes_xyxy: list[Tensor]  # per image, pixels of the view

@@ -7,6 +7,7 @@ of the time. As in ``mil/samples.py`` every random choice of a view comes from o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,11 @@ from torch import Tensor
 from weaksam.config import RetrainConfig
 from weaksam.detectors.mil.samples import PAD_MULTIPLE, Normaliser, mirrored, scaled
 from weaksam.detectors.retrained.base import Targets
+from weaksam.detectors.retrained.mask_targets import mask_grids
+from weaksam.errors import DataError
 from weaksam.structures import PseudoGroundTruth
+
+_NO_LIMIT = 2**31  # pixels
 
 
 class BoxBatch(NamedTuple):
@@ -44,26 +49,43 @@ def box_sample(
     Args:
         image: ``[H, W, 3]`` RGB.
         truth: pixels of the image.
-        config: ``scales``, ``max_side``, ``flip``, ``crop_scales`` and ``crop_sides`` are read.
+        config: ``scales``, ``max_side``, ``flip``, ``crop_scales``, ``crop_sides`` and ``jitter`` are read, and whether its
+            detector learns from masks, which ``truth`` must have then.
         pixels: how the detector's weights want them.
         seed: decides every random choice.
 
     Returns:
-        the view, float32 ``[3, h, w]``, and its boxes; a box of which the window shows nothing is gone.
+        the view, float32 ``[3, h, w]``, and its boxes, with their masks if wanted; a box of which the window shows nothing is
+        gone.
+
+    Raises:
+        DataError: masks are wanted and there are none.
     """
     random = np.random.default_rng(seed)
     scale = int(random.choice(config.scales))
     mirror, cut = random.random(2) < 0.5
-    boxes_xyxy, class_index = truth.boxes_xyxy, truth.class_index
-    if cut and config.crop_scales:
+    boxes_xyxy, height = truth.boxes_xyxy, image.shape[0]
+    window: tuple[int, int, int, int] | None = None
+    if config.jitter:
+        image, boxes_xyxy = scaled(image, boxes_xyxy, _jittered(image.shape[:2], config, random), _NO_LIMIT)
+        window = _random_window(image.shape[:2], (config.jitter_side, config.jitter_side), random)
+    elif cut and config.crop_scales:
         image, boxes_xyxy = scaled(image, boxes_xyxy, int(random.choice(config.crop_scales)), config.max_side)
         window = _random_window(image.shape[:2], config.crop_sides, random)
+    if window is not None:
+        to_image = height / image.shape[0]
         image, boxes_xyxy, seen = cropped(image, boxes_xyxy, window)
-        class_index = class_index[seen]
-    image, boxes_xyxy = scaled(image, boxes_xyxy, scale, config.max_side)
+        shown = ((boxes_xyxy + np.array(window[:2] * 2, np.float32)) * np.float32(to_image)).astype(np.float32)
+        truth = replace(
+            truth.take(np.flatnonzero(seen).tolist()), boxes_xyxy=shown
+        )  # what of the boxes the window shows
+    if not config.jitter:
+        image, boxes_xyxy = scaled(image, boxes_xyxy, scale, config.max_side)
+    masks = _grids(truth) if config.detector.learns_masks else None
     if mirror and config.flip:
         image, boxes_xyxy = mirrored(image, boxes_xyxy)
-    return pixels.normalise(image), Targets(torch.from_numpy(boxes_xyxy), torch.from_numpy(class_index))
+        masks = None if masks is None else masks.flip(-1)
+    return pixels.normalise(image), Targets(torch.from_numpy(boxes_xyxy), torch.from_numpy(truth.class_index), masks)
 
 
 def cropped(
@@ -90,6 +112,19 @@ def collate_boxes(samples: Sequence[tuple[Tensor, Targets]]) -> BoxBatch:
         sizes_hw=torch.tensor([v.shape[1:] for v in views]),
         targets=list(targets),
     )
+
+
+def _jittered(size_hw: tuple[int, ...], config: RetrainConfig, random: np.random.Generator) -> int:
+    """Draw the shorter side of a view of an image: what fits it into the square, times a factor."""
+    low, high = config.jitter
+    factor = float(random.uniform(low, high)) * config.jitter_side / max(size_hw[:2])
+    return max(1, round(factor * min(size_hw[:2])))
+
+
+def _grids(truth: PseudoGroundTruth) -> Tensor:
+    if truth.mask_rle is None:
+        raise DataError("expected pseudo ground truth with masks, got boxes alone; let it come from segment")
+    return mask_grids(truth.mask_rle, truth.boxes_xyxy)
 
 
 def _random_window(

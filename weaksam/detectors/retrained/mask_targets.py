@@ -1,0 +1,66 @@
+"""Masks to learn from: what of a box is its object, on a small grid of its own (method 8.2).
+
+A view's masks at its own size would be its largest tensors by far. Each is instead cut to its box where it is loaded, as the
+share of the object in each cell of a grid, and a region of a detector samples its target from that grid. What lies outside the
+box is taken for background. The grid is twice as fine as what a mask head learns, so that a region that is its box learns the
+same as from the mask itself, and one that differs the same but for the rounding of half a cell at the contour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from weaksam.masks_np import Rle, decode_rle
+
+GRID = 56  # cells of a box along each side
+
+
+def mask_grids(mask_rle: Sequence[Rle], boxes_xyxy: NDArray[np.float32]) -> Tensor:
+    """Cut masks to boxes.
+
+    Args:
+        mask_rle: N masks of one image.
+        boxes_xyxy: ``[N, 4]``, pixels of that image; not without area.
+
+    Returns:
+        uint8 ``[N, GRID, GRID]``, of each cell of each box the share that is the object, in 255ths.
+    """
+    grids = torch.zeros(len(mask_rle), GRID, GRID, dtype=torch.uint8)
+    for n, (rle, box) in enumerate(zip(mask_rle, boxes_xyxy.tolist(), strict=True)):
+        left, top = int(np.floor(box[0])), int(np.floor(box[1]))
+        inside = decode_rle(rle)[top : int(np.ceil(box[3])), left : int(np.ceil(box[2]))]
+        x1, y1, x2, y2 = box[0] - left, box[1] - top, box[2] - left, box[3] - top
+        pixels = torch.from_numpy(np.ascontiguousarray(inside)).float()[None, None]
+        grids[n] = _aligned(pixels, torch.tensor([[0.0, x1, y1, x2, y2]]), GRID)[0].mul(255).round().to(torch.uint8)
+    return grids
+
+
+def region_targets(grids: Tensor, boxes_xyxy: Tensor, target_index: Tensor, regions_xyxy: Tensor, side: int) -> Tensor:
+    """Sample what regions have to find of their objects.
+
+    Args:
+        grids: uint8 ``[N, GRID, GRID]`` of a view's boxes.
+        boxes_xyxy: ``[N, 4]``, pixels of the view.
+        target_index: int64 ``[R]``, the box of each region.
+        regions_xyxy: ``[R, 4]``, pixels of the view.
+        side: cells of a region along each side.
+
+    Returns:
+        float32 ``[R, side, side]`` in [0, 1]; 0 outside the box.
+    """
+    corner, size = boxes_xyxy[target_index, :2], boxes_xyxy[target_index, 2:] - boxes_xyxy[target_index, :2]
+    in_box = (regions_xyxy - corner.repeat(1, 2)) / size.repeat(1, 2) * GRID
+    padded = torch.nn.functional.pad(grids.float() / 255, (1, 1, 1, 1))[:, None]
+    return _aligned(padded, torch.cat([target_index[:, None].to(in_box.dtype), in_box + 1], dim=1), side)
+
+
+def _aligned(pixels: Tensor, regions: Tensor, side: int) -> Tensor:
+    """Means over the cells of regions ``[R, 5]`` (picture, box) of pictures ``[P, 1, h, w]``: ``[R, side, side]``."""
+    aligned: Tensor = roi_align(pixels, regions, side, sampling_ratio=-1, aligned=True)[:, 0]
+    return aligned
