@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable, Tone, Toned
+from pipelines.evaluate import detected_masks
 from pipelines.evaluate.agreement import Labels, image_labels
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.products.detections import DetectionTable
@@ -29,7 +30,7 @@ from pipelines.recipe.keys import Input, Inputs
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.stages.detect import detector_of, scored_proposals
 from pipelines.store.numbers import known, percent
-from weaksam.config import MilConfig
+from weaksam.config import MilConfig, RetrainConfig
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth
 
@@ -73,12 +74,15 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     )
     dataset = open_dataset(options.data)
     labels = partial(image_labels, dataset)
-    splits = measure(images, table.class_names, dataset.ground_truth, options.how, labels)
+    ground_truth = partial(dataset.ground_truth, masks=True) if options.masks else dataset.ground_truth
+    splits = measure(images, table.class_names, ground_truth, options.how, labels, masks=options.masks)
     supervision = table.facts.supervision
     metrics = {"class_names": list(table.class_names), "supervision": supervision, "detections": splits}
     Evaluation(job.instance).write(metrics)
     for split, measured in splits.items():
         job.voice.table(text_table(split, measured))
+        if "masks" in measured:
+            job.voice.table(detected_masks.text_table(split, measured["masks"]))
     if any(measured["rows"] for measured in splits.values()):
         job.voice.say(Toned(_NOTES, Tone.QUIET))
     text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
@@ -105,12 +109,20 @@ def proposal_sources(recipe: Recipe) -> tuple[str, ...]:
     return detector.proposal_sources if isinstance(detector, MilConfig) else recipe.mil.proposal_sources
 
 
+def have_masks(recipe: Recipe) -> bool:
+    """Return whether the detector whose findings an instance measures finds masks; ``recipe`` is what the instance sees."""
+    detector = detector_of(recipe.of(recipe.evaluate.of))
+    return isinstance(detector, RetrainConfig) and detector.detector.learns_masks
+
+
 def measure(
     images: Iterable[MeasuredImage],
     class_names: Sequence[str],
     ground_truth: Callable[[str], Mapping[str, GroundTruth]],
     config: EvaluateConfig,
     labels: Callable[[str], Labels] = lambda _: {},
+    *,
+    masks: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Measure detections per split.
 
@@ -120,17 +132,18 @@ def measure(
         ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
         config: which way VOC's devkit rule is read.
         labels: split -> image id -> classes, where they are known; asked for a split whose true boxes are not.
+        masks: whether the detections have masks, which are measured where true ones are known.
 
     Returns:
         split -> ``images``, ``detections`` per image; with true boxes or labels also ``classification_map``; with true boxes
         also ``objects``, ``rows`` (mean measures of the three detectors, null where there is nothing to measure) and
-        ``classes`` (the detector's, one by one). All shares in [0, 1].
+        ``classes`` (the detector's, one by one); with true masks also ``masks`` (see ``detected_masks``). All shares in [0, 1].
     """
     splits: dict[str, _Split] = {}
     for image in images:
         if image.split not in splits:
             truth = ground_truth(image.split)
-            splits[image.split] = _Split(class_names, truth, {} if truth else labels(image.split), config)
+            splits[image.split] = _Split(class_names, truth, {} if truth else labels(image.split), config, masks)
         splits[image.split].add(image)
     return {split: splits[split].to_plain() for split in sorted(splits)}
 
@@ -195,6 +208,7 @@ class _Split:
     truth: Mapping[str, GroundTruth]
     known_labels: Labels  # where no true boxes are known
     config: EvaluateConfig
+    masks: bool
     images: int = 0
     boxes: int = 0
     scores: list[NDArray[np.float32]] = field(default_factory=list)
@@ -216,6 +230,8 @@ class _Split:
             )
             for name in (DETECTOR, WHOLE_IMAGE, RANDOM_PROPOSAL)
         }
+        known = self.masks and any(of_image.mask_rle is not None for of_image in self.truth.values())
+        self.of_masks = detected_masks.MaskMeasures(self.class_names, self.config) if known else None
 
     def add(self, image: MeasuredImage) -> None:
         from weaksam.metrics.trivial import random_proposal_detections, whole_image_detections
@@ -236,6 +252,8 @@ class _Split:
         }
         for name, of_row in detections.items():
             self.rows[name].add(image.image_id, of_row, truth)
+        if self.of_masks is not None:
+            self.of_masks.add(image.image_id, image.size_hw, image.detections, truth)
         self.scores.append(scores)
         self.labels.append(tuple(sorted({int(c) for c in truth.class_index})))
 
@@ -256,6 +274,7 @@ class _Split:
             "objects": int(voc.objects.sum()),
             "classification_map": mean_ap,
             "rows": [row.to_plain(name) for name, row in self.rows.items()],
+            **({} if self.of_masks is None else {"masks": self.of_masks.to_plain()}),
             "classes": [
                 {
                     "name": name,

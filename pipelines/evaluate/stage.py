@@ -62,6 +62,7 @@ class EvaluateStage(Stage[AnyOptions]):
             how=None if verb_of(how.of) == "label" else how,
             named_sources=proposals.named_sources(recipe.of(how.of)) if of_proposals else (),
             proposal_sources=detections.proposal_sources(recipe) if of_detections else (),
+            masks=of_detections and detections.have_masks(recipe),
             stated_size=recipe.data.stated_size,
             data=recipe.data,
         )

@@ -11,7 +11,7 @@ from pipelines.products.rows import RowFacts
 from pipelines.store.schemas import DETECTIONS, detections_from_row
 from weaksam.structures import IMAGE_LABELS, Detections
 
-COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "image_scores")
+COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "class_index", "score", "image_scores", "mask_rle")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING
 
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index, Picture
-from pipelines.products.pseudo_labels import PseudoLabelledImage, PseudoLabelTable
+from pipelines.products.pseudo_labels import PseudoLabelledImage, PseudoLabelTable, PseudoMaskTable
 from pipelines.recipe.config import ResourcesConfig, RetrainStageConfig
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
+from pipelines.registry import stage_of
 from pipelines.store.planned import CONTENT
 from pipelines.training.fit import describe, fit
 from pipelines.training.images import counted, told
 from pipelines.training.loss_drop import dropped_shares, warn_of_dropped_positives
 from pipelines.training.trained import Trained, TrainingFacts
+from weaksam.config import require
 from weaksam.config.weights import NotInKey
 from weaksam.errors import DataError
 
@@ -59,7 +61,10 @@ class RetrainStage(Stage[RetrainOptions]):
     """See the module."""
 
     verb = "retrain"
-    help = "Train a detector, such as Faster R-CNN or DINO, on pseudo ground truth; losses that look like noise are dropped."
+    help = (
+        "Train a detector, such as Faster R-CNN, DINO or Mask R-CNN, on pseudo ground truth; losses that look like noise are "
+        "dropped."
+    )
     product = TrainedDetector
     loads_models = True
 
@@ -81,9 +86,13 @@ class RetrainStage(Stage[RetrainOptions]):
         return bool(recipe.retrain.weights)
 
     def check(self, options: RetrainOptions) -> None:
-        """Build the detector; see ``Stage.check``."""
+        """Build the detector, and see that it has masks to learn from if it wants any; see ``Stage.check``."""
         from weaksam.detectors.loading import build_retrained
 
+        detector = options.retrain.detector
+        masked = issubclass(stage_of(options.learn_from).product, PseudoMaskTable)
+        wanted = f"an instance of segment, which has masks, with {detector.name}"
+        require(masked or not detector.learns_masks, "retrain.learn_from", wanted, options.learn_from)
         build_retrained(options.retrain, num_classes=1)
 
     def describe(self, options: RetrainOptions) -> str:
