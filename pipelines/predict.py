@@ -27,10 +27,11 @@ from pipelines.stages.detect import scored_proposals
 from pipelines.store.files import write_bytes
 from pipelines.store.instances import Instance, finished_instance
 from pipelines.training.trained import Trained
-from weaksam.drawing import CLASS_COLOURS, draw_boxes, draw_captions, fit
+from weaksam.drawing import CLASS_COLOURS, draw_boxes, draw_captions, draw_masks, fit
 from weaksam.errors import ConfigError, ImageError
 from weaksam.io.files import join, open_fs, read_bytes
 from weaksam.io.images import decode_image
+from weaksam.masks_np import decode_rle
 
 FORMATS = tuple(formats_of(Product.PSEUDO_LABELS))  # of annotations
 _PICTURES = "pictures"  # folder of the pictures with their boxes
@@ -215,13 +216,15 @@ def _picture_file(name: str) -> str:
 
 
 def _with_boxes(image: LabelledImage, class_names: Sequence[str]) -> bytes:
-    """Return a picture with the boxes that were found in it, a JPEG."""
+    """Return a picture with the boxes that were found in it, and their masks if there are some, a JPEG."""
     pixels = decode_image(read_bytes(image.uri))
     picture, scale = fit(pixels, min(max(_LEAST_SIDE, *pixels.shape[:2]), _MOST_SIDE))
     boxes = list(image.boxes())[::-1]  # the best last, on top of all
     colours = [CLASS_COLOURS[class_index % len(CLASS_COLOURS)] for _, class_index, _ in boxes]
     captions = [f"{class_names[class_index]} {score:.2f}" for _, class_index, score in boxes]
     corners = image.found.boxes_xyxy[::-1]
+    masks = [decode_rle(rle) for rle in image.masks() if rle is not None][::-1]
+    picture = draw_masks(picture, masks, colours[: len(masks)])  # of all boxes or of none
     drawn = draw_captions(draw_boxes(picture, corners, colours, scale=scale), corners, captions, colours, scale=scale)
     buffer = io.BytesIO()
     drawn.save(buffer, "JPEG", quality=_QUALITY)

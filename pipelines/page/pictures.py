@@ -102,7 +102,7 @@ def proposals(image: Fitted, proposals: Proposals) -> list[Picture]:
 
 
 def detections(image: Fitted, found: Detections, class_names: Sequence[str], *, name: str, min_score: float) -> Picture:
-    """The best detections, at most ten, of a score of at least ``min_score``, one colour per class."""
+    """The best detections, at most ten, of a score of at least ``min_score``, one colour per class, with masks if there are."""
     picture, scale = image
     order = np.argsort(-found.score, kind="stable")
     good = order[found.score[order] >= min_score]
@@ -112,6 +112,9 @@ def detections(image: Fitted, found: Detections, class_names: Sequence[str], *, 
         scores.setdefault(int(found.class_index[n]), []).append(f"{found.score[n]:.2g}")
     colours = _class_colours(scores)
     of_box = [colours[c] for c in found.class_index[shown].tolist()]
+    if found.mask_rle is not None:
+        masks = (decode_rle(found.mask_rle[n]) for n in shown[::-1].tolist())
+        picture = draw_masks(picture, masks, of_box[::-1])
     drawn = draw_boxes(picture, found.boxes_xyxy[shown[::-1]], of_box[::-1], scale=scale, width=3)  # the best on top
     legend = [(colours[c], f"{class_names[c]} {', '.join(of_class)}") for c, of_class in scores.items()]
     listed = "; ".join(text for _, text in legend) or "none"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
+from pipelines.cli.app import app
 from pipelines.engine.stage import Options
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.products.detections import DetectionTable
 from pipelines.products.measured import Evaluation
 from pipelines.recipe.model import load_recipe
+from pipelines.recipe.yaml_text import render
 from pipelines.registry import active
 from pipelines.runner import Run
+from weaksam.datasets.shapes import data_set_seed, draw
 from weaksam.errors import ConfigError
 from weaksam.masks_np import decode_rle
 
@@ -39,9 +45,10 @@ resources: {here: true, cpus: 1}
 @pytest.mark.slow
 def test_masks_of_new_images_from_boxes_of_others(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), [], "shapes:")
+    recipe, origins = load_recipe(str(tmp_path / "recipe.yaml"), [], "shapes:")
     run = str(tmp_path / "run")
     Run(recipe, run).bring(["index"], Options())
+    (tmp_path / "run" / "recipe.yaml").write_text(render(recipe, origins))
     run_export_true_boxes(run, name="truth")
     manifests = Run(recipe, run).bring(active(recipe), Options())
     assert {manifests[name]["supervision"] for name in ("segment", "retrain.masks", "detect.masks")} == {"boxes"}
@@ -65,6 +72,23 @@ def test_masks_of_new_images_from_boxes_of_others(tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report.html").read_text()
     for shown in ('id="detected-masks"', 'id="pseudo-masks"', "AP70"):
         assert shown in page
+
+    new = tmp_path / "new"
+    new.mkdir()
+    for index in range(2):
+        Image.fromarray(draw(data_set_seed(7, "test", index), 64).image).save(new / f"{index}.png")
+    out = tmp_path / "predicted"
+    arguments = ["predict", run, "--data", str(new), "--out", str(out), "--score", "0.01", "--pictures", "2"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    (annotations,) = (json.loads(path.read_text())["annotations"] for path in (out / "coco").rglob("*.json"))
+    assert annotations
+    for annotation in annotations:
+        segmentation = annotation["segmentation"]
+        mask = decode_rle({**segmentation, "counts": segmentation["counts"].encode()})
+        assert mask.shape == (64, 64)
+        assert annotation["area"] == mask.sum()
+    assert len(list((out / "pictures").rglob("*.jpg"))) == 2
 
 
 def test_a_detector_of_masks_that_would_learn_from_boxes_is_refused_before_any_work(tmp_path: Path) -> None:

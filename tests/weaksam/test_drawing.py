@@ -7,6 +7,7 @@ from weaksam.drawing import (
     SOURCE_COLOURS,
     draw_boxes,
     draw_captions,
+    draw_masks,
     draw_points,
     fit,
     heat_colours,
@@ -98,3 +99,16 @@ def test_a_caption_stands_above_its_box_or_within_the_picture_where_there_is_no_
     assert rows[columns >= 150].min() == 2
     assert (drawn == 255).any()
     assert np.array_equal(np.asarray(draw_captions(picture, boxes[:0], [], [])), np.asarray(picture))
+
+
+def test_masks_colour_their_pixels_at_the_picture_s_size_later_ones_on_top():
+    left, all_of_it = np.zeros((8, 10), bool), np.ones((8, 10), bool)
+    left[:, :5] = True
+    picture, before = black(), black()
+    drawn = draw_masks(picture, [left], ["#ff0000"], opacity=0.5)
+    assert drawn.getpixel((20, 40)) == (128, 0, 0)
+    assert drawn.getpixel((80, 40)) == (0, 0, 0)
+    assert picture.tobytes() == before.tobytes()
+    both = draw_masks(black(), [left, all_of_it], ["#ff0000", "#0000ff"], opacity=1)
+    assert both.getpixel((20, 40)) == (0, 0, 255)
+    assert draw_masks(black(), [], []).getpixel((20, 40)) == (0, 0, 0)
