@@ -3,7 +3,8 @@
     detections     a folder of ``comp3_det_SPLIT_CLASS.txt``: image, score and box a line, 1-based, right and bottom inclusive
     labels         pseudo labels and predictions: a folder: Annotations/STEM.xml, corners 1-based, inclusive and whole,
                    ImageSets/Main/SPLIT.txt and JPEGImages/STEM.jpg (or what suffix the picture has); ``source`` says what the
-                   boxes are owed to (``supervision``)
+                   boxes are owed to (``supervision``); where there are masks, SegmentationObject/STEM.png and
+                   SegmentationClass/STEM.png, see ``voc_masks``
 
 Files are called as the picture is (``pictures``), not by the image's id. VOC has no folders, so that STEM is the name without
 the suffix, folders and characters that not every file system or list takes written as %XX: ``cam1/0001.jpg`` becomes
@@ -25,6 +26,7 @@ from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem, file_stems, safe_name, without_blanks
 from pipelines.exchange.files import begin_folder, open_whole
 from pipelines.exchange.pictures import pictures_of, place_pictures, plan_pictures
+from pipelines.exchange.voc_masks import mask_pngs
 from pipelines.store.files import write_bytes
 from weaksam.errors import DataError
 from weaksam.io.files import join
@@ -73,12 +75,22 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
     placement = plan_pictures([image.uri for image in images], places, folder, target.pictures)
     listed = f"ImageSets/Main/{split}.txt"
     annotations = [f"Annotations/{stem}.xml" for stem in stems]
-    to_write = [*annotations, listed, *placement.places]
+    masked = {
+        stem: mask_pngs(image) for stem, image in zip(stems, images, strict=True) if image.found.mask_rle is not None
+    }
+    pngs = {
+        f"{folder_of_masks}/{stem}.png": png
+        for stem, both in masked.items()
+        for folder_of_masks, png in zip(("SegmentationObject", "SegmentationClass"), both, strict=True)
+    }
+    to_write = [*annotations, listed, *pngs, *placement.places]
     replaced = begin_folder(folder, to_write, to="voc", split=split, overwrite=target.overwrite)
     place_pictures(placement, folder)
     for path, file, image in zip(annotations, files, images, strict=True):
         xml = voc_xml(image._replace(file_name=file), content)
         write_bytes(join(folder, path), xml)
+    for path, png in pngs.items():
+        write_bytes(join(folder, path), png)
     write_bytes(join(folder, listed), "".join(f"{stem}\n" for stem in stems).encode())
     others = sorted({posixpath.splitext(file)[1] for file in files} - {".jpg"})
     put = f"\nnext: put the pictures under {join(folder, 'JPEGImages')} as <filename> says"
@@ -104,7 +116,7 @@ def voc_xml(image: LabelledImage, of: LabelledSplit) -> bytes:
     _add(root, {"filename": image.file_name})
     _add(SubElement(root, "source"), {"annotation": of.description, "supervision": of.supervision})
     _add(SubElement(root, "size"), {"width": width, "height": height, "depth": 3})
-    _add(root, {"segmented": 0})
+    _add(root, {"segmented": 0 if image.found.mask_rle is None else 1})
     for box, class_index, score in image.boxes():
         low = np.rint(box[:2]).clip(0, (width - 1, height - 1))
         high = np.rint(box[2:]).clip(low + 1, (width, height))

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from pipelines.exchange.content import LabelledImage
 from pipelines.exchange.export import run_export
+from pipelines.exchange.voc_masks import mask_pngs
 from pipelines.store.schemas import (
     DETECTIONS,
     IMAGES,
@@ -21,6 +23,8 @@ from pipelines.store.schemas import (
 )
 from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.datasets.coco import CocoDataset
+from weaksam.datasets.voc_masks import object_masks
+from weaksam.errors import DataError
 from weaksam.masks_np import decode_rle, encode_rle
 from weaksam.structures import Detections, PseudoGroundTruth
 
@@ -126,6 +130,51 @@ def test_coco_results_hold_masks_as_the_server_takes_them(run: str, tmp_path: Pa
     for result, mask in zip(results, MASKS.values(), strict=True):
         counts = result["segmentation"]["counts"].encode()
         np.testing.assert_array_equal(decode_rle({**result["segmentation"], "counts": counts}), mask)
+
+
+def test_voc_pngs_number_objects_and_classes_the_better_on_top(run: str, tmp_path: Path) -> None:
+    folder = tmp_path / "voc"
+    run_export(run, to="voc", split="train", out=str(folder), instance="segment")
+    objects, classes = (Image.open(folder / f"Segmentation{kind}" / "5.png") for kind in ("Object", "Class"))
+    assert (objects.mode, classes.mode) == ("P", "P")
+    assert objects.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]  # VOC's first colours
+    numbers, kinds = np.array(objects), np.array(classes)
+    expected, expected_kinds = np.zeros(SIZE, np.uint8), np.zeros(SIZE, np.uint8)
+    for n, mask in enumerate(MASKS.values()):  # of equal scores: the last on top
+        expected[mask], expected_kinds[mask] = n + 1, n % 2 + 1
+    np.testing.assert_array_equal(numbers, expected)
+    np.testing.assert_array_equal(kinds, expected_kinds)
+    assert "<segmented>1</segmented>" in (folder / "Annotations" / "5.xml").read_text()
+
+
+def test_masks_survive_a_voc_folder_where_none_covers_another(tmp_path: Path) -> None:
+    parts = [MASKS["a pixel"], MASKS["a hole"]]
+    boxes = np.array([[15, 11, 16, 12], [2, 2, 9, 9]], np.float32)
+    ones = np.ones(2, np.float32)
+    image = LabelledImage(
+        "5", "5.png", SIZE,
+        PseudoGroundTruth(
+            boxes_xyxy=boxes, class_index=np.array([1, 0]), score=ones, score_normalised=ones,
+            mask_rle=[encode_rle(mask) for mask in parts],
+        ),
+    )  # fmt: skip
+    png, _ = mask_pngs(image)
+    for rle, mask in zip(object_masks(png, boxes.tolist(), SIZE, "5.png"), parts, strict=True):
+        np.testing.assert_array_equal(decode_rle(rle), mask)
+
+
+def test_more_objects_than_a_byte_has_numbers_are_refused() -> None:
+    many = 255
+    image = LabelledImage(
+        "5", "5.png", SIZE,
+        PseudoGroundTruth(
+            boxes_xyxy=np.zeros((many, 4), np.float32), class_index=np.zeros(many, np.int64),
+            score=np.ones(many, np.float32), score_normalised=np.ones(many, np.float32),
+            mask_rle=[encode_rle(MASKS["a pixel"])] * many,
+        ),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="at most 254 objects and classes, got 255; export as coco"):
+        mask_pngs(image)
 
 
 def test_boxes_of_masks_are_written_as_those_of_pseudo_labels(run: str, tmp_path: Path) -> None:

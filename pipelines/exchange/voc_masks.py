@@ -1,0 +1,60 @@
+"""Masks as VOC's PNGs with its palette: which object, and which class, each pixel of an image belongs to.
+
+Objects are numbered from 1 as the XML lists them, classes from 1 as the data set does; 0 is background. Where masks overlap,
+the one that scores more lies on top. There is no void: nobody has drawn a border that belongs to no object.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.exchange.content import LabelledImage
+from weaksam.errors import DataError
+from weaksam.masks_np import decode_rle
+
+_MOST = 254  # numbers of a byte, without background and void
+
+
+def mask_pngs(image: LabelledImage) -> tuple[bytes, bytes]:
+    """Return the PNGs of objects and of classes of an image that has masks.
+
+    Raises:
+        DataError: more objects or classes than a byte has numbers.
+    """
+    classes = image.found.class_index
+    most = max(len(classes), int(classes.max(initial=-1)) + 1)
+    if most > _MOST:
+        raise DataError(
+            f"image {image.image_id}: expected at most {_MOST} objects and classes, got {most}; export as coco"
+        )
+    objects: NDArray[np.uint8] = np.zeros(image.size_hw, np.uint8)
+    of_class: NDArray[np.uint8] = np.zeros(image.size_hw, np.uint8)
+    masks = image.masks()
+    for n in np.argsort(image.found.score, kind="stable").tolist():
+        rle = masks[n]
+        if rle is not None:
+            mask = decode_rle(rle)
+            objects[mask], of_class[mask] = n + 1, int(classes[n]) + 1
+    return _png(objects), _png(of_class)
+
+
+def voc_palette() -> list[int]:
+    """The 256 colours of VOC's PNGs, R, G, B in turn: bit n of a number goes to a bit of R, G or B, the highest first."""
+    colours = []
+    for number in range(256):
+        for channel in range(3):
+            bits = [(number >> (3 * place + channel)) & 1 for place in range(8)]
+            colours.append(sum(bit << (7 - place) for place, bit in enumerate(bits)))
+    return colours
+
+
+def _png(numbers: NDArray[np.uint8]) -> bytes:
+    picture = Image.frombytes("P", (numbers.shape[1], numbers.shape[0]), numbers.tobytes())
+    picture.putpalette(voc_palette())
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
