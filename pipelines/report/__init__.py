@@ -19,7 +19,6 @@ SECTIONS: Registry[Section[ShownRun]] = Registry(
     "weaksam.report_sections",
     {  # by id, as they stand on the page
         "detections": "pipelines.evaluate.sections.detections:SECTION",
-        "detected-masks": "pipelines.evaluate.sections.detected_masks:SECTION",
         "gallery": "pipelines.report.sections.gallery:SECTION",
         "failures": "pipelines.evaluate.sections.failures:SECTION",
         "pseudo-labels": "pipelines.evaluate.sections.pseudo_labels:SECTION",

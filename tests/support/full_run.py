@@ -9,15 +9,25 @@ from pipelines.analyse.similarity import grey_png
 from pipelines.page.shown_run import ShownRun
 from pipelines.report import stage as report
 from pipelines.store.files import write_bytes, write_json
-from pipelines.store.schemas import DETECTIONS, PSEUDO_LABELS, detections_to_row, pseudo_labels_to_row, with_class_names
+from pipelines.store.schemas import (
+    DETECTIONS,
+    PSEUDO_LABELS,
+    detections_to_row,
+    pseudo_labels_to_row,
+    pseudo_masks_to_row,
+    with_class_names,
+)
+from pipelines.store.schemas import PSEUDO_MASKS as PSEUDO_MASKS_TABLE
 from pipelines.training.checkpoints import write_scalars
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.measured import (
     AGREEMENT,
     CLASSIFIER,
     LABEL_AGREEMENT,
+    OF_MASKS,
     PROMPTS,
     PSEUDO_BOXES,
+    PSEUDO_MASKS,
     SIMILARITY,
     metrics,
     row_of_scalars,
@@ -36,16 +46,17 @@ NOISE = {
 }  # fmt: skip
 MEASURED = {  # by instance, what it leaves behind
     "evaluate.mil": metrics(),
-    "evaluate.final": metrics(),
+    "evaluate.final": metrics(masks=OF_MASKS),
     "evaluate.classifier": CLASSIFIER,
     "evaluate.label": PSEUDO_BOXES,
+    "evaluate.segment": PSEUDO_MASKS,
     "evaluate.agreement": AGREEMENT,
     "evaluate.label-agreement": LABEL_AGREEMENT,
     "analyse.prompts": PROMPTS,
     "analyse.similarity": SIMILARITY,
     "analyse.noise": NOISE,
 }
-FULL_RUN = ("index", "propose", "train-mil", "detect.mil", "label", "evaluate.proposals", *MEASURED)
+FULL_RUN = ("index", "propose", "train-mil", "detect.mil", "label", "segment", "evaluate.proposals", *MEASURED)
 
 
 def write_full_run(run_uri: str) -> ShownRun:
@@ -53,6 +64,7 @@ def write_full_run(run_uri: str) -> ShownRun:
     dataset = write_run(run_uri)
     write_detector(run_uri, dataset)
     write_labels(run_uri, dataset)
+    write_masks(run_uri, dataset)
     job = job_for(drawn_recipe(), run_uri, "evaluate.proposals", ("propose",))
     job.instance.finish(work(job))
     for name, content in MEASURED.items():
@@ -77,6 +89,31 @@ def write_labels(run_uri: str, dataset: Shapes) -> None:
         )
         rows.append(pseudo_labels_to_row(image_id, FROM_NOTHING, (64, 64), pseudo, supervision="image-labels"))
     instance.table(with_class_names(PSEUDO_LABELS, dataset.class_names)).write_rows(rows, "part-0")
+    instance.finish({"text": f"images {len(rows)}", "supervision": "image-labels"})
+
+
+def write_masks(run_uri: str, dataset: Shapes) -> None:
+    """Write a finished ``segment``: the true masks of the training images."""
+    instance = instance_of(run_uri, "segment")
+    instance.begin({})
+    rows = []
+    for image_id, truth in dataset.ground_truth("train", masks=True).items():
+        ones = np.ones(len(truth.boxes_xyxy), np.float32)
+        pseudo = PseudoGroundTruth(
+            boxes_xyxy=truth.boxes_xyxy,
+            class_index=truth.class_index,
+            score=ones,
+            score_normalised=ones,
+            mask_rle=[rle for rle in truth.mask_rle or () if rle is not None],
+        )
+        columns = dict.fromkeys(("area", "box_iou", "predicted_iou", "stability"), ones)
+        rows.append(
+            pseudo_masks_to_row(
+                image_id, FROM_NOTHING, (64, 64), pseudo, prompted_xyxy=truth.boxes_xyxy, columns=columns,
+                reasons=[""] * len(ones), supervision="image-labels",
+            )
+        )  # fmt: skip
+    instance.table(with_class_names(PSEUDO_MASKS_TABLE, dataset.class_names)).write_rows(rows, "part-0")
     instance.finish({"text": f"images {len(rows)}", "supervision": "image-labels"})
 
 

@@ -93,6 +93,47 @@ PSEUDO_BOXES = {
     },
 }  # fmt: skip
 
+
+def _row_of_masks(name, ap):
+    return {"name": name, "ap": ap, "ap25": 0.75, "ap50": 0.5, "ap70": 0.25, "ap75": 0.125, "ap50_area": 0.5}
+
+
+OF_MASKS = {  # under "masks" of the detections of a split
+    "without_mask": 1234,
+    "rows": [
+        _row_of_masks("masks", 0.3),
+        _row_of_masks("boxes, filled", 0.2),
+        _row_of_masks("ellipses in the boxes", None),
+    ],
+    "classes": [_row_of_masks("cat", 0.375), _row_of_masks("emu", None)],
+}
+
+
+def _row_of_pseudo_masks(name, iou):
+    return {"name": name, "images": 8, "iou": iou, "boundary_f": 0.5, "precision": 0.25, "recall": None}
+
+
+PSEUDO_MASKS = {
+    "class_names": ["cat"],
+    "supervision": "image-labels",
+    "pseudo_masks": {
+        "test": {
+            "images": 3, "masks": 1.5, "without_mask": 0, "objects": None, "rows": [], "histogram": [], "classes": [],
+            "worst": [],
+        },
+        "train": {
+            "images": 8, "masks": 1.5, "without_mask": 1234, "objects": 16,
+            "rows": [_row_of_pseudo_masks("pseudo masks", 0.7), _row_of_pseudo_masks("boxes, filled", 0.6)],
+            "histogram": [3, 0, 5, 8], "grabcut": {"masks": 0, "fell_back": 0},
+            "classes": [
+                {**_row_of_pseudo_masks("cat", 0.875), "objects": 16},
+                {**_row_of_pseudo_masks("emu", None), "objects": 0},
+            ],
+            "worst": [{"image_id": "train-00001", "iou": 0.0625}, {"image_id": "gone", "iou": 0.25}],
+        },
+    },
+}  # fmt: skip
+
 CLASSIFIER = {
     "class_names": ["cat", "dog"],
     "supervision": "image-labels",

@@ -1,4 +1,4 @@
-"""How well detectors find objects: those that were measured on a split stand in one table, and class by class in another."""
+"""How well detectors find objects, and masks: those measured on a split stand in one table, and class by class in another."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipelines.store.numbers import percent
 from weaksam.structures import IMAGE_LABELS
 
 _SHARES = ("correct", "part", "elsewhere")  # of top detections
+_OF_MASKS = {"ap": "AP", "ap25": "AP25", "ap50": "AP50", "ap70": "AP70", "ap75": "AP75"}
 
 
 def view(run: ShownRun) -> View | None:
@@ -27,7 +28,7 @@ def view(run: ShownRun) -> View | None:
         for split, measured in content["detections"].items():
             by_split.setdefault(split, []).append({"name": f"{short_name(name)}{marked}", **measured})
     splits = [_split(split, detectors) for split, detectors in sorted(by_split.items())]
-    return {"splits": splits, "shares": _SHARES} if splits else None
+    return {"splits": splits, "shares": _SHARES, "of_masks": _OF_MASKS} if splits else None
 
 
 def _split(split: str, detectors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def _split(split: str, detectors: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "unknown": [detector for detector in detectors if detector["objects"] is None],
         "rows": rows,
         "classes": _classes(measured),
+        "masked": [detector for detector in measured if "masks" in detector],
     }
 
 
@@ -87,6 +89,12 @@ def tiles(view: View) -> list[Tile]:
                     remark = f"whole image {percent(rows[WHOLE_IMAGE][key])} %"
                     name = f"{measure}, {detector['name']} on {one['split']}"
                     found.append(Tile(name, f"{percent(rows[DETECTOR][key])} %", remark))
+            if "masks" in detector:
+                own, filled = detector["masks"]["rows"][:2]
+                remark = f"filled boxes {percent(filled['ap50'])} %"
+                found.append(
+                    Tile(f"AP50 of masks, {detector['name']} on {one['split']}", f"{percent(own['ap50'])} %", remark)
+                )
     return found
 
 
