@@ -1,10 +1,11 @@
-"""Weak means weak: no coordinate of an annotation reaches a classifier, a proposal, a pseudo label or a detector."""
+"""Weak means weak: no coordinate or pixel of an annotation reaches a classifier, a proposal, a pseudo label or a detector."""
 
 import json
 import random
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,7 +13,7 @@ from pipelines.engine.stage import Options
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
 from pipelines.store.instances import current_instance
-from pipelines.store.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS
+from pipelines.store.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS, PSEUDO_MASKS
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
 from weaksam.io.files import read_bytes
 
@@ -56,9 +57,12 @@ def random_box(rng, size):
 
 
 def write_voc(folder: Path, *, coordinates: str) -> str:
-    """Write drawings as VOC; every second object is difficult. ``coordinates``: "true" or "random", names and flags kept."""
+    """Write drawings as VOC; every second object is difficult.
+
+    ``coordinates`` of boxes and pixels of masks are "true" or "random", names and flags stay.
+    """
     rng = random.Random(7)
-    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main", "SegmentationObject"):
         (folder / name).mkdir(parents=True)
     for n, drawing in enumerate(drawings()):
         Image.fromarray(drawing.image).save(folder / "JPEGImages" / f"{n:06}.jpg", quality=95)
@@ -76,6 +80,10 @@ def write_voc(folder: Path, *, coordinates: str) -> str:
             for corner, value in zip(("xmin", "ymin", "xmax", "ymax"), values, strict=True):
                 ElementTree.SubElement(corners, corner).text = str(int(value))
         ElementTree.ElementTree(root).write(folder / "Annotations" / f"{n:06}.xml")
+        numbers = (
+            drawing.instance_map if coordinates == "true" else np.array(rng.choices(range(4), k=64 * 64), np.uint8)
+        )
+        Image.fromarray(numbers.reshape(64, 64)).save(folder / "SegmentationObject" / f"{n:06}.png")
     names = "".join(f"{n:06}\n" for n in range(8))
     (folder / "ImageSets/Main/train.txt").write_text(names)
     return str(folder)
@@ -109,8 +117,8 @@ def write_coco(folder: Path, *, coordinates: str) -> str:
     return str(folder)
 
 
-def run(data: str, out: Path, last: str) -> None:
-    recipe, _ = load_recipe("small", TINY, data)
+def run(data: str, out: Path, last: str, *settings: str) -> None:
+    recipe, _ = load_recipe("small", [*TINY, *settings], data)
     Run(recipe, str(out)).bring([last], Options())
 
 
@@ -158,3 +166,25 @@ def test_training_and_proposing_give_the_same_bits_whatever_the_coordinates(tmp_
     assert sum(map(len, labels["boxes_xyxy"].to_pylist())) >= len(labels)
     assert weights[2] == other_weights[2], "the retrained detectors differ"
     assert sum(map(len, proposals["boxes_xyxy"].to_pylist())) > len(proposals)  # else nothing was compared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [write_voc, write_coco])
+def test_masks_that_are_learnt_from_are_the_same_whatever_the_true_ones(tmp_path, write):
+    masks = [
+        "retrain.learn_from=segment", "retrain.detector.name=mask_rcnn", "retrain.detector.mask_dims=[8]",
+        "retrain.detector.drop.enabled=false",
+    ]  # fmt: skip
+    found = []
+    for coordinates in ("true", "random"):
+        data = write(tmp_path / "data", coordinates=coordinates)
+        out = tmp_path / coordinates
+        run(data, out, "retrain", *masks)
+        weights = read_bytes(current_instance(str(out), "retrain").file("detector.safetensors"))
+        found.append((weights, table(out, "segment", PSEUDO_MASKS)))
+        (tmp_path / "data").rename(tmp_path / f"{coordinates}-data")
+    (weights, segmented), (other_weights, other_segmented) = found
+    assert segmented.equals(other_segmented), "the pseudo masks differ"
+    assert set(segmented["supervision"].to_pylist()) == {"image-labels"}
+    assert sum(map(len, segmented["mask_rle"].to_pylist())) > 0
+    assert weights == other_weights, "the detectors differ"
