@@ -74,13 +74,15 @@ def paste_masks(masks: Tensor, boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> 
     Args:
         masks: float32 ``[N, m, m]`` in [0, 1], on any device, which does the work.
         boxes_xyxy: ``[N, 4]``, pixels of the image, cut to it.
-        size_hw: of the image. Memory holds one mask of that size at a time.
+        size_hw: of the image. Memory holds one mask at a time, and of it the columns of its box.
     """
-    height, width = size_hw
+    height = size_hw[0]
     rles: list[Rle] = []
     for mask, (x1, y1, x2, y2) in zip(masks, boxes_xyxy.tolist(), strict=True):
-        drawn = torch.zeros(1, height, width, dtype=torch.bool, device=masks.device)
         left, top, right, bottom = math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
+        drawn = torch.zeros(
+            1, height, right - left, dtype=torch.bool, device=masks.device
+        )  # of the box's columns alone
         if x2 > x1 and y2 > y1:
             x = (torch.arange(left, right, device=masks.device) + 0.5 - x1) / (x2 - x1)
             y = (torch.arange(top, bottom, device=masks.device) + 0.5 - y1) / (y2 - y1)
@@ -89,9 +91,24 @@ def paste_masks(masks: Tensor, boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> 
             found = F.grid_sample(
                 mask[None, None].float(), at[None].float(), padding_mode="border", align_corners=False
             )
-            drawn[0, top:bottom, left:right] = (found[0, 0] > 0.5) & inside
-        rles += encode_rles(drawn)
+            drawn[0, top:bottom] = (found[0, 0] > 0.5) & inside
+        rles.append(_among_columns(run_lengths(drawn)[0], size_hw, left, right))
     return rles
+
+
+def _among_columns(runs: NDArray[np.int64], size_hw: tuple[int, int], left: int, right: int) -> Rle:
+    """Encode a mask of the columns from ``left`` to ``right`` of an image, whose other columns are outside of it."""
+    from pycocotools import mask as coco_mask
+
+    height, width = size_hw
+    counts = [int(runs[0]) + left * height, *runs[1:].tolist()]
+    behind = (width - right) * height
+    if len(counts) % 2:  # the last run is outside already
+        counts[-1] += behind
+    else:
+        counts.append(behind)
+    encoded = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": [height, width], "counts": bytes(encoded["counts"])}
 
 
 def run_lengths(masks: Tensor) -> list[NDArray[np.int64]]:

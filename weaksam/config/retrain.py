@@ -140,6 +140,13 @@ class MaskRcnnConfig(FasterRcnnConfig):
     name: str = "mask_rcnn"
     mask_dims: tuple[int, ...] = (256, 256, 256, 256)  # channels of the convolutions of the mask head
 
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """See ``RetrainedDetectorConfig``. The loss of masks is a mean over foreground regions, of which images have unequally
+        many.
+        """
+        return ("name", *super().pass_statistics)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(bool(self.mask_dims) and min(self.mask_dims) >= 1, "mask_dims", "channels, one or more", self.mask_dims)

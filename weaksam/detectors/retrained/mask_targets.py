@@ -4,6 +4,8 @@ A view's masks at its own size would be its largest tensors by far. Each is inst
 share of the object in each cell of a grid, and a region of a detector samples its target from that grid. What lies outside the
 box is taken for background. The grid is twice as fine as what a mask head learns, so that a region that is its box learns the
 same as from the mask itself, and one that differs the same but for the rounding of half a cell at the contour.
+
+A cell's share is that of its own pixels (``aligned``): torchvision's own targets lie half a pixel off.
 """
 
 from __future__ import annotations
@@ -39,6 +41,29 @@ def mask_grids(mask_rle: Sequence[Rle], boxes_xyxy: NDArray[np.float32]) -> Tens
         pixels = torch.from_numpy(np.ascontiguousarray(inside)).float()[None, None]
         grids[n] = _aligned(pixels, torch.tensor([[0.0, x1, y1, x2, y2]]), GRID)[0].mul(255).round().to(torch.uint8)
     return grids
+
+
+def fitted(mask_rle: Sequence[Rle], boxes_xyxy: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Fit boxes to what they show of their masks: those of pixels that lie in them, in part or whole.
+
+    Args:
+        mask_rle: N masks of one image.
+        boxes_xyxy: ``[N, 4]``, pixels of that image.
+
+    Returns:
+        the boxes ``[N, 4]``, none larger than before, and which of them ``[N]`` show anything; others are as they were.
+    """
+    tight, shows = boxes_xyxy.copy(), np.zeros(len(boxes_xyxy), np.bool_)
+    for n, (rle, box) in enumerate(zip(mask_rle, boxes_xyxy.tolist(), strict=True)):
+        left, top = int(np.floor(box[0])), int(np.floor(box[1]))
+        inside = decode_rle(rle)[top : int(np.ceil(box[3])), left : int(np.ceil(box[2]))]
+        columns, rows = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
+        if len(columns):
+            low = (left + columns[0], top + rows[0])
+            high = (left + columns[-1] + 1, top + rows[-1] + 1)
+            tight[n] = (*np.maximum(box[:2], low), *np.minimum(box[2:], high))
+            shows[n] = True
+    return tight, shows
 
 
 def region_targets(grids: Tensor, boxes_xyxy: Tensor, target_index: Tensor, regions_xyxy: Tensor, side: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from weaksam.config import RetrainConfig
 from weaksam.detectors.mil.samples import PAD_MULTIPLE, Normaliser, mirrored, scaled
 from weaksam.detectors.retrained.base import Targets
-from weaksam.detectors.retrained.mask_targets import mask_grids
+from weaksam.detectors.retrained.mask_targets import fitted, mask_grids
 from weaksam.errors import DataError
 from weaksam.structures import PseudoGroundTruth
 
@@ -55,16 +55,18 @@ def box_sample(
         seed: decides every random choice.
 
     Returns:
-        the view, float32 ``[3, h, w]``, and its boxes, with their masks if wanted; a box of which the window shows nothing is
-        gone.
+        the view, float32 ``[3, h, w]``, and its boxes, with their masks if wanted; an object of which the window shows nothing
+        is gone. Where masks are wanted, a box that was cut is fitted to what the window shows of its mask.
 
     Raises:
-        DataError: masks are wanted and there are none.
+        DataError: masks are wanted, and there are none or they are of another picture.
     """
     random = np.random.default_rng(seed)
     scale = int(random.choice(config.scales))
     mirror, cut = random.random(2) < 0.5
-    boxes_xyxy, height = truth.boxes_xyxy, image.shape[0]
+    boxes_xyxy, size_hw = truth.boxes_xyxy, (image.shape[0], image.shape[1])
+    if config.detector.learns_masks:
+        _require_masks(truth, size_hw)
     window: tuple[int, int, int, int] | None = None
     if config.jitter:
         image, boxes_xyxy = scaled(image, boxes_xyxy, _jittered(image.shape[:2], config, random), _NO_LIMIT)
@@ -73,15 +75,21 @@ def box_sample(
         image, boxes_xyxy = scaled(image, boxes_xyxy, int(random.choice(config.crop_scales)), config.max_side)
         window = _random_window(image.shape[:2], config.crop_sides, random)
     if window is not None:
-        to_image = height / image.shape[0]
+        to_image = np.array([size_hw[1] / image.shape[1], size_hw[0] / image.shape[0]] * 2, np.float32)
         image, boxes_xyxy, seen = cropped(image, boxes_xyxy, window)
-        shown = ((boxes_xyxy + np.array(window[:2] * 2, np.float32)) * np.float32(to_image)).astype(np.float32)
-        truth = replace(
-            truth.take(np.flatnonzero(seen).tolist()), boxes_xyxy=shown
-        )  # what of the boxes the window shows
-    if not config.jitter:
+        corner = np.array(window[:2] * 2, np.float32)
+        # What of the boxes the window shows, in pixels of the image.
+        truth = replace(truth.take(np.flatnonzero(seen).tolist()), boxes_xyxy=(boxes_xyxy + corner) * to_image)
+        if truth.mask_rle is not None and config.detector.learns_masks:
+            tight, shows = fitted(truth.mask_rle, truth.boxes_xyxy)
+            truth = replace(truth, boxes_xyxy=tight).take(np.flatnonzero(shows).tolist())
+            boxes_xyxy = truth.boxes_xyxy / to_image - corner
+    if config.jitter:
+        kept = ((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) >= 1).all(axis=1)  # others are less than a pixel
+        truth, boxes_xyxy = truth.take(np.flatnonzero(kept).tolist()), boxes_xyxy[kept]
+    else:
         image, boxes_xyxy = scaled(image, boxes_xyxy, scale, config.max_side)
-    masks = _grids(truth) if config.detector.learns_masks else None
+    masks = mask_grids(truth.mask_rle or [], truth.boxes_xyxy) if config.detector.learns_masks else None
     if mirror and config.flip:
         image, boxes_xyxy = mirrored(image, boxes_xyxy)
         masks = None if masks is None else masks.flip(-1)
@@ -121,10 +129,16 @@ def _jittered(size_hw: tuple[int, ...], config: RetrainConfig, random: np.random
     return max(1, round(factor * min(size_hw[:2])))
 
 
-def _grids(truth: PseudoGroundTruth) -> Tensor:
+def _require_masks(truth: PseudoGroundTruth, size_hw: tuple[int, int]) -> None:
     if truth.mask_rle is None:
         raise DataError("expected pseudo ground truth with masks, got boxes alone; let it come from segment")
-    return mask_grids(truth.mask_rle, truth.boxes_xyxy)
+    for rle in truth.mask_rle:
+        if tuple(rle["size"]) != size_hw:
+            height, width = rle["size"]
+            raise DataError(
+                f"expected masks of a picture of {size_hw[0]} x {size_hw[1]} pixels (height x width), got one of {height} x "
+                f"{width}; make them anew: the picture is another one now"
+            )
 
 
 def _random_window(

@@ -118,6 +118,31 @@ def test_the_loss_of_masks_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> N
     assert ours.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_losses_of_a_step_are_torchvisions_on_the_same_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = detector(beta=1 / 9).train()
+    truth, views = [targets(*DISCS), targets(disc(15, 20, 10))], images()
+    torch.manual_seed(5)
+    ours = model.training_losses(views, SIZES_HW, truth, 0).losses
+
+    def project(_: torch.Tensor, boxes: torch.Tensor, index: torch.Tensor, side: int) -> torch.Tensor:
+        of_view = next(waiting)
+        return region_targets(of_view.masks, of_view.boxes_xyxy, index, boxes, side)
+
+    waiting = iter(truth)
+    monkeypatch.setattr(stock, "project_masks_on_boxes", project)
+    torch.manual_seed(5)
+    image_list, features = model._features(views, SIZES_HW)
+    of_boxes = [{"boxes": t.boxes_xyxy, "labels": t.class_index} for t in truth]
+    proposals, _ = model.rpn.train()(image_list, features, of_boxes)
+    known = [
+        {"boxes": t.boxes_xyxy, "labels": t.class_index + 1, "masks": torch.zeros(len(t.class_index), HEIGHT, WIDTH)}
+        for t in truth
+    ]
+    _, theirs = model.roi_heads.train()(features, proposals, [(HEIGHT, WIDTH)] * 2, known)
+    for name, stock_name in {"class": "loss_classifier", "box": "loss_box_reg", "mask": "loss_mask"}.items():
+        assert ours[name].item() == pytest.approx(theirs[stock_name].item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "truth",
     [
@@ -153,6 +178,28 @@ def test_a_region_that_the_drop_leaves_out_teaches_no_mask() -> None:
     drop = RoiDropConfig(enabled=True, tau_cls=0.0, tau_reg=0.0, start_step=0)  # of every region a loss exceeds 0
     losses = detector(drop=drop).train().training_losses(images(), SIZES_HW, [targets(*DISCS), NONE], 0).losses
     assert losses["mask"].item() == 0
+
+
+@pytest.mark.parametrize("normaliser", ["sampled", "kept"])
+def test_a_drop_of_some_regions_leaves_the_mean_of_the_others(normaliser: str) -> None:
+    truth, views = [targets(*DISCS), targets(disc(15, 20, 10), disc(12, 12, 8))], images()
+    one = detector(drop=RoiDropConfig(enabled=True, normaliser="kept")).train()
+    image_list, features = one._features(views, SIZES_HW)
+    of_boxes = [{"boxes": t.boxes_xyxy, "labels": t.class_index} for t in truth]
+    proposals, _ = one.rpn(image_list, features, of_boxes)
+    regions = one._sample(proposals, truth, one.roi_heads.fg_bg_sampler)
+    numbers = regions.foreground.nonzero()[:, 0]
+    assert len(numbers) > 2
+
+    def loss(model: MaskRcnn, kept: torch.Tensor) -> float:
+        keep = torch.zeros(len(regions.foreground), dtype=torch.bool)
+        keep[kept] = True
+        return model.more_losses(views, features, regions, truth, keep)["mask"].item()
+
+    alone = [loss(one, n) for n in numbers]
+    other = detector(drop=RoiDropConfig(enabled=True, normaliser=normaliser)).train()  # type: ignore[arg-type]
+    divisor = len(numbers) if normaliser == "sampled" else len(numbers) - 2
+    assert loss(other, numbers[2:]) == pytest.approx(sum(alone[2:]) / divisor, rel=1e-5)
 
 
 # --- what is found
@@ -269,6 +316,55 @@ def test_masks_follow_what_is_done_to_their_view(name: str) -> None:
                 assert (mask & shown).sum() / (mask | shown).sum() > 0.85
                 seen += 1
     assert seen >= 6
+
+
+def corner() -> np.ndarray:
+    """An L whose box is empty for the most part."""
+    drawn = np.zeros((HEIGHT, WIDTH), np.bool_)
+    drawn[5:60, 5:8] = drawn[57:60, 5:90] = True
+    return drawn
+
+
+@pytest.mark.parametrize("name", ["cut", "jittered"])
+def test_what_a_window_does_not_show_is_not_learnt_and_boxes_fit_what_it_shows(name: str) -> None:
+    config = replace(config_of("mask_rcnn"), **VIEWS[name] | {"jitter_side": 40})  # type: ignore[type-var]
+    one, gone = corner(), 0
+    for seed in range(60):
+        view, found = box_sample(picture(one), truth_of(one), config, RAW, seed)
+        gone += len(found.class_index) == 0
+        for box, grid in zip(found.boxes_xyxy.tolist(), found.masks, strict=True):
+            assert grid.max() > 0
+            sides = (grid[0].max(), grid[-1].max(), grid[:, 0].max(), grid[:, -1].max())
+            assert all(side > 0 for side in sides)  # the mask reaches all sides of its box
+            assert box[2] - box[0] > 0 and box[3] - box[1] > 0  # noqa: PT018
+        del view
+    assert gone > 0
+
+
+def test_jitter_leaves_out_what_becomes_less_than_a_pixel() -> None:
+    config = replace(config_of("mask_rcnn"), jitter=(0.1, 0.3), jitter_side=WIDTH)
+    small, large = disc(30.5, 30.5, 0.6), disc(50, 30, 20)
+    for seed in range(20):
+        _, found = box_sample(picture(small, large), truth_of(small, large), config, RAW, seed)
+        assert found.class_index.tolist() == [1]
+        assert len(found.masks) == 1
+
+
+def test_masks_of_another_picture_are_refused() -> None:
+    with pytest.raises(DataError, match=r"expected masks of a picture of 32 x 96 pixels .*got one of 64 x 96"):
+        box_sample(picture(DISCS[0])[:32], truth_of(DISCS[0]), config_of("mask_rcnn"), RAW, 0)
+
+
+def test_passes_are_whole_because_the_loss_of_masks_is_a_mean_over_regions() -> None:
+    assert config_of("mask_rcnn").detector.pass_statistics == ("name",)
+    assert config_of("faster_rcnn").detector.pass_statistics == ()
+
+
+def test_nothing_found_has_no_masks() -> None:
+    model = detector()
+    model.roi_heads.score_thresh = 1.0
+    found = detect_alone(model, picture(*DISCS))
+    assert (len(found), found.mask_rle) == (0, [])
 
 
 def test_jitter_makes_views_of_many_sizes_and_never_larger_than_its_square() -> None:
