@@ -10,7 +10,7 @@ import yaml
 
 import recipes
 from pipelines.recipe.keys import to_plain
-from pipelines.recipe.model import Recipe, load_recipe, shipped_recipes
+from pipelines.recipe.model import Recipe, load_recipe, shipped_recipes, verb_of
 from pipelines.recipe.yaml_text import render
 from pipelines.registry import STAGES, active
 from pipelines.runner import Run
@@ -65,6 +65,14 @@ def test_a_preset_merges_into_every_recipe_and_all_of_it_arrives(name: str, pres
     assert wanted
     assert {path: merged[path] for path in wanted} == wanted
     assert {origins[path] for path in wanted} == {f"{preset.partition('/')[2]}.yaml"}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_networks_of_a_recipe_can_be_built(name: str) -> None:
+    recipe, _ = load_recipe(name, ["retrain.init="])  # no weights are fetched
+    for instance in recipe.stages:
+        if verb_of(instance) == "retrain":
+            STAGES["retrain"].check(STAGES["retrain"].options(recipe.of(instance), instance))
 
 
 def test_coco17_shows_each_image_as_often_as_coco14() -> None:
