@@ -171,10 +171,8 @@ def test_training_and_proposing_give_the_same_bits_whatever_the_coordinates(tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("write", [write_voc, write_coco])
 def test_masks_that_are_learnt_from_are_the_same_whatever_the_true_ones(tmp_path, write):
-    masks = [
-        "retrain.learn_from=segment", "retrain.detector.name=mask_rcnn", "retrain.detector.mask_dims=[8]",
-        "retrain.detector.drop.enabled=false",
-    ]  # fmt: skip
+    options = ("name=mask_rcnn", "anchor_sides=[12, 24, 48]", "pyramid_dim=16", "head_dim=32", "mask_dims=[8]")
+    masks = ["retrain.learn_from=segment", *(f"retrain.detector.{option}" for option in options)]
     found = []
     for coordinates in ("true", "random"):
         data = write(tmp_path / "data", coordinates=coordinates)
