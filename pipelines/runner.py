@@ -192,7 +192,9 @@ class Run:
         if stage.knows_classes(options):
             parts["classes"] = list(self._indexed.class_names)
         if stage.measures_by_true_boxes(self.recipe.of(name)):
-            parts["true boxes"] = self._true_boxes()
+            parts["true boxes"] = self._true(self._indexed.facts.truth)
+        if stage.measures_by_true_masks(self.recipe.of(name)):
+            parts["true masks"] = self._true(self._indexed.facts.mask_truth)
         if not stage.makes_rows(options):
             rows = {n: product.instance.set for n, product in inputs.items() if _has_rows(n)}
             parts["images"] = {"index": planned.digest, **rows}
@@ -210,9 +212,9 @@ class Run:
         given = self._given.get(INDEX)
         return _indexed(self._asked(INDEX)[1], self.instance(INDEX)) if given is None else Indexed.of(Index(given))
 
-    def _true_boxes(self) -> Mapping[str, str]:
-        """Return what tells the true boxes from others: their digests or, of an index that looked at none, that of the data."""
-        if digests := self._indexed.facts.truth:
+    def _true(self, digests: Mapping[str, str]) -> Mapping[str, str]:
+        """Return what tells true boxes or masks from others: their digests or, of an index that looked at none, the data's."""
+        if digests:
             return digests
         given = self._given.get(INDEX)
         fingerprints: Mapping[str, str] = (

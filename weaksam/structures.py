@@ -71,6 +71,7 @@ class GroundTruth:
     to_scale: bool = False  # boxes are pixels of ``size_hw`` and wait to be scaled to the picture's own size
     # [N], None for an object that has none; None: nobody asked for masks, or the annotations state none.
     mask_rle: Sequence[Rle | None] | None = None
+    masks_left_out: int = 0  # masks that were asked for and are not here because they are of none of the objects
 
 
 def no_objects() -> GroundTruth:

@@ -71,6 +71,13 @@ class EvaluateStage(Stage[AnyOptions]):
         """Whether it does not compare views."""
         return not recipe.evaluate.views
 
+    def measures_by_true_masks(self, recipe: Recipe) -> bool:
+        """Whether what it measures has masks."""
+        how = recipe.evaluate
+        if not self.measures_by_true_boxes(recipe):
+            return False
+        return verb_of(how.of) == "segment" or (verb_of(how.of) == "detect" and detections.have_masks(recipe))
+
     def run(self, job: Job[AnyOptions]) -> EvaluationFacts:
         """Measure what the instance reads."""
         options = job.options

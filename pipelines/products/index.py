@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.engine.product import Facts, Product
 from pipelines.store.planned import Planned, digest_of, identify, index_rows
 from pipelines.store.schemas import IMAGES, class_names_of
-from weaksam.datasets.ground_truth import BoxCounts
+from weaksam.datasets.ground_truth import BoxCounts, MaskCounts
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.structures import ImageRecord
 
@@ -35,6 +35,9 @@ class IndexFacts(Facts):
     # Of true boxes, by split, where the recipe measures by them and the split is annotated:
     true_boxes: dict[str, BoxCounts] = field(default_factory=dict)
     truth: dict[str, str] = field(default_factory=dict)  # a digest of all that is known of them
+    # Of true masks, by split, where the recipe measures by them and the split has some:
+    true_masks: dict[str, MaskCounts] = field(default_factory=dict)
+    mask_truth: dict[str, str] = field(default_factory=dict)  # a digest of them
 
 
 class Picture(NamedTuple):

@@ -1,15 +1,15 @@
 """The index stage: list a data set's images once, with the labels that the recipe grants, into the ``images`` table.
 
 Labels are granted to the training split only and are null everywhere else, so that no test label can leak into gating or
-training. Where the recipe measures by true boxes they are read and counted, so that a malformed one is an error before hours
-of work and not after them; no coordinate is kept. ``--limit N`` keeps the first N ids of each split in hash order, a sample
-that does not depend on how the data set sorts its files.
+training. Where the recipe measures by true boxes they are read and counted, and true masks where it measures by these, so that
+a malformed one is an error before hours of work and not after them; no coordinate is kept. ``--limit N`` keeps the first N ids
+of each split in hash order, a sample that does not depend on how the data set sorts its files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from pipelines.store.files import DamagedFileError
 from pipelines.store.instances import Instance, rows_uri
 from pipelines.store.schemas import IMAGES, with_class_names
 from weaksam.config import DataConfig
-from weaksam.datasets.ground_truth import BoxCounts, StatedSize
+from weaksam.datasets.ground_truth import BoxCounts, MaskCounts, StatedSize
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
 from weaksam.io.contents import ImageContent, contents_of
@@ -50,6 +50,7 @@ class IndexOptions:
 
     data: DataConfig
     true_boxes: StatedSize | None  # what stated sizes count for where they are checked; None where they are not
+    masks: bool  # whether true masks are checked, too
 
 
 class IndexStage(Stage[IndexOptions]):
@@ -60,9 +61,11 @@ class IndexStage(Stage[IndexOptions]):
     product = Index
 
     def options(self, recipe: Recipe, name: str) -> IndexOptions:  # noqa: ARG002
-        """Look at true boxes where an instance that the recipe lists measures by them."""
-        measures = any(stage_of(other).measures_by_true_boxes(recipe.of(other)) for other in recipe.stages)
-        return IndexOptions(data=recipe.data, true_boxes=recipe.data.stated_size if measures else None)
+        """Look at true boxes, and at true masks, where an instance that the recipe lists measures by them."""
+        by_boxes = any(stage_of(other).measures_by_true_boxes(recipe.of(other)) for other in recipe.stages)
+        by_masks = any(stage_of(other).measures_by_true_masks(recipe.of(other)) for other in recipe.stages)
+        stated_size = recipe.data.stated_size if by_boxes else None
+        return IndexOptions(data=recipe.data, true_boxes=stated_size, masks=by_masks)
 
     def images(self, options: IndexOptions) -> None:  # noqa: ARG002
         """None: it says which images there are."""
@@ -104,6 +107,7 @@ def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, rem
     _require_images(available, passed_over, labelled, config)
     _require_unique(available, config.uri)
     truth = {} if options.true_boxes is None else _check_true_boxes(dataset, available)
+    mask_truth = _check_true_masks(dataset, available) if options.masks else {}
 
     records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
     contents = _read_contents([r.uri for r in records], index, voice, remember=remember)
@@ -119,9 +123,12 @@ def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, rem
     counts = Counter(r.split for r in records)
     parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
     boxes = {split: counted for split, (counted, _) in truth.items()}
+    masks = {split: counted for split, (counted, _) in mask_truth.items()}
     labels = _what_labels_say(records, dataset.class_names, labelled)
     facts = IndexFacts(
-        text=" · ".join([f"images {len(records):,} ({parts})", labels, *_what_boxes_say(boxes)]),
+        text=" · ".join(
+            [f"images {len(records):,} ({parts})", labels, *_what_boxes_say(boxes), *_what_masks_say(masks)]
+        ),
         splits=dict(counts),
         available={split: len(all_records) for split, all_records in available.items()},
         classes=len(dataset.class_names),
@@ -130,6 +137,8 @@ def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, rem
         passed_over=tuple(passed_over),
         true_boxes=boxes,
         truth={split: digest for split, (_, digest) in truth.items()},
+        true_masks=masks,
+        mask_truth={split: digest for split, (_, digest) in mask_truth.items()},
     )
     images = pa.Table.from_pydict(columns, schema=with_class_names(IMAGES, dataset.class_names))
     return Indexed(key=index.key, images=images, facts=facts)
@@ -190,6 +199,14 @@ def _check_true_boxes(
     return {split: (counts, digest) for split, (counts, digest) in found.items() if counts.images}
 
 
+def _check_true_masks(dataset: Dataset, splits: Iterable[str]) -> dict[str, tuple[MaskCounts, str]]:
+    """Count the true masks of each split that has some, and take a digest of them; malformed ones are an error now."""
+    from weaksam.datasets import check_true_masks
+
+    found = {split: check_true_masks(dataset, split) for split in splits}
+    return {split: (counts, digest) for split, (counts, digest) in found.items() if counts.images}
+
+
 def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:
     """Return (height, width) of the first pictures in hash order by image id; one that cannot be read has none."""
     uris = {record.image_id: record.uri for record in records}
@@ -234,6 +251,13 @@ def _what_boxes_say(boxes: Mapping[str, BoxCounts]) -> list[str]:
     if not left_out and not cut:
         return []
     return [f"true boxes left out {left_out:,} (without area or outside), cut {cut:,}"]
+
+
+def _what_masks_say(masks: Mapping[str, MaskCounts]) -> list[str]:
+    without, left_out = sum(of.without for of in masks.values()), sum(of.left_out for of in masks.values())
+    if not without and not left_out:
+        return []
+    return [f"true masks of no object {left_out:,}, objects without one {without:,}"]
 
 
 def _fingerprint(config: DataConfig) -> str:

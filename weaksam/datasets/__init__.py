@@ -10,7 +10,15 @@ from typing import Protocol
 
 from weaksam.config import DataConfig
 from weaksam.datasets import coco_layout, voc_layout
-from weaksam.datasets.ground_truth import BoxCounts, count_boxes, digest_of, true_objects
+from weaksam.datasets.ground_truth import (
+    BoxCounts,
+    MaskCounts,
+    count_boxes,
+    count_masks,
+    digest_of,
+    mask_digest_of,
+    true_objects,
+)
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.datasets.pictures_only import PicturesOnly
@@ -135,6 +143,16 @@ def check_true_boxes(
     for image_id, size_hw in (sizes_hw() if truth else {}).items():
         true_objects(truth, image_id, size_hw)
     return count_boxes(truth), digest_of(truth)
+
+
+def check_true_masks(dataset: Dataset, split: str) -> tuple[MaskCounts, str]:
+    """Read the true masks of a split for their faults alone, as ``check_true_boxes`` reads boxes; return counts and a digest.
+
+    Raises:
+        DataError: A mask is malformed.
+    """
+    truth = dataset.ground_truth(split, masks=True)
+    return count_masks(truth), mask_digest_of(truth)
 
 
 def train_split(dataset: Dataset, config: DataConfig) -> str:

@@ -40,6 +40,16 @@ class TrueObject(NamedTuple):
 
 
 @dataclass(frozen=True)
+class MaskCounts:
+    """What is known of the true masks of some images without a pixel."""
+
+    images: int  # whose annotations state masks
+    masks: int
+    without: int  # objects of these images that have a box alone
+    left_out: int  # masks that are of no object: see ``GroundTruth``
+
+
+@dataclass(frozen=True)
 class BoxCounts:
     """What is known of the true boxes of some images without a coordinate: see ``GroundTruth``."""
 
@@ -56,6 +66,7 @@ def ground_truth_of(
     where: str = "",
     *,
     masks: bool = False,
+    masks_left_out: int = 0,
 ) -> GroundTruth:
     """Cut the objects of one image to the size that its annotation states.
 
@@ -65,6 +76,7 @@ def ground_truth_of(
         stated_size: What the size counts for; "ignore" makes it unknown.
         where: The file that they are from.
         masks: Whether the annotations state masks, and are asked for them.
+        masks_left_out: Masks that they state and that are of none of the objects.
 
     Returns:
         The objects of which something lies inside the image, how many of them were cut, and how many others are left out
@@ -80,6 +92,7 @@ def ground_truth_of(
         where=where,
         to_scale=stated_size == "scale",
         mask_rle=[item.mask_rle for item in objects] if masks else None,
+        masks_left_out=masks_left_out,
     )
     return _cut(truth, boxes, truth.size_hw)
 
@@ -118,11 +131,29 @@ def count_boxes(truth: Mapping[str, GroundTruth]) -> BoxCounts:
     return BoxCounts(len(truth), objects, cut, left_out)
 
 
+def count_masks(truth: Mapping[str, GroundTruth]) -> MaskCounts:
+    """Count the true masks of a split, which were asked for."""
+    known = [of for of in truth.values() if of.mask_rle is not None]
+    masks = [rle is not None for of in known for rle in of.mask_rle or ()]
+    return MaskCounts(len(known), sum(masks), len(masks) - sum(masks), sum(of.masks_left_out for of in known))
+
+
+def mask_digest_of(truth: Mapping[str, GroundTruth]) -> str:
+    """Return 32 hexadecimal digits that tell the true masks of a split, which were asked for, from any others.
+
+    They say nothing of boxes and classes, which have digits of their own, see ``digest_of``.
+    """
+    digest = hashlib.sha256()
+    for image_id, of in sorted(truth.items()):
+        masks = None if of.mask_rle is None else [rle and (rle["size"], rle["counts"].hex()) for rle in of.mask_rle]
+        digest.update(json.dumps((image_id, masks, of.masks_left_out)).encode())
+    return digest.hexdigest()[:32]
+
+
 def digest_of(truth: Mapping[str, GroundTruth]) -> str:
     """Return 32 hexadecimal digits that tell the true boxes of a split from any others, down to the last bit.
 
-    Masks that were asked for count as well. The digits do not depend on the order of the images, nor on the file that all is
-    from.
+    They do not depend on the order of the images, nor on the file that the boxes are from, nor on masks.
     """
     digest = hashlib.sha256()
     for image_id, of in sorted(truth.items()):
@@ -133,8 +164,6 @@ def digest_of(truth: Mapping[str, GroundTruth]) -> str:
         digest.update(of.class_index.astype("<i8").tobytes())
         digest.update(of.difficult.astype(bool).tobytes())
         digest.update(of.crowd.astype(bool).tobytes())
-        for rle in of.mask_rle or ():
-            digest.update(b"-" if rle is None else rle["counts"])
     return digest.hexdigest()[:32]
 
 

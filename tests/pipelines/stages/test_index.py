@@ -422,6 +422,53 @@ def test_a_split_without_known_boxes_has_no_digest(tmp_path: Path) -> None:
     assert manifest["truth"] == {}
 
 
+# ---------------------------------------------------------------------------------------------------------- true masks
+
+BY_MASKS = "stages=[index, propose, evaluate.proposals, segment, evaluate.segment]"
+
+
+def coco_tree_of_masks(root: Path, right: float) -> Path:
+    """A tree whose first object of the split val2017 is a triangle that ends at ``right``; no other has a mask."""
+    root = build_coco_tree(root) if not root.is_dir() else root
+    path = root / "annotations" / "instances_val2017.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["segmentation"] = [[1, 1, right, 1, right, 9]]
+    path.write_text(json.dumps(document))
+    return root
+
+
+def test_true_masks_are_counted_where_they_measure(tmp_path: Path) -> None:
+    root = coco_tree_of_masks(tmp_path / "coco", 9)
+    manifest, _, _ = index(str(root), tmp_path / "run", BY_MASKS)
+    boxes, (of_val,) = manifest["true_boxes"]["val2017"], manifest["true_masks"].values()
+    assert of_val == {"images": 3, "masks": 1, "without": boxes["objects"] - 1, "left_out": 0}
+    assert manifest["mask_truth"].keys() == manifest["true_masks"].keys() == {"val2017"}
+    assert f"true masks of no object 0, objects without one {boxes['objects'] - 1}" in manifest["text"]
+    by_boxes, _, _ = index(str(root), tmp_path / "run")
+    assert (by_boxes["true_masks"], by_boxes["mask_truth"]) == ({}, {})
+
+
+def test_a_malformed_mask_is_an_error_where_it_measures_and_none_elsewhere(tmp_path: Path) -> None:
+    root = coco_tree_of_masks(tmp_path / "coco", float("nan"))
+    with pytest.raises(
+        DataError, match=r"instances_val2017\.json: annotations\[0\] of image 5: expected \"segmentation\""
+    ):
+        index(str(root), tmp_path / "run", BY_MASKS)
+    manifest, _, _ = index(str(root), tmp_path / "run")
+    assert manifest["true_masks"] == {}
+
+
+def test_corrected_masks_are_measured_anew_and_nothing_else_is(tmp_path: Path) -> None:
+    names = ["propose", "segment", "evaluate.proposals", "evaluate.segment"]
+    keys = []
+    for right in (9, 8):
+        root = coco_tree_of_masks(tmp_path / "coco", right)
+        run = Run(load_recipe("grid", [BY_MASKS], str(root))[0], str(tmp_path / "run"))
+        keys.append([run.instance(name).key for name in names])
+    stale = [name for name, before, after in zip(names, *keys, strict=True) if before != after]
+    assert stale == ["evaluate.segment"]
+
+
 def test_hash_order_is_fixed_and_does_not_follow_names() -> None:
     ids = [f"{n:03}" for n in range(20)]
     # sha1 of "012" begins with 4ab3…, of "000" with 8aef…: any order but that of the names

@@ -14,7 +14,15 @@ from PIL import Image
 from tests.support.trees import build_coco_tree, build_voc_tree, coco_document, voc_object, voc_xml, write_list
 from weaksam.config import ShapesConfig
 from weaksam.datasets.coco import CocoDataset
-from weaksam.datasets.ground_truth import TrueObject, digest_of, ground_truth_of, true_objects
+from weaksam.datasets.ground_truth import (
+    MaskCounts,
+    TrueObject,
+    count_masks,
+    digest_of,
+    ground_truth_of,
+    mask_digest_of,
+    true_objects,
+)
 from weaksam.datasets.shapes import Shapes
 from weaksam.datasets.voc import VocDataset
 from weaksam.datasets.voc_masks import object_masks
@@ -244,13 +252,30 @@ def test_where_the_stated_size_is_ignored_masks_are_pixels_of_the_picture(size_h
     np.testing.assert_array_equal(decode_rle(truth.mask_rle[0]), expected[: size_hw[0], : size_hw[1]])
 
 
-def test_digests_tell_masks_apart() -> None:
-    def digest(mask: np.ndarray | None) -> str:
-        rle = None if mask is None else encode_rle(mask)
-        return digest_of({"a": ground_truth_of([TrueObject((1, 1, 4, 4), 0, mask_rle=rle)], (6, 8), masks=True)})
+def of_masks(*masks: np.ndarray | None, image_id: str = "a", left_out: int = 0) -> dict[str, Any]:
+    encoded = [None if mask is None else encode_rle(mask) for mask in masks]
+    objects = [TrueObject((1, 1, 4, 4), 0, mask_rle=rle) for rle in encoded]
+    return {image_id: ground_truth_of(objects, (6, 8), masks=True, masks_left_out=left_out)}
 
-    assert len({digest(DRAWN), digest(CORNER), digest(None)}) == 3
-    assert digest(DRAWN) == digest(DRAWN.copy())
+
+def test_digests_of_masks_tell_them_apart_and_those_of_boxes_do_not() -> None:
+    one, two = of_masks(DRAWN, None), of_masks(None, DRAWN)
+    turned = of_masks(np.ascontiguousarray(DRAWN.T), None)  # as runs: of other lengths, or of the same in another size
+    none = {"a": ground_truth_of([TrueObject((1, 1, 4, 4), 0)] * 2, (6, 8))}
+    others = [one, two, turned, none, of_masks(None, None), of_masks(CORNER, None), of_masks(DRAWN), {}]
+    others += [of_masks(DRAWN, None, image_id="b"), of_masks(DRAWN, None, left_out=1)]
+    assert len(set(map(mask_digest_of, others))) == len(others)
+    assert mask_digest_of(one) == mask_digest_of(of_masks(DRAWN.copy(), None))
+    assert digest_of(one) == digest_of(two) == digest_of(none)
+    both = one | of_masks(CORNER, image_id="b")
+    assert mask_digest_of(both) == mask_digest_of(dict(reversed(both.items())))
+
+
+def test_masks_are_counted_in_the_images_whose_annotations_state_some() -> None:
+    boxes_alone = {"c": ground_truth_of([TrueObject((1, 1, 4, 4), 0)], (6, 8))}
+    truth = of_masks(DRAWN, None, CORNER, left_out=2) | of_masks(None, image_id="b") | boxes_alone
+    assert count_masks(truth) == MaskCounts(images=2, masks=2, without=2, left_out=2)
+    assert count_masks({}) == MaskCounts(images=0, masks=0, without=0, left_out=0)
 
 
 def test_a_tree_of_boxes_has_no_masks(tmp_path: Path) -> None:
