@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
-from weaksam.datasets.coco_file import CocoFile, parse_json, shown
+from weaksam.datasets.coco_file import MAX_COORDINATE, CocoFile, parse_json, shown
 from weaksam.errors import DataError
 from weaksam.io.files import read_annotations
 from weaksam.masks_np import Rle, rle_area
 
 _LEAST_NUMBERS = 6  # of a polygon: three corners
+# Pixels that an outline may be long. pycocotools keeps some 150 bytes for each of them, and crashes where there are too many.
+_LONGEST = 2**20
 
 
 def read_masks(loaded: CocoFile) -> dict[int, Rle]:
@@ -25,7 +28,8 @@ def read_masks(loaded: CocoFile) -> dict[int, Rle]:
         a segmentation, or with none but polygons of fewer than three corners, has none.
 
     Raises:
-        DataError: a segmentation is not what COCO says, or the size of an image that has one is not stated.
+        DataError: a segmentation is not what COCO says or lies far outside its image, or the size of an image that has one is
+            not stated.
     """
     document = parse_json(next(read_annotations([loaded.uri])), loaded.uri)
     sizes_hw = {image.number: image.size_hw for image in loaded.images}
@@ -60,6 +64,12 @@ def _mask(segmentation: Any, size_hw: tuple[int, int], where: str) -> Rle | None
     polygons = [[float(value) for value in part] for part in segmentation if len(part) >= _LEAST_NUMBERS]
     if not polygons:
         return None
+    for polygon in polygons:
+        if max(map(abs, polygon)) > MAX_COORDINATE or _length(polygon) > _LONGEST:
+            raise DataError(
+                f"{where}: expected polygons in or about an image of {width} x {height} pixels, with outlines of {_LONGEST:,} "
+                f"pixels at most, got {shown(polygon)}; correct the annotation or remove it"
+            )
     union = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     return {"size": [height, width], "counts": bytes(union["counts"])}
 
@@ -69,6 +79,12 @@ def _is_polygon(part: Any) -> bool:
     if not isinstance(part, list) or len(part) % 2:
         return False
     return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in part)
+
+
+def _length(polygon: list[float]) -> float:
+    """Pixels along the outline, as many as the longer side of each of its edges."""
+    corners = list(zip(polygon[::2], polygon[1::2], strict=True))
+    return sum(max(abs(x2 - x1), abs(y2 - y1)) for (x1, y1), (x2, y2) in pairwise([*corners, corners[0]]))
 
 
 def _of_runs(runs: Mapping[str, Any], size_hw: tuple[int, int], where: str) -> Rle:

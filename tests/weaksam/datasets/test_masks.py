@@ -73,6 +73,8 @@ CORNER = np.zeros((HEIGHT, WIDTH), np.bool_)
 CORNER[0, 0] = CORNER[5, 7] = True
 TWO_PARTS = DRAWN.copy()
 TWO_PARTS[5, 5:8] = True
+TOUCHED = DRAWN.copy()
+TOUCHED[4:, 3] = True  # more than half of the column 3, down to the end
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,7 @@ TWO_PARTS[5, 5:8] = True
     [
         pytest.param([SQUARE], DRAWN, id="polygon"),
         pytest.param([SQUARE, [5, 5, 8, 5, 8, 6, 5, 6]], TWO_PARTS, id="two-polygons"),
+        pytest.param([[1, 1, 4, 1, 4, 4, 4, 400_000, 3, 4, 1, 4]], TOUCHED, id="a-polygon-that-leaves-the-image"),
         pytest.param([SQUARE, [7, 7, 7, 7]], DRAWN, id="a-polygon-of-two-corners-beside-it"),
         pytest.param(uncompressed(DRAWN), DRAWN, id="run-lengths"),
         pytest.param(uncompressed(CORNER), CORNER, id="run-lengths-from-the-first-pixel-to-the-last"),
@@ -108,6 +111,10 @@ def test_coco_segmentations(tmp_path: Path, segmentation: Any, mask: np.ndarray 
         pytest.param([[1, 1, 4, 1, 4, "x"]], "of polygons", id="text"),
         pytest.param([1, 1, 4, 1, 4, 4], "of polygons", id="flat"),
         pytest.param("abc", "of polygons", id="string"),
+        pytest.param([[0, 0, 1e9, 0, 1e9, 1e9]], "in or about an image of 8 x 6 pixels", id="out-of-all-bounds"),
+        pytest.param([[1e12, 0, 1e12, 1, 1e12, 2]], "in or about an image of 8 x 6 pixels", id="small-but-far-away"),
+        pytest.param([SQUARE, [0, 0, 2e6, 0, 0, 1]], "in or about an image", id="the-second-is-long"),
+        pytest.param([[0, 0, 400_000, 0, 800_000, 1]], "in or about an image", id="long-by-its-last-edge"),
         pytest.param({"size": [WIDTH, HEIGHT], "counts": [48]}, r'"size" of its image, \[6, 8\]', id="another-size"),
         pytest.param({"size": [HEIGHT, WIDTH], "counts": [40]}, "run lengths of 48 pixels", id="short"),
         pytest.param({"size": [HEIGHT, WIDTH], "counts": [-2, 50]}, "run lengths of 48 pixels", id="negative"),
