@@ -120,7 +120,7 @@ class CocoDataset:
             return {}
         index = {category_id: i for i, category_id in enumerate(self.category_ids)}
         objects: dict[int, list[TrueObject]] = defaultdict(list)
-        mask_of = read_masks(loaded) if masks else {}
+        mask_of = read_masks(loaded, sized=self._stated_size != "ignore") if masks else {}
         for item in loaded.annotations:
             box_xyxy, mask_rle = item.box_xyxy(loaded.uri), mask_of.get(item.place)
             objects[item.image].append(TrueObject(box_xyxy, index[item.category], crowd=item.crowd, mask_rle=mask_rle))

@@ -13,6 +13,7 @@ from typing import Any
 from weaksam.datasets.coco_file import MAX_COORDINATE, CocoFile, parse_json, shown
 from weaksam.errors import DataError
 from weaksam.io.files import read_annotations
+from weaksam.io.images import MAX_PIXELS
 from weaksam.masks_np import Rle, rle_area
 
 _LEAST_NUMBERS = 6  # of a polygon: three corners
@@ -20,16 +21,20 @@ _LEAST_NUMBERS = 6  # of a polygon: three corners
 _LONGEST = 2**20
 
 
-def read_masks(loaded: CocoFile) -> dict[int, Rle]:
+def read_masks(loaded: CocoFile, *, sized: bool) -> dict[int, Rle]:
     """Read the masks of an instances file that was read before.
 
+    Args:
+        loaded: the file.
+        sized: whether the stated sizes of images count.
+
     Returns:
-        the place of an annotation in its list -> its mask, of the size that its image is stated to have. An annotation without
-        a segmentation, or with none but polygons of fewer than three corners, has none.
+        the place of an annotation in its list -> its mask, of the size that its image is stated to have; where that does not
+        count or is not stated, of that of the run lengths, or as far as the polygons reach. An annotation without a
+        segmentation, or with none but polygons of fewer than three corners, has none.
 
     Raises:
-        DataError: a segmentation is not what COCO says or lies far outside its image, or the size of an image that has one is
-            not stated.
+        DataError: a segmentation is not what COCO says, or lies far outside its image.
     """
     document = parse_json(next(read_annotations([loaded.uri])), loaded.uri)
     sizes_hw = {image.number: image.size_hw for image in loaded.images}
@@ -39,18 +44,14 @@ def read_masks(loaded: CocoFile) -> dict[int, Rle]:
         if not segmentation:
             continue
         where = f"{loaded.uri}: annotations[{annotation.place}] of image {annotation.image}"
-        size_hw = sizes_hw[annotation.image]
-        if min(size_hw) < 1:
-            raise DataError(
-                f"{where}: expected width and height of its image, without which it has no mask; state them"
-            )
-        mask = _mask(segmentation, size_hw, where)
+        mask = _mask(segmentation, sizes_hw[annotation.image] if sized else (0, 0), where)
         if mask is not None:
             masks[annotation.place] = mask
     return masks
 
 
 def _mask(segmentation: Any, size_hw: tuple[int, int], where: str) -> Rle | None:
+    """Return the mask of one annotation; a side of 0 is not known."""
     if isinstance(segmentation, Mapping):
         return _of_runs(segmentation, size_hw, where)
     if not isinstance(segmentation, list) or not all(_is_polygon(part) for part in segmentation):
@@ -60,15 +61,17 @@ def _mask(segmentation: Any, size_hw: tuple[int, int], where: str) -> Rle | None
         )
     from pycocotools import mask as coco_mask
 
-    height, width = size_hw
     polygons = [[float(value) for value in part] for part in segmentation if len(part) >= _LEAST_NUMBERS]
     if not polygons:
         return None
+    height = size_hw[0] or max(1, math.ceil(max(max(polygon[1::2]) for polygon in polygons)))
+    width = size_hw[1] or max(1, math.ceil(max(max(polygon[::2]) for polygon in polygons)))
     for polygon in polygons:
-        if max(map(abs, polygon)) > MAX_COORDINATE or _length(polygon) > _LONGEST:
+        far = max(map(abs, polygon)) > MAX_COORDINATE or height * width > MAX_PIXELS
+        if far or _length(polygon) > _LONGEST:
             raise DataError(
-                f"{where}: expected polygons in or about an image of {width} x {height} pixels, with outlines of {_LONGEST:,} "
-                f"pixels at most, got {shown(polygon)}; correct the annotation or remove it"
+                f"{where}: expected polygons in or about an image of {size_hw[1] or '?'} x {size_hw[0] or '?'} pixels, with "
+                f"outlines of {_LONGEST:,} pixels at most, got {shown(polygon)}; correct the annotation or remove it"
             )
     union = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     return {"size": [height, width], "counts": bytes(union["counts"])}
@@ -87,17 +90,27 @@ def _length(polygon: list[float]) -> float:
     return sum(max(abs(x2 - x1), abs(y2 - y1)) for (x1, y1), (x2, y2) in pairwise([*corners, corners[0]]))
 
 
+def _is_size(size: Any, size_hw: tuple[int, int]) -> bool:
+    """Whether it is the height and width of an image, of which a side of 0 is not known."""
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        return False
+    return size[0] * size[1] <= MAX_PIXELS and all(
+        not known or known == side for known, side in zip(size_hw, size, strict=True)
+    )
+
+
 def _of_runs(runs: Mapping[str, Any], size_hw: tuple[int, int], where: str) -> Rle:
     """Return run lengths in COCO's compressed form; they count pixels down the columns, the first ones outside."""
     from pycocotools import mask as coco_mask
 
-    height, width = size_hw
     counts, size = runs.get("counts"), runs.get("size")
-    if size != [height, width]:
+    if not _is_size(size, size_hw):
+        stated = ", ".join(str(side or "?") for side in size_hw)
         raise DataError(
-            f'{where}: expected run lengths of the "size" of its image, [{height}, {width}], got {shown(size)}; correct the '
-            "annotation or remove it"
+            f'{where}: expected run lengths of the "size" of its image, [{stated}], got {shown(size)}; correct the annotation '
+            "or remove it"
         )
+    height, width = runs["size"]
     if isinstance(counts, list):
         whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
         if not whole or sum(counts) != height * width:

@@ -16,6 +16,7 @@ from weaksam.config import ShapesConfig
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.ground_truth import (
     MaskCounts,
+    StatedSize,
     TrueObject,
     count_masks,
     digest_of,
@@ -35,10 +36,17 @@ DRAWN = np.zeros((HEIGHT, WIDTH), np.bool_)
 DRAWN[1:4, 1:4] = True
 
 
-def coco(tmp_path: Path, *segmentations: Any, size: bool = True) -> CocoDataset:
+def coco(
+    tmp_path: Path,
+    *segmentations: Any,
+    size_hw: tuple[int, int] | None = (HEIGHT, WIDTH),
+    stated_size: StatedSize = "check",
+) -> CocoDataset:
     """A data set of one picture with an object for each segmentation; ``...`` leaves it out."""
     document = coco_document()
-    image = {"id": 1, "file_name": "1.png"} | ({"height": HEIGHT, "width": WIDTH} if size else {})
+    image = {"id": 1, "file_name": "1.png"}
+    if size_hw is not None:
+        image |= {"height": size_hw[0], "width": size_hw[1]}
     document["images"].append(image)
     category = document["categories"][0]["id"]
     for n, segmentation in enumerate(segmentations):
@@ -48,7 +56,7 @@ def coco(tmp_path: Path, *segmentations: Any, size: bool = True) -> CocoDataset:
     (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(document))
     (tmp_path / "train").mkdir()
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "train" / "1.png")
-    return CocoDataset(str(tmp_path))
+    return CocoDataset(str(tmp_path), stated_size=stated_size)
 
 
 def masks_of(dataset: CocoDataset) -> list[np.ndarray | None] | None:
@@ -73,6 +81,8 @@ CORNER = np.zeros((HEIGHT, WIDTH), np.bool_)
 CORNER[0, 0] = CORNER[5, 7] = True
 TWO_PARTS = DRAWN.copy()
 TWO_PARTS[5, 5:8] = True
+LOW = np.zeros((HEIGHT, WIDTH), np.bool_)
+LOW[4:, 5:] = True
 TOUCHED = DRAWN.copy()
 TOUCHED[4:, 3] = True  # more than half of the column 3, down to the end
 
@@ -130,9 +140,38 @@ def test_a_segmentation_that_is_none_is_told_with_its_place(tmp_path: Path, segm
     assert len(dataset.ground_truth("train")["1"].boxes_xyxy) == 2  # boxes are read all the same
 
 
-def test_masks_of_a_picture_whose_size_is_not_stated_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected width and height"):
-        masks_of(coco(tmp_path, [SQUARE], size=False))
+@pytest.mark.parametrize(
+    ("segmentation", "mask"),
+    [
+        ([SQUARE], DRAWN),
+        (uncompressed(DRAWN), DRAWN),
+        (compressed(CORNER), CORNER),
+        ([[5, 4, 12, 4, 12, 6, 5, 6]], LOW),
+    ],
+    ids=["polygon", "run-lengths", "compressed", "a-polygon-that-sticks-out"],
+)
+@pytest.mark.parametrize("stated_size", ["check", "ignore"])
+def test_without_a_stated_size_that_counts_masks_are_pixels_of_the_picture(
+    tmp_path: Path, segmentation: Any, mask: np.ndarray, stated_size: Any
+) -> None:
+    turned = (WIDTH, HEIGHT) if stated_size == "ignore" else None
+    truth = coco(tmp_path, segmentation, size_hw=turned, stated_size=stated_size).ground_truth("train", masks=True)
+    (rle,) = true_objects(truth, "1", (HEIGHT, WIDTH)).mask_rle or ()
+    np.testing.assert_array_equal(decode_rle(rle), mask)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[0, 0, 20_000, 0, 0, 20_000]],
+        {"size": [20_000, 20_000], "counts": [400_000_000]},
+        {"size": [0, 8], "counts": []},
+    ],
+    ids=["polygon", "run-lengths", "no-pixel"],
+)
+def test_without_a_stated_size_masks_have_at_most_the_pixels_of_a_picture(tmp_path: Path, segmentation: Any) -> None:
+    with pytest.raises(DataError, match=r"annotations\[0\] of image 1: expected .* image"):
+        masks_of(coco(tmp_path, segmentation, size_hw=None))
 
 
 def test_without_a_segmentation_anywhere_there_are_no_masks(tmp_path: Path) -> None:
