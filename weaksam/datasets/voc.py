@@ -18,12 +18,11 @@ from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_o
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.split_folders import split_folders
-from weaksam.datasets.voc_layout import MAIN, VocLayout, only_root
-from weaksam.datasets.voc_masks import object_masks
+from weaksam.datasets.voc_layout import CLASSES, MAIN, OBJECTS, VocLayout, only_root
+from weaksam.datasets.voc_masks import ObjectMasks, Png, object_masks
 from weaksam.datasets.voc_xml import VocObject, boxes_xyxy_of, objects_of, parse_annotation, size_hw_of
 from weaksam.errors import DataError
 from weaksam.io.files import absolute, join, read_annotations
-from weaksam.masks_np import Rle
 from weaksam.structures import GroundTruth, ImageRecord
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ class VocDataset:
         """The objects of every image of ``split`` that has an XML, by image id; empty if none has, or none of them a box.
 
         Boxes are cut to the ``<size>`` that the XML states; one that states none, or 0, cuts nothing at that side. Masks are
-        those of ``SegmentationObject``, of the images that have a PNG there.
+        those of ``SegmentationObject``, of the images that have a PNG there; one that fits no object is left out and counted.
 
         Raises:
             DataError: Unknown split, malformed XML, a box that lacks or is not four numbers, or a PNG that is none.
@@ -135,21 +134,42 @@ class VocDataset:
         truth = {}
         for image_id, uri, root in self._parsed(self._ids(split)):
             boxes_xyxy, size_hw = boxes_xyxy_of(root, uri), size_hw_of(root, uri)
-            png = self._layout.object_png(image_id) if masks else None
-            of_objects = self._masks(png, boxes_xyxy, size_hw) if png else [None] * len(boxes_xyxy)
             objects = [
-                TrueObject(box_xyxy, index[item.name], difficult=item.difficult, mask_rle=mask_rle)
-                for box_xyxy, item, mask_rle in zip(boxes_xyxy, objects_of(root, uri), of_objects, strict=True)
+                TrueObject(box_xyxy, index[item.name], difficult=item.difficult)
+                for box_xyxy, item in zip(boxes_xyxy, objects_of(root, uri), strict=True)
             ]
-            truth[image_id] = ground_truth_of(objects, size_hw, self._stated_size, uri, masks=png is not None)
+            found = self._masks(image_id, objects, size_hw) if masks else None
+            if found is not None:
+                objects = [item._replace(mask_rle=rle) for item, rle in zip(objects, found.mask_rle, strict=True)]
+            truth[image_id] = ground_truth_of(
+                objects,
+                size_hw,
+                self._stated_size,
+                uri,
+                masks=found is not None,
+                masks_left_out=0 if found is None else found.left_out,
+            )
         return truth
 
-    def _masks(
-        self, png: str, boxes_xyxy: Sequence[tuple[float, float, float, float]], size_hw: tuple[int, int]
-    ) -> list[Rle | None]:
-        uri = join(self._root, png)
-        (data,) = read_annotations([uri])
-        return object_masks(data, boxes_xyxy, size_hw, uri)
+    def _masks(self, image_id: str, objects: Sequence[TrueObject], size_hw: tuple[int, int]) -> ObjectMasks | None:
+        """The masks of an image's objects; None where there is no PNG. Only the official classes have known numbers."""
+        of_objects = self._png(OBJECTS, image_id)
+        if of_objects is None:
+            return None
+        return object_masks(
+            of_objects,
+            [item.box_xyxy for item in objects],
+            (0, 0) if self._stated_size == "ignore" else size_hw,
+            classes=self._png(CLASSES, image_id) if self.class_names == CLASS_NAMES else None,
+            class_numbers=[item.class_index + 1 for item in objects],
+        )
+
+    def _png(self, folder: str, image_id: str) -> Png | None:
+        path = self._layout.numbered(folder, image_id)
+        if path is None:
+            return None
+        uri = join(self._root, path)
+        return Png(next(read_annotations([uri])), uri)
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:
@@ -187,11 +207,12 @@ class VocDataset:
         )
 
     def fingerprint(self) -> str:
-        """Changes with the split lists and with the names and stamps of annotations and images."""
+        """Changes with the split lists and with the names and stamps of annotations, PNGs of pixels, and images."""
         layout = self._layout
         paths = sorted(
             path for group in (layout.pictures, layout.annotations) for paths in group.values() for path in paths
         )
+        paths += sorted(path for path in layout.files if path.startswith((f"{OBJECTS}/", f"{CLASSES}/")))
         lists = {name: list(places) for name, places in self._lists.items()}
         listings = repr((lists, [(path, layout.files[path]) for path in paths]))
         return hashlib.sha256(f"voc {listings}".encode()).hexdigest()[:16]

@@ -31,8 +31,9 @@ from weaksam.io.stamps import Stamp
 
 MAIN = "ImageSets/Main"
 _IMAGES, _ANNOTATIONS, _SETS = "JPEGImages", "Annotations", "ImageSets"
-_OBJECTS = "SegmentationObject"  # PNGs that number the objects' pixels
-_OF_THE_DEVKIT = (f"{_SETS}/", "SegmentationClass/", f"{_OBJECTS}/")  # known, and neither pictures nor annotations
+# PNGs that number the pixels of objects, and of classes.
+OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
+_OF_THE_DEVKIT = (f"{_SETS}/", f"{CLASSES}/", f"{OBJECTS}/")  # known, and neither pictures nor annotations
 _LINE_OF_CLASS_LIST = re.compile(r"(\S.*)\s(-1|0|1)")
 _LOOKED_AT = 20  # XML files whose content is looked at before a folder is held for another layout
 
@@ -98,9 +99,9 @@ class VocLayout:
                 found[self._id_of_annotation(path)].append(path)
         return dict(found)
 
-    def object_png(self, image_id: str) -> str | None:
-        """Path of the PNG that numbers the pixels of an image's objects; None where there is none."""
-        path = f"{_OBJECTS}/{image_id}.png"
+    def numbered(self, folder: str, image_id: str) -> str | None:
+        """Path of the PNG of ``OBJECTS`` or ``CLASSES`` that numbers the pixels of an image; None where there is none."""
+        path = f"{folder}/{image_id}.png"
         return path if path in self.files else None
 
     @property

@@ -47,6 +47,7 @@ _SIGNATURES = (
 )  # fmt: skip
 
 _ORIENTATION_TAG = 0x0112
+_PNG_BITS = 24  # offset of the byte that tells how many bits a sample has
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 256, 257, 262, 0
 _UPRIGHT = {  # EXIF orientation -> what undoes it (TIFF 6.0, tag 274)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,6 +79,22 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
             Nothing else is raised, whatever the bytes.
     """
     return _judged(data, lambda kept: _decode(kept, max_pixels))
+
+
+def decode_numbers(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode a PNG whose pixels are numbers of things and not colours: indices of a palette, or grey.
+
+    Args:
+        data: The file's content.
+        max_pixels: Largest height x width to decode; lower is stricter.
+
+    Returns:
+        uint8 ``[H, W]``, as stored: not turned, not scaled.
+
+    Raises:
+        ImageError: With the reason "not a picture of numbers", or as ``decode_image``.
+    """
+    return _judged(data, lambda kept: _numbers(kept, max_pixels))
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -157,18 +174,32 @@ def _size_hw(data: bytes) -> tuple[int, int]:
 
 def _decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data), formats=_available_formats()) as image:
-        width, height = image.size
-        if width * height == 0:
-            raise ImageError("unreadable", f"{width} x {height} pixels")
-        if width * height > max_pixels:
-            raise ImageError("decompression bomb", f"{width} x {height} pixels, more than {max_pixels:,}")
-        image.load()
-        # Zeros in place of a lost tail decode without complaint, and a lost last chunk is not missed.
-        if _is_cut_short(data):
-            raise ImageError("truncated", f"the file's {len(data):,} bytes hold no end of the image")
+        _load_whole(image, data, max_pixels)
         upright = _UPRIGHT.get(_orientation(image))
         rgb = _to_rgb(image, data)
         return np.array(rgb if upright is None else rgb.transpose(upright))
+
+
+def _numbers(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        few_greys = image.mode == "L" and data[_PNG_BITS] < 8  # which Pillow stretches to 0..255
+        if image.mode not in ("P", "L") or few_greys:
+            what = f"grey of {data[_PNG_BITS]} bits" if few_greys else f"mode {image.mode}"
+            raise ImageError("not a picture of numbers", f"expected a palette, or grey of 8 bits, got {what}")
+        _load_whole(image, data, max_pixels)
+        return np.array(image)
+
+
+def _load_whole(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height == 0:
+        raise ImageError("unreadable", f"{width} x {height} pixels")
+    if width * height > max_pixels:
+        raise ImageError("decompression bomb", f"{width} x {height} pixels, more than {max_pixels:,}")
+    image.load()
+    # Zeros in place of a lost tail decode without complaint, and a lost last chunk is not missed.
+    if _is_cut_short(data):
+        raise ImageError("truncated", f"the file's {len(data):,} bytes hold no end of the image")
 
 
 @functools.cache

@@ -6,7 +6,9 @@ import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from PIL import Image, ImageFile
 from tests.support.broken_files import Expected, broken_files, encode, picture, png, unusual_files, write_broken_files
 from weaksam.errors import ImageError
 from weaksam.io.files import read_bytes
-from weaksam.io.images import check_resized, decode_image
+from weaksam.io.images import check_resized, decode_image, decode_numbers
 
 UNUSUAL, BROKEN = unusual_files(), broken_files()
 UPRIGHT = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
@@ -198,6 +200,63 @@ def test_bomb_is_refused_before_anything_is_decoded() -> None:
     assert decode_image(data, max_pixels=10_100).shape == (101, 100, 3)
     with pytest.raises(ImageError, match="decompression bomb: 100 x 101 pixels, more than 10,099"):
         decode_image(data, max_pixels=10_099)
+
+
+def numbers_file(mode: str, values: Any, format_name: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.array(values, np.uint8))
+    if mode == "P":
+        picture.putpalette([7] * 768)  # colours that tell nothing apart
+    else:
+        picture = picture.convert(mode)
+    picture.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "options"),
+    [
+        ("P", [[0, 1, 255], [20, 128, 3]], {}),
+        ("P", [[0, 1], [3, 2]], {"bits": 2}),
+        ("P", [[0, 1], [1, 0]], {"transparency": 0}),
+        ("L", [[0, 1, 255], [20, 128, 3]], {}),
+    ],
+    ids=["palette", "palette of 2 bits", "palette with transparency", "grey"],
+)
+def test_numbers_of_a_png_are_those_stored(mode: str, values: list[list[int]], options: dict[str, Any]) -> None:
+    found = decode_numbers(numbers_file(mode, values, **options))
+    assert found.dtype == np.uint8
+    assert found.tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "detail"),
+    [
+        (numbers_file("RGB", [[1]]), "not a picture of numbers", "mode RGB"),
+        (numbers_file("1", [[1]]), "not a picture of numbers", "mode 1"),
+        (numbers_file("LA", [[1]]), "not a picture of numbers", "mode LA"),
+        (numbers_file("L", [[1]], "TIFF"), "unreadable", "its header cannot be parsed"),
+        (numbers_file("P", [[1]])[:-9], "truncated", "truncated"),
+        (b"", "empty file", "empty file"),
+    ],
+)
+def test_a_file_without_numbers_says_why(data: bytes, reason: str, detail: str) -> None:
+    with pytest.raises(ImageError, match=detail) as caught:
+        decode_numbers(data)
+    assert caught.value.reason == reason
+
+
+def test_greys_of_fewer_than_8_bits_are_no_numbers() -> None:
+    data = bytearray(numbers_file("L", [[1, 2]]))
+    data[24] = 4  # bits; the checksum of the header follows
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(ImageError, match="grey of 4 bits"):
+        decode_numbers(bytes(data))
+
+
+def test_a_bomb_of_numbers_is_refused() -> None:
+    with pytest.raises(ImageError, match="decompression bomb: 2 x 2 pixels, more than 3"):
+        decode_numbers(numbers_file("P", [[1, 2], [3, 4]]), max_pixels=3)
 
 
 @pytest.mark.parametrize("format_name", ["ICO", "TGA", "PCX", "SGI"])
