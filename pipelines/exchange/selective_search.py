@@ -6,8 +6,8 @@ import numpy as np
 
 from pipelines.exchange.boxes import Boxes, add_image, in_order, to_array
 from pipelines.exchange.image_ids import KnownImages, shown
-from pipelines.exchange.matlab import MatlabError, read_variables
 from weaksam.errors import DataError
+from weaksam.io.matlab import MatlabError, read_variables
 
 
 def read_selective_search(data: bytes, where: str, known: KnownImages) -> dict[str, Boxes]:

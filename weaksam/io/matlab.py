@@ -1,7 +1,7 @@
-"""Variables of a MATLAB file up to version 7 (MAT-file level 5): numbers, text and cells, whatever else is in the file.
+"""Variables of a MATLAB file up to version 7 (MAT-file level 5): numbers, text, cells and structs, whatever else is in it.
 
 Written because the common reader ends the process on some damaged files. Nothing is allocated that the file does not hold;
-kinds of variables that are of no use here (structs, objects, sparse and complex arrays) come as their names.
+kinds of variables that are of no use here (arrays of structs, objects, sparse and complex arrays) come as their names.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _NUMBERS = {
 }  # how they are stored
 _TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _MATRIX, _COMPRESSED = 14, 15
-_CELL, _CHAR = 1, 4
-_OTHERS = {2: "a struct", 3: "an object", 5: "a sparse array", 16: "a function", 17: "an opaque object"}
+_CELL, _STRUCT, _CHAR = 1, 2, 4
+_OTHERS = {3: "an object", 5: "a sparse array", 16: "a function", 17: "an opaque object"}
 _COMPLEX = 0x800  # flag of an array with an imaginary part
-_DEEPEST = 8  # cells in cells
+_DEEPEST = 8  # cells and structs in each other
 
 
 @dataclass(frozen=True)
 class Other:
-    """Stands for a value that is neither numbers, text nor a cell."""
+    """Stands for a value that is neither numbers, text, a cell nor one struct."""
 
     kind: str
 
@@ -51,7 +51,9 @@ class MatlabError(Exception):
 
 
 def read_variables(data: bytes, names: Collection[str]) -> dict[str, Any]:
-    """Return the variables of a file by name: arrays, text, lists for cells, ``Other``; those not in ``names`` as None.
+    """Return the variables of a file by name; those not in ``names`` as None.
+
+    The others are arrays, text, lists for cells, dicts for structs, or ``Other``.
 
     Raises:
         MatlabError: the file is damaged.
@@ -133,6 +135,8 @@ def _matrix(content: bytes, order: str, names: Collection[str] | None, depth: in
         raise MatlabError(f"an array of shape {shape}")
     if kind == _CELL:
         return name, _cells(reader, math.prod(shape), depth)
+    if kind == _STRUCT:
+        return name, _fields(reader, depth) if math.prod(shape) == 1 else Other("an array of structs")
     if kind in _OTHERS or kind_and_flags & _COMPLEX:
         return name, Other(_OTHERS.get(kind, "a complex array"))
     stored, values = reader.element() if math.prod(shape) else (2, b"")
@@ -150,7 +154,7 @@ def _matrix(content: bytes, order: str, names: Collection[str] | None, depth: in
 
 def _cells(reader: _Reader, count: int, depth: int) -> list[Any]:
     if depth >= _DEEPEST:
-        raise MatlabError(f"cells in cells, more than {_DEEPEST} deep")
+        raise MatlabError(f"cells or structs in each other, more than {_DEEPEST} deep")
     if count > len(reader.data):  # each takes 8 bytes or more
         raise MatlabError(f"cut short: a cell array of {count:,}")
     values = []
@@ -160,6 +164,18 @@ def _cells(reader: _Reader, count: int, depth: int) -> list[Any]:
             raise MatlabError(f"expected an array in a cell, got an element of type {kind}")
         values.append(_matrix(content, reader.order, None, depth + 1)[1])
     return values
+
+
+def _fields(reader: _Reader, depth: int) -> dict[str, Any]:
+    """The fields of one struct by name: their names have one length, padded with zeros."""
+    (length,) = struct.unpack(f"{reader.order}i", reader.element()[1])
+    names = reader.element()[1]
+    if length < 1 or len(names) % length:
+        raise MatlabError(f"names of fields of {length:,} bytes each, {len(names):,} together")
+    parts = [names[at : at + length].partition(b"\0")[0].decode("latin-1") for at in range(0, len(names), length)]
+    if len(set(parts)) < len(parts):
+        raise MatlabError("a field stands in a struct twice")
+    return dict(zip(parts, _cells(reader, len(parts), depth), strict=True))
 
 
 def _text(stored: int, values: bytes, shape: tuple[int, ...], order: str) -> Any:

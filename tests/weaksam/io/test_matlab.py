@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from pipelines.exchange.matlab import MatlabError, Other, read_variables
+from weaksam.io.matlab import MatlabError, Other, read_variables
 
 
 def written(*, compressed: bool = False, **variables: Any) -> bytes:
@@ -50,15 +50,37 @@ def test_text_and_cells_come_back_and_other_variables_are_only_named() -> None:
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        ({"f": 1}, "a struct"),
+        (np.array([(1,), (2,)], [("f", object)]), "an array of structs"),
         (np.asarray([[1j]]), "a complex array"),
         (scipy.sparse.csc_array(np.eye(2)), "a sparse array"),
         (np.asarray(["ab", "cd"]), "a table of letters"),
     ],
-    ids=["struct", "complex", "sparse", "letters"],
+    ids=["structs", "complex", "sparse", "letters"],
 )
 def test_what_is_of_no_use_comes_as_its_name(value: Any, kind: str) -> None:
     assert read_variables(written(a=value), ("a",))["a"] == Other(kind)
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
+def test_the_fields_of_a_struct_come_back(compressed: bool) -> None:
+    value = {
+        "Segmentation": np.array([[0, 7]], np.uint8),
+        "a": "käfer",
+        "in": {"b": cells(1.0)},
+        "none": np.zeros((0, 0)),
+    }
+    held = read_variables(written(s=value, compressed=compressed), ("s",))["s"]
+    assert list(held) == ["Segmentation", "a", "in", "none"]
+    np.testing.assert_array_equal(held["Segmentation"], [[0, 7]])
+    assert (held["a"], held["in"], held["none"].size) == ("käfer", {"b": [np.array([[1.0]])]}, 0)
+
+
+def test_structs_in_structs_end_somewhere() -> None:
+    value: Any = 1
+    for _ in range(20):
+        value = {"f": value}
+    with pytest.raises(MatlabError, match="more than 8 deep"):
+        read_variables(written(s=value), ("s",))
 
 
 def element(order: str, kind: int, content: bytes) -> bytes:
@@ -81,12 +103,13 @@ def test_files_of_either_byte_order_are_read(order: str, mark: bytes) -> None:
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
 def test_no_cut_and_no_flipped_bit_ends_in_anything_but_an_answer_or_an_error(compressed: bool) -> None:
-    data = written(boxes=cells(np.ones((2, 4)), np.zeros((0, 4))), images=cells("a", "b"), compressed=compressed)
+    held = {"boxes": cells(np.ones((2, 4)), np.zeros((0, 4))), "images": cells("a", "b"), "s": {"f": 1, "long": "a"}}
+    data = written(**held, compressed=compressed)
     refused = 0
     for at in range(len(data)):
         for changed in (data[:at], data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :]):
             try:
-                read_variables(changed, ("boxes", "images"))
+                read_variables(changed, ("boxes", "images", "s"))
             except (MatlabError, NotImplementedError):
                 refused += 1
     assert refused > len(data) / 2
