@@ -30,6 +30,8 @@ CLUE_SOURCES = ("coarse", "fine", "cross")
 # The order in which tables add them up: the rows of Table 4.
 TABLE_SOURCES = ("grid", "fine", "coarse", "cross")
 SELECTIVE_SEARCH = "selective-search"
+# What image-level labels are taken from: the names of annotated objects, or the set of classes in a segmentation.
+LABELS_OF_OBJECTS, LABELS_OF_SEGMENTATION = "objects", "segmentation"
 WHOLE_IMAGE = "whole-image"  # of the one box of an image that has no other
 # What a table, a detector or a figure owes its boxes to: image-level labels, or true boxes (``export --as pseudo-labels``).
 IMAGE_LABELS, BOXES = "image-labels", "boxes"
@@ -54,6 +56,7 @@ class ImageRecord:
     split: str
     labels: tuple[int, ...] | None
     labels_difficult: tuple[int, ...] | None
+    label_source: str = LABELS_OF_OBJECTS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from pipelines.store.planned import Planned, digest_of, identify, index_rows
 from pipelines.store.schemas import IMAGES, class_names_of
 from weaksam.datasets.ground_truth import BoxCounts, MaskCounts
 from weaksam.datasets.passed_over import PassedOver
-from weaksam.structures import ImageRecord
+from weaksam.structures import LABELS_OF_OBJECTS, ImageRecord
 
 NO_SPLIT = "none"  # where labels are granted to no split
 
@@ -30,6 +30,7 @@ class IndexFacts(Facts):
     available: dict[str, int] = field(default_factory=dict)  # split -> images that there are: more with data.limit
     classes: int = 0
     labels_granted_to: str = NO_SPLIT  # the one split whose labels the table has
+    label_source: str = LABELS_OF_OBJECTS  # what those labels are taken from
     kind: str = ""  # of the data set
     passed_over: tuple[PassedOver, ...] = ()
     # Of true boxes, by split, where the recipe measures by them and the split is annotated:

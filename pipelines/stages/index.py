@@ -35,7 +35,7 @@ from weaksam.errors import DataError, ImageError
 from weaksam.io.contents import ImageContent, contents_of
 from weaksam.io.files import is_drawn
 from weaksam.io.images import read_size
-from weaksam.structures import ImageRecord
+from weaksam.structures import LABELS_OF_OBJECTS, ImageRecord
 
 if TYPE_CHECKING:
     from weaksam.datasets import Dataset
@@ -133,6 +133,7 @@ def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, rem
         available={split: len(all_records) for split, all_records in available.items()},
         classes=len(dataset.class_names),
         labels_granted_to=labelled,
+        label_source=next((r.label_source for r in records if r.split == labelled), LABELS_OF_OBJECTS),
         kind=dataset.kind,
         passed_over=tuple(passed_over),
         true_boxes=boxes,
@@ -243,7 +244,9 @@ def _what_labels_say(records: Sequence[ImageRecord], class_names: Sequence[str],
     shown = {class_index for labels in known for class_index in labels}
     unseen = [name for class_index, name in enumerate(class_names) if class_index not in shown]
     listed = f" · without an object there: {', '.join(unseen[:3])}{', …' if len(unseen) > 3 else ''}" if unseen else ""
-    return f"classes {len(class_names):,} · labels granted to {labelled}{some}{listed}"
+    source = next(r.label_source for r in records if r.split == labelled)
+    taken_from = "" if source == LABELS_OF_OBJECTS else f", taken from the {source}"
+    return f"classes {len(class_names):,} · labels granted to {labelled}{some}{taken_from}{listed}"
 
 
 def _what_boxes_say(boxes: Mapping[str, BoxCounts]) -> list[str]:

@@ -18,12 +18,13 @@ from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_o
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.split_folders import split_folders
-from weaksam.datasets.voc_layout import CLASSES, MAIN, OBJECTS, VocLayout, only_root
-from weaksam.datasets.voc_masks import ObjectMasks, Png, object_masks
+from weaksam.datasets.voc_layout import CLASSES, MAIN, OBJECTS, TRAINAUG, VocLayout, only_root
+from weaksam.datasets.voc_masks import ObjectMasks, object_masks
+from weaksam.datasets.voc_segmentation import Segmentations
 from weaksam.datasets.voc_xml import VocObject, boxes_xyxy_of, objects_of, parse_annotation, size_hw_of
 from weaksam.errors import DataError
 from weaksam.io.files import absolute, join, read_annotations
-from weaksam.structures import GroundTruth, ImageRecord
+from weaksam.structures import LABELS_OF_SEGMENTATION, GroundTruth, ImageRecord
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -48,7 +49,7 @@ class VocDataset:
         Args:
             uri: The folder that holds the data set, or one above it (``VOCdevkit``, or the folder that holds this).
             splits: Split lists to use, which may overlap; empty = as many as are disjoint, in the order trainval, train,
-                val, test, others.
+                val, test, others. Those of ``ImageSets/Segmentation`` are used only if they are named here.
             stated_size: What the ``<size>`` of an XML counts for.
 
         Raises:
@@ -58,14 +59,16 @@ class VocDataset:
         self._stated_size = stated_size
         self._layout = VocLayout(self._root, dict(list_data(self._root)))
         self._told: tuple[PassedOver, ...] = ()
-        lists = self._read_lists()
+        lists = self._read_lists(splits)
+        known = (*lists, *self._layout.segmentation_lists)
         unknown = [name for name in splits if name not in lists]
         if unknown or not lists:
             raise DataError(
                 f"{join(self._root, MAIN)}: expected split lists {', '.join(splits) or 'like trainval.txt'}, "
-                f"found {', '.join(lists) or 'none'}; set data.splits, or write the list: an image id a line"
+                f"found {', '.join(dict.fromkeys(known)) or 'none'}; set data.splits, or write the list: an image id a line"
             )
-        empty = {name: self._layout.lists[name][0] for name, places in lists.items() if not places}
+        paths = self._layout.lists | self._layout.segmentation_lists
+        empty = {name: paths[name][0] for name, places in lists.items() if not places}
         if len(empty) == len(lists) or empty.keys() & set(splits):
             path = next(path for name, path in empty.items() if name in (splits or empty))
             raise DataError(
@@ -97,12 +100,15 @@ class VocDataset:
     def records(self, split: str) -> list[ImageRecord]:
         """One record per line of the split list; labels are None where an image has no XML.
 
-        An image without a file gets the address where it should be.
+        Labels of "trainaug" are the set of classes in an image's segmentation, None where it has none. An image without a file
+        gets the address where it should be.
 
         Raises:
-            DataError: Unknown split, malformed XML, two files for one image, or no file for any.
+            DataError: Unknown split, malformed XML or segmentation, two files for one image, or no file for any.
         """
         self._require_pictures(split)
+        if split == TRAINAUG:
+            return self._segmented_records()
         index = {name: i for i, name in enumerate(self.class_names)}
         records = []
         for image_id in self._ids(split):
@@ -118,11 +124,40 @@ class VocDataset:
             )
         return records
 
+    def _segmented_records(self) -> list[ImageRecord]:
+        if self.class_names != CLASS_NAMES:
+            raise DataError(
+                f"{self._root}: expected the official classes, by which the segmentations of {TRAINAUG} are numbered, got "
+                f"others ({', '.join(sorted(set(self.class_names) - set(CLASS_NAMES))[:5])}); name other splits in data.splits"
+            )
+        return [
+            ImageRecord(
+                image_id=image_id,
+                uri=join(self._root, self._picture(image_id)),
+                split=TRAINAUG,
+                labels=labels,
+                labels_difficult=labels,
+                label_source=LABELS_OF_SEGMENTATION,
+            )
+            for image_id, labels in self._segmented_labels.items()
+        ]
+
+    @cached_property
+    def _segmented_labels(self) -> dict[str, tuple[int, ...] | None]:
+        """The labels of every image of trainaug, None where it has no segmentation."""
+        return {image_id: self._segmentations.labels(image_id) for image_id in self._ids(TRAINAUG)}
+
+    @cached_property
+    def _segmentations(self) -> Segmentations:
+        """Only the official classes have known numbers."""
+        return Segmentations(self._layout, len(CLASS_NAMES) if self.class_names == CLASS_NAMES else 0)
+
     def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:
         """The objects of every image of ``split`` that has an XML, by image id; empty if none has, or none of them a box.
 
         Boxes are cut to the ``<size>`` that the XML states; one that states none, or 0, cuts nothing at that side. Masks are
-        those of ``SegmentationObject``, of the images that have a PNG there; one that fits no object is left out and counted.
+        those of ``SegmentationObject`` or SBD, of the images that have a file there; one that fits no object is left out and
+        counted.
 
         Raises:
             DataError: Unknown split, malformed XML, a box that lacks or is not four numbers, or a PNG that is none.
@@ -152,24 +187,11 @@ class VocDataset:
         return truth
 
     def _masks(self, image_id: str, objects: Sequence[TrueObject], size_hw: tuple[int, int]) -> ObjectMasks | None:
-        """The masks of an image's objects; None where there is no PNG. Only the official classes have known numbers."""
-        of_objects = self._png(OBJECTS, image_id)
-        if of_objects is None:
+        """The masks of an image's objects; None where it has no segmentation."""
+        numbered = self._segmentations.objects(image_id, (0, 0) if self._stated_size == "ignore" else size_hw)
+        if numbered is None:
             return None
-        return object_masks(
-            of_objects,
-            [item.box_xyxy for item in objects],
-            (0, 0) if self._stated_size == "ignore" else size_hw,
-            classes=self._png(CLASSES, image_id) if self.class_names == CLASS_NAMES else None,
-            class_numbers=[item.class_index + 1 for item in objects],
-        )
-
-    def _png(self, folder: str, image_id: str) -> Png | None:
-        path = self._layout.numbered(folder, image_id)
-        if path is None:
-            return None
-        uri = join(self._root, path)
-        return Png(next(read_annotations([uri])), uri)
+        return object_masks(numbered, [item.box_xyxy for item in objects], [item.class_index + 1 for item in objects])
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:
@@ -187,9 +209,16 @@ class VocDataset:
         unlabelled = [
             self._picture(image_id)
             for split in self.splits
-            if not layout.annotations.keys().isdisjoint(self._ids(split))
+            if split != TRAINAUG and not layout.annotations.keys().isdisjoint(self._ids(split))
             for image_id in self._ids(split)
             if image_id not in layout.annotations
+        ]
+        unsegmented = [
+            self._picture(image_id)
+            for split in self.splits
+            if split == TRAINAUG
+            for image_id, labels in self._segmented_labels.items()
+            if labels is None
         ]
         unboxed = [
             layout.annotations[image_id][0]
@@ -200,6 +229,11 @@ class VocDataset:
             *self._told,
             *some("listed images without a file", missing, "put them there or remove them from the list"),
             *some("images without an XML file, whose labels are unknown", unlabelled),
+            *some(
+                f"images of {TRAINAUG} without a segmentation, whose labels are unknown",
+                unsegmented,
+                "put SBD beside it",
+            ),
             *some("XML files without a box, of which the labels are read", unboxed),
             *some("pictures in no split list", unlisted, f"list them in {MAIN}"),
             *some("XML files without a picture", alone),
@@ -214,14 +248,15 @@ class VocDataset:
         )
         paths += sorted(path for path in layout.files if path.startswith((f"{OBJECTS}/", f"{CLASSES}/")))
         lists = {name: list(places) for name, places in self._lists.items()}
-        listings = repr((lists, [(path, layout.files[path]) for path in paths]))
+        beside = sorted(layout.sbd_files.items()) if TRAINAUG in self.splits else []
+        listings = repr((lists, [(path, layout.files[path]) for path in paths], beside))
         return hashlib.sha256(f"voc {listings}".encode()).hexdigest()[:16]
 
-    def _read_lists(self) -> dict[str, dict[str, str]]:
+    def _read_lists(self, asked: Sequence[str]) -> dict[str, dict[str, str]]:
         """The splits: of split lists, or where there are no lists at all, of folders."""
         layout = self._layout
-        if layout.lists:
-            return layout.read_lists()
+        if layout.lists or not layout.segmentation_lists.keys().isdisjoint(asked):
+            return layout.read_lists(asked)
         if not layout.pictures:
             raise DataError(f"{self._root}: expected pictures, found none{self._others()}; check the path")
         folders = split_folders(layout.pictures)

@@ -1,6 +1,8 @@
 """Where VOC's files lie, and which of them belong together.
 
     JPEGImages/ Annotations/ ImageSets/Main/   the devkit's layout; its lists are the splits
+    ImageSets/Segmentation/                    more splits, for who asks for them: "trainaug", and "segmentation-<name>"
+    SBD/ or benchmark_RELEASE/dataset/         beside the devkit's folder: segmentations of more images, for "trainaug"
     JPEGImages/ Annotations/                   without lists: one split "all"
     pictures with XML of VOC's content         LabelImg's and Roboflow's: XML beside the pictures, or in a folder near them;
                                                folders called like splits are the splits
@@ -25,7 +27,7 @@ from weaksam.datasets.named_pictures import find_named
 from weaksam.datasets.picture_search import Pictures
 from weaksam.datasets.voc_xml import sets_out_to_be_voc
 from weaksam.errors import DataError
-from weaksam.io.files import is_folder, join, list_folders, read_annotations, read_texts, split_lines
+from weaksam.io.files import is_folder, join, list_files, list_folders, read_annotations, read_texts, split_lines
 from weaksam.io.images import IMAGE_SUFFIXES
 from weaksam.io.stamps import Stamp
 
@@ -33,6 +35,10 @@ MAIN = "ImageSets/Main"
 _IMAGES, _ANNOTATIONS, _SETS = "JPEGImages", "Annotations", "ImageSets"
 # PNGs that number the pixels of objects, and of classes.
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
+TRAINAUG = "trainaug"  # the split whose labels are those of its segmentations
+SBD_OBJECTS, SBD_CLASSES = "inst", "cls"  # folders of SBD with a MATLAB file an image
+_SBD = ("SBD", "SBD/dataset", "benchmark_RELEASE/dataset")
+_SEGMENTATION_SETS = "ImageSets/Segmentation/"
 _OF_THE_DEVKIT = (f"{_SETS}/", f"{CLASSES}/", f"{OBJECTS}/")  # known, and neither pictures nor annotations
 _LINE_OF_CLASS_LIST = re.compile(r"(\S.*)\s(-1|0|1)")
 _LOOKED_AT = 20  # XML files whose content is looked at before a folder is held for another layout
@@ -104,6 +110,24 @@ class VocLayout:
         path = f"{folder}/{image_id}.png"
         return path if path in self.files else None
 
+    @cached_property
+    def sbd_files(self) -> dict[str, Stamp]:
+        """Files of SBD by address; empty where it does not lie beside the root."""
+        beside = [join(posixpath.dirname(self.root), name) for name in _SBD]
+        found = next((uri for uri in beside if is_folder(join(uri, SBD_CLASSES))), None)
+        if found is None:
+            return {}
+        folders = [join(found, name) for name in (SBD_CLASSES, SBD_OBJECTS) if is_folder(join(found, name))]
+        return {join(folder, path): stamp for folder in folders for path, stamp in list_files(folder)}
+
+    def sbd_file(self, folder: str, image_id: str) -> str:
+        """Address of SBD's file of an image in ``SBD_OBJECTS`` or ``SBD_CLASSES``; empty where there is none."""
+        return self._sbd_by_name.get(f"{folder}/{image_id}.mat", "")
+
+    @cached_property
+    def _sbd_by_name(self) -> dict[str, str]:
+        return {"/".join(uri.split("/")[-2:]): uri for uri in self.sbd_files}
+
     @property
     def others(self) -> list[str]:
         """Files that are neither pictures nor annotations nor known parts of a devkit."""
@@ -121,19 +145,31 @@ class VocLayout:
                 found[name[: -len(".txt")]].append(path)
         return dict(found)
 
-    def read_lists(self) -> dict[str, dict[str, str]]:
+    @cached_property
+    def segmentation_lists(self) -> dict[str, list[str]]:
+        """Paths of the lists of ``ImageSets/Segmentation`` by the names of their splits, which no list of Main has."""
+        found = {}
+        for path in self.files:
+            name = path.removeprefix(_SEGMENTATION_SETS)
+            if path.startswith(_SEGMENTATION_SETS) and name.lower().endswith(".txt") and "/" not in name:
+                stem = name[: -len(".txt")]
+                found[stem if stem == TRAINAUG else f"segmentation-{stem}"] = [path]
+        return {name: paths for name, paths in found.items() if name not in self.lists}
+
+    def read_lists(self, asked: Iterable[str] = ()) -> dict[str, dict[str, str]]:
         """Split lists: by name, the address of each image's line (``train.txt:3``) by image id.
 
-        Lists of single classes are left out, empty ones are not.
+        Lists of single classes are left out, empty ones are not. Of ``segmentation_lists`` only those asked for are read.
 
         Raises:
             DataError: Two lists of one name, an image listed twice, or a line that may mean several images.
         """
-        for paths in self.lists.values():
+        read = self.lists | {name: paths for name, paths in self.segmentation_lists.items() if name in asked}
+        for paths in read.values():
             if len(paths) > 1:
                 raise DataError(f"{self.root}: expected one list of a name, found {' and '.join(paths)}; remove one")
-        uris = [join(self.root, *paths) for paths in self.lists.values()]
-        lists = zip(self.lists, uris, map(split_lines, read_texts(uris)), strict=True)
+        uris = [join(self.root, *paths) for paths in read.values()]
+        lists = zip(read, uris, map(split_lines, read_texts(uris)), strict=True)
         return {name: self._ids(lines, uri) for name, uri, lines in lists if not self._is_of_a_class(name, lines)}
 
     def find(self, name: str, where: str) -> str | None:

@@ -1,13 +1,13 @@
-"""The masks of VOC's ``SegmentationObject``: which pixels of an image belong to which object of its XML.
+"""Which pixels of an image belong to which object of its XML, where all pixels are numbered.
 
-A PNG with a palette numbers the objects from 1; 0 is background, 255 the void around objects, which belongs to none. The devkit
-numbers them as the XML lists them, other writers may not: each mask goes to the object of its class (``SegmentationClass``
-tells it) whose box it fits best, and where two fit about alike to that of its number.
+The objects are numbered from 1; 0 is background, 255 the void around objects, which belongs to none. The devkit numbers them as
+the XML lists them, other writers do not: each mask goes to the object of its class whose box it fits best, and where two fit
+about alike to that of its number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from weaksam.boxes_np import iou_float64
-from weaksam.errors import DataError, ImageError
-from weaksam.io.images import decode_numbers
 from weaksam.masks_np import Rle, encode_rle
 
 BACKGROUND, VOID = 0, 255
@@ -26,11 +24,13 @@ _LEAST_IOU = 0.25
 _OF_ITS_NUMBER = 0.1  # IoU that an object is ahead of others by the number of the mask
 
 
-class Png(NamedTuple):
-    """A file whose pixels are numbers."""
+class NumberedObjects(NamedTuple):
+    """The pixels of an image, numbered by objects."""
 
-    data: bytes
-    where: str  # for messages
+    numbers: NDArray[np.uint8]  # [H, W]
+    class_of: Mapping[
+        int, int
+    ]  # number -> VOC's number of its class; one that is not there has a class that is not known
 
 
 class ObjectMasks(NamedTuple):
@@ -41,36 +41,18 @@ class ObjectMasks(NamedTuple):
 
 
 def object_masks(
-    objects: Png,
-    boxes_xyxy: Sequence[tuple[float, float, float, float]],
-    size_hw: tuple[int, int],
-    *,
-    classes: Png | None = None,
-    class_numbers: Sequence[int] = (),
+    image: NumberedObjects, boxes_xyxy: Sequence[tuple[float, float, float, float]], class_numbers: Sequence[int]
 ) -> ObjectMasks:
-    """Give the objects of an image their masks.
-
-    Args:
-        objects: the PNG that numbers the objects' pixels.
-        boxes_xyxy: of the N objects.
-        size_hw: that the XML states; a side of 0 is not known.
-        classes: the PNG that numbers the classes' pixels; without one, boxes alone tell.
-        class_numbers: [N], the class of each object as ``classes`` numbers it.
-
-    Raises:
-        DataError: a PNG is no picture of numbers, or of another size.
-    """
-    numbers = _numbers(objects, size_hw)
+    """Give the N objects of an image their masks, by their boxes and VOC's numbers of their classes."""
+    numbers = image.numbers
     found = [n for n in np.unique(numbers).tolist() if n not in (BACKGROUND, VOID)]
     masks = [numbers == n for n in found]
-    class_map = None if classes is None else _numbers(classes, numbers.shape)
     given: list[Rle | None] = [None] * len(boxes_xyxy)
     if masks and given:
         wanted = np.array(boxes_xyxy, np.float32).reshape(-1, 4)
         fit = iou_float64(np.array([_box(mask) for mask in masks], np.float32), wanted)
-        if class_map is not None:
-            of_masks = np.array([_class_of(mask, class_map) for mask in masks])[:, None]
-            fit = np.where((of_masks == BACKGROUND) | (of_masks == np.array(class_numbers)), fit, 0)
+        of_masks = np.array([image.class_of.get(n, BACKGROUND) for n in found])[:, None]
+        fit = np.where((of_masks == BACKGROUND) | (of_masks == np.array(class_numbers)), fit, 0)
         is_of_number = np.array(found)[:, None] == np.arange(1, len(given) + 1)
         worth = np.where(fit >= _LEAST_IOU, fit + _OF_ITS_NUMBER * is_of_number, 0)
         for n, k in zip(*linear_sum_assignment(-worth), strict=True):
@@ -79,26 +61,15 @@ def object_masks(
     return ObjectMasks(given, len(masks) - sum(rle is not None for rle in given))
 
 
-def _numbers(png: Png, size_hw: tuple[int, ...]) -> NDArray[np.uint8]:
-    try:
-        numbers = decode_numbers(png.data)
-    except ImageError as error:
-        raise DataError(
-            f"{png.where}: expected a PNG of numbers, got {error}; restore, convert or remove it"
-        ) from error
-    if any(known and known != side for known, side in zip(size_hw, numbers.shape, strict=True)):
-        raise DataError(
-            f"{png.where}: expected {size_hw[1] or '?'} x {size_hw[0] or '?'} pixels (width x height) as its XML and other PNG "
-            f"say, got {numbers.shape[1]} x {numbers.shape[0]}; give the PNG of this picture, or remove it"
-        )
-    return numbers
-
-
-def _class_of(mask: NDArray[np.bool_], class_map: NDArray[np.uint8]) -> int:
-    """The class that most pixels of a mask have; ``BACKGROUND`` where none has one."""
-    counts = np.bincount(class_map[mask], minlength=VOID + 1)
-    counts[[BACKGROUND, VOID]] = 0
-    return int(counts.argmax())
+def classes_of(numbers: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> dict[int, int]:
+    """The class that most pixels of each object have, by the object's number; an object whose pixels have none is left out."""
+    found = {}
+    for n in np.unique(numbers).tolist():
+        counts = np.bincount(class_map[numbers == n], minlength=VOID + 1)
+        counts[[BACKGROUND, VOID]] = 0
+        if n not in (BACKGROUND, VOID) and counts.any():
+            found[n] = int(counts.argmax())
+    return found
 
 
 def _box(mask: NDArray[np.bool_]) -> list[int]:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.engine.stage import Options
 from pipelines.products.index import first_in_hash_order, in_hash_order
@@ -17,7 +19,15 @@ from pipelines.runner import Run
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES
 from tests.support.broken_files import encode, picture
-from tests.support.trees import build_coco_tree, build_voc_tree, coco_document, write_json
+from tests.support.trees import (
+    build_coco_tree,
+    build_voc_tree,
+    coco_document,
+    voc_object,
+    voc_xml,
+    write_json,
+    write_list,
+)
 from tests.support.voice import Recorder
 from weaksam.errors import ConfigError, DataError
 from weaksam.io import contents
@@ -59,6 +69,24 @@ def test_labels_are_granted_to_the_training_split_alone(tmp_path: Path) -> None:
         if row["labels"] is not None:
             assert set(row["labels"]) <= set(row["labels_difficult"]) <= set(range(len(class_names)))
             assert row["labels"] == sorted(row["labels"])
+
+
+def test_labels_that_are_taken_from_a_segmentation_are_marked(tmp_path: Path) -> None:
+    root = tmp_path / "VOC2012"
+    folder_tree(root, "", "JPEGImages/a.png", "JPEGImages/b.png")
+    for name in ("Annotations", "ImageSets/Main", "ImageSets/Segmentation", "SegmentationClass"):
+        (root / name).mkdir(parents=True)
+    (root / "Annotations" / "a.xml").write_text(voc_xml(voc_object("dog", (0, 0, 4, 4)), size=""))
+    (root / "SegmentationClass" / "a.png").write_bytes(encode(Image.fromarray(np.full((8, 8), 1, np.uint8)), "PNG"))
+    write_list(root, "train", "a")
+    (root / "ImageSets/Segmentation/trainaug.txt").write_text("a\nb\n")
+    settings = ("data.splits=[trainaug]", "data.train_split=trainaug")
+    manifest, rows, _ = index(str(root), tmp_path / "run", *settings)
+    assert (manifest["label_source"], rows["a"]["labels"], rows["b"]["labels"]) == ("segmentation", [0], None)
+    assert "labels granted to trainaug (1 of 2 images), taken from the segmentation" in manifest["text"]
+    manifest, rows, _ = index(str(root), tmp_path / "run")
+    assert (manifest["label_source"], rows["a"]["labels"]) == ("objects", [11])
+    assert "taken from" not in manifest["text"]
 
 
 @pytest.mark.parametrize(

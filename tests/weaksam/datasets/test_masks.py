@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.trees import build_coco_tree, build_voc_tree, coco_document, voc_object, voc_xml, write_list
+from tests.support.trees import build_coco_tree, coco_document
 from weaksam.config import ShapesConfig
 from weaksam.datasets.coco import CocoDataset
 from weaksam.datasets.ground_truth import (
@@ -25,8 +24,7 @@ from weaksam.datasets.ground_truth import (
     true_objects,
 )
 from weaksam.datasets.shapes import Shapes
-from weaksam.datasets.voc import CLASS_NAMES, VocDataset
-from weaksam.datasets.voc_masks import Png, object_masks
+from weaksam.datasets.voc_masks import NumberedObjects, classes_of, object_masks
 from weaksam.errors import DataError
 from weaksam.masks_np import decode_rle, encode_rle
 
@@ -195,15 +193,6 @@ def test_image_labels_do_not_know_polygons(tmp_path: Path) -> None:
 # --- VOC
 
 
-def png(numbers: np.ndarray, mode: str = "P") -> bytes:
-    file = io.BytesIO()
-    picture = Image.fromarray(numbers.astype(np.uint8), "L")
-    if mode == "P":
-        picture.putpalette(list(range(256)) * 3)  # of fewer colours Pillow writes fewer bits, and other numbers
-    picture.convert(mode).save(file, "png") if mode == "RGB" else picture.save(file, "png")
-    return file.getvalue()
-
-
 NUMBERS = np.zeros((HEIGHT, WIDTH), np.uint8)
 NUMBERS[1:4, 1:4] = 1
 NUMBERS[0, 6:8] = 2
@@ -213,8 +202,9 @@ BOXES = [(1.0, 1.0, 4.0, 4.0), (6.0, 0.0, 8.0, 1.0)]
 
 def assigned(numbers: np.ndarray, boxes: Any, classes: np.ndarray | None = None, of_objects: Any = ()) -> list[int]:
     """Number of the mask that each object gets, 0 for none."""
-    class_png = None if classes is None else Png(png(classes), "class.png")
-    found = object_masks(Png(png(numbers), "x.png"), boxes, (0, 0), classes=class_png, class_numbers=of_objects)
+    numbers = numbers.astype(np.uint8)
+    class_of = {} if classes is None else classes_of(numbers, classes.astype(np.uint8))
+    found = object_masks(NumberedObjects(numbers, class_of), boxes, of_objects or [0] * len(boxes))
     decoded = [np.zeros_like(numbers, bool) if rle is None else decode_rle(rle) for rle in found.mask_rle]
     values = [numbers[mask] for mask in decoded]
     assert all((v == v[0]).all() and len(v) == (numbers == v[0]).sum() for v in values if len(v))
@@ -266,107 +256,6 @@ def test_a_mask_is_of_an_object_of_its_class() -> None:
     assert assigned(numbers, [rider, horse], classes, [15, 13]) == [2, 1]
     classes[:] = 255  # nothing is known
     assert assigned(numbers, [rider, horse], classes, [15, 13]) == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("data", "size_hw", "message"),
-    [
-        pytest.param(png(NUMBERS, "RGB"), (0, 0), "expected a PNG of numbers, got .* mode RGB;", id="colours"),
-        pytest.param(png(NUMBERS), (HEIGHT, WIDTH + 1), "expected 9 x 6 pixels .* got 8 x 6", id="another-size"),
-        pytest.param(png(NUMBERS), (HEIGHT + 1, 0), r"expected \? x 7 pixels", id="another-height"),
-        pytest.param(b"no picture", (0, 0), "expected a PNG of numbers, got not an image", id="no-picture"),
-        pytest.param(png(NUMBERS)[:-14], (0, 0), "expected a PNG of numbers, got truncated", id="cut"),
-        pytest.param(b"", (0, 0), "expected a PNG of numbers, got empty file", id="empty"),
-    ],
-)
-def test_a_file_that_is_no_picture_of_numbers_is_told(data: bytes, size_hw: tuple[int, int], message: str) -> None:
-    with pytest.raises(DataError, match=f"^x.png: {message}"):
-        object_masks(Png(data, "x.png"), BOXES, size_hw)
-
-
-def test_the_two_pngs_of_an_image_are_of_one_size() -> None:
-    with pytest.raises(DataError, match=r"^class\.png: expected 8 x 6 pixels"):
-        assigned(NUMBERS, BOXES, np.zeros((HEIGHT, WIDTH + 1)), [1, 1])
-
-
-def test_voc_images_with_and_without_a_png(tmp_path: Path) -> None:
-    build_voc_tree(tmp_path, {"trainval": 1})
-    write_list(tmp_path, "trainval", "000001", "2")
-    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "JPEGImages" / "2.jpg")
-    xml = voc_xml(*(voc_object("ring", box) for box in BOXES))
-    (tmp_path / "Annotations" / "2.xml").write_text(xml.replace(">64<", ">0<"))  # states no size
-    (tmp_path / "SegmentationObject").mkdir()
-    (tmp_path / "SegmentationObject" / "2.png").write_bytes(png(NUMBERS))
-    truth = VocDataset(str(tmp_path)).ground_truth("trainval", masks=True)
-    assert truth["000001"].mask_rle is None
-    assert [rle is None for rle in truth["2"].mask_rle] == [False, False]
-    assert VocDataset(str(tmp_path)).ground_truth("trainval")["2"].mask_rle is None
-
-
-def voc_of_overlapping(root: Path, *names: str) -> VocDataset:
-    """One image of 8 x 6 pixels; the rows of the first object are the even ones, those of the second the odd ones."""
-    boxes = [(0, 0, WIDTH, HEIGHT), (0, 0, WIDTH, HEIGHT)]
-    for folder in ("Annotations", "JPEGImages", "SegmentationObject", "SegmentationClass"):
-        (root / folder).mkdir(parents=True)
-    size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
-    xml = voc_xml(*(voc_object(name, box) for name, box in zip(names, boxes, strict=True)), size=size)
-    (root / "Annotations" / "a.xml").write_text(xml)
-    (root / "JPEGImages" / "a.jpg").touch()
-    write_list(root, "train", "a")
-    (root / "SegmentationObject" / "a.png").write_bytes(png(STRIPES))
-    classes = np.where(STRIPES == 1, CLASS_NAMES.index("horse") + 1, CLASS_NAMES.index("person") + 1)
-    (root / "SegmentationClass" / "a.png").write_bytes(png(classes))
-    return VocDataset(str(root))
-
-
-STRIPES = np.ones((HEIGHT, WIDTH), np.uint8)
-STRIPES[1::2] = 2
-
-
-@pytest.mark.parametrize(
-    ("names", "of_first"),
-    [(("horse", "person"), 1), (("person", "horse"), 2), (("person", "rider"), 1)],
-    ids=["as listed", "listed the other way", "classes whose numbers are not known"],
-)
-def test_classes_of_pixels_tell_objects_apart_that_boxes_do_not(
-    tmp_path: Path, names: tuple[str, str], of_first: int
-) -> None:
-    truth = voc_of_overlapping(tmp_path, *names).ground_truth("train", masks=True)["a"]
-    first, second = truth.mask_rle
-    np.testing.assert_array_equal(decode_rle(first), of_first == STRIPES)
-    np.testing.assert_array_equal(decode_rle(second), of_first != STRIPES)
-    assert truth.masks_left_out == 0
-
-
-def test_a_mask_of_no_object_is_counted(tmp_path: Path) -> None:
-    truth = voc_of_overlapping(tmp_path, "horse", "dog").ground_truth("train", masks=True)["a"]
-    assert [rle is None for rle in truth.mask_rle] == [False, True]
-    assert truth.masks_left_out == 1
-
-
-@pytest.mark.parametrize("folder", ["SegmentationObject", "SegmentationClass"])
-def test_changed_pixels_make_other_voc_data_and_the_same_records(tmp_path: Path, folder: str) -> None:
-    before = voc_of_overlapping(tmp_path, "horse", "person")
-    records, fingerprint = before.records("train"), before.fingerprint()
-    path = tmp_path / folder / "a.png"
-    for data in (png(np.random.default_rng(0).integers(0, 21, STRIPES.shape)), b"no picture"):
-        path.write_bytes(data)
-        after = VocDataset(str(tmp_path))
-        assert after.records("train") == records
-        assert after.fingerprint() != fingerprint
-    with pytest.raises(DataError, match=rf"{folder}/a\.png: expected a PNG of numbers"):
-        after.ground_truth("train", masks=True)
-
-
-def test_where_the_size_of_an_xml_is_ignored_that_of_the_png_counts(tmp_path: Path) -> None:
-    voc_of_overlapping(tmp_path, "horse", "person")
-    path = tmp_path / "Annotations" / "a.xml"
-    path.write_text(path.read_text().replace(f"<height>{HEIGHT}<", f"<height>{HEIGHT + 3}<"))
-    with pytest.raises(DataError, match=r"SegmentationObject/a\.png: expected 8 x 9 pixels"):
-        VocDataset(str(tmp_path)).ground_truth("train", masks=True)
-    truth = VocDataset(str(tmp_path), stated_size="ignore").ground_truth("train", masks=True)
-    (first, _) = true_objects(truth, "a", (HEIGHT, WIDTH)).mask_rle
-    np.testing.assert_array_equal(decode_rle(first), STRIPES == 1)
 
 
 # --- drawn, and what all share
