@@ -28,9 +28,7 @@ class NumberedObjects(NamedTuple):
     """The pixels of an image, numbered by objects."""
 
     numbers: NDArray[np.uint8]  # [H, W]
-    class_of: Mapping[
-        int, int
-    ]  # number -> VOC's number of its class; one that is not there has a class that is not known
+    class_of: Mapping[int, int]  # number -> VOC's number of its class, where that is known
 
 
 class ObjectMasks(NamedTuple):

@@ -23,8 +23,9 @@ from pipelines.store.schemas import (
 )
 from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.datasets.coco import CocoDataset
-from weaksam.datasets.voc_masks import object_masks
+from weaksam.datasets.voc_masks import NumberedObjects, classes_of, object_masks
 from weaksam.errors import DataError
+from weaksam.io.images import decode_numbers
 from weaksam.masks_np import decode_rle, encode_rle
 from weaksam.structures import Detections, PseudoGroundTruth
 
@@ -147,7 +148,7 @@ def test_voc_pngs_number_objects_and_classes_the_better_on_top(run: str, tmp_pat
     assert "<segmented>1</segmented>" in (folder / "Annotations" / "5.xml").read_text()
 
 
-def test_masks_survive_a_voc_folder_where_none_covers_another(tmp_path: Path) -> None:
+def test_masks_survive_voc_s_pngs_where_none_covers_another() -> None:
     parts = [MASKS["a pixel"], MASKS["a hole"]]
     boxes = np.array([[15, 11, 16, 12], [2, 2, 9, 9]], np.float32)
     ones = np.ones(2, np.float32)
@@ -158,8 +159,10 @@ def test_masks_survive_a_voc_folder_where_none_covers_another(tmp_path: Path) ->
             mask_rle=[encode_rle(mask) for mask in parts],
         ),
     )  # fmt: skip
-    png, _ = mask_pngs(image)
-    for rle, mask in zip(object_masks(png, boxes.tolist(), SIZE, "5.png"), parts, strict=True):
+    numbers, kinds = map(decode_numbers, mask_pngs(image))
+    assert classes_of(numbers, kinds) == {1: 2, 2: 1}
+    read = object_masks(NumberedObjects(numbers, classes_of(numbers, kinds)), boxes.tolist(), [2, 1])
+    for rle, mask in zip(read.mask_rle, parts, strict=True):
         np.testing.assert_array_equal(decode_rle(rle), mask)
 
 
