@@ -11,12 +11,13 @@ from typing import Any
 
 from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable
+from pipelines.evaluate.conclusion import conclude
 from pipelines.evaluate.options import EvaluateOptions
-from pipelines.products.measured import Evaluation, EvaluationFacts
+from pipelines.products.measured import EvaluationFacts
 from pipelines.products.pseudo_labels import PseudoLabelledImage, PseudoLabelTable
 from pipelines.store.numbers import known, percent
 from weaksam.datasets.ground_truth import true_objects
-from weaksam.structures import IMAGE_LABELS, GroundTruth
+from weaksam.structures import GroundTruth
 
 IOU_THRESHOLDS = (0.5, 0.75)
 
@@ -26,15 +27,16 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     from weaksam.datasets import open_dataset
 
     table = job.input(job.options.of, PseudoLabelTable)
-    supervision, class_names = table.facts.supervision, table.class_names
-    splits = measure(table.images(), class_names, open_dataset(job.options.data).ground_truth)
-    metrics = {"class_names": list(class_names), "supervision": supervision, "pseudo_labels": splits}
-    Evaluation(job.instance).write(metrics)
-    for split, measured in splits.items():
-        job.voice.table(text_table(split, measured))
-    text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
-    marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
-    return EvaluationFacts(text=marked, supervision=supervision)
+    splits = measure(table.images(), table.class_names, open_dataset(job.options.data).ground_truth)
+    return conclude(
+        job,
+        "pseudo_labels",
+        splits,
+        class_names=table.class_names,
+        supervision=table.facts.supervision,
+        table=text_table,
+        summary=_summary,
+    )
 
 
 def measure(

@@ -8,6 +8,7 @@ the others earn is owed to the boxes, not to SAM.
 from __future__ import annotations
 
 import bisect
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,15 +18,19 @@ from numpy.typing import NDArray
 
 from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable
+from pipelines.evaluate.conclusion import conclude
 from pipelines.evaluate.options import PseudoMaskOptions
 from pipelines.products.index import Index, in_hash_order
-from pipelines.products.measured import Evaluation, EvaluationFacts
+from pipelines.products.measured import EvaluationFacts
 from pipelines.products.pseudo_labels import PseudoMaskedImage, PseudoMaskTable
 from pipelines.recipe.model import Recipe
 from pipelines.store.numbers import known, percent
 from weaksam.datasets.ground_truth import true_objects
+from weaksam.errors import ImageError
 from weaksam.masks_np import encode_rle
-from weaksam.structures import IMAGE_LABELS, GroundTruth, PseudoGroundTruth
+from weaksam.structures import GroundTruth, PseudoGroundTruth
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from weaksam.metrics.pseudo_masks import ComparedObjects, PseudoMaskQuality
@@ -58,14 +63,15 @@ def run(job: Job[PseudoMaskOptions]) -> EvaluationFacts:
         sample,
         index.image_reader(),
     )
-    supervision = table.facts.supervision
-    metrics = {"class_names": list(table.class_names), "supervision": supervision, "pseudo_masks": splits}
-    Evaluation(job.instance).write(metrics)
-    for split, measured in splits.items():
-        job.voice.table(text_table(split, measured))
-    text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
-    marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
-    return EvaluationFacts(text=marked, supervision=supervision)
+    return conclude(
+        job,
+        "pseudo_masks",
+        splits,
+        class_names=table.class_names,
+        supervision=table.facts.supervision,
+        table=text_table,
+        summary=_summary,
+    )
 
 
 def measure(
@@ -103,9 +109,14 @@ def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
     """Lay out one split's rows for people to read, in per cent."""
     truth = "no true masks" if measured["objects"] is None else f"{measured['objects']:,} objects with a mask"
     boxes_alone = f", {measured['without_mask']:,} without" if measured["without_mask"] else ""
-    title = (
-        f"{split}: {measured['images']:,} images, {truth}{boxes_alone}; {measured['masks']:.2f} pseudo masks an image"
+    cut = measured.get("grabcut", {"fell_back": 0})
+    failed = (
+        f"; GrabCut failed in {cut['fell_back']:,} of {cut['masks']:,} boxes, which are filled"
+        if cut["fell_back"]
+        else ""
     )
+    masks = f"{measured['masks']:.2f} pseudo masks an image"
+    title = f"{split}: {measured['images']:,} images, {truth}{boxes_alone}; {masks}{failed}"
     text = TextTable(title)
     text.add_columns(Kind.NAME, "")
     text.add_columns(Kind.FIGURE, "images", "IoU", "boundary F", f"precision, IoU > {IOU:g}", f"recall, IoU > {IOU:g}")
@@ -175,7 +186,11 @@ class _Split:
         self._row(BOXES).add(image.image_id, _ruled(image, blank, filled_box), truth)
         self._row(ELLIPSES).add(image.image_id, _ruled(image, blank, inscribed_ellipse), truth)
         if read_image is not None:
-            pixels = read_image(image.image_id)
+            try:
+                pixels = read_image(image.image_id)
+            except ImageError as error:
+                logger.warning("image %s: not measured with GrabCut: %s", image.image_id, error)
+                return
             self._row(GRABCUT).add(image.image_id, _ruled(image, pixels, self._grab_cut), truth)
             self._row(f"{SEGMENTED}, same images").add(image.image_id, image.truth, truth)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from pipelines.evaluate.pseudo_masks import BOXES, ELLIPSES, GRABCUT, SEGMENTED, measure, text_table
-from pipelines.evaluate.sections.pseudo_masks import SECTION
 from pipelines.products.pseudo_labels import PseudoMaskedImage
 from pipelines.recipe.keys import inputs_of
 from pipelines.recipe.model import load_recipe
 from pipelines.registry import stage_of
+from weaksam.errors import ImageError
 from weaksam.masks_np import encode_rle
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 
@@ -123,5 +123,17 @@ def test_evaluate_reads_what_segment_left_and_the_index() -> None:
     assert set(inputs_of(options)) == {"index", "segment"}
 
 
-def test_the_section_needs_evaluations_of_masks() -> None:
-    assert SECTION.id == "pseudo-masks"
+def test_an_image_that_cannot_be_read_any_more_is_not_measured_with_grabcut(caplog: pytest.LogCaptureFixture) -> None:
+    def gone(_: str) -> np.ndarray:
+        raise ImageError("missing", "deleted")
+
+    rows = measure(IMAGES, ("cat", "dog"), lambda _: TRUTH, ("a",), gone)["train"]["rows"]
+    assert [row["name"] for row in rows] == [SEGMENTED, BOXES, ELLIPSES]
+    assert "image a: not measured with GrabCut" in caplog.text
+
+
+def test_boxes_in_which_grabcut_fails_are_told() -> None:
+    plain = np.zeros((*SIZE, 3), np.uint8)  # of one colour: nothing to cut out
+    found = measure(IMAGES, ("cat", "dog"), lambda _: TRUTH, ("a",), lambda _: plain)["train"]
+    assert found["grabcut"] == {"masks": 1, "fell_back": 1}
+    assert "GrabCut failed in 1 of 1 boxes, which are filled" in text_table("train", found).title

@@ -1,0 +1,32 @@
+"""How a measurement of pseudo ground truth ends: its figures are kept, shown split by split, and summed up in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pipelines.engine.stage import Job
+from pipelines.engine.voice import TextTable
+from pipelines.products.measured import Evaluation, EvaluationFacts
+from weaksam.structures import IMAGE_LABELS
+
+Splits = Mapping[str, Mapping[str, Any]]  # what was measured of each
+
+
+def conclude(
+    job: Job[Any],
+    kind: str,
+    splits: Splits,
+    *,
+    class_names: Sequence[str],
+    supervision: str,
+    table: Callable[[str, Mapping[str, Any]], TextTable],
+    summary: Callable[[str, Mapping[str, Any]], str],
+) -> EvaluationFacts:
+    """Keep the figures under ``kind``, print a table for each split, and return what the manifest says of them."""
+    Evaluation(job.instance).write({"class_names": list(class_names), "supervision": supervision, kind: splits})
+    for split, measured in splits.items():
+        job.voice.table(table(split, measured))
+    text = " · ".join(summary(split, measured) for split, measured in splits.items()) or "no image to measure"
+    marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
+    return EvaluationFacts(text=marked, supervision=supervision)
