@@ -7,12 +7,18 @@ import io
 import pytest
 import torch
 
-from weaksam.config import DetectConfig, DinoConfig, FasterRcnnConfig, MaskRcnnConfig, RetrainConfig
+from weaksam.config import (
+    DetectConfig,
+    DinoConfig,
+    FasterRcnnConfig,
+    Mask2FormerConfig,
+    MaskRcnnConfig,
+    RetrainConfig,
+)
 from weaksam.detectors.inference import detect_alone
 from weaksam.detectors.loading import build_retrained, detector_to_bytes, load_retrained
 from weaksam.detectors.retrained import RETRAINED
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
-from weaksam.detectors.retrained.mask_targets import GRID
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.structures import BOXES, IMAGE_LABELS
 
@@ -26,17 +32,22 @@ SMALL = {
     "faster_rcnn": FasterRcnnConfig(
         anchor_sides=(16, 32, 64), pyramid_dim=32, head_dim=32, proposals_before_nms=(100, 100), proposals=60, rois=32,
     ),
+    "mask2former": Mask2FormerConfig(
+        dim=32, heads=4, encoder_layers=1, encoder_feedforward_dim=32, decoder_layers=2, feedforward_dim=32, queries=10,
+        points=64,
+    ),
     "mask_rcnn": MaskRcnnConfig(
         anchor_sides=(16, 32, 64), pyramid_dim=32, head_dim=32, proposals_before_nms=(100, 100), proposals=60, rois=32,
         mask_dims=(16, 16),
     ),
 }  # fmt: skip
+CELLS = MaskRcnnConfig.mask_cells
 SIZES_HW = torch.tensor([[64, 96], [40, 33]])
 TWO = Targets(
     torch.tensor([[8.0, 8, 44, 40], [30, 20, 90, 60]]), torch.tensor([2, 0]),
-    torch.full((2, GRID, GRID), 255, dtype=torch.uint8),
+    torch.full((2, CELLS, CELLS), 255, dtype=torch.uint8),
 )  # fmt: skip
-NONE = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, GRID, GRID, dtype=torch.uint8))
+NONE = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, CELLS, CELLS, dtype=torch.uint8))
 
 
 def config_of(name: str, **options: object) -> RetrainConfig:

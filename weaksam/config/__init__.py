@@ -29,6 +29,7 @@ from weaksam.config.pseudo_labels import PseudoLabelsConfig
 from weaksam.config.retrain import (
     DinoConfig,
     FasterRcnnConfig,
+    Mask2FormerConfig,
     MaskRcnnConfig,
     QueryDropConfig,
     RetrainConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "EverythingConfig",
     "FasterRcnnConfig",
     "LiteCamConfig",
+    "Mask2FormerConfig",
     "MaskRcnnConfig",
     "Member",
     "MilConfig",

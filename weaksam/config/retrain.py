@@ -69,7 +69,13 @@ class RetrainedDetectorConfig(Member):
     """What all retrained detectors share of their options."""
 
     halves: ClassVar[bool] = True  # whether it finds the same in half precision
-    learns_masks: ClassVar[bool] = False  # whether it learns from masks, and finds some
+    # Of a box along each side of the grid on which its mask is learnt from; 0: it learns from boxes, and finds no masks.
+    mask_cells: ClassVar[int] = 0
+
+    @property
+    def learns_masks(self) -> bool:
+        """Whether it learns from masks, and finds some."""
+        return self.mask_cells > 0
 
     @property
     def settled(self) -> Self:
@@ -135,7 +141,7 @@ class MaskRcnnConfig(FasterRcnnConfig):
     """Mask R-CNN: Faster R-CNN with masks (method 8.2); published without a drop."""
 
     implementation: ClassVar[str] = "weaksam.detectors.retrained.mask_rcnn:MaskRcnn"
-    learns_masks: ClassVar[bool] = True
+    mask_cells: ClassVar[int] = 56  # twice as fine as what is learnt
 
     name: str = "mask_rcnn"
     mask_dims: tuple[int, ...] = (256, 256, 256, 256)  # channels of the convolutions of the mask head
@@ -198,6 +204,48 @@ class DinoConfig(RetrainedDetectorConfig):
         require(self.decoder_layers >= 1, "decoder_layers", "1 or more", self.decoder_layers)
         require(self.queries >= 1, "queries", "1 or more", self.queries)
         require(self.denoising_queries >= 0, "denoising_queries", "0 or more", self.denoising_queries)
+        known = all(n <= self.decoder_layers for n in self.drop.layers)
+        require(known, "drop.layers", f"0..{self.decoder_layers} (decoder_layers)", self.drop.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask2FormerConfig(RetrainedDetectorConfig):
+    """Mask2Former: queries that are each a class and a mask (method 8.2); published without a drop."""
+
+    implementation: ClassVar[str] = "weaksam.detectors.retrained.mask2former.model:Mask2Former"
+    halves: ClassVar[bool] = False  # where a query looks follows, layer by layer, from its rounded mask
+    mask_cells: ClassVar[int] = 128
+
+    name: str = "mask2former"
+    dim: int = 256  # of queries and maps; a multiple of 32
+    heads: int = 8
+    encoder_layers: int = 6  # of the pixel decoder
+    encoder_feedforward_dim: int = 1024
+    decoder_layers: int = 9
+    feedforward_dim: int = 2048
+    queries: int = 100
+    points: int = 12544  # of a mask at which its loss is taken, three quarters of them where it is least certain
+    max_detections: int = 100  # best (query, class) pairs of a pass
+    drop: QueryDropConfig = field(default_factory=QueryDropConfig)  # layer 0: the queries before the first layer
+
+    @property
+    def settled(self) -> Self:
+        """See ``RetrainedDetectorConfig``."""
+        return self if self.drop.enabled else replace(self, drop=QueryDropConfig())
+
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """See ``RetrainedDetectorConfig``. Its losses are divided by the number of masks, and a percentile is one of all
+        matched queries.
+        """
+        return ("name", *(("drop.percentile",) if self.drop.enabled else ()))
+
+    def __post_init__(self) -> None:
+        require(self.dim % 32 == 0 and self.dim % self.heads == 0, "dim", "a multiple of 32 and of heads", self.dim)
+        require(self.decoder_layers >= 1, "decoder_layers", "1 or more", self.decoder_layers)
+        require(self.queries >= 1, "queries", "1 or more", self.queries)
+        require(self.points >= 4, "points", "4 or more", self.points)
+        require(self.max_detections >= 1, "max_detections", "1 or more", self.max_detections)
         known = all(n <= self.decoder_layers for n in self.drop.layers)
         require(known, "drop.layers", f"0..{self.decoder_layers} (decoder_layers)", self.drop.layers)
 

@@ -62,8 +62,8 @@ class RetrainStage(Stage[RetrainOptions]):
 
     verb = "retrain"
     help = (
-        "Train a detector, such as Faster R-CNN, DINO or Mask R-CNN, on pseudo ground truth; losses that look like noise are "
-        "dropped."
+        "Train a detector, such as Faster R-CNN, DINO, Mask R-CNN or Mask2Former, on pseudo ground truth; losses that look "
+        "like noise are dropped."
     )
     product = TrainedDetector
     loads_models = True

@@ -496,7 +496,7 @@ def test_the_printed_recipe_says_where_each_option_of_a_member_came_from(tmp_pat
     [
         (
             "retrain: {detector: dyno}",
-            ["retrain.detector.name (from mine.yaml): expected one of dino, faster_rcnn, mask_rcnn, got 'dyno'"],
+            ["retrain.detector.name (from mine.yaml): expected one of dino, faster_rcnn, mask2former, mask_rcnn, got 'dyno'"],
         ),
         ("retrain: {detector: 3}", ["retrain.detector"]),
         ("retrain: {detector: {name: 3}}", ["retrain.detector.name (from mine.yaml): expected one of dino"]),

@@ -15,6 +15,7 @@ RETRAINED: Registry[type[RetrainedDetectorConfig]] = Registry(
     {
         "dino": "weaksam.config.retrain:DinoConfig",
         "faster_rcnn": "weaksam.config.retrain:FasterRcnnConfig",
+        "mask2former": "weaksam.config.retrain:Mask2FormerConfig",
         "mask_rcnn": "weaksam.config.retrain:MaskRcnnConfig",
     },
 )

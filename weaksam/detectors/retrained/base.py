@@ -21,7 +21,7 @@ class Targets(NamedTuple):
 
     boxes_xyxy: Tensor  # float32 [N, 4], pixels of the view
     class_index: Tensor  # int64 [N], 0..C-1
-    masks: Tensor | None = None  # uint8 [N, GRID, GRID], see ``mask_targets``; where the detector learns from masks
+    masks: Tensor | None = None  # uint8 [N, cells, cells], see ``mask_targets``; where the detector learns from masks
 
 
 class TrainingLosses(NamedTuple):

@@ -89,7 +89,8 @@ def box_sample(
         truth, boxes_xyxy = truth.take(np.flatnonzero(kept).tolist()), boxes_xyxy[kept]
     else:
         image, boxes_xyxy = scaled(image, boxes_xyxy, scale, config.max_side)
-    masks = mask_grids(truth.mask_rle or [], truth.boxes_xyxy) if config.detector.learns_masks else None
+    cells = config.detector.mask_cells
+    masks = mask_grids(truth.mask_rle or [], truth.boxes_xyxy, cells) if config.detector.learns_masks else None
     if mirror and config.flip:
         image, boxes_xyxy = mirrored(image, boxes_xyxy)
         masks = None if masks is None else masks.flip(-1)

@@ -16,13 +16,14 @@ from weaksam.detectors.inference import detect_alone
 from weaksam.detectors.loading import build_retrained
 from weaksam.detectors.retrained.base import Targets
 from weaksam.detectors.retrained.mask_rcnn import MaskRcnn, mask_losses
-from weaksam.detectors.retrained.mask_targets import GRID, mask_grids, region_targets
+from weaksam.detectors.retrained.mask_targets import mask_grids, region_targets
 from weaksam.detectors.retrained.samples import box_sample
 from weaksam.errors import DataError
 from weaksam.masks import paste_masks
 from weaksam.masks_np import decode_rle, encode_rle
 from weaksam.structures import PseudoGroundTruth
 
+CELLS = MaskRcnnConfig.mask_cells
 HEIGHT, WIDTH = 64, 96
 
 
@@ -42,11 +43,11 @@ BOXES = np.array([box_of(mask) for mask in DISCS], np.float32)
 
 def targets(*masks: np.ndarray, of_class: int = 1) -> Targets:
     boxes = np.array([box_of(mask) for mask in masks], np.float32).reshape(-1, 4)
-    grids = mask_grids([encode_rle(mask) for mask in masks], boxes)
+    grids = mask_grids([encode_rle(mask) for mask in masks], boxes, CELLS)
     return Targets(torch.from_numpy(boxes), torch.full((len(masks),), of_class), grids)
 
 
-NONE = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, GRID, GRID, dtype=torch.uint8))
+NONE = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, CELLS, CELLS, dtype=torch.uint8))
 
 
 def detector(**options: object) -> MaskRcnn:
@@ -63,9 +64,9 @@ def detector(**options: object) -> MaskRcnn:
 def test_a_grid_of_a_mask_is_the_share_of_each_cell() -> None:
     mask = np.zeros((4, 8), np.bool_)
     mask[1:3, 2:4] = True  # of a box of 4 x 2 pixels, the left half
-    (grid,) = mask_grids([encode_rle(mask)], np.array([[2, 1, 6, 3]], np.float32))
-    assert grid.shape == (GRID, GRID)
-    half = GRID // 2
+    (grid,) = mask_grids([encode_rle(mask)], np.array([[2, 1, 6, 3]], np.float32), CELLS)
+    assert grid.shape == (CELLS, CELLS)
+    half = CELLS // 2
     assert (grid[:, : half - 7] == 255).all()
     assert (grid[:, half + 7 :] == 0).all()
     assert grid.float().mean() / 255 == pytest.approx(0.5, abs=0.02)
@@ -76,15 +77,15 @@ def test_a_grid_of_a_mask_is_the_share_of_each_cell() -> None:
 )
 def test_a_mask_that_fills_its_box_fills_its_grid(mask: np.ndarray) -> None:
     box = np.array([[0, 0, mask.shape[1], mask.shape[0]]], np.float32)
-    assert (mask_grids([encode_rle(mask)], box) == 255).all()
+    assert (mask_grids([encode_rle(mask)], box, CELLS) == 255).all()
 
 
 def test_no_masks_have_no_grids() -> None:
-    assert mask_grids([], np.zeros((0, 4), np.float32)).shape == (0, GRID, GRID)
+    assert mask_grids([], np.zeros((0, 4), np.float32), CELLS).shape == (0, CELLS, CELLS)
 
 
 def test_regions_learn_what_the_mask_itself_says_but_for_its_contour() -> None:
-    grids = mask_grids([encode_rle(mask) for mask in DISCS], BOXES)
+    grids = mask_grids([encode_rle(mask) for mask in DISCS], BOXES, CELLS)
     index = torch.tensor([0, 0, 1, 1])
     regions = torch.from_numpy(BOXES)[index] + torch.tensor(
         [[0.0, 0, 0, 0], [3, -2, 5, 4], [0, 0, 0, 0], [-4, 2, -6, 8]]
@@ -97,7 +98,7 @@ def test_regions_learn_what_the_mask_itself_says_but_for_its_contour() -> None:
 
 
 def test_a_region_beside_its_box_has_nothing_to_find() -> None:
-    grids = torch.full((1, GRID, GRID), 255, dtype=torch.uint8)
+    grids = torch.full((1, CELLS, CELLS), 255, dtype=torch.uint8)
     box = torch.tensor([[10.0, 10, 20, 20]])
     region = torch.tensor([[10.0, 10, 30, 20]])
     (found,) = region_targets(grids, box, torch.tensor([0]), region, 28)
@@ -221,7 +222,7 @@ def test_masks_of_detections_lie_in_their_boxes() -> None:
 @pytest.mark.parametrize("mask", DISCS, ids=["small", "large"])
 def test_a_mask_on_a_grid_is_drawn_as_it_was(mask: np.ndarray) -> None:
     box = np.array([box_of(mask)], np.float32)
-    grid = torch.nn.functional.avg_pool2d(mask_grids([encode_rle(mask)], box).float()[:, None] / 255, 2)[:, 0]
+    grid = torch.nn.functional.avg_pool2d(mask_grids([encode_rle(mask)], box, CELLS).float()[:, None] / 255, 2)[:, 0]
     (drawn,) = paste_masks(grid, torch.from_numpy(box), mask.shape)
     same = decode_rle(drawn)
     assert (same & mask).sum() / (same | mask).sum() > 0.95

@@ -18,6 +18,7 @@ from weaksam.detectors.retrained.base import TrainingLosses
 from weaksam.detectors.retrained.dino.boxes import BACKGROUND, Objects, generalised_iou
 from weaksam.detectors.retrained.dino.denoising import Denoising
 from weaksam.detectors.retrained.dino.matcher import FOCAL_ALPHA, FOCAL_GAMMA, match
+from weaksam.losses.divisors import mean_over_processes
 from weaksam.losses.drop import drop_counts, drops_at, query_keep
 from weaksam.losses.history import LossHistory
 
@@ -72,7 +73,7 @@ def detection_losses(
     places = outputs.present.sum(dim=1).tolist()
     matched = sum(min(len(own.class_index), there) for own, there in zip(objects, places, strict=True))
     repaired = (denoising.wanted.class_index != BACKGROUND).sum()
-    divisors = _mean_over_processes(torch.stack([torch.full_like(repaired, matched), repaired]).float()).clamp(min=1)
+    divisors = mean_over_processes(torch.stack([torch.full_like(repaired, matched), repaired]).float()).clamp(min=1)
 
     sums: list[Tensor] = []
     layers = [outputs.encoder, *(layer.queries(D, D + Q) for layer in outputs.layers)]
@@ -155,10 +156,3 @@ def query_losses(predictions: Predictions, wanted: Objects, present: Tensor) -> 
             dim=1,
         )
         return QueryLosses(torch.cat([focal[:, None], of_boxes], dim=1), ranking, class_index != BACKGROUND)
-
-
-def _mean_over_processes(counts: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(counts)
-        return counts / torch.distributed.get_world_size()
-    return counts
