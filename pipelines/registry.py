@@ -18,6 +18,7 @@ STAGES: Registry[Stage[Any]] = Registry(
         "index": "pipelines.stages.index:STAGE",
         "import": "pipelines.exchange.imports:STAGE",
         "true-boxes": "pipelines.exchange.true_boxes:STAGE",
+        "true-masks": "pipelines.exchange.true_masks:STAGE",
         "train-classifier": "pipelines.stages.train_classifier.stage:STAGE",
         "propose": "pipelines.stages.propose.stage:STAGE",
         "train-mil": "pipelines.stages.train_mil.stage:STAGE",

@@ -21,9 +21,11 @@ ROOT = Path(weaksam.__file__).parents[1]
 FOREIGN_TO_THE_METHOD = {
     "ray", "pyarrow", "yaml", "pydantic", "typer", "rich", "jinja2", "matplotlib", "psutil", "pipelines", "tune",
 }  # fmt: skip
-EXPORT_OF_TRUE_BOXES = (
-    "pipelines.exchange.true_boxes"  # the one way from true boxes to a trainer: it marks what it writes
-)
+TRUE_OBJECTS = "pipelines.exchange.true_objects"
+EXPORTS_OF_TRUTH = {  # the one way from true boxes, and from true masks, to a trainer: they mark what they write
+    "pipelines.exchange.true_boxes",
+    "pipelines.exchange.true_masks",
+}
 READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage whose result a model is trained on
     "pipelines.evaluate.proposals", "pipelines.evaluate.detections", "pipelines.evaluate.pseudo_labels",
     "pipelines.evaluate.pseudo_masks",
@@ -32,7 +34,7 @@ READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage wh
     "pipelines.evaluate.sections.pseudo_masks",
     # measure what was trained; what they say chooses settings of a sweep, and the sweep says so
     "pipelines.variants.objectives.detections", "pipelines.variants.objectives.pseudo_labels",
-    EXPORT_OF_TRUE_BOXES,
+    TRUE_OBJECTS,
 }  # fmt: skip
 
 FAMILIES = {"clues", "sam", "detectors", "datasets", "metrics"}
@@ -266,9 +268,15 @@ def test_true_boxes_and_masks_are_read_by_evaluation_analysis_report_and_sweeps_
     assert {name for name in readers if not name.startswith("weaksam.datasets")} == READERS_OF_GROUND_TRUTH
 
 
-def test_only_the_command_line_exports_true_boxes_and_no_stage_does() -> None:
-    assert {name for name, tree in module_trees().items() if EXPORT_OF_TRUE_BOXES in imported_by(tree)} == {
-        "pipelines.cli.exchange"
+def test_only_the_command_line_exports_true_boxes_and_masks_and_no_stage_does() -> None:
+    trees = module_trees()
+    assert {name for name, tree in trees.items() if TRUE_OBJECTS in imported_by(tree)} == EXPORTS_OF_TRUTH
+    importers = {
+        export: {name for name, tree in trees.items() if export in imported_by(tree)} for export in EXPORTS_OF_TRUTH
+    }
+    assert importers == {
+        "pipelines.exchange.true_boxes": {"pipelines.cli.exchange"},
+        "pipelines.exchange.true_masks": set(),
     }
 
 

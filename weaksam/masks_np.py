@@ -57,6 +57,18 @@ def rle_area(masks_rle: Sequence[Rle]) -> NDArray[np.int64]:
         return np.array(coco_mask.area(list(masks_rle)), np.int64)
 
 
+def rle_boxes(masks_rle: Sequence[Rle]) -> NDArray[np.float32]:
+    """The tightest box around each mask, XYXY, [N, 4]; of one without a pixel 0 0 0 0. Raises DataError as ``rle_area``."""
+    from pycocotools import mask as coco_mask
+
+    for rle in masks_rle:
+        _check_runs(rle)
+    with _of_older_numpy():
+        boxes: NDArray[np.float32] = np.asarray(coco_mask.toBbox(list(masks_rle)), np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
 def rle_iou(
     a_rle: Sequence[Rle], b_rle: Sequence[Rle], *, crowd: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:

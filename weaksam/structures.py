@@ -12,7 +12,7 @@ so that width is ``x2 - x1`` and the plain IoU is the published "legacy" one wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +33,9 @@ SELECTIVE_SEARCH = "selective-search"
 # What image-level labels are taken from: the names of annotated objects, or the set of classes in a segmentation.
 LABELS_OF_OBJECTS, LABELS_OF_SEGMENTATION = "objects", "segmentation"
 WHOLE_IMAGE = "whole-image"  # of the one box of an image that has no other
-# What a table, a detector or a figure owes its boxes to: image-level labels, or true boxes (``export --as pseudo-labels``).
-IMAGE_LABELS, BOXES = "image-labels", "boxes"
+# What a table, a detector or a figure owes its boxes to: image-level labels, true boxes (``export --as pseudo-labels``) or true
+# masks (``export --as pseudo-masks``).
+IMAGE_LABELS, BOXES, MASKS = "image-labels", "boxes", "masks"
 
 
 def in_table_order(sources: Iterable[str]) -> list[str]:
@@ -75,6 +76,18 @@ class GroundTruth:
     # [N], None for an object that has none; None: nobody asked for masks, or the annotations state none.
     mask_rle: Sequence[Rle | None] | None = None
     masks_left_out: int = 0  # masks that were asked for and are not here because they are of none of the objects
+
+    def take(self, index: Sequence[int]) -> GroundTruth:
+        """Return some of the objects, by their numbers, with all that is known of them and of the image."""
+        at = np.asarray(index, np.int64)
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[at],
+            class_index=self.class_index[at],
+            difficult=self.difficult[at],
+            crowd=self.crowd[at],
+            mask_rle=None if self.mask_rle is None else [self.mask_rle[n] for n in at],
+        )
 
 
 def no_objects() -> GroundTruth:

@@ -17,7 +17,7 @@ from pipelines.exchange.true_boxes import run_export_true_boxes
 from weaksam.errors import ConfigError
 
 _INTO_THE_RUN = "pseudo-labels"  # the format of true boxes: an instance of the run
-_OF = "What to write: propose (default), import.NAME, detect.NAME, label, segment or true-boxes.NAME."
+_OF = "What to write: propose (default), import.NAME, detect.NAME, label, segment, true-boxes.NAME or true-masks."
 _FORMATS = "; ".join(f"{product}: {', '.join(formats_of(product))}" for product in Product)
 
 

@@ -122,7 +122,8 @@ def product_of(instance: Instance) -> Product:
         if isinstance(found, kind):
             return product
     raise ConfigError(
-        f"--of: expected propose, import.NAME, detect.NAME, label, segment or true-boxes.NAME, got {instance.name}"
+        f"--of: expected propose, import.NAME, detect.NAME, label, segment, true-boxes.NAME or "
+        f"true-masks, got {instance.name}"
     )
 
 

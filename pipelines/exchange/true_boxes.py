@@ -8,8 +8,7 @@ what was done to each box, so that a loss drop can be measured by what it drops;
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,28 +19,26 @@ from pipelines.dataflow.rows import planned_images
 from pipelines.engine.stage import Content, ImagesRead, Job, Stage
 from pipelines.engine.voice import SILENT, Voice
 from pipelines.exchange.imports import ANY_DROPPED, require_folder_name
-from pipelines.products.index import NO_SPLIT, Index
+from pipelines.exchange.true_objects import granted_truth, learnable_objects
+from pipelines.products.index import Index
 from pipelines.products.pseudo_labels import PseudoLabelFacts, PseudoLabelTable
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
 from pipelines.stages.index import indexed_data
-from pipelines.store.dropped import write_dropped
-from pipelines.store.instances import Instance, finished_instance
+from pipelines.store.instances import finished_instance
 from pipelines.store.planned import CONTENT
 from pipelines.store.proof import prove
 from pipelines.store.schemas import PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from weaksam.config import DataConfig
 from weaksam.config.weights import NotInKey
-from weaksam.datasets.ground_truth import StatedSize, digest_of, true_objects
-from weaksam.errors import ConfigError, DataError, ImageError
+from weaksam.datasets.ground_truth import StatedSize, digest_of
+from weaksam.errors import ConfigError
 from weaksam.io.files import join, open_fs
-from weaksam.io.images import read_size
 from weaksam.pseudo_labels.noise import CLEAN, MISSING, NOISE_KINDS, NoisyBoxes, TrueBoxes, add_noise
-from weaksam.structures import BOXES, GroundTruth, PseudoGroundTruth
+from weaksam.structures import BOXES, PseudoGroundTruth
 
 _ROWS_PER_PART = 4096  # images
-_READERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +100,14 @@ class TrueBoxesStage(Stage[TrueBoxesOptions]):
         """
         options, index = job.options, job.input(job.options.index, Index)
         split, class_names = index.granted_split, index.class_names
-        truth = _ground_truth(options.data, split)
+        truth = granted_truth(options.data, split)
         planned = job.instance.planned_rows()
         rows = planned_images(planned, index.read()).to_pylist()
-        images, left_out = _true_boxes(rows, truth, options.include_difficult, job.instance)
+        objects = learnable_objects(rows, truth, options.include_difficult, job.instance)
+        images = {
+            image_id: TrueBoxes(size_hw=of.size_hw, boxes_xyxy=of.boxes_xyxy, class_index=of.class_index)
+            for image_id, of in objects.images.items()
+        }
         noisy = add_noise(images, num_classes=len(class_names), share=options.noise, seed=options.seed)
         labels = job.instance.table(with_class_names(PSEUDO_LABELS, class_names))
         inputs = {row["image_id"]: row["input"] for row in rows}
@@ -120,13 +121,13 @@ class TrueBoxesStage(Stage[TrueBoxesOptions]):
             ", ".join(f"{kind} {kinds[kind]:,}" for kind in NOISE_KINDS if kind != CLEAN) if options.noise else "none"
         )
         boxes = sum(len(found.kind) for found in noisy.values())
-        apart = "".join(f" · {reason} left out {count:,}" for reason, count in left_out.items())
+        apart = "".join(f" · {reason} left out {count:,}" for reason, count in objects.left_out.items())
         return TrueBoxesFacts(
             text=f"{proof} · boxes {boxes:,}{apart} · noise: {wrong} · supervision: {BOXES}",
             images=proof,
             split=split,
             boxes=boxes,
-            left_out=left_out,
+            left_out=objects.left_out,
             noise={"share": options.noise, "seed": options.seed, **{kind: kinds[kind] for kind in NOISE_KINDS}},
             supervision=BOXES,
         )
@@ -155,12 +156,11 @@ def run_export_true_boxes(
     if not 0 <= noise <= 1:
         raise ConfigError(f"--noise: expected a share in 0..1, got {noise:g}")
     instance, index = f"true-boxes.{name}", finished_instance(run_uri, "index")
-    data = indexed_data(index)
     recipe = Recipe(
         name="true boxes",
         stages=(instance,),
         instances={instance: {"noise": noise, "seed": seed}},
-        data=replace(data, stated_size=_stated_size(run_uri)),
+        data=replace(indexed_data(index), stated_size=_stated_size(run_uri)),
     )
     return Run(recipe, run_uri, given=[index]).bring([instance], ANY_DROPPED, voice)[instance]
 
@@ -176,59 +176,7 @@ def _digest(config: DataConfig) -> str:
     from weaksam.datasets import open_dataset, train_split
 
     dataset = open_dataset(config)
-    return digest_of(_ground_truth(config, train_split(dataset, config)))
-
-
-def _ground_truth(config: DataConfig, split: str) -> dict[str, GroundTruth]:
-    from weaksam.datasets import open_dataset
-
-    truth = {} if split == NO_SPLIT else open_dataset(config).ground_truth(split)
-    if not truth:
-        raise DataError(
-            f"{config.uri}: expected true boxes of the split that labels are granted to ({split}), got none; annotate it, or "
-            "name another in data.train_split"
-        )
-    return truth
-
-
-def _true_boxes(
-    rows: Sequence[Mapping[str, Any]], truth: Mapping[str, GroundTruth], include_difficult: bool, instance: Instance
-) -> tuple[dict[str, TrueBoxes], dict[str, int]]:
-    """Return the boxes of every image that can be read (others go to ``_dropped``), and how many were left out, by reason."""
-    images: dict[str, TrueBoxes] = {}
-    dropped = []
-    left_out = {"difficult": 0, "crowd": 0, "without area in their image": 0}
-    with ThreadPoolExecutor(_READERS) as threads:
-        for row, size in zip(rows, threads.map(read_size, (row["uri"] for row in rows)), strict=True):
-            found = _objects_of(truth, row["image_id"], size)
-            if isinstance(found, ImageError):
-                dropped.append({**row, "reason": found.reason, "detail": found.detail})
-                continue
-            size_hw, objects = found
-            difficult = objects.difficult & ~objects.crowd & (not include_difficult)
-            left_out["difficult"] += int(difficult.sum())
-            left_out["without area in their image"] += objects.left_out
-            left_out["crowd"] += int(objects.crowd.sum())
-            wanted = ~(difficult | objects.crowd)
-            boxes_xyxy, class_index = objects.boxes_xyxy[wanted], objects.class_index[wanted]
-            images[row["image_id"]] = TrueBoxes(size_hw=size_hw, boxes_xyxy=boxes_xyxy, class_index=class_index)
-    write_dropped(instance, dropped)
-    if rows and not images:
-        row = dropped[0]
-        raise DataError(f"none of the {len(rows):,} images can be used; {row['uri']}: {row['reason']}: {row['detail']}")
-    return images, {reason: count for reason, count in left_out.items() if count}
-
-
-def _objects_of(
-    truth: Mapping[str, GroundTruth], image_id: str, size_hw: tuple[int, int] | ImageError
-) -> tuple[tuple[int, int], GroundTruth] | ImageError:
-    """Return a picture's size and its true objects, or why it has none: unreadable, or annotated in another size."""
-    if isinstance(size_hw, ImageError):
-        return size_hw
-    try:
-        return size_hw, true_objects(truth, image_id, size_hw)
-    except DataError as error:
-        return ImageError("annotated in another size", str(error))
+    return digest_of(granted_truth(config, train_split(dataset, config)))
 
 
 def _row(image_id: str, input: str, image: TrueBoxes, noisy: NoisyBoxes) -> dict[str, Any]:

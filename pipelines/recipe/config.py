@@ -24,7 +24,7 @@ from weaksam.config.choices import Name
 from weaksam.config.weights import NotInKey
 
 _HOLD_PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
-_HOLD_PSEUDO_LABELS = ("label", "true-boxes", "segment")
+_HOLD_PSEUDO_LABELS = ("label", "true-boxes", "segment", "true-masks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,9 @@ class SegmentStageConfig(SegmentConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainStageConfig(TrainingConfig, RetrainConfig):
-    """A detector trained on pseudo labels, and on which: of ``label``, ``segment`` or ``true-boxes.NAME``."""
+    """A detector trained on pseudo labels, and on which: of ``label``, ``segment``, ``true-boxes.NAME`` or
+    ``true-masks``.
+    """
 
     learn_from: Input = reads("label", *_HOLD_PSEUDO_LABELS)
 

@@ -16,7 +16,7 @@ from pipelines.registry import STAGES, product_of
 from pipelines.store.instances import Instance
 
 MORE = ["instances={import.ss: {file: ss.mat}, true-boxes.truth: {noise: 0.5}}"]
-OF_VERB = {"import": "import.ss", "true-boxes": "true-boxes.truth", "segment": "segment"}
+OF_VERB = {"import": "import.ss", "true-boxes": "true-boxes.truth", "true-masks": "true-masks", "segment": "segment"}
 
 
 def recipe_with(*settings: str) -> Recipe:

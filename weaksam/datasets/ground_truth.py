@@ -174,12 +174,8 @@ def _cut(truth: GroundTruth, boxes_xyxy: NDArray[np.floating], size_hw: tuple[in
     kept = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
     cut = (np.abs(inside - boxes_xyxy) > _TOLERANCE).any(axis=1)
     return replace(
-        truth,
+        truth.take(np.flatnonzero(kept).tolist()),
         boxes_xyxy=inside[kept].astype(np.float32),
-        class_index=truth.class_index[kept],
-        difficult=truth.difficult[kept],
-        crowd=truth.crowd[kept],
-        mask_rle=None if truth.mask_rle is None else [truth.mask_rle[n] for n in np.flatnonzero(kept).tolist()],
         cut=truth.cut + int((cut & kept).sum()),
         left_out=truth.left_out + int((~kept).sum()),
     )
