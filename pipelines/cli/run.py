@@ -78,13 +78,13 @@ def _verb_of_stage(stage: Stage[Any]) -> Callable[..., None]:
 
 
 def demo(out: OutOption = "runs/demo", verbose: VerboseOption = 0) -> None:
-    """The main job on drawn images, from image labels to proposals, MIST, pseudo boxes, Faster R-CNN and a report, in minutes.
+    """The main job on drawn images, from image labels to proposals, detectors, instance masks and a report, in minutes.
 
     Example:
 
         weaksam demo --out runs/demo
     """
-    _bring_up_to_date(RunRequest(recipe="shapes", out=out, verbose=verbose), active)
+    _bring_up_to_date(RunRequest(recipe="demo", out=out, verbose=verbose), active)
 
 
 def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[str]]) -> None:

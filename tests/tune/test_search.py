@@ -245,6 +245,7 @@ def test_optuna_and_asha_train_compare_and_go_on(tmp_path, ray_cluster):
         assert tuple(record.early) in (("25",), ("25", "50"))
     assert set(outcome.compared) == {BEST, "paper"}
     assert outcome.compared[BEST].settings == outcome.best.settings
+    assert [record.error for record in outcome.compared.values()] == ["", ""]
     assert {tuple(record.by_seed) for record in outcome.compared.values()} == {("0", "1")}
     assert "paper" in page_of(outcome)
 

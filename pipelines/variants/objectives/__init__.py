@@ -32,6 +32,15 @@ OBJECTIVES: Registry[Objective] = Registry(
         # of the weakly-supervised detector
         "mil_ap50": f"{_HERE}.detections:MIL_AP50",
         "mil_corloc": f"{_HERE}.detections:MIL_CORLOC",
+        # of the retrained detector's masks, and of the pseudo masks that it learnt from
+        "mask_ap": f"{_HERE}.masks:AP",
+        "mask_ap25": f"{_HERE}.masks:AP25",
+        "mask_ap50": f"{_HERE}.masks:AP50",
+        "mask_ap70": f"{_HERE}.masks:AP70",
+        "mask_ap75": f"{_HERE}.masks:AP75",
+        "filled_box_ap50": f"{_HERE}.masks:FILLED_AP50",
+        "pseudo_mask_iou": f"{_HERE}.masks:PSEUDO_IOU",
+        "pseudo_mask_boundary_f": f"{_HERE}.masks:PSEUDO_BOUNDARY_F",
         # of pseudo labels
         "pseudo_precision": f"{_HERE}.pseudo_labels:PRECISION",
         "pseudo_recall": f"{_HERE}.pseudo_labels:RECALL",

@@ -78,8 +78,8 @@ def test_help_explains_every_verb(command: tuple[str, ...]) -> None:
 def test_the_verbs_are_all_there() -> None:
     verbs = {path[0] for path in all_commands() if path}
     assert verbs >= {
-        "run", "demo", "index", "train-classifier", "propose", "label", "evaluate", "analyse", "report", "export", "import",
-        "status", "doctor", "weights", "clean", "recipes",
+        "run", "demo", "index", "train-classifier", "propose", "label", "true-masks", "evaluate", "analyse", "report", "export",
+        "import", "status", "doctor", "weights", "clean", "recipes",
     }  # fmt: skip
 
 

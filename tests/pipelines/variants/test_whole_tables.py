@@ -34,6 +34,9 @@ retrain:
   test: {scales: [64], max_side: 64, splits: []}
 resources: {here: true}
 """
+SMALL_MASK_RCNN = (
+    "retrain.detector={name: mask_rcnn, anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, mask_dims: [8]}",
+)
 SMALL_DINO = (
     "retrain.detector={name: dino, dim: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feedforward_dim: 16, queries: 10, "
     "denoising_queries: 4}",
@@ -66,8 +69,10 @@ def shortened(table):
 def test_a_table_is_measured(run, tmp_path, name):
     table = shortened(load_table(name))
     (tmp_path / "toy.yaml").write_text(TOY.replace("BASE", f"{table.recipe}.yaml"))
-    dino = table.starts_from.get("retrain.detector.name") == "dino"
-    overrides = (*SMALL_BODIES, *(SMALL_DINO if dino else ()))
+    detector = {"dino": SMALL_DINO, "mask_rcnn": SMALL_MASK_RCNN}.get(
+        table.starts_from.get("retrain.detector.name", ""), ()
+    )
+    overrides = (*SMALL_BODIES, *detector)
     cells = Cells(table, Asked(recipe=str(tmp_path / "toy.yaml"), overrides=overrides, seeds=(0,)))
     voice = Recorder()
     document = make_table(cells, str(run), Options(), voice)
