@@ -25,7 +25,7 @@ from pipelines.store.tables import Rows
 from weaksam.errors import DataError
 from weaksam.io.files import join
 from weaksam.masks_np import Rle
-from weaksam.structures import BOXES, Detections, PseudoGroundTruth
+from weaksam.structures import BOXES, IMAGE_LABELS, MASKS, Detections, PseudoGroundTruth
 
 _PROPOSALS = ("image_id", "split", "boxes_xyxy", "predicted_iou")
 
@@ -153,6 +153,9 @@ class LabelledImage(NamedTuple):
         return [None] * len(self.found) if self.found.mask_rle is None else self.found.mask_rle
 
 
+_OWED_TO = {IMAGE_LABELS: "image labels alone", BOXES: "true boxes", MASKS: "true masks"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelledSplit(ABC):
     """The images of a split with the boxes of their objects, as annotation files hold them."""
@@ -180,7 +183,7 @@ class LabelledSplit(ABC):
     @property
     def description(self) -> str:
         """What the boxes are, and what they were computed from."""
-        return f"{self.what} of weaksam, from {'true boxes' if self.supervision == BOXES else 'image labels alone'}"
+        return f"{self.what} of weaksam, from {_OWED_TO[self.supervision]}"
 
 
 @dataclass(frozen=True, kw_only=True)
