@@ -48,6 +48,7 @@ ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those b
         "boxes_np",
         "masks",
         "masks_np",
+        "outlines_np",
         "transforms",
         "drawing",
         "heap",

@@ -22,6 +22,8 @@ EXPORTS: Registry[Export[Any]] = Registry(
         "detections.voc": "pipelines.exchange.voc:DETECTIONS",
         "detections.coco": "pipelines.exchange.coco:DETECTIONS",
         "pseudo-labels.coco": "pipelines.exchange.coco:LABELS",
+        "pseudo-labels.coco-polygons": "pipelines.exchange.coco:LABELS_AS_POLYGONS",
+        "pseudo-labels.labelme": "pipelines.exchange.labelme:LABELS",
         "pseudo-labels.voc": "pipelines.exchange.voc:LABELS",
         "pseudo-labels.yolo": "pipelines.exchange.yolo:LABELS",
     },

@@ -8,14 +8,16 @@
                    the data set's own ids; images that have no number of their own count from 1; ``info`` says what the boxes
                    are owed to (``supervision``)
 
-Boxes are XYWH with fractions kept; a mask is a "segmentation" of compressed run lengths, and the area of an annotation is its.
+Boxes are XYWH with fractions kept; a mask is a "segmentation" of compressed run lengths, or of polygons along the edges of its
+pixels, which COCO's reader draws as the same mask (``coco-polygons``). The area of an annotation is its mask's.
 Ids of images are numbers where all images have one (VOC, COCO), and else stay text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,18 @@ from pipelines.exchange.export import Export, Target
 from pipelines.exchange.files import open_whole, require_new_file
 from pipelines.exchange.image_ids import KnownImages, numbers_if_all, shown
 from weaksam.errors import DataError
-from weaksam.masks_np import Rle, rle_area
+from weaksam.masks_np import Rle, decode_rle, rle_area
+from weaksam.outlines_np import polygons_along_edges
+
+Segmentation = Callable[[Rle], Any]  # a mask as JSON holds it
+
+
+def _run_lengths(mask_rle: Rle) -> dict[str, Any]:
+    return {"size": list(mask_rle["size"]), "counts": mask_rle["counts"].decode()}
+
+
+def _polygons(mask_rle: Rle) -> list[list[int]]:
+    return [polygon.flatten().tolist() for polygon in polygons_along_edges(decode_rle(mask_rle))]
 
 
 def write_proposals(content: SplitProposals, target: Target) -> str:
@@ -52,10 +65,10 @@ def write_detections(content: SplitDetections, target: Target) -> str:
     return " · replaced an earlier export" if replaced else ""
 
 
-def write_labels(content: LabelledSplit, target: Target) -> str:
-    """Write an instances JSON."""
+def write_labels(content: LabelledSplit, target: Target, segmentation: Segmentation = _run_lengths) -> str:
+    """Write an instances JSON, of whose masks ``segmentation`` returns the field."""
     replaced = " · replaced an earlier file" if require_new_file(target.out, overwrite=target.overwrite) else ""
-    document = json.dumps(_instances(content), ensure_ascii=False).encode()
+    document = json.dumps(_instances(content, segmentation), ensure_ascii=False).encode()
     with open_whole(target.out) as file:
         file.write(document)
     if not content.to_learn_from:
@@ -67,6 +80,7 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
 PROPOSALS = Export(write=write_proposals, suffix=".json")
 DETECTIONS = Export(write=write_detections, suffix=".json", takes=("only",))
 LABELS = Export(write=write_labels, suffix=".json")
+LABELS_AS_POLYGONS = Export(write=partial(write_labels, segmentation=_polygons), suffix=".json")
 
 
 def read_coco(data: bytes, where: str, known: KnownImages) -> dict[str, Boxes]:
@@ -120,15 +134,8 @@ def _of_detections(content: SplitDetections) -> Iterator[Mapping[str, Any]]:
                 "category_id": category_ids[class_index],
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "score": score,
-                **_segmentation(mask_rle),
+                **({} if mask_rle is None else {"segmentation": _run_lengths(mask_rle)}),
             }
-
-
-def _segmentation(mask_rle: Rle | None) -> Mapping[str, Any]:
-    """Return the field of a mask, as JSON holds it; nothing where there is none."""
-    if mask_rle is None:
-        return {}
-    return {"segmentation": {"size": list(mask_rle["size"]), "counts": mask_rle["counts"].decode()}}
 
 
 def _write_results(results: Iterator[Mapping[str, Any]], out: str) -> None:
@@ -141,7 +148,7 @@ def _write_results(results: Iterator[Mapping[str, Any]], out: str) -> None:
         file.write(b"\n]\n")
 
 
-def _instances(content: LabelledSplit) -> Mapping[str, Any]:
+def _instances(content: LabelledSplit, segmentation: Segmentation) -> Mapping[str, Any]:
     category_ids = content.of.category_ids(content.class_names)
     ids = [image.image_id for image in content.images]
     numbers = numbers_if_all(ids, content.of.kind) or range(1, len(ids) + 1)
@@ -159,7 +166,7 @@ def _instances(content: LabelledSplit) -> Mapping[str, Any]:
                     "area": (x2 - x1) * (y2 - y1) if mask_rle is None else int(rle_area([mask_rle])[0]),
                     "iscrowd": 0,
                     "score": score,
-                    **_segmentation(mask_rle),
+                    **({} if mask_rle is None else {"segmentation": segmentation(mask_rle)}),
                 }
             )
     return {

@@ -1,9 +1,13 @@
 """YOLO's files, as Ultralytics reads pseudo labels and predictions.
 
     images/NAME             the picture, linked or copied; NAME may hold folders
-    labels/NAME.txt         lines of class, centre x, centre y, width, height, as shares of the upright image
+    labels/NAME.txt         lines of class, centre x, centre y, width, height, as shares of the upright image; where there are
+                            masks, of class and the corners x, y of a polygon
     SPLIT.txt  data.yaml    which pictures to train on, and what to hand to the trainer
     classes.txt             the names, one a line
+
+A polygon goes through the centres of a mask's outermost pixels. The reader has one of each object: holes and parts are joined
+to it by lines, which it draws a pixel wide.
 
 The reader finds labels by the picture's path alone: the last ``/images/`` becomes ``/labels/`` and the suffix ``.txt``.
 Of pseudo labels, pictures without any box are not in the list: the trainer would take them for background. ``data.yaml`` says
@@ -25,6 +29,8 @@ from pipelines.exchange.pictures import place_pictures, plan_pictures
 from pipelines.store.files import write_bytes
 from weaksam.errors import DataError
 from weaksam.io.files import absolute, is_remote, join
+from weaksam.masks_np import Rle, decode_rle
+from weaksam.outlines_np import polygon_through_centres
 
 
 def write_labels(content: LabelledSplit, target: Target) -> str:
@@ -52,7 +58,9 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
     if not content.to_learn_from:
         return f"\n{placement.text}{earlier}"
     before = f"put the pictures under {join(folder, 'images')} as {listed} says, then " if placement.absent else ""
-    command = f"yolo detect train data={join(folder, 'data.yaml')} model=yolo11n.pt"
+    masked = any(image.found.mask_rle is not None for image in images)
+    trainer, model = ("segment", "yolo11n-seg.pt") if masked else ("detect", "yolo11n.pt")
+    command = f"yolo {trainer} train data={join(folder, 'data.yaml')} model={model}"
     return f"\n{placement.text}{earlier}\nnext: {before}{command}"
 
 
@@ -60,13 +68,24 @@ LABELS = Export(write=write_labels, takes=("pictures",))
 
 
 def yolo_lines(image: LabelledImage) -> str:
-    """Return class, centre, width and height of each box, a line each, as shares of the image's width and height."""
+    """Return the lines of an image's boxes, or of their masks where there are any, in shares of its width and height."""
     height, width = image.size_hw
+    if image.found.mask_rle is not None:
+        return "".join(
+            f"{class_index} {' '.join(f'{share:.6f}' for share in _shares(mask_rle))}\n"
+            for class_index, mask_rle in zip(image.found.class_index.tolist(), image.found.mask_rle, strict=True)
+        )
     return "".join(
         f"{class_index} {(x1 + x2) / 2 / width:.6f} {(y1 + y2) / 2 / height:.6f} {(x2 - x1) / width:.6f} "
         f"{(y2 - y1) / height:.6f}\n"
         for (x1, y1, x2, y2), class_index, _ in image.boxes()
     )
+
+
+def _shares(mask_rle: Rle) -> list[float]:
+    height, width = mask_rle["size"]
+    shares: list[float] = ((polygon_through_centres(decode_rle(mask_rle)) + 0.5) / (width, height)).flatten().tolist()
+    return shares
 
 
 def label_file(picture: str) -> str:

@@ -163,7 +163,7 @@ def test_the_help_lists_every_format(run):
 
 
 def test_an_instance_that_holds_none_of_them_is_refused(run, tmp_path):
-    with pytest.raises(ConfigError, match=r"detect\.NAME, label, segment or true-boxes\.NAME, got index"):
+    with pytest.raises(ConfigError, match=r"detect\.NAME, label, segment, true-boxes\.NAME or true-masks, got index"):
         run_export(run, to="coco", split="train", out=str(tmp_path / "f"), instance="index")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -184,3 +187,56 @@ def test_boxes_of_masks_are_written_as_those_of_pseudo_labels(run: str, tmp_path
     run_export(run, to="yolo", split="train", out=str(tmp_path / "yolo"), instance="segment")
     (labels,) = (tmp_path / "yolo").rglob("5.txt")
     assert len(labels.read_text().splitlines()) == len(MASKS)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_coco_polygons_are_drawn_as_the_same_masks(run: str, tmp_path: Path) -> None:
+    out = tmp_path / "instances.json"
+    run_export(run, to="coco-polygons", split="train", out=str(out), instance="segment")
+    coco = COCO(str(out))
+    annotations = coco.loadAnns(coco.getAnnIds())
+    for annotation, mask in zip(annotations, MASKS.values(), strict=True):
+        assert all(len(polygon) >= 8 for polygon in annotation["segmentation"])
+        np.testing.assert_array_equal(coco.annToMask(annotation), mask)
+        assert annotation["area"] == mask.sum()
+
+
+def drawn_as_ultralytics_does(line: str) -> tuple[int, np.ndarray]:
+    """Its ``segments2boxes`` and ``polygon2mask``: shares times the size, cut to whole numbers, filled by OpenCV."""
+    number, *shares = line.split()
+    points = np.array(shares, np.float64).reshape(-1, 2) * SIZE[::-1]
+    canvas = np.zeros(SIZE, np.uint8)
+    cv2.fillPoly(canvas, np.asarray([points], np.int32), 1)
+    return int(number), canvas.astype(np.bool_)
+
+
+def test_yolo_s_polygons_are_drawn_as_the_masks_but_for_lines_that_join_holes_and_parts(
+    run: str, tmp_path: Path
+) -> None:
+    done = run_export(run, to="yolo", split="train", out=str(tmp_path / "yolo"), instance="segment")
+    assert "yolo segment train" in done["text"]
+    assert "yolo11n-seg.pt" in done["text"]
+    lines = (tmp_path / "yolo" / "labels" / "5.txt").read_text().splitlines()
+    for line, (name, mask), class_index in zip(lines, MASKS.items(), truth().class_index, strict=True):
+        assert len(line.split()) >= 7  # fewer columns are a box to the reader
+        found, shown = drawn_as_ultralytics_does(line)
+        assert found == class_index
+        if name in ("a hole", "several parts"):
+            assert (shown & mask).sum() == mask.sum()
+            assert (shown & ~mask).sum() <= {"a hole": 1, "several parts": 12}[name]
+        else:
+            np.testing.assert_array_equal(shown, mask)
+
+
+def test_labelme_s_shapes_are_the_masks(run: str, tmp_path: Path) -> None:
+    run_export(run, to="labelme", split="train", out=str(tmp_path / "labelme"), instance="segment")
+    found = json.loads((tmp_path / "labelme" / "5.json").read_text())
+    assert (found["imagePath"], found["imageHeight"], found["imageWidth"]) == ("5.png", *SIZE)
+    assert (tmp_path / "labelme" / found["imagePath"]).exists()
+    assert [shape["label"] for shape in found["shapes"]] == ["cat", "dog", "cat", "dog", "cat"]
+    for shape, mask in zip(found["shapes"], MASKS.values(), strict=True):
+        (x1, y1), (x2, y2) = shape["points"]  # its ``shape_to_mask``: both corners belong to the mask
+        shown = np.zeros(SIZE, np.bool_)
+        shown[y1 : y2 + 1, x1 : x2 + 1] = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))))
+        assert shape["shape_type"] == "mask"
+        np.testing.assert_array_equal(shown, mask)

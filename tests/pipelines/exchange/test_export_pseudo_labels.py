@@ -247,7 +247,9 @@ def test_the_command_finds_the_pseudo_labels_and_their_formats(voc, tmp_path):
     done = export("--as", "yolo")
     assert (done.exit_code, (tmp_path / "out" / "classes.txt").exists()) == (0, True)
     assert "supervision: image-labels" in done.output.replace("\n", "")
-    assert "expected one of coco, voc, yolo, got 'mmdet'" in str(export("--as", "mmdet").exception)
+    assert "expected one of coco, coco-polygons, labelme, voc, yolo, got 'mmdet'" in str(
+        export("--as", "mmdet").exception
+    )
     assert "voc of pseudo-labels takes --of, --split, --out, --missing, --overwrite and --pictures, not --only" in str(
         export("--as", "voc", "--only", "ids.txt").exception
     )
