@@ -1,6 +1,6 @@
 """Take nodes, actors, training workers and the driver away from runs, and hold what comes out against undisturbed ones.
 
-    python -m benchmarks.kills                                        100 at propose, detect, train-mil, retrain and a sweep
+    python -m benchmarks.kills                                        100 at all stages and a sweep
     python -m benchmarks.kills --kills 4 --only propose --images 24   4 at one of them
     python -m benchmarks.kills --results docs/RESULTS.md              write the table into a document, too
 

@@ -12,7 +12,7 @@ from typing import Literal
 Kind = Literal["node", "actor", "worker", "driver"]  # a worker trains, an actor does anything else
 
 IMAGES = 96  # that are learnt from
-PREPARED = "label"  # the last instance that is made beforehand, for the scenes that read it
+PREPARED = "retrain.masks"  # the last instance that is made beforehand, for the scenes that read it
 ACTOR = re.compile(r"ray::(MapWorker|ImplicitFunc|_?[Ww]ork\b|.*trainable)", re.IGNORECASE)
 WORKER = re.compile(r"ray::(RayTrainWorker|.*TrainWorker)")
 
@@ -21,7 +21,20 @@ base: shapes-tuning.yaml
 name: kills
 description: "What is killed at: all stages, as small as they can be"
 data: {shapes: {train: IMAGES, val: 16, test: 16, size: 64}}
-stages: [index, propose, train-mil, detect.mil, label, evaluate.label, retrain, detect.final, evaluate.final]
+stages:
+  - index
+  - propose
+  - train-mil
+  - detect.mil
+  - label
+  - segment
+  - retrain.masks: {learn_from: segment, steps: 60, detector: {name: mask_rcnn, anchor_sides: [12, 24, 48], pyramid_dim: 16,
+      head_dim: 32, mask_dims: [16]}}
+  - evaluate.label
+  - retrain
+  - detect.final
+  - evaluate.final
+  - detect.masks: {model: retrain.masks}
 propose: {splits: [train]}
 clues: {source: none}
 prompts: {sources: [grid], points_per_side: 3}
@@ -101,12 +114,12 @@ def any_progress(run: Path) -> int:
 
 SCENES = (
     Scene(
-        name="propose", command=("propose",), on_prepared=False, share=35,
-        kinds={"actor": 22, "node": 9, "driver": 4}, progress=_parts("propose"), steps=2,
+        name="propose", command=("propose",), on_prepared=False, share=30,
+        kinds={"actor": 19, "node": 8, "driver": 3}, progress=_parts("propose"), steps=2,
     ),
     Scene(
-        name="detect", command=("detect", "--label", "mil"), settings=("detect.scales=[72]",), share=25,
-        kinds={"actor": 15, "node": 7, "driver": 3}, progress=_parts("detect.mil"), steps=2,
+        name="detect", command=("detect", "--label", "mil"), settings=("detect.scales=[72]",), share=20,
+        kinds={"actor": 12, "node": 5, "driver": 3}, progress=_parts("detect.mil"), steps=2,
     ),
     Scene(
         name="train-mil", command=("train-mil",), settings=("mil.seed=1", "resources.train_workers=2"), share=10,
@@ -117,7 +130,20 @@ SCENES = (
         kinds={"worker": 5, "node": 3, "driver": 2}, progress=_steps("retrain"), steps=2,
     ),
     Scene(
-        name="tune", command=("tune",), share=20,
-        kinds={"actor": 11, "node": 6, "driver": 3}, progress=_finished, steps=2,
+        name="segment", command=("segment",), settings=("segment.clip=true",), share=5,
+        kinds={"actor": 3, "node": 1, "driver": 1}, progress=_parts("segment"), steps=2,
+    ),
+    Scene(
+        name="retrain-masks", command=("retrain", "--label", "masks"), share=5,
+        settings=("retrain.masks.seed=1", "retrain.masks.steps=300", "resources.train_workers=1"),
+        kinds={"worker": 3, "node": 1, "driver": 1}, progress=_steps("retrain.masks"), steps=2,
+    ),
+    Scene(
+        name="detect-masks", command=("detect", "--label", "masks"), share=5,
+        kinds={"actor": 3, "node": 1, "driver": 1}, progress=_parts("detect.masks"), steps=2,
+    ),
+    Scene(
+        name="tune", command=("tune",), share=15,
+        kinds={"actor": 9, "node": 4, "driver": 2}, progress=_finished, steps=2,
     ),
 )  # fmt: skip

@@ -20,7 +20,7 @@ class EvaluateOptions:
     how: EvaluateConfig | None  # of proposals and detections
     named_sources: tuple[str, ...] = ()  # of proposals, that get a row even if they never made a box
     proposal_sources: tuple[str, ...] = ()  # of those beside detections that count; empty = all
-    masks: bool = False  # whether detections have masks, which are measured as well
+    masks: bool = False  # whether detections or proposals have masks, which are measured as well
     stated_size: StatedSize  # how true boxes are read
     data: NotInKey[DataConfig]
 

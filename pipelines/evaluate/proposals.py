@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.stage import Job
@@ -36,7 +37,9 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     assert config is not None
     # A source that the recipe names gets its row even if it never made a box: nothing is silently empty.
     sources = table.met_sources() | set(job.options.named_sources)
-    splits = measure(table.images(), sources, open_dataset(job.options.data).ground_truth, config)
+    dataset, masks = open_dataset(job.options.data), job.options.masks
+    ground_truth = partial(dataset.ground_truth, masks=masks)
+    splits = measure(table.images(masks=masks), sources, ground_truth, config, dataset.class_names if masks else ())
     Evaluation(job.instance).write({"iou_thresholds": list(config.iou_thresholds), "splits": splits})
     for split, measured in splits.items():
         job.voice.table(text_table(split, measured, config.iou_thresholds))
@@ -51,6 +54,7 @@ def measure(
     sources: Iterable[str],
     ground_truth: Callable[[str], Mapping[str, GroundTruth]],
     config: EvaluateConfig,
+    masks_of: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Count boxes, points and matches per split and row.
 
@@ -58,11 +62,13 @@ def measure(
         images: in any order.
         sources: which get a row, see ``proposal_recall.cumulative``.
         ground_truth: split -> image id -> true objects; empty for a split whose true boxes are not known.
+        masks_of: C class names, where images and true objects have masks, whose overlap is to be measured.
 
     Returns:
         split -> ``images``; ``objects``, ``cut`` and ``left_out`` (true boxes, see ``GroundTruth``), null without true boxes;
         and ``rows`` of ``name``, ``sources``, ``points`` and ``boxes`` per image, ``one_to_one`` and ``many_to_one``: recall
-        by IoU threshold, null without a true object.
+        by IoU threshold, null without a true object. With ``masks_of`` also ``mask_overlap``, the average best overlap of the
+        proposals' masks: ``mean`` over the classes (MABO) and ``classes`` by name, null without a true mask.
     """
     from weaksam.metrics.proposal_recall import CURVE_THRESHOLDS, ProposalRecall, cumulative
 
@@ -72,7 +78,7 @@ def measure(
     for image in images:
         if image.split not in counts:
             recall = ProposalRecall(rows, thresholds=thresholds, include_difficult=config.include_difficult)
-            counts[image.split] = _SplitCounts(ground_truth(image.split), recall)
+            counts[image.split] = _SplitCounts(ground_truth(image.split), recall, masks_of)
         counts[image.split].add(image)
     return {split: counts[split].to_plain() for split in sorted(counts)}
 
@@ -87,6 +93,8 @@ def text_table(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence
     text.add_columns(Kind.FIGURE, "points", "boxes")
     ways = {"one_to_one": "", "many_to_one": " m:1"} if measured["objects"] else {}
     text.add_columns(Kind.FIGURE, *(f"R@{t:g}{mark}" for mark in ways.values() for t in iou_thresholds))
+    if "mask_overlap" in measured:
+        text.title += f"; masks: average best overlap {percent(measured['mask_overlap']['mean'])}"
     for row in measured["rows"]:
         recalls = (percent(row[way][f"{t:g}"]) for way in ways for t in iou_thresholds)
         text.add_row(row_label(row), f"{row['points']:.1f}", f"{row['boxes']:.1f}", *recalls)
@@ -117,12 +125,16 @@ def row_label(row: Mapping[str, Any]) -> str:
 
 
 class _SplitCounts:
-    def __init__(self, truth: Mapping[str, GroundTruth], recall: ProposalRecall) -> None:
+    def __init__(self, truth: Mapping[str, GroundTruth], recall: ProposalRecall, masks_of: Sequence[str]) -> None:
+        from weaksam.metrics.best_overlap import BestOverlap
+
         self._truth = truth
         self._recall = recall
         self._points: Counter[str] = Counter()
         self._cut = self._left_out = 0
         self._images = 0
+        self._masks_of = masks_of
+        self._overlap = BestOverlap(len(masks_of), of="masks") if masks_of else None
 
     def add(self, image: ImageBoxes) -> None:
         truth = true_objects(self._truth, image.image_id, image.size_hw)
@@ -131,6 +143,8 @@ class _SplitCounts:
         self._cut += truth.cut
         self._left_out += truth.left_out
         self._images += 1
+        if self._overlap is not None and truth.mask_rle is not None:
+            self._overlap.add(image.image_id, image, truth)
 
     def to_plain(self) -> dict[str, Any]:
         rows = self._recall.rows()
@@ -140,6 +154,7 @@ class _SplitCounts:
             "objects": rows[0].objects if has_truth and rows else None,
             "cut": self._cut if has_truth else None,
             "left_out": self._left_out if has_truth else None,
+            **self._overlap_of_masks(),
             "rows": [
                 {
                     "name": row.name,
@@ -152,6 +167,19 @@ class _SplitCounts:
                 for row in rows
             ],
         }
+
+    def _overlap_of_masks(self) -> dict[str, Any]:
+        if self._overlap is None:
+            return {}
+        scores = self._overlap.scores()
+        of_class = {name: known(value) for name, value in zip(self._masks_of, scores.per_class, strict=True)}
+        return {"mask_overlap": {"mean": known(scores.mean), "classes": of_class}}
+
+
+def have_masks(recipe: Recipe) -> bool:
+    """Return whether the proposals that an instance measures keep their masks; ``recipe`` is what the instance sees."""
+    proposed = recipe.of(recipe.evaluate.of)
+    return proposed.propose.method == "sam" and proposed.proposals.keep_masks
 
 
 def _summary(split: str, measured: Mapping[str, Any], iou_thresholds: Sequence[float]) -> str:

@@ -62,7 +62,7 @@ class EvaluateStage(Stage[AnyOptions]):
             how=None if verb_of(how.of) == "label" else how,
             named_sources=proposals.named_sources(recipe.of(how.of)) if of_proposals else (),
             proposal_sources=detections.proposal_sources(recipe) if of_detections else (),
-            masks=of_detections and detections.have_masks(recipe),
+            masks=_have_masks(recipe),
             stated_size=recipe.data.stated_size,
             data=recipe.data,
         )
@@ -73,10 +73,7 @@ class EvaluateStage(Stage[AnyOptions]):
 
     def measures_by_true_masks(self, recipe: Recipe) -> bool:
         """Whether what it measures has masks."""
-        how = recipe.evaluate
-        if not self.measures_by_true_boxes(recipe):
-            return False
-        return verb_of(how.of) == "segment" or (verb_of(how.of) == "detect" and detections.have_masks(recipe))
+        return self.measures_by_true_boxes(recipe) and (verb_of(recipe.evaluate.of) == "segment" or _have_masks(recipe))
 
     def run(self, job: Job[AnyOptions]) -> EvaluationFacts:
         """Measure what the instance reads."""
@@ -91,6 +88,13 @@ class EvaluateStage(Stage[AnyOptions]):
         known = " or ".join(measured.__name__ for measured in MEASURES)
         require(kind in MEASURES, "evaluate.of", f"what left a {known}", f"{options.of}, which left a {kind.__name__}")
         return MEASURES[kind](job.with_options(options))
+
+
+def _have_masks(recipe: Recipe) -> bool:
+    """Return whether the detections or proposals that an instance measures have masks; ``recipe`` is what it sees."""
+    have = {"detect": detections.have_masks, "propose": proposals.have_masks}
+    verb = verb_of(recipe.evaluate.of)
+    return verb in have and have[verb](recipe)
 
 
 STAGE = EvaluateStage()

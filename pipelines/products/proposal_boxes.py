@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from pipelines.store.tables import Rows
 from weaksam.errors import RunError
 from weaksam.io.node_cache import OF_THIS_DISK, cache_folder, ensure, trim, usual_folder
+from weaksam.masks_np import Rle
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class ImageBoxes:
     boxes_xyxy: NDArray[np.float32]  # [N, 4]
     source: list[str]  # [N]
     points: Counter[str]  # source -> points prompted; a class-joint prompt repeats points and adds none
+    mask_rle: list[Rle] | None = None  # [N], where they were asked for and kept
 
 
 def met_sources(table: Rows) -> set[str]:
@@ -58,9 +60,9 @@ def met_sources(table: Rows) -> set[str]:
     return met
 
 
-def iter_boxes(table: Rows) -> Iterator[ImageBoxes]:
-    """Yield what measuring needs of each row of a proposals table, holding one file in memory."""
-    for part in table.iter_parts(_COLUMNS):
+def iter_boxes(table: Rows, *, masks: bool = False) -> Iterator[ImageBoxes]:
+    """Yield what measuring needs of each row of a proposals table, with masks if asked for, holding one file in memory."""
+    for part in table.iter_parts((*_COLUMNS, "mask_rle") if masks else _COLUMNS):
         boxes = part["boxes_xyxy"].combine_chunks()
         corners = boxes.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
         ends = boxes.offsets.to_numpy()
@@ -72,6 +74,7 @@ def iter_boxes(table: Rows) -> Iterator[ImageBoxes]:
                 boxes_xyxy=corners[ends[n] : ends[n + 1]],
                 source=row["source"],
                 points=count_points(row),
+                mask_rle=row.get("mask_rle"),
             )
 
 

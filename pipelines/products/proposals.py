@@ -21,9 +21,9 @@ class ProposalTable(Product[RowFacts]):
     facts_type = RowFacts
     shown_unfinished = True
 
-    def images(self) -> Iterator[ImageBoxes]:
-        """Yield what measuring needs of each image, holding one file in memory."""
-        return iter_boxes(self.table)
+    def images(self, *, masks: bool = False) -> Iterator[ImageBoxes]:
+        """Yield what measuring needs of each image, with masks if asked for, holding one file in memory."""
+        return iter_boxes(self.table, masks=masks)
 
     def met_sources(self) -> set[str]:
         """Return every source that has a box somewhere."""

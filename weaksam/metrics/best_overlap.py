@@ -14,8 +14,8 @@ from weaksam.metrics.classification import mean_of_known
 from weaksam.metrics.detection import check_new_image, check_true_classes
 from weaksam.metrics.per_class import PerClass
 from weaksam.metrics.proposal_recall import match_many_to_one
-from weaksam.metrics.regions import Of, measurable, overlap, regions
-from weaksam.structures import GroundTruth, Proposals
+from weaksam.metrics.regions import Found, Of, measurable, overlap, regions
+from weaksam.structures import GroundTruth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class BestOverlap:
         self._best = PerClass(num_classes)
         self._added: set[str | int] = set()
 
-    def add(self, image_id: str | int, proposals: Proposals, truth: GroundTruth) -> None:
+    def add(self, image_id: str | int, proposals: Found, truth: GroundTruth) -> None:
         """Compare each object of one image with all proposals; without any, its best overlap is 0.
 
         Raises:

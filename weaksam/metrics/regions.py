@@ -6,22 +6,35 @@ never made of boxes, nor boxes of masks: where the ones asked for are missing, t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weaksam.boxes_np import inside_float64, iou_float64
 from weaksam.errors import DataError
-from weaksam.masks_np import rle_area, rle_iou
-from weaksam.structures import Detections, GroundTruth, Proposals, PseudoGroundTruth
+from weaksam.masks_np import Rle, rle_area, rle_iou
+from weaksam.structures import GroundTruth
 
 Of = Literal["boxes", "masks"]  # what is measured
 Regions = NDArray[Any]  # of one image: boxes float32 XYXY [N, 4], or run-length encodings as objects [N]
 
 
-def regions(of: Of, image_id: str | int, found: Detections | PseudoGroundTruth | Proposals | GroundTruth) -> Regions:
+class Found(Protocol):
+    """What has boxes and perhaps masks: proposals, detections, pseudo ground truth, true objects."""
+
+    @property
+    def boxes_xyxy(self) -> NDArray[np.float32]:
+        """``[N, 4]``."""
+
+    @property
+    def mask_rle(self) -> Sequence[Rle | None] | None:
+        """``[N]``; None where there are boxes alone."""
+
+
+def regions(of: Of, image_id: str | int, found: Found) -> Regions:
     """The boxes or masks of what was found in an image, or of the true objects that ``measurable`` left.
 
     Raises:
