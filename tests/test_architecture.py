@@ -37,7 +37,7 @@ READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage wh
     TRUE_OBJECTS,
 }  # fmt: skip
 
-FAMILIES = {"clues", "sam", "detectors", "datasets", "metrics"}
+FAMILIES = {"clues", "sam", "detectors", "segmentation", "datasets", "metrics"}
 ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those below it
     {
         "errors",

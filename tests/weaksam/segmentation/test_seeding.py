@@ -1,0 +1,82 @@
+"""Seeds: worked by hand, against a loop over masks, in any order, and only of classes that are there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.weaksam.segmentation.test_superpixels import ranges
+from weaksam.segmentation.seeding import pixel_seed, sam_seed
+
+MAPS = torch.tensor([[[0.9, 0.7, 0.2, -0.5, 0.1, 0.3]], [[0.1, 0.3, 0.8, 0.6, -0.2, 0.0]]])
+TWO = torch.tensor([0, 1])
+
+
+def test_six_pixels() -> None:
+    masks = ranges(6, (0, 2), (2, 4), (1, 5))
+    found = sam_seed(MAPS, TWO, masks, torch.tensor([2, 2, 1]), 0.6)
+    assert found.label.tolist() == [1, 2, 0]
+    assert found.confidence[2].item() == pytest.approx(0.698582, abs=1e-5)
+    assert found.label_map[0].tolist() == [1, 1, 2, 2, 0, 0]
+    assert not found.fallback
+
+
+def test_a_whole_that_is_background_erases_a_part_below_it() -> None:
+    masks = ranges(6, (0, 2), (0, 6), (2, 3))
+    found = sam_seed(MAPS[:1], TWO[:1], masks, torch.tensor([0, 2, 2]), 0.6)
+    assert found.label[0] == 1
+    assert found.label_map[0].tolist() == [0] * 6
+
+
+def test_of_one_level_the_more_confident_mask_lies_on_top() -> None:
+    masks = ranges(6, (0, 3), (1, 4))
+    found = sam_seed(MAPS, TWO, masks, torch.tensor([2, 2]), 0.6)
+    assert found.label.tolist() == [1, 2]
+    on_top = 1 if found.confidence[0] > found.confidence[1] else 2
+    assert found.label_map[0, 1:3].tolist() == [on_top] * 2
+
+
+@pytest.mark.parametrize(("value", "label"), [(0.2, 4), (-0.2, 0)])
+def test_one_mask_alone_is_of_its_strongest_class_if_it_has_any(value: float, label: int) -> None:
+    maps = torch.full((1, 1, 6), value)
+    found = sam_seed(maps, torch.tensor([3]), ranges(6, (1, 4)), torch.tensor([2]), 0.6)
+    assert found.label_map[0].tolist() == [0, label, label, label, 0, 0]
+
+
+def test_without_masks_each_pixel_takes_its_own_class() -> None:
+    none = torch.zeros(0, 1, 6, dtype=torch.bool)
+    found = sam_seed(MAPS, TWO, none, torch.zeros(0, dtype=torch.int64), 1.0)
+    assert found.fallback
+    assert torch.equal(found.label_map, pixel_seed(MAPS, TWO, (1, 6), 1.0))
+    assert found.label_map[0].tolist() == [1, 1, 2, 2, 0, 0]
+
+
+def test_without_a_class_all_is_background() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    found = sam_seed(torch.zeros(0, 2, 3), none, ranges(6, (0, 3), (3, 6)).view(2, 2, 3), torch.tensor([2, 2]), 0.6)
+    assert (found.label_map == 0).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_a_loop_over_masks_in_any_order(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    maps, class_index = torch.randn(3, 3, 4, generator=generator), torch.tensor([1, 4, 7])
+    masks = torch.rand(9, 12, 16, generator=generator) < 0.2
+    level = torch.randint(0, 3, (9,), generator=generator)
+    large = F.interpolate(maps[None], (12, 16), mode="bilinear", align_corners=False)[0].clamp(min=0)
+    means = [[float(of_class[mask].mean()) for mask in masks] for of_class in large]
+    shares = [[(m - min(row)) / (max(row) - min(row) + 1e-7) for m in row] for row in means]
+    labels, confidences = [], []
+    for n in range(9):
+        scores = [(1 - max(row[n] for row in shares)) ** 0.7, *(row[n] for row in shares)]
+        labels.append([0, 2, 5, 8][scores.index(max(scores))])
+        confidences.append(max(scores))
+    expected = torch.zeros(12, 16, dtype=torch.uint8)
+    for n in sorted(range(9), key=lambda n: (int(level[n]), confidences[n])):
+        expected[masks[n]] = labels[n]
+    found = sam_seed(maps, class_index, masks, level, 0.7)
+    assert torch.equal(found.label_map, expected)
+    assert set(found.label_map.unique().tolist()) <= {0, 2, 5, 8}
+    order = torch.randperm(9, generator=generator)
+    assert torch.equal(sam_seed(maps, class_index, masks[order], level[order], 0.7).label_map, expected)

@@ -1,0 +1,1 @@
+"""CLIP's towers and what is read off them: class activation maps and the affinity of patches."""

@@ -1,0 +1,65 @@
+"""Softmax Grad-CAM of CLIP: where an image looks like a class rather than like its others or the background (FMA method 3.2).
+
+The map of a class is the sum over channels of the last block's normalised input, weighted by how much the class's probability
+grows with each. Images of a batch do not interact, so that one backward pass serves a class of every image at once: as many
+passes as the fullest image has classes, instead of one for each pair of an image and a class.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def masked_softmax(logits: Tensor, among: Tensor) -> Tensor:
+    """Softmax over some of the columns; 0 at the others.
+
+    Args:
+        logits: float ``[N, G]``.
+        among: bool ``[N, G]``, one or more of each row.
+    """
+    return logits.masked_fill(~among, -math.inf).softmax(dim=1)
+
+
+def class_probabilities(logits: Tensor, present: Tensor) -> Tensor:
+    """Return the probability of each present class among the image's present classes and all of the background.
+
+    Args:
+        logits: float ``[N, C + K]``, 100 times the cosines with the prompts of the C classes, then of the K of the background.
+        present: bool ``[N, C]``, the classes of each image.
+
+    Returns:
+        ``[N, C]``, 0 for absent classes.
+    """
+    N, C = present.shape
+    background = present.new_ones(N, logits.shape[1] - C)
+    return masked_softmax(logits, torch.cat([present, background], dim=1))[:, :C]
+
+
+def softmax_cam(activations: Tensor, probabilities: Tensor, present: Tensor, *, differentiable: bool = False) -> Tensor:
+    """Compute the maps of every present class; neither cut at 0 nor normalised.
+
+    Args:
+        activations: float32 ``[N, 1 + P, D]`` that ``probabilities`` were computed from and that requires a gradient: the input
+            of the last block's attention, the class token first.
+        probabilities: ``[N, C]``, see ``class_probabilities``.
+        present: bool ``[N, C]``.
+        differentiable: whether the weights of the channels keep their graph; the activations never do.
+
+    Returns:
+        ``[pairs, P]``, of each image and class in the row-major order of ``present``; of no pair, an empty one.
+    """
+    number = present.cumsum(dim=1) * present  # of a class among those of its image, from 1
+    patches = activations[:, 1:].detach()
+    maps = patches.new_zeros(*present.shape, patches.shape[1])
+    for rank in range(1, int(number.amax()) + 1 if number.numel() else 1):
+        of_rank = number == rank
+        (gradient,) = torch.autograd.grad(
+            (probabilities * of_rank).sum(), activations, create_graph=differentiable, retain_graph=True
+        )
+        weights = gradient[:, 1:].mean(dim=1)
+        found = torch.einsum("npd,nd->np", patches, weights)
+        maps = torch.where(of_rank[..., None], found[:, None], maps)
+    return maps[present]

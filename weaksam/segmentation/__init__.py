@@ -1,0 +1,1 @@
+"""Semantic segmentation from image labels: superpixels of SAM's masks, and seeds that they make of activation maps."""

@@ -1,0 +1,93 @@
+"""SAM-based seeding: superpixels take the class whose activation they hold most of; a label map of them (FMA method 5.2).
+
+A label map holds 0 for background and ``class_index + 1``. What no superpixel covers is background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_EPSILON = 1e-7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seed:
+    """The label map of one image, and what it was painted of."""
+
+    label_map: Tensor  # uint8 [H, W]
+    label: Tensor  # int64 [S] of each superpixel, 0 background
+    confidence: Tensor  # float32 [S] of that label, in [0, 1]
+    fallback: bool  # there was no superpixel, and each pixel took its own class
+
+
+def sam_seed(maps: Tensor, class_index: Tensor, masks: Tensor, level: Tensor, background_power: float) -> Seed:
+    """Paint the seed of one image.
+
+    Args:
+        maps: ``[N, h, w]``, of the image's N present classes, refined; negative values count as 0.
+        class_index: int64 ``[N]``.
+        masks: bool ``[S, H, W]``, the superpixels at the image's own size, each of a pixel or more; S may be 0.
+        level: int64 ``[S]``; wholes (2) are painted over parts (1), these over subparts (0), and of one level the more
+            confident ones over others.
+        background_power: p, the power of what the strongest class leaves of 1; lower makes more background
+            (published: .6 and .7 on VOC).
+
+    Returns:
+        the seed; background everywhere without a class.
+    """
+    size_hw = (masks.shape[1], masks.shape[2])
+    pixels = _enlarged(maps, size_hw)
+    if not len(masks):
+        return Seed(
+            label_map=pixel_seed(maps, class_index, size_hw, background_power),
+            label=class_index.new_zeros(0),
+            confidence=maps.new_zeros(0),
+            fallback=True,
+        )
+    flat = masks.flatten(1).to(pixels.dtype)
+    means = (pixels.flatten(1) @ flat.T) / flat.sum(dim=1)
+    shares = _min_max(means) if len(masks) > 1 else _of_one(means)
+    label, confidence = _best(shares, class_index, background_power)
+    label_map = torch.zeros(size_hw, dtype=torch.uint8, device=masks.device)
+    # Ascending by level, then by confidence: the last one painted lies on top.
+    order = sorted(range(len(masks)), key=lambda n: (int(level[n]), float(confidence[n])))
+    for n in order:
+        label_map[masks[n]] = int(label[n])
+    return Seed(label_map=label_map, label=label, confidence=confidence, fallback=False)
+
+
+def pixel_seed(maps: Tensor, class_index: Tensor, size_hw: tuple[int, int], background_power: float) -> Tensor:
+    """Paint the seed of one image without superpixels, by the same rule for each pixel: uint8 ``[H, W]``; see ``sam_seed``."""
+    pixels = _enlarged(maps, size_hw).flatten(1)
+    label, _ = _best(_min_max(pixels), class_index, background_power)
+    return label.to(torch.uint8).view(size_hw)
+
+
+def _enlarged(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    if not len(maps):
+        return maps.new_zeros(0, *size_hw)
+    return F.interpolate(maps[None], size_hw, mode="bilinear", align_corners=False)[0].clamp(min=0)
+
+
+def _min_max(values: Tensor) -> Tensor:
+    """Bring each row ``[N, S]`` to [0, 1] by its least and its greatest."""
+    low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
+    return (values - low) / (high - low + _EPSILON)
+
+
+def _of_one(means: Tensor) -> Tensor:
+    """Give the one mask ``[N, 1]``, which cannot be the best of several, to its strongest class, if it holds any of it."""
+    return ((means == means.amax(dim=0, keepdim=True)) & (means > 0)).to(means.dtype)
+
+
+def _best(shares: Tensor, class_index: Tensor, background_power: float) -> tuple[Tensor, Tensor]:
+    """Return of shares ``[N, S]`` the labels ``[S]``, 0 for background, and their scores; of equal ones the first is taken."""
+    strongest = shares.amax(dim=0, keepdim=True) if len(shares) else shares.new_zeros(1, shares.shape[1])
+    scores = torch.cat([(1 - strongest).pow(background_power), shares])
+    confidence = scores.amax(dim=0)
+    first = (scores == confidence).to(torch.uint8).argmax(dim=0)
+    return torch.cat([class_index.new_zeros(1), class_index + 1])[first], confidence
