@@ -9,6 +9,7 @@ declared: where it stands in a recipe, the recipe adds. Sections and tables are 
 from weaksam.config.checks import require
 from weaksam.config.choices import Member
 from weaksam.config.classifier import ClassifierConfig
+from weaksam.config.clip import ClipConfig
 from weaksam.config.clues import (
     CamConfig,
     ClueNetworkConfig,
@@ -44,6 +45,7 @@ from weaksam.config.weights import Weights, WeightsConfig
 __all__ = [
     "CamConfig",
     "ClassifierConfig",
+    "ClipConfig",
     "ClueNetworkConfig",
     "ClueSourceConfig",
     "CluesConfig",

@@ -146,6 +146,11 @@ def read_pickled(
     Raises:
         CheckpointError: it is damaged, another format, or holds objects whose loading could run code.
     """
+    if _holds_code(source):
+        raise CheckpointError(
+            f"{where}: expected {expected}, got a TorchScript archive, whose code is never run; take its weights as "
+            "safetensors, or save its state dict (torch.jit.load(…).state_dict()) where you trust it"
+        )
     with _refusing(
         f"{where}: expected {expected}, got a file that is damaged, of another format, or holds objects whose "
         "loading could run code"
@@ -154,6 +159,18 @@ def read_pickled(
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles: a file is read or it is not
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
+
+
+def _holds_code(source: Path | BinaryIO) -> bool:
+    """Return whether a file is a TorchScript archive."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False  # or no archive at all, of which others say what it is
+    finally:
+        if not isinstance(source, Path):
+            source.seek(0)
 
 
 def described(metadata: Mapping[str, str], key: str, where: str) -> dict[str, Any]:

@@ -69,6 +69,12 @@ PUBLISHED: dict[str, Published] = {
         sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
         note="MobileSAM: on CPUs",
     ),
+    "clip_vit_b_16": Published(
+        uri="https://huggingface.co/timm/vit_base_patch16_clip_224.openai/resolve/main/open_clip_model.safetensors",
+        size_bytes=None,
+        sha256="4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",
+        note="OpenAI's CLIP, ViT-B/16 with QuickGELU, as open_clip publishes it",
+    ),
     "deit_small": Published(
         uri="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
         size_bytes=None,
