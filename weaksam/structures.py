@@ -34,7 +34,7 @@ SELECTIVE_SEARCH = "selective-search"
 LABELS_OF_OBJECTS, LABELS_OF_SEGMENTATION = "objects", "segmentation"
 WHOLE_IMAGE = "whole-image"  # of the one box of an image that has no other
 # What a table, a detector or a figure owes its boxes to: image-level labels, true boxes (``export --as pseudo-labels``) or true
-# masks (``export --as pseudo-masks``).
+# masks (the stage ``true-masks``).
 IMAGE_LABELS, BOXES, MASKS = "image-labels", "boxes", "masks"
 
 

@@ -25,6 +25,7 @@ from weaksam.datasets.ground_truth import true_objects
 from weaksam.structures import WHOLE_IMAGE
 
 if TYPE_CHECKING:
+    from weaksam.metrics.best_overlap import BestOverlap
     from weaksam.metrics.proposal_recall import ProposalRecall
     from weaksam.structures import GroundTruth
 
@@ -70,6 +71,7 @@ def measure(
         by IoU threshold, null without a true object. With ``masks_of`` also ``mask_overlap``, the average best overlap of the
         proposals' masks: ``mean`` over the classes (MABO) and ``classes`` by name, null without a true mask.
     """
+    from weaksam.metrics.best_overlap import BestOverlap
     from weaksam.metrics.proposal_recall import CURVE_THRESHOLDS, ProposalRecall, cumulative
 
     rows = cumulative(set(sources))
@@ -78,7 +80,10 @@ def measure(
     for image in images:
         if image.split not in counts:
             recall = ProposalRecall(rows, thresholds=thresholds, include_difficult=config.include_difficult)
-            counts[image.split] = _SplitCounts(ground_truth(image.split), recall, masks_of)
+            overlap = (
+                BestOverlap(len(masks_of), of="masks", include_difficult=config.include_difficult) if masks_of else None
+            )
+            counts[image.split] = _SplitCounts(ground_truth(image.split), recall, masks_of, overlap)
         counts[image.split].add(image)
     return {split: counts[split].to_plain() for split in sorted(counts)}
 
@@ -125,16 +130,20 @@ def row_label(row: Mapping[str, Any]) -> str:
 
 
 class _SplitCounts:
-    def __init__(self, truth: Mapping[str, GroundTruth], recall: ProposalRecall, masks_of: Sequence[str]) -> None:
-        from weaksam.metrics.best_overlap import BestOverlap
-
+    def __init__(
+        self,
+        truth: Mapping[str, GroundTruth],
+        recall: ProposalRecall,
+        masks_of: Sequence[str],
+        overlap: BestOverlap | None,  # of the proposals' masks
+    ) -> None:
         self._truth = truth
         self._recall = recall
         self._points: Counter[str] = Counter()
         self._cut = self._left_out = 0
         self._images = 0
         self._masks_of = masks_of
-        self._overlap = BestOverlap(len(masks_of), of="masks") if masks_of else None
+        self._overlap = overlap
 
     def add(self, image: ImageBoxes) -> None:
         truth = true_objects(self._truth, image.image_id, image.size_hw)

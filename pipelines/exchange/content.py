@@ -24,7 +24,7 @@ from pipelines.store.schemas import detections_from_row
 from pipelines.store.tables import Rows
 from weaksam.errors import DataError
 from weaksam.io.files import join
-from weaksam.masks_np import Rle
+from weaksam.masks_np import Rle, rle_area
 from weaksam.structures import BOXES, IMAGE_LABELS, MASKS, Detections, PseudoGroundTruth
 
 _PROPOSALS = ("image_id", "split", "boxes_xyxy", "predicted_iou")
@@ -194,6 +194,7 @@ class SplitPredictions(LabelledSplit):
     to_learn_from = False
 
     least_score: float
+    without_mask: int = 0  # detections left out whose masks have no pixel, as those of boxes smaller than one
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -210,9 +211,10 @@ class SplitPredictions(LabelledSplit):
         """See ``Content``."""
         n = self.counts
         note = f", {n['missing']:,} dropped" if n["missing"] else ""
+        apart = f" · left out, without a pixel {self.without_mask:,}" if self.without_mask else ""
         return (
             f"images {n['images']:,} ({n['empty']:,} without a box{note}) · boxes {n['boxes']:,} that score "
-            f"{self.least_score:g} or more"
+            f"{self.least_score:g} or more{apart}"
         )
 
 
@@ -287,12 +289,13 @@ def predictions_of(images: SplitImages, source: Instance, least_score: float) ->
     found = {image.image_id: image for image in detected.images() if image.split == images.split}
     absent = images.missing(found, source, "detections", "are not asked for")
     enough = {image_id: found[image_id].detections.score >= least_score for image_id in images.ids if image_id in found}
+    drawn = {image_id: _is_drawn(found[image_id].detections) for image_id in enough}
     predicted = [
         LabelledImage(
             image_id,
             named.names[image_id],
             found[image_id].size_hw,
-            _kept(found[image_id].detections, keep),
+            _kept(found[image_id].detections, keep & drawn[image_id]),
             named.uris[image_id],
         )
         for image_id, keep in enough.items()
@@ -305,7 +308,14 @@ def predictions_of(images: SplitImages, source: Instance, least_score: float) ->
         images=predicted,
         missing=len(absent),
         least_score=least_score,
+        without_mask=sum(int((keep & ~drawn[image_id]).sum()) for image_id, keep in enough.items()),
     )
+
+
+def _is_drawn(found: Detections) -> NDArray[np.bool_]:
+    """Return which detections have a pixel; without masks all of them."""
+    masks = found.mask_rle
+    return np.ones(len(found), np.bool_) if masks is None else rle_area(masks) > 0
 
 
 def _kept(found: Detections, keep: NDArray[np.bool_]) -> Detections:

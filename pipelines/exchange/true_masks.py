@@ -25,7 +25,7 @@ from pipelines.store.schemas import PSEUDO_MASKS, pseudo_masks_to_row, with_clas
 from weaksam.boxes_np import paired_iou
 from weaksam.config import DataConfig
 from weaksam.config.weights import NotInKey
-from weaksam.datasets.ground_truth import StatedSize, mask_digest_of
+from weaksam.datasets.ground_truth import StatedSize, digest_of, mask_digest_of
 from weaksam.errors import DataError
 from weaksam.masks_np import rle_area, rle_boxes
 from weaksam.structures import MASKS, GroundTruth, PseudoGroundTruth
@@ -120,7 +120,8 @@ class TrueMasksStage(Stage[TrueMasksOptions]):
 def _digest(config: DataConfig) -> str:
     from weaksam.datasets import open_dataset, train_split
 
-    return mask_digest_of(granted_truth(config, train_split(open_dataset(config), config), masks=True))
+    truth = granted_truth(config, train_split(open_dataset(config), config), masks=True)
+    return mask_digest_of(truth) + digest_of(truth)  # of classes and flags, too
 
 
 def _row(image_id: str, input: str, objects: GroundTruth) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from pipelines.report.options import ReportOptions
 from pipelines.store.files import write_bytes
 from pipelines.training.trained import Trained
 from weaksam.io.files import join
-from weaksam.structures import IMAGE_LABELS
+from weaksam.structures import IMAGE_LABELS, MASKS
 
 PAGE_FILE = "report.html"
 
@@ -102,9 +102,11 @@ def _footer(run: ShownRun, found: Sequence[str], measures: Sequence[str]) -> str
     if not measures:
         return ""
     measured = f"{_and(measures)} {'are' if len(measures) > 1 else 'is'} measured against true boxes"
-    learnt = [name for name, model in run.of_kind(Trained).items() if model.facts.supervision != IMAGE_LABELS]
+    supervision = {name: model.facts.supervision for name, model in run.of_kind(Trained).items()}
+    learnt = [name for name, by in supervision.items() if by != IMAGE_LABELS]
     if learnt:
-        return f"{measured[0].upper()}{measured[1:]}, which {_and(learnt)} learnt from."
+        what = " of objects whose masks" if MASKS in supervision.values() else ", which"
+        return f"{measured[0].upper()}{measured[1:]}{what} {_and(learnt)} learnt from."
     source = f"Object {_and(found)}" if "proposals" in found else _and(found).capitalize()
     untouched = "which nothing before this page and its figures has read"
     return f"{source} from image-level labels. {measured[0].upper()}{measured[1:]}, {untouched}."

@@ -89,7 +89,8 @@ class LabelStage(Stage[LabelOptions]):
     def run(self, job: Job[LabelOptions]) -> LabelFacts:
         """Write the pseudo labels of the labelled split, and count what was rejected, by reason."""
         index = job.input(job.options.index, Index)
-        detections = job.input(job.options.detections, DetectionTable).table
+        detected = job.input(job.options.detections, DetectionTable)
+        detections, supervision = detected.table, detected.facts.supervision
         class_names, split = index.class_names, index.granted_split
         number_of, labels = label_matrix(index.read(("image_id", "split", "labels_difficult")), split, len(class_names))
         table = job.instance.table(with_class_names(PSEUDO_LABELS, class_names))
@@ -114,11 +115,11 @@ class LabelStage(Stage[LabelOptions]):
 
         config = filled_in(parts(planned), job.options.pseudo_labels)
         for part, labelled in parts(left):
-            rows = label_part(part, labelled, table.schema, config)
+            rows = label_part(part, labelled, table.schema, config, supervision)
             table.write_part(rows, part_name(rows, job.lock.token))
         proof = prove(planned, table, job.instance.dropped, planned.num_rows - left.num_rows)
         of_planned = {image_id: labels[number_of[image_id]] for image_id in planned["image_id"].to_pylist()}
-        facts = _facts(proof, counted(CurrentRows(table, planned), of_planned), len(number_of))
+        facts = _facts(proof, counted(CurrentRows(table, planned), of_planned), len(number_of), supervision)
         thresholds = {name: float(getattr(config, name)) for name in ("tau_s", "tau_o")}
         chosen = ", ".join(f"{name} {thresholds[name]:.3g}" for name in job.options.pseudo_labels.open_thresholds)
         text = " · chosen: ".join([facts.text, *([chosen] if chosen else [])])
@@ -165,7 +166,13 @@ def filled_in(parts: Iterable[tuple[pa.Table, NDArray[np.bool_]]], config: Pseud
     return fill_in(boxes_xyxy, class_index, score, image_index, np.concatenate(labels), config)
 
 
-def label_part(part: pa.Table, labels: NDArray[np.bool_], schema: pa.Schema, config: PseudoLabelsConfig) -> pa.Table:
+def label_part(
+    part: pa.Table,
+    labels: NDArray[np.bool_],
+    schema: pa.Schema,
+    config: PseudoLabelsConfig,
+    supervision: str = IMAGE_LABELS,
+) -> pa.Table:
     """Turn B rows of detections into rows of pseudo labels.
 
     Args:
@@ -173,6 +180,7 @@ def label_part(part: pa.Table, labels: NDArray[np.bool_], schema: pa.Schema, con
         labels: ``[B, C]`` of its images.
         schema: of the pseudo labels, with the class names.
         config: how to choose.
+        supervision: what the detections are owed to.
 
     Returns:
         the rows, in the same order.
@@ -192,7 +200,7 @@ def label_part(part: pa.Table, labels: NDArray[np.bool_], schema: pa.Schema, con
         "score_normalised": _lists(pa.array(found.score_normalised[found.kept]), kept),
         "noise": pa.nulls(len(labels), schema.field("noise").type),
         "rejected": _lists(_rejected(columns, found), rejected),
-        "supervision": pa.array([IMAGE_LABELS] * len(labels)),
+        "supervision": pa.array([supervision] * len(labels)),
     }
     return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
@@ -257,7 +265,7 @@ def _lengths(lists: pa.Array) -> NDArray[np.int64]:
     return lengths
 
 
-def _facts(proof: Proof, counts: Mapping[str, int], indexed: int) -> LabelFacts:
+def _facts(proof: Proof, counts: Mapping[str, int], indexed: int, supervision: str) -> LabelFacts:
     images, boxes = proof.images, counts[REASONS[KEPT]]
     rejected = {reason: counts[reason] for reason in REASONS[KEPT + 1 :] if counts[reason]}
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "none"
@@ -272,7 +280,7 @@ def _facts(proof: Proof, counts: Mapping[str, int], indexed: int) -> LabelFacts:
         without_labels=counts["unlabelled"],
         undetected=indexed - images,
         rejected=rejected,
-        supervision=IMAGE_LABELS,
+        supervision=supervision,
     )
 
 

@@ -106,7 +106,7 @@ def load_retrained(
         config: its detector and backbone must be the file's; all else is taken from it and not from the file.
 
     Returns:
-        The detector, its class names and what it owes its boxes to: ``IMAGE_LABELS`` or ``BOXES`` of ``structures``.
+        The detector, its class names and what it owes its boxes to: ``IMAGE_LABELS``, ``BOXES`` or ``MASKS`` of ``structures``.
 
     Raises:
         CheckpointError: the file is of another detector or backbone, or its keys do not fit (they are named).

@@ -45,12 +45,12 @@ def sam_seed(maps: Tensor, class_index: Tensor, masks: Tensor, level: Tensor, ba
         return Seed(
             label_map=pixel_seed(maps, class_index, size_hw, background_power),
             label=class_index.new_zeros(0),
-            confidence=maps.new_zeros(0),
+            confidence=pixels.new_zeros(0),
             fallback=True,
         )
     flat = masks.flatten(1).to(pixels.dtype)
     means = (pixels.flatten(1) @ flat.T) / flat.sum(dim=1)
-    shares = _min_max(means) if len(masks) > 1 else _of_one(means)
+    shares = _of_one(means) if len(masks) == 1 and len(means) else _min_max(means)
     label, confidence = _best(shares, class_index, background_power)
     label_map = torch.zeros(size_hw, dtype=torch.uint8, device=masks.device)
     # Ascending by level, then by confidence: the last one painted lies on top.
@@ -69,8 +69,8 @@ def pixel_seed(maps: Tensor, class_index: Tensor, size_hw: tuple[int, int], back
 
 def _enlarged(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
     if not len(maps):
-        return maps.new_zeros(0, *size_hw)
-    return F.interpolate(maps[None], size_hw, mode="bilinear", align_corners=False)[0].clamp(min=0)
+        return maps.new_zeros(0, *size_hw, dtype=torch.float32)
+    return F.interpolate(maps[None].float(), size_hw, mode="bilinear", align_corners=False)[0].clamp(min=0)
 
 
 def _min_max(values: Tensor) -> Tensor:

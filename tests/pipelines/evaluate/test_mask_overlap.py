@@ -65,6 +65,16 @@ def test_each_object_takes_the_mask_that_fits_it_best_whatever_the_boxes_say() -
     assert measured["mask_overlap"]["mean"] == 0.625
 
 
+def test_difficult_objects_count_where_recall_counts_them() -> None:
+    both = replace(truth(drawn(0, 0, 4, 4), drawn(6, 6, 8, 8)), difficult=np.array([False, True]))
+    for include, mean in ((True, 0.5), (False, 1.0)):
+        config = EvaluateConfig(include_difficult=include)
+        (measured,) = measure(
+            [image("a", drawn(0, 0, 4, 4))], {"grid"}, lambda _: {"a": both}, config, ("x", "y")
+        ).values()
+        assert measured["mask_overlap"]["mean"] == mean
+
+
 def test_without_true_masks_there_is_no_overlap_and_without_being_asked_no_figure() -> None:
     boxes_alone = replace(truth(None), mask_rle=None)
     images = [image("a", drawn(0, 0, 4, 4))]

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pipelines.exchange.content import LabelledImage
+from pipelines.exchange.content import LabelledImage, images_of, predictions_of
 from pipelines.exchange.export import run_export
 from pipelines.exchange.voc_masks import mask_pngs
+from pipelines.store.instances import finished_instance
 from pipelines.store.schemas import (
     DETECTIONS,
     IMAGES,
@@ -226,6 +227,27 @@ def test_yolo_s_polygons_are_drawn_as_the_masks_but_for_lines_that_join_holes_an
             assert (shown & ~mask).sum() <= {"a hole": 1, "several parts": 12}[name]
         else:
             np.testing.assert_array_equal(shown, mask)
+
+
+def test_a_predicted_mask_without_a_pixel_is_left_out_and_said(run: str) -> None:
+    nothing = np.zeros(SIZE, np.bool_)
+    found = Detections(
+        boxes_xyxy=np.array([[1, 1, 5, 5], [1.6, 1.6, 1.9, 1.9]], np.float32),
+        class_index=np.array([0, 1]),
+        score=np.array([0.9, 0.8], np.float32),
+        image_scores=np.zeros(2, np.float32),
+        mask_rle=[encode_rle(drawn((1, 1, 5, 5))), encode_rle(nothing)],
+    )
+    detect = instance_of(run, "detect.empty")
+    detect.begin({})
+    row = detections_to_row("5", FROM_NOTHING, SIZE, found)
+    detect.table(with_class_names(DETECTIONS, ("cat", "dog"))).write_rows([row], "part-0")
+    detect.finish({})
+    images = images_of(finished_instance(run, "index"), "train", "", skip_missing=False)
+    predicted = predictions_of(images, finished_instance(run, "detect.empty"), 0.5)
+    (of_image,) = predicted.images
+    assert of_image.found.class_index.tolist() == [0]
+    assert "boxes 1 that score 0.5 or more · left out, without a pixel 1" in predicted.text
 
 
 def test_labelme_s_shapes_are_the_masks(run: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.engine.stage import Options
-from pipelines.products.pseudo_labels import PseudoMaskTable
+from pipelines.products.pseudo_labels import PseudoLabelTable, PseudoMaskTable
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
 from tests.support.trees import build_coco_tree, write_json
@@ -85,7 +85,12 @@ def test_what_is_learnt_from_them_says_so(tmp_path: Path, detector: str) -> None
     (tmp_path / "recipe.yaml").write_text(f"""
 base: shapes-tuning.yaml
 name: truth
-stages: [index, true-masks, retrain, {{detect.final: {{model: retrain}}}}]
+stages:
+  - index
+  - true-masks
+  - retrain
+  - detect.final: {{model: retrain, splits: [train]}}
+  - label: {{detections: detect.final}}
 data: {{shapes: {{train: 6, val: 2, test: 0, size: 64}}, splits: [train, val]}}
 retrain:
   learn_from: true-masks
@@ -94,10 +99,12 @@ retrain:
   scales: [64]
   steps: 2
   epochs: 0
-  test: {{scales: [64], splits: [val]}}
+  test: {{scales: [64], score_threshold: 0.0}}
 resources: {{here: true, cpus: 1}}
 """)
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), [], "shapes:")
     manifests = Run(recipe, str(tmp_path / "run")).bring(list(recipe.stages), Options())
     marked = {name: manifest["supervision"] for name, manifest in manifests.items() if "supervision" in manifest}
-    assert marked == dict.fromkeys(("true-masks", "retrain", "detect.final"), "masks")
+    assert marked == dict.fromkeys(("true-masks", "retrain", "detect.final", "label"), "masks")
+    rows = PseudoLabelTable(Run(recipe, str(tmp_path / "run")).instance("label")).images()
+    assert {image.supervision for image in rows} == {"masks"}

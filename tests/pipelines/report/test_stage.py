@@ -135,7 +135,7 @@ def test_a_table_without_rows_still_makes_a_page(tmp_path):
 def test_a_page_without_true_boxes_has_no_columns_for_recall(tmp_path, monkeypatch):
     run = str(tmp_path)
     write_run(run)
-    monkeypatch.setattr(Shapes, "ground_truth", lambda *_: {})
+    monkeypatch.setattr(Shapes, "ground_truth", lambda *_, **__: {})
     text, parsed, _ = make_page(run, upstream=("index", "propose", "evaluate.proposals"))
     assert parsed.text.count("The true boxes of this split are not known, so there is no recall.") == 2
     assert "one-to-one" not in text

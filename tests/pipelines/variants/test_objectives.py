@@ -90,7 +90,7 @@ def test_a_detector_is_looked_at_early_as_it_is_in_the_end(monkeypatch):
     recipe, _ = load_recipe("shapes", ["data.shapes.val=12", "data.shapes.size=64"], "shapes:")
     seen = seen_in(recipe, open_dataset(recipe.data))
     assert OBJECTIVES["ap50"].early(seen) == 0.0
-    monkeypatch.setattr(Shapes, "ground_truth", lambda *_: {})
+    monkeypatch.setattr(Shapes, "ground_truth", lambda *_, **__: {})
     assert OBJECTIVES["ap50"].early(seen) is None
 
     def refuse(*_):

@@ -52,10 +52,22 @@ def test_without_masks_each_pixel_takes_its_own_class() -> None:
     assert found.label_map[0].tolist() == [1, 1, 2, 2, 0, 0]
 
 
-def test_without_a_class_all_is_background() -> None:
-    none = torch.zeros(0, dtype=torch.int64)
-    found = sam_seed(torch.zeros(0, 2, 3), none, ranges(6, (0, 3), (3, 6)).view(2, 2, 3), torch.tensor([2, 2]), 0.6)
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_without_a_class_all_is_background(count: int) -> None:
+    none, masks = torch.zeros(0, dtype=torch.int64), ranges(6, (0, 3), (3, 6)).view(2, 2, 3)[:count]
+    found = sam_seed(torch.zeros(0, 2, 3), none, masks, torch.tensor([2, 2])[:count], 0.6)
+    assert found.label_map.shape == (2, 3)
     assert (found.label_map == 0).all()
+
+
+def test_maps_in_half_precision_are_summed_in_single() -> None:
+    maps = torch.zeros(1, 4, 4)
+    maps[0, :2] = 1
+    masks = torch.zeros(2, 400, 400, dtype=torch.bool)
+    masks[0, :200] = masks[1, 200:] = True  # 80,000 pixels each: more than a half float holds
+    level = torch.tensor([2, 2])
+    found = sam_seed(maps.half(), torch.tensor([3]), masks, level, 0.6)
+    assert found.label.tolist() == sam_seed(maps, torch.tensor([3]), masks, level, 0.6).label.tolist() == [4, 0]
 
 
 @pytest.mark.parametrize("seed", range(5))

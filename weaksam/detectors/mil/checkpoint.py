@@ -56,7 +56,7 @@ class Checkpoint(NamedTuple):
     backbone: str
     num_classes: int
     class_names: tuple[str, ...]  # () where the file names none
-    supervision: str  # ``IMAGE_LABELS`` or ``BOXES``
+    supervision: str  # ``IMAGE_LABELS``, ``BOXES`` or ``MASKS``
     state: dict[str, Tensor]
 
 

@@ -11,7 +11,6 @@ import torch
 from scipy.ndimage import find_objects, label
 from torch import Tensor
 
-_EPSILON = 1e-7
 _EIGHT_CONNECTED = np.ones((3, 3))
 
 
@@ -32,10 +31,10 @@ def attention_affinity(attention: Tensor, rounds: int) -> Tensor:
 
 
 def normalised_scores(maps: Tensor) -> Tensor:
-    """Cut each map ``[N, h, w]`` at 0 and bring it to [0, 1]; 0 where it is nowhere above its least."""
+    """Cut each map ``[N, h, w]`` at 0 and bring it to [0, 1], however small it is; 0 where it is nowhere above its least."""
     maps = maps.clamp(min=0)
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
-    return (maps - low) / (high - low + _EPSILON)
+    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 def box_mask(scores: Tensor, threshold: float) -> Tensor:

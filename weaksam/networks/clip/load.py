@@ -15,7 +15,8 @@ from weaksam.io.weights import PUBLISHED
 from weaksam.networks.clip.towers import Clip, ClipArchitecture
 
 NAME = "clip_vit_b_16"  # of the published weights
-HEAD = 64  # channels of an attention head, in every CLIP
+HEAD = 64  # channels of an attention head, which no tensor tells
+SIXTEEN_HEADS = (1280, 1408, 1664)  # widths of the image towers that have other ones: ViT-H, ViT-g, ViT-G
 _OTHERS = {
     "vision_model.": "transformers' names: take the open_clip_model.safetensors that lies beside it",
     "visual.trunk.": "the image tower is timm's: take ViT-B-16-quickgelu",
@@ -58,7 +59,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> ClipArchitecture:
         embed_dim=embed_dim,
         image_dim=image_dim,
         image_layers=_layers(state, "visual.transformer.resblocks."),
-        image_heads=max(1, image_dim // HEAD),
+        image_heads=16 if image_dim in SIXTEEN_HEADS else max(1, image_dim // HEAD),
         patch=patch,
         grid=math.isqrt(len(state["visual.positional_embedding"]) - 1),
         text_dim=text_dim,

@@ -49,7 +49,7 @@ def softmax_cam(activations: Tensor, probabilities: Tensor, present: Tensor, *, 
         differentiable: whether the weights of the channels keep their graph; the activations never do.
 
     Returns:
-        ``[pairs, P]``, of each image and class in the row-major order of ``present``; of no pair, an empty one.
+        ``[pairs, P]``, of each image and class in the row-major order of ``present``; of no pair an empty one, with its graph.
     """
     number = present.cumsum(dim=1) * present  # of a class among those of its image, from 1
     patches = activations[:, 1:].detach()
@@ -62,4 +62,5 @@ def softmax_cam(activations: Tensor, probabilities: Tensor, present: Tensor, *, 
         weights = gradient[:, 1:].mean(dim=1)
         found = torch.einsum("npd,nd->np", patches, weights)
         maps = torch.where(of_rank[..., None], found[:, None], maps)
-    return maps[present]
+    found = maps[present]
+    return found + 0 * probabilities.sum() if differentiable and not len(found) else found

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weaksam.config import require
 from weaksam.networks.pixels import PixelFormat
 
 CLIP_PIXELS = PixelFormat(
@@ -81,8 +82,12 @@ class Clip(nn.Module):
 
         Returns:
             ``[G, E]``, not normalised.
+
+        Raises:
+            ConfigError: prompts of more tokens than texts have.
         """
-        length = prompts.shape[1]
+        length, most = prompts.shape[1], len(self.positional_embedding)
+        require(length <= most, "prompts", f"names and contexts of at most {most} tokens together", length)
         hidden = torch.full((length, length), -torch.inf, device=prompts.device).triu(1)
         x = prompts + self.positional_embedding[:length]
         for block in self.transformer.resblocks:
@@ -117,7 +122,15 @@ class VisionTower(nn.Module):
         Args:
             images: ``[N, 3, H, W]``, see ``CLIP_PIXELS``; sides are multiples of a patch's.
             attention_of: layers from 1 whose attention is wanted, the last one's too if it is among them.
+
+        Raises:
+            ValueError: there is no such layer.
         """
+        layers = set(attention_of)
+        if not layers <= set(range(1, 1 + len(self.transformer.resblocks))):
+            raise ValueError(
+                f"attention_of: expected layers of 1..{len(self.transformer.resblocks)}, got {sorted(layers)}"
+            )
         x = self.conv1(images)
         size_hw = (x.shape[2], x.shape[3])
         x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x.flatten(2).transpose(1, 2)], dim=1)
@@ -125,13 +138,13 @@ class VisionTower(nn.Module):
         attention = x.new_zeros(len(x), x.shape[1], x.shape[1])
         last = self.transformer.last
         for number, block in enumerate(self.transformer.resblocks[:-1], start=1):
-            x, weights = block(x, weights=number in attention_of)
+            x, weights = block(x, weights=number in layers)
             if weights is not None:
-                attention += weights / len(attention_of)
+                attention += weights / len(layers)
         activations = last.ln_1(x)
-        if len(self.transformer.resblocks) in attention_of:
+        if len(self.transformer.resblocks) in layers:
             _, weights = last.attn(activations, weights=True)
-            attention += weights / len(attention_of)
+            attention += weights / len(layers)
         return BeforeLastBlock(x, activations, attention)
 
     def embedding(self, tokens: Tensor, activations: Tensor) -> Tensor:

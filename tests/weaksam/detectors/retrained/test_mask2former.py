@@ -178,6 +178,7 @@ def test_masks_lie_in_their_boxes_and_touch_their_sides() -> None:
     model = detector()
     found, _ = model.predict(images(), SIZES_HW)
     assert found.masks is not None
+    assert len(found.boxes_xyxy)
     assert found.masks.shape[1:] == (CELLS, CELLS)
     for rle, (x1, y1, x2, y2) in zip(
         paste_masks(found.masks, found.boxes_xyxy, (HEIGHT, WIDTH)), found.boxes_xyxy.tolist(), strict=True

@@ -47,5 +47,10 @@ def test_a_map_that_is_nowhere_positive_becomes_zero() -> None:
     assert (refine(maps, torch.eye(9), threshold=0.4, power=2, of_scores=False) == 0).all()
 
 
+def test_a_map_counts_by_its_shape_and_not_by_its_size() -> None:
+    maps = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(normalised_scores(1e-12 * maps), normalised_scores(maps))
+
+
 def test_no_maps_give_none() -> None:
     assert refine(torch.zeros(0, 3, 3), torch.eye(9), threshold=0.4, power=2, of_scores=True).shape == (0, 3, 3)

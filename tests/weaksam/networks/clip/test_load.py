@@ -30,6 +30,8 @@ def test_sizes_are_read_off_the_tensors_and_the_file_loads(tmp_path: Path) -> No
     assert architecture_of(random_state(ClipArchitecture(image_layers=1, text_layers=1))) == ClipArchitecture(
         image_layers=1, text_layers=1
     )
+    huge = random_state(ClipArchitecture(image_dim=1280, image_layers=1, text_layers=1))
+    assert architecture_of(huge).image_heads == 16  # of 80 channels: ViT-H
     for name, save in (("clip.safetensors", save_file), ("clip.pt", torch.save)):
         save(state, tmp_path / name)
         clip = load_clip(config(tmp_path / name, quick_gelu=True))

@@ -73,4 +73,6 @@ def test_images_without_a_class_have_no_maps() -> None:
     network = Network()
     network.present = torch.zeros(N, C, dtype=torch.bool)
     probabilities = network.probabilities(network.prompts, network.activations)
-    assert softmax_cam(network.activations, probabilities, network.present).shape == (0, P)
+    found = softmax_cam(network.activations, probabilities, network.present, differentiable=True)
+    assert found.shape == (0, P)
+    found.sum().backward()

@@ -5,7 +5,8 @@
                         -> a class, and a vector whose products with the pixels' features are its mask
 
 Pixel decoder, transformer and losses are transformers', on a backbone of our own that starts from a classifier's weights. What
-lies right of and below a view is taken for a part of it, as published: there is nothing to find.
+lies right of and below a view is taken for a part of it, as published: there is nothing to find. Masks to learn from are shares
+of the cells of stride 4, where the published ones are pixels: an object thinner than a cell never fills one.
 """
 
 from __future__ import annotations
