@@ -118,6 +118,7 @@ def test_a_figure_of_all_images_is_that_of_either_part_of_a_sweep():
 def test_only_figures_of_the_retrained_detector_differ_from_seed_to_seed_of_its_training():
     assert {name for name, objective in OBJECTIVES.items() if objective.retrained} == {
         "ap50", "voc_ap50", "map", "coco_ap50", "coco_ap75", "corloc", "part", "whole_image_voc_ap50", "whole_image_corloc",
+        "mask_ap", "mask_ap25", "mask_ap50", "mask_ap70", "mask_ap75", "filled_box_ap50",
         "classification_map", "agreement", "rank", "regions_wrong", "regions_dropped", "dropped_wrong",
     }  # fmt: skip
 
