@@ -236,7 +236,7 @@ def test_what_cannot_be_is_told(taught: str, photos: Path, tmp_path: Path) -> No
     assert "that of the run that trained the detector" in refused(taught, *data, "--out", taught)
     other = teach(str(tmp_path / "other"))
     assert "that of another run" in refused(taught, *data, "--out", other)
-    assert "expected one of coco, voc, yolo, got 'csv'" in refused(taught, *data, "--as", "csv")
+    assert "expected one of coco, coco-polygons, labelme, voc, yolo, got 'csv'" in refused(taught, *data, "--as", "csv")
     assert "expected an instance of detect, got 'label'" in refused(taught, *data, "--of", "label")
     assert "did you mean detect.mil?" in refused(taught, *data, "--of", "detect.mill")
     assert "no recipe" in refused(tmp_path / "nowhere", *data)
