@@ -7,7 +7,6 @@ never made of boxes, nor boxes of masks: where the ones asked for are missing, t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -67,16 +66,7 @@ def measurable(of: Of, image_id: str | int, truth: GroundTruth) -> GroundTruth:
     """
     if of == "boxes":
         return truth
-    masks = regions(of, image_id, truth)
-    stated = np.array([mask is not None for mask in masks], np.bool_)
-    return replace(
-        truth,
-        boxes_xyxy=truth.boxes_xyxy[stated],
-        class_index=truth.class_index[stated],
-        difficult=truth.difficult[stated],
-        crowd=truth.crowd[stated],
-        mask_rle=masks[stated].tolist(),
-    )
+    return truth.take([n for n, mask in enumerate(regions(of, image_id, truth)) if mask is not None])
 
 
 def objects_without_mask(truth: GroundTruth) -> int:
