@@ -97,10 +97,9 @@ def _extensions() -> list[EntryPoint]:
 
 def _end_now(by: KeyboardInterrupt) -> NoReturn:
     """End this process, which was interrupted, with all that it started; what it still holds is released last."""
-    if not _told:
-        _told.append(str(by) or interrupts.INTERRUPTED)
-        terminal.say(f"error: {_told[0]}")
-    terminal.close_streams()
+    words = "" if _told else str(by) or interrupts.INTERRUPTED
+    _told.append(words)
+    terminal.close_streams(words and f"error: {words}")
     ray_session.kill_processes()
     release_all()
     os._exit(interrupts.exit_code(by))

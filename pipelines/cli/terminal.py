@@ -11,6 +11,7 @@ import io
 import os
 import sys
 import unicodedata
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -75,13 +76,19 @@ def go_on_unread() -> None:
     _working = True
 
 
-def close_streams() -> None:
-    """Let out what was said, and nothing that libraries still say from now on."""
+def close_streams(last_words: str = "") -> None:
+    """Let out what was said, then the last words where ``say`` would say them, and nothing that libraries still say."""
+    heard = {sys.stderr, sys.stdout} if _working and _is_file_of_its_own(sys.stdout) else {sys.stderr}
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, _Stream):
             stream.flush()
-            os.dup2(nowhere, stream.fileno())
+            kept = os.dup(stream.fileno())
+            os.dup2(nowhere, stream.fileno())  # from here on threads of libraries speak to nobody
+            if last_words and stream in heard:
+                with suppress(OSError):
+                    os.write(kept, f"{last_words}\n".encode(stream.encoding, _HANDLER))
+            os.close(kept)
     os.close(nowhere)
 
 
@@ -143,7 +150,7 @@ def _occupy(descriptor: int) -> None:
 
 
 def _print(line: str, *, stderr: bool = False) -> None:
-    Console(stderr=stderr, soft_wrap=True).print(line, markup=False, highlight=False)
+    Console(stderr=stderr, soft_wrap=True).print(line, markup=False, emoji=False, highlight=False)
 
 
 def _like(error: UnicodeError) -> tuple[str, int]:

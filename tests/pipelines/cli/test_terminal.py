@@ -148,3 +148,31 @@ def test_an_error_stands_where_the_headings_stand(tmp_path: Path) -> None:
             )
         assert log.read_text() == "propose\nerror: full\n"
         assert done.stderr == said
+
+
+def test_last_words_are_last_whatever_threads_still_say(tmp_path: Path) -> None:
+    """As Ray's do, of the tasks that an interrupt took from it."""
+    code = (
+        "import threading, time\n"
+        "def speak():\n    while True:\n        print('noise', flush=True)\n"
+        "threading.Thread(target=speak, daemon=True).start()\n"
+        "time.sleep(0.05)\nterminal.close_streams('error: :key: interrupted')\ntime.sleep(0.05)\nimport os\nos._exit(7)"
+    )
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        done = subprocess.run(
+            [sys.executable, "-c", OPENED + code],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    assert done.returncode == 7
+    said = log.read_text().splitlines()
+    assert said.count("error: :key: interrupted") == 1
+    assert said[-1] == "error: :key: interrupted"
+
+
+def test_last_words_stand_where_the_headings_stand() -> None:
+    done = python("terminal.go_on_unread()\nprint('propose')\nterminal.close_streams('error: full')\nprint('late')")
+    assert (done.stdout, done.stderr) == (b"propose\nerror: full\n", b"error: full\n")
