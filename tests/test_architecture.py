@@ -55,7 +55,7 @@ ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those b
         "chunks",
     },
     {"io"},
-    {"config"},
+    {"config", "label_maps"},
     {"networks", "precision"},
     {"losses", "pseudo_labels"},
     FAMILIES,

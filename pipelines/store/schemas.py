@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from weaksam.errors import DataError
+from weaksam.label_maps import decode_label_map, encode_label_map
 from weaksam.structures import Detections, Prompts, Proposals, PseudoGroundTruth
 
 SCHEMA_VERSION = 2  # raise it when a column changes its meaning: instance keys contain it
@@ -117,6 +118,26 @@ PSEUDO_MASKS = pa.schema(
         pa.field("box_iou", pa.list_(pa.float32())),  # of the prompted box and the mask's
         pa.field("predicted_iou", pa.list_(pa.float32())),
         pa.field("stability", pa.list_(pa.float32())),
+    ]
+)
+
+LABEL_MAPS = pa.schema(
+    [
+        IMAGE_ID,
+        INPUT,
+        pa.field("size_hw", pa.list_(pa.int32(), 2)),
+        pa.field("label_map", pa.binary(), nullable=False),  # a grey PNG, see ``weaksam.label_maps``
+        pa.field("supervision", pa.string(), nullable=False),  # what it is owed to
+    ]
+)
+
+# The same where superpixels were painted.
+SEEDS = pa.schema(
+    [
+        *LABEL_MAPS,
+        pa.field("superpixels", pa.int32()),  # their number
+        pa.field("coverage", pa.float32()),  # share of the image's pixels that lie in one of them
+        pa.field("fallback", pa.bool_()),  # there was none, and each pixel took its own class
     ]
 )
 
@@ -331,3 +352,19 @@ def pseudo_labels_from_row(row: dict[str, Any]) -> PseudoGroundTruth:
         score_normalised=np.asarray(row["score_normalised"], np.float32),
         mask_rle=row.get("mask_rle"),
     )
+
+
+def label_map_to_row(image_id: str, input: str, label_map: NDArray[np.uint8], *, supervision: str) -> dict[str, Any]:
+    """Return the row of ``LABEL_MAPS`` that holds one image's label map ``[H, W]``."""
+    return {
+        "image_id": image_id,
+        "input": input,
+        "size_hw": list(label_map.shape),
+        "label_map": encode_label_map(label_map),
+        "supervision": supervision,
+    }
+
+
+def label_map_from_row(row: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Return the label map ``[H, W]`` of a row, the inverse of ``label_map_to_row``."""
+    return decode_label_map(row["label_map"], f"image {row['image_id']}")

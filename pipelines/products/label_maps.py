@@ -1,0 +1,68 @@
+"""Label maps: which class each pixel of an image belongs to, as ``seeds`` and ``predict-maps`` say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.engine.product import Product
+from pipelines.products.rows import RowFacts
+from pipelines.store.schemas import LABEL_MAPS, SEEDS, label_map_from_row
+from weaksam.structures import IMAGE_LABELS
+
+COLUMNS = ("image_id", "split", "label_map", "supervision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMapFacts(RowFacts):
+    """What is said of every table of label maps, whoever made it."""
+
+    supervision: str = IMAGE_LABELS  # what the maps are owed to
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedFacts(LabelMapFacts):
+    """What is said of seeds."""
+
+    superpixels: float | None = None  # of an image, mean
+    coverage: float | None = None  # share of an image's pixels that lie in one of them, mean
+    fallbacks: int = 0  # images without one, in which each pixel took its own class
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledMap:
+    """The label map of one image."""
+
+    image_id: str
+    split: str
+    label_map: NDArray[np.uint8]  # [H, W], see ``weaksam.label_maps``
+    supervision: str
+
+
+class LabelMapTable(Product[LabelMapFacts]):
+    """The product of ``predict-maps``."""
+
+    schema: ClassVar[pa.Schema] = LABEL_MAPS
+    facts_type = LabelMapFacts
+
+    def images(self) -> Iterator[LabelledMap]:
+        """Yield the images of the table, holding one file in memory."""
+        for row in self.table.iter_rows(COLUMNS):
+            yield LabelledMap(
+                image_id=row["image_id"],
+                split=row["split"],
+                label_map=label_map_from_row(row),
+                supervision=row["supervision"],
+            )
+
+
+class SeedTable(LabelMapTable):
+    """The product of ``seeds``: label maps of superpixels."""
+
+    schema = SEEDS
+    facts_type = SeedFacts
