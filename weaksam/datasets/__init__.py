@@ -19,6 +19,7 @@ from weaksam.datasets.ground_truth import (
     mask_digest_of,
     true_objects,
 )
+from weaksam.datasets.label_maps import TrueLabelMaps
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.datasets.pictures_only import PicturesOnly
@@ -51,6 +52,9 @@ class Dataset(Protocol):
 
         With ``masks`` also their masks, where the annotations state any; reading them takes its time.
         """
+
+    def true_label_maps(self, split: str) -> TrueLabelMaps:
+        """Which class each pixel shows, of every image of which that is known; read one by one, as they are asked for."""
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:
@@ -153,6 +157,26 @@ def check_true_masks(dataset: Dataset, split: str) -> tuple[MaskCounts, str]:
     """
     truth = dataset.ground_truth(split, masks=True)
     return count_masks(truth), mask_digest_of(truth)
+
+
+def check_true_label_maps(
+    dataset: Dataset, split: str, sizes_hw: Callable[[], Mapping[str, tuple[int, int]]]
+) -> tuple[int, str]:
+    """Read some true label maps of a split for their faults alone; return how many there are, and a digest of all.
+
+    Args:
+        dataset: The data set.
+        split: One of its splits.
+        sizes_hw: Called where maps are known; gives the sizes of some of the pictures by image id: their maps are read.
+
+    Raises:
+        DataError: A map is malformed, or of a picture of another size.
+    """
+    maps = dataset.true_label_maps(split)
+    known = len(maps.image_ids)
+    for image_id, size_hw in (sizes_hw() if known else {}).items():
+        maps.of(image_id, size_hw)
+    return known, maps.digest()
 
 
 def train_split(dataset: Dataset, config: DataConfig) -> str:

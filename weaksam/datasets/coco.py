@@ -23,6 +23,7 @@ from weaksam.datasets.coco_file import CocoFile, read_coco_file
 from weaksam.datasets.coco_layout import annotation_files, one_per_split
 from weaksam.datasets.coco_masks import read_masks
 from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
+from weaksam.datasets.label_maps import MapsOfObjects, TrueLabelMaps
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.picture_search import Pictures, choose, names_split
@@ -130,6 +131,10 @@ class CocoDataset:
             )
             for image in loaded.images
         }
+
+    def true_label_maps(self, split: str) -> TrueLabelMaps:
+        """Drawn of the objects' masks, crowds among them; errors are those of ``ground_truth``."""
+        return MapsOfObjects(truth=self.ground_truth(split, masks=True))
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:

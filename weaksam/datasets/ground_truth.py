@@ -1,7 +1,7 @@
 """True boxes and masks, between a data set's annotations and the pictures that they are measured on: what all data sets share.
 
-An annotation may state its picture's size. ``StatedSize`` says what that counts for: "check" refuses boxes of a picture that
-has another size, "scale" takes the picture for a resized copy of the annotated one, "ignore" takes the boxes for pixels of the
+An annotation may state its picture's size. ``StatedSize`` says what that counts for: "check" refuses annotations of a picture
+that has another size, "scale" takes the picture for a resized copy of the annotated one, "ignore" takes them for pixels of the
 picture as it is.
 """
 
@@ -117,7 +117,7 @@ def true_objects(truth: Mapping[str, GroundTruth], image_id: str, size_hw: tuple
         return _scaled(known, image_id, size_hw)
     boxes = len(known.boxes_xyxy) + known.left_out
     if boxes and any(side and side != actual for side, actual in zip(stated, size_hw, strict=True)):
-        raise _another_size(known, image_id, size_hw)
+        raise another_size(stated, image_id, size_hw, where=known.where, to_scale=known.to_scale)
     return known if stated == size_hw else _of_size(_cut(known, known.boxes_xyxy, size_hw), size_hw)
 
 
@@ -183,10 +183,8 @@ def _cut(truth: GroundTruth, boxes_xyxy: NDArray[np.floating], size_hw: tuple[in
 
 def _scaled(truth: GroundTruth, image_id: str, size_hw: tuple[int, int]) -> GroundTruth:
     (stated_height, stated_width), (height, width) = truth.size_hw, size_hw
-    least = max((height - _ROUNDED) / stated_height, (width - _ROUNDED) / stated_width)
-    most = min((height + _ROUNDED) / stated_height, (width + _ROUNDED) / stated_width)
-    if least > most:  # no one factor gives both sides
-        raise _another_size(truth, image_id, size_hw)
+    if not is_resized(truth.size_hw, size_hw):
+        raise another_size(truth.size_hw, image_id, size_hw, where=truth.where, to_scale=True)
     factors: NDArray[np.float64] = np.array([width / stated_width, height / stated_height] * 2)
     return replace(
         truth,
@@ -194,6 +192,14 @@ def _scaled(truth: GroundTruth, image_id: str, size_hw: tuple[int, int]) -> Grou
         size_hw=size_hw,
         mask_rle=None if truth.mask_rle is None else [_resized(rle, size_hw) for rle in truth.mask_rle],
     )
+
+
+def is_resized(stated_hw: tuple[int, int], size_hw: tuple[int, int]) -> bool:
+    """Whether a picture may be a resized copy of one of the stated size: one factor gives both sides, each of them rounded."""
+    (stated_height, stated_width), (height, width) = stated_hw, size_hw
+    least = max((height - _ROUNDED) / stated_height, (width - _ROUNDED) / stated_width)
+    most = min((height + _ROUNDED) / stated_height, (width + _ROUNDED) / stated_width)
+    return least <= most
 
 
 def _resized(rle: Rle | None, size_hw: tuple[int, int]) -> Rle | None:
@@ -219,26 +225,29 @@ def _of_size(truth: GroundTruth, size_hw: tuple[int, int]) -> GroundTruth:
     return replace(truth, mask_rle=masks)
 
 
-def _another_size(truth: GroundTruth, image_id: str, size_hw: tuple[int, int]) -> DataError:
-    (stated_height, stated_width), (height, width) = truth.size_hw, size_hw
+def another_size(
+    stated_hw: tuple[int, int], image_id: str, size_hw: tuple[int, int], *, where: str, to_scale: bool
+) -> DataError:
+    """Say of a picture that it has another size than its annotations are for, and what to do; ``where`` these stand."""
+    (stated_height, stated_width), (height, width) = stated_hw, size_hw
     if (stated_width, stated_height) == (height, width):
         remedy = (
             "width and height have changed places, as where a tool annotates without turning a picture by its EXIF "
             "orientation: remove that tag from the picture (exiftool -Orientation= FILE), or correct the stated size; "
-            "data.stated_size=ignore takes the boxes for pixels of the upright picture"
+            "data.stated_size=ignore takes the annotations for pixels of the upright picture"
         )
-    elif truth.to_scale:
+    elif to_scale:
         remedy = (
             "its proportions are others, so that it is no resized copy: annotate this picture or correct the stated size; "
-            "data.stated_size=ignore takes the boxes for pixels of the pictures as they are"
+            "data.stated_size=ignore takes the annotations for pixels of the pictures as they are"
         )
     else:
         remedy = (
             "annotate this picture, correct the stated size, or set data.stated_size=scale if the pictures are resized "
-            "copies of the annotated ones (ignore: the boxes are pixels of the pictures as they are)"
+            "copies of the annotated ones (ignore: the annotations are pixels of the pictures as they are)"
         )
     return DataError(
-        f"{f'{truth.where}: ' if truth.where else ''}image {image_id}: expected a picture of {stated_width or '?'} x "
-        f"{stated_height or '?'} pixels (width x height), for which its boxes are annotated, got one of {width} x {height}; "
+        f"{f'{where}: ' if where else ''}image {image_id}: expected a picture of {stated_width or '?'} x "
+        f"{stated_height or '?'} pixels (width x height), for which it is annotated, got one of {width} x {height}; "
         f"{remedy}"
     )

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from weaksam.datasets.label_maps import NO_MAPS, TrueLabelMaps
 from weaksam.structures import GroundTruth, ImageRecord
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class PicturesOnly:
     def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:  # noqa: ARG002
         """Empty: nothing is known of boxes."""
         return {}
+
+    def true_label_maps(self, split: str) -> TrueLabelMaps:  # noqa: ARG002
+        """None are known."""
+        return NO_MAPS
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:

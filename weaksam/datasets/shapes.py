@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from weaksam.config import DataConfig, ShapesConfig
+from weaksam.datasets.label_maps import MapsOfObjects, TrueLabelMaps
 from weaksam.datasets.passed_over import PassedOver
 from weaksam.errors import DataError, ImageError
 from weaksam.masks_np import encode_rle
@@ -111,6 +112,10 @@ class Shapes:
         """The true objects of every image of ``split`` by image id; masks are of their visible pixels."""
         truths = {_image_id(split, index): truth for index, truth in self._truths(split)}
         return {image_id: self._with_masks(image_id, of) for image_id, of in truths.items()} if masks else truths
+
+    def true_label_maps(self, split: str) -> TrueLabelMaps:
+        """Drawn of the objects' visible pixels, of every image."""
+        return MapsOfObjects(truth=self.ground_truth(split, masks=True))
 
     def masks(self, image_id: str) -> NDArray[np.bool_]:
         """Visible pixels of every object of one image, ``[N, H, W]``, in the order of its ground truth."""

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, ClassVar
 from weaksam.config import DataConfig
 from weaksam.datasets.class_names import refuse_look_alikes
 from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
+from weaksam.datasets.label_maps import TrueLabelMaps
 from weaksam.datasets.listing import list_data
 from weaksam.datasets.passed_over import PassedOver, by_suffix, some
 from weaksam.datasets.split_folders import split_folders
-from weaksam.datasets.voc_layout import CLASSES, MAIN, OBJECTS, TRAINAUG, VocLayout, only_root
+from weaksam.datasets.voc_layout import CLASSES, CLASSES_AUG, MAIN, OBJECTS, TRAINAUG, VocLayout, only_root
 from weaksam.datasets.voc_masks import ObjectMasks, object_masks
 from weaksam.datasets.voc_segmentation import Segmentations
 from weaksam.datasets.voc_xml import VocObject, boxes_xyxy_of, objects_of, parse_annotation, size_hw_of
@@ -186,6 +187,16 @@ class VocDataset:
             )
         return truth
 
+    def true_label_maps(self, split: str) -> TrueLabelMaps:
+        """Those of ``SegmentationClass``, ``SegmentationClassAug`` or SBD, of the images that have a file there.
+
+        None are known where the classes are not the official ones, by which these files are numbered.
+
+        Raises:
+            DataError: Unknown split.
+        """
+        return self._segmentations.label_maps(self._ids(split), self._stated_size)
+
     def _masks(self, image_id: str, objects: Sequence[TrueObject], size_hw: tuple[int, int]) -> ObjectMasks | None:
         """The masks of an image's objects; None where it has no segmentation."""
         numbered = self._segmentations.objects(image_id, (0, 0) if self._stated_size == "ignore" else size_hw)
@@ -246,7 +257,9 @@ class VocDataset:
         paths = sorted(
             path for group in (layout.pictures, layout.annotations) for paths in group.values() for path in paths
         )
-        paths += sorted(path for path in layout.files if path.startswith((f"{OBJECTS}/", f"{CLASSES}/")))
+        paths += sorted(
+            path for path in layout.files if path.startswith((f"{OBJECTS}/", f"{CLASSES}/", f"{CLASSES_AUG}/"))
+        )
         lists = {name: list(places) for name, places in self._lists.items()}
         beside = sorted(layout.sbd_files.items()) if TRAINAUG in self.splits else []
         listings = repr((lists, [(path, layout.files[path]) for path in paths], beside))

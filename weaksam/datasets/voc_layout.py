@@ -35,11 +35,17 @@ MAIN = "ImageSets/Main"
 _IMAGES, _ANNOTATIONS, _SETS = "JPEGImages", "Annotations", "ImageSets"
 # PNGs that number the pixels of objects, and of classes.
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
+CLASSES_AUG = "SegmentationClassAug"  # the same of images that SBD adds
 TRAINAUG = "trainaug"  # the split whose labels are those of its segmentations
 SBD_OBJECTS, SBD_CLASSES = "inst", "cls"  # folders of SBD with a MATLAB file an image
 _SBD = ("SBD", "SBD/dataset", "benchmark_RELEASE/dataset")
 _SEGMENTATION_SETS = "ImageSets/Segmentation/"
-_OF_THE_DEVKIT = (f"{_SETS}/", f"{CLASSES}/", f"{OBJECTS}/")  # known, and neither pictures nor annotations
+_OF_THE_DEVKIT = (
+    f"{_SETS}/",
+    f"{CLASSES}/",
+    f"{CLASSES_AUG}/",
+    f"{OBJECTS}/",
+)  # known, and neither pictures nor annotations
 _LINE_OF_CLASS_LIST = re.compile(r"(\S.*)\s(-1|0|1)")
 _LOOKED_AT = 20  # XML files whose content is looked at before a folder is held for another layout
 
@@ -106,7 +112,7 @@ class VocLayout:
         return dict(found)
 
     def numbered(self, folder: str, image_id: str) -> str | None:
-        """Path of the PNG of ``OBJECTS`` or ``CLASSES`` that numbers the pixels of an image; None where there is none."""
+        """Path of the PNG in a folder that numbers the pixels of an image; None where there is none."""
         path = f"{folder}/{image_id}.png"
         return path if path in self.files else None
 

@@ -1,6 +1,7 @@
 """The segmentations of VOC's images: PNGs of the devkit, and MATLAB files of SBD, which adds some of its trainval images.
 
     SegmentationClass/ID.png     pixels numbered by the twenty classes from 1; 0 is background, 255 void
+    SegmentationClassAug/ID.png  the same of more images, as SBD is often handed on
     SegmentationObject/ID.png    pixels numbered by objects from 1
     cls/ID.mat, inst/ID.mat      the same in SBD's folder; inst/ID.mat also says of which class an object is
 
@@ -9,14 +10,16 @@ An image that has the devkit's PNGs is read from these alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weaksam.datasets.voc_layout import CLASSES, OBJECTS, SBD_CLASSES, SBD_OBJECTS, VocLayout
-from weaksam.datasets.voc_masks import BACKGROUND, VOID, NumberedObjects, classes_of
+from weaksam.datasets.ground_truth import StatedSize
+from weaksam.datasets.label_maps import MapFile, MapFiles, check_numbers
+from weaksam.datasets.voc_layout import CLASSES, CLASSES_AUG, OBJECTS, SBD_CLASSES, SBD_OBJECTS, VocLayout
+from weaksam.datasets.voc_masks import VOID, NumberedObjects, classes_of
 from weaksam.errors import DataError, ImageError
 from weaksam.io.files import join, read_annotations
 from weaksam.io.images import decode_numbers
@@ -39,16 +42,20 @@ class Segmentations:
         Raises:
             DataError: A file is malformed, or has a number of no class.
         """
-        where, class_map = self._class_map(image_id)
-        if class_map is None:
+        file = self._class_file(image_id)
+        if file is None:
             return None
-        shown = [n for n in np.unique(class_map).tolist() if n not in (BACKGROUND, VOID)]
-        if shown and shown[-1] > self._num_classes:
-            raise DataError(
-                f"{where}: expected numbers of classes 1..{self._num_classes}, {BACKGROUND} and {VOID}, got {shown[-1]}; "
-                "correct the file"
-            )
-        return tuple(n - 1 for n in shown)
+        return tuple(n - 1 for n in check_numbers(_class_map(file.uri), self._num_classes, file.uri))
+
+    def label_maps(self, image_ids: Iterable[str], stated_size: StatedSize) -> MapFiles:
+        """The classes of the pixels of some images; none are known where the data set has other classes."""
+        found = {image_id: self._class_file(image_id) for image_id in image_ids} if self._num_classes else {}
+        return MapFiles(
+            files={image_id: file for image_id, file in found.items() if file is not None},
+            read=_class_map,
+            num_classes=self._num_classes,
+            stated_size=stated_size,
+        )
 
     def objects(self, image_id: str, size_hw: tuple[int, int]) -> NumberedObjects | None:
         """The pixels of an image, numbered by objects; None where it has no segmentation.
@@ -64,8 +71,10 @@ class Segmentations:
         if path is not None:
             where = join(self._layout.root, path)
             numbers = _sized(_png(where), size_hw, where)
-            where, class_map = self._class_map(image_id) if self._num_classes else ("", None)
-            of_classes = {} if class_map is None else classes_of(numbers, _sized(class_map, numbers.shape, where))
+            file = self._class_file(image_id) if self._num_classes else None
+            of_classes = (
+                {} if file is None else classes_of(numbers, _sized(_class_map(file.uri), numbers.shape, file.uri))
+            )
             return NumberedObjects(numbers, of_classes)
         where = self._layout.sbd_file(SBD_OBJECTS, image_id)
         if not where:
@@ -75,14 +84,19 @@ class Segmentations:
         numbers = _sized(_pixels(fields, where), size_hw, where)
         return NumberedObjects(numbers, dict(enumerate(categories, start=1)))
 
-    def _class_map(self, image_id: str) -> tuple[str, NDArray[np.uint8] | None]:
-        """Where the classes of an image's pixels stand, and these; None where they do not."""
-        path = self._layout.numbered(CLASSES, image_id)
+    def _class_file(self, image_id: str) -> MapFile | None:
+        """The file in which the classes of an image's pixels stand; None where there is none."""
+        layout = self._layout
+        path = layout.numbered(CLASSES, image_id) or layout.numbered(CLASSES_AUG, image_id)
         if path is not None:
-            where = join(self._layout.root, path)
-            return where, _png(where)
-        where = self._layout.sbd_file(SBD_CLASSES, image_id)
-        return where, _pixels(_fields(where, "GTcls"), where) if where else None
+            return MapFile(join(layout.root, path), layout.files[path])
+        uri = layout.sbd_file(SBD_CLASSES, image_id)
+        return MapFile(uri, layout.sbd_files[uri]) if uri else None
+
+
+def _class_map(uri: str) -> NDArray[np.uint8]:
+    """Read the file of a ``MapFile``."""
+    return _pixels(_fields(uri, "GTcls"), uri) if uri.endswith(".mat") else _png(uri)
 
 
 def _png(where: str) -> NDArray[np.uint8]:

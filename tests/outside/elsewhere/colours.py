@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weaksam.config import DataConfig
+from weaksam.datasets.label_maps import NO_MAPS, TrueLabelMaps
 from weaksam.structures import GroundTruth, ImageRecord
 
 NAMES = ("red", "blue")
@@ -33,6 +34,10 @@ class Colours:
     def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:  # noqa: ARG002
         """There are no boxes."""
         return {}
+
+    def true_label_maps(self, split: str) -> TrueLabelMaps:  # noqa: ARG002
+        """There are none."""
+        return NO_MAPS
 
     def fingerprint(self) -> str:
         """The names of the files."""
