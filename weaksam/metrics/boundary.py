@@ -1,7 +1,10 @@
-"""How well the contour of a mask follows the true one: the boundary F of DAVIS.
+"""How well the contour of a mask follows the true one: the boundary F of DAVIS, and the band of the boundary IoU.
 
 A pixel of one contour is right if the other contour passes within a tolerance of it, 0.75 % of the image's diagonal.
 The tolerance goes with the image and not with the object: a small object is judged the more mildly.
+
+Boundary IoU (Cheng et al., 2021) is the IoU of what two masks have near their contours, 2 % of the diagonal to the inside.
+There the border of the image is a contour as well.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCE = 0.0075  # of the diagonal of the image
+BAND = 0.02  # of the diagonal of the image
 
 
 class BoundaryScores(NamedTuple):
@@ -44,6 +48,25 @@ def contour(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     inside = cv2.erode(mask.view(np.uint8), cross)  # beyond the border counts as inside
     edge: NDArray[np.bool_] = mask & (inside == 0)
     return edge
+
+
+def band_pixels(size_hw: tuple[int, int]) -> int:
+    """How wide the band along a contour is in an image of that size: whole pixels, at least 1."""
+    return max(1, round(BAND * math.hypot(*size_hw)))
+
+
+def band(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """The pixels of a mask with one outside of it, or outside of the image, at most ``width`` rows and columns away.
+
+    [H, W] -> [H, W]; a mask has a band unless it is empty.
+    """
+    import cv2
+
+    square = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
+    of_pixels = mask.view(np.uint8)
+    inside = cv2.erode(of_pixels, square, iterations=width, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    near: NDArray[np.bool_] = mask & (inside == 0)
+    return near
 
 
 def boundary_scores(mask: NDArray[np.bool_], true_mask: NDArray[np.bool_]) -> BoundaryScores:
