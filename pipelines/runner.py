@@ -195,6 +195,8 @@ class Run:
             parts["true boxes"] = self._true(self._indexed.facts.truth)
         if stage.measures_by_true_masks(self.recipe.of(name)):
             parts["true masks"] = self._true(self._indexed.facts.mask_truth)
+        if stage.measures_by_true_label_maps(self.recipe.of(name)):
+            parts["true label maps"] = self._true(self._indexed.facts.label_map_truth)
         if not stage.makes_rows(options):
             rows = {n: product.instance.set for n, product in inputs.items() if _has_rows(n)}
             parts["images"] = {"index": planned.digest, **rows}
@@ -213,7 +215,7 @@ class Run:
         return _indexed(self._asked(INDEX)[1], self.instance(INDEX)) if given is None else Indexed.of(Index(given))
 
     def _true(self, digests: Mapping[str, str]) -> Mapping[str, str]:
-        """Return what tells true boxes or masks from others: their digests or, of an index that looked at none, the data's."""
+        """Return what tells true annotations from others: their digests or, of an index that looked at none, the data's."""
         if digests:
             return digests
         given = self._given.get(INDEX)

@@ -26,9 +26,10 @@ EXPORTS_OF_TRUTH = {  # the one way from true boxes, and from true masks, to a t
     "pipelines.exchange.true_boxes",
     "pipelines.exchange.true_masks",
 }
+WAYS_TO_GROUND_TRUTH = ("ground_truth", "true_masks", "true_label_maps")
 READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage whose result a model is trained on
     "pipelines.evaluate.proposals", "pipelines.evaluate.detections", "pipelines.evaluate.pseudo_labels",
-    "pipelines.evaluate.pseudo_masks",
+    "pipelines.evaluate.pseudo_masks", "pipelines.evaluate.label_maps",
     "pipelines.analyse.prompts", "pipelines.analyse.noise", "pipelines.report.stage",
     "pipelines.evaluate.sections.failures", "pipelines.report.sections.gallery",  # draw them
     "pipelines.evaluate.sections.pseudo_masks",
@@ -264,7 +265,7 @@ def test_true_boxes_and_masks_are_read_by_evaluation_analysis_report_and_sweeps_
     readers = {
         name
         for name, tree in module_trees().items()
-        if any(isinstance(n, ast.Attribute) and n.attr in ("ground_truth", "true_masks") for n in ast.walk(tree))
+        if any(isinstance(n, ast.Attribute) and n.attr in WAYS_TO_GROUND_TRUTH for n in ast.walk(tree))
     }
     assert {name for name in readers if not name.startswith("weaksam.datasets")} == READERS_OF_GROUND_TRUTH
 

@@ -158,6 +158,10 @@ class Stage(ABC, Generic[O]):
         """Whether an instance that sees ``recipe`` reads true masks as well, which the index then checks."""
         return False
 
+    def measures_by_true_label_maps(self, recipe: Recipe) -> bool:  # noqa: ARG002
+        """Whether an instance that sees ``recipe`` reads true label maps, some of which the index then checks."""
+        return False
+
     def reads(self, options: O) -> tuple[str, ...]:
         """Return the names of the instances that are read."""
         return inputs_of(options)

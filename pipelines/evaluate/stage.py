@@ -1,4 +1,4 @@
-"""The evaluate stage: proposals, detections, pseudo labels and masks against the true ones, the classifier by labels.
+"""The evaluate stage: proposals, detections, pseudo labels, masks, label maps against true ones, the classifier by labels.
 
 What is measured is what the instance ``of`` left behind. With ``views`` no true box is read: how far detections agree is
 measured.
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipelines import registry
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Job, Stage, WhenStopped
-from pipelines.evaluate import agreement, classifier, detections, proposals, pseudo_labels, pseudo_masks
+from pipelines.evaluate import agreement, classifier, detections, label_maps, proposals, pseudo_labels, pseudo_masks
 from pipelines.evaluate.options import AgreementOptions, ClassifierOptions, EvaluateOptions, PseudoMaskOptions
 from pipelines.products.detections import DetectionTable
+from pipelines.products.label_maps import LabelMapTable, SeedTable
 from pipelines.products.measured import Evaluation, EvaluationFacts
 from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
@@ -25,6 +27,8 @@ MEASURES: Mapping[type[Product[Any]], Callable[[Job[EvaluateOptions]], Evaluatio
     ProposalTable: proposals.run,
     DetectionTable: detections.run,
     PseudoLabelTable: pseudo_labels.run,
+    SeedTable: label_maps.run,
+    LabelMapTable: label_maps.run,
 }
 
 
@@ -36,9 +40,9 @@ class EvaluateStage(Stage[AnyOptions]):
 
     verb = "evaluate"
     help = (
-        "Measure proposals, detections or pseudo ground truth against the true boxes.\n\n"
+        "Measure proposals, detections, pseudo ground truth or label maps against the true ones.\n\n"
         "`--label proposals`: source by source. `--label mil` or `final`: detections. `--label label`: pseudo ground truth. "
-        "`--label segment`: its masks. "
+        "`--label segment`: its masks. `--label seeds` or `maps`: label maps, by mean IoU. "
         "`--label agreement`: how far the detections in other views agree, without true boxes. `--label classifier`: the "
         "classifier, by image labels."
     )
@@ -59,7 +63,7 @@ class EvaluateStage(Stage[AnyOptions]):
         return EvaluateOptions(
             of=how.of,
             beside=detections.proposals_beside(recipe) if of_detections else (),
-            how=None if verb_of(how.of) == "label" else how,
+            how=None if verb_of(how.of) == "label" or _are_label_maps(recipe) else how,
             named_sources=proposals.named_sources(recipe.of(how.of)) if of_proposals else (),
             proposal_sources=detections.proposal_sources(recipe) if of_detections else (),
             masks=_have_masks(recipe),
@@ -68,12 +72,16 @@ class EvaluateStage(Stage[AnyOptions]):
         )
 
     def measures_by_true_boxes(self, recipe: Recipe) -> bool:
-        """Whether it does not compare views."""
-        return not recipe.evaluate.views
+        """Whether it does not compare views, and what it measures is no label map."""
+        return not recipe.evaluate.views and not _are_label_maps(recipe)
 
     def measures_by_true_masks(self, recipe: Recipe) -> bool:
         """Whether what it measures has masks."""
         return self.measures_by_true_boxes(recipe) and (verb_of(recipe.evaluate.of) == "segment" or _have_masks(recipe))
+
+    def measures_by_true_label_maps(self, recipe: Recipe) -> bool:
+        """Whether what it measures is label maps."""
+        return not recipe.evaluate.views and _are_label_maps(recipe)
 
     def run(self, job: Job[AnyOptions]) -> EvaluationFacts:
         """Measure what the instance reads."""
@@ -88,6 +96,11 @@ class EvaluateStage(Stage[AnyOptions]):
         known = " or ".join(measured.__name__ for measured in MEASURES)
         require(kind in MEASURES, "evaluate.of", f"what left a {known}", f"{options.of}, which left a {kind.__name__}")
         return MEASURES[kind](job.with_options(options))
+
+
+def _are_label_maps(recipe: Recipe) -> bool:
+    """Return whether an instance measures label maps, whichever stage makes them; ``recipe`` is what it sees."""
+    return issubclass(registry.stage_of(recipe.evaluate.of).product, LabelMapTable)
 
 
 def _have_masks(recipe: Recipe) -> bool:

@@ -39,6 +39,9 @@ class IndexFacts(Facts):
     # Of true masks, by split, where the recipe measures by them and the split has some:
     true_masks: dict[str, MaskCounts] = field(default_factory=dict)
     mask_truth: dict[str, str] = field(default_factory=dict)  # a digest of them
+    # Of true label maps, by split, where the recipe measures by them and the split has some:
+    true_label_maps: dict[str, int] = field(default_factory=dict)
+    label_map_truth: dict[str, str] = field(default_factory=dict)  # a digest of them
 
 
 class Picture(NamedTuple):

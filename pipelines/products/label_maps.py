@@ -61,8 +61,23 @@ class LabelMapTable(Product[LabelMapFacts]):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeedOrigin:
+    """What the seed of one image was painted of."""
+
+    split: str
+    superpixels: int
+    coverage: float  # share of the image's pixels that lie in one of them
+    fallback: bool  # there was none, and each pixel took its own class
+
+
 class SeedTable(LabelMapTable):
     """The product of ``seeds``: label maps of superpixels."""
 
     schema = SEEDS
     facts_type = SeedFacts
+
+    def origins(self) -> Iterator[SeedOrigin]:
+        """Yield what each image's seed was painted of; no map is read."""
+        for row in self.table.iter_rows(("split", "superpixels", "coverage", "fallback")):
+            yield SeedOrigin(**row)

@@ -25,6 +25,7 @@ from weaksam.config.weights import NotInKey
 
 _HOLD_PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
 _HOLD_PSEUDO_LABELS = ("label", "true-boxes", "segment", "true-masks")
+_HOLD_LABEL_MAPS = ("seeds", "predict-maps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +194,9 @@ class RetrainStageConfig(TrainingConfig, RetrainConfig):
 class EvaluateConfig:
     """What is measured, and how proposals and detections are (method 9.1-9.4)."""
 
-    of: Input = reads("propose", *_HOLD_PROPOSALS, "detect", *_HOLD_PSEUDO_LABELS, "train-classifier")
+    of: Input = reads(
+        "propose", *_HOLD_PROPOSALS, "detect", *_HOLD_PSEUDO_LABELS, *_HOLD_LABEL_MAPS, "train-classifier"
+    )
     # Beside detections: one box of them by chance; empty = those that the detector scored, else the recipe's, if it makes any.
     proposals: Inputs = reads_several(*_HOLD_PROPOSALS)
     # Detections of single views. With some, no true box is read: how far they agree with ``of`` and ``teacher`` is measured.

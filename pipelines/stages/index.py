@@ -2,8 +2,9 @@
 
 Labels are granted to the training split only and are null everywhere else, so that no test label can leak into gating or
 training. Where the recipe measures by true boxes they are read and counted, and true masks where it measures by these, so that
-a malformed one is an error before hours of work and not after them; no coordinate is kept. ``--limit N`` keeps the first N ids
-of each split in hash order, a sample that does not depend on how the data set sorts its files.
+a malformed one is an error before hours of work and not after them; no coordinate is kept. Of true label maps, which are
+large, some are read. ``--limit N`` keeps the first N ids of each split in hash order, a sample that does not depend on how the
+data set sorts its files.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class IndexOptions:
     data: DataConfig
     true_boxes: StatedSize | None  # what stated sizes count for where they are checked; None where they are not
     masks: bool  # whether true masks are checked, too
+    label_maps: bool  # and true label maps
 
 
 class IndexStage(Stage[IndexOptions]):
@@ -61,11 +63,12 @@ class IndexStage(Stage[IndexOptions]):
     product = Index
 
     def options(self, recipe: Recipe, name: str) -> IndexOptions:  # noqa: ARG002
-        """Look at true boxes, and at true masks, where an instance that the recipe lists measures by them."""
+        """Look at true boxes, masks and label maps where an instance that the recipe lists measures by them."""
         by_boxes = any(stage_of(other).measures_by_true_boxes(recipe.of(other)) for other in recipe.stages)
         by_masks = any(stage_of(other).measures_by_true_masks(recipe.of(other)) for other in recipe.stages)
+        by_maps = any(stage_of(other).measures_by_true_label_maps(recipe.of(other)) for other in recipe.stages)
         stated_size = recipe.data.stated_size if by_boxes else None
-        return IndexOptions(data=recipe.data, true_boxes=stated_size, masks=by_masks)
+        return IndexOptions(data=recipe.data, true_boxes=stated_size, masks=by_masks, label_maps=by_maps)
 
     def images(self, options: IndexOptions) -> None:  # noqa: ARG002
         """None: it says which images there are."""
@@ -108,6 +111,7 @@ def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, rem
     _require_unique(available, config.uri)
     truth = {} if options.true_boxes is None else _check_true_boxes(dataset, available)
     mask_truth = _check_true_masks(dataset, available) if options.masks else {}
+    map_truth = _check_true_label_maps(dataset, available) if options.label_maps else {}
 
     records = [r for split in dataset.splits for r in first_in_hash_order(available[split], config.limit)]
     contents = _read_contents([r.uri for r in records], index, voice, remember=remember)
@@ -140,6 +144,8 @@ def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, rem
         truth={split: digest for split, (_, digest) in truth.items()},
         true_masks=masks,
         mask_truth={split: digest for split, (_, digest) in mask_truth.items()},
+        true_label_maps={split: count for split, (count, _) in map_truth.items()},
+        label_map_truth={split: digest for split, (_, digest) in map_truth.items()},
     )
     images = pa.Table.from_pydict(columns, schema=with_class_names(IMAGES, dataset.class_names))
     return Indexed(key=index.key, images=images, facts=facts)
@@ -206,6 +212,16 @@ def _check_true_masks(dataset: Dataset, splits: Iterable[str]) -> dict[str, tupl
 
     found = {split: check_true_masks(dataset, split) for split in splits}
     return {split: (counts, digest) for split, (counts, digest) in found.items() if counts.images}
+
+
+def _check_true_label_maps(
+    dataset: Dataset, available: Mapping[str, Sequence[ImageRecord]]
+) -> dict[str, tuple[int, str]]:
+    """Count the true label maps of each split that has some, and take a digest of them; some pictures' are read."""
+    from weaksam.datasets import check_true_label_maps
+
+    found = {split: check_true_label_maps(dataset, split, partial(_some_sizes, of)) for split, of in available.items()}
+    return {split: (count, digest) for split, (count, digest) in found.items() if count}
 
 
 def _some_sizes(records: Sequence[ImageRecord]) -> dict[str, tuple[int, int]]:

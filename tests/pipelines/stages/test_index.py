@@ -19,6 +19,7 @@ from pipelines.runner import Run
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import IMAGES
 from tests.support.broken_files import encode, picture
+from tests.support.label_maps import add_painting
 from tests.support.trees import (
     build_coco_tree,
     build_voc_tree,
@@ -31,6 +32,7 @@ from tests.support.trees import (
 from tests.support.voice import Recorder
 from weaksam.errors import ConfigError, DataError
 from weaksam.io import contents
+from weaksam.label_maps import encode_label_map
 from weaksam.structures import ImageRecord
 
 
@@ -495,6 +497,58 @@ def test_corrected_masks_are_measured_anew_and_nothing_else_is(tmp_path: Path) -
         keys.append([run.instance(name).key for name in names])
     stale = [name for name, before, after in zip(names, *keys, strict=True) if before != after]
     assert stale == ["evaluate.segment"]
+
+
+# ----------------------------------------------------------------------------------------------------- true label maps
+
+
+def folder_of_maps(root: Path, number: int) -> Path:
+    """A folder of two pictures, of which one has a label map of one number."""
+    if not root.is_dir():
+        pictures(root, "a.png", "b.png")
+        (root / "classes.txt").write_text("cat\n")
+        (root / "masks").mkdir()
+    with Image.open(root / "a.png") as picture:
+        label_map = np.full((picture.height, picture.width), number, np.uint8)
+    (root / "masks" / "a.png").write_bytes(encode_label_map(label_map))
+    return root
+
+
+@pytest.fixture
+def by_maps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Settings of a recipe that measures label maps, which a stage of another package makes."""
+    add_painting(monkeypatch)
+    return ["instances={evaluate.mine: {of: paint}}", "stages=[index, propose, paint, evaluate.mine]"]
+
+
+def test_true_label_maps_are_counted_where_they_measure(tmp_path: Path, by_maps: list[str]) -> None:
+    root = str(folder_of_maps(tmp_path / "data", 1))
+    manifest, _, _ = index(root, tmp_path / "run", *by_maps)
+    assert manifest["true_label_maps"] == {"all": 1}
+    assert manifest["label_map_truth"].keys() == {"all"}
+    assert manifest["truth"] == manifest["mask_truth"] == {}
+    elsewhere, _, _ = index(root, tmp_path / "run")
+    assert (elsewhere["true_label_maps"], elsewhere["label_map_truth"]) == ({}, {})
+
+
+def test_a_malformed_label_map_is_an_error_where_it_measures_and_none_elsewhere(
+    tmp_path: Path, by_maps: list[str]
+) -> None:
+    root = str(folder_of_maps(tmp_path / "data", 2))
+    with pytest.raises(DataError, match=r"masks/a\.png: expected numbers of classes 1\.\.1, 0 and 255, got 2"):
+        index(root, tmp_path / "run", *by_maps)
+    index(root, tmp_path / "run")
+
+
+def test_corrected_label_maps_are_measured_anew_and_nothing_else_is(tmp_path: Path, by_maps: list[str]) -> None:
+    names, keys = ["propose", "paint", "evaluate.mine"], []
+    for number in (1, 0):
+        root = folder_of_maps(tmp_path / "data", number)
+        os.utime(root / "masks" / "a.png", ns=(0, number * 10**9))
+        run = Run(load_recipe("grid", by_maps, str(root))[0], str(tmp_path / "run"))
+        keys.append([run.instance(name).key for name in names])
+    stale = [name for name, before, after in zip(names, *keys, strict=True) if before != after]
+    assert stale == ["evaluate.mine"]
 
 
 def test_hash_order_is_fixed_and_does_not_follow_names() -> None:
