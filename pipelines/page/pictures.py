@@ -1,4 +1,4 @@
-"""Pictures of images with what was found in them: objects, heat maps, prompts, proposals, detections, pseudo labels."""
+"""Pictures of images with what was found in them: objects, heat maps, prompts, proposals, detections, pseudo labels, maps."""
 
 from __future__ import annotations
 
@@ -23,17 +23,21 @@ from weaksam.drawing import (
     draw_masks,
     draw_points,
     fit,
+    heat_colours,
     overlay_heat_map,
 )
+from weaksam.label_maps import BACKGROUND, IGNORED
 from weaksam.masks_np import decode_rle
 from weaksam.structures import TABLE_SOURCES, Detections, GroundTruth, Prompts, Proposals, PseudoGroundTruth
 
+IGNORED_COLOUR = "#808080"  # of pixels that nobody decides about
 TOP_COLOUR = "#56b4e9"  # of a top detection that failed; tells from the yellow of true objects for every reader
 
 _QUALITY = 78  # of WebP: sharp enough for lines, about 10 kB for a picture of 320 pixels
 _MOST_CLASSES = 4  # whose heat maps are shown
 _MOST_BOXES = 200  # drawn of one source; more hide the picture
 _THIN_ABOVE = 25  # boxes: more are drawn with thin lines
+_CONFUSION_SIDE = 324  # pixels, at least, of a confusion matrix
 _MOST_DETECTIONS = 10  # drawn on an image, as of proposals where they are all that was found
 
 
@@ -148,6 +152,36 @@ def true_masks(image: Fitted, truth: GroundTruth, class_names: Sequence[str]) ->
     drawn = draw_boxes(drawn, truth.boxes_xyxy, [colours[c] for c in classes], scale=image.scale, width=1)
     legend = [(colours[c], class_names[c]) for c in dict.fromkeys(classes)]
     return _encoded(drawn, "The image with its true masks", f"true: {_masks(len(masks))}", legend=legend)
+
+
+def plain(image: Fitted) -> Picture:
+    """The image and nothing else."""
+    return _encoded(image.picture, "The image", "image")
+
+
+def label_maps(image: Fitted, maps: Mapping[str, NDArray[np.uint8]], class_names: Sequence[str]) -> list[Picture]:
+    """The image in grey under each of some label maps ``[H, W]``, by their names; a class has one colour in all of them."""
+    grey = image.picture.convert("L")
+    numbers = {name: np.unique(label_map).tolist() for name, label_map in maps.items()}
+    shown = sorted({n for of_map in numbers.values() for n in of_map} - {BACKGROUND, IGNORED})
+    colours = {**_class_colours(shown), IGNORED: IGNORED_COLOUR}
+    pictures = []
+    for name, label_map in maps.items():
+        of_map = [n for n in numbers[name] if n != BACKGROUND]
+        drawn = draw_masks(grey, (label_map == n for n in of_map), [colours[n] for n in of_map])
+        legend = [(colours[n], "undecided" if n == IGNORED else class_names[n - 1]) for n in of_map]
+        listed = ", ".join(text for _, text in legend) or "background alone"
+        caption = name if of_map else f"{name}: {listed}"
+        pictures.append(_encoded(drawn, f"The image with its pixels coloured by class: {listed}", caption, legend))
+    return pictures
+
+
+def confusion(pixels: NDArray[np.int64], alt: str, caption: str) -> Picture:
+    """A confusion matrix ``[N, N]``, true classes down, predicted ones across: shares of each row, dark 0, light 1."""
+    shares = pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
+    cells = Image.fromarray(heat_colours(shares))
+    side = len(pixels) * max(1, math.ceil(_CONFUSION_SIDE / len(pixels)))
+    return _encoded(cells.resize((side, side), Image.Resampling.NEAREST), alt, caption)
 
 
 def best_proposals(image: Fitted, proposals: Proposals, *, name: str) -> Picture:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipelines.engine.product import Product
 from pipelines.recipe.model import Recipe, label_of, verb_of
 from pipelines.registry import active
+from weaksam.datasets.label_maps import TrueLabelMaps
 from weaksam.structures import GroundTruth
 
 P = TypeVar("P", bound=Product[Any])
@@ -26,6 +27,7 @@ class ShownRun:
     products: Mapping[str, Product[Any]]  # by instance name, in the recipe's order; the page itself is not among them
     ground_truth: Callable[[str], Mapping[str, GroundTruth]]  # split -> image id -> true objects; empty if not known
     true_masks: Callable[[str], Mapping[str, GroundTruth]]  # the same with their masks, where annotations state any
+    true_label_maps: Callable[[str], TrueLabelMaps]  # of a split
     # Image id -> upright RGB image [H, W, 3]; raises ImageError for one that cannot be read any more.
     read_image: Callable[[str], NDArray[np.uint8]]
 

@@ -76,6 +76,7 @@ def shown_run(job: Job[ReportOptions]) -> ShownRun:
         products=job.inputs,
         ground_truth=cache(dataset.ground_truth),
         true_masks=cache(partial(dataset.ground_truth, masks=True)),
+        true_label_maps=cache(dataset.true_label_maps),
         read_image=job.input(job.options.index, Index).image_reader(),
     )
 

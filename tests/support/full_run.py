@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pipelines.analyse.noise import of_loss
 from pipelines.analyse.similarity import grey_png
 from pipelines.page.shown_run import ShownRun
+from pipelines.products.label_maps import LabelMapTable, SeedTable
 from pipelines.report import stage as report
 from pipelines.store.files import write_bytes, write_json
 from pipelines.store.schemas import (
@@ -20,6 +23,7 @@ from pipelines.store.schemas import (
 from pipelines.store.schemas import PSEUDO_MASKS as PSEUDO_MASKS_TABLE
 from pipelines.training.checkpoints import write_scalars
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
+from tests.support.label_maps import shifted, write_maps, write_seeds
 from tests.support.measured import (
     AGREEMENT,
     CLASSIFIER,
@@ -29,6 +33,7 @@ from tests.support.measured import (
     PSEUDO_BOXES,
     PSEUDO_MASKS,
     SIMILARITY,
+    label_maps,
     metrics,
     row_of_scalars,
 )
@@ -50,6 +55,8 @@ MEASURED = {  # by instance, what it leaves behind
     "evaluate.classifier": CLASSIFIER,
     "evaluate.label": PSEUDO_BOXES,
     "evaluate.segment": PSEUDO_MASKS,
+    "evaluate.seeds": label_maps(0.625, {"superpixels": 7.5, "coverage": 0.75, "fallbacks": 1}),
+    "evaluate.maps": label_maps(0.6875),
     "evaluate.agreement": AGREEMENT,
     "evaluate.label-agreement": LABEL_AGREEMENT,
     "analyse.prompts": PROMPTS,
@@ -65,6 +72,8 @@ def write_full_run(run_uri: str) -> ShownRun:
     write_detector(run_uri, dataset)
     write_labels(run_uri, dataset)
     write_masks(run_uri, dataset)
+    write_seeds(run_uri, "seeds", shifted(dataset, "train", 5), dataset.class_names)
+    write_maps(run_uri, "predict-maps", shifted(dataset, "train", 2), dataset.class_names)
     job = job_for(drawn_recipe(), run_uri, "evaluate.proposals", ("propose",))
     job.instance.finish(work(job))
     for name, content in MEASURED.items():
@@ -74,7 +83,12 @@ def write_full_run(run_uri: str) -> ShownRun:
     write_bytes(
         instance_of(run_uri, "analyse.similarity").file("similarity-all.png"), grey_png(np.eye(2, dtype=np.float32))
     )
-    return report.shown_run(job_for(drawn_recipe(), run_uri, "report", FULL_RUN))
+    run = report.shown_run(job_for(drawn_recipe(), run_uri, "report", FULL_RUN))
+    maps = {
+        "seeds": SeedTable(instance_of(run_uri, "seeds")),
+        "predict-maps": LabelMapTable(instance_of(run_uri, "predict-maps")),
+    }
+    return replace(run, products={**run.products, **maps})
 
 
 def write_labels(run_uri: str, dataset: Shapes) -> None:

@@ -134,6 +134,33 @@ PSEUDO_MASKS = {
     },
 }  # fmt: skip
 
+
+def _row_of_maps(name, mean_iou):
+    return {"name": name, "mean_iou": mean_iou, "boundary_iou": 0.25, "pixel_accuracy": 0.75}
+
+
+def _class_of_maps(name, pixels, iou):
+    return {"name": name, "pixels": pixels, "iou": iou, "boundary_iou": 0.125, "precision": 0.5, "recall": iou}
+
+
+def label_maps(mean_iou=0.625, seeds=None):
+    """Two classes, of which one occurs nowhere, beside background; a split whose true maps are not known."""
+    rows = [_row_of_maps("label maps", mean_iou), _row_of_maps("background alone", 0.375),
+            _row_of_maps("the largest class alone", 0.25)]  # fmt: skip
+    counts = {"undecided": 0.0625, "seeds": seeds}
+    unknown = {**counts, "images": 3, "measured": 0, "rows": [], "classes": [], "confusion": [], "worst": []}
+    known = {
+        **counts, "images": 8, "measured": 7, "rows": rows,
+        "classes": [_class_of_maps("background", 400, 0.875), _class_of_maps("cat", 100, 0.4375),
+                    _class_of_maps("emu", 0, None)],
+        "confusion": [[390, 10, 0], [60, 40, 0], [0, 0, 0]],
+        "worst": [{"image_id": "train-00001", "mean_iou": 0.0625}, {"image_id": "gone", "mean_iou": 0.25}],
+    }  # fmt: skip
+    return {
+        "class_names": ["cat", "emu"], "supervision": "image-labels", "label_maps": {"test": unknown, "train": known},
+    }  # fmt: skip
+
+
 CLASSIFIER = {
     "class_names": ["cat", "dog"],
     "supervision": "image-labels",

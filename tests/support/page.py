@@ -14,6 +14,7 @@ from pipelines.page.shown_run import ShownRun
 from pipelines.registry import product_of
 from tests.support.drawn_run import drawn_recipe
 from tests.support.sets import instance_of
+from weaksam.datasets.label_maps import NO_MAPS
 from weaksam.errors import ImageError
 
 NASTY = '<script>alert("x")</script>'
@@ -56,6 +57,7 @@ def shown_run(run_uri: str, *names: str, **changes: Any) -> ShownRun:
         products={name: product_of(instance_of(run_uri, name)) for name in names},
         ground_truth=lambda _split: {},
         true_masks=lambda _split: {},
+        true_label_maps=lambda _split: NO_MAPS,
         read_image=gone,
     )
     return replace(run, **changes)

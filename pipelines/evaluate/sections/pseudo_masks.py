@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from pipelines.evaluate.sections.measured import evaluations
+from pipelines.evaluate.sections.measured import evaluations, rows_of
 from pipelines.page import pictures
 from pipelines.page.charts import shares_chart
 from pipelines.page.section import Section, Tile, View, beside
@@ -47,7 +44,7 @@ def _pictures(
     worst = {entry["image_id"]: entry["iou"] for entry in measured["worst"][:most]}
     others = [image_id for image_id in in_hash_order(table.table.ids()) if image_id not in worst][:most]
     for title, ids in (("Worst", list(worst)), ("By chance", others)):
-        rows = _rows(table, ids)
+        rows = rows_of(table.table, ids)
         entries = [
             _entry(run, split, table.class_names, rows[image_id], worst.get(image_id))
             for image_id in ids
@@ -55,13 +52,6 @@ def _pictures(
         ]
         if entries:
             yield title, entries
-
-
-def _rows(table: PseudoMaskTable, image_ids: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the rows of some images by id."""
-    wanted = pa.array(image_ids, pa.string())
-    parts = (part.filter(pc.is_in(part["image_id"], wanted)) for part in table.table.iter_parts())
-    return {row["image_id"]: row for part in parts for row in part.to_pylist()}
 
 
 def _entry(
