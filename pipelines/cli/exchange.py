@@ -17,7 +17,10 @@ from pipelines.exchange.true_boxes import run_export_true_boxes
 from weaksam.errors import ConfigError
 
 _INTO_THE_RUN = "pseudo-labels"  # the format of true boxes: an instance of the run
-_OF = "What to write: propose (default), import.NAME, detect.NAME, label, segment, true-boxes.NAME or true-masks."
+_OF = (
+    "What to write: propose (default), import.NAME, detect.NAME, label, segment, true-boxes.NAME, true-masks, seeds or "
+    "predict-maps."
+)
 _FORMATS = "; ".join(f"{product}: {', '.join(formats_of(product))}" for product in Product)
 
 
@@ -34,13 +37,18 @@ class ExportRequest:
     ]
     split: Annotated[str | None, typer.Option("--split", help="Whose images.")] = None
     out: Annotated[
-        str | None, typer.Option("--out", help="The file to write, local or s3://…; for voc and yolo a folder.")
+        str | None,
+        typer.Option(
+            "--out", help="The file to write, local or s3://…; for voc, yolo, labelme and cityscapes a folder."
+        ),
     ] = None
     of: Annotated[str | None, typer.Option("--of", metavar="INSTANCE", help=_OF)] = None
     missing: Annotated[Missing | None, typer.Option("--missing", help="Images without a row; default error.")] = None
     only: Annotated[
         str | None,
-        typer.Option("--only", metavar="FILE", help="Detections of these images alone: ids, or COCO instances."),
+        typer.Option(
+            "--only", metavar="FILE", help="Detections or label maps of these images alone: ids, or COCO instances."
+        ),
     ] = None
     pictures: Annotated[
         PictureMode | None,
@@ -72,7 +80,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(request: ExportRequest) -> None:
-    """Write proposals, detections or pseudo labels in another project's format, or true boxes as pseudo labels into the run.
+    """Write what a run found in another project's format, or true boxes as pseudo labels into the run.
 
     True boxes are for measuring what pseudo labels cost: a detector retrained on them (retrain.learn_from: true-boxes.NAME)
     is not weakly supervised any more, and everything made of it says `supervision: boxes`.
@@ -86,6 +94,8 @@ def export(request: ExportRequest) -> None:
         weaksam export runs/coco14 --of detect.mil --as coco --split val2014 --only instances_minival2014.json --out r.json
 
         weaksam export runs/voc07 --of label --as yolo --split trainval --out voc07-pseudo
+
+        weaksam export runs/voc12 --of seeds --as voc --split trainaug --out voc12-seeds
 
         weaksam export runs/voc07 --as pseudo-labels --name noisy --noise 0.3
     """

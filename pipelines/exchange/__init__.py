@@ -26,5 +26,8 @@ EXPORTS: Registry[Export[Any]] = Registry(
         "pseudo-labels.labelme": "pipelines.exchange.labelme:LABELS",
         "pseudo-labels.voc": "pipelines.exchange.voc:LABELS",
         "pseudo-labels.yolo": "pipelines.exchange.yolo:LABELS",
+        "label-maps.voc": "pipelines.exchange.voc_masks:LABEL_MAPS",
+        "label-maps.coco": "pipelines.exchange.coco:LABEL_MAPS",
+        "label-maps.cityscapes": "pipelines.exchange.cityscapes:LABEL_MAPS",
     },
 )

@@ -7,6 +7,8 @@
     labels         pseudo labels and predictions: instances JSON: images, annotations with bbox XYWH and score, categories with
                    the data set's own ids; images that have no number of their own count from 1; ``info`` says what the boxes
                    are owed to (``supervision``)
+    label maps     results JSON of "segm", of a score of 1: one for each class that an image shows, with all pixels of the
+                   class; pixels of background, and those that nobody decides about, are in none
 
 Boxes are XYWH with fractions kept; a mask is a "segmentation" of compressed run lengths, or of polygons along the edges of its
 pixels, which COCO's reader draws as the same mask (``coco-polygons``). The area of an annotation is its mask's.
@@ -32,12 +34,12 @@ from pipelines.exchange.boxes import (
     of_mode,
     refuse_relative,
 )
-from pipelines.exchange.content import LabelledSplit, SplitDetections, SplitProposals
+from pipelines.exchange.content import LabelledSplit, SplitDetections, SplitLabelMaps, SplitProposals
 from pipelines.exchange.export import Export, Target
 from pipelines.exchange.files import open_whole, require_new_file
 from pipelines.exchange.image_ids import KnownImages, numbers_if_all, shown
 from weaksam.errors import DataError
-from weaksam.masks_np import Rle, decode_rle, rle_area
+from weaksam.masks_np import Rle, decode_rle, encode_rle, rle_area
 from weaksam.outlines_np import polygons_along_edges
 
 Segmentation = Callable[[Rle], Any]  # a mask as JSON holds it
@@ -77,9 +79,17 @@ def write_labels(content: LabelledSplit, target: Target, segmentation: Segmentat
     return f"\nnext: hand it to a trainer with {pictures} as its pictures{replaced}"
 
 
+def write_label_maps(content: SplitLabelMaps, target: Target) -> str:
+    """Write results, one class of an image a line; an image of background alone has no line."""
+    replaced = require_new_file(target.out, overwrite=target.overwrite)
+    _write_results(_of_label_maps(content), target.out)
+    return " · replaced an earlier file" if replaced else ""
+
+
 PROPOSALS = Export(write=write_proposals, suffix=".json")
 DETECTIONS = Export(write=write_detections, suffix=".json", takes=("only",))
 LABELS = Export(write=write_labels, suffix=".json")
+LABEL_MAPS = Export(write=write_label_maps, suffix=".json", takes=("only",))
 LABELS_AS_POLYGONS = Export(write=partial(write_labels, segmentation=_polygons), suffix=".json")
 
 
@@ -135,6 +145,20 @@ def _of_detections(content: SplitDetections) -> Iterator[Mapping[str, Any]]:
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "score": score,
                 **({} if mask_rle is None else {"segmentation": _run_lengths(mask_rle)}),
+            }
+
+
+def _of_label_maps(content: SplitLabelMaps) -> Iterator[Mapping[str, Any]]:
+    category_ids, ids = content.of.category_ids(content.class_names), list(content.file_names)
+    numbers: Sequence[int | str] = numbers_if_all(ids, content.of.kind) or ids
+    number_of_image = dict(zip(ids, numbers, strict=True))
+    for image_id, label_map in content.maps():
+        for class_index in content.classes[image_id]:
+            yield {
+                "image_id": number_of_image[image_id],
+                "category_id": category_ids[class_index],
+                "segmentation": _run_lengths(encode_rle(label_map == class_index + 1)),
+                "score": 1.0,
             }
 
 

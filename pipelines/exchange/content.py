@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -16,14 +16,16 @@ from pipelines.exchange.image_ids import image_ids, narrow
 from pipelines.exchange.pictures import pictures_of
 from pipelines.products.detections import DetectionTable
 from pipelines.products.index import Index
+from pipelines.products.label_maps import LabelMapTable
 from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.recipe.model import load_recipe
 from pipelines.store.instances import Instance
-from pipelines.store.schemas import detections_from_row
+from pipelines.store.schemas import detections_from_row, label_map_from_row
 from pipelines.store.tables import Rows
 from weaksam.errors import DataError
 from weaksam.io.files import join
+from weaksam.label_maps import BACKGROUND, IGNORED
 from weaksam.masks_np import Rle, rle_area
 from weaksam.structures import BOXES, IMAGE_LABELS, MASKS, Detections, PseudoGroundTruth
 
@@ -74,7 +76,10 @@ class Content(Protocol):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many ``images``, ``boxes``, images without any box (``empty``) and images without a row (``missing``)."""
+        """How many ``images``, ``boxes``, images without any box (``empty``) and images without a row (``missing``).
+
+        Of label maps, a class that an image shows counts as a box.
+        """
 
     @property
     def text(self) -> str:
@@ -246,6 +251,42 @@ class SplitPseudoLabels(LabelledSplit):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitLabelMaps:
+    """The label maps of a split, of the images that have a row."""
+
+    of: SplitImages
+    class_names: Sequence[str]
+    supervision: str
+    file_names: Mapping[str, str]  # by image id, in the order of the formats: ``pictures``
+    classes: Mapping[str, Sequence[int]]  # by image id: the indices of those that its map shows, ascending
+    table: Rows
+
+    def maps(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Yield (image id, map ``[H, W]``) of each image in the order of the table, holding one file in memory."""
+        return _maps_of(self.table, self.file_names)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """See ``Content``."""
+        return {
+            "images": len(self.classes),
+            "boxes": sum(map(len, self.classes.values())),
+            "empty": sum(not shown for shown in self.classes.values()),
+            "missing": len(self.of.ids) - len(self.classes),
+        }
+
+    @property
+    def text(self) -> str:
+        """See ``Content``."""
+        n = self.counts
+        note = f", left out without a row {n['missing']:,}" if n["missing"] else ""
+        return (
+            f"images {n['images']:,} ({n['empty']:,} of background alone{note}) · classes in them {n['boxes']:,} · "
+            f"supervision: {self.supervision}"
+        )
+
+
 def images_of(index: Instance, split: str, only: str, *, skip_missing: bool) -> SplitImages:
     """Return the images of a split, or those of them that the file ``only`` names, if it is not empty.
 
@@ -356,6 +397,32 @@ def pseudo_labels_of(images: SplitImages, source: Instance) -> SplitPseudoLabels
         images=labelled,
         missing=len(absent),
     )
+
+
+def label_maps_of(images: SplitImages, source: Instance) -> SplitLabelMaps:
+    """Read which classes the label maps of a split show."""
+    product = registry.product_of(source)
+    assert isinstance(product, LabelMapTable)
+    names, table = pictures_of(images.index, images.split).names, product.table
+    classes = {
+        image_id: [n - 1 for n in np.unique(label_map).tolist() if n not in (BACKGROUND, IGNORED)]
+        for image_id, label_map in _maps_of(table, set(images.ids))
+    }
+    images.missing(classes, source, "label map", "are not asked for; --missing empty leaves them out")
+    return SplitLabelMaps(
+        of=images,
+        class_names=product.class_names,
+        supervision=product.facts.supervision,
+        file_names={image_id: names[image_id] for image_id in images.ids if image_id in classes},
+        classes=classes,
+        table=table,
+    )
+
+
+def _maps_of(table: Rows, image_ids: Container[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    for row in table.iter_rows(("image_id", "label_map")):
+        if row["image_id"] in image_ids:
+            yield row["image_id"], label_map_from_row(row)
 
 
 def read_split(proposals: Rows, split: str) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:

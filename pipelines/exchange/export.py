@@ -9,9 +9,18 @@ from typing import Any, Generic, TypeVar
 
 from pipelines import registry
 from pipelines.exchange import EXPORTS
-from pipelines.exchange.content import Content, SplitImages, detections_of, images_of, proposals_of, pseudo_labels_of
+from pipelines.exchange.content import (
+    Content,
+    SplitImages,
+    detections_of,
+    images_of,
+    label_maps_of,
+    proposals_of,
+    pseudo_labels_of,
+)
 from pipelines.exchange.pictures import PictureMode
 from pipelines.products.detections import DetectionTable
+from pipelines.products.label_maps import LabelMapTable
 from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.store.instances import Instance, finished_instance
@@ -28,6 +37,7 @@ class Product(StrEnum):
     PROPOSALS = "proposals"
     DETECTIONS = "detections"
     PSEUDO_LABELS = "pseudo-labels"
+    LABEL_MAPS = "label-maps"
 
 
 class Missing(StrEnum):
@@ -74,7 +84,7 @@ def run_export(
         to: the format, one of those that ``EXPORTS`` has for the instance's product.
         split: whose images.
         out: path or address of the file, or of the folder for formats of many files; a file appears whole or not at all.
-        instance: ``propose``, ``import.<name>``, ``detect.<name>`` or ``label``.
+        instance: ``propose``, ``import.<name>``, ``detect.<name>``, ``label``, ``seeds`` or another that holds such a product.
         missing: what becomes of images without a row.
         only: a file of image ids, one a line, or a COCO instances file, whose images are meant; None = all.
         pictures: whether they are put where the format's readers look; None = linked, if the format has a place for them.
@@ -105,6 +115,7 @@ _GATHER: dict[Product, Callable[[SplitImages, Instance], Content]] = {
     Product.PROPOSALS: proposals_of,
     Product.DETECTIONS: detections_of,
     Product.PSEUDO_LABELS: pseudo_labels_of,
+    Product.LABEL_MAPS: label_maps_of,
 }
 
 
@@ -112,6 +123,7 @@ _PRODUCTS = {
     ProposalTable: Product.PROPOSALS,
     DetectionTable: Product.DETECTIONS,
     PseudoLabelTable: Product.PSEUDO_LABELS,
+    LabelMapTable: Product.LABEL_MAPS,
 }
 
 
@@ -122,8 +134,8 @@ def product_of(instance: Instance) -> Product:
         if isinstance(found, kind):
             return product
     raise ConfigError(
-        f"--of: expected propose, import.NAME, detect.NAME, label, segment, true-boxes.NAME or "
-        f"true-masks, got {instance.name}"
+        f"--of: expected propose, import.NAME, detect.NAME, label, segment, true-boxes.NAME, true-masks, seeds or "
+        f"predict-maps, got {instance.name}"
     )
 
 

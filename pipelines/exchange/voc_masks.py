@@ -2,6 +2,9 @@
 
 Objects are numbered from 1 as the XML lists them, classes from 1 as the data set does; 0 is background. Where masks overlap,
 the one that scores more lies on top. There is no void: nobody has drawn a border that belongs to no object.
+
+Label maps are written as such PNGs as they are: SegmentationClass/STEM.png, with the list ImageSets/Segmentation/SPLIT.txt;
+pixels that nobody decides about are VOC's void, 255.
 """
 
 from __future__ import annotations
@@ -12,8 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.exchange.content import LabelledImage
+from pipelines.exchange.content import LabelledImage, SplitLabelMaps
+from pipelines.exchange.export import Export, Target
+from pipelines.exchange.file_names import file_stem, file_stems, without_blanks
+from pipelines.exchange.files import begin_folder
+from pipelines.store.files import write_bytes
 from weaksam.errors import DataError
+from weaksam.io.files import join
 from weaksam.masks_np import decode_rle
 
 _MOST = 254  # numbers of a byte, without background and void
@@ -40,6 +48,29 @@ def mask_pngs(image: LabelledImage) -> tuple[bytes, bytes]:
             mask = decode_rle(rle)
             objects[mask], of_class[mask] = n + 1, int(classes[n]) + 1
     return _png(objects), _png(of_class)
+
+
+def write_label_maps(content: SplitLabelMaps, target: Target) -> str:
+    """Write a PNG per image and the list of the split.
+
+    Raises:
+        DataError: two pictures would share one file, or ``begin_folder``'s.
+    """
+    split = file_stem(content.of.split)
+    stems = [without_blanks(stem) for stem in file_stems(list(content.file_names.values()))]
+    files = {
+        image_id: f"SegmentationClass/{stem}.png" for image_id, stem in zip(content.file_names, stems, strict=True)
+    }
+    listed = f"ImageSets/Segmentation/{split}.txt"
+    to_write = [*files.values(), listed]
+    replaced = begin_folder(target.out, to_write, to="voc-label-maps", split=split, overwrite=target.overwrite)
+    for image_id, label_map in content.maps():
+        write_bytes(join(target.out, files[image_id]), _png(label_map))
+    write_bytes(join(target.out, listed), "".join(f"{stem}\n" for stem in stems).encode())
+    return f" · replaced {replaced:,} files of an earlier export" if replaced else ""
+
+
+LABEL_MAPS = Export(write=write_label_maps)
 
 
 def voc_palette() -> list[int]:

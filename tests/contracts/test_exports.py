@@ -23,7 +23,9 @@ from pipelines.runner import Run
 from pipelines.store.files import write_bytes
 from tests.pipelines.exchange.test_export_detections import write_detections
 from tests.support.handmade import write_proposals
+from tests.support.label_maps import add_painting, write_maps
 from weaksam.errors import ConfigError, DataError
+from weaksam.io.images import decode_numbers
 
 # Picture -> (its id, size as width and height, boxes as XYWH). Equal stems in two folders; ids that no stem shows.
 PICTURES = {
@@ -61,6 +63,11 @@ def index(data: Path, run: Path) -> str:
     write_bytes(f"{run}/recipe.yaml", f"base: grid\nname: grid\ndata: {{uri: {data}}}\n".encode())
     run_export_true_boxes(str(run), name="truth")
     return str(run)
+
+
+@pytest.fixture(autouse=True)
+def painting(monkeypatch):
+    add_painting(monkeypatch)
 
 
 @pytest.fixture
@@ -118,7 +125,11 @@ def of_every_product(run):
     """Let a run hold each product, and return the instance of each."""
     write_detections(run, {"139": [([2, 3, 12, 23], 1, 0.5)], "7": [], "25": []}, ("cat", "a & b"))
     write_proposals(run, {"139": [[2, 3, 12, 23]], "7": [], "25": [[0, 0, 9, 9]]})
-    return {"proposals": "propose", "detections": "detect.mil", "pseudo-labels": "true-boxes.truth"}
+    maps = {str(image_id): np.zeros((height, width), np.uint8) for image_id, (width, height), _ in PICTURES.values()}
+    maps["139"][2:, 3:], maps["7"][0, 0] = 2, 1
+    write_maps(run, "paint", maps.items(), ("cat", "a & b"))
+    instances = {"proposals": "propose", "detections": "detect.mil", "pseudo-labels": "true-boxes.truth"}
+    return {**instances, "label-maps": "paint"}
 
 
 def files_of(path):
@@ -158,12 +169,12 @@ def test_every_format_takes_the_options_that_it_declares_and_no_others(run, tmp_
 
 def test_the_help_lists_every_format(run):
     shown = CliRunner(env={"COLUMNS": "400"}).invoke(cli.app, ["export", "--help"]).output
-    for product in ("proposals", "detections", "pseudo-labels"):
+    for product in ("proposals", "detections", "pseudo-labels", "label-maps"):
         assert f"{product}: {', '.join(n.split('.')[1] for n in EXPORTS if n.startswith(f'{product}.'))}" in shown
 
 
 def test_an_instance_that_holds_none_of_them_is_refused(run, tmp_path):
-    with pytest.raises(ConfigError, match=r"detect\.NAME, label, segment, true-boxes\.NAME or true-masks, got index"):
+    with pytest.raises(ConfigError, match=r"true-boxes\.NAME, true-masks, seeds or predict-maps, got index"):
         run_export(run, to="coco", split="train", out=str(tmp_path / "f"), instance="index")
 
 
@@ -238,6 +249,33 @@ def test_proposals_stand_in_the_order_or_under_the_ids_of_their_targets(run, tmp
     assert [b.tolist() for b in pickle.loads((tmp_path / "mmdet").read_bytes())] == boxes
     rows = json.loads((tmp_path / "coco").read_text())
     assert [(row["image_id"], row["bbox"]) for row in rows] == [(25, [0, 0, 9, 9]), (139, [2, 3, 10, 20])]
+
+
+def test_label_maps_are_called_as_their_targets_call_them(run, tmp_path):
+    options = {"split": "train", "instance": of_every_product(run)["label-maps"]}
+    run_export(run, to="coco", out=str(tmp_path / "r.json"), **options)
+    held = COCO(str(tmp_path / "data" / "annotations" / "instances_train.json")).loadRes(str(tmp_path / "r.json"))
+    assert [(a["image_id"], a["category_id"], a["area"]) for a in held.loadAnns(held.getAnnIds())] == [
+        (139, 8, 28 * 37), (7, 3, 1),
+    ]  # fmt: skip
+    run_export(run, to="voc", out=str(tmp_path / "voc"), **options)
+    stems = (tmp_path / "voc/ImageSets/Segmentation/train.txt").read_text().split()
+    assert stems == ["cam2%2F0001", "cam2%2Fa%20b", "cam1%2F0001"]  # of 7, 25 and 139: ascending
+    pngs = [(tmp_path / "voc" / "SegmentationClass" / f"{stem}.png").read_bytes() for stem in stems]
+    assert [decode_numbers(png).shape for png in pngs] == [(20, 60), (30, 30), (30, 40)]
+    run_export(run, to="cityscapes", out=str(tmp_path / "city"), **options)
+    found = sorted(str(path.relative_to(tmp_path / "city/train")) for path in (tmp_path / "city/train").rglob("*.*"))
+    assert found == ["cam1/0001_labelIds.png", "cam2/0001_labelIds.png", "cam2/a b_labelIds.png", "classes.txt"]
+
+
+@pytest.mark.parametrize("to", ["voc", "cityscapes"])
+def test_maps_of_pictures_that_only_their_suffixes_tell_apart_are_refused_by_name(tmp_path, to):
+    pictures = {"cam1/1.jpg": (1, (9, 9), [[0, 0, 5, 5]]), "cam1/1.png": (2, (9, 9), [[0, 0, 5, 5]])}
+    run = index(build_coco(tmp_path / "data", pictures), tmp_path / "run")
+    write_maps(run, "paint", [(i, np.zeros((9, 9), np.uint8)) for i in "12"], ("cat", "a & b"))
+    with pytest.raises(DataError, match=r"'cam1/1\.jpg' and 'cam1/1\.png' would share one file"):
+        run_export(run, to=to, split="train", out=str(tmp_path / "out"), instance="paint")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("to", ["yolo", "voc"])

@@ -17,7 +17,7 @@ from pipelines.recipe import model
 from pipelines.recipe.model import Recipe
 from pipelines.registry import STAGES
 from pipelines.store.schemas import LABEL_MAPS, SEEDS, label_map_to_row, with_class_names
-from tests.support.sets import FROM_NOTHING, instance_of
+from tests.support.sets import FROM_NOTHING, of_index
 from weaksam.datasets.shapes import Shapes
 
 
@@ -53,7 +53,7 @@ Maps = Iterable[tuple[str, NDArray[np.uint8]]]  # image id, map
 
 
 def write_maps(run_uri: str, name: str, maps: Maps, class_names: Iterable[str], **facts: Any) -> None:
-    """Write a finished table of label maps."""
+    """Write a finished table of label maps of images of the run's index, which is finished."""
     _write(run_uri, name, LABEL_MAPS, class_names, [_row(*of) for of in maps], facts)
 
 
@@ -83,7 +83,7 @@ def _row(image_id: str, label_map: NDArray[np.uint8]) -> dict[str, Any]:
 def _write(
     run_uri: str, name: str, schema: Any, class_names: Iterable[str], rows: list[dict[str, Any]], facts: dict[str, Any]
 ) -> None:
-    instance = instance_of(run_uri, name)
+    instance = of_index(run_uri, name)
     instance.begin({})
     instance.table(with_class_names(schema, tuple(class_names))).write_rows(rows, "part-0")
     instance.finish({"text": f"images {len(rows)}", "supervision": "image-labels", **facts})
