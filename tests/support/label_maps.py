@@ -1,4 +1,4 @@
-"""Label maps of drawn images, and stages of another package that leave such tables: written by hand, nothing computed."""
+"""Label maps of drawn images, written by hand or by the stages of another package, which move the true ones to the right."""
 
 from __future__ import annotations
 
@@ -10,33 +10,54 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job, Stage
-from pipelines.products.label_maps import LabelMapTable, SeedTable
+from pipelines.products.label_maps import LabelMapFacts, LabelMapTable, SeedTable
 from pipelines.recipe import model
+from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
 from pipelines.registry import STAGES
+from pipelines.store.proof import prove
 from pipelines.store.schemas import LABEL_MAPS, SEEDS, label_map_to_row, with_class_names
 from tests.support.sets import FROM_NOTHING, of_index
+from weaksam.config import DataConfig
+from weaksam.config.weights import NotInKey
+from weaksam.datasets import open_dataset
 from weaksam.datasets.shapes import Shapes
+
+_SHIFT = 3  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoOptions:
-    """It has none."""
+class PaintOptions:
+    """Which drawings are painted."""
+
+    index: Input = INDEX
+    data: NotInKey[DataConfig]
 
 
-class _Painting(Stage[NoOptions]):
-    """Its tables are written by tests; it is never run."""
+class _Painting(Stage[PaintOptions]):
+    """Paints seeds or other label maps."""
 
     def __init__(self, verb: str, product: type[LabelMapTable]) -> None:
         self.verb, self.product, self.help = verb, product, "Paint label maps."  # type: ignore[misc]
 
-    def options(self, recipe: Recipe, name: str) -> NoOptions:  # noqa: ARG002
-        return NoOptions()
+    def options(self, recipe: Recipe, name: str) -> PaintOptions:  # noqa: ARG002
+        return PaintOptions(data=recipe.data)
 
-    def run(self, job: Job[NoOptions]) -> Facts:
-        raise AssertionError(f"{job.instance.name} is written by hand")
+    def run(self, job: Job[PaintOptions]) -> LabelMapFacts:
+        dataset = open_dataset(job.options.data)
+        assert isinstance(dataset, Shapes)
+        planned = job.instance.planned_rows()
+        inputs = {row["image_id"]: row["input"] for row in planned.to_pylist()}
+        rows = [
+            {**_row(image_id, label_map), "input": inputs[image_id]}
+            for split in dataset.splits
+            for image_id, label_map in shifted(dataset, split, _SHIFT)
+        ]
+        table = job.instance.table(with_class_names(LABEL_MAPS, dataset.class_names))
+        table.write_rows(rows, "part-0")
+        proof = prove(planned, table, job.instance.dropped)
+        return LabelMapFacts(text=str(proof), images=proof)
 
 
 PAINT, PAINT_SEEDS = _Painting("paint", LabelMapTable), _Painting("paint-seeds", SeedTable)

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.engine.stage import Options
 from pipelines.engine.voice import plain
 from pipelines.evaluate.label_maps import BACKGROUND, LARGEST_CLASS, MAPS, measure, measure_origins, text_table
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.products.label_maps import LabelledMap, SeedOrigin
 from pipelines.products.measured import Evaluation
 from pipelines.recipe.keys import inputs_of
+from pipelines.recipe.model import load_recipe
 from pipelines.registry import stage_of
+from pipelines.runner import Run
 from tests.support.drawn_run import drawn_recipe, job_for, with_instances, work, write_run
 from tests.support.label_maps import add_painting, shifted, write_maps, write_seeds
 from tests.support.sets import instance_of
@@ -153,3 +156,28 @@ def test_label_maps_are_measured_by_true_label_maps_alone(monkeypatch: pytest.Mo
     of_proposals = drawn_recipe().of("evaluate.proposals")
     assert stage.measures_by_true_boxes(of_proposals)
     assert not stage.measures_by_true_label_maps(of_proposals)
+
+
+def test_a_run_measures_and_shows_what_a_stage_of_another_package_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_painting(monkeypatch)
+    settings = [
+        "data.shapes={size: 64, train: 4, val: 2, test: 0}", "instances={evaluate.mine: {of: paint}}",
+        "stages=[index, paint, evaluate.mine, report]",
+    ]  # fmt: skip
+    recipe, _ = load_recipe("grid", settings, "shapes:")
+    run, voice = Run(recipe, str(tmp_path)), Recorder()
+    manifests = run.bring(list(recipe.stages), Options(), voice)
+    assert manifests["index"]["true_label_maps"] == {"train": 4, "val": 2}
+    assert manifests["index"]["truth"].keys() == {"train", "val"}  # which the page draws
+    assert [line.split("  ")[0] for line in voice.lines if line.startswith(("label maps", "background alone"))] == [
+        "label maps", "background alone",
+    ] * 2  # fmt: skip
+    page = (tmp_path / "report.html").read_text()
+    assert '<section id="label-maps"' in page
+    assert "4 of 4 images with a true map" in page
+    again = Run(recipe, str(tmp_path)).bring(list(recipe.stages), Options())
+    assert {name: of["finished"] for name, of in again.items()} == {
+        name: of["finished"] for name, of in manifests.items()
+    }
