@@ -17,6 +17,7 @@ STAGES: Registry[Stage[Any]] = Registry(
     {
         "index": "pipelines.stages.index:STAGE",
         "import": "pipelines.exchange.imports:STAGE",
+        "import-masks": "pipelines.exchange.import_masks:STAGE",
         "true-boxes": "pipelines.exchange.true_boxes:STAGE",
         "true-masks": "pipelines.exchange.true_masks:STAGE",
         "train-classifier": "pipelines.stages.train_classifier.stage:STAGE",

@@ -57,6 +57,23 @@ def polygon_through_centres(mask: NDArray[np.bool_]) -> Ring:
     return np.concatenate([ring, ring[:1].repeat(max(0, 3 - len(ring)), axis=0)])
 
 
+def filled_through_centres(ring: Ring, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Draw the mask of a polygon through the centres of its outermost pixels, which belong to it.
+
+    Args:
+        ring: columns and rows of three or more pixels of the image, ``[P, 2]``.
+        size_hw: of the image.
+
+    Returns:
+        ``[H, W]``.
+    """
+    import cv2
+
+    canvas: NDArray[np.uint8] = np.zeros(size_hw, np.uint8)
+    cv2.fillPoly(canvas, [ring.astype(np.int32)], 1)
+    return canvas.astype(np.bool_)
+
+
 def _rings(part: NDArray[np.bool_]) -> list[Ring]:
     """Follow the edges between a connected part and what is around it: its outer ring first, then its holes."""
     inside = np.pad(part, 1)

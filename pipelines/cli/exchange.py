@@ -1,4 +1,4 @@
-"""``weaksam export`` and ``weaksam import``: files of other projects."""
+"""``weaksam export``, ``weaksam import`` and ``weaksam import-masks``: files of other projects."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pipelines.cli import terminal
 from pipelines.cli.console import voice
 from pipelines.cli.options import RunArgument, spread
 from pipelines.exchange.export import Missing, Product, formats_of, refuse_others, run_export
+from pipelines.exchange.import_masks import OwedTo, run_import_masks
 from pipelines.exchange.imports import run_import
 from pipelines.exchange.pictures import PictureMode
 from pipelines.exchange.true_boxes import run_export_true_boxes
@@ -18,8 +19,8 @@ from weaksam.errors import ConfigError
 
 _INTO_THE_RUN = "pseudo-labels"  # the format of true boxes: an instance of the run
 _OF = (
-    "What to write: propose (default), import.NAME, detect.NAME, label, segment, true-boxes.NAME, true-masks, seeds or "
-    "predict-maps."
+    "What to write: propose (default), import.NAME, detect.NAME, label, segment, true-boxes.NAME, true-masks, "
+    "import-masks.NAME, seeds or predict-maps."
 )
 _FORMATS = "; ".join(f"{product}: {', '.join(formats_of(product))}" for product in Product)
 
@@ -77,13 +78,15 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command("export")(spread(export))
     app.command("import")(import_)
+    app.command("import-masks")(import_masks)
 
 
 def export(request: ExportRequest) -> None:
     """Write what a run found in another project's format, or true boxes as pseudo labels into the run.
 
     True boxes are for measuring what pseudo labels cost: a detector retrained on them (retrain.learn_from: true-boxes.NAME)
-    is not weakly supervised any more, and everything made of it says `supervision: boxes`.
+    is not weakly supervised any more, and everything made of it says `supervision: boxes`. mmdet trains on COCO files: write
+    pseudo labels for it as coco.
 
     Examples:
 
@@ -96,6 +99,8 @@ def export(request: ExportRequest) -> None:
         weaksam export runs/voc07 --of label --as yolo --split trainval --out voc07-pseudo
 
         weaksam export runs/voc12 --of seeds --as voc --split trainaug --out voc12-seeds
+
+        weaksam export runs/voc12 --of segment --as coco --split train --out voc12-masks.json
 
         weaksam export runs/voc07 --as pseudo-labels --name noisy --noise 0.3
     """
@@ -144,3 +149,34 @@ def import_(
     """
     terminal.go_on_unread()
     run_import(run_folder, file, name=name, voice=voice, split=split, source=source, missing=missing.value)
+
+
+def import_masks(
+    run_folder: RunArgument,
+    file: Annotated[
+        str,
+        typer.Argument(help="COCO instances JSON, or a folder of VOC's PNGs, YOLO's polygons or Labelme's shapes."),
+    ],
+    name: Annotated[str, typer.Option("--name", help="The instance becomes import-masks.NAME.")],
+    supervision: Annotated[
+        OwedTo | None,
+        typer.Option(
+            "--supervision", help="What the masks are owed to, where the file does not say: what people drew."
+        ),
+    ] = None,
+) -> None:
+    """Read pseudo labels with masks of another project into a run, for the split that labels are granted to.
+
+    What `export` writes of masks is read back. Boxes and areas are those of the masks. A detector learns from them with
+    retrain.learn_from: import-masks.NAME, and everything made of them repeats what they are owed to.
+
+    Examples:
+
+        weaksam import-masks runs/voc12 voc12-masks.json --name mine
+
+        weaksam import-masks runs/voc12 pseudo/ --name cam --supervision image-labels
+
+        weaksam retrain voc12-masks --out runs/voc12 --label masks --set retrain.masks.learn_from=import-masks.cam
+    """
+    terminal.go_on_unread()
+    run_import_masks(run_folder, file, name=name, supervision=supervision or "", voice=voice)

@@ -51,8 +51,8 @@ def register(app: typer.Typer) -> None:
     what = "Run a recipe's stages in order; whatever is finished already is recognised and skipped."
     app.command(help=what + _EXAMPLES.format(verb="run"))(spread(run))
     for verb, stage in STAGES.items():
-        if verb == "import":
-            continue  # has a command of its own, which takes a file
+        if verb in ("import", "import-masks"):
+            continue  # have commands of their own, which take a file
         what = f"{stage.help}\n\nWhat it reads is brought up to date first."
         app.command(verb, help=what + _EXAMPLES.format(verb=verb))(_verb_of_stage(stage))
     app.command()(demo)

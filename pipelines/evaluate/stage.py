@@ -31,6 +31,7 @@ MEASURES: Mapping[type[Product[Any]], Callable[[Job[EvaluateOptions]], Evaluatio
     LabelMapTable: label_maps.run,
 }
 
+_OF_MASKS = ("segment", "import-masks")  # whose masks are measured
 
 AnyOptions = EvaluateOptions | AgreementOptions | ClassifierOptions | PseudoMaskOptions
 
@@ -57,7 +58,7 @@ class EvaluateStage(Stage[AnyOptions]):
             return agreement.options(recipe)
         if verb_of(how.of) == "train-classifier":
             return classifier.options(recipe)
-        if verb_of(how.of) == "segment":
+        if verb_of(how.of) in _OF_MASKS:
             return pseudo_masks.options(recipe)
         of_detections, of_proposals = verb_of(how.of) == "detect", verb_of(how.of) == "propose"
         return EvaluateOptions(
@@ -77,7 +78,7 @@ class EvaluateStage(Stage[AnyOptions]):
 
     def measures_by_true_masks(self, recipe: Recipe) -> bool:
         """Whether what it measures has masks."""
-        return self.measures_by_true_boxes(recipe) and (verb_of(recipe.evaluate.of) == "segment" or _have_masks(recipe))
+        return self.measures_by_true_boxes(recipe) and (verb_of(recipe.evaluate.of) in _OF_MASKS or _have_masks(recipe))
 
     def measures_by_true_label_maps(self, recipe: Recipe) -> bool:
         """Whether what it measures is label maps."""

@@ -1,4 +1,4 @@
-"""Files of other projects: what ``weaksam export`` writes and ``weaksam import`` reads; one module per format.
+"""Files of other projects: what ``weaksam export`` writes, and ``import`` and ``import-masks`` read; one module per format.
 
 To add a format: a function that writes what ``content`` holds of a split, an ``Export`` of it, and a line in ``EXPORTS``, or an
 entry point of the group ``weaksam.exports``.

@@ -6,7 +6,7 @@
                    server of COCO's test-dev takes for "segm" as well as for "bbox"
     labels         pseudo labels and predictions: instances JSON: images, annotations with bbox XYWH and score, categories with
                    the data set's own ids; images that have no number of their own count from 1; ``info`` says what the boxes
-                   are owed to (``supervision``)
+                   are owed to (``supervision``). ``import-masks`` reads the same of others, whose annotations may lack scores
     label maps     results JSON of "segm", of a score of 1: one for each class that an image shows, with all pixels of the
                    class; pixels of background, and those that nobody decides about, are in none
 
@@ -18,7 +18,8 @@ Ids of images are numbers where all images have one (VOC, COCO), and else stay t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,7 +39,11 @@ from pipelines.exchange.content import LabelledSplit, SplitDetections, SplitLabe
 from pipelines.exchange.export import Export, Target
 from pipelines.exchange.files import open_whole, require_new_file
 from pipelines.exchange.image_ids import KnownImages, numbers_if_all, shown
+from pipelines.exchange.masked_objects import MaskedObject, no_mask, require_size
+from weaksam.datasets.coco_file import Annotation, parse_json, read_coco_file
+from weaksam.datasets.coco_masks import read_masks
 from weaksam.errors import DataError
+from weaksam.io.files import read_annotations
 from weaksam.masks_np import Rle, decode_rle, encode_rle, rle_area
 from weaksam.outlines_np import polygons_along_edges
 
@@ -101,7 +106,8 @@ def read_coco(data: bytes, where: str, known: KnownImages) -> dict[str, Boxes]:
         raise DataError(f"{where}: not a readable JSON file: {error}; write it again") from error
     if not isinstance(entries, list):
         raise DataError(
-            f"{where}: expected a list of results, got an object; an instances file holds true boxes, not these"
+            f"{where}: expected a list of results, got an object; an instances file holds labels, not these: `weaksam "
+            "import-masks` reads its masks"
         )
     xyxy: dict[str, list[list[float]]] = {}
     for n, entry in enumerate(entries):
@@ -118,6 +124,63 @@ def read_coco(data: bytes, where: str, known: KnownImages) -> dict[str, Boxes]:
     found = {image_id: np.asarray(rows, np.float32) for image_id, rows in xyxy.items()}
     refuse_relative(list(found.values()), where)
     return found
+
+
+class CocoMasks:
+    """The masks of an instances file, which calls images by their ``file_name``."""
+
+    def __init__(self, uri: str) -> None:
+        self._loaded = read_coco_file(uri)
+        document = parse_json(next(read_annotations([uri])), uri)
+        info = document.get("info")
+        self.supervision = str(info.get("supervision", "")) if isinstance(info, Mapping) else ""
+        self._scores = [
+            _score(entry.get("score", 1.0), f"{uri}: annotations[{n}]")
+            for n, entry in enumerate(document["annotations"])
+        ]
+        self._masks = read_masks(self._loaded, sized=True)
+        self._class_names = dict(self._loaded.categories)
+        self._images = {image.file_name: image for image in self._loaded.images}
+        if len(self._images) < len(self._loaded.images):
+            raise DataError(f"{uri}: expected each file_name once among the images, got one twice; keep one of them")
+        unsized = next((image for image in self._loaded.images if 0 in image.size_hw), None)
+        if unsized:
+            raise DataError(
+                f"{uri}: {unsized.where}: expected height and width of the image, got none; write them there"
+            )
+        self._of_image: dict[int, list[Annotation]] = {}
+        for annotation in self._loaded.annotations:
+            self._of_image.setdefault(annotation.image, []).append(annotation)
+
+    @property
+    def marks(self) -> Collection[str]:
+        """See ``MaskFile``."""
+        return self._images.keys()
+
+    def mark_of(self, picture: str) -> str:
+        """See ``MaskFile``."""
+        return picture
+
+    def objects(self, mark: str, size_hw: tuple[int, int]) -> list[MaskedObject]:
+        """See ``MaskFile``; a segmentation without a polygon of three corners draws no mask."""
+        image, uri = self._images[mark], self._loaded.uri
+        require_size(image.size_hw, size_hw, f"{uri}: {image.where}")
+        return [
+            MaskedObject(
+                self._class_names[annotation.category],
+                self._masks.get(annotation.place) or no_mask(size_hw),
+                self._scores[annotation.place],
+                annotation.box_xyxy(uri) if annotation.has_box else None,
+                annotation.crowd,
+            )
+            for annotation in self._of_image.get(image.number, ())
+        ]
+
+
+def _score(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{where}: expected a number as score, got {shown(value)}; correct it, or leave it out")
+    return float(value)
 
 
 def _of_proposals(content: SplitProposals) -> Iterator[Mapping[str, Any]]:

@@ -134,8 +134,8 @@ def product_of(instance: Instance) -> Product:
         if isinstance(found, kind):
             return product
     raise ConfigError(
-        f"--of: expected propose, import.NAME, detect.NAME, label, segment, true-boxes.NAME, true-masks, seeds or "
-        f"predict-maps, got {instance.name}"
+        f"--of: expected propose, import.NAME, detect.NAME, label, segment, true-boxes.NAME, true-masks, "
+        f"import-masks.NAME, seeds or predict-maps, got {instance.name}"
     )
 
 

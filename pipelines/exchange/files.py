@@ -22,6 +22,8 @@ from pipelines.store.files import read_json, write_json
 from weaksam.errors import DataError
 from weaksam.io.files import is_remote, join, list_files, open_fs
 
+RECORD = "weaksam-export-"  # begins the name of a record
+
 
 def require_new_file(uri: str, *, overwrite: bool) -> bool:
     """Return whether a file stands at ``uri``, which then will be replaced.
@@ -74,7 +76,7 @@ def begin_folder(folder: str, files: Iterable[str], *, to: str, split: str, over
     Raises:
         DataError: an earlier export is there and ``overwrite`` is not set, or files are that no such export wrote.
     """
-    record = f"weaksam-export-{to}-{split}.json"
+    record = f"{RECORD}{to}-{split}.json"
     held = {name for name, _ in list_files(folder)}
     earlier = held & _recorded(join(folder, record)) if record in held else set()
     wanted = set(files)

@@ -4,31 +4,39 @@
     STEM.json         of ``labelme NAME``: a shape for each object, "mask" (a PNG of its box) or "rectangle"
 
 The score and what the boxes are owed to (``supervision``) stand in each shape's description. Labelme shows masks from version
-5.3 on.
+5.3 on. Whoever imports shapes says what they are owed to: somebody may have mended them.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
 import io
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from pipelines.exchange.content import LabelledImage, LabelledSplit
 from pipelines.exchange.export import Export, Target
-from pipelines.exchange.files import begin_folder
+from pipelines.exchange.files import RECORD, begin_folder
+from pipelines.exchange.image_ids import shown
+from pipelines.exchange.masked_objects import MaskedObject, require_size
 from pipelines.exchange.pictures import place_pictures, plan_pictures
 from pipelines.store.files import write_bytes
-from weaksam.errors import DataError
-from weaksam.io.files import join
-from weaksam.masks_np import Rle, decode_rle
+from weaksam.datasets.class_names import normal_name
+from weaksam.datasets.coco_file import MAX_COORDINATE, parse_json
+from weaksam.errors import DataError, ImageError
+from weaksam.io.files import join, read_bytes
+from weaksam.io.images import decode_image
+from weaksam.masks_np import Rle, decode_rle, encode_rle
 
 VERSION = "5.5.0"  # of Labelme's files
+_LEAST_CORNERS = 3  # of a polygon
 
 
 def write_labels(content: LabelledSplit, target: Target) -> str:
@@ -98,3 +106,59 @@ def _mask(mask_rle: Rle) -> Mapping[str, Any]:
         "points": [[int(left), int(top)], [int(right), int(bottom)]],
         "mask": base64.b64encode(file.getvalue()).decode(),
     }
+
+
+class LabelmeMasks:
+    """The shapes of a folder, which calls images by the paths of its JSON files."""
+
+    supervision = ""
+
+    def __init__(self, root: str, paths: Collection[str]) -> None:
+        self._root = root
+        self.marks = [
+            posixpath.splitext(path)[0] for path in paths if path.endswith(".json") and not path.startswith(RECORD)
+        ]
+
+    def mark_of(self, picture: str) -> str:
+        """See ``MaskFile``."""
+        return posixpath.splitext(picture)[0]
+
+    def objects(self, mark: str, size_hw: tuple[int, int]) -> list[MaskedObject]:
+        """See ``MaskFile``; shapes of one label and group are one object, and what has no inside draws no mask."""
+        where = join(self._root, f"{mark}.json")
+        document = parse_json(read_bytes(where), where)
+        shapes = document.get("shapes") if isinstance(document, Mapping) else None
+        if not isinstance(shapes, list) or not all(isinstance(shape, Mapping) for shape in shapes):
+            raise DataError(f"{where}: expected Labelme's shapes, got {shown(shapes)}; take the file out, or repair it")
+        require_size([document.get("imageHeight"), document.get("imageWidth")], size_hw, where)
+        masks: dict[tuple[str, Any], NDArray[np.bool_]] = {}
+        for n, shape in enumerate(shapes):
+            group = shape.get("group_id")
+            key = normal_name(str(shape.get("label", ""))), ("alone", n) if group is None else ("group", str(group))
+            drawn = _drawn(shape, size_hw, f"{where}: shapes[{n}]")
+            masks[key] = masks[key] | drawn if key in masks else drawn
+        return [MaskedObject(label, encode_rle(mask)) for (label, _), mask in masks.items()]
+
+
+def _drawn(shape: Mapping[str, Any], size_hw: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """Draw a shape as Labelme does: a mask, or a polygon with its outline; of others nothing."""
+    height, width = size_hw
+    canvas = Image.new("1", (width, height))
+    try:
+        points = [(float(x), float(y)) for x, y in shape["points"]]
+        if not all(abs(side) <= MAX_COORDINATE for point in points for side in point):  # NaN is not
+            raise ValueError("a corner far outside")
+        if shape["shape_type"] == "mask":
+            pixels = decode_image(base64.b64decode(shape["mask"], validate=True))[:, :, 0] > 0
+            left, top = (int(side) for side in points[0])
+            if left < 0 or top < 0 or left + pixels.shape[1] > width or top + pixels.shape[0] > height:
+                raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} pixels at {left}, {top}")
+            canvas.paste(Image.fromarray(pixels), (left, top))
+        elif shape["shape_type"] == "polygon" and len(points) >= _LEAST_CORNERS:
+            ImageDraw.Draw(canvas).polygon(points, fill=1, outline=1)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, binascii.Error, ImageError) as error:
+        raise DataError(
+            f"{where}: expected points and, of a mask, a PNG inside the image, got {error!r:.120}; draw it again, or "
+            "take it out"
+        ) from error
+    return np.asarray(canvas, np.bool_)

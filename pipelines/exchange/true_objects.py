@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.exchange.masked_objects import ANOTHER_SIZE
 from pipelines.products.index import NO_SPLIT
 from pipelines.store.dropped import write_dropped
 from pipelines.store.instances import Instance
@@ -86,4 +87,4 @@ def _objects_of(
     try:
         return replace(true_objects(truth, image_id, size_hw), size_hw=size_hw)
     except DataError as error:
-        return ImageError("annotated in another size", str(error))
+        return ImageError(ANOTHER_SIZE, str(error))

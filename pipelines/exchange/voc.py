@@ -26,7 +26,7 @@ from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem, file_stems, safe_name, without_blanks
 from pipelines.exchange.files import begin_folder, open_whole
 from pipelines.exchange.pictures import pictures_of, place_pictures, plan_pictures
-from pipelines.exchange.voc_masks import mask_pngs
+from pipelines.exchange.voc_masks import CLASSES, OBJECTS, mask_pngs, numbered
 from pipelines.store.files import write_bytes
 from weaksam.errors import DataError
 from weaksam.io.files import join
@@ -79,9 +79,9 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
         stem: mask_pngs(image) for stem, image in zip(stems, images, strict=True) if image.found.mask_rle is not None
     }
     pngs = {
-        f"{folder_of_masks}/{stem}.png": png
+        numbered(folder_of_masks, stem): png
         for stem, both in masked.items()
-        for folder_of_masks, png in zip(("SegmentationObject", "SegmentationClass"), both, strict=True)
+        for folder_of_masks, png in zip((OBJECTS, CLASSES), both, strict=True)
     }
     to_write = [*annotations, listed, *pngs, *placement.places]
     replaced = begin_folder(folder, to_write, to="voc", split=split, overwrite=target.overwrite)

@@ -11,26 +11,33 @@ to it by lines, which it draws a pixel wide.
 
 The reader finds labels by the picture's path alone: the last ``/images/`` becomes ``/labels/`` and the suffix ``.txt``.
 Of pseudo labels, pictures without any box are not in the list: the trainer would take them for background. ``data.yaml`` says
-what the boxes are owed to (``supervision``).
+what the boxes are owed to (``supervision``), in a comment, which whoever imports it must repeat.
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import numpy as np
 import yaml
 
 from pipelines.exchange.content import LabelledImage, LabelledSplit
 from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem
 from pipelines.exchange.files import begin_folder
+from pipelines.exchange.masked_objects import MaskedObject
 from pipelines.exchange.pictures import place_pictures, plan_pictures
 from pipelines.store.files import write_bytes
+from weaksam.datasets.class_names import normal_name
 from weaksam.errors import DataError
-from weaksam.io.files import absolute, is_remote, join
-from weaksam.masks_np import Rle, decode_rle
-from weaksam.outlines_np import polygon_through_centres
+from weaksam.io.files import absolute, is_remote, join, read_text
+from weaksam.masks_np import Rle, decode_rle, encode_rle
+from weaksam.outlines_np import filled_through_centres, polygon_through_centres
+
+DATA_YAML = "data.yaml"
+_LABELS = "labels/"
+_LEAST_NUMBERS = 6  # of a polygon: three corners
 
 
 def write_labels(content: LabelledSplit, target: Target) -> str:
@@ -48,7 +55,7 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
         **{file: yolo_lines(image) for file, image in zip(labels, images, strict=True)},
         "classes.txt": "".join(f"{name}\n" for name in content.class_names),
         listed: "".join(f"./{place}\n" for place in places),
-        "data.yaml": _data_yaml(content, listed, folder),
+        DATA_YAML: _data_yaml(content, listed, folder),
     }
     replaced = begin_folder(folder, [*texts, *placement.places], to="yolo", split=split, overwrite=target.overwrite)
     place_pictures(placement, folder)
@@ -60,7 +67,7 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
     before = f"put the pictures under {join(folder, 'images')} as {listed} says, then " if placement.absent else ""
     masked = any(image.found.mask_rle is not None for image in images)
     trainer, model = ("segment", "yolo11n-seg.pt") if masked else ("detect", "yolo11n.pt")
-    command = f"yolo {trainer} train data={join(folder, 'data.yaml')} model={model}"
+    command = f"yolo {trainer} train data={join(folder, DATA_YAML)} model={model}"
     return f"\n{placement.text}{earlier}\nnext: {before}{command}"
 
 
@@ -86,6 +93,59 @@ def _shares(mask_rle: Rle) -> list[float]:
     height, width = mask_rle["size"]
     shares: list[float] = ((polygon_through_centres(decode_rle(mask_rle)) + 0.5) / (width, height)).flatten().tolist()
     return shares
+
+
+class YoloMasks:
+    """The polygons of a folder of labels, which calls images by the paths of their labels."""
+
+    supervision = ""
+
+    def __init__(self, root: str, paths: Collection[str]) -> None:
+        self._root = root
+        self.marks = [
+            posixpath.splitext(path)[0].removeprefix(_LABELS)
+            for path in paths
+            if path.startswith(_LABELS) and path.endswith(".txt")
+        ]
+        self._class_names = _class_names(join(root, DATA_YAML))
+
+    def mark_of(self, picture: str) -> str:
+        """See ``MaskFile``."""
+        return posixpath.splitext(label_file(f"images/{picture}"))[0].removeprefix(_LABELS)
+
+    def objects(self, mark: str, size_hw: tuple[int, int]) -> list[MaskedObject]:
+        """See ``MaskFile``; masks are those that the format's reader draws."""
+        where = join(self._root, f"{_LABELS}{mark}.txt")
+        lines = enumerate(read_text(where).splitlines(), start=1)
+        return [self._object(line.split(), size_hw, f"{where}:{n}") for n, line in lines if line.strip()]
+
+    def _object(self, words: Sequence[str], size_hw: tuple[int, int], where: str) -> MaskedObject:
+        try:
+            number, shares = int(words[0]), np.array(words[1:], np.float64)
+        except ValueError:
+            number, shares = -1, np.zeros(0)
+        ok = len(shares) >= _LEAST_NUMBERS and len(shares) % 2 == 0 and ((shares >= 0) & (shares <= 1)).all()
+        if number not in self._class_names or not ok:
+            raise DataError(
+                f"{where}: expected the number of a class of {DATA_YAML} and x, y of three corners or more in shares of 0..1, "
+                f"got {' '.join(words)[:60]!r}; a box is no mask: write polygons"
+            )
+        height, width = size_hw
+        corners = np.minimum(shares.reshape(-1, 2) * (width, height), (width - 1, height - 1)).astype(np.int64)
+        return MaskedObject(self._class_names[number], encode_rle(filled_through_centres(corners, size_hw)))
+
+
+def _class_names(where: str) -> dict[int, str]:
+    """Return the names of the classes by number, which are a list or a mapping."""
+    try:
+        held = yaml.safe_load(read_text(where))
+    except yaml.YAMLError as error:
+        raise DataError(f"{where}: expected YAML: {error}; repair the file") from error
+    names = held.get("names") if isinstance(held, dict) else None
+    found = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(found, dict) or not all(isinstance(n, int) for n in found):
+        raise DataError(f"{where}: expected names, a list or by number, got {str(names)[:60]!r}; write them there")
+    return {n: normal_name(str(name)) for n, name in found.items()}
 
 
 def label_file(picture: str) -> str:

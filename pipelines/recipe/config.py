@@ -24,7 +24,7 @@ from weaksam.config.choices import Name
 from weaksam.config.weights import NotInKey
 
 _HOLD_PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
-_HOLD_PSEUDO_LABELS = ("label", "true-boxes", "segment", "true-masks")
+_HOLD_PSEUDO_LABELS = ("label", "true-boxes", "segment", "true-masks", "import-masks")
 _HOLD_LABEL_MAPS = ("seeds", "predict-maps")
 
 
@@ -112,6 +112,15 @@ class ImportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportMasksConfig:
+    """Which file of another project's pseudo labels with masks is read."""
+
+    file: str = ""  # path or address of a file or folder
+    # What the masks are owed to; "" = what the file says, which must then say it.
+    supervision: Literal["", "image-labels", "boxes", "masks"] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrueBoxesConfig:
     """How many of the true boxes are made wrong before they become pseudo labels."""
 
@@ -183,8 +192,8 @@ class SegmentStageConfig(SegmentConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainStageConfig(TrainingConfig, RetrainConfig):
-    """A detector trained on pseudo labels, and on which: of ``label``, ``segment``, ``true-boxes.NAME`` or
-    ``true-masks``.
+    """A detector trained on pseudo labels, and on which: of ``label``, ``segment``, ``true-boxes.NAME``,
+    ``true-masks`` or ``import-masks.NAME``.
     """
 
     learn_from: Input = reads("label", *_HOLD_PSEUDO_LABELS)

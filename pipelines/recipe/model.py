@@ -38,6 +38,7 @@ from pipelines.recipe.config import (
     DetectStageConfig,
     EvaluateConfig,
     ImportConfig,
+    ImportMasksConfig,
     LabelConfig,
     ProposeConfig,
     ReportConfig,
@@ -97,6 +98,7 @@ class Recipe(BaseModel):
     propose: ProposeConfig = Field(default_factory=ProposeConfig)
     selective_search: SelectiveSearchConfig = Field(default_factory=SelectiveSearchConfig)
     imports: ImportConfig = Field(default_factory=ImportConfig)
+    import_masks: ImportMasksConfig = Field(default_factory=ImportMasksConfig)
     true_boxes: TrueBoxesConfig = Field(default_factory=TrueBoxesConfig)
     mil: TrainMilConfig = Field(default_factory=TrainMilConfig)
     detect: DetectStageConfig = Field(default_factory=DetectStageConfig)
@@ -215,7 +217,7 @@ def label_of(name: str) -> str:
 
 def is_from_outside(name: str) -> bool:
     """Whether an instance may be there although the recipe does not say how it is made: commands of their own make those."""
-    return verb_of(name) in ("import", "true-boxes")
+    return verb_of(name) in ("import", "import-masks", "true-boxes")
 
 
 def _check_reads(section: Any, what: str, path: str) -> None:

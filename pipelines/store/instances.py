@@ -76,8 +76,8 @@ class Instance:
     def mended_by(self) -> str:
         """The command that makes the instance, for messages."""
         verb, _, label = self.name.partition(".")
-        if verb == "import":
-            return f"`weaksam import {self.run_uri} FILE --name {label}`"
+        if verb in ("import", "import-masks"):
+            return f"`weaksam {verb} {self.run_uri} FILE --name {label}`"
         if verb == "true-boxes":  # a recipe need not say what noise they were made with
             return f"`weaksam export {self.run_uri} --as pseudo-labels --name {label} [--noise SHARE --seed N]`"
         return f"`weaksam {verb} {self.run_uri}{f' --label {label}' if label else ''}`"

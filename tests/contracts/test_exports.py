@@ -174,7 +174,10 @@ def test_the_help_lists_every_format(run):
 
 
 def test_an_instance_that_holds_none_of_them_is_refused(run, tmp_path):
-    with pytest.raises(ConfigError, match=r"true-boxes\.NAME, true-masks, seeds or predict-maps, got index"):
+    with pytest.raises(
+        ConfigError,
+        match=r"true-boxes\.NAME, true-masks, import-masks\.NAME, seeds or predict-maps, got index",
+    ):
         run_export(run, to="coco", split="train", out=str(tmp_path / "f"), instance="index")
 
 

@@ -15,8 +15,14 @@ from pipelines.recipe.model import Recipe, load_recipe, verb_of
 from pipelines.registry import STAGES, product_of
 from pipelines.store.instances import Instance
 
-MORE = ["instances={import.ss: {file: ss.mat}, true-boxes.truth: {noise: 0.5}}"]
-OF_VERB = {"import": "import.ss", "true-boxes": "true-boxes.truth", "true-masks": "true-masks", "segment": "segment"}
+MORE = ["instances={import.ss: {file: ss.mat}, import-masks.cam: {file: masks.json}, true-boxes.truth: {noise: 0.5}}"]
+OF_VERB = {
+    "import": "import.ss",
+    "import-masks": "import-masks.cam",
+    "true-boxes": "true-boxes.truth",
+    "true-masks": "true-masks",
+    "segment": "segment",
+}
 
 
 def recipe_with(*settings: str) -> Recipe:

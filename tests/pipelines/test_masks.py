@@ -97,5 +97,7 @@ def test_a_detector_of_masks_that_would_learn_from_boxes_is_refused_before_any_w
     run = Run(recipe, str(tmp_path / "run"))
     run.bring(["index"], Options())
     run_export_true_boxes(str(tmp_path / "run"), name="truth")
-    with pytest.raises(ConfigError, match="an instance of segment or true-masks, which have masks, with mask_rcnn"):
+    with pytest.raises(
+        ConfigError, match="an instance of segment, true-masks or import-masks, which have masks, with mask_rcnn"
+    ):
         run.bring(["retrain.masks"], Options())

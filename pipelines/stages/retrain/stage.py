@@ -91,7 +91,7 @@ class RetrainStage(Stage[RetrainOptions]):
 
         detector = options.retrain.detector
         masked = issubclass(stage_of(options.learn_from).product, PseudoMaskTable)
-        wanted = f"an instance of segment or true-masks, which have masks, with {detector.name}"
+        wanted = f"an instance of segment, true-masks or import-masks, which have masks, with {detector.name}"
         require(masked or not detector.learns_masks, "retrain.learn_from", wanted, options.learn_from)
         build_retrained(options.retrain, num_classes=1)
 

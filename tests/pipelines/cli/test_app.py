@@ -79,7 +79,7 @@ def test_the_verbs_are_all_there() -> None:
     verbs = {path[0] for path in all_commands() if path}
     assert verbs >= {
         "run", "demo", "index", "train-classifier", "propose", "label", "true-masks", "evaluate", "analyse", "report", "export",
-        "import", "status", "doctor", "weights", "clean", "recipes",
+        "import", "import-masks", "status", "doctor", "weights", "clean", "recipes",
     }  # fmt: skip
 
 

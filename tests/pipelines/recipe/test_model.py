@@ -400,7 +400,7 @@ def test_a_new_instance_may_be_set_on_the_command_line() -> None:
         ),
         (
             "retrain: {learn_from: detect.mil}",
-            ["learn_from: expected an instance of label or true-boxes or segment or true-masks, got 'detect.mil'"],
+            ["learn_from: expected an instance of label or true-boxes or segment or true-masks or import-masks, got"],
         ),
         ("stages: [evaluate.x: {views: [label]}]", ["evaluate.x.views: expected an instance of detect, got 'label'"]),
         ("stages: 3", ["stages (from mine.yaml)", "got 3"]),
