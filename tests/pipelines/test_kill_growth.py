@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from pipelines.products.proposals import ProposalTable
 from pipelines.store.identities import identities
 from pipelines.store.instances import current_instance
 from pipelines.store.schemas import PROPOSALS
-from tests.support.patience import PATIENCE_S
+from tests.support.dying import weaksam
 from tests.support.s3_server import s3_server
 from weaksam.io.files import join
 
@@ -28,21 +25,6 @@ SETTINGS = (
     "resources.here=true",
     "resources.rows_per_task=1",
 )
-MAIN = "from pipelines.cli.app import main; main()"
-# Lets a process be killed by the n-th call of a function, before or after the call.
-DYING = """
-import os, signal, {module} as module
-whole, calls = module.{name}, []
-def dying(*given, **named):
-    calls.append(1)
-    if len(calls) == {calls} and not {after}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    done = whole(*given, **named)
-    if len(calls) == {calls}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
-module.{name} = dying
-"""
 AFTER_TWO_ROWS = {"module": "pipelines.dataflow.passes", "name": "_write", "calls": 2, "after": True}
 IN_CLEAN = {
     "before the new file": {"module": "pipelines.store.compaction", "name": "_write", "calls": 1, "after": False},
@@ -66,14 +48,6 @@ def bucket() -> Iterator[str]:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where run folders are put."""
     return str(tmp_path) if request.param == "disk" else join(request.getfixturevalue("bucket"), tmp_path.name)
-
-
-def weaksam(*command: str, dying: dict[str, object] | None = None) -> str:
-    """Run a command; with ``dying`` it must be killed."""
-    code = (DYING.format(**dying) if dying else "") + MAIN
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=PATIENCE_S)
-    assert done.returncode == (-signal.SIGKILL if dying else 0), done.stdout + done.stderr
-    return done.stdout
 
 
 def night(run: str, images: int, dying: dict[str, object] | None = None) -> str:
