@@ -23,6 +23,7 @@ from weaksam.config.clues import (
 from weaksam.config.data import DataConfig, ShapesConfig
 from weaksam.config.detect import DetectConfig, RetrainedDetectConfig
 from weaksam.config.everything import EverythingConfig
+from weaksam.config.mask_queries import MaskQueriesConfig
 from weaksam.config.mil import DropBlockConfig, MilConfig, MilDetectorConfig, MistConfig, OicrConfig
 from weaksam.config.prompts import PeaksConfig, PromptsConfig
 from weaksam.config.proposals import ProposalsConfig
@@ -57,6 +58,7 @@ __all__ = [
     "FasterRcnnConfig",
     "LiteCamConfig",
     "Mask2FormerConfig",
+    "MaskQueriesConfig",
     "MaskRcnnConfig",
     "Member",
     "MilConfig",

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from weaksam.config.checks import require, require_milestones
 from weaksam.config.choices import Choice, Member
 from weaksam.config.detect import RetrainedDetectConfig
+from weaksam.config.mask_queries import MaskQueriesConfig
 from weaksam.config.weights import NO_WEIGHTS, NotInKey, Weights
 
 
@@ -209,22 +210,14 @@ class DinoConfig(RetrainedDetectorConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mask2FormerConfig(RetrainedDetectorConfig):
+class Mask2FormerConfig(MaskQueriesConfig, RetrainedDetectorConfig):
     """Mask2Former: queries that are each a class and a mask (method 8.2); published without a drop."""
 
-    implementation: ClassVar[str] = "weaksam.detectors.retrained.mask2former.model:Mask2Former"
+    implementation: ClassVar[str] = "weaksam.detectors.retrained.mask2former:Mask2Former"
     halves: ClassVar[bool] = False  # where a query looks follows, layer by layer, from its rounded mask
     mask_cells: ClassVar[int] = 128
 
     name: str = "mask2former"
-    dim: int = 256  # of queries and maps; a multiple of 32
-    heads: int = 8
-    encoder_layers: int = 6  # of the pixel decoder
-    encoder_feedforward_dim: int = 1024
-    decoder_layers: int = 9
-    feedforward_dim: int = 2048
-    queries: int = 100
-    points: int = 12544  # of a mask at which its loss is taken, three quarters of them where it is least certain
     max_detections: int = 100  # best (query, class) pairs of a pass
     drop: QueryDropConfig = field(default_factory=QueryDropConfig)  # layer 0: the queries before the first layer
 
@@ -241,10 +234,7 @@ class Mask2FormerConfig(RetrainedDetectorConfig):
         return ("name", *(("drop.percentile",) if self.drop.enabled else ()))
 
     def __post_init__(self) -> None:
-        require(self.dim % 32 == 0 and self.dim % self.heads == 0, "dim", "a multiple of 32 and of heads", self.dim)
-        require(self.decoder_layers >= 1, "decoder_layers", "1 or more", self.decoder_layers)
-        require(self.queries >= 1, "queries", "1 or more", self.queries)
-        require(self.points >= 4, "points", "4 or more", self.points)
+        super().__post_init__()
         require(self.max_detections >= 1, "max_detections", "1 or more", self.max_detections)
         known = all(n <= self.decoder_layers for n in self.drop.layers)
         require(known, "drop.layers", f"0..{self.decoder_layers} (decoder_layers)", self.drop.layers)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 from safetensors.torch import save
-from torch import Tensor
 
-from weaksam.config import MilConfig, RetrainConfig, Weights
+from weaksam.config import MilConfig, RetrainConfig
 from weaksam.detectors.mil.base import WeakDetector
 from weaksam.detectors.mil.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
 from weaksam.detectors.retrained.base import RetrainedDetector
 from weaksam.errors import CheckpointError
-from weaksam.io.state_dicts import load_strictly, read_state_dict
-from weaksam.io.weights import PUBLISHED
+from weaksam.io.state_dicts import load_strictly
+from weaksam.networks.backbone_weights import start_from
 from weaksam.networks.pixels import PixelFormat
 from weaksam.networks.roi_backbones import pixel_format as pixel_format_of
 from weaksam.registry import load
@@ -36,8 +35,7 @@ def build_detector(config: MilConfig, num_classes: int) -> WeakDetector:
         CheckpointError: the weights are missing, of another network, or known to want another input than the backbone's.
     """
     detector = _implemented(config, num_classes)
-    if config.init:
-        detector.body.init_from(*_backbone_weights(config.init, config.backbone))
+    start_from(detector.body, config.init, config.backbone)
     return detector
 
 
@@ -49,8 +47,7 @@ def build_retrained(config: RetrainConfig, num_classes: int) -> RetrainedDetecto
         CheckpointError: the weights are missing, of another network, or of a detector, which has seen true boxes.
     """
     detector = _implemented_retrained(config, num_classes)
-    if config.init:
-        detector.backbone.init_from(*_backbone_weights(config.init, config.backbone))
+    start_from(detector.backbone, config.init, config.backbone)
     return detector
 
 
@@ -139,18 +136,6 @@ def _implemented(config: MilConfig, num_classes: int) -> WeakDetector:
 def _implemented_retrained(config: RetrainConfig, num_classes: int) -> RetrainedDetector:
     detector: RetrainedDetector = load(config.detector.implementation)(config, num_classes)
     return detector
-
-
-def _backbone_weights(init: Weights, backbone: str) -> tuple[Mapping[str, Tensor], str]:
-    """Return the weights that a backbone starts from, and what messages call them."""
-    file = init.fetch()
-    known = next((name for name, p in PUBLISHED.items() if file.sha256.startswith(p.sha256)), backbone)
-    if known != backbone:
-        raise CheckpointError(
-            f"init: expected weights of {backbone}, but by its checksum {init} is {known}; set backbone to what the weights "
-            "are of"
-        )
-    return read_state_dict(file.path).tensors, f"init: {init} as {backbone}"
 
 
 def _read(file: BinaryIO, config: MilConfig | RetrainConfig) -> tuple[Checkpoint, str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from weaksam.config import RetrainConfig, RetrainedDetectorConfig
 from weaksam.losses.history import LossHistory
+from weaksam.networks.parameter_groups import parameter_groups
 from weaksam.networks.pyramids import Pyramid, build_pyramid
 
 
@@ -87,10 +88,4 @@ class RetrainedDetector(nn.Module, ABC):
 
     def parameter_groups(self, config: RetrainConfig) -> list[dict[str, Any]]:
         """Group what learns for an optimiser: the backbone at ``backbone_lr_factor`` times ``lr``, all else at ``lr``."""
-        of_backbone = {id(parameter) for parameter in self.backbone.parameters()}
-        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in learning if id(p) not in of_backbone], "lr": config.lr},
-            {"params": [p for p in learning if id(p) in of_backbone], "lr": config.lr * config.backbone_lr_factor},
-        ]
-        return [{**group, "weight_decay": config.weight_decay} for group in groups if group["params"]]
+        return parameter_groups(self, self.backbone, config)

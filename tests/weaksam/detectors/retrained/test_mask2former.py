@@ -16,11 +16,12 @@ from tests.weaksam.detectors.retrained.test_mask_rcnn import DISCS, HEIGHT, WIDT
 from weaksam.config import Mask2FormerConfig, QueryDropConfig
 from weaksam.detectors.loading import build_retrained
 from weaksam.detectors.retrained.base import Targets
-from weaksam.detectors.retrained.mask2former.criterion import Objects, Predictions
-from weaksam.detectors.retrained.mask2former.model import Mask2Former
+from weaksam.detectors.retrained.mask2former import Mask2Former
 from weaksam.detectors.retrained.mask_targets import map_masks, mask_grids
+from weaksam.losses.mask_queries import Objects
 from weaksam.masks import paste_masks
 from weaksam.masks_np import decode_rle, encode_rle
+from weaksam.networks.mask_queries import Predictions
 
 CELLS = Mask2FormerConfig.mask_cells
 NONE = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, CELLS, CELLS, dtype=torch.uint8))

@@ -4,7 +4,7 @@
                     +-> queries look at one map after the other, each only where its mask of the layer before is
                         -> a class, and a vector whose products with the pixels' features are its mask
 
-Pixel decoder, transformer and losses are transformers', on a backbone of our own that starts from a classifier's weights. What
+The network is ``networks/mask_queries``, its losses are ``losses/mask_queries``. What
 lies right of and below a view is taken for a part of it, as published: there is nothing to find. Masks to learn from are shares
 of the cells of stride 4, where the published ones are pixels: an object thinner than a cell never fills one.
 """
@@ -15,26 +15,18 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import roi_align
-from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig as Architecture
-from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerPixelDecoder,
-    Mask2FormerPreTrainedModel,
-    Mask2FormerTransformerModule,
-)
 
 from weaksam.config import Mask2FormerConfig, RetrainConfig
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets, TrainingLosses, ViewDetections
-from weaksam.detectors.retrained.mask2former.criterion import Criterion, Objects, Predictions
 from weaksam.detectors.retrained.mask_targets import map_masks
 from weaksam.losses.history import history_of
+from weaksam.losses.mask_queries import Criterion, Objects
 from weaksam.masks import masks_to_boxes
-from weaksam.networks.pyramids import Pyramid
+from weaksam.networks.mask_queries import NORMS, STRIDES, CoarserMaps, Head, Predictions, architecture_of
+from weaksam.networks.parameter_groups import parameter_groups
 from weaksam.pseudo_labels.thresholds import percentile_of_knee
-
-STRIDES = (4, 8, 16, 32)  # pixels per cell of the maps that the pixel decoder reads; masks have the first
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.Embedding)  # whose weights do not decay (published)
 
 
 class Mask2Former(RetrainedDetector):
@@ -44,24 +36,11 @@ class Mask2Former(RetrainedDetector):
 
     def __init__(self, config: RetrainConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        own = self.options
-        architecture = Architecture(
-            num_labels=num_classes,
-            feature_size=own.dim,
-            mask_feature_size=own.dim,
-            hidden_dim=own.dim,
-            num_attention_heads=own.heads,
-            encoder_layers=own.encoder_layers,
-            encoder_feedforward_dim=own.encoder_feedforward_dim,
-            decoder_layers=own.decoder_layers + 1,  # transformers counts the prediction before the first
-            dim_feedforward=own.feedforward_dim,
-            num_queries=own.queries,
-            train_num_points=own.points,
-        )
+        architecture = architecture_of(self.options, num_classes)
         self.coarser = CoarserMaps(self.backbone)
         self.head = Head(architecture, self.coarser.channels)
         self.criterion = Criterion(architecture)
-        self.loss_history = history_of(own.drop, {"percentile": (percentile_of_knee, 100.0)})
+        self.loss_history = history_of(self.options.drop, {"percentile": (percentile_of_knee, 100.0)})
 
     def training_losses(
         self,
@@ -76,7 +55,7 @@ class Mask2Former(RetrainedDetector):
         with torch.autocast(images.device.type, enabled=False):
             layers = [Predictions(*(logits.float() for logits in layer)) for layer in layers]
             objects = [_objects(own, shape_hw) for own in targets]
-            return self.criterion.losses(layers, objects, self.options.drop, step, self.loss_history)
+            return TrainingLosses(*self.criterion.losses(layers, objects, self.options.drop, step, self.loss_history))
 
     @torch.no_grad()
     def predict(self, images: Tensor, sizes_hw: Tensor) -> list[ViewDetections]:
@@ -103,13 +82,7 @@ class Mask2Former(RetrainedDetector):
 
     def parameter_groups(self, config: RetrainConfig) -> list[dict[str, Any]]:
         """See ``RetrainedDetector``; weights of normalisations and embeddings do not decay."""
-        still = {id(weight) for module in self.modules() if isinstance(module, NORMS) for weight in module.parameters()}
-        groups = []
-        for group in super().parameter_groups(config):
-            for decay, kept in ((config.weight_decay, False), (0.0, True)):
-                params = [weight for weight in group["params"] if (id(weight) in still) == kept]
-                groups.append({**group, "params": params, "weight_decay": decay})
-        return [group for group in groups if group["params"]]
+        return parameter_groups(self, self.backbone, config, still=NORMS)
 
     def _best(self, scores: Tensor, mask_logits: Tensor, size_hw: Tensor, padded_hw: tuple[int, int]) -> ViewDetections:
         """Take the best pairs of a query and a class: scores ``[Q, C]``, masks ``[Q, h, w]``, which are drawn one at a time."""
@@ -153,43 +126,3 @@ class Mask(NamedTuple):
     box_xyxy: Tensor  # float32 [4], pixels of the view, around its pixels
     certainty: float  # mean over its pixels
     cells: Tensor  # float32 [m, m] in [0, 1], on a grid of its box
-
-
-class CoarserMaps(nn.Module):
-    """Adds the maps of strides 16 and 32 that a backbone lacks, each by a convolution of stride 2."""
-
-    def __init__(self, backbone: Pyramid) -> None:
-        super().__init__()
-        self.channels = list(backbone.channels)
-        self.layers = nn.ModuleList()
-        for _ in range(len(STRIDES) - len(backbone.strides)):
-            self.layers.append(nn.Sequential(nn.Conv2d(self.channels[-1], self.channels[-1], 3, 2, 1), nn.ReLU()))
-            self.channels.append(self.channels[-1])
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of a backbone ``[B, channels, h, w]`` -> those of ``STRIDES``."""
-        maps = list(maps)
-        for layer in self.layers:
-            maps.append(layer(maps[-1]))
-        return maps
-
-
-class Head(Mask2FormerPreTrainedModel):  # type: ignore[misc]
-    """Pixel decoder and transformer, with transformers' names and first weights."""
-
-    def __init__(self, architecture: Architecture, channels: list[int]) -> None:
-        super().__init__(architecture)
-        self.pixel_decoder = Mask2FormerPixelDecoder(architecture, channels)
-        self.transformer_module = Mask2FormerTransformerModule(architecture.feature_size, architecture)
-        self.class_predictor = nn.Linear(architecture.hidden_dim, architecture.num_labels + 1)
-        self.post_init()
-
-    def forward(self, maps: list[Tensor]) -> list[Predictions]:
-        """Maps ``[B, channels, h, w]`` of ``STRIDES`` -> what each layer predicts."""
-        with torch.autocast(maps[0].device.type, enabled=False):  # as published
-            pixels = self.pixel_decoder([of_stride.float() for of_stride in maps], return_dict=True)
-        layers = self.transformer_module(pixels.multi_scale_features, pixels.mask_features)
-        return [
-            Predictions(self.class_predictor(queries.transpose(0, 1)), masks)
-            for queries, masks in zip(layers.intermediate_hidden_states, layers.masks_queries_logits, strict=True)
-        ]
