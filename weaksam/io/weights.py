@@ -43,7 +43,8 @@ class Published:
 
 # The digits in SAM's file names are the first of their MD5; SHA-256 and sizes are those that downstream projects check
 # the files with (micro-sam among others). The eight digits of DeiT's and torchvision's are the SHA-256 prefixes by which
-# torch.hub checks them; torchvision's are called as ``MilConfig.backbone`` calls them.
+# torch.hub checks them, and mmsegmentation names its files by such, too. Backbones are called as ``MilConfig.backbone`` and
+# ``SegmenterConfig.backbone`` call them.
 PUBLISHED: dict[str, Published] = {
     "vit_h": Published(
         uri="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth",
@@ -92,6 +93,19 @@ PUBLISHED: dict[str, Published] = {
         size_bytes=102_530_333,
         sha256="0676ba61",
         note="ResNet-50 on ImageNet: start of the weakly-supervised detectors (init)",
+    ),
+    "swin_tiny": Published(
+        uri="https://download.pytorch.org/models/swin_t-704ceda3.pth",
+        size_bytes=None,
+        sha256="704ceda3",
+        note="Swin-T on ImageNet-1k: start of segmenters (init)",
+    ),
+    "swin_large": Published(
+        uri="https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/swin/"
+        "swin_large_patch4_window12_384_22k_20220412-6580f57d.pth",
+        size_bytes=None,
+        sha256="6580f57d",
+        note="Swin-L on ImageNet-22k, as mmsegmentation publishes it: start of FMA-WSSS's Mask2Former (init)",
     ),
 }
 

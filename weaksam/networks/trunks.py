@@ -7,8 +7,8 @@ are one choice:
     resnet50.torchvision  normalised RGB   stem and four stages; batch norms are frozen
     small                 normalised RGB   the small CNN stem in three stages, for drawings of 128 pixels; batch norms at rest
 
-Weights come from an image classifier. A detector that was trained on true boxes would carry full supervision into a weakly
-supervised one, so that its state dict is refused.
+Weights come from an image classifier. A detector or segmenter that was trained on true boxes or masks would carry full
+supervision into a weakly supervised one, so that its state dict is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ SMALL_STEM_DIM = 128
 # Each stage of the small stem begins with a strided convolution, and the first two end at stride 4.
 SMALL_STAGES = (0, 6, 12, 24)
 
-# Parts of names in state dicts of detectors: torchvision, detectron2, mmdetection, DETR and its kin.
+# Parts of names in state dicts of detectors and segmenters: torchvision, detectron2, mmdetection, mmsegmentation, DETR and its
+# kin, Mask2Former as its authors and as transformers publish it.
 _OF_DETECTORS = (
     "rpn.",
     "rpn_head.",
@@ -43,6 +44,14 @@ _OF_DETECTORS = (
     "bbox_embed.",
     "class_embed.",
     "transformer.",
+    "decode_head.",
+    "auxiliary_head.",
+    "mask_head.",
+    "panoptic_head.",
+    "sem_seg_head.",
+    "pixel_level_module.",
+    "transformer_module.",
+    "class_predictor.",
 )
 
 
@@ -76,13 +85,13 @@ class Trunk(nn.Module, ABC):
             where: the file, for messages.
 
         Raises:
-            CheckpointError: it is a detector's, or keys or shapes do not fit, naming them.
+            CheckpointError: it is a detector's or segmenter's, or keys or shapes do not fit, naming them.
         """
         marks = sorted({part for key in state for part in _OF_DETECTORS if f".{part}" in f".{key}"})
         if marks:
             raise CheckpointError(
-                f"{where}: expected weights of an image classifier, got those of a detector (keys with {', '.join(marks)}); a "
-                "detector trained on boxes would leak full supervision into a weakly-supervised one"
+                f"{where}: expected weights of an image classifier, got those of a detector or segmenter (keys with "
+                f"{', '.join(marks)}); one trained on boxes or masks would leak full supervision into a weakly-supervised one"
             )
         self._load_classifier(state, where)
 

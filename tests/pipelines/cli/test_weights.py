@@ -19,7 +19,8 @@ def test_published_weights_are_listed_and_show_up_once_pulled(tmp_path: Path, mo
     monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path))
     assert [row.name for row in list_weights()] == [
         "builtin:sam", "builtin:stem", "builtin:efficientnet_lite0", "builtin:efficientnet_lite2",
-        "vit_h", "vit_l", "vit_b", "vit_t", "clip_vit_b_16", "deit_small", "vgg16.torchvision", "resnet50.torchvision"
+        "vit_h", "vit_l", "vit_b", "vit_t", "clip_vit_b_16", "deit_small", "vgg16.torchvision", "resnet50.torchvision",
+            "swin_tiny", "swin_large",
     ]  # fmt: skip
     assert all((row.path is None) is not row.name.startswith("builtin:") for row in list_weights())
     assert all(row.sha256 == file_sha256(row.path) for row in list_weights() if row.path)

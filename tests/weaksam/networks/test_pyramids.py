@@ -9,8 +9,10 @@ from weaksam.networks.pyramids import PYRAMIDS, build_pyramid, pixel_format
 from weaksam.networks.roi_backbones import SmallRoiBackbone
 from weaksam.networks.small_stem import load_builtin_classifier
 
+LARGE = {"swin_large": pytest.mark.slow}
 
-@pytest.mark.parametrize("name", PYRAMIDS)
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LARGE.get(name, ())) for name in PYRAMIDS])
 def test_maps_have_the_promised_strides_and_channels(name):
     backbone = build_pyramid(name).eval()
     with torch.no_grad():
