@@ -1,25 +1,21 @@
 """The boxes of a proposals table by image: read file by file to measure them, or looked up to train and detect on.
 
-Many processes of a node look up the same boxes: loaders of a training, actors of ``detect``. They share one Arrow file on the
-node's disk, which holds the ids and the boxes of the wanted sources and is mapped into memory: its pages are the operating
-system's, whichever process has read them first.
+Many processes of a node look up the same boxes: loaders of a training, actors of ``detect``. They share one file on the node's
+disk (``node_files``), which holds the ids and the boxes of the wanted sources.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import logging
 import mmap
 import os
 import posixpath
 import tempfile
-import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -27,15 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.products.node_files import on_this_node
 from pipelines.store.tables import Rows
 from weaksam.errors import RunError
-from weaksam.io.node_cache import OF_THIS_DISK, cache_folder, ensure, trim, usual_folder
 from weaksam.masks_np import Rle
 
-logger = logging.getLogger(__name__)
-
-_LIMIT_BYTES = 32 * 2**30  # of the files of this node; 118,287 images of 200 boxes are 380 MB
-_IN_USE_S = 3_600.0  # files used within it stay, for a process that is about to open one
 _COLUMNS = ("image_id", "split", "size_hw", "boxes_xyxy", "source", "prompt_points_xy", "prompt_source", "prompt_kind")
 
 
@@ -165,46 +157,13 @@ def boxes_by_image(tables: Sequence[Rows], sources: Sequence[str] = ()) -> Mappi
 
 def _on_this_node(table: Rows, sources: Sequence[str]) -> pa.RecordBatch:
     """Return what the node's file holds: columns ``image_id``, sorted, and ``boxes_xyxy``."""
-    name = f"{_digest([table.folder, table.set, *sources])}-{_digest(table.stamps())}.arrow"
-    try:
-        path = cache_folder("proposals") / name
-        try:
-            return _mapped(path, table, sources)
-        except pa.ArrowException as error:
-            logger.warning("%s: damaged (%s); made again now", path, error)
-            path.unlink(missing_ok=True)
-            return _mapped(path, table, sources)
-    except OSError as error:
-        if error.errno not in OF_THIS_DISK:
-            raise
-        logger.warning(
-            "%s: cannot keep the boxes of %s here (%s), so that each process holds them in its own memory; free some space, or "
-            "set WEAKSAM_CACHE to a folder on another disk",
-            error.filename or usual_folder("proposals"),
-            table.folder,
-            error.strerror,
-        )
-        corners = io.BytesIO()
-        lookup = _gather(table, sources, corners)
-        return _batch(lookup, pa.py_buffer(corners.getbuffer()))
-
-
-def _mapped(path: Path, table: Rows, sources: Sequence[str]) -> pa.RecordBatch:
-    if ensure(path, lambda file: _write(table, sources, file)):
-        _remove_others(path)
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-
-
-def _digest(of: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(of).encode()).hexdigest()[:16]
-
-
-def _remove_others(path: Path) -> None:
-    """Remove files of what the table was before, and then those that were used least recently, if there are too many."""
-    for other in path.parent.glob(f"{path.name.partition('-')[0]}-*"):
-        if other != path:
-            other.unlink(missing_ok=True)  # who has it mapped keeps it
-    trim(path.parent, _LIMIT_BYTES, spare_used_after=time.time() - _IN_USE_S)
+    write = partial(_write, table, sources)
+    reader = on_this_node(table, write, kind="proposals", what="boxes", choice=sources)
+    if reader is not None:
+        return reader.get_batch(0)
+    corners = io.BytesIO()
+    lookup = _gather(table, sources, corners)
+    return _batch(lookup, pa.py_buffer(corners.getbuffer()))
 
 
 def _write(table: Rows, sources: Sequence[str], file: IO[bytes]) -> None:
