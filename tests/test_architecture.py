@@ -239,8 +239,10 @@ def test_naming_the_members_of_families_imports_none_of_them() -> None:
     loaded = run_python("""
 import sys
 import weaksam.clues, weaksam.datasets, weaksam.detectors.mil, weaksam.detectors.retrained, weaksam.sam
+import weaksam.segmentation.segmenters
 members = [weaksam.clues.CLUES, weaksam.datasets.DATASETS, weaksam.sam.SAMS]
 members += [weaksam.detectors.mil.MIL_DETECTORS, weaksam.detectors.retrained.RETRAINED]
+members += [weaksam.segmentation.segmenters.SEGMENTERS]
 assert all(list(family) for family in members)
 print(sorted({"torch", "segment_anything", "weaksam.datasets.voc"} & set(sys.modules)))
 """)

@@ -40,6 +40,13 @@ from weaksam.config.retrain import (
 )
 from weaksam.config.sam import SamConfig
 from weaksam.config.segment import SegmentConfig
+from weaksam.config.segmenter import (
+    DeepLabConfig,
+    Mask2FormerSegmenterConfig,
+    PredictMapsConfig,
+    SegmenterConfig,
+    SegmenterNetworkConfig,
+)
 from weaksam.config.selective_search import SelectiveSearchConfig
 from weaksam.config.weights import Weights, WeightsConfig
 
@@ -51,6 +58,7 @@ __all__ = [
     "ClueSourceConfig",
     "CluesConfig",
     "DataConfig",
+    "DeepLabConfig",
     "DetectConfig",
     "DinoConfig",
     "DropBlockConfig",
@@ -58,6 +66,7 @@ __all__ = [
     "FasterRcnnConfig",
     "LiteCamConfig",
     "Mask2FormerConfig",
+    "Mask2FormerSegmenterConfig",
     "MaskQueriesConfig",
     "MaskRcnnConfig",
     "Member",
@@ -67,6 +76,7 @@ __all__ = [
     "NoCluesConfig",
     "OicrConfig",
     "PeaksConfig",
+    "PredictMapsConfig",
     "PromptsConfig",
     "ProposalsConfig",
     "PseudoLabelsConfig",
@@ -78,6 +88,8 @@ __all__ = [
     "RoiDropConfig",
     "SamConfig",
     "SegmentConfig",
+    "SegmenterConfig",
+    "SegmenterNetworkConfig",
     "SelectiveSearchConfig",
     "ShapesConfig",
     "WeakTrConfig",

@@ -1,1 +1,1 @@
-"""Semantic segmentation from image labels: superpixels of SAM's masks, and seeds that they make of activation maps."""
+"""Semantic segmentation from image labels: superpixels, seeds that they make of activation maps, and segmenters."""

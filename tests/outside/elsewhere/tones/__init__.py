@@ -1,0 +1,1 @@
+"""A segmenter: a folder, so that recipes are read without torch."""
