@@ -27,6 +27,8 @@ STAGES: Registry[Stage[Any]] = Registry(
         "label": "pipelines.stages.label:STAGE",
         "segment": "pipelines.stages.segment:STAGE",
         "retrain": "pipelines.stages.retrain.stage:STAGE",
+        "train-segmenter": "pipelines.stages.train_segmenter.stage:STAGE",
+        "predict-maps": "pipelines.stages.predict_maps:STAGE",
         "evaluate": "pipelines.evaluate.stage:STAGE",
         "analyse": "pipelines.analyse.stage:STAGE",
         "report": "pipelines.report.stage:STAGE",

@@ -14,10 +14,12 @@ from weaksam.config import (
     ClassifierConfig,
     DetectConfig,
     MilConfig,
+    PredictMapsConfig,
     PseudoLabelsConfig,
     RetrainConfig,
     RetrainedDetectConfig,
     SegmentConfig,
+    SegmenterConfig,
     require,
 )
 from weaksam.config.choices import Name
@@ -197,6 +199,20 @@ class RetrainStageConfig(TrainingConfig, RetrainConfig):
     """
 
     learn_from: Input = reads("label", *_HOLD_PSEUDO_LABELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSegmenterConfig(TrainingConfig, SegmenterConfig):
+    """A segmenter trained on label maps, and on which."""
+
+    learn_from: Input = reads("seeds", *_HOLD_LABEL_MAPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictMapsStageConfig(PredictMapsConfig):
+    """How a segmenter is run over images, and which."""
+
+    model: Input = reads("train-segmenter", "train-segmenter")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ from pipelines.recipe.config import (
     ImportConfig,
     ImportMasksConfig,
     LabelConfig,
+    PredictMapsStageConfig,
     ProposeConfig,
     ReportConfig,
     ResourcesConfig,
@@ -48,6 +49,7 @@ from pipelines.recipe.config import (
     SegmentStageConfig,
     TrainClassifierConfig,
     TrainMilConfig,
+    TrainSegmenterConfig,
     TrueBoxesConfig,
 )
 from pipelines.recipe.explain import explain
@@ -75,6 +77,7 @@ _SECTIONS = {
     "true-boxes": "true_boxes",
     "train-classifier": "classifier",
     "train-mil": "mil",
+    "train-segmenter": "segmenter",
     "label": "pseudo_labels",
 }
 
@@ -105,6 +108,8 @@ class Recipe(BaseModel):
     pseudo_labels: LabelConfig = Field(default_factory=LabelConfig)
     segment: SegmentStageConfig = Field(default_factory=SegmentStageConfig)
     retrain: RetrainStageConfig = Field(default_factory=RetrainStageConfig)
+    segmenter: TrainSegmenterConfig = Field(default_factory=TrainSegmenterConfig)
+    predict_maps: PredictMapsStageConfig = Field(default_factory=PredictMapsStageConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     analyse: AnalyseConfig = Field(default_factory=AnalyseConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
@@ -201,7 +206,17 @@ _PARTS = {
     "clues": ("train-classifier", "propose"),
     **dict.fromkeys(("prompts", "proposals", "selective_search"), ("propose",)),
     "sam": ("propose", "segment"),
-    "resources": ("train-classifier", "propose", "train-mil", "detect", "segment", "retrain", "analyse"),
+    "resources": (
+        "train-classifier",
+        "propose",
+        "train-mil",
+        "detect",
+        "segment",
+        "retrain",
+        "train-segmenter",
+        "predict-maps",
+        "analyse",
+    ),
 }
 
 

@@ -22,7 +22,6 @@ from pipelines.store.dropped import write_dropped
 from pipelines.store.proof import Proof
 from pipelines.training.images import told
 from pipelines.training.trained import Steps, TrainingFacts, checkpoints_uri
-from weaksam.config import MilConfig, RetrainConfig
 from weaksam.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,10 +118,30 @@ def _facts(result: TrainingResult, proof: Proof, left_out: Mapping[str, int]) ->
     )
 
 
-def describe(config: MilConfig | RetrainConfig) -> str:
-    """Say in a line what a detector's training would do, for ``--dry-run``."""
+class Length(Protocol):
+    """How long a network is trained, and on which backbone."""
+
+    @property
+    def backbone(self) -> str:
+        """Its name."""
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser; 0 where epochs decide."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the images."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a step."""
+
+
+def describe(network: str, config: Length) -> str:
+    """Say in a line what the training of a network would do, for ``--dry-run``."""
     length = f"{config.steps:,} steps" if config.steps else f"{config.epochs} epochs"
-    return f"{config.detector.name} on {config.backbone}, {length} in batches of {config.batch_size}"
+    return f"{network} on {config.backbone}, {length} in batches of {config.batch_size}"
 
 
 def choose_resources(

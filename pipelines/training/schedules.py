@@ -1,4 +1,4 @@
-"""Learning rates as functions of the position in a training: step schedules with a linear warm-up."""
+"""Learning rates as functions of the position in a training: steps or a polynomial, after a linear warm-up."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ def milestones_passed(at: Position, milestones: Sequence[float], length: int) ->
 def warmed_up(step: int, warmup_steps: int, first: float) -> float:
     """Return the factor of a linear warm-up from ``first`` at step 0 to 1 at ``warmup_steps``."""
     return min(1.0, first + (1 - first) * step / warmup_steps) if warmup_steps else 1.0
+
+
+def poly(at: Position, power: float) -> float:
+    """Return the factor that falls from 1 at the first step towards 0: the share of the training that is left, to a power."""
+    left: float = (1 - at.step / at.steps) ** power
+    return left

@@ -15,14 +15,12 @@ from pipelines.recipe.model import Recipe, load_recipe, verb_of
 from pipelines.registry import STAGES, product_of
 from pipelines.store.instances import Instance
 
-MORE = ["instances={import.ss: {file: ss.mat}, import-masks.cam: {file: masks.json}, true-boxes.truth: {noise: 0.5}}"]
-OF_VERB = {
-    "import": "import.ss",
-    "import-masks": "import-masks.cam",
-    "true-boxes": "true-boxes.truth",
-    "true-masks": "true-masks",
-    "segment": "segment",
-}
+MORE = [
+    "instances={import.ss: {file: ss.mat}, import-masks.cam: {file: masks.json}, true-boxes.truth: {noise: 0.5}, seeds: {}, "
+    "train-segmenter: {}}"
+]
+OF_VERB = {"import": "import.ss", "import-masks": "import-masks.cam", "true-boxes": "true-boxes.truth"}
+OF_VERB |= {verb: verb for verb in ("true-masks", "segment", "train-segmenter", "predict-maps")}  # not listed by the recipe
 
 
 def recipe_with(*settings: str) -> Recipe:

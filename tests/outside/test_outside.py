@@ -121,6 +121,7 @@ retrain:
   max_side: 64
   freeze_stages: 0
   test: {scales: [64], max_side: 64, score_threshold: 0.0}
+segmenter: {network: {name: tones, contrast: 2.0}, side: 64}
 resources: {here: true, cpus: 1}
 """
 
@@ -137,6 +138,8 @@ def test_models_of_another_package_from_clues_to_a_retrained_detector(installed:
     assert "images 4 · detections 4" in boxes
     # The box in the middle, a quarter of the sides of 64 pixels: 24 to 40.
     assert '"bbox": [24.0, 24.0, 16.0, 16.0]' in (tmp_path / "boxes.json").read_text()
+    given = ("--set", f"segmenter.weights={tmp_path / 'recipe.yaml'}", "--dry-run")  # of which nothing is loaded
+    assert "tones on small, 64 pixels" in weaksam(installed, "predict-maps", tmp_path / "run", *given)
     untrained = ("propose", tmp_path / "run", "--set", "clues.source=glow", "--dry-run")
     assert "train-classifier" not in weaksam(installed, *untrained)
 

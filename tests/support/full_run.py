@@ -63,7 +63,10 @@ MEASURED = {  # by instance, what it leaves behind
     "analyse.similarity": SIMILARITY,
     "analyse.noise": NOISE,
 }
-FULL_RUN = ("index", "propose", "train-mil", "detect.mil", "label", "segment", "evaluate.proposals", *MEASURED)
+FULL_RUN = (
+    "index", "propose", "train-mil", "detect.mil", "label", "segment", "train-segmenter", "predict-maps", "evaluate.proposals",
+    *MEASURED,
+)  # fmt: skip
 
 
 def write_full_run(run_uri: str) -> ShownRun:
@@ -74,6 +77,7 @@ def write_full_run(run_uri: str) -> ShownRun:
     write_masks(run_uri, dataset)
     write_seeds(run_uri, "seeds", shifted(dataset, "train", 5), dataset.class_names)
     write_maps(run_uri, "predict-maps", shifted(dataset, "train", 2), dataset.class_names)
+    write_segmenter(run_uri)
     job = job_for(drawn_recipe(), run_uri, "evaluate.proposals", ("propose",))
     job.instance.finish(work(job))
     for name, content in MEASURED.items():
@@ -129,6 +133,14 @@ def write_masks(run_uri: str, dataset: Shapes) -> None:
         )  # fmt: skip
     instance.table(with_class_names(PSEUDO_MASKS_TABLE, dataset.class_names)).write_rows(rows, "part-0")
     instance.finish({"text": f"images {len(rows)}", "supervision": "image-labels"})
+
+
+def write_segmenter(run_uri: str) -> None:
+    """Write a finished training of a segmenter."""
+    training = instance_of(run_uri, "train-segmenter")
+    training.begin({})
+    write_scalars(training.file("checkpoints", "k"), [row_of_scalars(n, steps=10, pixels=1 / n) for n in range(1, 11)])
+    training.finish({"text": "steps planned 10 = done 10", "seconds": 4.0})
 
 
 def write_detector(run_uri, dataset, *, class_names=None, empty=False):

@@ -97,7 +97,7 @@ class RetrainStage(Stage[RetrainOptions]):
 
     def describe(self, options: RetrainOptions) -> str:
         """Return how long the training would be."""
-        return describe(options.retrain)
+        return describe(options.retrain.detector.name, options.retrain)
 
     def run(self, job: Job[RetrainOptions]) -> RetrainFacts:
         """Train, and write the detector."""

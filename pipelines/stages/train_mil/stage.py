@@ -83,7 +83,7 @@ class TrainMilStage(Stage[TrainMilOptions]):
 
     def describe(self, options: TrainMilOptions) -> str:
         """Return how long the training would be."""
-        return describe(options.mil)
+        return describe(options.mil.detector.name, options.mil)
 
     def run(self, job: Job[TrainMilOptions]) -> TrainingFacts:
         """Train, and write the detector."""

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pipelines.recipe.model import load_recipe
-from pipelines.training.schedules import milestones_passed
+from pipelines.training.schedules import milestones_passed, poly
 from pipelines.training.task import Position
 from weaksam.config import MilConfig, RetrainConfig
 from weaksam.errors import ConfigError
@@ -96,3 +96,10 @@ def test_another_length_of_a_published_recipe_wants_other_milestones() -> None:
         load_recipe("voc07", ["mil.steps=3000"])
     recipe, _ = load_recipe("voc07", ["mil.steps=3000", "mil.milestones=[0.667, 0.89]"])
     assert recipe.mil.steps == 3000
+
+
+@pytest.mark.parametrize(
+    ("step", "power", "factor"), [(0, 0.9, 1), (5, 1, 0.5), (5, 2, 0.25), (9, 0.9, 0.1**0.9), (9, 0, 1)]
+)
+def test_a_polynomial_falls_from_1_towards_0(step: int, power: float, factor: float) -> None:
+    assert poly(Position(step, 10, 0.0), power) == pytest.approx(factor)

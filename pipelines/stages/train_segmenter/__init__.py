@@ -1,0 +1,1 @@
+"""Segmenters trained on label maps."""
