@@ -1,4 +1,4 @@
-"""``weaksam predict``: boxes for new pictures."""
+"""``weaksam predict``: boxes, masks or label maps for new pictures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from pipelines.cli import terminal
 from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import Request, RetryOption, RunArgument, WaitOption, spread
 from pipelines.engine.stage import Options
-from pipelines.predict import FORMATS, predictor_of, require_own_folder, write_predictions
+from pipelines.predict.boxes import FORMATS, write_boxes
+from pipelines.predict.label_maps import write_label_maps
+from pipelines.predict.predictor import predictor_of, require_own_folder
+from pipelines.products.label_maps import LabelMapTable
 from pipelines.recipe.keys import INDEX
 from pipelines.recipe.yaml_text import render
+from pipelines.registry import stage_of
 from pipelines.runner import Run
 from pipelines.store.explain import in_the_way
 from pipelines.store.files import write_bytes
@@ -43,7 +47,7 @@ class PredictRequest(Request):
         typer.Option(
             "--of",
             metavar="INSTANCE",
-            help="Whose detector: detect.NAME; default: the last that the run's recipe lists.",
+            help="Whose detector or segmenter: detect.NAME or predict-maps; default: the last that the run's recipe lists.",
         ),
     ] = ""
     pictures: Annotated[
@@ -69,6 +73,9 @@ def predict(request: PredictRequest) -> None:
     The pictures need no labels; what a data set says of them is not read. OUT is a run folder like any other: the same command
     continues after it was stopped, and looks at new pictures only when there are more. In it are the annotations, `pictures/`
     with the boxes drawn, and `_dropped/` rows of pictures that cannot be read.
+
+    Of a run that ends in a segmenter (`predict-maps`), they are `label_maps/`, PNGs whose pixels are class numbers, and
+    `pictures/` with the maps drawn over; --as and --score do not matter.
 
     Examples:
 
@@ -100,7 +107,11 @@ def predict(request: PredictRequest) -> None:
     if request.dry_run:
         return
     made = run.instance(INDEX), run.instance(name)
-    for line in write_predictions(*made, request.to, least_score=request.score, pictures=request.pictures):
+    if issubclass(stage_of(name).product, LabelMapTable):
+        lines = write_label_maps(*made, pictures=request.pictures)
+    else:
+        lines = write_boxes(*made, request.to, least_score=request.score, pictures=request.pictures)
+    for line in lines:
         voice.say(line)
     for stage, manifest in manifests.items():
         if too_many := too_many_dropped(run.instance(stage), manifest, request.max_dropped):

@@ -64,7 +64,7 @@ def mask_pngs(image: LabelledImage) -> tuple[bytes, bytes]:
         if rle is not None:
             mask = decode_rle(rle)
             objects[mask], of_class[mask] = n + 1, int(classes[n]) + 1
-    return _png(objects), _png(of_class)
+    return palette_png(objects), palette_png(of_class)
 
 
 def write_label_maps(content: SplitLabelMaps, target: Target) -> str:
@@ -191,7 +191,8 @@ def voc_palette() -> list[int]:
     return colours
 
 
-def _png(numbers: NDArray[np.uint8]) -> bytes:
+def palette_png(numbers: NDArray[np.uint8]) -> bytes:
+    """Return numbers ``[H, W]`` as the content of a PNG with VOC's palette."""
     picture = Image.frombytes("P", (numbers.shape[1], numbers.shape[0]), numbers.tobytes())
     picture.putpalette(voc_palette())
     file = io.BytesIO()

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from typer.testing import CliRunner, Result
 
 from pipelines.cli import app as cli
-from pipelines.predict import predictor_of
+from pipelines.predict.predictor import predictor_of
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.registry import product_of
 from pipelines.store.files import write_bytes
@@ -237,7 +237,7 @@ def test_what_cannot_be_is_told(taught: str, photos: Path, tmp_path: Path) -> No
     other = teach(str(tmp_path / "other"))
     assert "that of another run" in refused(taught, *data, "--out", other)
     assert "expected one of coco, coco-polygons, labelme, voc, yolo, got 'csv'" in refused(taught, *data, "--as", "csv")
-    assert "expected an instance of detect, got 'label'" in refused(taught, *data, "--of", "label")
+    assert "expected an instance of detect or predict-maps, got 'label'" in refused(taught, *data, "--of", "label")
     assert "did you mean detect.mil?" in refused(taught, *data, "--of", "detect.mill")
     assert "no recipe" in refused(tmp_path / "nowhere", *data)
     write_bytes(f"{other}/retrain/current", b"k2 whole\n")
@@ -257,7 +257,7 @@ def changed(taught: str, *lines: str) -> Recipe:
 
 def test_a_run_without_a_detector_and_one_whose_proposals_came_from_a_file_are_told(taught: str, photos: Path) -> None:
     changed(taught, "detect.mil, label, retrain, detect.final, detect.final-mirrored -> label")
-    assert "lists an instance of detect, its recipe has the stages index, train-classifier" in refused(
+    assert "lists an instance of detect or predict-maps, its recipe has the stages index, train-classifier" in refused(
         taught, "--data", photos
     )
     changed(taught, "mil: {init -> mil: {proposals: [import.ss], init")

@@ -1,0 +1,94 @@
+"""Label maps for new pictures: PNGs with VOC's palette, and pictures with the maps drawn over."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.exchange.file_names import safe_name
+from pipelines.exchange.files import begin_folder
+from pipelines.exchange.pictures import pictures_of
+from pipelines.exchange.voc_masks import palette_png, voc_palette
+from pipelines.predict.pictures import FOLDER, Drawn, draw_some, fitted
+from pipelines.products.index import Index
+from pipelines.products.label_maps import EncodedMaps, LabelMapTable
+from pipelines.store.files import write_bytes
+from pipelines.store.instances import Instance
+from weaksam.drawing import draw_captions, draw_masks
+from weaksam.io.files import join
+from weaksam.label_maps import BACKGROUND, IGNORED, decode_label_map
+
+_MAPS = "label_maps"  # folder of a run of predictions; one of each split lies in it
+_CLASSES = "classes.txt"  # in the folder of a split: the name of each number
+
+
+def write_label_maps(index: Instance, predicted: Instance, *, pictures: int) -> Iterator[str]:
+    """Write what was predicted beside the tables of its run, as PNGs and as pictures with the maps drawn over.
+
+    Args:
+        index: finished, of the run of predictions.
+        predicted: finished, of ``predict-maps``; what an earlier call wrote of it is replaced.
+        pictures: at most so many of a split are drawn, a sample that does not depend on their names; 0 = none.
+
+    Yields:
+        lines for people, of one split after the other.
+
+    Raises:
+        DataError: files of somebody else are in the way.
+    """
+    table = LabelMapTable(predicted)
+    maps, class_names = EncodedMaps(table.table), table.class_names
+    for split in Index(index).facts.splits:
+        of_split = pictures_of(index, split)
+        names, found = of_split.names, [image_id for image_id in of_split.names if image_id in maps]
+        out, files = join(index.run_uri, _MAPS, safe_name(split)), [_map_file(names[image_id]) for image_id in found]
+        begin_folder(out, [*files, _CLASSES], to=_MAPS, split=safe_name(split), overwrite=True)
+        write_bytes(
+            join(out, _CLASSES),
+            "".join(f"{n} {name}\n" for n, name in enumerate(("background", *class_names))).encode(),
+        )
+        for image_id, file in zip(found, files, strict=True):
+            write_bytes(join(out, file), palette_png(_decoded(maps, image_id)))
+        missing = f" ({len(names) - len(found):,} dropped)" if len(found) < len(names) else ""
+        yield f"{out}: images {len(found):,}{missing} · PNGs of class numbers, named in {_CLASSES}"
+        if pictures:
+            drawn = [
+                Drawn(
+                    image_id, names[image_id], partial(_with_map, of_split.uris[image_id], maps, image_id, class_names)
+                )
+                for image_id in found
+            ]
+            yield draw_some(drawn, join(index.run_uri, FOLDER), split, pictures, what="their label maps")
+
+
+def _map_file(name: str) -> str:
+    """Return what the label map of a picture is called: a PNG."""
+    return name if posixpath.splitext(name)[1].lower() == ".png" else f"{name}.png"
+
+
+def _decoded(maps: EncodedMaps, image_id: str) -> NDArray[np.uint8]:
+    return decode_label_map(maps[image_id], f"image {image_id}")
+
+
+def _with_map(uri: str, maps: EncodedMaps, image_id: str, class_names: Sequence[str]) -> Image.Image:
+    """Return a picture with its label map drawn over it in VOC's colours, each class named once."""
+    picture, scale = fitted(uri)
+    label_map = _decoded(maps, image_id)
+    numbers = [n for n in np.unique(label_map).tolist() if n not in (BACKGROUND, IGNORED)]
+    palette = voc_palette()
+    colours = [f"#{bytes(palette[3 * n : 3 * n + 3]).hex()}" for n in numbers]
+    picture = draw_masks(picture, (label_map == n for n in numbers), colours)
+    corners = np.array([_around(label_map == n) for n in numbers], np.float32).reshape(-1, 4)
+    captions = [class_names[n - 1] for n in numbers]
+    return draw_captions(picture, corners, captions, ["#ffffff"] * len(numbers), scale=scale)
+
+
+def _around(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Return the box around the pixels of a mask that has some, XYXY, right and bottom exclusive."""
+    y, x = np.nonzero(mask)
+    return int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1
