@@ -33,9 +33,8 @@ class Objects(NamedTuple):
 
     class_index: Tensor  # int64 [N]
     masks: Tensor  # float32 [N, h, w] in [0, 1], the share of each cell of the map
-    decided: Tensor | None = (
-        None  # float32 [h, w] in [0, 1], the share of each cell that teaches masks; None = all of each
-    )
+    # float32 [h, w] in [0, 1], the share of each cell that teaches masks; where it is 0 in all, classes are not taught either.
+    decided: Tensor | None = None  # None = all is decided
 
 
 class QueryLosses(NamedTuple):
@@ -169,7 +168,9 @@ def _sampled(maps: Tensor, points: Tensor, beside: str = "zeros") -> Tensor:
 
 
 def _without_undecided(mask_logits: Tensor, objects: list[Objects], value: float) -> Tensor:
-    """Return masks ``[B, Q, h, w]`` with a value, and no gradient, in the cells of which nothing is decided."""
+    """Return masks ``[B, Q, h, w]`` without gradient, with a value in the cells of which nothing is decided."""
+    if all(own.decided is None for own in objects):
+        return mask_logits.detach()
     rows = [
         logits if own.decided is None else logits.masked_fill(own.decided == 0, value)
         for logits, own in zip(mask_logits.detach(), objects, strict=True)

@@ -247,6 +247,21 @@ def test_weights_that_are_given_teach_another_segmenter(tmp_path: Path, weights:
     assert again.resolve("predict-maps.second").instance.manifest() == manifests["predict-maps.second"]
 
 
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_on_ray_the_maps_are_the_same(tmp_path: Path, weights: str) -> None:
+    maps = []
+    for name, more in (("here", ()), ("ray", ("resources.here=false", "resources.rows_per_task=2"))):
+        run = Run(self_training(weights, *more), str(tmp_path / name))
+        run.bring(["train-segmenter"], Options())
+        table = LabelMapTable(run.instance("predict-maps.first"))
+        maps.append({image.image_id: image.label_map for image in table.images()})
+    here, on_ray = maps
+    assert here.keys() == on_ray.keys()
+    assert np.mean([here[image_id] != on_ray[image_id] for image_id in here]) < 0.01  # threads may round otherwise
+
+
 def test_what_changes_a_map_makes_another_key_and_nothing_else_does(tmp_path: Path, weights: str) -> None:
     def key(*more: str, of: str = "predict-maps.first") -> str:
         return Run(self_training(weights, *more), str(tmp_path / "run")).instance(of).key
