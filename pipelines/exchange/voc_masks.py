@@ -82,7 +82,7 @@ def write_label_maps(content: SplitLabelMaps, target: Target) -> str:
     to_write = [*files.values(), listed]
     replaced = begin_folder(target.out, to_write, to="voc-label-maps", split=split, overwrite=target.overwrite)
     for image_id, label_map in content.maps():
-        write_bytes(join(target.out, files[image_id]), _png(label_map))
+        write_bytes(join(target.out, files[image_id]), palette_png(label_map))
     write_bytes(join(target.out, listed), "".join(f"{stem}\n" for stem in stems).encode())
     return f" · replaced {replaced:,} files of an earlier export" if replaced else ""
 

@@ -84,6 +84,7 @@ class SeedTable(LabelMapTable):
         for row in self.table.iter_rows(("split", "superpixels", "coverage", "fallback")):
             yield SeedOrigin(**row)
 
+
 class EncodedMaps(Mapping[str, bytes]):
     """Image id -> the PNG of its label map, in one file that all processes of the node share (``node_files``)."""
 

@@ -20,7 +20,9 @@ MORE = [
     "train-segmenter: {}}"
 ]
 OF_VERB = {"import": "import.ss", "import-masks": "import-masks.cam", "true-boxes": "true-boxes.truth"}
-OF_VERB |= {verb: verb for verb in ("true-masks", "segment", "train-segmenter", "predict-maps")}  # not listed by the recipe
+OF_VERB |= {
+    verb: verb for verb in ("true-masks", "segment", "train-segmenter", "predict-maps")
+}  # not listed by the recipe
 
 
 def recipe_with(*settings: str) -> Recipe:
