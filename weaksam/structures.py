@@ -36,6 +36,8 @@ WHOLE_IMAGE = "whole-image"  # of the one box of an image that has no other
 # What a table, a detector or a figure owes its boxes to: image-level labels, true boxes (``export --as pseudo-labels``) or true
 # masks (the stage ``true-masks``).
 IMAGE_LABELS, BOXES, MASKS = "image-labels", "boxes", "masks"
+# The levels of SAM's three masks for a prompt that may mean several things, by their numbers.
+SUBPART, PART, WHOLE = 0, 1, 2
 
 
 def in_table_order(sources: Iterable[str]) -> list[str]:
@@ -147,6 +149,39 @@ class Proposals:
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutomaticMasks:
+    """What SAM finds in one image where it is asked for everything; masks may overlap, and need not cover the image."""
+
+    size_hw: tuple[int, int]
+    mask_rle: Sequence[Rle]  # [N], each with at least one pixel
+    level: NDArray[np.int8]  # [N] SUBPART, PART or WHOLE
+    area: NDArray[np.int32]  # [N] pixels
+    boxes_xyxy: NDArray[np.float32]  # [N, 4], tight around the masks
+    predicted_iou: NDArray[np.float32]  # [N] SAM's own estimate; near [0, 1] but not bound to it
+    stability: NDArray[np.float32]  # [N] in [0, 1]
+    point_xy: NDArray[np.float32]  # [N, 2], the prompt
+    crop_xyxy: NDArray[np.float32]  # [N, 4], the part of the image that SAM saw
+
+    def __len__(self) -> int:
+        return len(self.mask_rle)
+
+    def take(self, index: Sequence[int]) -> AutomaticMasks:
+        """Return some of the masks, by their numbers, with all that is known of them."""
+        at = np.asarray(index, np.int64)
+        return AutomaticMasks(
+            size_hw=self.size_hw,
+            mask_rle=[self.mask_rle[n] for n in at],
+            level=self.level[at],
+            area=self.area[at],
+            boxes_xyxy=self.boxes_xyxy[at],
+            predicted_iou=self.predicted_iou[at],
+            stability=self.stability[at],
+            point_xy=self.point_xy[at],
+            crop_xyxy=self.crop_xyxy[at],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,92 +4,79 @@ These masks divide an image into regions without asking what they show, which su
 at; object proposals come from ``weaksam/proposals``, which adds prompts of its own and keeps boxes. The behaviour is that
 of segment-anything's ``SamAutomaticMaskGenerator`` with its defaults, on the encoder, decoder and measures of this package:
 
-1. Each point of a grid asks for SAM's three masks.
+1. Each point of a grid asks for SAM's three masks: of a subpart, a part and a whole. A mask keeps this level.
 2. Masks of a low predicted IoU and unstable ones are let go; of those whose boxes overlap, the best predicted one stays.
 3. If asked for, the same is done with overlapping crops of the image, layer by layer in more and smaller ones. Masks that
    a crop cuts off are let go, and where masks of several crops overlap, the one of the smaller crop stays.
+4. If asked for, small holes are filled and small islands dropped; of masks whose boxes overlap then, one that nothing was
+   done to stays.
 
-Two differences: boxes end one past their last pixel here, where the generator's end in it, so that a few decisions within
-a pixel of a threshold fall otherwise; and masks are as SAM made them, because small regions and holes are not removed.
+Boxes end one past their last pixel here, where the generator's end in it, so that a few decisions within a pixel of a
+threshold fall otherwise. Two options favour wholes in step 2, as superpixels want it (FMA method 5.1).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from segment_anything.modeling import Sam
+from segment_anything.utils.amg import remove_small_regions
 from torch import Tensor
 from torchvision.ops import nms
 
 from weaksam.boxes import area
 from weaksam.config import EverythingConfig
-from weaksam.masks_np import encode_rle
+from weaksam.masks import encode_rles
+from weaksam.masks_np import Rle, decode_rle, encode_rle, rle_area, rle_boxes
 from weaksam.sam.encode import EncodedImage, encode_image
-from weaksam.sam.measure import full_masks, measure_masks
-from weaksam.sam.prompt import Prompt, decode_prompts
+from weaksam.sam.measure import in_full_size, measure_masks
+from weaksam.sam.prompt import THREE_MASKS, Prompt, decode_prompts
+from weaksam.structures import WHOLE, AutomaticMasks
 
 EDGE_TOLERANCE = 20  # pixels from a crop's edge within which a mask counts as cut off (segment-anything)
 
 Crop = tuple[int, int, int, int]  # XYXY in pixels of the image, right and bottom exclusive
 
 
-@dataclass(frozen=True, kw_only=True)
-class AutomaticMask:
-    """One mask that was found, and what is known of it; coordinates are pixels of the whole image."""
-
-    mask: NDArray[np.bool_]  # [H, W], with at least one pixel
-    box_xyxy: NDArray[np.float32]  # [4], tight around the mask
-    predicted_iou: float  # SAM's own estimate; near [0, 1] but not bound to it
-    stability: float  # in [0, 1]
-    point_xy: NDArray[np.float32]  # [2], the prompt
-    crop_xyxy: Crop  # the part of the image that SAM saw
-
-    @property
-    def area(self) -> int:
-        """Pixels of the mask."""
-        return int(np.count_nonzero(self.mask))
-
-    def rle(self) -> dict[str, object]:
-        """The mask in COCO's compressed run-length encoding."""
-        return encode_rle(self.mask)
-
-
 @torch.inference_mode()
-def segment_everything(sam: Sam, image: NDArray[np.uint8], config: EverythingConfig) -> Iterator[AutomaticMask]:
+def segment_everything(sam: Sam, image: NDArray[np.uint8], config: EverythingConfig) -> AutomaticMasks:
     """Find masks of everything in one image.
 
     Args:
         sam: a model of segment-anything in evaluation mode, on any device.
         image: ``[H, W, 3]`` RGB, both sides at least one pixel.
-        config: grid, filters, suppression and crops.
+        config: grid, filters, suppression, crops and small regions.
 
-    Yields:
-        Masks, each made at full size when it is asked for: without crops the best predicted IoU first, with crops those of
-        the smallest crops first and within a crop by predicted IoU. Where nothing passes, none.
+    Returns:
+        Masks, the best predicted IoU first, but with ``wholes_first`` wholes before others; with crops those of the
+        smallest crops first and so within a crop; with ``min_region_area`` those first that nothing was done to. Where
+        nothing passes, none.
     """
-    height, width = image.shape[:2]
+    size_hw = (image.shape[0], image.shape[1])
     found = [
         _in_crop(sam, image, crop, max(1, config.points_per_side // config.crop_points_downscale**layer), config)
-        for crop, layer in crop_boxes((height, width), config.crop_layers, config.crop_overlap)
+        for crop, layer in crop_boxes(size_hw, config.crop_layers, config.crop_overlap)
     ]
-    for crop, row in _over_crops(found, config.crop_nms_iou):
-        (in_crop,) = full_masks(sam, crop.encoded, crop.low_res_logits[row : row + 1])
-        left, top, right, bottom = crop.crop_xyxy
-        mask = np.zeros((height, width), np.bool_)
-        mask[top:bottom, left:right] = in_crop
-        yield AutomaticMask(
-            mask=mask,
-            box_xyxy=crop.boxes_xyxy[row].numpy(),
-            predicted_iou=crop.predicted_iou[row].item(),
-            stability=crop.stability[row].item(),
-            point_xy=crop.points_xy[row],
-            crop_xyxy=crop.crop_xyxy,
-        )
+    kept = [crop.take(rows) for crop, rows in _over_crops(found, config.crop_nms_iou)]
+    mask_rle = [rle for crop in kept for rle in _drawn(sam, crop, size_hw)]
+    masks = AutomaticMasks(
+        size_hw=size_hw,
+        mask_rle=mask_rle,
+        level=torch.cat([crop.level for crop in kept]).numpy().astype(np.int8),
+        area=rle_area(mask_rle).astype(np.int32),
+        boxes_xyxy=torch.cat([crop.boxes_xyxy for crop in kept]).numpy(),
+        predicted_iou=torch.cat([crop.predicted_iou for crop in kept]).float().numpy(),
+        stability=torch.cat([crop.stability for crop in kept]).float().numpy(),
+        point_xy=torch.cat([crop.points_xy for crop in kept]).numpy(),
+        crop_xyxy=np.concatenate([np.tile(np.array(crop.crop_xyxy, np.float32), (len(crop), 1)) for crop in kept]),
+    )
+    return without_small_regions(masks, config) if config.min_region_area else masks
 
 
 def crop_boxes(size_hw: tuple[int, int], layers: int, overlap: float) -> list[tuple[Crop, int]]:
@@ -143,17 +130,61 @@ def cut_off(boxes_xyxy: Tensor, crop_xyxy: Crop, size_hw: tuple[int, int]) -> Te
     return (near_crop & ~near_image).any(dim=1)
 
 
+def without_small_regions(masks: AutomaticMasks, config: EverythingConfig) -> AutomaticMasks:
+    """Fill small holes and drop small islands; of masks whose boxes overlap then, one that nothing was done to stays.
+
+    Args:
+        masks: of one image; one at a time is drawn.
+        config: with ``min_region_area`` pixels, which a region has at least to stay. Of a mask that has no such region the
+            largest stays. Boxes may overlap by ``nms_iou`` or ``crop_nms_iou``, whichever is more.
+
+    Returns:
+        The masks that stay, those first that nothing was done to, else in their order.
+    """
+    mask_rle: list[Rle] = []
+    unchanged: list[bool] = []
+    for rle in masks.mask_rle:
+        filled, had_holes = remove_small_regions(decode_rle(rle), config.min_region_area, "holes")
+        mended, had_islands = remove_small_regions(filled, config.min_region_area, "islands")
+        unchanged.append(not (had_holes or had_islands))
+        mask_rle.append(rle if unchanged[-1] else encode_rle(mended))
+    boxes_xyxy = rle_boxes(mask_rle)
+    area_px = rle_area(mask_rle).astype(np.int32)
+    kept = nms(
+        torch.from_numpy(boxes_xyxy),
+        torch.tensor(unchanged, dtype=torch.float32),
+        max(config.nms_iou, config.crop_nms_iou),
+    )
+    return replace(masks, mask_rle=mask_rle, area=area_px, boxes_xyxy=boxes_xyxy).take(kept.tolist())
+
+
 @dataclass(frozen=True, kw_only=True)
 class _InCrop:
-    """The N masks of one crop, best predicted IoU first; on the CPU but for the logits."""
+    """The N masks of one crop, in the order of their suppression; on the CPU but for the logits."""
 
     crop_xyxy: Crop
     encoded: EncodedImage  # of the crop
     low_res_logits: Tensor  # [N, h', w']
+    level: Tensor  # int64 [N]
     boxes_xyxy: Tensor  # [N, 4], pixels of the image
     predicted_iou: Tensor  # [N]
     stability: Tensor  # [N]
-    points_xy: NDArray[np.float32]  # [N, 2], pixels of the image
+    points_xy: Tensor  # [N, 2], pixels of the image
+
+    def __len__(self) -> int:
+        return len(self.level)
+
+    def take(self, rows: Tensor) -> _InCrop:
+        """Return some of the masks."""
+        return replace(
+            self,
+            low_res_logits=self.low_res_logits[rows.to(self.low_res_logits.device)],
+            level=self.level[rows],
+            boxes_xyxy=self.boxes_xyxy[rows],
+            predicted_iou=self.predicted_iou[rows],
+            stability=self.stability[rows],
+            points_xy=self.points_xy[rows],
+        )
 
 
 def _in_crop(
@@ -163,31 +194,49 @@ def _in_crop(
     left, top, right, bottom = crop_xyxy
     encoded = encode_image(sam, image[top:bottom, left:right])
     grid_xy = _grid((bottom - top, right - left), points_per_side)
-    corner_xy = np.array([left, top], np.float32)
+    bonus = [config.whole_iou_bonus if level == WHOLE else 0.0 for level in THREE_MASKS]
     passed: list[tuple[Tensor, ...]] = []
     for decoded in decode_prompts(
         sam,
         encoded,
         [Prompt(points_xy=point_xy[None]) for point_xy in grid_xy],
-        min_predicted_iou=config.min_predicted_iou,
+        min_predicted_iou=[config.min_predicted_iou - of_level for of_level in bonus],
     ):
         boxes_xyxy, empty, stability = measure_masks(sam, encoded, decoded.low_res_logits, config.stability_offset)
         boxes_xyxy += boxes_xyxy.new_tensor([left, top, left, top])
         passes = (stability >= config.min_stability) & ~empty & ~cut_off(boxes_xyxy, crop_xyxy, image.shape[:2])
-        prompt, _ = decoded.chosen.nonzero(as_tuple=True)
-        of_chosen = (boxes_xyxy, decoded.predicted_iou[decoded.chosen], stability, decoded.prompt_index[prompt])
+        row, level = decoded.chosen.nonzero(as_tuple=True)
+        of_chosen = (level, boxes_xyxy, decoded.predicted_iou[row, level], stability, decoded.prompt_index[row])
         passed.append((decoded.low_res_logits[passes], *(column[passes].cpu() for column in of_chosen)))
-    low_res_logits, boxes_xyxy, predicted_iou, stability, prompt = map(torch.cat, zip(*passed, strict=True))
-    kept = nms(boxes_xyxy.to(predicted_iou.dtype), predicted_iou, config.nms_iou)
-    return _InCrop(
+    low_res_logits, level, boxes_xyxy, predicted_iou, stability, prompt = map(torch.cat, zip(*passed, strict=True))
+    every = _InCrop(
         crop_xyxy=crop_xyxy,
         encoded=encoded,
-        low_res_logits=low_res_logits[kept.to(low_res_logits.device)],
-        boxes_xyxy=boxes_xyxy[kept],
-        predicted_iou=predicted_iou[kept],
-        stability=stability[kept],
-        points_xy=grid_xy[prompt[kept].numpy()] + corner_xy,
+        low_res_logits=low_res_logits,
+        level=level,
+        boxes_xyxy=boxes_xyxy,
+        predicted_iou=predicted_iou,
+        stability=stability,
+        points_xy=torch.from_numpy(grid_xy + np.array([left, top], np.float32))[prompt],
     )
+    return every.take(suppress(boxes_xyxy, predicted_iou, level, config))
+
+
+def suppress(boxes_xyxy: Tensor, predicted_iou: Tensor, level: Tensor, config: EverythingConfig) -> Tensor:
+    """Choose among the masks of one crop: of those whose boxes overlap, the one that comes first.
+
+    Args:
+        boxes_xyxy: ``[N, 4]``.
+        predicted_iou: ``[N]``, by which masks are put in order, the best first; of equals the one before.
+        level: int64 ``[N]``; with ``wholes_first`` 1 is added to the predicted IoU of wholes.
+        config: as said, and how much masks may overlap.
+
+    Returns:
+        int64 ``[K]``, the masks that stay, in order.
+    """
+    score = predicted_iou + (level == WHOLE) if config.wholes_first else predicted_iou
+    kept: Tensor = nms(boxes_xyxy.to(score.dtype), score, config.nms_iou)
+    return kept
 
 
 def _grid(size_hw: tuple[int, int], points_per_side: int) -> NDArray[np.float32]:
@@ -198,14 +247,26 @@ def _grid(size_hw: tuple[int, int], points_per_side: int) -> NDArray[np.float32]
     return np.stack((x.ravel(), y.ravel()), axis=1).astype(np.float32)
 
 
-def _over_crops(found: list[_InCrop], iou_threshold: float) -> Iterator[tuple[_InCrop, int]]:
-    """Suppress between crops, if there are several, and yield what stays as a crop and a row of it."""
-    rows = [(crop, row) for crop in found for row in range(len(crop.boxes_xyxy))]
+def _over_crops(found: list[_InCrop], iou_threshold: float) -> Iterator[tuple[_InCrop, Tensor]]:
+    """Suppress between crops, if there are several, and yield each, the smallest first, with the rows that stay of it."""
     if len(found) == 1:
-        yield from rows
+        yield found[0], torch.arange(len(found[0]))
         return
-    smallness = torch.cat(
-        [1 / area(crop.boxes_xyxy.new_tensor(crop.crop_xyxy)).expand(len(crop.boxes_xyxy)) for crop in found]
-    )
-    kept = nms(torch.cat([crop.boxes_xyxy for crop in found]), smallness, iou_threshold)
-    yield from (rows[index] for index in kept.tolist())
+    sizes = torch.tensor([len(crop) for crop in found])
+    smallness = 1 / area(torch.tensor([crop.crop_xyxy for crop in found], dtype=torch.float32))
+    kept = nms(torch.cat([crop.boxes_xyxy for crop in found]), smallness.repeat_interleave(sizes), iou_threshold)
+    begins = (sizes.cumsum(0) - sizes).tolist()
+    for n in smallness.argsort(descending=True, stable=True).tolist():
+        yield found[n], kept[(kept >= begins[n]) & (kept < begins[n] + len(found[n]))] - begins[n]
+
+
+def _drawn(sam: Sam, crop: _InCrop, size_hw: tuple[int, int]) -> Iterator[Rle]:
+    """Make the masks of a crop at the image's own size, a few at a time."""
+    height, width = size_hw
+    left, top, right, bottom = crop.crop_xyxy
+
+    def encode(_: slice, logits: Tensor) -> list[Rle]:
+        return encode_rles(F.pad(logits > sam.mask_threshold, (left, width - right, top, height - bottom)))
+
+    for some in in_full_size(sam, crop.encoded, crop.low_res_logits, encode):
+        yield from some

@@ -78,7 +78,7 @@ def decode_prompts(
     prompts: Sequence[Prompt],
     *,
     mask_indices: Sequence[int] = THREE_MASKS,
-    min_predicted_iou: float | None = None,
+    min_predicted_iou: float | Sequence[float] | None = None,
     whole: bool = False,
 ) -> Iterator[Decoded]:
     """Ask SAM for the masks of any number of prompts on one image, chunk by chunk.
@@ -88,7 +88,8 @@ def decode_prompts(
         encoded: from ``encode_image``.
         prompts: those with as many points, and with or without a box, share chunks.
         mask_indices: which masks per prompt: some of ``THREE_MASKS``, ``SINGLE_MASK``, or both.
-        min_predicted_iou: a mask whose predicted IoU does not exceed it is not decoded. ``None`` decodes all.
+        min_predicted_iou: a mask whose predicted IoU does not exceed it is not decoded; one for all, or one for each of
+            ``mask_indices``. ``None`` decodes all.
         whole: decode logits of the padding, too: a prompt takes none but such.
 
     Yields:
@@ -100,7 +101,7 @@ def decode_prompts(
     def answer(form: Sequence[int], chunk: slice) -> Decoded:
         chosen_prompts = [prompts[index] for index in form[chunk]]
         tokens, image, estimates = decoder.attend(chosen_prompts, mask_indices)
-        chosen = estimates > (-torch.inf if min_predicted_iou is None else min_predicted_iou)
+        chosen = estimates > estimates.new_tensor(-torch.inf if min_predicted_iou is None else min_predicted_iou)
         (row,) = chosen.any(dim=1).nonzero(as_tuple=True)
         logits = decoder.logits(tokens[row], image[row], mask_indices)
         return Decoded(

@@ -103,6 +103,8 @@ def test_only_masks_of_enough_predicted_iou_are_decoded():
     assert torch.equal(some.chosen, every.predicted_iou > threshold)
     expected = every.low_res_logits[some.chosen.flatten()]
     assert_near(some.low_res_logits, expected, length=roundings_in(sam), magnitude=expected.abs().max().item())
+    (by_mask,) = decode_prompts(sam, encoded, prompts, min_predicted_iou=(highest, threshold, -1.0))
+    assert by_mask.chosen.tolist() == [[False, iou[1] > threshold, True] for iou in every.predicted_iou.tolist()]
 
 
 def test_where_memory_runs_out_the_answers_are_the_same_but_for_rounding(monkeypatch):
