@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from weaksam.errors import DataError
 from weaksam.masks import encode_rles, masks_to_boxes, run_lengths
-from weaksam.masks_np import decode_rle, encode_rle, rle_area, rle_iou
+from weaksam.masks_np import decode_rle, encode_rle, rle_area, rle_inside, rle_iou
 
 
 def mask(height, width, *pixels_yx):
@@ -89,6 +89,13 @@ def test_iou_and_area_of_hand_made_masks():
 def test_overlap_with_a_crowd_is_the_share_inside_it():
     overlap = rle_iou(rles(TWO, ALL, NONE), rles(ALL, ALL, LEFT), crowd=np.array([True, False, True]))
     assert overlap.tolist() == [[1, 2 / 3, 0.5], [1, 1, 1 / 3], [0, 0, 0]]
+
+
+def test_the_share_of_each_mask_inside_each():
+    assert rle_inside(rles(TWO, LEFT, ALL, NONE)).tolist() == [
+        [1, 0.5, 1, 0], [1, 1, 1, 0], [2 / 3, 1 / 3, 1, 0], [0, 0, 0, 0],
+    ]  # fmt: skip
+    assert rle_inside([]).shape == (0, 0)
 
 
 def test_no_masks_have_no_area_and_no_overlap():

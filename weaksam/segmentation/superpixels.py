@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-LEVELS = (2, 1, 0)  # of SAM's masks, in the order in which they are chosen: whole, part, subpart
-
-
-def intersections(masks: Tensor) -> Tensor:
-    """Count the pixels that each two of several masks share: bool ``[S, H, W]`` -> float32 ``[S, S]``."""
-    flat = masks.flatten(1).float()
-    return flat @ flat.T
+from weaksam.masks_np import rle_inside
+from weaksam.structures import PART, SUBPART, WHOLE, AutomaticMasks
 
 
-def quasi_superpixels(level: Tensor, shared: Tensor, threshold: float) -> Tensor:
+def superpixels_among(masks: AutomaticMasks, threshold: float) -> AutomaticMasks:
+    """Return the masks that are an image's quasi-superpixels, in their order; see ``quasi_superpixels``."""
+    chosen = quasi_superpixels(masks.level, rle_inside(masks.mask_rle), threshold)
+    return masks.take(np.flatnonzero(chosen).tolist())
+
+
+def quasi_superpixels(level: NDArray[np.integer], inside: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
     """Choose masks: all wholes; then the parts, then the subparts, of which little lies in a mask that was chosen before.
 
     Masks of one level do not compete. Where there is no whole, the first level that has masks takes its place.
 
     Args:
-        level: int64 ``[S]``, 0 subpart, 1 part, 2 whole.
-        shared: ``[S, S]``, see ``intersections``; a mask shares all of itself with itself, one pixel or more.
-        threshold: share of a mask that must not lie in one mask of those chosen; higher keeps more (published: .3).
+        level: ``[S]``, SUBPART, PART or WHOLE.
+        inside: ``[S, S]``, the share of each mask (row) that lies in each (column); see ``rle_inside``.
+        threshold: in (0, 1], share of a mask that must not lie in one mask of those chosen; higher keeps more (published: .3).
 
     Returns:
         bool ``[S]``.
     """
-    chosen = torch.zeros_like(level, dtype=torch.bool)
-    inside = shared / shared.diagonal()[:, None]
-    for number in LEVELS:
-        of_level = level == number
-        covered = inside[:, chosen].amax(dim=1) if chosen.any() else inside.new_zeros(len(level))
-        chosen = chosen | (of_level & (covered < threshold))
+    chosen = np.zeros(len(level), np.bool_)
+    for number in (WHOLE, PART, SUBPART):
+        covered = inside[:, chosen].max(axis=1, initial=0.0)
+        chosen = chosen | ((level == number) & (covered < threshold))
     return chosen
