@@ -26,6 +26,7 @@ STAGES: Registry[Stage[Any]] = Registry(
         "detect": "pipelines.stages.detect:STAGE",
         "label": "pipelines.stages.label:STAGE",
         "segment": "pipelines.stages.segment:STAGE",
+        "superpixels": "pipelines.stages.superpixels:STAGE",
         "retrain": "pipelines.stages.retrain.stage:STAGE",
         "train-segmenter": "pipelines.stages.train_segmenter.stage:STAGE",
         "predict-maps": "pipelines.stages.predict_maps:STAGE",

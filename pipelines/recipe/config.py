@@ -13,6 +13,7 @@ from pipelines.recipe.keys import Input, Inputs, reads, reads_several
 from weaksam.config import (
     ClassifierConfig,
     DetectConfig,
+    EverythingConfig,
     MilConfig,
     PredictMapsConfig,
     PseudoLabelsConfig,
@@ -190,6 +191,23 @@ class SegmentStageConfig(SegmentConfig):
     def settled(self) -> SegmentStageConfig:
         """The same options, of which each that says nothing has its default."""
         return self if self.peaks else replace(self, max_points=SegmentConfig.max_points)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperpixelsConfig(EverythingConfig):
+    """SAM's automatic masks that superpixels are made of, and of which images.
+
+    The defaults are for the built-in SAM, which is less sure of itself than ViT-H: in drawings of 128 pixels with three or four
+    objects each it finds 7 masks with them, most objects among these, and 1 with the published ones. Those are in the preset
+    ``fma-superpixels``.
+    """
+
+    splits: NotInKey[tuple[str, ...]] = ()  # empty = the one that labels are granted to
+    points_per_side: int = 16
+    min_predicted_iou: float = 0.5
+    min_stability: float = 0.7
+    whole_iou_bonus: float = 0.1
+    wholes_first: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ from pipelines.recipe.config import (
     RetrainedDetectStageConfig,
     RetrainStageConfig,
     SegmentStageConfig,
+    SuperpixelsConfig,
     TrainClassifierConfig,
     TrainMilConfig,
     TrainSegmenterConfig,
@@ -107,6 +108,7 @@ class Recipe(BaseModel):
     detect: DetectStageConfig = Field(default_factory=DetectStageConfig)
     pseudo_labels: LabelConfig = Field(default_factory=LabelConfig)
     segment: SegmentStageConfig = Field(default_factory=SegmentStageConfig)
+    superpixels: SuperpixelsConfig = Field(default_factory=SuperpixelsConfig)
     retrain: RetrainStageConfig = Field(default_factory=RetrainStageConfig)
     segmenter: TrainSegmenterConfig = Field(default_factory=TrainSegmenterConfig)
     predict_maps: PredictMapsStageConfig = Field(default_factory=PredictMapsStageConfig)
@@ -205,13 +207,14 @@ def recipe_type() -> type[Recipe]:
 _PARTS = {
     "clues": ("train-classifier", "propose"),
     **dict.fromkeys(("prompts", "proposals", "selective_search"), ("propose",)),
-    "sam": ("propose", "segment"),
+    "sam": ("propose", "segment", "superpixels"),
     "resources": (
         "train-classifier",
         "propose",
         "train-mil",
         "detect",
         "segment",
+        "superpixels",
         "retrain",
         "train-segmenter",
         "predict-maps",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from weaksam.errors import DataError
 from weaksam.label_maps import decode_label_map, encode_label_map
-from weaksam.structures import Detections, Prompts, Proposals, PseudoGroundTruth
+from weaksam.structures import AutomaticMasks, Detections, Prompts, Proposals, PseudoGroundTruth
 
 SCHEMA_VERSION = 2  # raise it when a column changes its meaning: instance keys contain it
 
@@ -138,6 +138,23 @@ SEEDS = pa.schema(
         pa.field("superpixels", pa.int32()),  # their number
         pa.field("coverage", pa.float32()),  # share of the image's pixels that lie in one of them
         pa.field("fallback", pa.bool_()),  # there was none, and each pixel took its own class
+    ]
+)
+
+# All of SAM's automatic masks: which of them are superpixels, their readers say.
+SUPERPIXELS = pa.schema(
+    [
+        IMAGE_ID,
+        INPUT,
+        pa.field("size_hw", pa.list_(pa.int32(), 2)),
+        pa.field("mask_rle", pa.list_(RLE)),
+        pa.field("level", pa.list_(pa.int8())),  # 0 subpart, 1 part, 2 whole
+        pa.field("area", pa.list_(pa.int32())),  # pixels of the mask
+        pa.field("boxes_xyxy", pa.list_(BOX)),
+        pa.field("predicted_iou", pa.list_(pa.float32())),
+        pa.field("stability", pa.list_(pa.float32())),
+        pa.field("point_xy", pa.list_(POINT)),  # the prompt
+        pa.field("crop_xyxy", pa.list_(BOX)),  # the part of the image that SAM saw
     ]
 )
 
@@ -368,3 +385,35 @@ def label_map_to_row(image_id: str, input: str, label_map: NDArray[np.uint8], *,
 def label_map_from_row(row: Mapping[str, Any]) -> NDArray[np.uint8]:
     """Return the label map ``[H, W]`` of a row, the inverse of ``label_map_to_row``."""
     return decode_label_map(row["label_map"], f"image {row['image_id']}")
+
+
+def automatic_masks_to_row(image_id: str, input: str, masks: AutomaticMasks) -> dict[str, Any]:
+    """Return the row of ``SUPERPIXELS`` that holds one image's automatic masks."""
+    return {
+        "image_id": image_id,
+        "input": input,
+        "size_hw": list(masks.size_hw),
+        "mask_rle": list(masks.mask_rle),
+        "level": masks.level.tolist(),
+        "area": masks.area.tolist(),
+        "boxes_xyxy": masks.boxes_xyxy.tolist(),
+        "predicted_iou": masks.predicted_iou.tolist(),
+        "stability": masks.stability.tolist(),
+        "point_xy": masks.point_xy.tolist(),
+        "crop_xyxy": masks.crop_xyxy.tolist(),
+    }
+
+
+def automatic_masks_from_row(row: dict[str, Any]) -> AutomaticMasks:
+    """Rebuild one image's automatic masks from its row, the inverse of ``automatic_masks_to_row``."""
+    return AutomaticMasks(
+        size_hw=(row["size_hw"][0], row["size_hw"][1]),
+        mask_rle=row["mask_rle"],
+        level=np.asarray(row["level"], np.int8),
+        area=np.asarray(row["area"], np.int32),
+        boxes_xyxy=np.asarray(row["boxes_xyxy"], np.float32).reshape(-1, 4),
+        predicted_iou=np.asarray(row["predicted_iou"], np.float32),
+        stability=np.asarray(row["stability"], np.float32),
+        point_xy=np.asarray(row["point_xy"], np.float32).reshape(-1, 2),
+        crop_xyxy=np.asarray(row["crop_xyxy"], np.float32).reshape(-1, 4),
+    )

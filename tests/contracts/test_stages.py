@@ -21,7 +21,7 @@ MORE = [
 ]
 OF_VERB = {"import": "import.ss", "import-masks": "import-masks.cam", "true-boxes": "true-boxes.truth"}
 OF_VERB |= {
-    verb: verb for verb in ("true-masks", "segment", "train-segmenter", "predict-maps")
+    verb: verb for verb in ("true-masks", "segment", "superpixels", "train-segmenter", "predict-maps")
 }  # not listed by the recipe
 
 

@@ -15,6 +15,8 @@ from pipelines.store.files import write_bytes, write_json
 from pipelines.store.schemas import (
     DETECTIONS,
     PSEUDO_LABELS,
+    SUPERPIXELS,
+    automatic_masks_to_row,
     detections_to_row,
     pseudo_labels_to_row,
     pseudo_masks_to_row,
@@ -22,6 +24,7 @@ from pipelines.store.schemas import (
 )
 from pipelines.store.schemas import PSEUDO_MASKS as PSEUDO_MASKS_TABLE
 from pipelines.training.checkpoints import write_scalars
+from tests.support.automatic_masks import automatic_masks
 from tests.support.drawn_run import drawn_recipe, job_for, work, write_run
 from tests.support.label_maps import shifted, write_maps, write_seeds
 from tests.support.measured import (
@@ -39,6 +42,7 @@ from tests.support.measured import (
 )
 from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.datasets.shapes import Shapes
+from weaksam.masks_np import decode_rle
 from weaksam.structures import Detections, PseudoGroundTruth
 
 _OF_LOSS = of_loss(
@@ -64,7 +68,7 @@ MEASURED = {  # by instance, what it leaves behind
     "analyse.noise": NOISE,
 }
 FULL_RUN = (
-    "index", "propose", "train-mil", "detect.mil", "label", "segment", "train-segmenter", "predict-maps", "evaluate.proposals",
+    "index", "propose", "train-mil", "detect.mil", "label", "segment", "superpixels", "train-segmenter", "predict-maps", "evaluate.proposals",
     *MEASURED,
 )  # fmt: skip
 
@@ -78,6 +82,7 @@ def write_full_run(run_uri: str) -> ShownRun:
     write_seeds(run_uri, "seeds", shifted(dataset, "train", 5), dataset.class_names)
     write_maps(run_uri, "predict-maps", shifted(dataset, "train", 2), dataset.class_names)
     write_segmenter(run_uri)
+    write_superpixels(run_uri, dataset)
     job = job_for(drawn_recipe(), run_uri, "evaluate.proposals", ("propose",))
     job.instance.finish(work(job))
     for name, content in MEASURED.items():
@@ -141,6 +146,18 @@ def write_segmenter(run_uri: str) -> None:
     training.begin({})
     write_scalars(training.file("checkpoints", "k"), [row_of_scalars(n, steps=10, pixels=1 / n) for n in range(1, 11)])
     training.finish({"text": "steps planned 10 = done 10", "seconds": 4.0})
+
+
+def write_superpixels(run_uri: str, dataset: Shapes) -> None:
+    """Write a finished ``superpixels``: the true masks of the training images, as wholes."""
+    instance = instance_of(run_uri, "superpixels")
+    instance.begin({})
+    rows = []
+    for image_id, truth in dataset.ground_truth("train", masks=True).items():
+        masks = automatic_masks([decode_rle(rle) for rle in truth.mask_rle or () if rle is not None], size_hw=(64, 64))
+        rows.append(automatic_masks_to_row(image_id, FROM_NOTHING, masks))
+    instance.table(SUPERPIXELS).write_rows(rows, "part-0")
+    instance.finish({"text": f"images {len(rows)}"})
 
 
 def write_detector(run_uri, dataset, *, class_names=None, empty=False):

@@ -14,6 +14,9 @@ from pipelines.store.schemas import (
     IMAGES,
     PROPOSALS,
     PSEUDO_LABELS,
+    SUPERPIXELS,
+    automatic_masks_from_row,
+    automatic_masks_to_row,
     check,
     class_names_of,
     detections_from_row,
@@ -24,6 +27,7 @@ from pipelines.store.schemas import (
     pseudo_labels_to_row,
     with_class_names,
 )
+from tests.support.automatic_masks import automatic_masks
 from weaksam.errors import DataError
 from weaksam.structures import Detections, Prompts, Proposals, PseudoGroundTruth
 
@@ -100,6 +104,19 @@ def test_proposals_survive_a_parquet_file(before: Proposals) -> None:
         assert (now_p.kind, now_p.class_index) == (list(was_p.kind), list(was_p.class_index))
         for now_xy, was_xy in zip(now_p.points_xy, was_p.points_xy, strict=True):
             np.testing.assert_array_equal(now_xy, was_xy, strict=True)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_automatic_masks_survive_a_parquet_file(count: int) -> None:
+    before = automatic_masks([np.eye(3, 4, n, bool) for n in range(count)], size_hw=(3, 4), level=[2, 0][:count])
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([automatic_masks_to_row("a/b.jpg", "1f", before)], schema=SUPERPIXELS), buffer)
+    (read,) = check(pq.read_table(buffer), SUPERPIXELS, "here").to_pylist()
+    after = automatic_masks_from_row(read)
+    assert (read["image_id"], read["input"], after.size_hw) == ("a/b.jpg", "1f", (3, 4))
+    assert after.mask_rle == before.mask_rle
+    for name in ("level", "area", "boxes_xyxy", "predicted_iou", "stability", "point_xy", "crop_xyxy"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name), strict=True)
 
 
 @pytest.mark.parametrize("noise", [None, ["clean", "place"], []], ids=["image labels", "true boxes", "no boxes"])

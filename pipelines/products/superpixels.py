@@ -1,0 +1,47 @@
+"""SAM's automatic masks of images, and the quasi-superpixels among them, which are chosen when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pipelines.engine.product import Product
+from pipelines.products.rows import RowFacts
+from pipelines.store.schemas import SUPERPIXELS, automatic_masks_from_row
+from weaksam.segmentation.superpixels import superpixels_among
+from weaksam.structures import AutomaticMasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperpixelFacts(RowFacts):
+    """What is said of automatic masks."""
+
+    masks: dict[str, int] = field(default_factory=dict)  # by level: whole, part, subpart
+    without_masks: int = 0  # images in which nothing was found
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentedImage:
+    """One image and masks of it."""
+
+    image_id: str
+    split: str
+    masks: AutomaticMasks
+
+
+class SuperpixelTable(Product[SuperpixelFacts]):
+    """The product of ``superpixels``; an image in which nothing was found has a row without masks."""
+
+    schema = SUPERPIXELS
+    facts_type = SuperpixelFacts
+
+    def images(self) -> Iterator[SegmentedImage]:
+        """Yield the images of the table with all masks, holding one file in memory."""
+        for row in self.table.iter_rows():
+            yield SegmentedImage(image_id=row["image_id"], split=row["split"], masks=automatic_masks_from_row(row))
+
+    def superpixels(self, threshold: float) -> Iterator[SegmentedImage]:
+        """Yield them with their quasi-superpixels alone; the threshold is that of ``quasi_superpixels``."""
+        for image in self.images():
+            masks = superpixels_among(image.masks, threshold)
+            yield SegmentedImage(image_id=image.image_id, split=image.split, masks=masks)
