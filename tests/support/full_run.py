@@ -68,7 +68,8 @@ MEASURED = {  # by instance, what it leaves behind
     "analyse.noise": NOISE,
 }
 FULL_RUN = (
-    "index", "propose", "train-mil", "detect.mil", "label", "segment", "superpixels", "train-segmenter", "predict-maps", "evaluate.proposals",
+    "index", "propose", "train-mil", "detect.mil", "label", "segment", "superpixels", "train-segmenter", "predict-maps",
+    "evaluate.proposals",
     *MEASURED,
 )  # fmt: skip
 
