@@ -23,6 +23,7 @@ from weaksam.config import DataConfig
 from weaksam.config.weights import NotInKey
 from weaksam.datasets import open_dataset
 from weaksam.datasets.shapes import Shapes
+from weaksam.structures import IMAGE_LABELS
 
 _SHIFT = 3  # pixels
 
@@ -73,9 +74,12 @@ def add_painting(patch: pytest.MonkeyPatch) -> None:
 Maps = Iterable[tuple[str, NDArray[np.uint8]]]  # image id, map
 
 
-def write_maps(run_uri: str, name: str, maps: Maps, class_names: Iterable[str], **facts: Any) -> None:
+def write_maps(
+    run_uri: str, name: str, maps: Maps, class_names: Iterable[str], *, supervision: str = IMAGE_LABELS, **facts: Any
+) -> None:
     """Write a finished table of label maps of images of the run's index, which is finished."""
-    _write(run_uri, name, LABEL_MAPS, class_names, [_row(*of) for of in maps], facts)
+    rows = [_row(*of, supervision) for of in maps]
+    _write(run_uri, name, LABEL_MAPS, class_names, rows, {"supervision": supervision, **facts})
 
 
 def write_seeds(run_uri: str, name: str, maps: Maps, class_names: Iterable[str], **facts: Any) -> None:
@@ -97,8 +101,8 @@ def shifted(dataset: Shapes, split: str, pixels: int) -> Maps:
         yield image_id, np.roll(true_map, pixels, axis=1)
 
 
-def _row(image_id: str, label_map: NDArray[np.uint8]) -> dict[str, Any]:
-    return label_map_to_row(image_id, FROM_NOTHING, label_map, supervision="image-labels")
+def _row(image_id: str, label_map: NDArray[np.uint8], supervision: str = IMAGE_LABELS) -> dict[str, Any]:
+    return label_map_to_row(image_id, FROM_NOTHING, label_map, supervision=supervision)
 
 
 def _write(
@@ -107,4 +111,4 @@ def _write(
     instance = of_index(run_uri, name)
     instance.begin({})
     instance.table(with_class_names(schema, tuple(class_names))).write_rows(rows, "part-0")
-    instance.finish({"text": f"images {len(rows)}", "supervision": "image-labels", **facts})
+    instance.finish({"text": f"images {len(rows)}", "supervision": IMAGE_LABELS, **facts})

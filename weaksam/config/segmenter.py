@@ -65,8 +65,8 @@ class Mask2FormerSegmenterConfig(MaskQueriesConfig, SegmenterNetworkConfig):
 class SegmenterConfig:
     """A segmenter that learns from label maps; the defaults are for drawings of 128 to 200 pixels on two cores.
 
-    Published (Mask2Former, mmsegmentation): side and crop_side 512, batch 4, 80,000 steps (VOC), AdamW at 1e-4 with decay .05,
-    the backbone at a tenth, poly .9, gradients clipped to .01.
+    Published (Mask2Former, mmsegmentation): side and crop_side 512, resize .5 to 2, colours changed, batch 4, 80,000 steps
+    (VOC), AdamW at 1e-4 with decay .05, the backbone at a tenth, poly .9, gradients clipped to .01.
     """
 
     network: Annotated[SegmenterNetworkConfig, Choice("weaksam.segmentation.segmenters:SEGMENTERS", "deeplab")] = field(
@@ -80,12 +80,12 @@ class SegmenterConfig:
     weights: Weights = NO_WEIGHTS  # of a segmenter trained here; empty = train-segmenter of this run
     side: int = 128  # pixels, shorter side of an image as it is looked at, in training times a factor of ``resize``
     max_side: int = 2048  # pixels, the longer side is not scaled beyond it
-    resize: tuple[float, float] = (0.5, 2.0)  # least and largest factor
+    resize: tuple[float, float] = (0.75, 1.5)  # least and largest factor
     crop_side: int = 128  # pixels of the square window that is learnt from; a multiple of 32
     flip: bool = True  # mirror half of the views
-    colour_jitter: bool = True  # change brightness, contrast, saturation and hue of the views at random
+    colour_jitter: bool = False  # change brightness, contrast, saturation and hue of the views at random
     steps: int = 0  # of the optimiser; 0 = ``epochs`` decide
-    epochs: int = 20  # passes over the training images, where ``steps`` is 0
+    epochs: int = 30  # passes over the training images, where ``steps`` is 0
     batch_size: int = 8  # images per step over all workers
     optimizer: Literal["sgd", "adamw"] = "adamw"  # SGD with momentum .9
     lr: float = 1e-3

@@ -25,7 +25,8 @@ from pipelines.store.tables import Table
 from pipelines.training.task import Position
 from pipelines.training.trained import Trained
 from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, work
-from tests.support.mapped_run import TRUTH, true_maps, write_mapped_run
+from tests.support.label_maps import shifted
+from tests.support.mapped_run import TRUTH, write_mapped_run
 from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.config import DeepLabConfig, Mask2FormerSegmenterConfig, SegmenterConfig
 from weaksam.config.weights import NO_WEIGHTS
@@ -94,7 +95,7 @@ def test_maps_of_one_supervision_are_needed(rows: list[dict[str, str]], why: str
 
 def task_of(folder: Path, config: SegmenterConfig = TOY) -> SegmenterTask:
     dataset, table = Shapes(SHAPES), Table(str(folder / "maps"), LABEL_MAPS)
-    rows = [label_map_to_row(name, "", found, supervision=MASKS) for name, found in true_maps(dataset, "train").items()]
+    rows = [label_map_to_row(name, "", found, supervision=MASKS) for name, found in shifted(dataset, "train", 0)]
     table.write_rows(rows, "part-0")
     images = tuple(MappedImage(record.image_id, record.uri, "") for record in dataset.records("train"))
     return SegmenterTask(
@@ -194,7 +195,7 @@ def test_maps_of_other_classes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("network", [TOY.network, TOY_QUERIES], ids=["deeplab", "mask2former"])
 def test_it_learns_what_background_alone_does_not_know(tmp_path: Path, network: Any) -> None:
     run = str(tmp_path)
-    truth = true_maps(write_mapped_run(run), "train")
+    truth = dict(shifted(write_mapped_run(run), "train", 0))
     trained(run, replace(TOY, network=network, steps=200, max_grad_norm=0.1))
     model = product_of(instance_of(run, "train-segmenter"))
     assert isinstance(model, Trained)
