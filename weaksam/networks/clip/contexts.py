@@ -9,26 +9,24 @@ A name's tokens are those of its text; only the context learns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from weaksam.config.clip import PromptLayoutConfig
 from weaksam.errors import ConfigError
 
-Tokens = Callable[[str], Sequence[int]]  # of a text, without start and end
 
+class Tokenizer(Protocol):
+    """How texts become numbers of tokens."""
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How the prompts of a set are laid out."""
+    start: int  # number of the token that begins a text
+    end: int  # of that which ends it
 
-    length: int = 16  # vectors of a context
-    specific: bool = False  # each prompt has a context of its own, or all share one
-    name: Literal["end", "front"] = "end"
-    std: float = 0.015  # of the first values, around 0
+    def tokens(self, text: str) -> Sequence[int]:
+        """Return the numbers of a text's tokens, without start and end."""
 
 
 class Prompts(nn.Module):
@@ -36,10 +34,8 @@ class Prompts(nn.Module):
 
     Args:
         names: of the classes, then of the background; "" for a prompt that is learnt alone. An underscore counts as a space.
-        tokens: text to the numbers of its tokens.
+        tokenizer: of the texts.
         embedding: ``[vocabulary, Dt]`` of tokens.
-        start: number of the token that begins a text.
-        end: number of that which ends it.
         layout: see there.
 
     Raises:
@@ -50,7 +46,7 @@ class Prompts(nn.Module):
     last: Tensor  # int64 [G], the position of the end of each prompt
 
     def __init__(
-        self, names: Sequence[str], tokens: Tokens, embedding: Tensor, *, start: int, end: int, layout: Layout
+        self, names: Sequence[str], tokenizer: Tokenizer, embedding: Tensor, layout: PromptLayoutConfig
     ) -> None:
         super().__init__()
         nameless = sum(not name for name in names)
@@ -63,19 +59,19 @@ class Prompts(nn.Module):
         self.context = nn.Parameter(
             torch.empty((len(names), *shape) if layout.specific else shape).normal_(std=layout.std)
         )
-        texts = [list(tokens(name.replace("_", " "))) if name else [] for name in names]
-        stop = list(tokens("."))
+        texts = [list(tokenizer.tokens(name.replace("_", " "))) if name else [] for name in names]
+        stop = list(tokenizer.tokens("."))
         last = [1 + layout.length + len(text) + len(stop) for text in texts]
         self.register_buffer("last", torch.tensor(last), persistent=False)
         # Tokens of each prompt, with those of the end where its context stands and behind its own end.
-        rows = torch.full((len(names), max(last) + 1), end)
+        rows = torch.full((len(names), max(last) + 1), tokenizer.end)
         at = torch.zeros(len(names), layout.length, dtype=torch.int64)
         for row, text, place in zip(rows, texts, at, strict=True):
             first = 1 + (len(text) if layout.name == "front" else 0)
             place[:] = torch.arange(first, first + layout.length)
             fixed = torch.ones(len(row), dtype=torch.bool)
             fixed[place] = False
-            given = [start, *text, *stop, end]
+            given = [tokenizer.start, *text, *stop, tokenizer.end]
             row[fixed.nonzero()[: len(given), 0]] = torch.tensor(given)
         self.register_buffer("_fixed", embedding.detach()[rows], persistent=False)
         self.register_buffer("_at", at, persistent=False)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
-from weaksam.config import ClipConfig, Weights
+from weaksam.config import ClipConfig
 from weaksam.errors import CheckpointError
-from weaksam.io.state_dicts import load_strictly, read_state_dict
+from weaksam.io.state_dicts import described, load_strictly, read_state_dict
 from weaksam.io.weights import PUBLISHED
+from weaksam.networks.clip import NAME, with_weights_named
+from weaksam.networks.clip.tokens import Vocabulary
 from weaksam.networks.clip.towers import Clip, ClipArchitecture
+from weaksam.networks.small_stem import SmallCnnStem
 
-NAME = "clip_vit_b_16"  # of the published weights
+METADATA_KEY = "clip"  # of the metadata of our own files; the value is JSON
 HEAD = 64  # channels of an attention head, which no tensor tells
 SIXTEEN_HEADS = (1280, 1408, 1664)  # widths of the image towers that have other ones: ViT-H, ViT-g, ViT-G
+_OF_CNN = "visual.conv1.layers.0.weight"  # where the small CNN makes patches
 _OTHERS = {
     "vision_model.": "transformers' names: take the open_clip_model.safetensors that lies beside it",
     "visual.trunk.": "the image tower is timm's: take ViT-B-16-quickgelu",
@@ -31,29 +37,38 @@ def load_clip(config: ClipConfig, device: str | torch.device = "cpu") -> Clip:
         CheckpointError: the weights cannot be had, are an archive with code, have another layout, or may not have been trained
             with QuickGELU.
     """
-    weights = config.weights or Weights(PUBLISHED[NAME].uri)
+    weights = with_weights_named(config).weights
     file = weights.fetch()
-    if not (config.quick_gelu or file.sha256 == PUBLISHED[NAME].sha256):
+    where = f"{weights} as CLIP"
+    state, metadata = read_state_dict(file.path)
+    own = described(metadata, METADATA_KEY, where)
+    if not (own or config.quick_gelu or file.sha256 == PUBLISHED[NAME].sha256):
         raise CheckpointError(
             f"{weights}: expected OpenAI's ViT-B/16 (SHA-256 {PUBLISHED[NAME].sha256[:12]}…), got another file "
             f"({file.sha256[:12]}…), and its tensors do not tell whether it was trained with QuickGELU, as ViT-B-16-quickgelu "
             "was, or with GELU, as ViT-B-16 was; set quick_gelu=true if it was the first"
         )
-    state = read_state_dict(file.path).tensors
-    where = f"{weights} as CLIP"
     other = next((what for prefix, what in _OTHERS.items() if any(prefix in name for name in state)), "")
     try:
         architecture = architecture_of(state)
     except (KeyError, IndexError):
         architecture = ClipArchitecture()
-    clip = Clip(architecture)
+    vocabulary = Vocabulary(own["tokens"]) if own else Vocabulary()
+    if architecture.vocabulary != len(vocabulary):
+        raise CheckpointError(
+            f"{where}: expected embeddings of CLIP's {len(vocabulary):,} tokens, got {architecture.vocabulary:,}; take "
+            "a CLIP with open_clip's own tokenizer"
+        )
+    clip = Clip(architecture, vocabulary)
     load_strictly(clip, state, where=where, cause=other)
     return clip.eval().to(device)
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> ClipArchitecture:
     """Return the sizes that tensors of open_clip's layout have; raise KeyError or IndexError where it is another."""
-    image_dim, _, patch, _ = state["visual.conv1.weight"].shape
+    cnn = _OF_CNN in state
+    image_dim = len(state["visual.class_embedding"])
+    patch = SmallCnnStem.stride if cnn else state["visual.conv1.weight"].shape[2]
     text_dim, embed_dim = state["text_projection"].shape
     return ClipArchitecture(
         embed_dim=embed_dim,
@@ -61,6 +76,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> ClipArchitecture:
         image_layers=_layers(state, "visual.transformer.resblocks."),
         image_heads=16 if image_dim in SIXTEEN_HEADS else max(1, image_dim // HEAD),
         patch=patch,
+        stem="cnn" if cnn else "patch",
         grid=math.isqrt(len(state["visual.positional_embedding"]) - 1),
         text_dim=text_dim,
         text_layers=_layers(state, "transformer.resblocks."),
@@ -72,3 +88,10 @@ def architecture_of(state: Mapping[str, Tensor]) -> ClipArchitecture:
 
 def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
     return len({name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)})
+
+
+def clip_to_bytes(clip: Clip) -> bytes:
+    """Return a safetensors file of a CLIP of our own, matrices in float16, and in its metadata the tokens that it knows."""
+    state = {name: value.half() if value.ndim > 1 else value for name, value in clip.state_dict().items()}
+    state = {name: value.contiguous() for name, value in state.items()}
+    return save(state, {METADATA_KEY: json.dumps({"tokens": list(clip.vocabulary.known)})})

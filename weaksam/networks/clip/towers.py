@@ -7,22 +7,24 @@ They differ from a plain CLIP in four ways, of which none touches the weights:
 * the attention of some layers is told, as its mean over heads and layers;
 * the last block is apart, so that its normalised input can be differentiated by.
 
-Layout and names are open_clip's, whose weights load strictly. The nonlinearity is QuickGELU: weights of an architecture with
-GELU have the same names and other values.
+Layout and names are open_clip's, whose weights load strictly; a small CNN in the place of patches is ours. The nonlinearity is
+QuickGELU: weights of an architecture with GELU have the same names and other values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weaksam.config import require
+from weaksam.networks.clip.tokens import Vocabulary
 from weaksam.networks.pixels import PixelFormat
+from weaksam.networks.small_stem import SmallCnnStem
 
 CLIP_PIXELS = PixelFormat(
     bgr=False,
@@ -41,6 +43,8 @@ class ClipArchitecture:
     image_layers: int = 12
     image_heads: int = 12
     patch: int = 16  # pixels along a side
+    # What makes patches: one convolution, or the small CNN of 8 x 8 pixels, with which a tower learns from few images.
+    stem: Literal["patch", "cnn"] = "patch"
     grid: int = 14  # patches along a side of the images that it was trained on
     text_dim: int = 512
     text_layers: int = 12
@@ -58,11 +62,12 @@ class BeforeLastBlock(NamedTuple):
 
 
 class Clip(nn.Module):
-    """Both towers, frozen."""
+    """Both towers, frozen, and the tokens that they know."""
 
-    def __init__(self, architecture: ClipArchitecture | None = None) -> None:
+    def __init__(self, architecture: ClipArchitecture | None = None, vocabulary: Vocabulary | None = None) -> None:
         super().__init__()
         own = self.architecture = architecture or ClipArchitecture()
+        self.vocabulary = vocabulary or Vocabulary()
         self.visual = VisionTower(own)
         self.token_embedding = nn.Embedding(own.vocabulary, own.text_dim)
         self.positional_embedding = nn.Parameter(torch.empty(own.context_length, own.text_dim).normal_(std=0.01))
@@ -109,7 +114,7 @@ class VisionTower(nn.Module):
         self.grid = own.grid
         self.class_embedding = nn.Parameter(torch.empty(dim).normal_(std=dim**-0.5))
         self.positional_embedding = nn.Parameter(torch.empty(1 + own.grid**2, dim).normal_(std=dim**-0.5))
-        self.conv1 = nn.Conv2d(3, dim, own.patch, own.patch, bias=False)
+        self.conv1 = SmallCnnStem(dim) if own.stem == "cnn" else nn.Conv2d(3, dim, own.patch, own.patch, bias=False)
         self.ln_pre = nn.LayerNorm(dim)
         self.transformer = Blocks(dim, own.image_layers, own.image_heads)
         self.ln_post = nn.LayerNorm(dim)
@@ -131,10 +136,7 @@ class VisionTower(nn.Module):
             raise ValueError(
                 f"attention_of: expected layers of 1..{len(self.transformer.resblocks)}, got {sorted(layers)}"
             )
-        x = self.conv1(images)
-        size_hw = (x.shape[2], x.shape[3])
-        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x.flatten(2).transpose(1, 2)], dim=1)
-        x = self.ln_pre(x + self.positions(size_hw))
+        x = self.tokens(images)
         attention = x.new_zeros(len(x), x.shape[1], x.shape[1])
         last = self.transformer.last
         for number, block in enumerate(self.transformer.resblocks[:-1], start=1):
@@ -146,6 +148,14 @@ class VisionTower(nn.Module):
             _, weights = last.attn(activations, weights=True)
             attention += weights / len(layers)
         return BeforeLastBlock(x, activations, attention)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return what the first block takes, ``[N, 1 + P, D]``, the class token first."""
+        x = self.conv1(images)
+        size_hw = (x.shape[2], x.shape[3])
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x.flatten(2).transpose(1, 2)], dim=1)
+        embedded: Tensor = self.ln_pre(x + self.positions(size_hw))
+        return embedded
 
     def embedding(self, tokens: Tensor, activations: Tensor) -> Tensor:
         """Compute the last block and the embedding ``[N, E]``, of what ``before_last_block`` knows."""

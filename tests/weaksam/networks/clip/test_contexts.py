@@ -5,21 +5,27 @@ from __future__ import annotations
 import pytest
 import torch
 
+from weaksam.config import PromptLayoutConfig
 from weaksam.errors import ConfigError
-from weaksam.networks.clip.contexts import Layout, Prompts
+from weaksam.networks.clip.contexts import Prompts
 
 WORDS = {".": 1, "dining": 2, "table": 3, "cat": 4}
 START, END, LENGTH = 8, 9, 16
 EMBEDDING = torch.arange(10.0)[:, None].repeat(1, 3)  # of token n: n n n
 
 
-def tokens(text: str) -> list[int]:
-    return [WORDS[word] for word in text.split()]
+class Words:
+    """A tokenizer of whole words."""
+
+    start, end = START, END
+
+    def tokens(self, text: str) -> list[int]:
+        return [WORDS[word] for word in text.split()]
 
 
 def prompts(*names: str, **layout: object) -> Prompts:
     torch.manual_seed(0)
-    return Prompts(names, tokens, EMBEDDING, start=START, end=END, layout=Layout(**layout))  # type: ignore[arg-type]
+    return Prompts(names, Words(), EMBEDDING, PromptLayoutConfig(**layout))  # type: ignore[arg-type]
 
 
 def shown(found: Prompts) -> list[list[str]]:
@@ -59,9 +65,9 @@ def test_the_context_stands_in_its_order_and_alone_learns() -> None:
 
 
 def test_first_values_are_small_and_follow_the_seed() -> None:
-    found = prompts("cat", std=0.01, length=400)
+    found = prompts(*["cat"] * 40, specific=True, std=0.01)
     assert found.context.std().item() == pytest.approx(0.01, rel=0.1)
-    assert torch.equal(found.context, prompts("cat", std=0.01, length=400).context)
+    assert torch.equal(found.context, prompts(*["cat"] * 40, specific=True, std=0.01).context)
 
 
 def test_prompts_that_would_all_be_the_same_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from safetensors.torch import save_file
 from tests.weaksam.networks.clip.test_towers import random_state
 from weaksam.config import ClipConfig, Weights
 from weaksam.errors import CheckpointError
-from weaksam.networks.clip.load import architecture_of, load_clip
-from weaksam.networks.clip.towers import ClipArchitecture
+from weaksam.networks.clip.load import architecture_of, clip_to_bytes, load_clip
+from weaksam.networks.clip.tokens import END, START, Vocabulary, all_tokens
+from weaksam.networks.clip.towers import Clip, ClipArchitecture
 
 SMALL = ClipArchitecture(
     embed_dim=12, image_dim=128, image_layers=2, image_heads=2, patch=4, grid=3, text_dim=64, text_layers=3, text_heads=1,
-    context_length=10, vocabulary=20,
+    context_length=10,
 )  # fmt: skip
 
 
@@ -69,3 +71,20 @@ def test_an_archive_with_code_is_refused(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "ViT-B-16.pt"))
     with pytest.raises(CheckpointError, match=r"ViT-B-16\.pt: .* TorchScript archive, whose code is never run"):
         load_clip(config(tmp_path / "ViT-B-16.pt", quick_gelu=True))
+
+
+def test_a_clip_of_our_own_says_which_tokens_it_knows_and_needs_no_word_of_its_nonlinearity(tmp_path: Path) -> None:
+    vocabulary = Vocabulary([*all_tokens("a red ring ."), START, END])
+    clip = Clip(replace(SMALL, vocabulary=len(vocabulary)), vocabulary)
+    (tmp_path / "own.safetensors").write_bytes(clip_to_bytes(clip))
+    loaded = load_clip(config(tmp_path / "own.safetensors"))
+    assert loaded.vocabulary.tokens("ring red") == [2, 1]
+    assert (loaded.vocabulary.start, loaded.vocabulary.end) == (4, 5)
+    for key, value in loaded.state_dict().items():
+        torch.testing.assert_close(value, clip.state_dict()[key], rtol=1e-3, atol=1e-4)  # float16
+
+
+def test_embeddings_of_other_tokens_than_clips_are_refused(tmp_path: Path) -> None:
+    save_file(random_state(replace(SMALL, vocabulary=20)), tmp_path / "clip.safetensors")
+    with pytest.raises(CheckpointError, match=r"expected embeddings of CLIP's 49,408 tokens, got 20; take a CLIP with"):
+        load_clip(config(tmp_path / "clip.safetensors", quick_gelu=True))
