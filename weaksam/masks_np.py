@@ -47,6 +47,14 @@ def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
     return decoded.astype(np.bool_)
 
 
+def decode_rles(masks_rle: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """The masks behind several encodings of one image: bool ``[N, H, W]``; see ``decode_rle``."""
+    masks: NDArray[np.bool_] = np.zeros((len(masks_rle), *size_hw), np.bool_)
+    for mask, rle in zip(masks, masks_rle, strict=True):
+        mask[:] = decode_rle(rle)
+    return masks
+
+
 def rle_area(masks_rle: Sequence[Rle]) -> NDArray[np.int64]:
     """Pixels of each mask, [N]. Raises DataError where the runs are not those of a mask of its size."""
     from pycocotools import mask as coco_mask

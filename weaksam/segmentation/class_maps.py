@@ -1,0 +1,62 @@
+"""The maps of an image's classes at CLIP's own resolution, refined by the affinity of its patches (FMA method 3.2, 4, 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from weaksam.config import SeedConfig
+from weaksam.networks.clip.affinity import attention_affinity, refine
+from weaksam.networks.clip.towers import CLIP_PIXELS
+from weaksam.segmentation.prompted import PromptedClip
+
+
+class ClassMapper:
+    """Computes maps of one image after the other, with prompts that no longer learn.
+
+    Args:
+        prompted: on its device.
+        config: the size that CLIP sees, and how maps are spread.
+    """
+
+    def __init__(self, prompted: PromptedClip, config: SeedConfig) -> None:
+        self._prompted = prompted
+        self._config = config
+        with torch.no_grad():
+            self._texts = prompted.texts()
+        layers = prompted.clip.architecture.image_layers
+        self._attention_of = range(max(1, layers - config.affinity.layers + 1), layers + 1)
+
+    def __call__(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Tensor:
+        """Return the maps of the classes that an image shows.
+
+        Args:
+            image: ``[H, W, 3]`` RGB.
+            class_index: N, ascending; N may be 0.
+
+        Returns:
+            float32 ``[N, h, w]``, h and w in patches; not normalised.
+        """
+        config, device = self._config.affinity, self._texts.device
+        pixels = CLIP_PIXELS.normalise(self._resized(image)).to(device)[None]
+        present = torch.zeros(1, self._prompted.num_classes, dtype=torch.bool, device=device)
+        present[0, list(class_index)] = True
+        layers = self._attention_of if config.enabled else ()
+        found = self._prompted.maps(pixels, present, self._texts, attention_of=layers)
+        if not config.enabled:
+            return found.maps
+        affinity = attention_affinity(found.attention[0], config.rounds)
+        return refine(found.maps, affinity, threshold=config.threshold, power=config.power, of_scores=config.of_scores)
+
+    def _resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize an image to the sides that CLIP sees, each a multiple of a patch's."""
+        patch = self._prompted.clip.architecture.patch
+        height, width = image.shape[:2]
+        scale = min(self._config.scale, self._config.max_side / max(height, width))
+        size_wh = tuple(patch * max(1, int(np.ceil(side * scale / patch))) for side in (width, height))
+        return np.array(Image.fromarray(image).resize((size_wh[0], size_wh[1]), Image.Resampling.BICUBIC))

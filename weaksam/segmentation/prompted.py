@@ -1,0 +1,146 @@
+"""CLIP with a set of learnt prompts: scores of images, and class activation maps (FMA method 1.3, 2, 3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from weaksam.config import ClipConfig, PromptLayoutConfig
+from weaksam.errors import CheckpointError
+from weaksam.io.state_dicts import described, load_strictly, read_state_dict
+from weaksam.networks.clip.contexts import Prompts
+from weaksam.networks.clip.softmax_cam import class_probabilities, softmax_cam
+from weaksam.networks.clip.towers import Clip
+
+METADATA_KEY = "prompts"  # of the metadata of our own files; the value is JSON
+
+
+class FoundMaps(NamedTuple):
+    """Maps of the present classes of a batch of images, and the attention between patches."""
+
+    maps: Tensor  # [pairs, h, w], of each image and class in the row-major order of ``present``; neither cut nor normalised
+    attention: Tensor  # [N, h * w, h * w], see ``BeforeLastBlock``; of patches alone
+
+
+class PromptedClip(nn.Module):
+    """A frozen CLIP, and prompts of C classes and of the background, whose contexts learn and are all of its state.
+
+    Args:
+        clip: frozen.
+        class_names: C, of the data.
+        config: by which names CLIP is told of classes and background.
+        layout: of the prompts.
+    """
+
+    def __init__(self, clip: Clip, class_names: Sequence[str], config: ClipConfig, layout: PromptLayoutConfig) -> None:
+        super().__init__()
+        self.num_classes = len(class_names)
+        background = config.background if layout.named_background else [""] * len(config.background)
+        names = [*(config.names.get(name, name) for name in class_names), *background]
+        self.prompts = Prompts(names, clip.vocabulary, clip.token_embedding.weight, layout)
+        self._clip = (clip,)  # not a module of this one, whose state would hold all of it
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Move to a device together with the CLIP."""
+        self.clip._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    @property
+    def clip(self) -> Clip:
+        """The frozen CLIP."""
+        return self._clip[0]
+
+    def texts(self) -> Tensor:
+        """Return the embeddings of all prompts, ``[C + K, E]``, not normalised."""
+        return self.clip.text_embedding(self.prompts(), self.prompts.last)
+
+    @torch.no_grad()
+    def images(self, pixels: Tensor) -> Tensor:
+        """Return the embeddings of images ``[N, 3, H, W]``, see ``CLIP_PIXELS``: ``[N, E]``, not normalised, no gradient."""
+        tower = self.clip.visual
+        known = tower.before_last_block(pixels)
+        return tower.embedding(known.tokens, known.activations)
+
+    def scores(self, pixels: Tensor) -> Tensor:
+        """Return how much each image looks like each class, ``[N, C]``: some 100 times a cosine."""
+        return self.clip.logits(self.images(pixels), self.texts())[:, : self.num_classes]
+
+    def maps(
+        self,
+        pixels: Tensor,
+        present: Tensor,
+        texts: Tensor,
+        *,
+        attention_of: Collection[int] = (),
+        differentiable: bool = False,
+    ) -> FoundMaps:
+        """Compute the class activation maps of images (FMA method 3.2).
+
+        Args:
+            pixels: ``[N, 3, H, W]``, see ``CLIP_PIXELS``; sides are multiples of a patch's.
+            present: bool ``[N, C]``, the classes of each image.
+            texts: see ``texts``.
+            attention_of: layers from 1 whose attention is wanted.
+            differentiable: whether maps keep their graph to the contexts.
+        """
+        tower, patch = self.clip.visual, self.clip.architecture.patch
+        size_hw = (pixels.shape[2] // patch, pixels.shape[3] // patch)
+        known = tower.before_last_block(pixels, attention_of)
+        with torch.enable_grad():
+            # The last block and what follows in single precision: probabilities near 0 and 1 leave little to a gradient.
+            activations = known.activations.float().detach().requires_grad_()
+            with torch.autocast(pixels.device.type, enabled=False):
+                embedding = tower.embedding(known.tokens.float(), activations)
+                probabilities = class_probabilities(self.clip.logits(embedding, texts.float()), present)
+                maps = softmax_cam(activations, probabilities, present, differentiable=differentiable)
+        found = maps.view(-1, *size_hw)
+        return FoundMaps(found if differentiable else found.detach(), known.attention[:, 1:, 1:])
+
+
+class PromptFile(NamedTuple):
+    """What a file of trained prompts says."""
+
+    class_names: tuple[str, ...]
+    config: ClipConfig  # the names alone; its weights are not the file's to say
+    layout: PromptLayoutConfig
+    state: dict[str, Tensor]
+
+
+def prompts_to_bytes(prompted: PromptedClip, class_names: Sequence[str], config: ClipConfig) -> bytes:
+    """Return one safetensors file with the contexts, and in its metadata what rebuilds the prompts."""
+    layout = prompted.prompts.layout
+    description = {
+        "class_names": list(class_names),
+        "names": {name: config.names[name] for name in class_names if name in config.names},
+        "background": list(config.background),
+        "layout": vars(layout),
+    }
+    state = {name: value.detach().cpu().contiguous() for name, value in prompted.state_dict().items()}
+    return save(state, {METADATA_KEY: json.dumps(description)})
+
+
+def load_prompts(path: Path, clip: Clip) -> tuple[PromptedClip, tuple[str, ...]]:
+    """Return the prompts of a file with the CLIP that they were taught to, and their classes.
+
+    Raises:
+        CheckpointError: it is no such file, or its contexts are of another CLIP.
+    """
+    state, metadata = read_state_dict(path)
+    description: dict[str, Any] = described(metadata, METADATA_KEY, str(path))
+    try:
+        names = tuple(description["class_names"])
+        config = ClipConfig(names=description["names"], background=tuple(description["background"]))
+        prompted = PromptedClip(clip, names, config, PromptLayoutConfig(**description["layout"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: expected prompts that weaksam trained, got a file that is none ({str(error)[:200]!a}); train them again"
+        ) from error
+    load_strictly(prompted, state, where=f"{path} as prompts of this CLIP")
+    return prompted.eval(), names
