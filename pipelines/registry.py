@@ -28,6 +28,8 @@ STAGES: Registry[Stage[Any]] = Registry(
         "segment": "pipelines.stages.segment:STAGE",
         "superpixels": "pipelines.stages.superpixels:STAGE",
         "retrain": "pipelines.stages.retrain.stage:STAGE",
+        "train-prompts": "pipelines.stages.train_prompts.stage:STAGE",
+        "seeds": "pipelines.stages.seeds:STAGE",
         "train-segmenter": "pipelines.stages.train_segmenter.stage:STAGE",
         "predict-maps": "pipelines.stages.predict_maps:STAGE",
         "evaluate": "pipelines.evaluate.stage:STAGE",

@@ -62,6 +62,16 @@ def planned_images(planned: pa.Table, images: pa.Table, labels: str = "") -> pa.
     return pa.table([images["image_id"], planned["input"].take(at), images["uri"], known], schema=PLANNED)
 
 
+def beside(images: pa.Table, rows: pa.Table) -> pa.Table:
+    """Return the images that have a row, with its columns."""
+    at = pc.index_in(images["image_id"], rows["image_id"].combine_chunks())
+    images, at = images.filter(at.is_valid()), at.drop_null()
+    for name in rows.column_names:
+        if name != "image_id":
+            images = images.append_column(rows.schema.field(name), rows[name].take(at))
+    return images
+
+
 def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
     """Read and validate images, one thread each; what cannot be used gets a reason.
 

@@ -16,9 +16,11 @@ from weaksam.config import (
     EverythingConfig,
     MilConfig,
     PredictMapsConfig,
+    PromptTrainingConfig,
     PseudoLabelsConfig,
     RetrainConfig,
     RetrainedDetectConfig,
+    SeedConfig,
     SegmentConfig,
     SegmenterConfig,
     require,
@@ -217,6 +219,27 @@ class RetrainStageConfig(TrainingConfig, RetrainConfig):
     """
 
     learn_from: Input = reads("label", *_HOLD_PSEUDO_LABELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPromptsConfig(TrainingConfig, PromptTrainingConfig):
+    """A set of prompts, and the label maps that it is taught on with the objective "activation"."""
+
+    learn_from: Input = reads("", "seeds", "")  # "" with the objective "contrastive", which learns image labels alone
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        needed = "an instance of seeds" if self.objective == "activation" else "none, for labels alone are learnt"
+        fits = bool(self.learn_from) == (self.objective == "activation")
+        require(fits, "learn_from", f"{needed}, with objective {self.objective}", self.learn_from)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedStageConfig(SeedConfig):
+    """How label maps are made, and of which prompts and superpixels."""
+
+    prompts: Input = reads("train-prompts", "train-prompts")
+    superpixels: Input = reads("superpixels", "superpixels", "")  # "" = none: each pixel takes its own class
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,10 +46,12 @@ from pipelines.recipe.config import (
     ResourcesConfig,
     RetrainedDetectStageConfig,
     RetrainStageConfig,
+    SeedStageConfig,
     SegmentStageConfig,
     SuperpixelsConfig,
     TrainClassifierConfig,
     TrainMilConfig,
+    TrainPromptsConfig,
     TrainSegmenterConfig,
     TrueBoxesConfig,
 )
@@ -57,6 +59,7 @@ from pipelines.recipe.explain import explain
 from pipelines.recipe.keys import to_plain
 from pipelines.recipe.yaml_text import mapping_in, parse, read_mapping
 from weaksam.config import (
+    ClipConfig,
     CluesConfig,
     DataConfig,
     PromptsConfig,
@@ -110,6 +113,9 @@ class Recipe(BaseModel):
     segment: SegmentStageConfig = Field(default_factory=SegmentStageConfig)
     superpixels: SuperpixelsConfig = Field(default_factory=SuperpixelsConfig)
     retrain: RetrainStageConfig = Field(default_factory=RetrainStageConfig)
+    clip: ClipConfig = Field(default_factory=ClipConfig)
+    train_prompts: TrainPromptsConfig = Field(default_factory=TrainPromptsConfig)
+    seeds: SeedStageConfig = Field(default_factory=SeedStageConfig)
     segmenter: TrainSegmenterConfig = Field(default_factory=TrainSegmenterConfig)
     predict_maps: PredictMapsStageConfig = Field(default_factory=PredictMapsStageConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
@@ -208,6 +214,7 @@ _PARTS = {
     "clues": ("train-classifier", "propose"),
     **dict.fromkeys(("prompts", "proposals", "selective_search"), ("propose",)),
     "sam": ("propose", "segment", "superpixels"),
+    "clip": ("train-prompts", "seeds"),
     "resources": (
         "train-classifier",
         "propose",
@@ -216,6 +223,8 @@ _PARTS = {
         "segment",
         "superpixels",
         "retrain",
+        "train-prompts",
+        "seeds",
         "train-segmenter",
         "predict-maps",
         "analyse",

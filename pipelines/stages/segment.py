@@ -20,7 +20,16 @@ import pyarrow.compute as pc
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import decode_row, fetch, finish_batch, guarded, planned_images, prepared, use_threads
+from pipelines.dataflow.rows import (
+    beside,
+    decode_row,
+    fetch,
+    finish_batch,
+    guarded,
+    planned_images,
+    prepared,
+    use_threads,
+)
 from pipelines.engine.stage import Content, ImagesRead, Job, Stage, sha256_of
 from pipelines.products.index import Index
 from pipelines.products.proposals import ProposalTable
@@ -101,13 +110,13 @@ class SegmentStage(Stage[SegmentOptions]):
         options, index = job.options, job.input(job.options.index, Index)
         labels = job.input(options.labels, PseudoLabelTable)
         images = planned_images(job.instance.planned_rows(), index.read())
-        images = _beside(images, labels.table.read(("image_id", *_LABELS)))
+        images = beside(images, labels.table.read(("image_id", *_LABELS)))
         if not images.num_rows:
             raise DataError(f"{labels.table.folder}: expected pseudo labels of images that are indexed, got none")
         if options.peaks:
             prompts = job.input(options.peaks, ProposalTable).table
             names = [column.name for column in PROMPT_COLUMNS]
-            images = _beside(images, prompts.read(("image_id", *names)))
+            images = beside(images, prompts.read(("image_id", *names)))
         schema = with_class_names(PSEUDO_MASKS, index.class_names)
 
         def operators(dataset: Any, pools: Pools) -> Any:
@@ -183,16 +192,6 @@ class MaskActor:
             noise=row["noise"],
             supervision=row["supervision"],
         )
-
-
-def _beside(images: pa.Table, rows: pa.Table) -> pa.Table:
-    """Return the images that have a row, with its columns."""
-    at = pc.index_in(images["image_id"], rows["image_id"].combine_chunks())
-    images, at = images.filter(at.is_valid()), at.drop_null()
-    for name in rows.column_names:
-        if name != "image_id":
-            images = images.append_column(rows.schema.field(name), rows[name].take(at))
-    return images
 
 
 def _with_counts(facts: PseudoMaskFacts, table: CurrentRows, labels: PseudoLabelTable) -> PseudoMaskFacts:

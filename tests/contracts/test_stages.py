@@ -20,9 +20,10 @@ MORE = [
     "train-segmenter: {}}"
 ]
 OF_VERB = {"import": "import.ss", "import-masks": "import-masks.cam", "true-boxes": "true-boxes.truth"}
-OF_VERB |= {
-    verb: verb for verb in ("true-masks", "segment", "superpixels", "train-segmenter", "predict-maps")
-}  # not listed by the recipe
+OF_VERB |= {  # not listed by the recipe
+    verb: verb
+    for verb in ("true-masks", "segment", "superpixels", "train-prompts", "seeds", "train-segmenter", "predict-maps")
+}
 
 
 def recipe_with(*settings: str) -> Recipe:

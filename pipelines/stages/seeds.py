@@ -1,0 +1,220 @@
+"""The seeds stage: CLIP's maps of an image's classes, and superpixels that take the class they hold most of (FMA method 4, 5).
+
+    index, superpixels ─► fetch and validate (CPU tasks) ─► SeedActor pool ─► Parquet
+
+Maps and attention are made and used in one actor: stored they would be gigabytes. An image without a class is background, one
+without a row of superpixels is not planned. Resumable like ``propose``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.dataflow.passes import work_off
+from pipelines.dataflow.pools import Pools
+from pipelines.dataflow.rows import (
+    beside,
+    decode_row,
+    fetch,
+    finish_batch,
+    guarded,
+    planned_images,
+    prepared,
+    use_threads,
+)
+from pipelines.engine.stage import ImagesRead, Job, Stage
+from pipelines.products.index import Index
+from pipelines.products.label_maps import SeedFacts, SeedTable
+from pipelines.products.superpixels import SuperpixelTable
+from pipelines.recipe.config import ResourcesConfig
+from pipelines.recipe.keys import INDEX, Input
+from pipelines.recipe.model import Recipe
+from pipelines.stages.train_prompts.stage import TrainedPrompts
+from pipelines.store.current import CurrentRows
+from pipelines.store.instances import Instance
+from pipelines.store.planned import CONTENT
+from pipelines.store.schemas import SEEDS, label_map_to_row, with_class_names
+from pipelines.training.images import labels_column
+from weaksam.config import ClipConfig, SeedConfig
+from weaksam.config.weights import NotInKey, Weights
+from weaksam.errors import DataError
+from weaksam.networks.clip import with_weights_named
+
+_SUPERPIXELS = ("level", "mask_rle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedOptions:
+    """Whose maps and superpixels become seeds, and how."""
+
+    index: Input = INDEX
+    prompts: Input
+    superpixels: Input  # "" = none
+    clip: ClipConfig
+    seeds: SeedConfig
+    include_difficult: bool  # labels count objects marked difficult
+    resources: NotInKey[ResourcesConfig]
+
+
+class SeedStage(Stage[SeedOptions]):
+    """See the module."""
+
+    verb = "seeds"
+    help = "Make label maps of the training images: superpixels take the class that CLIP's maps see most of in them."
+    product = SeedTable
+    loads_models = True
+
+    def options(self, recipe: Recipe, name: str) -> SeedOptions:  # noqa: ARG002
+        """Take the sections of CLIP and of seeds."""
+        return SeedOptions(
+            prompts=recipe.seeds.prompts,
+            superpixels=recipe.seeds.superpixels,
+            clip=with_weights_named(recipe.clip),
+            seeds=recipe.seeds,
+            include_difficult=recipe.data.include_difficult,
+            resources=recipe.resources,
+        )
+
+    def images(self, options: SeedOptions) -> ImagesRead:
+        """Return those that labels are granted to; a seed holds their classes and no others."""
+        return ImagesRead(columns=(CONTENT, labels_column(options.include_difficult)), granted=True)
+
+    def makes_rows(self, options: SeedOptions) -> bool:  # noqa: ARG002
+        """True: no image depends on another."""
+        return True
+
+    def describe(self, options: SeedOptions) -> str:
+        """Return what is made of what."""
+        return f"maps of {options.prompts} on {options.superpixels or 'single pixels'}"
+
+    def run(self, job: Job[SeedOptions]) -> SeedFacts:
+        """Make the seed of every image whose labels are known."""
+        options, index = job.options, job.input(job.options.index, Index)
+        trained = job.input(options.prompts, TrainedPrompts)
+        column = labels_column(options.include_difficult)
+        images = planned_images(job.instance.planned_rows(), index.read(), column)
+        images = images.filter(images["labels"].is_valid())
+        if options.superpixels:
+            superpixels = job.input(options.superpixels, SuperpixelTable).table
+            images = beside(images, superpixels.read(("image_id", *_SUPERPIXELS)))
+        if not images.num_rows:
+            also = f" and superpixels of {options.superpixels}" if options.superpixels else ""
+            raise DataError(f"{job.instance.name}: expected images with known labels{also}, got none")
+        schema = with_class_names(SEEDS, index.class_names)
+
+        def operators(dataset: Any, pools: Pools) -> Any:
+            spec = SeedSpec(
+                instance=job.instance,
+                clip=options.clip,
+                prompts=Weights(trained.weights_uri).as_seen(),
+                config=options.seeds,
+                class_names=index.class_names,
+                supervision=trained.facts.supervision,
+                threads=pools.sizes.threads,
+                device=pools.sizes.device,
+            )
+            dataset = pools.tasks(dataset, fetch, longest_side=options.seeds.max_side)
+            return pools.actors(dataset, SeedActor, pools.sizes.segment_actors, spec=spec, schema=schema)
+
+        facts = work_off(job, images, schema, options.resources, operators)
+        table = CurrentRows(job.instance.table(schema), job.instance.planned_rows())
+        return _with_counts(SeedFacts(**vars(facts), supervision=trained.facts.supervision), table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedSpec:
+    """What an actor must know to build itself; small and picklable."""
+
+    instance: Instance
+    clip: ClipConfig
+    prompts: Weights
+    config: SeedConfig
+    class_names: tuple[str, ...]  # of the data; the prompts' must be the same
+    supervision: str
+    threads: int
+    device: str  # "cpu" or "cuda"
+
+
+class SeedActor:
+    """Holds CLIP with its prompts; turns images and superpixels into seeds. Columns FETCHED and ``_SUPERPIXELS`` -> SEEDS."""
+
+    def __init__(self, spec: SeedSpec, schema: pa.Schema = SEEDS) -> None:
+        from weaksam.networks.clip.load import load_clip
+        from weaksam.segmentation.class_maps import ClassMapper
+        from weaksam.segmentation.prompted import load_prompts
+
+        use_threads(spec.threads, spec.device)
+        self._spec = spec
+        self._schema = schema  # with the class names in its metadata
+        prompted, class_names = load_prompts(spec.prompts.fetch().path, load_clip(spec.clip))
+        if class_names != spec.class_names:
+            raise DataError(
+                f"{spec.prompts}: expected prompts of the classes {', '.join(spec.class_names)}, got those of "
+                f"{', '.join(class_names)}"
+            )
+        self._maps = ClassMapper(prompted.to(spec.device), spec.config)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Make the seed of each image of a batch; rows with a reason go to ``_dropped`` and not on."""
+        rows = prepared(batch.to_pylist(), decode_row, ahead=self._spec.device == "cuda")
+        done = [guarded(partial(self._seed, ready=ready), row, ()) for row, ready in rows]
+        return finish_batch(self._spec.instance, done, self._schema)
+
+    def _seed(self, row: dict[str, Any], *, ready: Callable[[], NDArray[np.uint8]]) -> dict[str, Any]:
+        import torch
+
+        from weaksam.masks_np import decode_rles, rle_inside
+        from weaksam.segmentation.seeding import sam_seed
+        from weaksam.segmentation.superpixels import quasi_superpixels
+
+        image, config, device = ready(), self._spec.config, self._spec.device
+        size_hw = (image.shape[0], image.shape[1])
+        class_index = sorted(row["labels"])
+        maps = self._maps(image, class_index)
+        levels, masks_rle = np.asarray(row.get("level") or [], np.int64), row.get("mask_rle") or []
+        chosen = np.flatnonzero(quasi_superpixels(levels, rle_inside(masks_rle), config.max_inside))
+        masks = torch.from_numpy(decode_rles([masks_rle[n] for n in chosen], size_hw)).to(device)
+        level = torch.from_numpy(levels[chosen]).to(device)
+        classes = torch.tensor(class_index, dtype=torch.int64, device=device)
+        seed = sam_seed(maps, classes, masks, level, config.background_power)
+        return {
+            **label_map_to_row(
+                row["image_id"], row["input"], seed.label_map.cpu().numpy(), supervision=self._spec.supervision
+            ),
+            "superpixels": len(masks),
+            "coverage": masks.any(dim=0).float().mean().item() if len(masks) else 0.0,
+            "fallback": seed.fallback,
+        }
+
+
+def _with_counts(facts: SeedFacts, table: CurrentRows) -> SeedFacts:
+    """Say how many superpixels there are, and how much of the images they cover."""
+    rows, superpixels, coverage, fallbacks = 0, 0, 0.0, 0
+    for part in table.iter_parts(("superpixels", "coverage", "fallback")):
+        rows += part.num_rows
+        superpixels += pc.sum(part["superpixels"]).as_py() or 0
+        coverage += pc.sum(part["coverage"]).as_py() or 0.0
+        fallbacks += pc.sum(part["fallback"]).as_py() or 0
+    if not rows:
+        return facts
+    of_image, share = superpixels / rows, coverage / rows
+    told = f" · {of_image:.1f} superpixels an image, which cover {share:.0%}" if superpixels else ""
+    alone = f" · {fallbacks:,} without one" if fallbacks and superpixels else ""
+    return replace(
+        facts,
+        text=f"{facts.text}{told}{alone}",
+        superpixels=round(of_image, 2),
+        coverage=round(share, 4),
+        fallbacks=fallbacks,
+    )
+
+
+STAGE = SeedStage()

@@ -1,0 +1,141 @@
+"""What ``train-prompts`` trains: contexts of prompts, for classes or for their maps (FMA method 3, 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.training.byte_cache import ByteCache
+from pipelines.training.task import Losses, Position, Share, TrainingPlan
+from weaksam.config import ClipConfig, PromptTrainingConfig, require
+from weaksam.io.images import decode_image
+from weaksam.label_maps import BACKGROUND, IGNORED, decode_label_map
+from weaksam.losses.prompts import activation_loss, contrastive_loss
+from weaksam.networks.clip.load import load_clip
+from weaksam.random import derive_seed
+from weaksam.segmentation.prompted import PromptedClip
+from weaksam.segmentation.views import prompt_view
+
+
+class PromptImage(NamedTuple):
+    """One image to learn from."""
+
+    image_id: str
+    uri: str
+    labels: tuple[int, ...]
+    content: str  # see ``weaksam.io.contents``
+    seeds: bytes | None = None  # the PNG of its label map, where maps are taught
+
+
+class ViewBatch(NamedTuple):
+    """Views of a pass."""
+
+    pixels: Tensor  # [B, 3, S, S]
+    positive: Tensor  # bool [B, C], classes of the whole images
+    seeds: Tensor  # uint8 [B, S, S], or [B, 0, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTask:
+    """A ``TrainingTask`` of one phase."""
+
+    clip: ClipConfig
+    config: PromptTrainingConfig
+    class_names: tuple[str, ...]
+    images: tuple[PromptImage, ...]
+    cache_mib: int = 0
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """How much, in which order."""
+        config = self.config
+        return TrainingPlan(
+            images=len(self.images),
+            steps=config.steps,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            precision=config.precision,
+        )
+
+    @property
+    def pass_statistics(self) -> tuple[str, ...]:
+        """Options of a recipe that take statistics over a pass: both losses are means over what its images hold."""
+        return ("train_prompts.objective",)
+
+    def build_model(self) -> PromptedClip:
+        """Return CLIP with prompts that have learnt nothing."""
+        clip = load_clip(self.clip)
+        patch, config = clip.architecture.patch, self.config
+        require(config.crop_size % patch == 0, "crop_size", f"a multiple of {patch}, CLIP's patch", config.crop_size)
+        return PromptedClip(clip, self.class_names, self.clip, config.layout)
+
+    def build_optimizers(self, model: nn.Module) -> Sequence[torch.optim.Optimizer]:
+        """Return SGD over the contexts."""
+        config = self.config
+        contexts = model.parameters()
+        return (torch.optim.SGD(contexts, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay),)
+
+    def lr_factors(self, at: Position) -> Sequence[float]:
+        """Return the learning rate of ``at`` as a share of its peak."""
+        return (learning_rate(self.config, at.step) / self.config.lr,)
+
+    def build_dataset(self) -> PromptViews:
+        """Return the training images."""
+        return PromptViews(self)
+
+    def losses(self, model: nn.Module, batch: ViewBatch, _at: Position, _phase: int) -> Losses:
+        """Return the loss of classes, or the two of maps."""
+        assert isinstance(model, PromptedClip)
+        if self.config.objective == "contrastive":
+            return Losses({"contrastive": contrastive_loss(model.scores(batch.pixels), batch.positive)})
+        present = batch.positive if self.config.pairs == "image" else classes_of(batch.seeds, len(self.class_names))
+        found = model.maps(batch.pixels, present, model.texts(), differentiable=True)
+        image, class_index = present.nonzero(as_tuple=True)
+        return Losses(activation_loss(found.maps, batch.seeds, image, class_index)._asdict())
+
+    def evaluate(self, _model: nn.Module, _share: Share) -> float | None:
+        """Return None: the last contexts are kept, for there is nothing true to judge by."""
+        return None
+
+
+class PromptViews:
+    """The training views of a task, a ``TrainingDataset``."""
+
+    def __init__(self, task: PromptTask) -> None:
+        self._task = task
+        self._bytes = ByteCache(task.cache_mib)
+        self.image_ids: Sequence[str] = [image.image_id for image in task.images]
+
+    def load(self, index: int, epoch: int) -> ViewBatch:
+        """Return one view, as a batch without its first axis."""
+        task, image = self._task, self._task.images[index]
+        seeds = None if image.seeds is None else decode_label_map(image.seeds, f"image {image.image_id}")
+        seed = derive_seed(task.config.seed, "prompt view", epoch, image.image_id)
+        pixels, cut = prompt_view(decode_image(self._bytes.read(image)), seeds, task.config, seed)
+        positive = torch.zeros(len(task.class_names), dtype=torch.bool)
+        positive[list(image.labels)] = True
+        return ViewBatch(pixels, positive, cut)
+
+    def collate(self, samples: list[ViewBatch]) -> ViewBatch:
+        """Return the batch of one pass."""
+        return ViewBatch(*(torch.stack(column) for column in zip(*samples, strict=True)))
+
+
+def classes_of(seeds: Tensor, num_classes: int) -> Tensor:
+    """Return which classes label maps hold: uint8 ``[B, H, W]`` -> bool ``[B, C]``."""
+    held = torch.zeros(len(seeds), IGNORED + 1, dtype=torch.bool, device=seeds.device)
+    held.scatter_(1, seeds.flatten(1).long(), True)
+    return held[:, BACKGROUND + 1 : BACKGROUND + 1 + num_classes]
+
+
+def learning_rate(config: PromptTrainingConfig, step: int) -> float:
+    """Return the learning rate of a step: ``warmup_lr``, then a cosine from ``lr`` to 0 over the rest of the schedule."""
+    if step < config.warmup_steps:
+        return config.warmup_lr
+    length = max(1, (config.schedule_steps or config.steps) - config.warmup_steps)
+    return config.lr * (1 + math.cos(math.pi * min(1.0, (step - config.warmup_steps) / length))) / 2

@@ -1,0 +1,130 @@
+"""Seeds: what the stage makes of prompts and superpixels, what they may hold, and what is done again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipelines.dataflow.rows import FETCHED
+from pipelines.engine.stage import Options
+from pipelines.products.index import Index
+from pipelines.products.label_maps import SeedTable
+from pipelines.runner import Run
+from pipelines.stages.seeds import SeedActor, SeedSpec
+from pipelines.store.instances import Instance
+from tests.pipelines.stages.test_train_prompts import recipe_of
+from tests.support.small_clip import tiny_clip, write_tiny_clip
+from weaksam.config import AffinityConfig, ClipConfig, PromptLayoutConfig, SeedConfig, Weights
+from weaksam.datasets.shapes import CLASS_NAMES, read_shape_png
+from weaksam.errors import DataError
+from weaksam.label_maps import decode_label_map
+from weaksam.masks_np import encode_rle
+from weaksam.segmentation.prompted import PromptedClip, prompts_to_bytes
+
+SIZE = 64
+CHAIN = [
+    "superpixels.points_per_side=4",
+    "train-prompts.maps.objective=activation",
+    "train-prompts.maps.learn_from=seeds",
+    "seeds.fine.prompts=train-prompts.maps",
+    "seeds.fine.background_power=0.7",
+    "seeds.pixels.superpixels=''",
+]
+
+
+def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES) -> SeedActor:
+    config = ClipConfig(weights=Weights(str(write_tiny_clip(folder))), background=("ground", "blob"))
+    torch.manual_seed(0)
+    prompted = PromptedClip(tiny_clip(), class_names, config, PromptLayoutConfig(length=4))
+    (folder / "prompts.safetensors").write_bytes(prompts_to_bytes(prompted, class_names, config))
+    return SeedActor(
+        SeedSpec(
+            instance=Instance(str(folder), "seeds", "k"),
+            clip=config,
+            prompts=Weights(str(folder / "prompts.safetensors")),
+            config=SeedConfig(affinity=AffinityConfig(layers=2)),
+            class_names=CLASS_NAMES,
+            supervision="image-labels",
+            threads=1,
+            device="cpu",
+        )
+    )
+
+
+def batch_of(*rows: dict[str, Any]) -> pa.Table:
+    """Images with their labels and superpixels, the wholes among these."""
+    blank = {"uri": "", "input": "i", "reason": None, "detail": None}
+    full = [{**blank, "bytes": read_shape_png(f"shapes:train/0?size={SIZE}&seed=0"), **row} for row in rows]
+    more = [
+        pa.field("level", pa.list_(pa.int8())),
+        pa.field("mask_rle", pa.list_(pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())]))),
+    ]
+    return pa.Table.from_pylist(full, schema=pa.schema([*FETCHED, *more]))
+
+
+def half(left: bool) -> dict[str, Any]:
+    mask = np.zeros((SIZE, SIZE), np.bool_)
+    mask[:, : SIZE // 2] = left
+    mask[:, SIZE // 2 :] = not left
+    return encode_rle(mask)
+
+
+def test_a_seed_is_made_of_superpixels_and_holds_the_labels_of_its_image_alone(tmp_path: Path) -> None:
+    actor = actor_of(tmp_path)
+    done = actor(
+        batch_of(
+            {"image_id": "two", "labels": [1, 4], "level": [2, 2], "mask_rle": [half(left=True), half(left=False)]},
+            {"image_id": "none", "labels": [1, 4], "level": [], "mask_rle": []},
+            {"image_id": "nothing", "labels": [], "level": [2], "mask_rle": [half(left=True)]},
+        )
+    )
+    two, none, nothing = done.to_pylist()
+    maps = [decode_label_map(row["label_map"], "") for row in (two, none, nothing)]
+    assert all(label_map.shape == (SIZE, SIZE) for label_map in maps)
+    assert [len(np.unique(maps[0][:, side])) for side in (np.s_[: SIZE // 2], np.s_[SIZE // 2 :])] == [1, 1]
+    assert all(set(np.unique(label_map)) <= {0, 2, 5} for label_map in maps[:2])
+    assert maps[0].any()
+    assert not maps[2].any()
+    assert [(row["superpixels"], row["coverage"], row["fallback"]) for row in (two, none, nothing)] == [
+        (2, 1.0, False),
+        (0, 0.0, True),
+        (1, 0.5, False),
+    ]
+
+
+def test_a_picture_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
+    actor = actor_of(tmp_path)
+    failed = {"image_id": "bad", "labels": [1], "level": [], "mask_rle": [], "bytes": None, "reason": "corrupt"}
+    assert actor(batch_of({**failed, "detail": "cut off"})).num_rows == 0
+    assert [path.suffix for path in tmp_path.rglob("_dropped/*")] == [".parquet"]
+
+
+def test_prompts_of_other_classes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected prompts of the classes ellipse, .*, got those of ring, star"):
+        actor_of(tmp_path, ("ring", "star"))
+
+
+@pytest.mark.slow
+def test_two_sets_of_prompts_make_coarse_and_fine_seeds(tmp_path: Path) -> None:
+    run = Run(recipe_of(tmp_path, *CHAIN), str(tmp_path / "run"))
+    manifests = run.bring(["seeds", "seeds.pixels", "seeds.fine"], Options())
+    labels = {row["image_id"]: set(row["labels"] or ()) for row in Index(run.instance("index")).table.iter_rows()}
+    for name in ("seeds", "seeds.pixels", "seeds.fine"):
+        seeds = list(SeedTable(run.instance(name)).images())
+        assert {seed.split for seed in seeds} == {"train"}
+        assert len(seeds) == 6
+        for seed in seeds:
+            assert set(np.unique(seed.label_map)) <= {0, *(c + 1 for c in labels[seed.image_id])}
+            assert seed.supervision == "image-labels"
+    assert manifests["seeds"]["superpixels"] > 0
+    assert 0 < manifests["seeds"]["coverage"] <= 1
+    assert manifests["seeds.pixels"]["fallbacks"] == 6
+    # Another power of the background costs seeds, and what learns from them; nothing that they are made of.
+    again = Run(recipe_of(tmp_path, *CHAIN, "seeds.fine.background_power=2.0"), str(tmp_path / "run"))
+    names = ("superpixels", "seeds", "train-prompts.maps", "seeds.fine")
+    assert [run.instance(name).key == again.instance(name).key for name in names] == [True, True, True, False]
