@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -77,14 +78,32 @@ def _verb_of_stage(stage: Stage[Any]) -> Callable[..., None]:
     return verb
 
 
-def demo(out: OutOption = "runs/demo", verbose: VerboseOption = 0) -> None:
+class System(StrEnum):
+    """What the demo shows."""
+
+    WEAKSAM = "weaksam"
+    FMA = "fma"
+
+
+_DEMOS = {System.WEAKSAM: "demo", System.FMA: "shapes-fma"}  # their recipes
+
+
+def demo(
+    out: OutOption = "runs/demo",
+    system: Annotated[
+        System, typer.Option("--system", help="weaksam: boxes and instance masks; fma: label maps with CLIP and SAM.")
+    ] = System.WEAKSAM,
+    verbose: VerboseOption = 0,
+) -> None:
     """The main job on drawn images, from image labels to proposals, detectors, instance masks and a report, in minutes.
 
-    Example:
+    Examples:
 
         weaksam demo --out runs/demo
+
+        weaksam demo --system fma --out runs/demo-fma
     """
-    _bring_up_to_date(RunRequest(recipe="demo", out=out, verbose=verbose), active)
+    _bring_up_to_date(RunRequest(recipe=_DEMOS[system], out=out, verbose=verbose), active)
 
 
 def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[str]]) -> None:

@@ -16,8 +16,8 @@ from pipelines.registry import STAGES, product_of
 from pipelines.store.instances import Instance
 
 MORE = [
-    "instances={import.ss: {file: ss.mat}, import-masks.cam: {file: masks.json}, true-boxes.truth: {noise: 0.5}, seeds: {}, "
-    "train-segmenter: {}}"
+    "instances={import.ss: {file: ss.mat}, import-masks.cam: {file: masks.json}, true-boxes.truth: {noise: 0.5}, "
+    "superpixels: {}, train-prompts: {}, seeds: {}, train-segmenter: {}}"
 ]
 OF_VERB = {"import": "import.ss", "import-masks": "import-masks.cam", "true-boxes": "true-boxes.truth"}
 OF_VERB |= {  # not listed by the recipe
