@@ -1,4 +1,4 @@
-"""Weak means weak: no coordinate or pixel of an annotation reaches a classifier, a proposal, a pseudo label or a detector."""
+"""Weak means weak: no coordinate or pixel of an annotation reaches a classifier, proposal, pseudo label, seed or detector."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from pipelines.engine.stage import Options
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
 from pipelines.store.instances import current_instance
-from pipelines.store.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS, PSEUDO_MASKS
+from pipelines.store.schemas import IMAGES, PROPOSALS, PSEUDO_LABELS, PSEUDO_MASKS, SEEDS
 from weaksam.datasets.shapes import CLASS_NAMES, data_set_seed, draw
 from weaksam.io.files import read_bytes
 
@@ -42,6 +42,18 @@ TINY = [
     "retrain.detector.anchor_sides=[12, 24, 48]",
     "retrain.detector.pyramid_dim=16",
     "retrain.detector.head_dim=32",
+    "resources.here=true",
+    "resources.cpus=1",
+]
+
+TINY_MAPS = [
+    "data.kind=auto",
+    "data.splits=[train]",
+    "data.train_split=train",
+    "superpixels.points_per_side=4",
+    "train_prompts={steps: 2, warmup_steps: 0, batch_size: 4, long_side: [64, 64], crop_size: 64}",
+    "train-prompts.maps.steps=2",
+    "segmenter={side: 64, crop_side: 64, steps: 2, batch_size: 4}",
     "resources.here=true",
     "resources.cpus=1",
 ]
@@ -118,7 +130,11 @@ def write_coco(folder: Path, *, coordinates: str) -> str:
 
 
 def run(data: str, out: Path, last: str, *settings: str) -> None:
-    recipe, _ = load_recipe("small", [*TINY, *settings], data)
+    bring("small", [*TINY, *settings], data, out, last)
+
+
+def bring(name: str, settings: list[str], data: str, out: Path, last: str) -> None:
+    recipe, _ = load_recipe(name, settings, data)
     Run(recipe, str(out)).bring([last], Options())
 
 
@@ -186,3 +202,31 @@ def test_masks_that_are_learnt_from_are_the_same_whatever_the_true_ones(tmp_path
     assert set(segmented["supervision"].to_pylist()) == {"image-labels"}
     assert sum(map(len, segmented["mask_rle"].to_pylist())) > 0
     assert weights == other_weights, "the detectors differ"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [write_voc, write_coco])
+def test_seeds_and_segmenters_are_the_same_whatever_the_true_masks(tmp_path, write):
+    found = []
+    for coordinates in ("true", "random"):
+        data = write(tmp_path / "data", coordinates=coordinates)
+        out = tmp_path / coordinates
+        bring("shapes-fma", TINY_MAPS, data, out, "train-segmenter")
+        weights = [
+            read_bytes(current_instance(str(out), name).file(file))
+            for name, file in (
+                ("train-prompts", "prompts.safetensors"),
+                ("train-prompts.maps", "prompts.safetensors"),
+                ("train-segmenter", "segmenter.safetensors"),
+            )
+        ]
+        found.append((weights, table(out, "seeds.coarse", SEEDS), table(out, "seeds.fine", SEEDS)))
+        (tmp_path / "data").rename(tmp_path / f"{coordinates}-data")
+    (weights, coarse, fine), (other_weights, other_coarse, other_fine) = found
+    assert weights[0] == other_weights[0], "the prompts of classes differ"
+    assert coarse.equals(other_coarse), "the coarse seeds differ"
+    assert weights[1] == other_weights[1], "the prompts of maps differ"
+    assert fine.equals(other_fine), "the fine seeds differ"
+    assert weights[2] == other_weights[2], "the segmenters differ"
+    assert set(fine["supervision"].to_pylist()) == {"image-labels"}
+    assert sum(coarse["superpixels"].to_pylist()) > 0
