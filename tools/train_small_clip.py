@@ -3,9 +3,9 @@
 CLIP's own way (Radford et al. 2021) in miniature, with two changes. Sentences are made of what is drawn ("a red ring left of a
 star"), so that it is known which of a batch's are true of which image: each image is to prefer all that are true of it over all
 that are not, and each sentence its images. And an image's embedding is that of its patches' mean, as all users of it here take
-it. Its patches come of the built-in stem, which learns along: a transformer alone, from nothing, learnt little more than
-colours in a quarter of an hour. Sentences tell classes, colours and places of objects; no mask is learnt. Drawings are of seeds
-that no recipe reaches.
+it. Its patches come of the built-in stem, which learns along: a transformer alone, of twice as many blocks, named shapes hardly
+better than by chance after 500 such steps (mAP .40 for .34). Sentences tell classes, colours and places of objects; no mask is
+learnt. Drawings are of seeds that no recipe reaches.
 """
 
 from __future__ import annotations

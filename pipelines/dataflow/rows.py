@@ -101,6 +101,29 @@ def finish_batch(instance: Instance, rows: list[dict[str, Any]], schema: pa.Sche
     return pa.Table.from_pylist([row for row in rows if not row.get("reason")], schema=schema)
 
 
+def work_batch(
+    batch: pa.Table,
+    instance: Instance,
+    schema: pa.Schema,
+    work: Callable[..., dict[str, Any]],
+    prepare: Callable[[dict[str, Any]], Any] | None = None,
+    *,
+    ahead: bool,
+) -> pa.Table:
+    """Turn fetched images into rows of the table, one after the other; those with a reason go to ``_dropped`` and not on.
+
+    Args:
+        batch: columns FETCHED, and what else ``work`` reads.
+        instance: whose table it is.
+        schema: of the table.
+        work: a row, and as ``ready`` a function that gives what was prepared of it -> its row of the table.
+        prepare: of a row; None decodes its image.
+        ahead: whether the next images are prepared meanwhile.
+    """
+    rows = prepared(batch.to_pylist(), prepare or decode_row, ahead=ahead)
+    return finish_batch(instance, [guarded(partial(work, ready=ready), row, ()) for row, ready in rows], schema)
+
+
 def guarded(work: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any], missing: Any) -> dict[str, Any]:
     """Run ``work`` on a row that is fine so far; a failure becomes its reason. A broken GPU ends the process instead.
 

@@ -35,7 +35,7 @@ from pipelines.exchange.imports import ANY_DROPPED, require_folder_name
 from pipelines.exchange.labelme import LabelmeMasks
 from pipelines.exchange.masked_objects import MaskedObject, MaskFile
 from pipelines.exchange.pictures import pictures_of
-from pipelines.exchange.voc_masks import OBJECTS, VocMasks
+from pipelines.exchange.voc_masks import VocMasks
 from pipelines.exchange.yolo import DATA_YAML, YoloMasks
 from pipelines.products.index import NO_SPLIT, Index
 from pipelines.products.pseudo_labels import PseudoMaskFacts, PseudoMaskTable
@@ -52,6 +52,7 @@ from pipelines.store.tables import part_name
 from weaksam.boxes_np import paired_iou
 from weaksam.config import require
 from weaksam.config.weights import NotInKey
+from weaksam.datasets.voc_layout import OBJECTS
 from weaksam.errors import DataError, ImageError
 from weaksam.io.files import is_folder, list_files, read_annotations
 from weaksam.io.images import read_size

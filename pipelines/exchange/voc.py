@@ -26,8 +26,9 @@ from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem, file_stems, safe_name, without_blanks
 from pipelines.exchange.files import begin_folder, open_whole
 from pipelines.exchange.pictures import pictures_of, place_pictures, plan_pictures
-from pipelines.exchange.voc_masks import CLASSES, OBJECTS, mask_pngs, numbered
+from pipelines.exchange.voc_masks import mask_pngs, numbered
 from pipelines.store.files import write_bytes
+from weaksam.datasets.voc_layout import CLASSES, OBJECTS
 from weaksam.errors import DataError
 from weaksam.io.files import join
 

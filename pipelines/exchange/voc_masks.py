@@ -27,6 +27,7 @@ from pipelines.exchange.file_names import file_stem, file_stems, without_blanks
 from pipelines.exchange.files import begin_folder
 from pipelines.exchange.masked_objects import MaskedObject, no_mask, require_size
 from pipelines.store.files import write_bytes
+from weaksam.datasets.voc_layout import CLASSES, OBJECTS
 from weaksam.datasets.voc_masks import VOID, classes_of
 from weaksam.datasets.voc_xml import boxes_xyxy_of, objects_of, parse_annotation
 from weaksam.errors import DataError, ImageError
@@ -35,7 +36,6 @@ from weaksam.io.images import decode_numbers
 from weaksam.label_maps import BACKGROUND
 from weaksam.masks_np import decode_rle, encode_rle
 
-OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"  # folders
 _MOST = 254  # numbers of a byte, without background and void
 
 
@@ -75,9 +75,7 @@ def write_label_maps(content: SplitLabelMaps, target: Target) -> str:
     """
     split = file_stem(content.of.split)
     stems = [without_blanks(stem) for stem in file_stems(list(content.file_names.values()))]
-    files = {
-        image_id: f"SegmentationClass/{stem}.png" for image_id, stem in zip(content.file_names, stems, strict=True)
-    }
+    files = {image_id: numbered(CLASSES, stem) for image_id, stem in zip(content.file_names, stems, strict=True)}
     listed = f"ImageSets/Segmentation/{split}.txt"
     to_write = [*files.values(), listed]
     replaced = begin_folder(target.out, to_write, to="voc-label-maps", split=split, overwrite=target.overwrite)

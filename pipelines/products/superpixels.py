@@ -1,4 +1,4 @@
-"""SAM's automatic masks of images, and the quasi-superpixels among them, which are chosen when they are read."""
+"""SAM's automatic masks of images; which of them are superpixels, their readers say (``superpixels_among``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pipelines.engine.product import Product
 from pipelines.products.rows import RowFacts
 from pipelines.store.schemas import SUPERPIXELS, automatic_masks_from_row
-from weaksam.segmentation.superpixels import superpixels_among
 from weaksam.structures import AutomaticMasks
 
 
@@ -39,9 +38,3 @@ class SuperpixelTable(Product[SuperpixelFacts]):
         """Yield the images of the table with all masks, holding one file in memory."""
         for row in self.table.iter_rows():
             yield SegmentedImage(image_id=row["image_id"], split=row["split"], masks=automatic_masks_from_row(row))
-
-    def superpixels(self, threshold: float) -> Iterator[SegmentedImage]:
-        """Yield them with their quasi-superpixels alone; the threshold is that of ``quasi_superpixels``."""
-        for image in self.images():
-            masks = superpixels_among(image.masks, threshold)
-            yield SegmentedImage(image_id=image.image_id, split=image.split, masks=masks)

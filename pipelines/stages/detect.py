@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import decode_row, fetch, finish_batch, guarded, planned_images, prepared, use_threads
+from pipelines.dataflow.rows import fetch, planned_images, use_threads, work_batch
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.detections import DetectionFacts, DetectionTable
 from pipelines.products.index import Index
@@ -33,7 +32,7 @@ from pipelines.store.instances import Instance
 from pipelines.store.planned import CONTENT
 from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
 from pipelines.store.tables import Rows
-from pipelines.training.trained import Trained
+from pipelines.training.trained import Trained, weights_of_job
 from weaksam.config import (
     DetectConfig,
     MilConfig,
@@ -140,7 +139,7 @@ class DetectStage(Stage[DetectOptions]):
             raise DataError(
                 f"{job.instance.name}.splits: no image of {', '.join(options.test.splits) or 'any split'}{has}"
             )
-        weights = _weights(job)
+        weights = weights_of_job(job, options.model, options.weights)
         class_names = index.class_names or _class_names_of(weights)
         schema = with_class_names(DETECTIONS, class_names)
 
@@ -247,9 +246,8 @@ class DetectActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Detect in each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        rows = prepared(batch.to_pylist(), decode_row, ahead=self._spec.device == "cuda")
-        done = [guarded(partial(self._detect, ready=ready), row, ()) for row, ready in rows]
-        return finish_batch(self._spec.instance, done, self._schema)
+        ahead = self._spec.device == "cuda"
+        return work_batch(batch, self._spec.instance, self._schema, self._detect, ahead=ahead)
 
     def _detect(self, row: dict[str, Any], *, ready: Callable[[], NDArray[np.uint8]]) -> dict[str, Any]:
         image = ready()
@@ -303,14 +301,6 @@ def _mirrored_back(found: Detections, image: NDArray[np.uint8]) -> Detections:
     from weaksam.detectors.mil.samples import mirrored
 
     return replace(found, boxes_xyxy=mirrored(image, found.boxes_xyxy)[1])
-
-
-def _weights(job: Job[DetectOptions]) -> Weights:
-    """Return the detector's weights: those that the recipe names, or of this run's training as they are now."""
-    options = job.options
-    if not options.model:
-        return options.weights
-    return replace(options.weights, uri=job.input(options.model, Trained).weights_uri).as_seen()
 
 
 def _class_names_of(weights: Weights) -> tuple[str, ...]:

@@ -8,8 +8,7 @@ Resumable like ``propose``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import decode_row, fetch, finish_batch, guarded, planned_images, prepared, use_threads
+from pipelines.dataflow.rows import fetch, planned_images, use_threads, work_batch
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
 from pipelines.products.label_maps import LabelMapFacts, LabelMapTable
@@ -28,7 +27,7 @@ from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance
 from pipelines.store.planned import CONTENT
 from pipelines.store.schemas import LABEL_MAPS, label_map_to_row, with_class_names
-from pipelines.training.trained import Trained
+from pipelines.training.trained import weights_of_job
 from weaksam.config import PredictMapsConfig, SegmenterConfig, SegmenterNetworkConfig, require
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
@@ -108,7 +107,7 @@ class PredictMapsStage(Stage[PredictMapsOptions]):
             raise DataError(
                 f"{job.instance.name}.splits: no image of {', '.join(options.predict_maps.splits) or 'any split'}"
             )
-        weights = _weights(job)
+        weights = weights_of_job(job, options.model, options.weights)
         class_names, supervision = _said_of(weights)
         schema = with_class_names(LABEL_MAPS, index.class_names or class_names)
 
@@ -162,9 +161,8 @@ class MapActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Predict the label map of each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        rows = prepared(batch.to_pylist(), decode_row, ahead=self._spec.device == "cuda")
-        done = [guarded(partial(self._predict, ready=ready), row, ()) for row, ready in rows]
-        return finish_batch(self._spec.instance, done, self._schema)
+        ahead = self._spec.device == "cuda"
+        return work_batch(batch, self._spec.instance, self._schema, self._predict, ahead=ahead)
 
     def _predict(self, row: dict[str, Any], *, ready: Callable[[], NDArray[np.uint8]]) -> dict[str, Any]:
         from weaksam.segmentation.inference import class_probabilities, label_map_of
@@ -172,14 +170,6 @@ class MapActor:
         found = class_probabilities(self._segmenter, ready(), self._spec.config)
         label_map = label_map_of(found.strips())
         return label_map_to_row(row["image_id"], row["input"], label_map, supervision=self._supervision)
-
-
-def _weights(job: Job[PredictMapsOptions]) -> Weights:
-    """Return the segmenter's weights: those that the recipe names, or of this run's training as they are now."""
-    options = job.options
-    if not options.model:
-        return options.weights
-    return replace(options.weights, uri=job.input(options.model, Trained).weights_uri).as_seen()
 
 
 def _said_of(weights: Weights) -> tuple[tuple[str, ...], str]:

@@ -8,9 +8,8 @@ without a row of superpixels is not planned. Resumable like ``propose``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import (
-    beside,
-    decode_row,
-    fetch,
-    finish_batch,
-    guarded,
-    planned_images,
-    prepared,
-    use_threads,
-)
+from pipelines.dataflow.rows import beside, fetch, planned_images, use_threads, work_batch
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
 from pipelines.products.label_maps import SeedFacts, SeedTable
@@ -41,14 +31,15 @@ from pipelines.stages.train_prompts.stage import TrainedPrompts
 from pipelines.store.current import CurrentRows
 from pipelines.store.instances import Instance
 from pipelines.store.planned import CONTENT
-from pipelines.store.schemas import SEEDS, label_map_to_row, with_class_names
+from pipelines.store.schemas import SEEDS, SUPERPIXELS, automatic_masks_from_row, label_map_to_row, with_class_names
 from pipelines.training.images import labels_column
 from weaksam.config import ClipConfig, SeedConfig
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
+from weaksam.masks_np import Rle
 from weaksam.networks.clip import with_weights_named
 
-_SUPERPIXELS = ("level", "mask_rle")
+_SUPERPIXELS = tuple(name for name in SUPERPIXELS.names if name != "input")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +92,11 @@ class SeedStage(Stage[SeedOptions]):
         trained = job.input(options.prompts, TrainedPrompts)
         column = labels_column(options.include_difficult)
         images = planned_images(job.instance.planned_rows(), index.read(), column)
+        unknown = images["labels"].null_count
         images = images.filter(images["labels"].is_valid())
         if options.superpixels:
             superpixels = job.input(options.superpixels, SuperpixelTable).table
-            images = beside(images, superpixels.read(("image_id", *_SUPERPIXELS)))
+            images = beside(images, superpixels.read(_SUPERPIXELS))
         if not images.num_rows:
             also = f" and superpixels of {options.superpixels}" if options.superpixels else ""
             raise DataError(f"{job.instance.name}: expected images with known labels{also}, got none")
@@ -126,7 +118,9 @@ class SeedStage(Stage[SeedOptions]):
 
         facts = work_off(job, images, schema, options.resources, operators)
         table = CurrentRows(job.instance.table(schema), job.instance.planned_rows())
-        return _with_counts(SeedFacts(**vars(facts), supervision=trained.facts.supervision), table)
+        left_out = f" · {unknown:,} with unknown labels left out" if unknown else ""
+        said = {**vars(facts), "text": f"{facts.text}{left_out}"}
+        return _with_counts(SeedFacts(**said, supervision=trained.facts.supervision), table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,25 +158,27 @@ class SeedActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Make the seed of each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        rows = prepared(batch.to_pylist(), decode_row, ahead=self._spec.device == "cuda")
-        done = [guarded(partial(self._seed, ready=ready), row, ()) for row, ready in rows]
-        return finish_batch(self._spec.instance, done, self._schema)
+        ahead = self._spec.device == "cuda"
+        return work_batch(batch, self._spec.instance, self._schema, self._seed, ahead=ahead)
 
     def _seed(self, row: dict[str, Any], *, ready: Callable[[], NDArray[np.uint8]]) -> dict[str, Any]:
         import torch
 
-        from weaksam.masks_np import decode_rles, rle_inside
+        from weaksam.masks_np import decode_rles
         from weaksam.segmentation.seeding import sam_seed
-        from weaksam.segmentation.superpixels import quasi_superpixels
+        from weaksam.segmentation.superpixels import superpixels_among
 
         image, config, device = ready(), self._spec.config, self._spec.device
         size_hw = (image.shape[0], image.shape[1])
         class_index = sorted(row["labels"])
         maps = self._maps(image, class_index)
-        levels, masks_rle = np.asarray(row.get("level") or [], np.int64), row.get("mask_rle") or []
-        chosen = np.flatnonzero(quasi_superpixels(levels, rle_inside(masks_rle), config.max_inside))
-        masks = torch.from_numpy(decode_rles([masks_rle[n] for n in chosen], size_hw)).to(device)
-        level = torch.from_numpy(levels[chosen]).to(device)
+        masks_rle: Sequence[Rle] = ()
+        levels: list[int] = []
+        if "mask_rle" in row:
+            chosen = superpixels_among(automatic_masks_from_row(row), config.max_inside)
+            masks_rle, levels = chosen.mask_rle, chosen.level.tolist()
+        masks = torch.from_numpy(decode_rles(masks_rle, size_hw)).to(device)
+        level = torch.tensor(levels, dtype=torch.int64, device=device)
         classes = torch.tensor(class_index, dtype=torch.int64, device=device)
         seed = sam_seed(maps, classes, masks, level, config.background_power)
         return {

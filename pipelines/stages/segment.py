@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,7 @@ import pyarrow.compute as pc
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import (
-    beside,
-    decode_row,
-    fetch,
-    finish_batch,
-    guarded,
-    planned_images,
-    prepared,
-    use_threads,
-)
+from pipelines.dataflow.rows import beside, decode_row, fetch, planned_images, use_threads, work_batch
 from pipelines.engine.stage import Content, ImagesRead, Job, Stage, sha256_of
 from pipelines.products.index import Index
 from pipelines.products.proposals import ProposalTable
@@ -159,9 +149,8 @@ class MaskActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment the boxes of each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        rows = prepared(batch.to_pylist(), self._prepare, ahead=self._spec.device == "cuda")
-        done = [guarded(partial(self._segment, ready=ready), row, ()) for row, ready in rows]
-        return finish_batch(self._spec.instance, done, self._schema)
+        ahead = self._spec.device == "cuda"
+        return work_batch(batch, self._spec.instance, self._schema, self._segment, self._prepare, ahead=ahead)
 
     def _prepare(self, row: dict[str, Any]) -> Any:
         from weaksam.sam.encode import resize_image

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import decode_row, fetch, finish_batch, guarded, planned_images, prepared, use_threads
+from pipelines.dataflow.rows import fetch, planned_images, use_threads, work_batch
 from pipelines.engine.stage import Content, ImagesRead, Job, Stage, sha256_of
 from pipelines.products.index import Index
 from pipelines.products.rows import RowFacts
@@ -142,9 +141,8 @@ class EverythingActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        rows = prepared(batch.to_pylist(), decode_row, ahead=self._spec.device == "cuda")
-        done = [guarded(partial(self._segment, ready=ready), row, ()) for row, ready in rows]
-        return finish_batch(self._spec.instance, done, SUPERPIXELS)
+        ahead = self._spec.device == "cuda"
+        return work_batch(batch, self._spec.instance, SUPERPIXELS, self._segment, ahead=ahead)
 
     def _segment(self, row: dict[str, Any], *, ready: Callable[[], NDArray[np.uint8]]) -> dict[str, Any]:
         from weaksam.sam.everything import segment_everything

@@ -72,6 +72,46 @@ class TrainingPlan:
         return [(epoch, int(_permutation(self.seed, epoch, self.images)[n])) for epoch, n in places]
 
 
+class Schedule(Protocol):
+    """Options of a training of which its plan is made."""
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser; 0 = ``epochs`` decide."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the images."""
+
+    @property
+    def batch_size(self) -> int:
+        """See ``TrainingPlan``, as of what follows."""
+
+    @property
+    def seed(self) -> int:
+        """See there."""
+
+    @property
+    def precision(self) -> Precision:
+        """See there."""
+
+    @property
+    def max_grad_norm(self) -> float:
+        """See there."""
+
+
+def plan_of(config: Schedule, images: int) -> TrainingPlan:
+    """Return the plan that options mean for so many images."""
+    return TrainingPlan(
+        images=images,
+        steps=config.steps or steps_of(images, config.epochs, config.batch_size),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        precision=config.precision,
+        max_grad_norm=config.max_grad_norm,
+    )
+
+
 def steps_of(images: int, epochs: int, batch_size: int) -> int:
     """Return the steps in which every image is seen ``epochs`` times, some once more to fill the last batch."""
     return math.ceil(images * epochs / batch_size)

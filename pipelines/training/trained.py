@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.engine.product import Facts, Product
 from pipelines.products.rows import Throughput
@@ -12,9 +12,11 @@ from weaksam.io.files import join
 from weaksam.structures import IMAGE_LABELS
 
 if TYPE_CHECKING:
+    from pipelines.engine.stage import Job
     from pipelines.store.instances import Instance
     from pipelines.training.checkpoints import Checkpoints
     from pipelines.training.task import Progress, TrainingPlan
+    from weaksam.config.weights import Weights
 
 _CHECKPOINTS = "checkpoints"  # folder of an instance
 
@@ -70,6 +72,11 @@ class Trained(Product[TrainingFacts]):
     @property
     def _training_uri(self) -> str:
         return join(checkpoints_uri(self.instance), self.instance.key)
+
+
+def weights_of_job(job: Job[Any], model: str, given: Weights) -> Weights:
+    """Return the weights that a recipe gives or, where ``model`` names a training of the run, those of that as they are now."""
+    return replace(given, uri=job.input(model, Trained).weights_uri).as_seen() if model else given
 
 
 def checkpoints_uri(instance: Instance) -> str:

@@ -64,7 +64,7 @@ class PromptTrainingConfig:
     weight_decay: float = 0.0005
     long_side: tuple[int, int] = (288, 480)  # pixels, of the image that a view is cut of, at random
     crop_size: int = 224  # pixels, side of a view; a multiple of CLIP's patch
-    color_jitter: bool = True
+    colour_jitter: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
 
@@ -84,7 +84,7 @@ class AffinityConfig:
     """How a class's map is spread over patches that attend to each other (FMA method 4)."""
 
     enabled: bool = True
-    layers: int = 8  # the last ones whose attention is averaged
+    layers: int = 8  # the last ones whose attention is averaged; all of a CLIP that has fewer
     rounds: int = 1  # of Sinkhorn's normalisation
     threshold: float = 0.4  # share of a map's maximum above which its parts have boxes; lower spreads more of it
     power: int = 2  # how often it is spread

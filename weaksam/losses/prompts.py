@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = 255  # of a label map: nobody knows what is there
+from weaksam.label_maps import IGNORED
 
 
 def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def prompt_view(
     size_wh = (max(size, round(width * scale)), max(size, round(height * scale)))
     top, left = int(rng.integers(size_wh[1] - size + 1)), int(rng.integers(size_wh[0] - size + 1))
     mirrored = rng.random() < _PROBABILITY
-    coloured = _recoloured(image, rng) if config.color_jitter else image
+    coloured = _recoloured(image, rng) if config.colour_jitter else image
     view = np.array(Image.fromarray(coloured).resize(size_wh, Image.Resampling.BICUBIC))
     view = view[top : top + size, left : left + size]
     cut: NDArray[np.uint8] = np.zeros((0, 0), np.uint8)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.dataflow.rows import FETCHED, decode_row, finish_batch, guarded, prepared, use_threads
+from pipelines.dataflow.rows import FETCHED, decode_row, finish_batch, guarded, use_threads, work_batch
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import (
     PROMPT_COLUMNS,
@@ -116,9 +115,8 @@ class SegmentActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        rows = prepared(batch.to_pylist(), self._prepare, ahead=self._spec.device == "cuda")
-        done = [guarded(partial(self._segment, ready=ready), row, ()) for row, ready in rows]
-        return finish_batch(self._spec.instance, done, self._schema)
+        ahead = self._spec.device == "cuda"
+        return work_batch(batch, self._spec.instance, self._schema, self._segment, self._prepare, ahead=ahead)
 
     def _prepare(self, row: dict[str, Any]) -> Any:
         return self._proposer.resize(decode_row(row))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
-from pipelines.training.task import Losses, Position, Share, TrainingPlan, steps_of
+from pipelines.training.task import Losses, Position, Share, TrainingPlan, plan_of
 from weaksam.config import RetrainConfig
 from weaksam.detectors.loading import build_retrained
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
@@ -44,17 +44,8 @@ class RetrainTask:
     @property
     def plan(self) -> TrainingPlan:
         """How much, in which order."""
-        config = self.config
-        steps = config.steps or steps_of(len(self.images), config.epochs, config.batch_size)
-        return TrainingPlan(
-            images=len(self.images),
-            steps=steps,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            precision=config.precision,
-            max_grad_norm=config.max_grad_norm,
-            keep=(preliminary_step(config, steps),),
-        )
+        plan = plan_of(self.config, len(self.images))
+        return replace(plan, keep=(preliminary_step(self.config, plan.steps),))
 
     @property
     def pass_statistics(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pipelines.store.tables import Rows
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.images import LabelledImage
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
-from pipelines.training.task import Losses, Position, Share, TrainingPlan, steps_of
+from pipelines.training.task import Losses, Position, Share, TrainingPlan, plan_of
 from weaksam.config import MilConfig
 from weaksam.detectors.loading import build_detector, pixel_format
 from weaksam.detectors.mil.base import WeakDetector
@@ -40,15 +40,7 @@ class MilTask:
     @property
     def plan(self) -> TrainingPlan:
         """How much, in which order."""
-        config = self.config
-        return TrainingPlan(
-            images=len(self.images),
-            steps=config.steps or steps_of(len(self.images), config.epochs, config.batch_size),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            precision=config.precision,
-            max_grad_norm=config.max_grad_norm,
-        )
+        return plan_of(self.config, len(self.images))
 
     @property
     def pass_statistics(self) -> tuple[str, ...]:

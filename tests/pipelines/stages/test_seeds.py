@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from pipelines.dataflow.rows import FETCHED
 from pipelines.engine.stage import Options
@@ -17,13 +18,14 @@ from pipelines.products.label_maps import SeedTable
 from pipelines.runner import Run
 from pipelines.stages.seeds import SeedActor, SeedSpec
 from pipelines.store.instances import Instance
+from pipelines.store.schemas import SUPERPIXELS, automatic_masks_to_row
 from tests.pipelines.stages.test_train_prompts import recipe_of
+from tests.support.automatic_masks import automatic_masks
 from tests.support.small_clip import tiny_clip, write_tiny_clip
 from weaksam.config import AffinityConfig, ClipConfig, PromptLayoutConfig, SeedConfig, Weights
 from weaksam.datasets.shapes import CLASS_NAMES, read_shape_png
 from weaksam.errors import DataError
 from weaksam.label_maps import decode_label_map
-from weaksam.masks_np import encode_rle
 from weaksam.segmentation.prompted import PromptedClip, prompts_to_bytes
 
 SIZE = 64
@@ -57,30 +59,31 @@ def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES) -> SeedAc
 
 
 def batch_of(*rows: dict[str, Any]) -> pa.Table:
-    """Images with their labels and superpixels, the wholes among these."""
+    """Images with their labels and, under ``wholes``, the masks of their superpixels."""
     blank = {"uri": "", "input": "i", "reason": None, "detail": None}
-    full = [{**blank, "bytes": read_shape_png(f"shapes:train/0?size={SIZE}&seed=0"), **row} for row in rows]
-    more = [
-        pa.field("level", pa.list_(pa.int8())),
-        pa.field("mask_rle", pa.list_(pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())]))),
-    ]
-    return pa.Table.from_pylist(full, schema=pa.schema([*FETCHED, *more]))
+    schema = pa.schema([*FETCHED, *(field for field in SUPERPIXELS if field.name not in ("image_id", "input"))])
+    full = []
+    for row in rows:
+        masks = automatic_masks(row.pop("wholes"), size_hw=(SIZE, SIZE))
+        image = {**blank, "bytes": read_shape_png(f"shapes:train/0?size={SIZE}&seed=0"), **row}
+        full.append({**automatic_masks_to_row(row["image_id"], "i", masks), **image})
+    return pa.Table.from_pylist(full, schema=schema)
 
 
-def half(left: bool) -> dict[str, Any]:
+def half(left: bool) -> NDArray[np.bool_]:
     mask = np.zeros((SIZE, SIZE), np.bool_)
     mask[:, : SIZE // 2] = left
     mask[:, SIZE // 2 :] = not left
-    return encode_rle(mask)
+    return mask
 
 
 def test_a_seed_is_made_of_superpixels_and_holds_the_labels_of_its_image_alone(tmp_path: Path) -> None:
     actor = actor_of(tmp_path)
     done = actor(
         batch_of(
-            {"image_id": "two", "labels": [1, 4], "level": [2, 2], "mask_rle": [half(left=True), half(left=False)]},
-            {"image_id": "none", "labels": [1, 4], "level": [], "mask_rle": []},
-            {"image_id": "nothing", "labels": [], "level": [2], "mask_rle": [half(left=True)]},
+            {"image_id": "two", "labels": [1, 4], "wholes": [half(left=True), half(left=False)]},
+            {"image_id": "none", "labels": [1, 4], "wholes": []},
+            {"image_id": "nothing", "labels": [], "wholes": [half(left=True)]},
         )
     )
     two, none, nothing = done.to_pylist()
@@ -99,7 +102,7 @@ def test_a_seed_is_made_of_superpixels_and_holds_the_labels_of_its_image_alone(t
 
 def test_a_picture_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     actor = actor_of(tmp_path)
-    failed = {"image_id": "bad", "labels": [1], "level": [], "mask_rle": [], "bytes": None, "reason": "corrupt"}
+    failed = {"image_id": "bad", "labels": [1], "wholes": [], "bytes": None, "reason": "corrupt"}
     assert actor(batch_of({**failed, "detail": "cut off"})).num_rows == 0
     assert [path.suffix for path in tmp_path.rglob("_dropped/*")] == [".parquet"]
 
@@ -124,6 +127,7 @@ def test_two_sets_of_prompts_make_coarse_and_fine_seeds(tmp_path: Path) -> None:
     assert manifests["seeds"]["superpixels"] > 0
     assert 0 < manifests["seeds"]["coverage"] <= 1
     assert manifests["seeds.pixels"]["fallbacks"] == 6
+    assert "unknown labels" not in manifests["seeds"]["text"]
     # Another power of the background costs seeds, and what learns from them; nothing that they are made of.
     again = Run(recipe_of(tmp_path, *CHAIN, "seeds.fine.background_power=2.0"), str(tmp_path / "run"))
     names = ("superpixels", "seeds", "train-prompts.maps", "seeds.fine")

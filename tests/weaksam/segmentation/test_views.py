@@ -10,7 +10,7 @@ from weaksam.config import PromptTrainingConfig
 from weaksam.networks.clip.towers import CLIP_PIXELS
 from weaksam.segmentation.views import prompt_view
 
-SMALL = PromptTrainingConfig(long_side=(48, 96), crop_size=32, color_jitter=False)
+SMALL = PromptTrainingConfig(long_side=(48, 96), crop_size=32, colour_jitter=False)
 
 
 def halves(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -53,7 +53,13 @@ def load_clip(config: ClipConfig, device: str | torch.device = "cpu") -> Clip:
         architecture = architecture_of(state)
     except (KeyError, IndexError):
         architecture = ClipArchitecture()
-    vocabulary = Vocabulary(own["tokens"]) if own else Vocabulary()
+    try:
+        vocabulary = Vocabulary([int(token) for token in own["tokens"]]) if own else Vocabulary()
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{where}: expected in its metadata the tokens that it knows, start and end among them, got "
+            f"{str(own)[:100]!a}; copy it again"
+        ) from error
     if architecture.vocabulary != len(vocabulary):
         raise CheckpointError(
             f"{where}: expected embeddings of CLIP's {len(vocabulary):,} tokens, got {architecture.vocabulary:,}; take "

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tests.weaksam.networks.clip.test_towers import random_state
 from weaksam.config import ClipConfig, Weights
 from weaksam.errors import CheckpointError
-from weaksam.networks.clip.load import architecture_of, clip_to_bytes, load_clip
+from weaksam.networks.clip.load import METADATA_KEY, architecture_of, clip_to_bytes, load_clip
 from weaksam.networks.clip.tokens import END, START, Vocabulary, all_tokens
 from weaksam.networks.clip.towers import Clip, ClipArchitecture
 
@@ -88,3 +88,12 @@ def test_embeddings_of_other_tokens_than_clips_are_refused(tmp_path: Path) -> No
     save_file(random_state(replace(SMALL, vocabulary=20)), tmp_path / "clip.safetensors")
     with pytest.raises(CheckpointError, match=r"expected embeddings of CLIP's 49,408 tokens, got 20; take a CLIP with"):
         load_clip(config(tmp_path / "clip.safetensors", quick_gelu=True))
+
+
+@pytest.mark.parametrize("said", ['{"words": []}', '{"tokens": 3}', '{"tokens": [1, 2]}', '{"tokens": ["a"]}'])
+def test_a_file_of_our_own_that_does_not_say_its_tokens_is_refused(tmp_path: Path, said: str) -> None:
+    save_file(random_state(replace(SMALL, vocabulary=2)), tmp_path / "own.safetensors", {METADATA_KEY: said})
+    with pytest.raises(
+        CheckpointError, match="expected in its metadata the tokens that it knows, start and end among them"
+    ):
+        load_clip(config(tmp_path / "own.safetensors"))
