@@ -17,10 +17,10 @@ from pipelines.bringing import Resolved
 from pipelines.engine.stage import Job, Options
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
-from pipelines.stages import detect
 from pipelines.stages.propose import stage as propose
 from pipelines.stages.propose.actors import ActorSpec, Prompting, SegmentActor
 from pipelines.store.files import write_bytes
+from pipelines.training.trained import weights_of_job
 from tests.support.drawn_run import job_for
 from tests.support.s3_server import s3_server
 from tests.support.web_server import web_server
@@ -145,6 +145,10 @@ def test_all_weights_of_a_stage_go_through_the_places_of_the_recipe(tmp_path: Pa
     )  # nobody loads it where a detector is given
 
 
+def _model_weights(job: Job[Any]) -> Weights:
+    return weights_of_job(job, job.options.model, job.options.weights)
+
+
 def _clue_weights(job: Job[Any]) -> Weights:
     return propose.clue_weights_of(job.options, job.inputs)
 
@@ -152,7 +156,7 @@ def _clue_weights(job: Job[Any]) -> Weights:
 @pytest.mark.parametrize(
     ("name", "trained", "file", "weights_of"),
     [
-        ("detect.mil", "train-mil", "detector.safetensors", detect._weights),
+        ("detect.mil", "train-mil", "detector.safetensors", _model_weights),
         ("propose", "train-classifier", "classifier.safetensors", _clue_weights),
     ],
 )
