@@ -15,6 +15,7 @@ from pipelines.variants.document import data_set, value_of
 from pipelines.variants.measure import Pairs, Variant
 from pipelines.variants.objectives import OBJECTIVES
 from pipelines.variants.objectives.detections import FINAL
+from pipelines.variants.objectives.proposals import PROPOSALS
 from pipelines.variants.table import ELSE, HELD_OUT, TRAINING, PaperTable, Row, Settings
 from weaksam.errors import ConfigError
 
@@ -104,7 +105,7 @@ class Cells:
             seeds=self.seeds,
             seeded=table.seeded,
             data_uri=self._asked.data_uri,
-            read_from={FINAL: detections or table.detections},
+            read_from={FINAL: detections or table.detections, PROPOSALS: table.proposals},
         )
 
     def _variant(self, name: str, row: Row) -> Variant:

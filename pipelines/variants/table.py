@@ -80,6 +80,7 @@ class PaperTable(BaseModel):
     columns: dict[str, Column]
     split: str = HELD_OUT
     detections: str = "evaluate.final"
+    proposals: str = "evaluate.proposals"  # the evaluation that columns of proposals are read from
     seeds: tuple[int, ...] = ()  # where no others are asked for; empty = the recipe's own
     seeded: tuple[str, ...]  # fields of the recipe that take the seed
     rows: dict[str, Row]
@@ -150,8 +151,8 @@ def known_tables() -> dict[str, Path]:
 
 
 def _in_order(path: Path) -> tuple[bool, int, str]:
-    number, _, rest = path.stem.removeprefix("table-").partition("-")
-    return (not number.isdigit(), int(number) if number.isdigit() else 0, rest)
+    number = path.stem.removeprefix("table-").partition("-")[0]
+    return (not number.isdigit(), int(number) if number.isdigit() else 0, path.stem)
 
 
 def _find(name: str) -> Path:

@@ -25,7 +25,7 @@ from weaksam.config.detect import DetectConfig, RetrainedDetectConfig
 from weaksam.config.everything import EverythingConfig
 from weaksam.config.mask_queries import MaskQueriesConfig
 from weaksam.config.mil import DropBlockConfig, MilConfig, MilDetectorConfig, MistConfig, OicrConfig
-from weaksam.config.prompts import PeaksConfig, PromptsConfig
+from weaksam.config.prompts import ClustersConfig, PeaksConfig, PromptsConfig
 from weaksam.config.proposals import ProposalsConfig
 from weaksam.config.pseudo_labels import PseudoLabelsConfig
 from weaksam.config.retrain import (
@@ -58,6 +58,7 @@ __all__ = [
     "ClueNetworkConfig",
     "ClueSourceConfig",
     "CluesConfig",
+    "ClustersConfig",
     "DataConfig",
     "DeepLabConfig",
     "DetectConfig",

@@ -28,19 +28,29 @@ class PeaksConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClustersConfig:
+    """How peaks of cross-attention maps, of all classes, become prompts; the published code takes k-means."""
+
+    method: Literal["kmeans", "mean-shift", "dbscan", "none"] = "kmeans"
+    points_per_cluster: int = 5  # of k-means: n_clusters = max(1, n // this)
+    radius: float = 16.0  # pixels, of mean shift (its flat kernel) and of DBSCAN (how far neighbours are apart)
+
+    def __post_init__(self) -> None:
+        require(self.points_per_cluster >= 1, "points_per_cluster", "1 or more", self.points_per_cluster)
+        require(self.radius > 0, "radius", "a positive number of pixels", self.radius)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PromptsConfig:
     """Which prompts SAM gets (section 3.2)."""
 
     sources: tuple[Literal["grid", "fine", "coarse", "cross"], ...] = ("grid", "fine", "coarse", "cross")
     points_per_side: int = 32  # S of the S x S grid (segment-anything's own)
     class_joint: bool = True  # also prompt all peaks of a class together (published code)
-    # k-means over the cross-attention peaks, by the published rule and start with another stream of random numbers.
-    cluster_cross: bool = True
-    points_per_cluster: int = 5  # n_clusters = max(1, n // this)
+    clusters: ClustersConfig = field(default_factory=ClustersConfig)
     peaks: PeaksConfig = field(default_factory=PeaksConfig)
 
     def __post_init__(self) -> None:
         require(bool(self.sources), "sources", "at least one source", self.sources)
         require(len(set(self.sources)) == len(self.sources), "sources", "each source once", self.sources)
         require(1 <= self.points_per_side <= 512, "points_per_side", "1..512", self.points_per_side)
-        require(self.points_per_cluster >= 1, "points_per_cluster", "1 or more", self.points_per_cluster)

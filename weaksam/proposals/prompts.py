@@ -7,20 +7,18 @@ pooled and clustered, and each cluster is one prompt. All points are positive.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 
 from weaksam.config import PromptsConfig
+from weaksam.proposals.clusters import cluster_points
 from weaksam.proposals.peaks import find_peaks
 from weaksam.structures import CLUE_SOURCES, ClassMaps, Prompts
 
 _NO_CLASS = -1
 _SEMANTIC_SOURCES = ("coarse", "fine")
-_LLOYD_ITERATIONS = 50  # a hundred points settle within twenty
 
 
 def grid_prompts(size_hw: tuple[int, int], points_per_side: int) -> Prompts:
@@ -73,56 +71,6 @@ def clue_prompts(class_maps: Iterable[ClassMaps], config: PromptsConfig) -> list
     ]
 
 
-def cluster_points(points_xy: NDArray[np.int64], points_per_cluster: int) -> NDArray[np.int64]:
-    """Centres of k-means clusters, each truncated to whole pixels (published code; the paper names no method).
-
-    There are ``n // points_per_cluster`` clusters, at least 1 and never more than there are different points. Lloyd's
-    algorithm from one greedy k-means++ start, as in scikit-learn, which the published code calls, but with another stream of
-    random numbers: centres are as good as the published ones and not the same. The seed is fixed, so that the same points
-    always give the same centres.
-
-    Args:
-        points_xy: ``[n, 2]``, duplicates allowed; they weigh.
-        points_per_cluster: 1 or more.
-
-    Returns:
-        ``[n_clusters, 2]``; of no points, none.
-    """
-    if len(points_xy) == 0:
-        return points_xy
-    n_clusters = min(max(1, len(points_xy) // points_per_cluster), len(np.unique(points_xy, axis=0)))
-    points = points_xy.astype(np.float64)
-    start = _spread_points(points, n_clusters, np.random.default_rng(0))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="One of the clusters is empty", category=UserWarning)
-        centres, _ = kmeans2(points, start, iter=_LLOYD_ITERATIONS, minit="matrix")
-    return np.asarray(centres).astype(np.int64)
-
-
-def _spread_points(points: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Choose ``count`` of the points ``[n, 2]`` to start k-means from, by greedy k-means++.
-
-    Of a few points drawn in proportion to the squared distance to the nearest one chosen so far, the one is chosen that
-    leaves the smallest sum of these distances (Arthur and Vassilvitskii, 2007, section 5).
-    """
-    candidates = 2 + int(np.log(count))
-    chosen = [int(rng.integers(len(points)))]
-    squares = _squared_distances(points, points[chosen])[0]
-    for _ in range(count - 1):
-        drawn = rng.choice(len(points), candidates, p=squares / squares.sum())
-        left = np.minimum(squares, _squared_distances(points, points[drawn]))  # [candidates, n]
-        best = int(left.sum(axis=1).argmin())
-        chosen.append(int(drawn[best]))
-        squares = left[best]
-    return points[chosen]
-
-
-def _squared_distances(points: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``[k, n]`` for ``[n, 2]`` and ``[k, 2]``."""
-    squares: NDArray[np.float64] = ((to[:, None] - points) ** 2).sum(axis=2)
-    return squares
-
-
 def _semantic(source: str, peaks_xy: dict[int, NDArray[np.int64]], *, class_joint: bool) -> Prompts:
     """Every peak alone, then the peaks of each class together; also of a class that has only one."""
     alone = [
@@ -140,9 +88,7 @@ def _semantic(source: str, peaks_xy: dict[int, NDArray[np.int64]], *, class_join
 def _instance(source: str, peaks_xy: dict[int, NDArray[np.int64]], config: PromptsConfig) -> Prompts:
     """One prompt per cluster (or per peak) of the peaks of all classes together; which class is forgotten."""
     pooled = np.concatenate([np.empty((0, 2), dtype=np.int64), *peaks_xy.values()])
-    if config.cluster_cross:
-        pooled = cluster_points(pooled, config.points_per_cluster)
-    return _alone(source, "instance", pooled.astype(np.float32))
+    return _alone(source, "instance", cluster_points(pooled, config.clusters).astype(np.float32))
 
 
 def _alone(source: str, kind: str, points_xy: NDArray[np.float32]) -> Prompts:

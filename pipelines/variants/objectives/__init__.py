@@ -45,7 +45,11 @@ OBJECTIVES: Registry[Objective] = Registry(
         "pseudo_precision": f"{_HERE}.pseudo_labels:PRECISION",
         "pseudo_recall": f"{_HERE}.pseudo_labels:RECALL",
         "pseudo_f1": f"{_HERE}.pseudo_labels:F1",
+        # of the classifier whose maps are clues
+        "classifier_map": f"{_HERE}.classifier:MEAN_AP",
         # of proposals, all of them or those that the weakly-supervised detector learns from
+        "points": f"{_HERE}.proposals:POINTS",
+        "boxes": f"{_HERE}.proposals:BOXES",
         "recall50": f"{_HERE}.proposals:RECALL_50",
         "recall75": f"{_HERE}.proposals:RECALL_75",
         "recall90": f"{_HERE}.proposals:RECALL_90",
@@ -61,6 +65,7 @@ OBJECTIVES: Registry[Objective] = Registry(
         # what it took
         "proposed_images": f"{_HERE}.efficiency:PROPOSED_IMAGES",
         "propose_seconds": f"{_HERE}.efficiency:PROPOSE_SECONDS",
+        "train_classifier_seconds": f"{_HERE}.efficiency:TRAIN_CLASSIFIER_SECONDS",
         "train_mil_seconds": f"{_HERE}.efficiency:TRAIN_MIL_SECONDS",
         "train_mil_memory": f"{_HERE}.efficiency:TRAIN_MIL_MEMORY",
         # of the regions that Faster R-CNN samples when RoI drop begins

@@ -15,7 +15,7 @@ from pipelines.store.instances import Instance
 Part = Literal[
     "select", "report"
 ]  # of a sweep: the images that trials are compared on, and those that figures are told of
-Unit = Literal["%", "boxes", "images", "s", "MiB"]  # of "%", values are shares in [0, 1]
+Unit = Literal["%", "points", "boxes", "images", "s", "MiB"]  # of "%", values are shares in [0, 1]
 Values = Mapping[str, float | None]  # images -> value, None where there was nothing to measure
 ALL_IMAGES = ""  # in the place of a split, for what is no figure of some images
 

@@ -41,6 +41,13 @@ PROPOSED_IMAGES = Objective(what="images that proposals were made for", instance
 PROPOSE_SECONDS = Objective(
     what="time of making the proposals", instance="propose", read=_propose_seconds, unit="s", more_is_better=False
 )
+TRAIN_CLASSIFIER_SECONDS = Objective(
+    what="time of training the classifier whose maps are clues",
+    instance="train-classifier",
+    read=_train_seconds,
+    unit="s",
+    more_is_better=False,
+)
 TRAIN_MIL_SECONDS = Objective(
     what="time of training the weakly-supervised detector",
     instance="train-mil",

@@ -10,6 +10,8 @@ from pipelines.evaluate.proposals import full_row
 from pipelines.recipe.model import Recipe
 from pipelines.variants.objectives.base import Objective, Part, Reading, Splits, Unit, Values
 
+PROPOSALS = "evaluate.proposals"
+
 _Row = Mapping[str, Any]  # of the sources that were measured together
 
 
@@ -40,6 +42,10 @@ def _boxes(row: _Row) -> float:
     return float(row["boxes"])
 
 
+def _points(row: _Row) -> float:
+    return float(row["points"])
+
+
 def _limits(recipe: Recipe, instance: str, _part: Part) -> Splits:
     return {"propose.splits": recipe.of(recipe.of(instance).evaluate.of).propose.splits}
 
@@ -49,7 +55,7 @@ def _proposed(
 ) -> Objective:
     return Objective(
         what=what,
-        instance="evaluate.proposals",
+        instance=PROPOSALS,
         read=read,
         unit=unit,
         more_is_better=more_is_better,
@@ -71,6 +77,8 @@ def _recalls(threshold: str) -> tuple[Objective, Objective]:
 RECALL_50, LEARNT_RECALL_50 = _recalls("0.5")
 RECALL_75, LEARNT_RECALL_75 = _recalls("0.75")
 RECALL_90, LEARNT_RECALL_90 = _recalls("0.9")
+POINTS = _proposed("points of the prompts, an image", partial(_of_all, _points), unit="points", more_is_better=False)
+BOXES = _proposed("proposals an image", partial(_of_all, _boxes), unit="boxes", more_is_better=False)
 LEARNT_BOXES = _proposed(
     "boxes an image of the sources that the weakly-supervised detector learns from",
     partial(_of_learnt, _boxes),

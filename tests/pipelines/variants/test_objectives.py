@@ -124,9 +124,9 @@ def test_only_figures_of_the_retrained_detector_differ_from_seed_to_seed_of_its_
 
 
 ROWS = [
-    {"sources": ["grid"], "boxes": 3.0, "one_to_one": {"0.5": 0.2, "0.75": 0.1}},
-    {"sources": ["grid", "fine"], "boxes": 5.0, "one_to_one": {"0.5": 0.8, "0.75": 0.3}},
-    {"sources": ["fine"], "boxes": 2.0, "one_to_one": {"0.5": 0.9}},
+    {"sources": ["grid"], "points": 16.0, "boxes": 3.0, "one_to_one": {"0.5": 0.2, "0.75": 0.1}},
+    {"sources": ["grid", "fine"], "points": 18.5, "boxes": 5.0, "one_to_one": {"0.5": 0.8, "0.75": 0.3}},
+    {"sources": ["fine"], "points": 2.5, "boxes": 2.0, "one_to_one": {"0.5": 0.9}},
 ]
 
 
@@ -151,6 +151,18 @@ def test_sources_that_a_recipe_does_not_have_are_no_part_of_what_is_looked_up(tm
     overrides = ("prompts.sources=[grid, fine]", "mil.proposal_sources=[grid, fine, coarse]")
     of = reading(tmp_path, {"splits": {"val": {"rows": ROWS}}}, *overrides)
     assert OBJECTIVES["mil_recall50"].read(of) == {"val": 0.8}
+
+
+def test_prompts_and_boxes_are_counted_of_all_sources(tmp_path):
+    of = reading(tmp_path, {"splits": {"val": {"rows": ROWS}}})
+    assert [OBJECTIVES[name].read(of) for name in ("points", "boxes")] == [{"val": 18.5}, {"val": 5.0}]
+
+
+def test_the_classifier_is_measured_by_its_scores_of_images(tmp_path):
+    of = reading(
+        tmp_path, {"classifier": {"val": {"images": 3, "mean_ap": 0.7}, "train": {"images": 2, "mean_ap": None}}}
+    )
+    assert OBJECTIVES["classifier_map"].read(of) == {"val": 0.7, "train": None}
 
 
 def test_label_free_figures_are_read_from_the_agreement(tmp_path):
@@ -212,7 +224,7 @@ def test_every_objective_says_what_it_is_and_is_read_from_an_instance_that_there
         assert objective.what
         assert "index" in run.needed_for(objective.instance)
     free = {name for name, objective in OBJECTIVES.items() if objective.label_free}
-    assert free == {"classification_map", "agreement", "label_agreement", "rank"}
+    assert free == {"classification_map", "classifier_map", "agreement", "label_agreement", "rank"}
 
 
 def test_a_misspelt_objective_is_told_the_nearest():

@@ -1,15 +1,13 @@
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from scipy.cluster.vq import kmeans2
 
-from weaksam.config import PeaksConfig, PromptsConfig
-from weaksam.proposals.prompts import clue_prompts, cluster_points, grid_prompts
+from weaksam.config import ClustersConfig, PeaksConfig, PromptsConfig
+from weaksam.proposals.prompts import clue_prompts, grid_prompts
 from weaksam.structures import ClassMaps
 
 PEAKS = PeaksConfig(kernel_cam=3, kernel_cross=3, threshold=0.5)
+ALONE = ClustersConfig(method="none")
 SIZE_HW = (30, 40)
 
 
@@ -60,10 +58,11 @@ def test_cross_peaks_of_all_classes_and_maps_are_pooled_and_clustered():
         ClassMaps(class_index=0, maps={"cross": torch.stack([with_peaks((4, 5)), with_peaks((6, 5))])}),
         ClassMaps(class_index=1, maps={"cross": torch.stack([with_peaks((5, 8)), with_peaks()])}),
     ]
-    (clustered,) = clue_prompts(class_maps, PromptsConfig(sources=("cross",), points_per_cluster=3, peaks=PEAKS))
+    in_threes = ClustersConfig(points_per_cluster=3)
+    (clustered,) = clue_prompts(class_maps, PromptsConfig(sources=("cross",), clusters=in_threes, peaks=PEAKS))
     assert points(clustered) == [[[5, 6]]]
     assert (clustered.kind, clustered.class_index) == (["instance"], [-1])
-    (raw,) = clue_prompts(class_maps, PromptsConfig(sources=("cross",), cluster_cross=False, peaks=PEAKS))
+    (raw,) = clue_prompts(class_maps, PromptsConfig(sources=("cross",), clusters=ALONE, peaks=PEAKS))
     assert points(raw) == [[[4, 5]], [[6, 5]], [[5, 8]]]
 
 
@@ -105,56 +104,3 @@ def test_maps_are_taken_one_class_at_a_time():
 
     (fine,) = clue_prompts(lazily(), PromptsConfig(sources=("fine",), peaks=PEAKS))
     assert fine.class_index == [0, 1, 2, 0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("points_xy", "per_cluster", "expected"),
-    [
-        pytest.param([], 5, [], id="no-points"),
-        pytest.param([[3, 4]], 5, [[3, 4]], id="one-point"),
-        pytest.param([[0, 0], [1, 1]], 5, [[0, 0]], id="truncated-not-rounded"),
-        pytest.param([[0, 0], [1, 1], [2, 2], [8, 9]], 5, [[2, 3]], id="fewer-than-five-make-one"),
-        pytest.param([[5, 5]] * 12, 5, [[5, 5]], id="never-more-clusters-than-different-points"),
-        pytest.param([[0, 0]] * 5 + [[50, 60]] * 5, 5, [[0, 0], [50, 60]], id="two-heaps"),
-        pytest.param([[0, 0], [9, 9]], 1, [[0, 0], [9, 9]], id="each-its-own"),
-    ],
-)
-def test_clusters(points_xy, per_cluster, expected):
-    found = cluster_points(np.array(points_xy, dtype=np.int64).reshape(-1, 2), per_cluster)
-    assert sorted(found.tolist()) == expected
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_heaps_far_apart_get_a_cluster_each(seed):
-    rng = np.random.default_rng(seed)
-    places = rng.permutation(100)[:12]  # of a 10 x 10 lattice, 100 pixels wide; heaps are 5 pixels wide
-    heaps = np.stack([places % 10, places // 10], axis=1)[:, None] * 100 + rng.integers(0, 5, (12, 5, 2))
-    found = cluster_points(heaps.reshape(-1, 2), 5)
-    assert sorted(found.tolist()) == sorted(np.floor(heaps.mean(axis=1)).astype(int).tolist())
-
-
-def test_clusters_are_tighter_than_those_of_a_plain_start():
-    # Greedy k-means++ is what scikit-learn, and so the published code, starts from. Over these sets a plain k-means++ start,
-    # which is SciPy's, leaves a sum of squared distances a tenth larger.
-    ratios = []
-    for seed in range(40):
-        rng = np.random.default_rng(seed)
-        points = rng.integers(0, 400, (100, 2))
-        plain, _ = kmeans2(points.astype(float), 20, iter=50, minit="++", seed=np.random.default_rng(0))
-        sums = [
-            ((points[:, None] - np.floor(centres)) ** 2).sum(axis=2).min(axis=1).sum()
-            for centres in (cluster_points(points, 5), plain)
-        ]
-        ratios.append(sums[0] / sums[1])
-    assert np.mean(ratios) < 0.97
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 120), st.integers(1, 7), st.sampled_from([3, 500]))
-def test_clusters_are_repeatable_counted_and_within_their_points(seed, n, per_cluster, extent):
-    points_xy = np.random.default_rng(seed).integers(0, extent, (n, 2))
-    found = cluster_points(points_xy, per_cluster)
-    np.testing.assert_array_equal(found, cluster_points(points_xy, per_cluster))
-    assert len(found) == min(max(1, n // per_cluster), len(np.unique(points_xy, axis=0)))
-    assert (found >= points_xy.min(axis=0)).all()
-    assert (found <= points_xy.max(axis=0)).all()
