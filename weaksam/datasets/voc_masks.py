@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from weaksam.boxes_np import iou_float64
 from weaksam.masks_np import Rle, encode_rle
@@ -42,6 +41,8 @@ def object_masks(
     image: NumberedObjects, boxes_xyxy: Sequence[tuple[float, float, float, float]], class_numbers: Sequence[int]
 ) -> ObjectMasks:
     """Give the N objects of an image their masks, by their boxes and VOC's numbers of their classes."""
+    from scipy.optimize import linear_sum_assignment  # a second, which every command would wait for
+
     numbers = image.numbers
     found = [n for n in np.unique(numbers).tolist() if n not in (BACKGROUND, VOID)]
     masks = [numbers == n for n in found]
