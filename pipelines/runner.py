@@ -228,7 +228,7 @@ class Run:
         """Return the set of images that an instance is asked for; None if it is asked for none.
 
         Raises:
-            DataError: a split is not indexed.
+            DataError: a split is not indexed, or an instance that is read leaves one out that it must not.
         """
         if name not in self._sets:
             self._sets[name] = self._plan(name)
@@ -251,8 +251,17 @@ class Run:
         if read.granted:
             splits = (indexed.facts.labels_granted_to,)
         if _has_rows(name):  # which are computed from those that it reads
-            for above in filter(None, map(self._planned, filter(_has_rows, stage.reads(options)))):
+            for above_name in filter(_has_rows, stage.reads(options)):
+                above = self._planned(above_name)
+                if above is None:
+                    continue
                 columns |= set(above.columns)
+                wanted, made = (sorted(of or indexed.facts.splits) for of in (splits, above.splits))
+                if read.whole and not set(wanted) <= set(made):
+                    raise DataError(
+                        f"{name}: expected {above_name} to be of {', '.join(wanted)}, it is of {', '.join(made)}; let it be of "
+                        f"them (--set {above_name}.splits=[{','.join(sorted({*wanted, *made}))}]), or {name} of others"
+                    )
                 splits = common_splits(splits, above.splits)
         return self._indexed.planned(tuple(sorted(columns)), splits)
 

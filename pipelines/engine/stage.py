@@ -88,6 +88,8 @@ class ImagesRead:
     columns: tuple[str, ...] = (CONTENT, LABELS, LABELS_DIFFICULT)
     splits: tuple[str, ...] = ()  # empty = all
     granted: bool = False  # those alone that labels are granted to
+    # Whether a table that is read must be of all these splits; otherwise what is made is of those that both are of.
+    whole: bool = False
 
 
 @dataclass(frozen=True)

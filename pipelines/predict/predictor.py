@@ -52,7 +52,7 @@ def predictor_of(run_uri: str, data_uri: str, of: str = "", overrides: Sequence[
         "stages": [INDEX, *proposals, name],
         **{f"data.{option}": value for option, value in _AS_PICTURES.items()},
         **{_path(instance, "splits"): [] for instance in (*proposals, name)},
-        **({_path(name, "within"): ""} if verb_of(name) == "detect" else {}),
+        _path(name, _OF_THE_RUN[verb_of(name)]): "",
         **_weights(trained, trained.section_of(name).model, run_uri),
     }
     for instance in proposals:
@@ -69,7 +69,9 @@ def require_own_folder(out: str, run_uri: str) -> None:
         raise ConfigError(f"--out {out}: expected a folder for predictions, got that of {which}; name another")
 
 
-_PREDICT = ("detect", "predict-maps")  # verbs
+# Verbs that predict -> the option that names what only the run's own images have: splits of another instance, superpixels.
+_OF_THE_RUN = {"detect": "within", "predict-maps": "superpixels"}
+_PREDICT = tuple(_OF_THE_RUN)
 # Of another data set than the one that was learnt from, whatever it is, the pictures alone.
 _AS_PICTURES = {"kind": "auto", "splits": [], "train_split": "auto", "limit": 0, "pictures_only": True}
 

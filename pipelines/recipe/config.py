@@ -254,6 +254,13 @@ class PredictMapsStageConfig(PredictMapsConfig):
     """How a segmenter is run over images, and which."""
 
     model: Input = reads("train-segmenter", "train-segmenter")
+    # That take the class which is most probable in them, all in all (FMA method 7); "" = none: each pixel has its own class.
+    superpixels: Input = reads("", "superpixels", "")
+
+    @property
+    def settled(self) -> PredictMapsStageConfig:
+        """The same options, of which each that says nothing has its default."""
+        return self if self.superpixels else replace(self, max_inside=PredictMapsConfig.max_inside)
 
 
 @dataclass(frozen=True, kw_only=True)

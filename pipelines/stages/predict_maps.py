@@ -1,8 +1,8 @@
 """The predict-maps stage: a segmenter over images, on Ray Data.
 
-    index ─► fetch and validate (CPU tasks) ─► MapActor pool ─► Parquet
+    index ( superpixels ) ─► fetch and validate (CPU tasks) ─► MapActor pool ─► Parquet
 
-Resumable like ``propose``.
+With superpixels, an image without a row of them is not planned. Resumable like ``propose``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import fetch, planned_images, use_threads, work_batch
+from pipelines.dataflow.rows import beside, fetch, planned_images, use_threads, work_batch
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
 from pipelines.products.label_maps import LabelMapFacts, LabelMapTable
+from pipelines.products.superpixels import COLUMNS, SuperpixelTable, superpixels_of
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, NOTHING, Input
 from pipelines.recipe.model import Recipe
@@ -49,6 +50,7 @@ class PredictMapsOptions:
 
     index: Input = INDEX
     model: Input  # "" where the segmenter's weights are given
+    superpixels: Input  # "" = none
     weights: Weights  # of a given segmenter
     architecture: SegmenterArchitecture
     predict_maps: PredictMapsConfig
@@ -66,13 +68,14 @@ class PredictMapsStage(Stage[PredictMapsOptions]):
 
     def options(self, recipe: Recipe, name: str) -> PredictMapsOptions:  # noqa: ARG002
         """Look up how the segmenter was trained."""
-        config = recipe.predict_maps
+        config = recipe.predict_maps.settled
         segmenter = recipe.of(config.model).segmenter
         safe = segmenter.network.halves or config.precision != "fast"
         wanted = f"exact or tf32 with {segmenter.network.name}, which does not find the same in half precision"
         require(safe, "predict_maps.precision", wanted, config.precision)
         return PredictMapsOptions(
             model=NOTHING if segmenter.weights else config.model,
+            superpixels=config.superpixels,
             weights=segmenter.weights,
             architecture=SegmenterArchitecture(
                 network=segmenter.network,
@@ -87,7 +90,7 @@ class PredictMapsStage(Stage[PredictMapsOptions]):
 
     def images(self, options: PredictMapsOptions) -> ImagesRead:
         """Return those of the chosen splits; a segmenter sees no labels."""
-        return ImagesRead(columns=(CONTENT,), splits=options.predict_maps.splits)
+        return ImagesRead(columns=(CONTENT,), splits=options.predict_maps.splits, whole=True)
 
     def makes_rows(self, options: PredictMapsOptions) -> bool:  # noqa: ARG002
         """True: no image depends on another."""
@@ -97,7 +100,9 @@ class PredictMapsStage(Stage[PredictMapsOptions]):
         """Return what is run, at which sizes."""
         config, network = options.predict_maps, options.architecture
         sides = ", ".join(f"{scale * network.side:g}" for scale in config.scales)
-        return f"{network.network.name} on {network.backbone}, {sides} pixels{', and mirrored' if config.flip else ''}"
+        mirrored = ", and mirrored" if config.flip else ""
+        by = f", by {options.superpixels}" if options.superpixels else ""
+        return f"{network.network.name} on {network.backbone}, {sides} pixels{mirrored}{by}"
 
     def run(self, job: Job[PredictMapsOptions]) -> LabelMapFacts:
         """Predict the label map of every image of the chosen splits."""
@@ -107,6 +112,12 @@ class PredictMapsStage(Stage[PredictMapsOptions]):
             raise DataError(
                 f"{job.instance.name}.splits: no image of {', '.join(options.predict_maps.splits) or 'any split'}"
             )
+        asked = images.num_rows
+        if options.superpixels:
+            superpixels = job.input(options.superpixels, SuperpixelTable).table
+            images = beside(images, superpixels.read(COLUMNS))
+            if not images.num_rows:
+                raise DataError(f"{job.instance.name}: none of {asked:,} images has a row of {options.superpixels}")
         weights = weights_of_job(job, options.model, options.weights)
         class_names, supervision = _said_of(weights)
         schema = with_class_names(LABEL_MAPS, index.class_names or class_names)
@@ -125,7 +136,9 @@ class PredictMapsStage(Stage[PredictMapsOptions]):
             return pools.actors(dataset, MapActor, pools.sizes.segment_actors, spec=spec, schema=schema)
 
         facts = work_off(job, images, schema, options.resources, operators)
-        text = f"{facts.text} · supervision: {supervision}"
+        left_out = asked - images.num_rows
+        without = f" · {left_out:,} without a row of {options.superpixels} left out" if left_out else ""
+        text = f"{facts.text}{without} · supervision: {supervision}"
         return LabelMapFacts(**{**vars(facts), "text": text}, supervision=supervision)
 
 
@@ -143,7 +156,10 @@ class MapSpec:
 
 
 class MapActor:
-    """Holds a segmenter; turns images into label maps. Columns FETCHED -> LABEL_MAPS, bad rows set aside."""
+    """Holds a segmenter; turns images into label maps. Columns FETCHED, and those of masks -> LABEL_MAPS.
+
+    Bad rows are set aside.
+    """
 
     def __init__(self, spec: MapSpec, schema: pa.Schema = LABEL_MAPS) -> None:
         from weaksam.segmentation.segmenters.loading import load_segmenter
@@ -165,10 +181,18 @@ class MapActor:
         return work_batch(batch, self._spec.instance, self._schema, self._predict, ahead=ahead)
 
     def _predict(self, row: dict[str, Any], *, ready: Callable[[], NDArray[np.uint8]]) -> dict[str, Any]:
-        from weaksam.segmentation.inference import class_probabilities, label_map_of
+        import torch
+
+        from weaksam.masks_np import decode_rles
+        from weaksam.segmentation.inference import class_probabilities, label_map_of, superpixel_label_map
 
         found = class_probabilities(self._segmenter, ready(), self._spec.config)
-        label_map = label_map_of(found.strips())
+        if "mask_rle" in row:
+            chosen = superpixels_of(row, self._spec.config.max_inside)
+            masks = torch.from_numpy(decode_rles(chosen.mask_rle, found.size_hw)).to(self._spec.device)
+            label_map = superpixel_label_map(found.strips(), masks, torch.from_numpy(chosen.level))
+        else:
+            label_map = label_map_of(found.strips())
         return label_map_to_row(row["image_id"], row["input"], label_map, supervision=self._supervision)
 
 

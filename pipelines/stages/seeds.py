@@ -23,7 +23,7 @@ from pipelines.dataflow.rows import beside, fetch, planned_images, use_threads, 
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
 from pipelines.products.label_maps import SeedFacts, SeedTable
-from pipelines.products.superpixels import SuperpixelTable
+from pipelines.products.superpixels import COLUMNS, SuperpixelTable, superpixels_of
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
@@ -31,15 +31,13 @@ from pipelines.stages.train_prompts.stage import TrainedPrompts
 from pipelines.store.current import CurrentRows
 from pipelines.store.instances import Instance
 from pipelines.store.planned import CONTENT
-from pipelines.store.schemas import SEEDS, SUPERPIXELS, automatic_masks_from_row, label_map_to_row, with_class_names
+from pipelines.store.schemas import SEEDS, label_map_to_row, with_class_names
 from pipelines.training.images import labels_column
 from weaksam.config import ClipConfig, SeedConfig
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
 from weaksam.masks_np import Rle
 from weaksam.networks.clip import with_weights_named
-
-_SUPERPIXELS = tuple(name for name in SUPERPIXELS.names if name != "input")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,7 @@ class SeedStage(Stage[SeedOptions]):
         images = images.filter(images["labels"].is_valid())
         if options.superpixels:
             superpixels = job.input(options.superpixels, SuperpixelTable).table
-            images = beside(images, superpixels.read(_SUPERPIXELS))
+            images = beside(images, superpixels.read(COLUMNS))
         if not images.num_rows:
             also = f" and superpixels of {options.superpixels}" if options.superpixels else ""
             raise DataError(f"{job.instance.name}: expected images with known labels{also}, got none")
@@ -138,7 +136,7 @@ class SeedSpec:
 
 
 class SeedActor:
-    """Holds CLIP with its prompts; turns images and superpixels into seeds. Columns FETCHED and ``_SUPERPIXELS`` -> SEEDS."""
+    """Holds CLIP with its prompts; turns images and superpixels into seeds. Columns FETCHED and those of masks -> SEEDS."""
 
     def __init__(self, spec: SeedSpec, schema: pa.Schema = SEEDS) -> None:
         from weaksam.networks.clip.load import load_clip
@@ -166,7 +164,6 @@ class SeedActor:
 
         from weaksam.masks_np import decode_rles
         from weaksam.segmentation.seeding import sam_seed
-        from weaksam.segmentation.superpixels import superpixels_among
 
         image, config, device = ready(), self._spec.config, self._spec.device
         size_hw = (image.shape[0], image.shape[1])
@@ -175,7 +172,7 @@ class SeedActor:
         masks_rle: Sequence[Rle] = ()
         levels: list[int] = []
         if "mask_rle" in row:
-            chosen = superpixels_among(automatic_masks_from_row(row), config.max_inside)
+            chosen = superpixels_of(row, config.max_inside)
             masks_rle, levels = chosen.mask_rle, chosen.level.tolist()
         masks = torch.from_numpy(decode_rles(masks_rle, size_hw)).to(device)
         level = torch.tensor(levels, dtype=torch.int64, device=device)

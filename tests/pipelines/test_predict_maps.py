@@ -30,7 +30,7 @@ name: taught
 stages: [index, detect.mil, train-segmenter, predict-maps, report]
 data: {uri: /gone, kind: voc, splits: [trainval], limit: 3}
 segmenter: {init: "", learn_from: predict-maps.elsewhere, side: 64, network: {name: deeplab, dim: 16, fine_dim: 16}}
-predict_maps: {splits: [trainval], flip: true}
+predict_maps: {splits: [trainval], flip: true, superpixels: superpixels}
 resources: {here: true, threads_per_actor: 1}
 """
 
@@ -117,6 +117,7 @@ def test_a_run_predicts_with_what_it_lists_last(taught: str, photos: Path) -> No
     recipe, name = predictor_of(taught, str(photos))
     assert (name, recipe.stages) == ("predict-maps", ("index", "predict-maps"))
     assert recipe.of(name).predict_maps.splits == ()
+    assert recipe.of(name).predict_maps.superpixels == ""  # of which new pictures have none
     assert recipe.of("train-segmenter").segmenter.weights.uri == Trained(
         instance_of(taught, "train-segmenter")
     ).instance.file("segmenter.safetensors")

@@ -119,6 +119,8 @@ class PredictMapsConfig:
     scales: tuple[float, ...] = (1.0,)  # of the segmenter's ``side``; what it finds in several is averaged
     flip: bool = False  # every scale also mirrored
     precision: Precision = "exact"  # "fast": the network in float16 (on a CPU bfloat16)
+    max_inside: float = 0.3  # where superpixels are used, which of SAM's masks they are; see ``SeedConfig``
 
     def __post_init__(self) -> None:
+        require(0 <= self.max_inside <= 1, "max_inside", "0..1", self.max_inside)
         require(bool(self.scales) and all(s > 0 for s in self.scales), "scales", "factors above 0", self.scales)

@@ -53,11 +53,23 @@ def sam_seed(maps: Tensor, class_index: Tensor, masks: Tensor, level: Tensor, ba
     shares = _of_one(means) if len(masks) == 1 and len(means) else _min_max(means)
     label, confidence = _best(shares, class_index, background_power)
     label_map = torch.zeros(size_hw, dtype=torch.uint8, device=masks.device)
-    # Ascending by level, then by confidence: the last one painted lies on top.
+    paint(label_map, masks, level, label, confidence)
+    return Seed(label_map=label_map, label=label, confidence=confidence, fallback=False)
+
+
+def paint(label_map: Tensor, masks: Tensor, level: Tensor, label: Tensor, confidence: Tensor) -> None:
+    """Paint superpixels over a label map ``[H, W]``, in place: higher levels, and of one level the more confident, on top.
+
+    Args:
+        label_map: uint8 ``[H, W]``.
+        masks: bool ``[S, H, W]``; S may be 0.
+        level: int64 ``[S]``.
+        label: int64 ``[S]``, the number that each gives its pixels.
+        confidence: float32 ``[S]``.
+    """
     order = sorted(range(len(masks)), key=lambda n: (int(level[n]), float(confidence[n])))
     for n in order:
         label_map[masks[n]] = int(label[n])
-    return Seed(label_map=label_map, label=label, confidence=confidence, fallback=False)
 
 
 def pixel_seed(maps: Tensor, class_index: Tensor, size_hw: tuple[int, int], background_power: float) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from pipelines.engine.stage import Options
 from pipelines.products.index import Picture
 from pipelines.products.label_maps import LabelMapTable
+from pipelines.products.superpixels import SuperpixelTable
 from pipelines.recipe.config import PredictMapsStageConfig, ResourcesConfig, TrainSegmenterConfig
 from pipelines.recipe.keys import Input
 from pipelines.recipe.model import Recipe, load_recipe
@@ -25,13 +26,15 @@ from pipelines.store.tables import Table
 from pipelines.training.task import Position
 from pipelines.training.trained import Trained
 from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, work
+from tests.support.full_run import write_superpixels
 from tests.support.label_maps import shifted
 from tests.support.mapped_run import TRUTH, write_mapped_run
 from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.config import DeepLabConfig, Mask2FormerSegmenterConfig, SegmenterConfig
-from weaksam.config.weights import NO_WEIGHTS
+from weaksam.config.weights import NO_WEIGHTS, Weights
 from weaksam.datasets.shapes import Shapes
 from weaksam.errors import ConfigError, DataError
+from weaksam.masks_np import decode_rles
 from weaksam.segmentation.segmenters.loading import build_segmenter, segmenter_to_bytes
 from weaksam.structures import IMAGE_LABELS, MASKS
 
@@ -270,10 +273,45 @@ def test_what_changes_a_map_makes_another_key_and_nothing_else_does(tmp_path: Pa
     Run(self_training(weights), str(tmp_path / "run")).bring(["index"], Options())
     same = ("predict-maps.first.splits=[val]", "segmenter.lr=0.5", "resources.cpus=2", "segmenter.train_again=asked")
     assert {key(setting) for setting in same} == {key()}
+    assert key("predict-maps.first.max_inside=0.5") == key()  # which says nothing without superpixels
     others = ("predict-maps.first.flip=true", "predict-maps.first.scales=[2.0]", "train-segmenter.first.side=32")
     assert len({key(), *map(key, others)}) == 4
     assert key("segmenter.lr=0.5", of="train-segmenter") != key(of="train-segmenter")
     assert key("segmenter.train_again=asked", of="train-segmenter") == key(of="train-segmenter")
+
+
+def test_superpixels_are_asked_for_on_all_images_that_are_predicted(tmp_path: Path, weights: str) -> None:
+    def key(*more: str) -> str:
+        run = Run(self_training(weights, "predict-maps.first.superpixels=superpixels", *more), str(tmp_path / "run"))
+        return run.instance("predict-maps.first").key
+
+    why = r"predict-maps\.first: expected superpixels to be of train, val, it is of train; .*superpixels\.splits=\[train,val\]"
+    with pytest.raises(DataError, match=why):
+        key()
+    of_all = key("superpixels.splits=[train,val]")
+    assert key("predict-maps.first.splits=[train]") == of_all
+    others = ("superpixels.points_per_side=4", "predict-maps.first.max_inside=0.5", "predict-maps.first.superpixels=''")
+    assert len({of_all, *(key("superpixels.splits=[train,val]", setting) for setting in others)}) == 4
+
+
+def test_each_superpixel_gets_one_class(tmp_path: Path, weights: str) -> None:
+    run = str(tmp_path / "run")
+    write_superpixels(run, write_mapped_run(run))
+    segmenter = replace(TOY, network=DeepLabConfig(dim=16, fine_dim=16), weights=Weights(weights))
+    recipe = recipe_of(segmenter, predict_maps=PredictMapsStageConfig(superpixels=Input("superpixels")))
+    job = job_for(recipe, run, "predict-maps", ("index", "superpixels"), splits=("train", "val"))
+    facts = work(job)
+    assert facts["images"]["done"] == 6
+    assert "4 without a row of superpixels left out" in facts["text"]
+    found = {one.image_id: one.label_map for one in LabelMapTable(job.instance).images()}
+    seen = 0
+    for image in SuperpixelTable(instance_of(run, "superpixels")).images():
+        masks = decode_rles(image.masks.mask_rle, (64, 64))
+        for mask in masks:
+            alone = mask & (masks.sum(axis=0) == 1)
+            assert len(np.unique(found[image.image_id][alone])) <= 1
+            seen += alone.any()
+    assert seen > 6
 
 
 def test_half_precision_is_refused_where_it_finds_something_else(weights: str) -> None:

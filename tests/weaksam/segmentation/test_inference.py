@@ -8,10 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.weaksam.segmentation.test_superpixels import ranges
 from weaksam.config import PredictMapsConfig, SegmenterConfig
 from weaksam.errors import ConfigError
 from weaksam.segmentation import inference
-from weaksam.segmentation.inference import ClassProbabilities, class_probabilities, label_map_of
+from weaksam.segmentation.inference import (
+    ClassProbabilities,
+    class_probabilities,
+    label_map_of,
+    superpixel_label_map,
+)
 from weaksam.segmentation.segmenters.base import Segmenter
 
 
@@ -61,6 +67,47 @@ def test_the_most_probable_class_is_taken_and_of_equal_ones_the_first() -> None:
     assert found.dtype == np.uint8
     assert found.tolist() == [[0, 1], [2, 0]]
     assert label_map_of([torch.cat(strips, dim=1)]).tolist() == found.tolist()
+
+
+# Six pixels in a row, background and two classes.
+SIX = torch.tensor(
+    [[[0.6, 0.3, 0.1, 0.5, 0.2, 0.8]], [[0.3, 0.5, 0.2, 0.1, 0.1, 0.1]], [[0.1, 0.2, 0.7, 0.4, 0.7, 0.1]]]
+)
+
+
+@pytest.mark.parametrize(
+    ("masks", "level", "numbers"),
+    [
+        ([(0, 2), (2, 4)], [2, 2], [0, 0, 2, 2, 2, 0]),  # means .45 .4 .15 and .3 .15 .55; two pixels are of no superpixel
+        ([(1, 2), (0, 6)], [1, 2], [0, 0, 0, 0, 0, 0]),  # a whole lies over a part
+        ([(0, 6), (1, 2)], [1, 2], [0, 1, 0, 0, 0, 0]),
+        ([(2, 3), (1, 4)], [2, 2], [0, 2, 2, 2, 2, 0]),  # of the same class
+        ([(0, 4), (3, 6)], [1, 1], [0, 0, 0, 0, 0, 0]),  # of background
+        ([(0, 2), (1, 4)], [2, 2], [0, 0, 2, 2, 2, 0]),  # background .45, and the second class .43
+        ([], [], [0, 1, 2, 0, 2, 0]),
+    ],
+)  # fmt: skip
+def test_a_superpixel_takes_the_class_that_is_most_probable_in_it(
+    masks: list[tuple[int, int]], level: list[int], numbers: list[int]
+) -> None:
+    found = superpixel_label_map([SIX], ranges(6, *masks), torch.tensor(level, dtype=torch.int64))
+    assert found.dtype == np.uint8
+    assert found.tolist() == [numbers]
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12], ids=["row by row", "five rows", "one strip"])
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_a_loop_over_superpixels_whatever_the_strips(rows: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    probabilities = torch.rand(4, 12, 16, generator=generator).softmax(dim=0)
+    masks = torch.rand(7, 12, 16, generator=generator) < 0.2
+    level = torch.randint(0, 3, (7,), generator=generator)
+    means = [[float(of_class[mask].mean()) for of_class in probabilities] for mask in masks]
+    expected = label_map_of([probabilities])
+    for n in sorted(range(7), key=lambda n: (int(level[n]), max(means[n]))):
+        expected[masks[n].numpy()] = means[n].index(max(means[n]))
+    found = superpixel_label_map(probabilities.split(rows, dim=1), masks, level)
+    assert found.tolist() == expected.tolist()
 
 
 class LeftIsBright(Segmenter):
