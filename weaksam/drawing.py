@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 SOURCE_COLOURS = {"grid": "#56b4e9", "fine": "#e69f00", "coarse": "#f07fc0", "cross": "#2fd1a0"}
 KIND_COLOURS = {"grid": "#56b4e9", "semantic": "#e69f00", "class-joint": "#f07fc0", "instance": "#2fd1a0"}
@@ -62,6 +62,16 @@ def draw_masks(
     for mask, colour in zip(masks, colours, strict=True):
         share = Image.fromarray(mask.astype(np.uint8) * 255).resize(drawn.size, Image.Resampling.BILINEAR)
         drawn.paste(Image.new("RGB", drawn.size, colour), mask=share.point([round(opacity * n) for n in range(256)]))
+    return drawn
+
+
+def draw_outlines(picture: Image.Image, masks: Iterable[NDArray[np.bool_]], colours: Sequence[str]) -> Image.Image:
+    """Line masks, each [H, W] of the image before it was fitted, along their inner edge, a pixel wide, in their order."""
+    drawn = picture.convert("RGB")
+    for mask, colour in zip(masks, colours, strict=True):
+        inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(drawn.size, Image.Resampling.NEAREST)
+        edge = ImageChops.subtract(inside, inside.filter(ImageFilter.MinFilter(3)))
+        drawn.paste(Image.new("RGB", drawn.size, colour), mask=edge)
     return drawn
 
 

@@ -21,6 +21,7 @@ from weaksam.drawing import (
     TRUTH_COLOUR,
     draw_boxes,
     draw_masks,
+    draw_outlines,
     draw_points,
     fit,
     heat_colours,
@@ -28,7 +29,7 @@ from weaksam.drawing import (
 )
 from weaksam.label_maps import BACKGROUND, IGNORED
 from weaksam.masks_np import decode_rle
-from weaksam.structures import TABLE_SOURCES, Detections, GroundTruth, Prompts, Proposals, PseudoGroundTruth
+from weaksam.structures import AutomaticMasks, Detections, GroundTruth, Prompts, Proposals, PseudoGroundTruth
 
 IGNORED_COLOUR = "#808080"  # of pixels that nobody decides about
 TOP_COLOUR = "#56b4e9"  # of a top detection that failed; tells from the yellow of true objects for every reader
@@ -176,6 +177,18 @@ def label_maps(image: Fitted, maps: Mapping[str, NDArray[np.uint8]], class_names
     return pictures
 
 
+def superpixels(image: Fitted, masks: AutomaticMasks, *, name: str) -> Picture:
+    """The image in grey under its superpixels, wholes on top; colours repeat, outlines tell neighbours apart."""
+    order = np.argsort(masks.level, kind="stable").tolist()
+    drawn_masks = [decode_rle(masks.mask_rle[n]) for n in order]
+    colours = [CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in order]
+    drawn = draw_masks(image.picture.convert("L"), drawn_masks, colours, opacity=0.35)
+    count = f"{len(masks):,}" if len(masks) else "none"
+    return _encoded(
+        draw_outlines(drawn, drawn_masks, colours), f"The image with its superpixels: {count}", f"{name}: {count}"
+    )
+
+
 def confusion(pixels: NDArray[np.int64], alt: str, caption: str) -> Picture:
     """A confusion matrix ``[N, N]``, true classes down, predicted ones across: shares of each row, dark 0, light 1."""
     shares = pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
@@ -237,10 +250,10 @@ def heat_maps(
     maps: Mapping[tuple[int, str], NDArray[np.float32]],
     class_names: Sequence[str],
 ) -> list[Picture]:
-    """The activation maps over the image, class by class, at most four classes."""
+    """The activation maps over the image, class by class, at most four classes; of a class as they come, by their sources."""
     pictures = []
     for class_index in sorted({class_index for class_index, _ in maps})[:_MOST_CLASSES]:
-        for source in (s for s in TABLE_SOURCES if (class_index, s) in maps):
+        for source in (source for of_class, source in maps if of_class == class_index):
             drawn = overlay_heat_map(image.picture, maps[class_index, source])
             name = class_names[class_index]
             pictures.append(_encoded(drawn, f"Heat map of {name}, {source}", f"{name}, {source} map"))

@@ -23,6 +23,7 @@ SECTIONS: Registry[Section[ShownRun]] = Registry(
         "failures": "pipelines.evaluate.sections.failures:SECTION",
         "pseudo-labels": "pipelines.evaluate.sections.pseudo_labels:SECTION",
         "pseudo-masks": "pipelines.evaluate.sections.pseudo_masks:SECTION",
+        "seeds": "pipelines.evaluate.sections.seeds:SECTION",
         "label-maps": "pipelines.evaluate.sections.label_maps:SECTION",
         "agreement": "pipelines.evaluate.sections.agreement:SECTION",
         "classifier": "pipelines.evaluate.sections.classifier:SECTION",

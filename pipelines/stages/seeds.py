@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,9 @@ from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
 from weaksam.masks_np import Rle
 from weaksam.networks.clip import with_weights_named
+
+if TYPE_CHECKING:
+    from weaksam.segmentation.class_maps import ClassMapper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,24 +138,35 @@ class SeedSpec:
     device: str  # "cpu" or "cuda"
 
 
+def class_mapper(
+    prompts: Weights, clip: ClipConfig, config: SeedConfig, class_names: tuple[str, ...], device: str
+) -> ClassMapper:
+    """Load CLIP and the prompts that were taught to it.
+
+    Raises:
+        DataError: they are prompts of other classes.
+        WeaksamError: weights are not to be had, or are those of another network.
+    """
+    from weaksam.networks.clip.load import load_clip
+    from weaksam.segmentation.class_maps import ClassMapper
+    from weaksam.segmentation.prompted import load_prompts
+
+    prompted, taught = load_prompts(prompts.fetch().path, load_clip(clip))
+    if taught != class_names:
+        raise DataError(
+            f"{prompts}: expected prompts of the classes {', '.join(class_names)}, got those of {', '.join(taught)}"
+        )
+    return ClassMapper(prompted.to(device), config)
+
+
 class SeedActor:
     """Holds CLIP with its prompts; turns images and superpixels into seeds. Columns FETCHED and those of masks -> SEEDS."""
 
     def __init__(self, spec: SeedSpec, schema: pa.Schema = SEEDS) -> None:
-        from weaksam.networks.clip.load import load_clip
-        from weaksam.segmentation.class_maps import ClassMapper
-        from weaksam.segmentation.prompted import load_prompts
-
         use_threads(spec.threads, spec.device)
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
-        prompted, class_names = load_prompts(spec.prompts.fetch().path, load_clip(spec.clip))
-        if class_names != spec.class_names:
-            raise DataError(
-                f"{spec.prompts}: expected prompts of the classes {', '.join(spec.class_names)}, got those of "
-                f"{', '.join(class_names)}"
-            )
-        self._maps = ClassMapper(prompted.to(spec.device), spec.config)
+        self._maps = class_mapper(spec.prompts, spec.clip, spec.config, spec.class_names, spec.device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Make the seed of each image of a batch; rows with a reason go to ``_dropped`` and not on."""

@@ -25,7 +25,14 @@ from weaksam import registry
 from weaksam.errors import ConfigError
 from weaksam.registry import Registry
 
-OF_RESULTS = set(SECTIONS) - {"gallery", "failures", "stages", "dropped", "run"}  # these show tables and manifests
+OF_RESULTS = set(SECTIONS) - {
+    "gallery",
+    "failures",
+    "seeds",
+    "stages",
+    "dropped",
+    "run",
+}  # these show tables and manifests
 RESULTS = [name for name in FULL_RUN if verb_of(name) in ("evaluate", "analyse")]
 
 each = pytest.mark.parametrize("name", SECTIONS)

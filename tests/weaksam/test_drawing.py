@@ -8,6 +8,7 @@ from weaksam.drawing import (
     draw_boxes,
     draw_captions,
     draw_masks,
+    draw_outlines,
     draw_points,
     fit,
     heat_colours,
@@ -112,3 +113,12 @@ def test_masks_colour_their_pixels_at_the_picture_s_size_later_ones_on_top():
     both = draw_masks(black(), [left, all_of_it], ["#ff0000", "#0000ff"], opacity=1)
     assert both.getpixel((20, 40)) == (0, 0, 255)
     assert draw_masks(black(), [], []).getpixel((20, 40)) == (0, 0, 0)
+
+
+def test_masks_are_lined_within_their_edge():
+    mask = np.zeros((8, 8), np.bool_)
+    mask[2:6, 0:5] = True
+    drawn = np.asarray(draw_outlines(Image.new("RGB", (8, 8)), [mask], ["#ff0000"]))[..., 0] == 255
+    expected = mask.copy()
+    expected[3:5, 0:4] = False  # the image's own border is no edge
+    assert drawn.tolist() == expected.tolist()

@@ -15,7 +15,7 @@ from pipelines.page.charts import bar
 from pipelines.page.section import Section, Tile, View, beside
 from pipelines.page.shown_run import ShownRun, heading
 from pipelines.products.index import in_hash_order
-from pipelines.products.label_maps import LabelMapTable
+from pipelines.products.label_maps import LabelMapTable, SeedTable
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import label_map_from_row
 from weaksam.errors import ImageError
@@ -70,6 +70,8 @@ def _pictures(
     worst = {entry["image_id"]: entry["mean_iou"] for entry in measured["worst"][:most]}
     of_split = [row["image_id"] for row in table.table.iter_rows(("image_id", "split")) if row["split"] == split]
     others = [image_id for image_id in in_hash_order(of_split) if image_id not in worst][:most]
+    if isinstance(table, SeedTable):  # shown with what they are made of: see the section of seeds
+        others = []
     for title, ids in (("Worst", list(worst)), ("By chance", others)):
         rows = rows_of(table.table, ids)
         entries = [

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,13 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.dataflow.rows import one_thread
 from pipelines.page.shown_run import ShownRun
 from pipelines.products.index import Index, Indexed
 from pipelines.registry import asked_of
 from pipelines.stages.propose.actors import prompter
 from pipelines.stages.propose.stage import ProposeOptions, class_names_of, clue_weights_of, gating_labels, uses_clues
-from weaksam.structures import ClassMaps
+from weaksam.structures import ClassMaps, in_table_order
 
 if TYPE_CHECKING:
     from weaksam.proposals.proposer import Proposer
@@ -24,19 +24,6 @@ if TYPE_CHECKING:
 HeatMaps = Mapping[
     tuple[int, str], NDArray[np.float32]
 ]  # class index, source ("fine", "coarse", "cross") -> map [H, W]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let PyTorch work in one thread: a few images gain little by more, which wait for each other where the cores are busy."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class HeatMapper:
@@ -66,10 +53,11 @@ class HeatMapper:
             return found
 
         def keep(of_class: ClassMaps) -> None:
-            for source, maps in of_class.maps.items():
-                found[of_class.class_index, source] = maps.mean(dim=0).clamp(0, 1).cpu().numpy()
+            for source in in_table_order(of_class.maps):
+                of_source = of_class.maps[source]
+                found[of_class.class_index, source] = of_source.mean(dim=0).clamp(0, 1).cpu().numpy()
 
-        with _one_thread():
+        with one_thread():
             self._prompter.prompt(image, self._labels(image_id), on_maps=keep)
         return found
 

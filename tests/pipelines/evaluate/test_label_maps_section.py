@@ -48,10 +48,11 @@ def test_a_split_is_shown_with_figures_matrix_mistakes_and_pictures(run: ShownRu
         {"true": "cat", "taken_for": "background", "share": 0.6},
         {"true": "background", "taken_for": "cat", "share": 10 / 400},
     ]
-    (worst, of_worst), (by_chance, others) = seeds["groups"]
+    ((worst, of_worst),) = seeds["groups"]  # others stand in the section of seeds
     assert (worst, [one["image_id"] for one in of_worst]) == ("Worst", ["train-00001"])  # the other one has no row
     captions = [picture.caption for picture in of_worst[0]["pictures"]]
     assert captions == ["image", "map, mean IoU 6.2 %", "true"]
+    _, (by_chance, others) = shown["maps on train"]["groups"]
     assert by_chance == "By chance"
     assert "train-00001" not in [one["image_id"] for one in others]
     assert [picture.caption for picture in others[0]["pictures"]] == ["image", "map", "true"]

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.page import pictures
 from pipelines.page.pictures import fitted
+from tests.support.automatic_masks import automatic_masks
 from tests.support.metric_images import found
 from weaksam.structures import Prompts, Proposals, PseudoGroundTruth
 
@@ -63,6 +64,24 @@ def test_pictures_of_nothing_are_the_image_itself():
     assert pictures.prompts(image, []).caption == "prompts: none"
     assert pictures.prompts(image, [Prompts(source="fine", points_xy=[], kind=[], class_index=[])]).width == 32
     assert pictures.heat_maps(image, {}, ()) == []
+    assert pictures.superpixels(image, automatic_masks([], size_hw=(1, 1)), name="mine").caption == "mine: none"
+
+
+def test_heat_maps_stand_class_by_class_and_of_a_class_as_they_come():
+    heat = np.zeros((2, 2), np.float32)
+    maps = {(1, "late"): heat, (1, "early"): heat, (0, "early"): heat}
+    drawn = pictures.heat_maps(fitted(IMAGE, 16), maps, ("cat", "dog"))
+    assert [picture.caption for picture in drawn] == ["cat, early map", "dog, late map", "dog, early map"]
+
+
+def test_superpixels_are_counted_and_coloured():
+    halves = np.zeros((2, 100, 100), np.bool_)
+    halves[0, :50] = halves[1, 50:] = True
+    drawn = pictures.superpixels(
+        fitted(IMAGE, 20), automatic_masks(list(halves), size_hw=(100, 100)), name="superpixels"
+    )
+    assert drawn.caption == "superpixels: 2"
+    assert drawn.data_uri != pictures.plain(fitted(IMAGE, 20)).data_uri
 
 
 def test_pseudo_boxes_are_listed_by_class() -> None:
