@@ -51,7 +51,7 @@ def heat_maps(run: ShownRun, options: SeedOptions, images: Mapping[str, NDArray[
     labels = dict(
         zip(rows["image_id"].to_pylist(), rows[labels_column(options.include_difficult)].to_pylist(), strict=True)
     )
-    found = {}
+    found: dict[str, HeatMaps] = {}
     with one_thread():
         maps_of = class_mapper(Weights(trained.weights_uri), options.clip, options.seeds, index.class_names, "cpu")
         for image_id, image in images.items():

@@ -13,7 +13,7 @@ from pipelines.evaluate.sections.measured import rows_of
 from pipelines.page import pictures
 from pipelines.page.pictures import Fitted, Picture
 from pipelines.page.section import Section, View, beside
-from pipelines.page.shown_run import ShownRun, of_several, short_name
+from pipelines.page.shown_run import ShownRun, short_name
 from pipelines.products.index import in_hash_order
 from pipelines.products.label_maps import SeedTable
 from pipelines.products.superpixels import SuperpixelTable, superpixels_of
@@ -46,7 +46,7 @@ class _Sample:
         self.run = run
         tables = run.of_kind(SeedTable)
         ids = dict.fromkeys(image_id for table in tables.values() for image_id in table.table.ids())
-        self.image_ids = in_hash_order(ids)[: run.recipe.report.failures]
+        self.image_ids = in_hash_order(list(ids))[: run.recipe.report.failures]
         self.class_names = next(table.class_names for table in tables.values())
         self.seeds = {name: rows_of(table.table, self.image_ids) for name, table in tables.items()}
         self.images: dict[str, NDArray[np.uint8]] = {}
@@ -91,9 +91,8 @@ class _Sample:
     def _superpixels(self, image_id: str, shown: Fitted) -> Iterator[Picture]:
         for (name, max_inside), rows in self.superpixels.items():
             if image_id in rows:
-                several = of_several(self.superpixels, f"{name}, max_inside {max_inside:g}")
-                masks = superpixels_of(rows[image_id], max_inside)
-                yield pictures.superpixels(shown, masks, name=several or "superpixels")
+                which = "superpixels" if len(self.superpixels) == 1 else f"{name}, max_inside {max_inside:g}"
+                yield pictures.superpixels(shown, superpixels_of(rows[image_id], max_inside), name=which)
 
     def _label_maps(self, image_id: str) -> dict[str, NDArray[np.uint8]]:
         rows = {short_name(name): rows[image_id] for name, rows in self.seeds.items() if image_id in rows}
