@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weaksam.chunks import chunk_size, in_chunks
+
 _EPSILON = 1e-7
 
 
@@ -48,8 +50,7 @@ def sam_seed(maps: Tensor, class_index: Tensor, masks: Tensor, level: Tensor, ba
             confidence=pixels.new_zeros(0),
             fallback=True,
         )
-    flat = masks.flatten(1).to(pixels.dtype)
-    means = (pixels.flatten(1) @ flat.T) / flat.sum(dim=1)
+    means = _means(pixels, masks)
     shares = _of_one(means) if len(masks) == 1 and len(means) else _min_max(means)
     label, confidence = _best(shares, class_index, background_power)
     label_map = torch.zeros(size_hw, dtype=torch.uint8, device=masks.device)
@@ -67,9 +68,9 @@ def paint(label_map: Tensor, masks: Tensor, level: Tensor, label: Tensor, confid
         label: int64 ``[S]``, the number that each gives its pixels.
         confidence: float32 ``[S]``.
     """
-    order = sorted(range(len(masks)), key=lambda n: (int(level[n]), float(confidence[n])))
-    for n in order:
-        label_map[masks[n]] = int(label[n])
+    order = sorted(zip(level.tolist(), confidence.tolist(), range(len(masks)), label.tolist(), strict=True))
+    for _, _, n, number in order:
+        label_map.masked_fill_(masks[n], number)
 
 
 def pixel_seed(maps: Tensor, class_index: Tensor, size_hw: tuple[int, int], background_power: float) -> Tensor:
@@ -77,6 +78,19 @@ def pixel_seed(maps: Tensor, class_index: Tensor, size_hw: tuple[int, int], back
     pixels = _enlarged(maps, size_hw).flatten(1)
     label, _ = _best(_min_max(pixels), class_index, background_power)
     return label.to(torch.uint8).view(size_hw)
+
+
+def _means(pixels: Tensor, masks: Tensor) -> Tensor:
+    """Return the mean of each map ``[N, H, W]`` over each mask ``[S, H, W]``: ``[N, S]``, by products of matrices."""
+    mask_bytes = masks[0].numel() * pixels.element_size()
+    as_bytes = masks.view(torch.uint8)  # from which a CPU converts several times faster than from bool
+
+    def means(chunk: slice) -> Tensor:
+        flat = as_bytes[chunk].flatten(1).to(pixels.dtype)
+        return (pixels.flatten(1) @ flat.T) / flat.sum(dim=1)
+
+    at_once = chunk_size(masks.device, tensor_bytes=mask_bytes, peak_bytes=mask_bytes)
+    return torch.cat(list(in_chunks(len(masks), at_once, means)), dim=1)
 
 
 def _enlarged(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
