@@ -22,6 +22,7 @@ from rich.progress import (
 from pipelines.cli.table_layout import TableLayout
 from pipelines.cli.tones import has_highlights, to_text
 from pipelines.engine.voice import ShowStep, Step, TextTable, Tone, Toned, Words
+from pipelines.store.numbers import loss_figure
 
 _LOG_COLUMNS = 120
 _POLL_S = 1.0  # on a terminal
@@ -118,7 +119,7 @@ def voice_in_log(file: TextIO) -> ConsoleVoice:
 
 def _figures(step: Step) -> str:
     minutes, seconds = divmod(round(step.left_s), 60)
-    return f"loss {step.loss:.3f} {step.images_per_s:.0f} img/s, {minutes}:{seconds:02} left"
+    return f"loss {loss_figure(step.loss)} {step.images_per_s:.0f} img/s, {minutes}:{seconds:02} left"
 
 
 def _rate(rows: int, start: float) -> str:

@@ -10,6 +10,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
+def loss_figure(loss: float) -> str:
+    """Return a loss with three decimals; with three significant digits where decimals would show fewer of them."""
+    return f"{loss:.3g}" if 0 < abs(loss) < 0.1 else f"{loss:.3f}"
+
+
 def known(value: float) -> float | None:
     """Return a number as JSON holds it: null for NaN."""
     return None if math.isnan(value) else value

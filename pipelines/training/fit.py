@@ -19,6 +19,7 @@ from pipelines.engine.voice import Step
 from pipelines.products.rows import Throughput
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.store.dropped import write_dropped
+from pipelines.store.numbers import loss_figure
 from pipelines.store.proof import Proof
 from pipelines.training.images import told
 from pipelines.training.trained import Steps, TrainingFacts, checkpoints_uri
@@ -108,7 +109,7 @@ def _find_room(job: Job[HasResources], plan: TrainingPlan) -> TrainingResources:
 def _facts(result: TrainingResult, proof: Proof, left_out: Mapping[str, int]) -> TrainingFacts:
     rates = [row.images_per_s for row in result.scalars]
     return TrainingFacts(
-        text=f"{result.text} · loss {result.scalars[-1].loss:.3f}",
+        text=f"{result.text} · loss {loss_figure(result.scalars[-1].loss)}",
         images=proof,
         steps=Steps(planned=result.steps_planned, done=result.steps_done, resumed_at=result.resumed_at),
         throughput=Throughput(images_per_s=round(sum(rates) / len(rates), 2), seconds=round(result.seconds, 2)),

@@ -102,6 +102,14 @@ def test_steps_of_a_training_are_a_line_now_and_then(monkeypatch: pytest.MonkeyP
     assert printed.getvalue() == "  train-mil step 4/9,000 loss 0.400 13 img/s, 2:05 left\n"
 
 
+def test_a_small_loss_is_more_than_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.StringIO()
+    monkeypatch.setattr(module, "_LINE_S", 0.0)
+    with ConsoleVoice(Console(file=printed)).steps("train-prompts.maps") as show:
+        show(Step(done=4, planned=9, loss=0.00031459, images_per_s=12.6, left_s=125.4))
+    assert "loss 0.000315 13 img/s" in printed.getvalue()
+
+
 def test_steps_of_a_training_are_a_bar_on_a_terminal() -> None:
     printed = io.StringIO()
     with ConsoleVoice(Console(file=printed, force_terminal=True, width=120)).steps("train-mil") as show:
