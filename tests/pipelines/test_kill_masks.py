@@ -6,15 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.registry import product_of
-from pipelines.stages.retrain.stage import TrainedDetector
-from pipelines.store.identities import identities
-from pipelines.store.instances import finished_instance
-from pipelines.training.trained import Steps
-from tests.support.dying import weaksam
-from tests.support.s3_server import s3_server
-from tools.compare_runs import compare_weights
-from weaksam.io.files import join, read_bytes
+from tests.support.killed_run import killed_runs
 
 pytestmark = pytest.mark.long
 
@@ -38,38 +30,9 @@ IN_DETECT = {**IN_SEGMENT, "calls": 3, "after": False}
 IN_TRAINING = {"module": "pipelines.training.checkpoints", "name": "write_large", "calls": 7, "after": True}  # steps
 
 
-def rows_of(run: str, name: str) -> list[str]:
-    """The rows of a table as text, by id, after a look that none is there twice and that some have masks."""
-    product = product_of(finished_instance(run, name))
-    found = identities(product.instance.table(product.schema))
-    assert found.group_by(["image_id", "input"]).aggregate([]).num_rows == found.num_rows == IMAGES
-    rows = sorted(product.table.iter_rows(), key=lambda row: row["image_id"])
-    assert any(row["mask_rle"] for row in rows)
-    return [repr(row) for row in rows]
-
-
-def detector_of(run: str) -> TrainedDetector:
-    product = product_of(finished_instance(run, "retrain.masks"))
-    assert isinstance(product, TrainedDetector)
-    return product
-
-
 def test_masks_are_made_learnt_from_and_detected_once_whatever_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    with s3_server("masks") as bucket:
-        run, undisturbed = join(bucket, "run"), join(bucket, "undisturbed")
-        command = ["run", str(tmp_path / "recipe.yaml"), "--data", "shapes:", "--out"]
-        for dying in (IN_SEGMENT, IN_TRAINING, IN_DETECT):
-            weaksam(*command, run, dying=dying)
-        weaksam(*command, run)
-        weaksam(*command, undisturbed)
+    with killed_runs(tmp_path, RECIPE, (IN_SEGMENT, IN_TRAINING, IN_DETECT)) as runs:
         for name in ("segment", "detect.masks"):
-            done = product_of(finished_instance(run, name)).facts.text
-            assert f"images {IMAGES} = done {IMAGES} (2 from before) + dropped 0 · duplicates 0" in done
-            assert rows_of(run, name) == rows_of(undisturbed, name)
-        detector = detector_of(run)
-        assert detector.facts.steps == Steps(planned=STEPS, done=STEPS, resumed_at=7)
-        of_both = [read_bytes(of.instance.file(of.weights_file)) for of in (detector, detector_of(undisturbed))]
-        compared, differences = compare_weights(*of_both)
-        assert compared
-        assert differences == []
+            rows = runs.rows_are_once_and_the_same(name, images=IMAGES, before=2)
+            assert any("'mask_rle': [{" in row for row in rows)
+        runs.weights_are_the_same("retrain.masks", steps=STEPS, resumed_at=7)
