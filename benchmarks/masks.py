@@ -17,12 +17,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.memory import growth_mib
 from benchmarks.tables import markdown
 from weaksam.config import MaskRcnnConfig, RetrainConfig, RetrainedDetectConfig
 from weaksam.detectors.inference import detect_alone
@@ -30,6 +30,7 @@ from weaksam.detectors.loading import build_retrained
 from weaksam.detectors.retrained.base import Targets
 from weaksam.detectors.retrained.mask_rcnn import MaskRcnn
 from weaksam.masks import paste_masks
+from weaksam.masks_np import Rle
 
 SIDE, OBJECTS, CLASSES = 320, 8, 20
 PICTURE_HW, MASKS = (2000, 3000), 100
@@ -125,19 +126,15 @@ def _work(what: str) -> float:
     corner = random.random((MASKS, 2)) * [2000, 1000]
     boxes = np.concatenate([corner, corner + 300 + random.random((MASKS, 2)) * 700], axis=1).astype(np.float32)
     cells = torch.rand(MASKS, 28, 28)
-    Path("/proc/self/clear_refs").write_text("5")  # the largest size is that of now
-    before = _status("VmRSS")
-    if what == "paste":
-        found = paste_masks(cells, torch.from_numpy(boxes), PICTURE_HW)
-    else:
-        found = list(detect_alone(model, picture).mask_rle or [])
+
+    def find() -> list[Rle]:
+        if what == "paste":
+            return paste_masks(cells, torch.from_numpy(boxes), PICTURE_HW)
+        return list(detect_alone(model, picture).mask_rle or [])
+
+    found, most = growth_mib(find)
     assert len(found) == MASKS
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+    return most
 
 
 def _most(what: str) -> float:
