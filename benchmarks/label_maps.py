@@ -1,12 +1,12 @@
-"""Label maps: CLIP's maps of classes and SAM's seeds, each beside the plain way to compute it; and what the stages of a run take.
+"""Label maps: CLIP's maps of classes and SAM's seeds, each beside the plain way; and what the stages of a run take.
 
     python -m benchmarks.label_maps                           maps with the installed small CLIP, and seeds
     python -m benchmarks.label_maps --clip vit_b --side 224   maps with CLIP's ViT-B/16: some minutes and much memory
     python -m benchmarks.label_maps --run RUN                 each stage of a finished run alone
 
-Maps are those of the last block on, for all before it is the same. The published way sends the identity of all pairs of an image
-and a class through the whole batch; here one backward pass serves a class of every image. Each side works in a process of its own
-for its memory, which is by how much that exceeds the size before it. ViT-B/16 has random weights: time and memory are real. Seeds
+Maps are those of the last block on, for all before it is the same. The published way sends the identity of all pairs of
+an image and a class through the whole batch; here one backward pass serves a class of every image. Each side's memory is
+by how much a process of its own exceeds its size before. ViT-B/16 has random weights: time and memory are real. Seeds
 are held against a mean over each mask of each class, mask by mask; the masks are ellipses. Sides work in turn.
 """
 
@@ -101,7 +101,9 @@ def _in_turn(makes: dict[str, Callable[[], Tensor]], repeats: int) -> tuple[dict
 
 def _tell_ratio(plain: list[float], ours: list[float]) -> None:
     ratios = [a / b for a, b in zip(plain, ours, strict=True)]
-    print(f"\n{statistics.median(ratios):.1f} times as fast, median of the pairs ({min(ratios):.1f} to {max(ratios):.1f})")
+    print(
+        f"\n{statistics.median(ratios):.1f} times as fast, median of the pairs ({min(ratios):.1f} to {max(ratios):.1f})"
+    )
 
 
 def _before_the_last_block(args: argparse.Namespace) -> tuple[Clip, Tensor, Tensor, Tensor, Tensor]:
@@ -150,7 +152,10 @@ def _ellipses(count: int) -> Tensor:
     """Return masks ``[count, H, W]`` of a fortieth to a half of each side, anywhere."""
     y, x = torch.arange(HEIGHT)[:, None], torch.arange(WIDTH)
     generator = torch.Generator().manual_seed(0)
-    centre, radius = torch.rand(count, 2, generator=generator), torch.rand(count, 2, generator=generator) * 0.24 + 0.0125
+    centre, radius = (
+        torch.rand(count, 2, generator=generator),
+        torch.rand(count, 2, generator=generator) * 0.24 + 0.0125,
+    )
     masks = [
         ((y / HEIGHT - cy) / ry) ** 2 + ((x / WIDTH - cx) / rx) ** 2 <= 1
         for (cy, cx), (ry, rx) in zip(centre.tolist(), radius.tolist(), strict=True)

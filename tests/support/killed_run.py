@@ -46,7 +46,7 @@ class KilledRuns:
 
 @contextmanager
 def killed_runs(folder: Path, recipe: str, deaths: Sequence[dict[str, object]]) -> Iterator[KilledRuns]:
-    """Run a recipe on drawn images in a bucket of a loopback server, killed at each of some moments (``dying``), and once not."""
+    """Run a recipe on drawn images in a loopback bucket, killed at each of some moments (``dying``), and once not."""
     (folder / "recipe.yaml").write_text(recipe)
     with s3_server("killed") as bucket:
         runs = KilledRuns(killed=join(bucket, "run"), undisturbed=join(bucket, "undisturbed"))
