@@ -223,14 +223,14 @@ class RetrainStageConfig(TrainingConfig, RetrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPromptsConfig(TrainingConfig, PromptTrainingConfig):
-    """A set of prompts, and the label maps that it is taught on with the objective "activation"."""
+    """A set of prompts, and the label maps that it is taught on by the objectives of seeds."""
 
-    learn_from: Input = reads("", "seeds", "")  # "" with the objective "contrastive", which learns image labels alone
+    learn_from: Input = reads("", "seeds", "")  # "" with an objective of image labels
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        needed = "an instance of seeds" if self.objective == "activation" else "none, for labels alone are learnt"
-        fits = bool(self.learn_from) == (self.objective == "activation")
+        needed = "an instance of seeds" if self.learns_seeds else "none, for labels alone are learnt"
+        fits = bool(self.learn_from) == self.learns_seeds
         require(fits, "learn_from", f"{needed}, with objective {self.objective}", self.learn_from)
 
 

@@ -48,11 +48,12 @@ class PromptLayoutConfig:
 class PromptTrainingConfig:
     """How a set of prompts is taught; the defaults are those of classes on VOC (FMA method 3, 6)."""
 
-    # "contrastive": each present class against the image's absent ones. "activation": a class's map reaches its peak all over
-    # the class's seed and nothing beside it.
-    objective: Literal["contrastive", "activation"] = "contrastive"
+    # Of image labels: "contrastive", each present class against the image's absent ones, or "bce", each class against the
+    # background. Of seeds: "activation", a class's map reaches its peak all over the class's seed and nothing beside it, or
+    # "pixel-cross-entropy", at each pixel the map of the seed's class is the highest, beside 0 for the background.
+    objective: Literal["contrastive", "bce", "activation", "pixel-cross-entropy"] = "contrastive"
     layout: PromptLayoutConfig = field(default_factory=PromptLayoutConfig)
-    # Whose maps "activation" asks for: of the classes of a view's seed (VOC), or of its whole image (COCO).
+    # Whose maps the objectives of seeds ask for: of the classes of a view's seed (VOC), or of its whole image (COCO).
     pairs: Literal["view", "image"] = "view"
     steps: int = 1800
     schedule_steps: int = 0  # of the cosine, which may end later than the training; 0 = steps
@@ -77,6 +78,11 @@ class PromptTrainingConfig:
             require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         fits = not self.schedule_steps or self.schedule_steps >= self.steps
         require(fits, "schedule_steps", f"0, or {self.steps} steps or more", self.schedule_steps)
+
+    @property
+    def learns_seeds(self) -> bool:
+        """Whether label maps are learnt, and not image labels alone."""
+        return self.objective in ("activation", "pixel-cross-entropy")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from weaksam.label_maps import IGNORED
+from weaksam.label_maps import BACKGROUND, IGNORED
 
 
 def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
@@ -27,6 +27,25 @@ def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
     negative = logits.masked_fill(positive, -float("inf")).logsumexp(dim=1, keepdim=True)
     losses: Tensor = F.softplus(negative - logits)
     return losses[positive].mean()
+
+
+def binary_loss(logits: Tensor, positive: Tensor) -> Tensor:
+    """Binary cross-entropy of each class against the background alone, whatever the other classes: the mean of all.
+
+    The probability of a class is that of the softmax over its prompt and those of the background. A sigmoid of the bare logit,
+    100 times a cosine that is never near 0, would call every class present.
+
+    Args:
+        logits: ``[N, C + K]``, 100 times the cosine of image and prompt; the K >= 1 of the background last.
+        positive: bool ``[N, C]``, the classes of each image.
+
+    Returns:
+        A scalar, 0 without an image.
+    """
+    num_classes = positive.shape[1]
+    evidence = logits[:, :num_classes] - logits[:, num_classes:].logsumexp(dim=1, keepdim=True)
+    losses = F.binary_cross_entropy_with_logits(evidence, positive.to(logits.dtype), reduction="sum")
+    return losses / max(1, positive.numel())
 
 
 class ActivationLoss(NamedTuple):
@@ -60,3 +79,27 @@ def activation_loss(maps: Tensor, seeds: Tensor, image: Tensor, class_index: Ten
         object=((peaks - maps).abs() * inside).sum() / pixels,
         background=(maps.clamp(min=0) * beside).sum() / pixels,
     )
+
+
+def logits_of_maps(
+    maps: Tensor, image: Tensor, class_index: Tensor, num_classes: int, size_nhw: tuple[int, int, int]
+) -> Tensor:
+    """Read maps as logits of pixels: 0 for the background, and no chance for a class that an image has no map of.
+
+    Args:
+        maps: ``[pairs, h, w]``, not normalised; enlarged here.
+        image: int64 ``[pairs]``, which of the N images each map is of.
+        class_index: int64 ``[pairs]``.
+        num_classes: C.
+        size_nhw: N, H and W of what is returned.
+
+    Returns:
+        ``[N, C + 1, H, W]``, background first.
+    """
+    images, *size_hw = size_nhw
+    logits = maps.new_full((images, num_classes + 1, *size_hw), -float("inf"))
+    logits[:, BACKGROUND] = maps.sum() * 0  # which keeps the graph where there is no map
+    if len(maps):
+        large = F.interpolate(maps[:, None], size_hw, mode="bilinear", align_corners=False)[:, 0]
+        logits[image, class_index + 1] = large
+    return logits

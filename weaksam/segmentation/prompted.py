@@ -68,9 +68,13 @@ class PromptedClip(nn.Module):
         known = tower.before_last_block(pixels)
         return tower.embedding(known.tokens, known.activations)
 
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return how much each image looks like each class, then like each background, ``[N, C + K]``: 100 times a cosine."""
+        return self.clip.logits(self.images(pixels), self.texts())
+
     def scores(self, pixels: Tensor) -> Tensor:
-        """Return how much each image looks like each class, ``[N, C]``: some 100 times a cosine."""
-        return self.clip.logits(self.images(pixels), self.texts())[:, : self.num_classes]
+        """Return the logits of the classes alone, ``[N, C]``."""
+        return self.logits(pixels)[:, : self.num_classes]
 
     def maps(
         self,

@@ -55,8 +55,8 @@ class TrainPromptsStage(Stage[TrainPromptsOptions]):
     verb = "train-prompts"
     help = (
         "Teach prompts to a frozen CLIP, on image-level labels.\n\n"
-        "With `objective: contrastive` they learn to tell an image's classes from its others; with `activation` a class's map "
-        "learns to fill its seed (`learn_from: seeds`)."
+        "With `objective: contrastive` they learn to tell an image's classes from its others, with `bce` from the background; "
+        "with `activation` or `pixel-cross-entropy` a class's map learns to fill its seed (`learn_from: seeds`)."
     )
     product = TrainedPrompts
     loads_models = True

@@ -15,9 +15,10 @@ from pipelines.training.task import Losses, Position, Share, TrainingPlan
 from weaksam.config import ClipConfig, PromptTrainingConfig, require
 from weaksam.io.images import decode_image
 from weaksam.label_maps import BACKGROUND, IGNORED, decode_label_map
-from weaksam.losses.prompts import activation_loss, contrastive_loss
+from weaksam.losses.prompts import activation_loss, binary_loss, contrastive_loss, logits_of_maps
 from weaksam.networks.clip.load import load_clip
 from weaksam.random import derive_seed
+from weaksam.segmentation.losses import pixel_cross_entropy
 from weaksam.segmentation.prompted import PromptedClip
 from weaksam.segmentation.views import prompt_view
 
@@ -64,8 +65,8 @@ class PromptTask:
 
     @property
     def pass_statistics(self) -> tuple[str, ...]:
-        """Options of a recipe that take statistics over a pass: both losses are means over what its images hold."""
-        return ("train_prompts.objective",)
+        """Options of a recipe that take statistics over a pass: the published losses are means over what its images hold."""
+        return ("train_prompts.objective",) if self.config.objective in ("contrastive", "activation") else ()
 
     def build_model(self) -> PromptedClip:
         """Return CLIP with prompts that have learnt nothing."""
@@ -89,14 +90,26 @@ class PromptTask:
         return PromptViews(self)
 
     def losses(self, model: nn.Module, batch: ViewBatch, _at: Position, _phase: int) -> Losses:
-        """Return the loss of classes, or the two of maps."""
+        """Return the loss of classes, or those of maps."""
         assert isinstance(model, PromptedClip)
-        if self.config.objective == "contrastive":
-            return Losses({"contrastive": contrastive_loss(model.scores(batch.pixels), batch.positive)})
+        if not self.config.learns_seeds:
+            return Losses(self._losses_of_classes(model, batch))
         present = batch.positive if self.config.pairs == "image" else classes_of(batch.seeds, len(self.class_names))
-        found = model.maps(batch.pixels, present, model.texts(), differentiable=True)
+        maps = model.maps(batch.pixels, present, model.texts(), differentiable=True).maps
+        return Losses(self._losses_of_maps(maps, present, batch.seeds))
+
+    def _losses_of_classes(self, model: PromptedClip, batch: ViewBatch) -> dict[str, Tensor]:
+        if self.config.objective == "bce":
+            return {"bce": binary_loss(model.logits(batch.pixels), batch.positive)}
+        return {"contrastive": contrastive_loss(model.scores(batch.pixels), batch.positive)}
+
+    def _losses_of_maps(self, maps: Tensor, present: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         image, class_index = present.nonzero(as_tuple=True)
-        return Losses(activation_loss(found.maps, batch.seeds, image, class_index)._asdict())
+        if self.config.objective == "activation":
+            return activation_loss(maps, seeds, image, class_index)._asdict()
+        images, height, width = seeds.shape
+        logits = logits_of_maps(maps, image, class_index, len(self.class_names), (images, height, width))
+        return {"pixels": pixel_cross_entropy(logits, seeds).mean()}
 
     def evaluate(self, _model: nn.Module, _share: Share) -> float | None:
         """Return None: the last contexts are kept, for there is nothing true to judge by."""

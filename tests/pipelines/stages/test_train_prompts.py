@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
@@ -23,6 +24,7 @@ from weaksam.losses.prompts import activation_loss
 from weaksam.segmentation.prompted import load_prompts
 
 BACKGROUND = ("ground", "blob")
+OBJECTIVES = ("contrastive", "bce", "activation", "pixel-cross-entropy")
 
 
 def recipe_of(folder: Path, *more: str) -> Recipe:
@@ -87,8 +89,31 @@ def test_maps_are_asked_of_the_classes_of_views_or_of_whole_images(tmp_path: Pat
         }
 
 
-def test_the_loss_of_classes_falls_on_what_it_is_taught(tmp_path: Path) -> None:
-    task = task_of(tmp_path, lr=0.1)
+def test_pixels_are_asked_of_the_maps_of_the_classes_of_their_seeds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pixels, seeds = torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.uint8)
+    seeds[0, :8], seeds[0, 8:12], seeds[1] = 1, 4, 255
+    task = task_of(tmp_path, objective="pixel-cross-entropy")
+    model = task.build_model()
+    nothing = torch.zeros(2, len(CLASS_NAMES), dtype=torch.bool)
+    said = task.losses(model, ViewBatch(pixels, nothing, seeds), Position(0, 1, 0.0), 0).losses
+    held = classes_of(seeds, len(CLASS_NAMES))
+    first, last = F.interpolate(model.maps(pixels, held, model.texts()).maps[None], (32, 32), mode="bilinear")[0]
+    of_pixels = torch.stack([torch.zeros(32, 32), first, last]).log_softmax(dim=0)
+    expected = -(of_pixels[1, :8].sum() + of_pixels[2, 8:12].sum() + of_pixels[0, 12:].sum()) / 1024
+    assert {name: value.item() for name, value in said.items()} == {"pixels": pytest.approx(expected.item() / 2)}
+
+
+def test_only_losses_of_single_images_may_be_taken_in_parts(tmp_path: Path) -> None:
+    whole = [bool(task_of(tmp_path, objective=objective).pass_statistics) for objective in OBJECTIVES]
+    assert dict(zip(OBJECTIVES, whole, strict=True)) == {
+        "contrastive": True, "bce": False, "activation": True, "pixel-cross-entropy": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("objective", "falls_by"), [("contrastive", 0.1), ("bce", 0.01)])
+def test_the_loss_of_classes_falls_on_what_it_is_taught(tmp_path: Path, objective: str, falls_by: float) -> None:
+    task = task_of(tmp_path, lr=0.1, objective=objective)
     torch.manual_seed(0)
     model = task.build_model()
     (optimizer,) = task.build_optimizers(model)
@@ -97,12 +122,12 @@ def test_the_loss_of_classes_falls_on_what_it_is_taught(tmp_path: Path) -> None:
     batch = ViewBatch(torch.randn(2, 3, 32, 32), positive, torch.zeros(2, 0, 0, dtype=torch.uint8))
     losses = []
     for step in range(30):
-        loss = task.losses(model, batch, Position(step, 30, 0.0), 0).losses["contrastive"]
+        loss = task.losses(model, batch, Position(step, 30, 0.0), 0).losses[objective]
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert losses[-1] < losses[-2] < losses[0] - 0.1
+    assert losses[-1] < losses[-2] < losses[0] - falls_by
 
 
 def test_a_view_that_is_no_multiple_of_a_patch_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weaksam.losses.prompts import activation_loss, contrastive_loss
+from weaksam.losses.prompts import activation_loss, binary_loss, contrastive_loss, logits_of_maps
+from weaksam.segmentation.losses import pixel_cross_entropy
 
 
 def test_the_contrastive_loss_of_three_images_of_which_one_has_all_classes() -> None:
@@ -43,10 +44,11 @@ def test_images_without_a_pair_cost_nothing_and_keep_the_graph(positive: bool) -
     assert (logits.grad == 0).all()
 
 
-def test_gradients_of_both_losses() -> None:
+def test_gradients_of_the_losses() -> None:
     logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     positive = torch.tensor([[1, 0, 0, 1], [1, 1, 1, 1], [0, 1, 0, 0]]).bool()
     assert torch.autograd.gradcheck(lambda given: contrastive_loss(given, positive), (logits,))
+    assert torch.autograd.gradcheck(lambda given: binary_loss(given, positive[:, :2]), (logits,))
     maps = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
     seeds = torch.tensor([[0, 1, 1, 255], [0, 1, 2, 0], [2, 2, 0, 255], [0, 0, 0, 1]], dtype=torch.uint8)[None]
 
@@ -55,6 +57,26 @@ def test_gradients_of_both_losses() -> None:
         return sum(activation_loss(given, seeds, torch.tensor([0, 0]), torch.tensor([5, 6])), given.new_zeros(()))
 
     assert torch.autograd.gradcheck(loss, (maps,))  # of classes that the seed does not show: the background's part
+
+
+def test_the_binary_loss_of_one_image_of_two_classes_before_two_backgrounds() -> None:
+    # Evidence log 4 - log(1 + 1) = log 2, and 0 - log 2: probabilities 2/3 and 1/3.
+    logits = torch.tensor([[math.log(4.0), 0, 0, 0]])
+    assert binary_loss(logits, torch.tensor([[True, False]])).item() == pytest.approx(-math.log(2 / 3))
+    assert binary_loss(logits, torch.tensor([[False, True]])).item() == pytest.approx(-math.log(1 / 3))
+    assert binary_loss(logits, torch.tensor([[True, True]])).item() == pytest.approx(-math.log(2 / 9) / 2)
+
+
+def test_the_binary_loss_does_not_mind_what_all_logits_share() -> None:
+    logits, positive = torch.tensor([[2.0, -1, 0.5]]), torch.tensor([[True, False]])
+    assert binary_loss(logits + 25, positive).item() == pytest.approx(binary_loss(logits, positive).item())
+
+
+def test_the_binary_loss_without_an_image_keeps_the_graph() -> None:
+    logits = torch.zeros(0, 3, requires_grad=True)
+    loss = binary_loss(logits, torch.zeros(0, 2, dtype=torch.bool))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0
 
 
 def test_pixels_of_an_object_are_pulled_up_and_their_peak_stays() -> None:
@@ -98,3 +120,37 @@ def test_no_maps_cost_nothing() -> None:
     none = torch.zeros(0, dtype=torch.int64)
     found = activation_loss(torch.zeros(0, 2, 2), torch.zeros(1, 4, 4, dtype=torch.uint8), none, none)
     assert found.object.item() == found.background.item() == 0
+
+
+def test_maps_are_logits_beside_a_background_of_0() -> None:
+    maps = torch.tensor([[[1.0, 2], [3, 4]], [[5, 6], [7, 8]]])
+    found = logits_of_maps(maps, torch.tensor([0, 1]), torch.tensor([1, 0]), 2, (2, 2, 2))
+    never = [[-math.inf] * 2] * 2
+    assert found.tolist() == [
+        [[[0, 0], [0, 0]], never, [[1, 2], [3, 4]]],
+        [[[0, 0], [0, 0]], [[5, 6], [7, 8]], never],
+    ]
+
+
+def test_the_cross_entropy_of_pixels_and_its_gradient() -> None:
+    maps = torch.tensor([[[math.log(3.0), 0, -9]]], dtype=torch.float64, requires_grad=True)
+    seeds = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
+    image, class_index = torch.tensor([0]), torch.tensor([0])
+
+    def loss(given: Tensor) -> Tensor:
+        return pixel_cross_entropy(logits_of_maps(given, image, class_index, 2, (1, 1, 3)), seeds).mean()
+
+    assert loss(maps).item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+    assert torch.autograd.gradcheck(loss, (maps,))
+
+
+@pytest.mark.parametrize(("pairs", "seed"), [(0, 0), (0, 255), (1, 255)], ids=["no map", "neither", "all ignored"])
+def test_pixels_that_say_nothing_cost_nothing_and_keep_the_graph(pairs: int, seed: int) -> None:
+    maps = torch.zeros(pairs, 2, 2, requires_grad=True)
+    which = torch.zeros(pairs, dtype=torch.int64)
+    seeds = torch.full((1, 4, 4), seed, dtype=torch.uint8)
+    loss = pixel_cross_entropy(logits_of_maps(maps, which, which, 1, (1, 4, 4)), seeds).mean()
+    assert loss.item() == 0
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert maps.grad is not None
+    assert (maps.grad == 0).all()
