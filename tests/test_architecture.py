@@ -51,6 +51,7 @@ ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those b
         "masks",
         "masks_np",
         "outlines_np",
+        "grab_cut",
         "transforms",
         "drawing",
         "heap",

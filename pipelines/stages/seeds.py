@@ -85,7 +85,8 @@ class SeedStage(Stage[SeedOptions]):
 
     def describe(self, options: SeedOptions) -> str:
         """Return what is made of what."""
-        return f"maps of {options.prompts} on {options.superpixels or 'single pixels'}"
+        cut = ", cut out by GrabCut" if options.seeds.grabcut else ""
+        return f"maps of {options.prompts} on {options.superpixels or 'single pixels'}{cut}"
 
     def run(self, job: Job[SeedOptions]) -> SeedFacts:
         """Make the seed of every image whose labels are known."""
@@ -177,7 +178,7 @@ class SeedActor:
         import torch
 
         from weaksam.masks_np import decode_rles
-        from weaksam.segmentation.seeding import sam_seed
+        from weaksam.segmentation.seeding import cut_along_colours, sam_seed
 
         image, config, device = ready(), self._spec.config, self._spec.device
         size_hw = (image.shape[0], image.shape[1])
@@ -192,10 +193,11 @@ class SeedActor:
         level = torch.tensor(levels, dtype=torch.int64, device=device)
         classes = torch.tensor(class_index, dtype=torch.int64, device=device)
         seed = sam_seed(maps, classes, masks, level, config.background_power)
+        label_map = cut_along_colours(image, seed.label_map, maps, classes) if config.grabcut else seed.label_map
         covered = masks.view(torch.uint8).amax(dim=0) if len(masks) else None  # on a CPU ten times faster than any()
         return {
             **label_map_to_row(
-                row["image_id"], row["input"], seed.label_map.cpu().numpy(), supervision=self._spec.supervision
+                row["image_id"], row["input"], label_map.cpu().numpy(), supervision=self._spec.supervision
             ),
             "superpixels": len(masks),
             "coverage": 0.0 if covered is None else covered.float().mean().item(),

@@ -111,6 +111,7 @@ class SeedConfig:
     max_side: int = 1024  # pixels of that; larger images are shown smaller
     max_inside: float = 0.3  # share of a part that lies in a chosen mask, from which on it is no superpixel (RSW)
     background_power: float = 0.6  # p; lower makes more background
+    grabcut: bool = False  # afterwards each class is cut out along the colours of the image
 
     def __post_init__(self) -> None:
         require(self.scale > 0, "scale", "above 0", self.scale)

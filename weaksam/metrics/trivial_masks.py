@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-MaskRule = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.bool_]]  # image, box -> mask
+from weaksam.grab_cut import grab_cut
 
-_ITERATIONS = 5  # of GrabCut; colours and cut hardly change after that
+MaskRule = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.bool_]]  # image, box -> mask
 
 
 def filled_box(image: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -77,27 +77,12 @@ class GrabCutInBox:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"expected an image uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
         box = filled_box(image, box_xyxy)
-        cut = _grab_cut(image, box)
+        cut = grab_cut(image, box)
         self.masks += 1
         if cut is None:
             self.fell_back += 1
             return box
         return cut
-
-
-def _grab_cut(image: NDArray[np.uint8], box: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """Return what GrabCut finds among these pixels; None where it finds nothing or cannot look."""
-    import cv2
-
-    kind = np.where(box, np.uint8(cv2.GC_PR_FGD), np.uint8(cv2.GC_BGD))  # probably the object, or surely not
-    colours = np.zeros((1, 65)), np.zeros((1, 65))  # the models of both, which it wants as places to write to
-    cv2.setRNGSeed(0)  # its models start from k-means with random centres
-    try:
-        cv2.grabCut(image, kind, (0, 0, 0, 0), *colours, _ITERATIONS, cv2.GC_INIT_WITH_MASK)
-    except cv2.error:  # one side has no pixels, or too few colours to model
-        return None
-    cut: NDArray[np.bool_] = kind == cv2.GC_PR_FGD
-    return cut if cut.any() else None
 
 
 def _pixels_of(box_xyxy: NDArray[np.float32], size_hw: tuple[int, ...]) -> tuple[slice, slice]:

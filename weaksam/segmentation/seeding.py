@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from weaksam.chunks import chunk_size, in_chunks
+from weaksam.grab_cut import grab_cut
 
 _EPSILON = 1e-7
+# Share of a map's range from which on GrabCut may give a pixel to the class; the seed has those from .5 to .7 on.
+_PERHAPS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,36 @@ def pixel_seed(maps: Tensor, class_index: Tensor, size_hw: tuple[int, int], back
     pixels = _enlarged(maps, size_hw).flatten(1)
     label, _ = _best(_min_max(pixels), class_index, background_power)
     return label.to(torch.uint8).view(size_hw)
+
+
+def cut_along_colours(image: NDArray[np.uint8], label_map: Tensor, maps: Tensor, class_index: Tensor) -> Tensor:
+    """Cut the classes of a seed out along the colours of the image, each by a GrabCut of its own.
+
+    A class is probably where the seed has it, and surely not where its map is low. Where GrabCut finds nothing, it keeps its
+    pixels of the seed; of pixels that several are given, the one with the higher share of its map's range has each.
+
+    Args:
+        image: ``[H, W, 3]`` RGB.
+        label_map: uint8 ``[H, W]``, the seed.
+        maps: ``[N, h, w]``, of the image's N present classes, that it was made of; see ``sam_seed``.
+        class_index: int64 ``[N]``.
+
+    Returns:
+        uint8 ``[H, W]``; as it was without a class.
+    """
+    if not len(maps):
+        return label_map
+    size_hw = (image.shape[0], image.shape[1])
+    shares = _min_max(_enlarged(maps, size_hw).flatten(1)).view(-1, *size_hw).cpu().numpy()
+    seed = label_map.cpu().numpy()
+    numbers = class_index.cpu().numpy() + 1
+    claims = np.zeros(shares.shape, np.bool_)
+    for claim, share, number in zip(claims, shares, numbers, strict=True):
+        cut = grab_cut(image, seed == number, share >= _PERHAPS)
+        claim[:] = seed == number if cut is None else cut
+    strongest = np.where(claims, shares, -1).argmax(axis=0)
+    found = np.where(claims.any(axis=0), numbers[strongest], 0).astype(np.uint8)
+    return torch.from_numpy(found).to(label_map.device)
 
 
 def _means(pixels: Tensor, masks: Tensor) -> Tensor:

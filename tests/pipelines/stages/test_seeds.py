@@ -39,7 +39,7 @@ CHAIN = [
 ]
 
 
-def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES) -> SeedActor:
+def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES, *, grabcut: bool = False) -> SeedActor:
     config = ClipConfig(weights=Weights(str(write_tiny_clip(folder))), background=("ground", "blob"))
     torch.manual_seed(0)
     prompted = PromptedClip(tiny_clip(), class_names, config, PromptLayoutConfig(length=4))
@@ -49,7 +49,7 @@ def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES) -> SeedAc
             instance=Instance(str(folder), "seeds", "k"),
             clip=config,
             prompts=Weights(str(folder / "prompts.safetensors")),
-            config=SeedConfig(affinity=AffinityConfig(layers=2)),
+            config=SeedConfig(affinity=AffinityConfig(layers=2), grabcut=grabcut),
             class_names=CLASS_NAMES,
             supervision="image-labels",
             threads=1,
@@ -98,6 +98,16 @@ def test_a_seed_is_made_of_superpixels_and_holds_the_labels_of_its_image_alone(t
         (0, 0.0, True),
         (1, 0.5, False),
     ]
+
+
+def test_a_seed_that_is_cut_out_holds_the_labels_of_its_image_alone(tmp_path: Path) -> None:
+    images = [{"image_id": "pixels", "labels": [1, 4], "wholes": []}, {"image_id": "none", "labels": [], "wholes": []}]
+    plain, cut = ([decode_label_map(row["label_map"], "") for row in actor_of(tmp_path, grabcut=of)(
+        batch_of(*(dict(image) for image in images))
+    ).to_pylist()] for of in (False, True))  # fmt: skip
+    assert set(np.unique(cut[0])) <= {0, 2, 5}
+    assert (cut[0] != plain[0]).any()
+    assert not cut[1].any()
 
 
 def test_a_picture_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:

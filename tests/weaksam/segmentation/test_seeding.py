@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from tests.weaksam.segmentation.test_superpixels import ranges
-from weaksam.segmentation.seeding import pixel_seed, sam_seed
+from weaksam.segmentation.seeding import cut_along_colours, pixel_seed, sam_seed
 
 MAPS = torch.tensor([[[0.9, 0.7, 0.2, -0.5, 0.1, 0.3]], [[0.1, 0.3, 0.8, 0.6, -0.2, 0.0]]])
 TWO = torch.tensor([0, 1])
@@ -95,3 +96,44 @@ def test_it_is_a_loop_over_masks_in_any_order(seed: int) -> None:
     assert set(found.label_map.unique().tolist()) <= {0, 2, 5, 8}
     order = torch.randperm(9, generator=generator)
     assert sam_seed(maps, class_index, masks[order], level[order], 0.7).label.tolist() == found.label[order].tolist()
+
+
+def two_squares() -> np.ndarray:
+    """Red above, blue below, each 8 pixels wide, on grey: the objects of classes 1 and 4."""
+    image = np.full((32, 16, 3), 120, np.uint8)
+    image[4:12, 4:12], image[20:28, 4:12] = (220, 20, 20), (20, 20, 220)
+    return image + np.indices((32, 16)).sum(axis=0)[..., None].astype(np.uint8) % 3  # a few colours more
+
+
+def test_a_class_is_cut_out_along_the_colours_around_its_seed() -> None:
+    maps = torch.zeros(2, 32, 16)
+    maps[0, 2:14, 2:14], maps[1, 18:30, 2:14] = 0.4, 0.4  # round each object, less sure of its surroundings
+    maps[0, 4:12, 4:10], maps[1, 20:28, 4:10] = 1, 1  # six of its eight columns
+    class_index = torch.tensor([0, 3])
+    seed = pixel_seed(maps, class_index, (32, 16), 0.6)
+    expected = torch.zeros(32, 16, dtype=torch.uint8)
+    expected[4:12, 4:10], expected[20:28, 4:10] = 1, 4
+    assert torch.equal(seed, expected)
+    expected[4:12, 4:12], expected[20:28, 4:12] = 1, 4
+    assert torch.equal(cut_along_colours(two_squares(), seed, maps, class_index), expected)
+
+
+def test_a_pixel_that_two_classes_are_given_is_of_the_higher_share() -> None:
+    maps = torch.zeros(2, 32, 16)
+    maps[:, 4:12, 4:12], maps[0, 4:12, 4:8], maps[1, 4:12, 8:12] = 0.5, 1, 1  # both of one object
+    class_index = torch.tensor([0, 3])
+    found = cut_along_colours(two_squares(), pixel_seed(maps, class_index, (32, 16), 0.6), maps, class_index)
+    expected = torch.zeros(32, 16, dtype=torch.uint8)
+    expected[4:12, 4:8], expected[4:12, 8:12] = 1, 4
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("number", [0, 4], ids=["no pixel of the class", "nothing but the class"])
+def test_where_nothing_can_be_cut_a_class_keeps_its_seed(number: int) -> None:
+    seed = torch.full((32, 16), number, dtype=torch.uint8)
+    assert torch.equal(cut_along_colours(two_squares(), seed, torch.ones(1, 2, 2), torch.tensor([3])), seed)
+
+
+def test_without_a_class_nothing_is_cut() -> None:
+    seed, none = torch.zeros(32, 16, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
+    assert torch.equal(cut_along_colours(two_squares(), seed, torch.zeros(0, 2, 1), none), seed)
