@@ -6,6 +6,7 @@ A label map is uint8 ``[H, W]``: 0 background, ``class_index + 1``, 255 for a pi
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,3 +36,8 @@ def decode_label_map(data: bytes, where: str) -> NDArray[np.uint8]:
         return decode_numbers(data)
     except ImageError as error:
         raise DataError(f"{where}: expected a PNG of class numbers, got {error}; restore or convert it") from error
+
+
+def painting_order(level: Sequence[int], confidence: Sequence[float]) -> list[int]:
+    """Return in which order superpixels are painted, the last one on top: by level, then by confidence (FMA method 5.2)."""
+    return sorted(range(len(level)), key=lambda n: (level[n], confidence[n]))

@@ -2,15 +2,15 @@
 
 Reads the maps file by file and the data set's true maps one by one, on the driver. Every row is measured alike: the maps;
 background alone; and the whole image filled with the largest class that is truly there. Seeds are told with what they were
-painted of, too.
+painted of, too, and stand beside their bound: the same superpixels, each of its true class.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,27 +18,46 @@ import numpy as np
 from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable
 from pipelines.evaluate.conclusion import conclude
-from pipelines.evaluate.options import EvaluateOptions
+from pipelines.evaluate.options import LabelMapOptions
 from pipelines.products.label_maps import LabelledMap, LabelMapTable, SeedOrigin, SeedTable
 from pipelines.products.measured import EvaluationFacts
+from pipelines.products.superpixels import SegmentedImage, SuperpixelTable
+from pipelines.recipe.keys import NOTHING
+from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.numbers import known, percent
 from weaksam.label_maps import IGNORED
+from weaksam.masks_np import decode_rles
 
 if TYPE_CHECKING:
     from weaksam.datasets.label_maps import TrueLabelMaps
+    from weaksam.metrics.conditions import ConditionedIou
     from weaksam.metrics.label_maps import LabelMapQuality, LabelMapScores
 
 MAPS, BACKGROUND, LARGEST_CLASS = "label maps", "background alone", "the largest class alone"
+BOUND = "superpixels of their true class"
 MOST_WORST = 24  # images of a split that are remembered
 
 
-def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
+def options(recipe: Recipe) -> LabelMapOptions:
+    """Return what an instance that measures label maps depends on; ``recipe`` is what it sees."""
+    of = recipe.evaluate.of
+    seeds = recipe.of(of).seeds
+    return LabelMapOptions(
+        of=of,
+        superpixels=seeds.superpixels if verb_of(of) == "seeds" else NOTHING,
+        max_inside=seeds.max_inside,
+        stated_size=recipe.data.stated_size,
+        data=recipe.data,
+    )
+
+
+def run(job: Job[LabelMapOptions]) -> EvaluationFacts:
     """Measure the label maps and print their table."""
     from weaksam.datasets import open_dataset
 
     table = job.input(job.options.of, LabelMapTable)
     dataset = open_dataset(job.options.data)
-    splits = measure(table.images(), table.class_names, dataset.true_label_maps)
+    splits = measure(table.images(), table.class_names, dataset.true_label_maps, _superpixels(job))
     origins = measure_origins(table.origins()) if isinstance(table, SeedTable) else {}
     return conclude(
         job,
@@ -51,8 +70,20 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     )
 
 
+def _superpixels(job: Job[LabelMapOptions]) -> Iterator[SegmentedImage]:
+    """Yield the images with the superpixels that seeds were painted of, and with no other of SAM's masks."""
+    from weaksam.segmentation.superpixels import superpixels_among
+
+    if job.options.superpixels:
+        for image in job.input(job.options.superpixels, SuperpixelTable).images():
+            yield replace(image, masks=superpixels_among(image.masks, job.options.max_inside))
+
+
 def measure(
-    images: Iterable[LabelledMap], class_names: Sequence[str], true_label_maps: Callable[[str], TrueLabelMaps]
+    images: Iterable[LabelledMap],
+    class_names: Sequence[str],
+    true_label_maps: Callable[[str], TrueLabelMaps],
+    superpixels: Iterable[SegmentedImage] = (),
 ) -> dict[str, dict[str, Any]]:
     """Measure label maps per split.
 
@@ -60,13 +91,15 @@ def measure(
         images: in any order, each once.
         class_names: C.
         true_label_maps: split -> its true maps.
+        superpixels: that the maps were painted of, in any order; those of other images are passed over.
 
     Returns:
         split -> ``images``, ``measured`` (those of them whose true map is known), ``undecided`` (share of the pixels that the
         maps call 255; they count as background), ``rows`` (the maps and those that need no method), ``classes`` (background,
         then the C classes, as the maps have them), ``confusion`` (pixels ``[C + 1, C + 1]``, of the true class by that of the
-        maps) and ``worst`` (the images of the least mean IoU, each over the classes that occur in it). Shares are in [0, 1],
-        null where there is nothing to measure.
+        maps), ``worst`` (the images of the least mean IoU, each over the classes that occur in it) and ``conditions`` (IoU of
+        the maps by what makes a class hard, see ``weaksam.metrics.conditions``). Shares are in [0, 1], null where there is
+        nothing to measure.
 
     Raises:
         DataError: a map and its true one are of different sizes, or a number is of no class.
@@ -76,6 +109,9 @@ def measure(
         if image.split not in splits:
             splits[image.split] = _Split(class_names, true_label_maps(image.split))
         splits[image.split].add(image)
+    for painted in superpixels:
+        if painted.split in splits:
+            splits[painted.split].add_superpixels(painted)
     return {split: splits[split].to_plain() for split in sorted(splits)}
 
 
@@ -127,10 +163,12 @@ class _Split:
     pixels: int = 0
     undecided: int = 0  # of them
     rows: dict[str, LabelMapQuality] = field(default_factory=dict)
-    measured: int = 0
+    measured: set[str] = field(default_factory=set)  # image ids
+    conditions: ConditionedIou | None = None
     worst: list[tuple[float, str]] = field(default_factory=list)  # mean IoU of an image, its id; worst first
 
     def add(self, image: LabelledMap) -> None:
+        from weaksam.metrics.conditions import ConditionedIou
         from weaksam.metrics.label_maps import background_map, largest_class_map
 
         label_map = image.label_map
@@ -140,13 +178,23 @@ class _Split:
         true_map = self.truth.of(image.image_id, (label_map.shape[0], label_map.shape[1]))
         if true_map is None:
             return
-        self.measured += 1
+        self.measured.add(image.image_id)
         mean_iou = self._row(MAPS).add(image.image_id, label_map, true_map)
         if not math.isnan(mean_iou):
             bisect.insort(self.worst, (mean_iou, image.image_id))
             del self.worst[MOST_WORST:]
         self._row(BACKGROUND).add(image.image_id, background_map(true_map), true_map)
         self._row(LARGEST_CLASS).add(image.image_id, largest_class_map(true_map), true_map)
+        self.conditions = self.conditions or ConditionedIou(len(self.class_names))
+        self.conditions.add(label_map, true_map)
+
+    def add_superpixels(self, image: SegmentedImage) -> None:
+        from weaksam.metrics.superpixels import best_map
+
+        true_map = self.truth.of(image.image_id, image.masks.size_hw) if image.image_id in self.measured else None
+        if true_map is not None:
+            masks = decode_rles(image.masks.mask_rle, image.masks.size_hw)
+            self._row(BOUND).add(image.image_id, best_map(true_map, masks, image.masks.level.tolist()), true_map)
 
     def _row(self, name: str) -> LabelMapQuality:
         from weaksam.metrics.label_maps import LabelMapQuality
@@ -156,9 +204,9 @@ class _Split:
         return self.rows[name]
 
     def to_plain(self) -> dict[str, Any]:
-        counts = {"images": self.images, "measured": self.measured, "undecided": self.undecided / self.pixels}
-        if not self.rows:
-            return {**counts, "rows": [], "classes": [], "confusion": [], "worst": []}
+        counts = {"images": self.images, "measured": len(self.measured), "undecided": self.undecided / self.pixels}
+        if self.conditions is None:
+            return {**counts, "rows": [], "classes": [], "confusion": [], "worst": [], "conditions": []}
         scores = self.rows[MAPS].scores()
         return {
             **counts,
@@ -176,6 +224,7 @@ class _Split:
             ],
             "confusion": scores.confusion.tolist(),
             "worst": [{"image_id": image_id, "mean_iou": mean_iou} for mean_iou, image_id in self.worst],
+            "conditions": [{**of._asdict(), "mean_iou": known(of.mean_iou)} for of in self.conditions.scores()],
         }
 
 
@@ -191,6 +240,6 @@ def _row_of(name: str, scores: LabelMapScores) -> dict[str, Any]:
 def _summary(split: str, measured: Mapping[str, Any]) -> str:
     if not measured["rows"]:
         return f"{split}: {measured['images']:,} label maps, no true ones to measure them"
-    own, background, largest = measured["rows"]
+    own, background, largest, *_ = measured["rows"]
     beside = f"background {percent(background['mean_iou'])}, largest class {percent(largest['mean_iou'])}"
     return f"{split}: mean IoU {percent(own['mean_iou'])} ({beside}), boundary IoU {percent(own['boundary_iou'])}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.recipe.config import EvaluateConfig, LabelConfig
-from pipelines.recipe.keys import INDEX, Input, Inputs
+from pipelines.recipe.keys import INDEX, NOTHING, Input, Inputs
 from weaksam.config import DataConfig
 from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import StatedSize
@@ -55,4 +55,15 @@ class PseudoMaskOptions:
     of: Input
     grabcut_images: int  # that GrabCut is measured on
     stated_size: StatedSize  # how true masks are read
+    data: NotInKey[DataConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMapOptions:
+    """Which label maps are measured against the true ones, and of which superpixels they were painted."""
+
+    of: Input
+    superpixels: Input = NOTHING  # of seeds alone; "" = none
+    max_inside: float  # which of SAM's masks those are, see ``SeedConfig``
+    stated_size: StatedSize  # how true maps are read
     data: NotInKey[DataConfig]

@@ -13,9 +13,15 @@ from pipelines import registry
 from pipelines.engine.product import Product
 from pipelines.engine.stage import Job, Stage, WhenStopped
 from pipelines.evaluate import agreement, classifier, detections, label_maps, proposals, pseudo_labels, pseudo_masks
-from pipelines.evaluate.options import AgreementOptions, ClassifierOptions, EvaluateOptions, PseudoMaskOptions
+from pipelines.evaluate.options import (
+    AgreementOptions,
+    ClassifierOptions,
+    EvaluateOptions,
+    LabelMapOptions,
+    PseudoMaskOptions,
+)
 from pipelines.products.detections import DetectionTable
-from pipelines.products.label_maps import LabelMapTable, SeedTable
+from pipelines.products.label_maps import LabelMapTable
 from pipelines.products.measured import Evaluation, EvaluationFacts
 from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
@@ -27,13 +33,11 @@ MEASURES: Mapping[type[Product[Any]], Callable[[Job[EvaluateOptions]], Evaluatio
     ProposalTable: proposals.run,
     DetectionTable: detections.run,
     PseudoLabelTable: pseudo_labels.run,
-    SeedTable: label_maps.run,
-    LabelMapTable: label_maps.run,
 }
 
 _OF_MASKS = ("segment", "import-masks")  # whose masks are measured
 
-AnyOptions = EvaluateOptions | AgreementOptions | ClassifierOptions | PseudoMaskOptions
+AnyOptions = EvaluateOptions | AgreementOptions | ClassifierOptions | PseudoMaskOptions | LabelMapOptions
 
 
 class EvaluateStage(Stage[AnyOptions]):
@@ -60,11 +64,13 @@ class EvaluateStage(Stage[AnyOptions]):
             return classifier.options(recipe)
         if verb_of(how.of) in _OF_MASKS:
             return pseudo_masks.options(recipe)
+        if _are_label_maps(recipe):
+            return label_maps.options(recipe)
         of_detections, of_proposals = verb_of(how.of) == "detect", verb_of(how.of) == "propose"
         return EvaluateOptions(
             of=how.of,
             beside=detections.proposals_beside(recipe) if of_detections else (),
-            how=None if verb_of(how.of) == "label" or _are_label_maps(recipe) else how,
+            how=None if verb_of(how.of) == "label" else how,
             named_sources=proposals.named_sources(recipe.of(how.of)) if of_proposals else (),
             proposal_sources=detections.proposal_sources(recipe) if of_detections else (),
             masks=_have_masks(recipe),
@@ -93,6 +99,8 @@ class EvaluateStage(Stage[AnyOptions]):
             return classifier.run(job.with_options(options))
         if isinstance(options, PseudoMaskOptions):
             return pseudo_masks.run(job.with_options(options))
+        if isinstance(options, LabelMapOptions):
+            return label_maps.run(job.with_options(options))
         kind = type(job.inputs[options.of])
         known = " or ".join(measured.__name__ for measured in MEASURES)
         require(kind in MEASURES, "evaluate.of", f"what left a {known}", f"{options.of}, which left a {kind.__name__}")

@@ -148,13 +148,16 @@ def label_maps(mean_iou=0.625, seeds=None):
     rows = [_row_of_maps("label maps", mean_iou), _row_of_maps("background alone", 0.375),
             _row_of_maps("the largest class alone", 0.25)]  # fmt: skip
     counts = {"undecided": 0.0625, "seeds": seeds}
-    unknown = {**counts, "images": 3, "measured": 0, "rows": [], "classes": [], "confusion": [], "worst": []}
+    unknown = {**counts, "images": 3, "measured": 0, "rows": [], "classes": [], "confusion": [], "worst": [],
+               "conditions": []}  # fmt: skip
     known = {
         **counts, "images": 8, "measured": 7, "rows": rows,
         "classes": [_class_of_maps("background", 400, 0.875), _class_of_maps("cat", 100, 0.4375),
                     _class_of_maps("emu", 0, None)],
         "confusion": [[390, 10, 0], [60, 40, 0], [0, 0, 0]],
         "worst": [{"image_id": "train-00001", "mean_iou": 0.0625}, {"image_id": "gone", "mean_iou": 0.25}],
+        "conditions": [{"condition": "classes in the image", "group": "1", "pairs": 5, "mean_iou": 0.5},
+                       {"condition": "classes in the image", "group": "2", "pairs": 0, "mean_iou": None}],
     }  # fmt: skip
     return {
         "class_names": ["cat", "emu"], "supervision": "image-labels", "label_maps": {"test": unknown, "train": known},

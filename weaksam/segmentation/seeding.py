@@ -15,6 +15,7 @@ from torch import Tensor
 
 from weaksam.chunks import chunk_size, in_chunks
 from weaksam.grab_cut import grab_cut
+from weaksam.label_maps import painting_order
 
 _EPSILON = 1e-7
 # Share of a map's range from which on GrabCut may give a pixel to the class; the seed has those from .5 to .7 on.
@@ -73,9 +74,9 @@ def paint(label_map: Tensor, masks: Tensor, level: Tensor, label: Tensor, confid
         label: int64 ``[S]``, the number that each gives its pixels.
         confidence: float32 ``[S]``.
     """
-    order = sorted(zip(level.tolist(), confidence.tolist(), range(len(masks)), label.tolist(), strict=True))
-    for _, _, n, number in order:
-        label_map.masked_fill_(masks[n], number)
+    numbers = label.tolist()
+    for n in painting_order(level.tolist(), confidence.tolist()):
+        label_map.masked_fill_(masks[n], numbers[n])
 
 
 def pixel_seed(maps: Tensor, class_index: Tensor, size_hw: tuple[int, int], background_power: float) -> Tensor:

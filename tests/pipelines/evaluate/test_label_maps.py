@@ -10,14 +10,16 @@ import pytest
 
 from pipelines.engine.stage import Options
 from pipelines.engine.voice import plain
-from pipelines.evaluate.label_maps import BACKGROUND, LARGEST_CLASS, MAPS, measure, measure_origins, text_table
-from pipelines.evaluate.options import EvaluateOptions
+from pipelines.evaluate.label_maps import BACKGROUND, BOUND, LARGEST_CLASS, MAPS, measure, measure_origins, text_table
+from pipelines.evaluate.options import EvaluateOptions, LabelMapOptions
 from pipelines.products.label_maps import LabelledMap, SeedOrigin
 from pipelines.products.measured import Evaluation
+from pipelines.products.superpixels import SegmentedImage
 from pipelines.recipe.keys import inputs_of
 from pipelines.recipe.model import load_recipe
 from pipelines.registry import stage_of
 from pipelines.runner import Run
+from tests.support.automatic_masks import automatic_masks
 from tests.support.drawn_run import drawn_recipe, job_for, with_instances, work, write_run
 from tests.support.label_maps import add_painting, shifted, write_maps, write_seeds
 from tests.support.sets import instance_of
@@ -48,8 +50,8 @@ def image(image_id: str, *numbers: int, split: str = "train") -> LabelledMap:
     )
 
 
-def measured(*images: LabelledMap, truth: TrueLabelMaps | None = None) -> Any:
-    found = measure(images, ("cat", "dog"), lambda _: Known() if truth is None else truth)
+def measured(*images: LabelledMap, truth: TrueLabelMaps | None = None, superpixels: Any = ()) -> Any:
+    found = measure(images, ("cat", "dog"), lambda _: Known() if truth is None else truth, superpixels)
     return {split: {**of, "seeds": None} for split, of in found.items()}
 
 
@@ -73,6 +75,29 @@ def test_three_images_by_hand() -> None:
     # Of b: background 1 of 2, dog 1 of 3, cat 0 of 1. The image of void alone has no figure, nor has the unknown one.
     assert [one["image_id"] for one in found["worst"]] == ["b", "a"]
     assert found["worst"][0]["mean_iou"] == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+
+
+def test_seeds_stand_beside_their_superpixels_of_their_true_class() -> None:
+    halves = automatic_masks([np.array([of], np.bool_) for of in ([1, 1, 1, 0], [0, 0, 0, 1])], size_hw=(1, 4))
+    superpixels = [
+        SegmentedImage(image_id=image_id, split=split, masks=halves)
+        for image_id, split in (("a", "train"), ("elsewhere", "train"), ("unknown", "train"), ("b", "val"))
+    ]
+    rows = measured(*IMAGES[:1], superpixels=superpixels)["train"]["rows"]
+    assert [row["name"] for row in rows] == [MAPS, BACKGROUND, LARGEST_CLASS, BOUND]
+    assert rows[3]["pixel_accuracy"] == 0.75  # of 0 0 1 1, the first mask is background and the second cat
+    assert rows[3]["mean_iou"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_figures_are_told_by_what_makes_a_class_hard() -> None:
+    found = measured(*IMAGES)["train"]["conditions"]
+    told = {(of["condition"], of["group"]): (of["pairs"], of["mean_iou"]) for of in found if of["pairs"]}
+    assert told == {
+        ("classes in the image", "1"): (2, pytest.approx((2 / 3 + 1 / 3) / 2)),  # cat in a, dog in b
+        ("elongation", "1.5 to 3"): (1, pytest.approx(2 / 3)),
+        ("elongation", "3 or more"): (1, pytest.approx(1 / 3)),
+        ("contact", "apart from other classes"): (2, pytest.approx((2 / 3 + 1 / 3) / 2)),
+    }
 
 
 def test_a_split_without_true_maps_is_counted_and_not_measured() -> None:
@@ -148,12 +173,15 @@ def test_label_maps_are_measured_by_true_label_maps_alone(monkeypatch: pytest.Mo
     stage = stage_of("evaluate")
     recipe = with_instances(drawn_recipe(), evaluate_mine={"of": "paint"}).of("evaluate.mine")
     options = stage.options(recipe, "evaluate.mine")
-    assert isinstance(options, EvaluateOptions)
-    assert (set(inputs_of(options)), options.how) == ({"paint"}, None)
+    assert isinstance(options, LabelMapOptions)
+    assert set(inputs_of(options)) == {"paint"}
     assert stage.measures_by_true_label_maps(recipe)
     assert not stage.measures_by_true_boxes(recipe)
     assert not stage.measures_by_true_masks(recipe)
+    of_seeds = stage.options(drawn_recipe().of("evaluate.seeds"), "evaluate.seeds")
+    assert set(inputs_of(of_seeds)) == {"seeds", "superpixels"}
     of_proposals = drawn_recipe().of("evaluate.proposals")
+    assert isinstance(stage.options(of_proposals, "evaluate.proposals"), EvaluateOptions)
     assert stage.measures_by_true_boxes(of_proposals)
     assert not stage.measures_by_true_label_maps(of_proposals)
 

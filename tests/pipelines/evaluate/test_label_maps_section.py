@@ -65,6 +65,8 @@ def test_what_seeds_were_painted_of_is_said_of_seeds_alone(run: ShownRun) -> Non
     assert text.count("7.5 superpixels an image, which cover 75.0 % of it; 1 images have none") == 2  # of both splits
     assert text.count("The true label maps of this split are not known") == 2
     assert "7 of 8 images with a true map; 6.2 of the pixels are undecided and count as background. In %." in text
+    assert "classes in the image1550.0" in text  # and no line of the group without a pair
+    assert "classes in the image2" not in text
     assert "emu" not in text.partition("By chance")[0].partition("Mistakes")[0]  # a class that occurs nowhere
 
 
