@@ -236,9 +236,9 @@ class TrainPromptsConfig(TrainingConfig, PromptTrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SeedStageConfig(SeedConfig):
-    """How label maps are made, and of which prompts and superpixels."""
+    """How label maps are made, and of whose maps and which superpixels."""
 
-    prompts: Input = reads("train-prompts", "train-prompts")
+    model: Input = reads("train-prompts", "train-prompts", "train-classifier")  # whose maps of an image's classes
     superpixels: Input = reads("superpixels", "superpixels", "")  # "" = none: each pixel takes its own class
 
 

@@ -211,7 +211,7 @@ def recipe_type() -> type[Recipe]:
 
 # Sections that are no verb's own -> the verbs whose instances read them, and so may have their own of each.
 _PARTS = {
-    "clues": ("train-classifier", "propose"),
+    "clues": ("train-classifier", "propose", "seeds"),
     **dict.fromkeys(("prompts", "proposals", "selective_search"), ("propose",)),
     "sam": ("propose", "segment", "superpixels"),
     "clip": ("train-prompts", "seeds"),

@@ -1,60 +1,86 @@
-"""The maps behind seeds, computed anew for the few images that a page shows: a run keeps none."""
+"""Whose maps become seeds: those of prompts of CLIP, or of a classifier that is trained on image labels.
+
+Apart from ``seeds``, which is imported without torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from pipelines.dataflow.rows import one_thread
-from pipelines.page.shown_run import ShownRun
-from pipelines.products.index import Index
-from pipelines.stages.seeds import SeedOptions, class_mapper
-from pipelines.stages.train_prompts.stage import TrainedPrompts
-from pipelines.training.images import labels_column
-from weaksam.config.weights import Weights
-from weaksam.errors import RunError
-
-HeatMaps = Mapping[int, NDArray[np.float32]]  # class index -> map [h, w] in [0, 1]
-
-
-def decides_maps(options: SeedOptions) -> tuple[Any, ...]:
-    """Return what decides the maps of an instance: of two that agree in it, what is painted of the maps differs alone."""
-    config = options.seeds
-    return options.prompts, options.clip, options.include_difficult, config.affinity, config.scale, config.max_side
+from weaksam.clues.base import ClueNetwork
+from weaksam.clues.cam import MultiScaleCam
+from weaksam.clues.loading import load_classifier
+from weaksam.config import CamConfig, ClipConfig, SeedConfig, Weights
+from weaksam.errors import DataError
+from weaksam.networks.clip.load import load_clip
+from weaksam.segmentation.class_maps import ClassMapper, PromptMapper
+from weaksam.segmentation.prompted import load_prompts
 
 
-def heat_maps(run: ShownRun, options: SeedOptions, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, HeatMaps]:
-    """Return the maps of the classes of some images as seeds are painted of them, cut at 0 and each stretched to [0, 1].
+class ClassifierMapper:
+    """The maps of a classifier over its scales and mirror images, each stretched to [0, 1]; a ``ClassMapper``.
 
-    Works on the CPU, and forgets CLIP in the end.
+    Fine maps where the classifier has them, coarse ones otherwise.
 
     Args:
-        run: whose page is made.
-        options: of the instance of ``seeds``.
-        images: by id, each ``[H, W, 3]`` RGB, upright; one whose labels are unknown has no maps.
+        network: on its device.
+        class_names: C, of the data, which are the network's.
+        config: scales and precision.
+    """
+
+    def __init__(self, network: ClueNetwork, class_names: Sequence[str], config: CamConfig) -> None:
+        self._kind = "fine" if "fine" in network.kinds else "coarse"
+        self._device = next(network.parameters()).device
+        self._source = MultiScaleCam(
+            network,
+            class_names=class_names,
+            class_slots=range(len(class_names)),
+            kinds=(self._kind,),
+            config=config,
+        )
+
+    def __call__(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Tensor:
+        """Return the maps of the classes that an image shows; see ``ClassMapper``."""
+        found = [of.maps[self._kind] for of in self._source.class_maps(image, class_index)]
+        return torch.cat(found) if found else torch.zeros(0, *image.shape[:2], device=self._device)
+
+
+def class_mapper(
+    how: ClipConfig | CamConfig, model: Weights, config: SeedConfig, class_names: tuple[str, ...], device: str
+) -> ClassMapper:
+    """Return what computes the maps of one image after the other.
+
+    Args:
+        how: of CLIP, to which ``model`` is prompts; or of the maps of ``model``, a classifier.
+        model: weights that a stage of this project trained.
+        config: how maps of prompts are made.
+        class_names: of the data.
+        device: where it computes.
 
     Raises:
-        WeaksamError: the prompts or CLIP's weights are not to be had, or are of other classes or another network.
+        CheckpointError: ``model`` or CLIP is missing or of another kind.
+        DataError: ``model`` knows other classes.
     """
-    from weaksam.networks.clip.affinity import normalised_scores
+    path = model.fetch().path
+    mapper: ClassMapper
+    if isinstance(how, ClipConfig):
+        prompted, known = load_prompts(path, load_clip(how))
+        _check_classes(known, class_names, model)
+        mapper = PromptMapper(prompted.to(device), config)
+    else:
+        network, known = load_classifier(path)
+        _check_classes(known, class_names, model)
+        mapper = ClassifierMapper(network.to(device), class_names, how)
+    return mapper
 
-    index, trained = run.products[options.index], run.products.get(options.prompts)
-    assert isinstance(index, Index)
-    if not isinstance(trained, TrainedPrompts):
-        raise RunError(f"{options.prompts} is not finished")
-    rows = index.read().filter(pc.is_in(index.read()["image_id"], pa.array(images, pa.string())))
-    labels = dict(
-        zip(rows["image_id"].to_pylist(), rows[labels_column(options.include_difficult)].to_pylist(), strict=True)
-    )
-    found: dict[str, HeatMaps] = {}
-    with one_thread():
-        maps_of = class_mapper(Weights(trained.weights_uri), options.clip, options.seeds, index.class_names, "cpu")
-        for image_id, image in images.items():
-            classes = sorted(labels[image_id] or ())
-            found[image_id] = dict(zip(classes, normalised_scores(maps_of(image, classes)).numpy(), strict=True))
-    return found
+
+def _check_classes(known: tuple[str, ...], class_names: tuple[str, ...], model: Weights) -> None:
+    if known != class_names:
+        raise DataError(
+            f"{model}: expected maps of the classes {', '.join(class_names)}, got those of {', '.join(known) or 'none'}"
+        )

@@ -1,4 +1,4 @@
-"""The seeds stage: CLIP's maps of an image's classes, and superpixels that take the class they hold most of (FMA method 4, 5).
+"""The seeds stage: maps of an image's classes, and superpixels that take the class they hold most of (FMA method 4, 5).
 
     index, superpixels ─► fetch and validate (CPU tasks) ─► SeedActor pool ─► Parquet
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,31 +26,27 @@ from pipelines.products.label_maps import SeedFacts, SeedTable
 from pipelines.products.superpixels import COLUMNS, SuperpixelTable, superpixels_of
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, Input
-from pipelines.recipe.model import Recipe
-from pipelines.stages.train_prompts.stage import TrainedPrompts
+from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.current import CurrentRows
 from pipelines.store.instances import Instance
 from pipelines.store.planned import CONTENT
 from pipelines.store.schemas import SEEDS, label_map_to_row, with_class_names
 from pipelines.training.images import labels_column
-from weaksam.config import ClipConfig, SeedConfig
+from pipelines.training.trained import Trained
+from weaksam.config import CamConfig, ClipConfig, SeedConfig
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
 from weaksam.masks_np import Rle
 from weaksam.networks.clip import with_weights_named
-
-if TYPE_CHECKING:
-    from weaksam.segmentation.class_maps import ClassMapper
-
 
 @dataclass(frozen=True, kw_only=True)
 class SeedOptions:
     """Whose maps and superpixels become seeds, and how."""
 
     index: Input = INDEX
-    prompts: Input
+    model: Input  # whose maps
     superpixels: Input  # "" = none
-    clip: ClipConfig
+    maps: ClipConfig | CamConfig  # of prompts, or of a classifier
     seeds: SeedConfig
     include_difficult: bool  # labels count objects marked difficult
     resources: NotInKey[ResourcesConfig]
@@ -60,16 +56,17 @@ class SeedStage(Stage[SeedOptions]):
     """See the module."""
 
     verb = "seeds"
-    help = "Make label maps of the training images: superpixels take the class that CLIP's maps see most of in them."
+    help = "Make label maps of the training images: superpixels take the class whose map is strongest in them."
     product = SeedTable
     loads_models = True
 
     def options(self, recipe: Recipe, name: str) -> SeedOptions:  # noqa: ARG002
-        """Take the sections of CLIP and of seeds."""
+        """Take the section of seeds, and that of the maps that the model makes."""
+        of_prompts = verb_of(recipe.seeds.model) == "train-prompts"
         return SeedOptions(
-            prompts=recipe.seeds.prompts,
+            model=recipe.seeds.model,
             superpixels=recipe.seeds.superpixels,
-            clip=with_weights_named(recipe.clip),
+            maps=with_weights_named(recipe.clip) if of_prompts else recipe.clues.cam,
             seeds=recipe.seeds,
             include_difficult=recipe.data.include_difficult,
             resources=recipe.resources,
@@ -86,12 +83,12 @@ class SeedStage(Stage[SeedOptions]):
     def describe(self, options: SeedOptions) -> str:
         """Return what is made of what."""
         cut = ", cut out by GrabCut" if options.seeds.grabcut else ""
-        return f"maps of {options.prompts} on {options.superpixels or 'single pixels'}{cut}"
+        return f"maps of {options.model} on {options.superpixels or 'single pixels'}{cut}"
 
     def run(self, job: Job[SeedOptions]) -> SeedFacts:
         """Make the seed of every image whose labels are known."""
         options, index = job.options, job.input(job.options.index, Index)
-        trained = job.input(options.prompts, TrainedPrompts)
+        trained = job.input(options.model, Trained)
         column = labels_column(options.include_difficult)
         images = planned_images(job.instance.planned_rows(), index.read(), column)
         unknown = images["labels"].null_count
@@ -107,8 +104,8 @@ class SeedStage(Stage[SeedOptions]):
         def operators(dataset: Any, pools: Pools) -> Any:
             spec = SeedSpec(
                 instance=job.instance,
-                clip=options.clip,
-                prompts=Weights(trained.weights_uri).as_seen(),
+                maps=options.maps,
+                model=Weights(trained.weights_uri).as_seen(),
                 config=options.seeds,
                 class_names=index.class_names,
                 supervision=trained.facts.supervision,
@@ -130,44 +127,25 @@ class SeedSpec:
     """What an actor must know to build itself; small and picklable."""
 
     instance: Instance
-    clip: ClipConfig
-    prompts: Weights
+    maps: ClipConfig | CamConfig
+    model: Weights
     config: SeedConfig
-    class_names: tuple[str, ...]  # of the data; the prompts' must be the same
+    class_names: tuple[str, ...]  # of the data; the model's must be the same
     supervision: str
     threads: int
     device: str  # "cpu" or "cuda"
 
 
-def class_mapper(
-    prompts: Weights, clip: ClipConfig, config: SeedConfig, class_names: tuple[str, ...], device: str
-) -> ClassMapper:
-    """Load CLIP and the prompts that were taught to it.
-
-    Raises:
-        DataError: they are prompts of other classes.
-        WeaksamError: weights are not to be had, or are those of another network.
-    """
-    from weaksam.networks.clip.load import load_clip
-    from weaksam.segmentation.class_maps import ClassMapper
-    from weaksam.segmentation.prompted import load_prompts
-
-    prompted, taught = load_prompts(prompts.fetch().path, load_clip(clip))
-    if taught != class_names:
-        raise DataError(
-            f"{prompts}: expected prompts of the classes {', '.join(class_names)}, got those of {', '.join(taught)}"
-        )
-    return ClassMapper(prompted.to(device), config)
-
-
 class SeedActor:
-    """Holds CLIP with its prompts; turns images and superpixels into seeds. Columns FETCHED and those of masks -> SEEDS."""
+    """Holds the network of the maps; turns images and superpixels into seeds. Columns FETCHED and those of masks -> SEEDS."""
 
     def __init__(self, spec: SeedSpec, schema: pa.Schema = SEEDS) -> None:
+        from pipelines.stages.seed_maps import class_mapper
+
         use_threads(spec.threads, spec.device)
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
-        self._maps = class_mapper(spec.prompts, spec.clip, spec.config, spec.class_names, spec.device)
+        self._maps = class_mapper(spec.maps, spec.model, spec.config, spec.class_names, spec.device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Make the seed of each image of a batch; rows with a reason go to ``_dropped`` and not on."""

@@ -104,8 +104,9 @@ class AffinityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedConfig:
-    """How label maps are made of a trained set of prompts and superpixels; the defaults are those of VOC's coarse seeds."""
+    """How label maps are made of maps and superpixels; the defaults are those of VOC's coarse seeds."""
 
+    # Of maps of prompts; those of a classifier are as ``clues.cam`` says.
     affinity: AffinityConfig = field(default_factory=AffinityConfig)
     scale: float = 1.0  # of the image that CLIP sees; its sides are rounded up to patches
     max_side: int = 1024  # pixels of that; larger images are shown smaller

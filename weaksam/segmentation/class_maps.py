@@ -1,8 +1,9 @@
-"""The maps of an image's classes at CLIP's own resolution, refined by the affinity of its patches (FMA method 3.2, 4, 6)."""
+"""The maps of an image's classes: those of prompts, refined by the affinity of CLIP's patches (FMA method 3.2, 4, 6)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,8 +17,23 @@ from weaksam.networks.clip.towers import CLIP_PIXELS
 from weaksam.segmentation.prompted import PromptedClip
 
 
-class ClassMapper:
-    """Computes maps of one image after the other, with prompts that no longer learn.
+class ClassMapper(Protocol):
+    """Computes the maps that seeds are made of, of one image after the other."""
+
+    def __call__(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Tensor:
+        """Return the maps of the classes that an image shows.
+
+        Args:
+            image: ``[H, W, 3]`` RGB.
+            class_index: N, ascending; N may be 0.
+
+        Returns:
+            float32 ``[N, h, w]`` over the whole image, on the device that computes; the higher, the more it is of the class.
+        """
+
+
+class PromptMapper:
+    """The maps of prompts that no longer learn, at CLIP's own resolution; a ``ClassMapper``.
 
     Args:
         prompted: on its device.
@@ -33,15 +49,7 @@ class ClassMapper:
         self._attention_of = range(max(1, layers - config.affinity.layers + 1), layers + 1)
 
     def __call__(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Tensor:
-        """Return the maps of the classes that an image shows.
-
-        Args:
-            image: ``[H, W, 3]`` RGB.
-            class_index: N, ascending; N may be 0.
-
-        Returns:
-            float32 ``[N, h, w]``, h and w in patches; not normalised.
-        """
+        """Return the maps of the classes that an image shows, h and w in patches, not normalised; see ``ClassMapper``."""
         config, device = self._config.affinity, self._texts.device
         pixels = CLIP_PIXELS.normalise(self._resized(image)).to(device)[None]
         present = torch.zeros(1, self._prompted.num_classes, dtype=torch.bool, device=device)

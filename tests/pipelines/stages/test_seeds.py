@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pipelines.dataflow.rows import FETCHED
@@ -16,24 +17,35 @@ from pipelines.engine.stage import Options
 from pipelines.products.index import Index
 from pipelines.products.label_maps import SeedTable
 from pipelines.runner import Run
+from pipelines.stages.seed_maps import class_mapper
 from pipelines.stages.seeds import SeedActor, SeedSpec
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import SUPERPIXELS, automatic_masks_to_row
 from tests.pipelines.stages.test_train_prompts import recipe_of
 from tests.support.automatic_masks import automatic_masks
 from tests.support.small_clip import tiny_clip, write_tiny_clip
-from weaksam.config import AffinityConfig, ClipConfig, PromptLayoutConfig, SeedConfig, Weights
+from weaksam.clues.loading import build_classifier, classifier_to_bytes
+from weaksam.config import (
+    AffinityConfig,
+    CamConfig,
+    ClipConfig,
+    PromptLayoutConfig,
+    SeedConfig,
+    WeakTrConfig,
+    Weights,
+)
 from weaksam.datasets.shapes import CLASS_NAMES, read_shape_png
 from weaksam.errors import DataError
 from weaksam.label_maps import decode_label_map
 from weaksam.segmentation.prompted import PromptedClip, prompts_to_bytes
+from weaksam.transforms import normalise
 
 SIZE = 64
 CHAIN = [
     "superpixels.points_per_side=4",
     "train-prompts.maps.objective=activation",
     "train-prompts.maps.learn_from=seeds",
-    "seeds.fine.prompts=train-prompts.maps",
+    "seeds.fine.model=train-prompts.maps",
     "seeds.fine.background_power=0.7",
     "seeds.pixels.superpixels=''",
 ]
@@ -47,8 +59,8 @@ def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES, *, grabcu
     return SeedActor(
         SeedSpec(
             instance=Instance(str(folder), "seeds", "k"),
-            clip=config,
-            prompts=Weights(str(folder / "prompts.safetensors")),
+            maps=config,
+            model=Weights(str(folder / "prompts.safetensors")),
             config=SeedConfig(affinity=AffinityConfig(layers=2), grabcut=grabcut),
             class_names=CLASS_NAMES,
             supervision="image-labels",
@@ -118,8 +130,38 @@ def test_a_picture_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_prompts_of_other_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected prompts of the classes ellipse, .*, got those of ring, star"):
+    with pytest.raises(DataError, match=r"expected maps of the classes ellipse, .*, got those of ring, star"):
         actor_of(tmp_path, ("ring", "star"))
+
+
+def test_maps_of_a_classifier_are_its_finest_over_its_views(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = WeakTrConfig(stem="cnn", patch_size=8, dim=32, depth=2, heads=2, fusion_reduction=2)
+    network = build_classifier(source, len(CLASS_NAMES)).eval()
+    (tmp_path / "classifier.safetensors").write_bytes(classifier_to_bytes(network, CLASS_NAMES))
+    weights, cam = Weights(str(tmp_path / "classifier.safetensors")), CamConfig(scales=(1.0,), cross_layers=())
+    mapper = class_mapper(cam, weights, SeedConfig(), CLASS_NAMES, "cpu")
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    pixels = normalise(torch.from_numpy(image).permute(2, 0, 1))[None]
+    with torch.no_grad():
+        fine = [network.activation_maps(of, (1, 4), ("fine",), ())["fine"][0, :, 0] for of in (pixels, pixels.flip(-1))]
+    both = F.interpolate((fine[0] + fine[1].flip(-1))[None], (48, 64), mode="bilinear")[0]
+    low, high = both.amin(dim=(1, 2), keepdim=True), both.amax(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(mapper(image, [1, 4]), (both - low) / (high - low + 1e-8))
+    assert mapper(image, []).shape == (0, 48, 64)
+    with pytest.raises(DataError, match="expected maps of the classes cat, got those of ellipse, "):
+        class_mapper(cam, weights, SeedConfig(), ("cat",), "cpu")
+
+
+def test_seeds_depend_on_the_options_of_the_maps_that_they_are_made_of(tmp_path: Path) -> None:
+    def key(*settings: str) -> str:
+        return Run(recipe_of(tmp_path, *settings), str(tmp_path / "run")).instance("seeds").key
+
+    of_classifier = "seeds.model=train-classifier"
+    assert key() != key(of_classifier)
+    assert key() == key("clues.cam.scales=[1.0]")
+    assert key(of_classifier) != key(of_classifier, "clues.cam.scales=[1.0]")
+    assert key(of_classifier) == key(of_classifier, "clip.background=[sky]")
 
 
 @pytest.mark.slow

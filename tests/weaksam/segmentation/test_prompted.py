@@ -13,7 +13,7 @@ from weaksam.config import AffinityConfig, ClipConfig, PromptLayoutConfig, SeedC
 from weaksam.datasets.shapes import CLASS_NAMES
 from weaksam.errors import CheckpointError
 from weaksam.losses.prompts import activation_loss, contrastive_loss
-from weaksam.segmentation.class_maps import ClassMapper
+from weaksam.segmentation.class_maps import PromptMapper
 from weaksam.segmentation.prompted import PromptedClip, load_prompts, prompts_to_bytes
 
 CONFIG = ClipConfig(background=("ground", "blob"))
@@ -117,10 +117,10 @@ def test_a_file_of_something_else_is_told(tmp_path: Path) -> None:
 def test_maps_of_an_image_of_any_size_are_in_patches_and_an_image_without_a_class_has_none() -> None:
     model = prompted().eval()
     image = np.random.default_rng(0).integers(0, 256, (41, 20, 3)).astype(np.uint8)
-    spread = ClassMapper(model, SeedConfig(affinity=AffinityConfig(layers=2)))
+    spread = PromptMapper(model, SeedConfig(affinity=AffinityConfig(layers=2)))
     assert spread(image, [0, 3]).shape == (2, 6, 3)
     assert spread(image, []).shape == (0, 6, 3)
-    plain = ClassMapper(model, SeedConfig(affinity=AffinityConfig(enabled=False)))
+    plain = PromptMapper(model, SeedConfig(affinity=AffinityConfig(enabled=False)))
     assert not torch.allclose(plain(image, [0, 3]), spread(image, [0, 3]))
-    assert ClassMapper(model, SeedConfig(scale=2.0, max_side=48))(image, [1]).shape == (1, 6, 3)
+    assert PromptMapper(model, SeedConfig(scale=2.0, max_side=48))(image, [1]).shape == (1, 6, 3)
     assert spread(image[:1, :1], [1]).shape == (1, 1, 1)
