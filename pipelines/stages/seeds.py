@@ -39,6 +39,7 @@ from weaksam.errors import DataError
 from weaksam.masks_np import Rle
 from weaksam.networks.clip import with_weights_named
 
+
 @dataclass(frozen=True, kw_only=True)
 class SeedOptions:
     """Whose maps and superpixels become seeds, and how."""

@@ -17,7 +17,7 @@ from pipelines.recipe.config import SeedStageConfig
 from pipelines.recipe.model import Recipe
 from pipelines.registry import asked_of
 from pipelines.report import stage as report
-from pipelines.stages.seed_maps import decides_maps, heat_maps
+from pipelines.stages.seed_heat_maps import decides_maps, heat_maps
 from pipelines.store.files import write_bytes
 from tests.support.drawn_run import drawn_recipe, job_for, with_instances, write_run
 from tests.support.full_run import write_superpixels
@@ -40,7 +40,7 @@ def recipe_of(folder: Path) -> Recipe:
         recipe,
         seeds_pixels={"superpixels": ""},
         seeds_coarse={"background_power": 0.5},
-        seeds_fine={"prompts": "train-prompts.maps"},
+        seeds_fine={"model": "train-prompts.maps"},
     )
 
 
@@ -105,7 +105,7 @@ def test_maps_are_of_the_classes_that_the_image_shows_and_reach_from_0_to_1(run:
     ("options", "same"),
     [
         ({"background_power": 2.0, "superpixels": "", "max_inside": 0.5}, True),
-        ({"prompts": "train-prompts.maps"}, False),
+        ({"model": "train-prompts.maps"}, False),
         ({"scale": 2.0}, False),
         ({"affinity": {"enabled": False}}, False),
         ({"clip": {"background": ["ground"]}}, False),
