@@ -120,13 +120,13 @@ def test_some_kills_lose_double_drop_and_change_nothing(
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_more_kills_at_stages_of_every_kind_lose_double_drop_and_change_nothing(
+def test_kills_of_a_detector_and_of_a_training_lose_double_drop_and_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As many as there is time for; sweeps have tests of their own."""
-    at = ["--only", "propose", "detect", "train-mil", "retrain"]
-    monkeypatch.setattr("sys.argv", ["kills", "--kills", "8", "--images", "24", *at, "--keep", str(tmp_path)])
+    """As many as there is time for; proposals, MIST's training and sweeps have tests of their own."""
+    few = ["--kills", "4", "--images", "16", "--only", "detect", "retrain", "--keep", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["kills", *few])
     code, printed = main(), capsys.readouterr().out
     assert code == 0, printed
     (line,) = [line for line in printed.splitlines() if line.startswith("| all")]
-    assert 4 <= int(line.split("|")[2]) <= 8
+    assert 2 <= int(line.split("|")[2]) <= 4

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.long
 
 SETTINGS = (
     "propose.method=selective-search",
+    "selective_search.resize_width=0",
     "data.shapes.val=0",
     "data.shapes.test=0",
     "data.shapes.size=48",

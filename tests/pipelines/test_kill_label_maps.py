@@ -13,15 +13,13 @@ pytestmark = pytest.mark.long
 RECIPE = """
 base: shapes-fma.yaml
 name: label-maps
-stages: [index, superpixels, train-prompts, seeds, train-segmenter, predict-maps]
+stages: [index, superpixels, train-prompts, seeds, {train-segmenter: {learn_from: seeds}}, predict-maps]
 data: {splits: [train], shapes: {train: 4, val: 0, test: 0, size: 64}}
 superpixels: {points_per_side: 4, min_predicted_iou: 0.5, min_stability: 0.5}
 train_prompts: {steps: 6, warmup_steps: 1, batch_size: 2, long_side: [64, 80], crop_size: 64}
 seeds: {scale: 1.0}
-segmenter: {learn_from: seeds, steps: 6, batch_size: 2, side: 64, crop_side: 64, network: {name: deeplab, dim: 16,
-    fine_dim: 16}}
+segmenter: {steps: 6, batch_size: 2, side: 64, crop_side: 64, network: {name: deeplab, dim: 16, fine_dim: 16}}
 predict_maps: {splits: [train]}
-instances: {}
 resources: {here: true, cpus: 1, rows_per_task: 1}
 """
 IMAGES, STEPS = 4, 6

@@ -1,13 +1,21 @@
-"""A command in a process of its own that SIGKILL ends at a chosen moment."""
+"""A command in a process of its own that SIGKILL ends at a chosen moment.
+
+Processes are forked from one that has imported what commands import: that takes several seconds of each on a busy machine.
+"""
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import os
 import signal
-import subprocess
 import sys
+import tempfile
 
 from tests.support.patience import PATIENCE_S
 
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["pipelines.cli.app", "pandas", "torch", "torchvision", "cv2", "s3fs"])
 _MAIN = "from pipelines.cli.app import main; main()"
 # Lets a process be killed by the n-th call of a function, before or after the call.
 _DYING = """
@@ -26,8 +34,30 @@ module.{name} = dying
 
 
 def weaksam(*command: str, dying: dict[str, object] | None = None) -> str:
-    """Run a command. With ``dying`` (``module``, ``name``, ``calls``, ``after`` of a function's call) it must be killed."""
+    """Run a command, and return what it prints.
+
+    With ``dying`` (``module``, ``name``, ``calls``, ``after`` of a function's call) it must be killed.
+    """
     code = (_DYING.format(**dying) if dying else "") + _MAIN
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=PATIENCE_S)
-    assert done.returncode == (-signal.SIGKILL if dying else 0), done.stdout + done.stderr
-    return done.stdout
+    with tempfile.NamedTemporaryFile("r") as printed:
+        process = _FORKS.Process(target=_run, args=(code, command, dict(os.environ), printed.name))
+        process.start()
+        process.join(PATIENCE_S)
+        if process.is_alive():
+            process.kill()
+        said = printed.read()
+    assert process.exitcode == (-signal.SIGKILL if dying else 0), said
+    return said
+
+
+def _run(code: str, command: tuple[str, ...], environment: dict[str, str], printed: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    file = os.open(printed, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    sys.argv = ["weaksam", *command]
+    try:
+        exec(code, {"__name__": "__main__"})
+    finally:
+        atexit._run_exitfuncs()  # which forked processes end without

@@ -226,7 +226,8 @@ def test_two_workers_lose_what_one_loses_over_50_steps(tmp_path):
 
 KILLED = [
     "data.shapes.train=12", "data.shapes.val=0", "data.shapes.test=0", "data.shapes.size=64",
-    "propose.method=selective-search", "selective_search.min_side=4", "mil.backbone=small", "mil.init=builtin:stem",
+    "propose.method=selective-search", "selective_search.min_side=4", "selective_search.resize_width=0",
+    "selective_search.max_boxes=300", "mil.backbone=small", "mil.init=builtin:stem",
     "mil.freeze_stages=0", "mil.scales=[64]", "mil.min_box_side=4", "mil.batch_size=4", "mil.steps=100", "mil.dropout=0.0",
     "mil.detector.dropblock.enabled=false", "resources.cpus=2", "resources.segment_actors=1", "resources.train_workers=2",
 ]  # fmt: skip
