@@ -164,7 +164,7 @@ def spread(record: Record, name: str) -> str:
         return record.state
     values = [of_seed["report"].get(name) for of_seed in record.by_seed.values()]
     mean, apart = mean_and_spread(value for value in values if value is not None)
-    several = len(values) > 1 and OBJECTIVES[name].retrained  # nothing else differs from seed to seed
+    several = len(values) > 1 and OBJECTIVES[name].seeded  # nothing else differs from seed to seed
     return f"{percent(mean)} ±{percent(apart)}" if several and mean is not None else percent(mean)
 
 

@@ -331,6 +331,7 @@ def _check_parts(sweep: Sweep, where: str) -> None:
             unit == "%", "objective" if name == sweep.objective else "also", "a share", f"{name}, which is in {unit}"
         )
     require(OBJECTIVES[sweep.objective].more_is_better, "objective", "one of which more is better", sweep.objective)
+    require(OBJECTIVES[sweep.objective].chooses, "objective", "one that is not reported alone", sweep.objective)
     require(bool(sweep.space), "space", "a field of the recipe with its values", "nothing")
     require(bool(sweep.seeds), "seeds", "a number or more", "nothing")
     require(sweep.select_on != sweep.report_on, "report_on", "another split than select_on", sweep.report_on)

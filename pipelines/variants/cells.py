@@ -15,11 +15,12 @@ from pipelines.variants.document import data_set, value_of
 from pipelines.variants.measure import Pairs, Variant
 from pipelines.variants.objectives import OBJECTIVES
 from pipelines.variants.objectives.detections import FINAL
+from pipelines.variants.objectives.label_maps import PREDICTED
 from pipelines.variants.objectives.proposals import PROPOSALS
 from pipelines.variants.table import ELSE, HELD_OUT, TRAINING, PaperTable, Row, Settings
 from weaksam.errors import ConfigError
 
-_TRAINED = ("train-mil", "retrain")  # verbs that a recipe must list for rows that need them
+_TRAINED = ("train-mil", "retrain", "train-segmenter")  # verbs that a recipe must list for rows that need them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class Cells:
     @property
     def own(self) -> Variant:
         """The recipe itself with what people set, without what rows change."""
-        return self._of(self._source, "", self._asked.overrides)
+        return self._of(self._source, "", Row(), self._asked.overrides)
 
     def needed(self, run: Run, variant: Variant) -> list[str]:
         """Return all instances of a cell in the order in which they run."""
@@ -96,7 +97,7 @@ class Cells:
         scale = 100 if OBJECTIVES[self.table.columns[asked.column].objective].unit == "%" else 1
         return Pairs(names=names, read=partial(value_of, self.table, asked.column), half_width=asked.half_width / scale)
 
-    def _of(self, source: RecipeSource, name: str, items: Iterable[str], detections: str = "") -> Variant:
+    def _of(self, source: RecipeSource, name: str, row: Row, items: Iterable[str]) -> Variant:
         table = self.table
         return Variant(
             name=name,
@@ -105,7 +106,11 @@ class Cells:
             seeds=self.seeds,
             seeded=table.seeded,
             data_uri=self._asked.data_uri,
-            read_from={FINAL: detections or table.detections, PROPOSALS: table.proposals},
+            read_from={
+                FINAL: row.detections or table.detections,
+                PREDICTED: row.label_maps or table.label_maps,
+                PROPOSALS: table.proposals,
+            },
         )
 
     def _variant(self, name: str, row: Row) -> Variant:
@@ -116,7 +121,7 @@ class Cells:
         where = f"{self.table.file}: rows.{name}"
         try:
             source = read_recipe(self.recipe_name, files) if files else self._source
-            variant = self._of(source, name, [*items, *self._asked.overrides, *_items(row.settings)], row.detections)
+            variant = self._of(source, name, row, [*items, *self._asked.overrides, *_items(row.settings)])
             variant.recipe(self.seeds[0])
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
@@ -198,4 +203,4 @@ def _missing(split: str, known: Sequence[str], training: str) -> str:
     if split == HELD_OUT:
         return "" if [name for name in known if name != training] else f"a split to test on beside {training}"
     wanted = training if split == TRAINING else split
-    return "" if wanted in known else f"detections or proposals of {wanted}"
+    return "" if wanted in known else f"detections, proposals or label maps of {wanted}"

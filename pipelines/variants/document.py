@@ -94,7 +94,8 @@ def images_of(table: PaperTable, heading: str, cell: Measured, line: str = "") -
     if objective.parts and not column.split:
         return next((images for images in reversed(objective.parts) if images in values), ALL_IMAGES)
     if split == HELD_OUT:
-        split = line or next(iter(_held_out(table, heading, cell)), "")
+        held_out = _held_out(table, heading, cell)
+        split = next((split for split in held_out if line in ("", split)), ALL_IMAGES)
     images = cell.training if split == TRAINING else split
     return images if images in values else ALL_IMAGES
 

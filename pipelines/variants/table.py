@@ -50,6 +50,7 @@ class Row(BaseModel):
     presets: tuple[str, ...] = ()  # of the table, laid over the recipe
     settings: Settings = Field(default_factory=dict, alias="set")  # laid over these
     detections: str = ""  # the evaluation that columns of detections are read from; "" = as the table
+    label_maps: str = ""  # the same of label maps
     needs: Settings = {}  # the recipe must have these values, or hold them in its lists: the row is left out otherwise
     published: dict[str, dict[str, float]] = {}  # data set -> heading -> number as printed
 
@@ -80,6 +81,7 @@ class PaperTable(BaseModel):
     columns: dict[str, Column]
     split: str = HELD_OUT
     detections: str = "evaluate.final"
+    label_maps: str = "evaluate.maps"
     proposals: str = "evaluate.proposals"  # the evaluation that columns of proposals are read from
     seeds: tuple[int, ...] = ()  # where no others are asked for; empty = the recipe's own
     seeded: tuple[str, ...]  # fields of the recipe that take the seed

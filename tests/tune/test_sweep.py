@@ -54,6 +54,10 @@ def changed(old, new):
         (SWEEP + "compare: {a: {resources: {here: true}}}\n", "resources.here: expected resources of the sweep"),
         (changed("pseudo_f1", "propose_seconds"), "objective: expected a share, got propose_seconds, which is in s"),
         (changed("[label_agreement]", "[mil_boxes]"), "also: expected a share, got mil_boxes, which is in boxes"),
+        (
+            changed("pseudo_f1", "fine_seed_miou"),
+            "objective: expected one that is not reported alone, got fine_seed_miou",
+        ),
         (SWEEP + "compare: {best: {pseudo_labels.tau_o: 0.7}}\n", "compare: expected names other than best"),
         (SWEEP + "set: 5\n", "set: "),
         (SWEEP + "resources: {concurrency: -1}\n", "resources.concurrency"),

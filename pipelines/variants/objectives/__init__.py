@@ -41,6 +41,16 @@ OBJECTIVES: Registry[Objective] = Registry(
         "filled_box_ap50": f"{_HERE}.masks:FILLED_AP50",
         "pseudo_mask_iou": f"{_HERE}.masks:PSEUDO_IOU",
         "pseudo_mask_boundary_f": f"{_HERE}.masks:PSEUDO_BOUNDARY_F",
+        # of the segmenter's label maps, and of what needs no method; tables may read them from another instance of evaluate
+        "miou": f"{_HERE}.label_maps:MEAN_IOU",
+        "boundary_iou": f"{_HERE}.label_maps:BOUNDARY_IOU",
+        "background_miou": f"{_HERE}.label_maps:BACKGROUND_IOU",
+        "largest_class_miou": f"{_HERE}.label_maps:LARGEST_CLASS_IOU",
+        # of seeds, on the training images
+        "pixel_seed_miou": f"{_HERE}.label_maps:PIXEL_IOU",
+        "coarse_seed_miou": f"{_HERE}.label_maps:COARSE_IOU",
+        "fine_seed_miou": f"{_HERE}.label_maps:FINE_IOU",
+        "fine_seed_boundary_iou": f"{_HERE}.label_maps:FINE_BOUNDARY_IOU",
         # of pseudo labels
         "pseudo_precision": f"{_HERE}.pseudo_labels:PRECISION",
         "pseudo_recall": f"{_HERE}.pseudo_labels:RECALL",

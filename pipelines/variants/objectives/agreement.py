@@ -7,6 +7,8 @@ from functools import partial
 from pipelines.evaluate.agreement import AGREEMENT, classification_map, image_labels
 from pipelines.recipe.model import Recipe
 from pipelines.variants.objectives.base import (
+    NO_IMAGES,
+    TRAINING_IMAGES,
     EarlyDetections,
     Objective,
     Part,
@@ -18,7 +20,6 @@ from pipelines.variants.objectives.base import (
 
 RANK = "rank"
 RANKED = ("classification_map", "agreement")  # what RANK combines
-TRAINING_IMAGES, NO_IMAGES = "the training images", "no images"
 
 
 def _read(figure: str, reading: Reading) -> Values:
@@ -49,7 +50,7 @@ CLASSIFICATION_MAP = Objective(
     instance="evaluate.agreement",
     read=partial(_read, "classification_map"),
     label_free=True,
-    retrained=True,
+    seeded=True,
     early=_early_classification_map,
     limits=_limits,
 )
@@ -58,7 +59,7 @@ AGREEMENT_OF_DETECTORS = Objective(
     instance="evaluate.agreement",
     read=partial(_read, "agreement"),
     label_free=True,
-    retrained=True,
+    seeded=True,
     limits=_limits,
 )
 LABEL_AGREEMENT = Objective(
@@ -73,7 +74,7 @@ MEAN_RANK = Objective(
     instance="evaluate.agreement",
     read=lambda _reading: {},
     label_free=True,
-    retrained=True,
+    seeded=True,
     among_trials=True,
     limits=_limits,
 )

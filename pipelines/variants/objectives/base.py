@@ -18,6 +18,7 @@ Part = Literal[
 Unit = Literal["%", "points", "boxes", "images", "s", "MiB"]  # of "%", values are shares in [0, 1]
 Values = Mapping[str, float | None]  # images -> value, None where there was nothing to measure
 ALL_IMAGES = ""  # in the place of a split, for what is no figure of some images
+TRAINING_IMAGES, NO_IMAGES = "the training images", "no images"  # in ``Objective.parts``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +67,18 @@ class Objective:
     unit: Unit = "%"
     more_is_better: bool = True
     label_free: bool = False  # knows no true box
-    retrained: bool = False  # of the retrained detector, and so another with each seed of its training
+    seeded: bool = False  # another with each seed of what a sweep trains
     among_trials: bool = False  # known of the trials of a sweep together, of none alone: see ``tune.ranks``
     early: Callable[[EarlyDetections], float | None] | None = None  # None: known at the end only
     # What a sweep selects and reports on, where that is no split.
     parts: tuple[str, str] | None = None
     # The fields of a recipe among whose splits that of a part must be, for the figure to be known there.
     limits: Callable[[Recipe, str, Part], Splits] = field(default=lambda _recipe, _instance, _part: {})
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it is known of the images that trials are compared on."""
+        return self.parts is None or self.parts[0] != NO_IMAGES
 
     def images(self, part: Part, split: str) -> str:
         """Return which images the figure of a part is of, where the split of that part is ``split``."""

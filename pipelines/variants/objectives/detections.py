@@ -55,7 +55,7 @@ def _detected(
         instance=instance,
         read=partial(_read, row, figure),
         more_is_better=more_is_better,
-        retrained=instance == FINAL,
+        seeded=instance == FINAL,
         early=partial(_early, figure) if instance == FINAL and row == DETECTOR else None,
         limits=_limits,
     )

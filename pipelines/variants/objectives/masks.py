@@ -33,7 +33,7 @@ def _limits(recipe: Recipe, instance: str, _part: Part) -> Splits:
 
 
 def _of_detector(figure: str, what: str, row: str = MASKS) -> Objective:
-    return Objective(what=what, instance=FINAL, read=partial(_detected, row, figure), retrained=True, limits=_limits)
+    return Objective(what=what, instance=FINAL, read=partial(_detected, row, figure), seeded=True, limits=_limits)
 
 
 def _of_pseudo_masks(figure: str, what: str) -> Objective:

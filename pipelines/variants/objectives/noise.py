@@ -19,7 +19,7 @@ def _regions(part: str, whole: str, what: str, *, more_is_better: bool) -> Objec
         instance="analyse.noise",
         read=partial(_share, part, whole),
         more_is_better=more_is_better,
-        retrained=True,
+        seeded=True,
     )
 
 

@@ -9,9 +9,10 @@ from pipelines.products.measured import Analysis, Evaluation
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
 from pipelines.variants.objectives import OBJECTIVES, check_objective
-from pipelines.variants.objectives.agreement import NO_IMAGES, RANKED, TRAINING_IMAGES
-from pipelines.variants.objectives.base import ALL_IMAGES, EarlyDetections, Reading
+from pipelines.variants.objectives.agreement import RANKED
+from pipelines.variants.objectives.base import ALL_IMAGES, NO_IMAGES, TRAINING_IMAGES, EarlyDetections, Reading
 from pipelines.variants.objectives.pseudo_labels import HALVES, half_of
+from tests.support.measured import label_maps
 from tests.support.sets import instance_of
 from tests.support.upstream import RECIPE, finish_upstream
 from weaksam.datasets import open_dataset
@@ -115,11 +116,12 @@ def test_a_figure_of_all_images_is_that_of_either_part_of_a_sweep():
     assert OBJECTIVES["label_agreement"].of_part({TRAINING_IMAGES: 0.5}, "report", "test") is None
 
 
-def test_only_figures_of_the_retrained_detector_differ_from_seed_to_seed_of_its_training():
-    assert {name for name, objective in OBJECTIVES.items() if objective.retrained} == {
+def test_figures_of_what_a_sweep_trains_differ_from_seed_to_seed():
+    assert {name for name, objective in OBJECTIVES.items() if objective.seeded} == {
         "ap50", "voc_ap50", "map", "coco_ap50", "coco_ap75", "corloc", "part", "whole_image_voc_ap50", "whole_image_corloc",
         "mask_ap", "mask_ap25", "mask_ap50", "mask_ap70", "mask_ap75", "filled_box_ap50",
         "classification_map", "agreement", "rank", "regions_wrong", "regions_dropped", "dropped_wrong",
+        "miou", "boundary_iou", "pixel_seed_miou", "coarse_seed_miou", "fine_seed_miou", "fine_seed_boundary_iou",
     }  # fmt: skip
 
 
@@ -173,6 +175,44 @@ def test_label_free_figures_are_read_from_the_agreement(tmp_path):
     assert OBJECTIVES["rank"].read(of) == {}
 
 
+def test_label_maps_are_read_split_by_split_beside_what_needs_no_method(tmp_path):
+    of = reading(tmp_path, label_maps(0.625))
+    assert OBJECTIVES["miou"].read(of) == {"test": None, "train": 0.625}
+    assert OBJECTIVES["background_miou"].read(of) == {"test": None, "train": 0.375}
+    assert OBJECTIVES["largest_class_miou"].read(of) == {"test": None, "train": 0.25}
+    rows = of.metrics()["label_maps"]["train"]["rows"]
+    assert OBJECTIVES["boundary_iou"].read(of) == {"test": None, "train": rows[0]["boundary_iou"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [
+        ("pixel_seed_miou", "mean_iou"),
+        ("coarse_seed_miou", "mean_iou"),
+        ("fine_seed_miou", "mean_iou"),
+        ("fine_seed_boundary_iou", "boundary_iou"),
+    ],
+)
+def test_seeds_are_told_by_true_maps_and_not_chosen_by_them(tmp_path, name, figure):
+    train = label_maps(0.625)["label_maps"]["train"]
+    values = OBJECTIVES[name].read(reading(tmp_path, {"label_maps": {"any": train}}))
+    assert values == {TRAINING_IMAGES: train["rows"][0][figure]}
+    assert OBJECTIVES[name].of_part(values, "select", "any") is None
+    assert OBJECTIVES[name].of_part(values, "report", "val") == train["rows"][0][figure]
+    assert not OBJECTIVES[name].chooses
+    assert OBJECTIVES["miou"].chooses
+    assert OBJECTIVES["pseudo_f1"].chooses
+
+
+def test_predicted_maps_are_of_the_splits_that_the_segmenter_ran_over():
+    recipe, _ = load_recipe("shapes-fma", ["predict_maps.splits=[val]"])
+    assert OBJECTIVES["miou"].splits(recipe, "select") == {
+        "data.splits": ("train", "val"),
+        "predict_maps.splits": ("val",),
+    }
+    assert OBJECTIVES["miou"].splits(recipe, "select", "evaluate.fine") == {}
+
+
 def test_shares_of_dropped_regions_are_known_where_there_are_regions(tmp_path):
     of = reading(tmp_path, {})
     counts = {"regions": 8, "wrong": 2, "dropped": 4, "wrong_dropped": 1}
@@ -218,11 +258,11 @@ def test_an_image_stays_in_its_half():
 
 
 def test_every_objective_says_what_it_is_and_is_read_from_an_instance_that_there_is():
-    recipe, _ = load_recipe("shapes")
-    run = Run(recipe, "/run")
+    runs = [Run(load_recipe(name)[0], "/run") for name in ("shapes", "shapes-fma")]
     for objective in OBJECTIVES.values():
         assert objective.what
-        assert "index" in run.needed_for(objective.instance)
+        (of, *_) = [run for run in runs if objective.instance in {*run.recipe.instances, *run.recipe.stages}]
+        assert "index" in of.needed_for(objective.instance)
     free = {name for name, objective in OBJECTIVES.items() if objective.label_free}
     assert free == {"classification_map", "classifier_map", "agreement", "label_agreement", "rank"}
 

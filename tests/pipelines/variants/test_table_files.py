@@ -41,8 +41,8 @@ def write(folder, text=TABLE, name="mine"):
 def test_the_shipped_tables_are_those_that_are_promised():
     assert list(known_tables()) == [
         "table-1", "table-2", "table-3", "table-4", "table-5", "table-5-dino", "table-6", "table-7", "table-8", "table-9",
-        "table-10", "clusters", "mask-prompts", "noise", "photos-clues", "photos-drop", "photos-mil", "photos-peaks",
-        "photos-size",
+        "table-10", "clusters", "fma-seeds", "mask-prompts", "noise", "photos-clues", "photos-drop", "photos-mil",
+        "photos-peaks", "photos-size",
     ]  # fmt: skip
 
 
@@ -55,6 +55,39 @@ def test_a_shipped_table_fits_its_recipe(name):
     assert [variant.recipe(7) for variant in cells.variants.values()]
     published = {heading for row in table.rows.values() for of in row.published.values() for heading in of}
     assert published <= set(table.columns)
+
+
+def test_a_row_of_seeds_is_read_from_its_own_evaluation_and_the_segmenters_from_the_tables():
+    variants = Cells(load_table("fma-seeds"), Asked(data_uri="shapes:")).variants
+    read = {name: variant.instances(["miou", "background_miou", "ap50"]) for name, variant in variants.items()}
+    assert read == {
+        row: {"miou": of, "background_miou": of, "ap50": "evaluate.final"}
+        for row, of in {
+            "pixels": "evaluate.pixels",
+            "coarse": "evaluate.coarse",
+            "fine": "evaluate.fine",
+            "segmenter": "evaluate.maps",
+        }.items()
+    }
+    recipe = variants["fine"].recipe(2)
+    seeds = [recipe.of(name).train_prompts.seed for name in ("train-prompts", "train-prompts.maps")]
+    assert (seeds, recipe.segmenter.seed) == ([2, 2], 2)
+
+
+def test_a_figure_of_the_training_images_stands_beside_one_of_others_and_seeds_have_none():
+    table = load_table("fma-seeds")
+    known = {
+        "miou": {"train": 0.5, "val": 0.25}, "boundary_iou": {"train": 0.125, "val": 0.0},
+        "background_miou": {"train": 0.1, "val": 0.2}, "largest_class_miou": {"train": 0.3, "val": 0.4},
+    }  # fmt: skip
+    segmenter = Measured(values=known, training="train")
+    seeds = Measured(values={name: {"train": of["train"]} for name, of in known.items()}, training="train")
+    assert (lines_of(table, [segmenter]), lines_of(table, [seeds])) == (["val"], ["train"])
+    for cell, line, expected in ((segmenter, "val", 0.25), (seeds, "train", None)):
+        assert value_of(table, "mIoU", cell, line) == expected
+        assert [value_of(table, heading, cell, line) for heading in table.columns if heading != "mIoU"] == [
+            0.5, 0.125, 0.1, 0.3,
+        ]  # fmt: skip
 
 
 def test_a_table_is_found_by_its_number_its_name_and_as_a_file(tmp_path):
@@ -133,7 +166,7 @@ def test_a_table_that_cannot_be_names_its_file_the_place_and_the_nearest_name(tm
         (
             "AP50: ap50",
             "AP50: {objective: ap50, split: tset}",
-            r"AP50: expected detections or proposals of tset, got train, val",
+            r"AP50: expected detections, proposals or label maps of tset, got train, val",
         ),
     ],
 )

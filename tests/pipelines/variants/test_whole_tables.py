@@ -32,6 +32,9 @@ retrain:
   max_side: 64
   detector: {name: faster_rcnn, anchor_sides: [12, 24, 48], pyramid_dim: 16, head_dim: 32, drop: {start_step: 1}}
   test: {scales: [64], max_side: 64, splits: []}
+superpixels: {points_per_side: 4}
+train_prompts: {steps: 2, warmup_steps: 0, batch_size: 4, long_side: [64, 64], crop_size: 64}
+segmenter: {steps: 2, batch_size: 4, side: 64, crop_side: 64}
 resources: {here: true}
 """
 SMALL_MASK_RCNN = (
@@ -72,7 +75,8 @@ def test_a_table_is_measured(run, tmp_path, name):
     detector = {"dino": SMALL_DINO, "mask_rcnn": SMALL_MASK_RCNN}.get(
         table.starts_from.get("retrain.detector.name", ""), ()
     )
-    overrides = (*SMALL_BODIES, *detector)
+    maps = ("train-prompts.maps.steps=2",) if table.recipe == "shapes-fma" else ()
+    overrides = (*SMALL_BODIES, *detector, *maps)
     cells = Cells(table, Asked(recipe=str(tmp_path / "toy.yaml"), overrides=overrides, seeds=(0,)))
     voice = Recorder()
     document = make_table(cells, str(run), Options(), voice)
