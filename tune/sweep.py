@@ -34,8 +34,7 @@ _MOST_CHECKED = 1000  # combinations of values that are all tried on the recipe 
 _SHARES = (0.25, 0.33, 0.5)  # of a GPU; other fractions can stay unschedulable for ever (ray#52133)
 BEST = "best"  # name of the best trial among those that are compared
 _STRICT = ConfigDict(extra="forbid", frozen=True)
-_OWN = {  # fields of a recipe that a sweep sets itself: nobody else may
-    "retrain.seed": "seeds",
+_OWN = {  # fields of a recipe that a sweep sets itself, beside those that take its seeds: nobody else may
     "resources.cpus": "resources.cpus",
     "resources.here": "resources",
     "resources.train_workers": "resources.gpus",
@@ -104,7 +103,8 @@ class Sweep(BaseModel):
     also: tuple[str, ...] = ()  # other objectives to note
     select_on: str = "val"  # split that trials are compared on
     report_on: str = "test"  # split that figures are reported on
-    seeds: tuple[int, ...] = (0,)  # of retraining; a trial runs all of them and is judged by the mean
+    seeds: tuple[int, ...] = (0,)  # of the training; a trial runs all of them and is judged by the mean
+    seeded: tuple[str, ...] = ("retrain.seed",)  # fields of the recipe that take the seed
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
     resources: TrialResources = TrialResources()
@@ -155,7 +155,7 @@ class Trials:
         return other
 
     def with_seeds(self, seeds: tuple[int, ...]) -> Trials:
-        """Return them with other seeds of retraining."""
+        """Return them with other seeds of the training."""
         other = copy.copy(self)
         other.sweep = self.sweep.model_copy(update={"seeds": seeds})
         return other
@@ -225,6 +225,7 @@ class Trials:
             source=self.source,
             overrides=(*self.sweep.overrides, *items, *resources),
             seeds=self.sweep.seeds,
+            seeded=self.sweep.seeded,
             data_uri=self.data_uri,
         )
 
@@ -340,9 +341,10 @@ def _check_parts(sweep: Sweep, where: str) -> None:
         path for name, knob in sweep.space.items() for value in knob.listed or [None] for path in leaves(name, value)
     ]
     given += [path for settings in sweep.compare.values() for of in settings.items() for path in leaves(*of)]
+    owned = {**_OWN, **dict.fromkeys(sweep.seeded, "seeds")}
     for path in given:
-        own = covering(path, _OWN)
-        require(own is None, path, f"{_OWN.get(own or '')} of the sweep", "a value of the recipe")
+        own = covering(path, owned)
+        require(own is None, path, f"{owned.get(own or '')} of the sweep", "a value of the recipe")
     require(BEST not in sweep.compare, "compare", f"names other than {BEST}, which is the best trial's", BEST)
     gpus = sweep.resources.gpus
     require(

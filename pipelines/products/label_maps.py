@@ -34,6 +34,8 @@ class SeedFacts(LabelMapFacts):
     superpixels: float | None = None  # of an image, mean
     coverage: float | None = None  # share of an image's pixels that lie in one of them, mean
     fallbacks: int = 0  # images without one, in which each pixel took its own class
+    agreement: float | None = None  # mean over the images where it was measured, see ``weaksam.segmentation.agreement``
+    clip_score: float | None = None  # likewise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ without a row of superpixels is not planned. Resumable like ``propose``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,11 +30,12 @@ from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.current import CurrentRows
 from pipelines.store.instances import Instance
+from pipelines.store.numbers import known
 from pipelines.store.planned import CONTENT
 from pipelines.store.schemas import SEEDS, label_map_to_row, with_class_names
 from pipelines.training.images import labels_column
 from pipelines.training.trained import Trained
-from weaksam.config import CamConfig, ClipConfig, SeedConfig
+from weaksam.config import CamConfig, ClipConfig, SeedConfig, require
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
 from weaksam.masks_np import Rle
@@ -64,6 +66,12 @@ class SeedStage(Stage[SeedOptions]):
     def options(self, recipe: Recipe, name: str) -> SeedOptions:  # noqa: ARG002
         """Take the section of seeds, and that of the maps that the model makes."""
         of_prompts = verb_of(recipe.seeds.model) == "train-prompts"
+        require(
+            of_prompts or not recipe.seeds.measure_agreement,
+            "seeds.measure_agreement",
+            "false of a classifier's maps: only CLIP says how sure it is of what a seed shows",
+            recipe.seeds.measure_agreement,
+        )
         return SeedOptions(
             model=recipe.seeds.model,
             superpixels=recipe.seeds.superpixels,
@@ -157,7 +165,9 @@ class SeedActor:
         import torch
 
         from weaksam.masks_np import decode_rles
-        from weaksam.segmentation.seeding import cut_along_colours, sam_seed
+        from weaksam.segmentation.agreement import NOT_CHECKED, check_seed
+        from weaksam.segmentation.class_maps import PromptMapper
+        from weaksam.segmentation.seeding import Seed, cut_along_colours, sam_seed
 
         image, config, device = ready(), self._spec.config, self._spec.device
         size_hw = (image.shape[0], image.shape[1])
@@ -171,7 +181,13 @@ class SeedActor:
         masks = torch.from_numpy(decode_rles(masks_rle, size_hw)).to(device)
         level = torch.tensor(levels, dtype=torch.int64, device=device)
         classes = torch.tensor(class_index, dtype=torch.int64, device=device)
-        seed = sam_seed(maps, classes, masks, level, config.background_power)
+
+        def paint(maps: torch.Tensor) -> Seed:
+            return sam_seed(maps, classes, masks, level, config.background_power)
+
+        seed, checked = paint(maps), NOT_CHECKED
+        if config.measure_agreement and isinstance(self._maps, PromptMapper):
+            checked = check_seed(self._maps, image, class_index, seed, paint)
         label_map = cut_along_colours(image, seed.label_map, maps, classes) if config.grabcut else seed.label_map
         covered = masks.view(torch.uint8).amax(dim=0) if len(masks) else None  # on a CPU ten times faster than any()
         return {
@@ -181,29 +197,39 @@ class SeedActor:
             "superpixels": len(masks),
             "coverage": 0.0 if covered is None else covered.float().mean().item(),
             "fallback": seed.fallback,
+            "agreement": known(checked.agreement),
+            "clip_score": known(checked.clip_score),
         }
 
 
 def _with_counts(facts: SeedFacts, table: CurrentRows) -> SeedFacts:
-    """Say how many superpixels there are, and how much of the images they cover."""
+    """Say how many superpixels there are, how much of the images they cover, and what was measured of the seeds."""
     rows, superpixels, coverage, fallbacks = 0, 0, 0.0, 0
-    for part in table.iter_parts(("superpixels", "coverage", "fallback")):
+    agreement, clip_score = list[float](), list[float]()
+    for part in table.iter_parts(("superpixels", "coverage", "fallback", "agreement", "clip_score")):
         rows += part.num_rows
         superpixels += pc.sum(part["superpixels"]).as_py() or 0
         coverage += pc.sum(part["coverage"]).as_py() or 0.0
         fallbacks += pc.sum(part["fallback"]).as_py() or 0
+        agreement += part["agreement"].drop_null().to_pylist()
+        clip_score += part["clip_score"].drop_null().to_pylist()
     if not rows:
         return facts
     of_image, share = superpixels / rows, coverage / rows
     told = f" · {of_image:.1f} superpixels an image, which cover {share:.0%}" if superpixels else ""
     alone = f" · {fallbacks:,} without one" if fallbacks and superpixels else ""
-    return replace(
+    facts = replace(
         facts,
         text=f"{facts.text}{told}{alone}",
         superpixels=round(of_image, 2),
         coverage=round(share, 4),
         fallbacks=fallbacks,
     )
+    if not agreement:
+        return facts
+    agrees, seen = math.fsum(agreement) / len(agreement), math.fsum(clip_score) / len(clip_score)
+    text = f"{facts.text} · views agree to {agrees:.1%}, CLIP sees a class in its seed to {seen:.1%}"
+    return replace(facts, text=text, agreement=round(agrees, 6), clip_score=round(seen, 6))
 
 
 STAGE = SeedStage()

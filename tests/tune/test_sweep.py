@@ -7,6 +7,7 @@ import pytest
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.runner import Run
 from pipelines.stages import index
+from pipelines.variants.objectives import OBJECTIVES
 from tests.support.upstream import SWEEP, write_files
 from tune.sweep import Trials, check_recipes, load_sweep, shipped_sweeps, whole_numbers
 from weaksam.errors import ConfigError
@@ -165,15 +166,18 @@ def test_a_shipped_sweep_fits_its_recipe(name):
     check_recipes(trials, name)
     assert sweep.name == name
     assert sweep.description
-    assert "propose" in trials.shared()  # none of them makes a proposal twice
+    assert {"propose", "superpixels"} & set(trials.shared())  # none of them asks SAM twice
 
 
 def test_the_shipped_sweeps_are_those_that_are_promised():
-    assert set(shipped_sweeps()) == {"pseudo-labels", "pseudo-labels-retrain", "roi-drop", "query-drop", "everything"}
+    assert set(shipped_sweeps()) == {
+        "pseudo-labels", "pseudo-labels-retrain", "roi-drop", "query-drop", "everything", "seeds",
+    }  # fmt: skip
     sizes = {name: [len(k.listed) for k in load_sweep(name).space.values()] for name in shipped_sweeps()}
     assert sizes["pseudo-labels"] == [5, 5]
     assert sizes["pseudo-labels-retrain"] == sizes["roi-drop"] == [3, 3]
     assert sizes["query-drop"] == [4]
+    assert sizes["seeds"] == [3, 3, 3]
 
 
 def test_trials_share_what_lies_upstream_of_their_knobs(tmp_path):
@@ -254,6 +258,25 @@ def test_seeds_make_other_trials_and_the_machine_does_not(tmp_path):
     one = trials_of(tmp_path, text).key(settings)
     assert trials_of(tmp_path, text + "seeds: [1]\n").key(settings) != one
     assert trials_of(tmp_path, text + "resources: {cpus: 1}\n").key(settings) == one
+
+
+def test_what_takes_the_seeds_is_the_sweeps_to_say():
+    sweep = load_sweep("seeds")
+    trials = Trials(sweep, "/run", "")
+    recipe = trials.recipe({}, 5)
+    assert (recipe.train_prompts.seed, recipe.retrain.seed) == (5, 0)
+    assert load_sweep("seeds", ["retrain.seed=3"]).overrides[-1] == "retrain.seed=3"
+    with pytest.raises(ConfigError, match=r"train_prompts\.seed: expected seeds of the sweep"):
+        load_sweep("seeds", ["train_prompts.seed=3"])
+
+
+def test_the_sweep_of_seeds_chooses_by_what_knows_no_true_map_and_asks_for_it_to_be_measured():
+    sweep = load_sweep("seeds")
+    assert OBJECTIVES[sweep.objective].label_free
+    check_recipes(Trials(sweep, "/run", ""), "seeds")
+    without = sweep.model_copy(update={"overrides": ()})
+    with pytest.raises(ConfigError, match=r"measure_agreement: expected true for label-free figures of seeds\.coarse"):
+        check_recipes(Trials(without, "/run", ""), "seeds")
 
 
 def test_a_trial_is_told_its_share_of_the_machine(tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from weaksam.config import SeedConfig
 from weaksam.networks.clip.affinity import attention_affinity, refine
+from weaksam.networks.clip.softmax_cam import class_probabilities
 from weaksam.networks.clip.towers import CLIP_PIXELS
 from weaksam.segmentation.prompted import PromptedClip
 
@@ -48,12 +49,13 @@ class PromptMapper:
         layers = prompted.clip.architecture.image_layers
         self._attention_of = range(max(1, layers - config.affinity.layers + 1), layers + 1)
 
-    def __call__(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Tensor:
-        """Return the maps of the classes that an image shows, h and w in patches, not normalised; see ``ClassMapper``."""
-        config, device = self._config.affinity, self._texts.device
-        pixels = CLIP_PIXELS.normalise(self._resized(image)).to(device)[None]
-        present = torch.zeros(1, self._prompted.num_classes, dtype=torch.bool, device=device)
-        present[0, list(class_index)] = True
+    def __call__(self, image: NDArray[np.uint8], class_index: Sequence[int], zoom: float = 1.0) -> Tensor:
+        """Return the maps of the classes that an image shows, h and w in patches, not normalised; see ``ClassMapper``.
+
+        ``zoom`` is of the size that CLIP sees.
+        """
+        config, pixels = self._config.affinity, self._pixels(image, zoom)
+        present = self._present(class_index)
         layers = self._attention_of if config.enabled else ()
         found = self._prompted.maps(pixels, present, self._texts, attention_of=layers)
         if not config.enabled:
@@ -61,10 +63,25 @@ class PromptMapper:
         affinity = attention_affinity(found.attention[0], config.rounds)
         return refine(found.maps, affinity, threshold=config.threshold, power=config.power, of_scores=config.of_scores)
 
-    def _resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    @torch.no_grad()
+    def probabilities(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Tensor:
+        """Return CLIP's probabilities of the classes of an image, among all of them and the background: ``[N]`` in [0, 1]."""
+        logits = self._prompted.clip.logits(self._prompted.images(self._pixels(image, 1.0)), self._texts)
+        return class_probabilities(logits.float(), self._present(class_index))[0, list(class_index)]
+
+    def _present(self, class_index: Sequence[int]) -> Tensor:
+        """Mark the classes of one image: bool ``[1, C]``."""
+        present = torch.zeros(1, self._prompted.num_classes, dtype=torch.bool, device=self._texts.device)
+        present[0, list(class_index)] = True
+        return present
+
+    def _pixels(self, image: NDArray[np.uint8], zoom: float) -> Tensor:
+        return CLIP_PIXELS.normalise(self._resized(image, zoom)).to(self._texts.device)[None]
+
+    def _resized(self, image: NDArray[np.uint8], zoom: float) -> NDArray[np.uint8]:
         """Resize an image to the sides that CLIP sees, each a multiple of a patch's."""
         patch = self._prompted.clip.architecture.patch
         height, width = image.shape[:2]
-        scale = min(self._config.scale, self._config.max_side / max(height, width))
+        scale = zoom * min(self._config.scale, self._config.max_side / max(height, width))
         size_wh = tuple(patch * max(1, int(np.ceil(side * scale / patch))) for side in (width, height))
         return np.array(Image.fromarray(image).resize((size_wh[0], size_wh[1]), Image.Resampling.BICUBIC))

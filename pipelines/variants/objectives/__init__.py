@@ -72,6 +72,8 @@ OBJECTIVES: Registry[Objective] = Registry(
         "agreement": f"{_HERE}.agreement:AGREEMENT_OF_DETECTORS",
         "label_agreement": f"{_HERE}.agreement:LABEL_AGREEMENT",
         "rank": f"{_HERE}.agreement:MEAN_RANK",
+        "seed_agreement": f"{_HERE}.label_maps:AGREEMENT_OF_SEEDS",
+        "seed_clip_score": f"{_HERE}.label_maps:CLIP_SCORE",
         # what it took
         "proposed_images": f"{_HERE}.efficiency:PROPOSED_IMAGES",
         "propose_seconds": f"{_HERE}.efficiency:PROPOSE_SECONDS",

@@ -72,7 +72,8 @@ class Objective:
     early: Callable[[EarlyDetections], float | None] | None = None  # None: known at the end only
     # What a sweep selects and reports on, where that is no split.
     parts: tuple[str, str] | None = None
-    # The fields of a recipe among whose splits that of a part must be, for the figure to be known there.
+    # The fields of a recipe among whose splits that of a part must be, for the figure to be known there; ConfigError where the
+    # recipe does not measure it at all.
     limits: Callable[[Recipe, str, Part], Splits] = field(default=lambda _recipe, _instance, _part: {})
 
     @property
@@ -91,7 +92,8 @@ class Objective:
     def splits(self, recipe: Recipe, part: Part, instance: str = "") -> Splits:
         """Return the fields of a recipe among whose splits (() = all) that of a part must be for this to be known there.
 
-        ``instance`` is what the figure is read from, if not the objective's own.
+        ``instance`` is what the figure is read from, if not the objective's own. Raises ConfigError if the recipe does not
+        measure it.
         """
         found = self.limits(recipe, instance or self.instance, part)
         return {"data.splits": recipe.data.splits, **found} if found else {}

@@ -1,21 +1,24 @@
 """Objectives of label maps: those that the segmenter predicts, the seeds that it learnt from, and what needs no method.
 
 Seeds are of the training images alone. Figures of them by true maps are reported and never chosen by: what they would choose,
-nobody could who has image labels only.
+nobody could who has image labels only. Two figures know no true map, and may be chosen by (``segmentation/agreement``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.evaluate.label_maps import BACKGROUND, LARGEST_CLASS, MAPS
+from pipelines.products.label_maps import SeedTable
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.variants.objectives.base import NO_IMAGES, TRAINING_IMAGES, Objective, Part, Reading, Splits, Values
+from weaksam.errors import ConfigError
 
 PREDICTED = "evaluate.maps"
 PIXELS, COARSE, FINE = "evaluate.pixels", "evaluate.coarse", "evaluate.fine"
+CHOSEN = "seeds.coarse"  # whose settings are chosen without labels
 
 
 def _read(row: str, figure: str, reading: Reading) -> Values:
@@ -27,6 +30,10 @@ def _read_seeds(figure: str, reading: Reading) -> Values:
     return {TRAINING_IMAGES: _of(measured, MAPS, figure)}
 
 
+def _read_label_free(figure: Literal["agreement", "clip_score"], reading: Reading) -> Values:
+    return {TRAINING_IMAGES: getattr(SeedTable(reading.instance).facts, figure)}
+
+
 def _of(measured: Mapping[str, Any], row: str, figure: str) -> float | None:
     """Return a figure of one row; None where there are no true maps."""
     return next((found[figure] for found in measured["rows"] if found["name"] == row), None)
@@ -35,6 +42,15 @@ def _of(measured: Mapping[str, Any], row: str, figure: str) -> float | None:
 def _limits(recipe: Recipe, instance: str, _part: Part) -> Splits:
     of = recipe.of(instance).evaluate.of
     return {"predict_maps.splits": recipe.of(of).predict_maps.splits} if verb_of(of) == "predict-maps" else {}
+
+
+def _must_be_measured(recipe: Recipe, instance: str, _part: Part) -> Splits:
+    """Refuse a recipe that makes seeds without measuring them; their splits are no matter."""
+    if not recipe.of(instance).seeds.measure_agreement:
+        raise ConfigError(
+            f"recipe {recipe.name}: seeds.measure_agreement: expected true for label-free figures of {instance}, got false"
+        )
+    return {}
 
 
 def _predicted(figure: str, what: str, row: str = MAPS) -> Objective:
@@ -53,6 +69,18 @@ def _seeds(figure: str, what: str, instance: str) -> Objective:
     )
 
 
+def _label_free(figure: Literal["agreement", "clip_score"], what: str) -> Objective:
+    return Objective(
+        what=what,
+        instance=CHOSEN,
+        read=partial(_read_label_free, figure),
+        label_free=True,
+        seeded=True,
+        parts=(TRAINING_IMAGES, NO_IMAGES),  # it is no figure of quality, and not reported
+        limits=_must_be_measured,
+    )
+
+
 MEAN_IOU = _predicted("mean_iou", "mean IoU of the segmenter's label maps")
 BOUNDARY_IOU = _predicted("boundary_iou", "boundary IoU of the segmenter's label maps")
 BACKGROUND_IOU = _predicted("mean_iou", "mean IoU of background alone", BACKGROUND)
@@ -61,3 +89,7 @@ PIXEL_IOU = _seeds("mean_iou", "mean IoU of seeds whose pixels each take their o
 COARSE_IOU = _seeds("mean_iou", "mean IoU of the coarse seeds", COARSE)
 FINE_IOU = _seeds("mean_iou", "mean IoU of the fine seeds", FINE)
 FINE_BOUNDARY_IOU = _seeds("boundary_iou", "boundary IoU of the fine seeds", FINE)
+AGREEMENT_OF_SEEDS = _label_free(
+    "agreement", "agreement of the coarse seeds of an image, of its mirror image and of a smaller one"
+)
+CLIP_SCORE = _label_free("clip_score", "CLIP's probability of a class in what its coarse seed shows of the image")

@@ -47,11 +47,12 @@ CHAIN = [
     "train-prompts.maps.learn_from=seeds",
     "seeds.fine.model=train-prompts.maps",
     "seeds.fine.background_power=0.7",
+    "seeds.fine.measure_agreement=true",
     "seeds.pixels.superpixels=''",
 ]
 
 
-def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES, *, grabcut: bool = False) -> SeedActor:
+def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES, **options: Any) -> SeedActor:
     config = ClipConfig(weights=Weights(str(write_tiny_clip(folder))), background=("ground", "blob"))
     torch.manual_seed(0)
     prompted = PromptedClip(tiny_clip(), class_names, config, PromptLayoutConfig(length=4))
@@ -61,7 +62,7 @@ def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES, *, grabcu
             instance=Instance(str(folder), "seeds", "k"),
             maps=config,
             model=Weights(str(folder / "prompts.safetensors")),
-            config=SeedConfig(affinity=AffinityConfig(layers=2), grabcut=grabcut),
+            config=SeedConfig(affinity=AffinityConfig(layers=2), **options),
             class_names=CLASS_NAMES,
             supervision="image-labels",
             threads=1,
@@ -122,6 +123,20 @@ def test_a_seed_that_is_cut_out_holds_the_labels_of_its_image_alone(tmp_path: Pa
     assert not cut[1].any()
 
 
+def test_a_seed_is_measured_without_its_true_map_where_that_is_asked_for(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": "two", "labels": [1, 4], "wholes": [half(left=True), half(left=False)]},
+        {"image_id": "nothing", "labels": [], "wholes": [half(left=True)]},
+    ]
+    plain = actor_of(tmp_path)(batch_of(*(dict(row) for row in rows))).to_pylist()
+    measured = actor_of(tmp_path, measure_agreement=True)(batch_of(*rows)).to_pylist()
+    assert [row["label_map"] for row in measured] == [row["label_map"] for row in plain]
+    assert 0 <= measured[0]["agreement"] <= 1
+    assert 0 <= measured[0]["clip_score"] <= 1
+    for row in (*plain, measured[1]):
+        assert (row["agreement"], row["clip_score"]) == (None, None)
+
+
 def test_a_picture_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     actor = actor_of(tmp_path)
     failed = {"image_id": "bad", "labels": [1], "wholes": [], "bytes": None, "reason": "corrupt"}
@@ -179,6 +194,10 @@ def test_two_sets_of_prompts_make_coarse_and_fine_seeds(tmp_path: Path) -> None:
     assert manifests["seeds"]["superpixels"] > 0
     assert 0 < manifests["seeds"]["coverage"] <= 1
     assert manifests["seeds.pixels"]["fallbacks"] == 6
+    assert "agreement" not in manifests["seeds"]
+    rows = [row["agreement"] for row in SeedTable(run.instance("seeds.fine")).table.iter_rows(("agreement",))]
+    assert manifests["seeds.fine"]["agreement"] == pytest.approx(sum(rows) / len(rows), abs=1e-6)
+    assert "views agree to" in manifests["seeds.fine"]["text"]
     assert "unknown labels" not in manifests["seeds"]["text"]
     # Another power of the background costs seeds, and what learns from them; nothing that they are made of.
     again = Run(recipe_of(tmp_path, *CHAIN, "seeds.fine.background_power=2.0"), str(tmp_path / "run"))

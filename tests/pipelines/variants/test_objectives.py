@@ -5,6 +5,7 @@ import pytest
 
 from pipelines.engine.stage import Options
 from pipelines.evaluate.detections import NO_PROPOSALS, MeasuredImage
+from pipelines.products.label_maps import SeedFacts
 from pipelines.products.measured import Analysis, Evaluation
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
@@ -122,6 +123,7 @@ def test_figures_of_what_a_sweep_trains_differ_from_seed_to_seed():
         "mask_ap", "mask_ap25", "mask_ap50", "mask_ap70", "mask_ap75", "filled_box_ap50",
         "classification_map", "agreement", "rank", "regions_wrong", "regions_dropped", "dropped_wrong",
         "miou", "boundary_iou", "pixel_seed_miou", "coarse_seed_miou", "fine_seed_miou", "fine_seed_boundary_iou",
+        "seed_agreement", "seed_clip_score",
     }  # fmt: skip
 
 
@@ -204,6 +206,18 @@ def test_seeds_are_told_by_true_maps_and_not_chosen_by_them(tmp_path, name, figu
     assert OBJECTIVES["pseudo_f1"].chooses
 
 
+def test_what_is_known_of_seeds_without_a_true_map_is_chosen_by_and_not_reported(tmp_path):
+    run = FinishedRun(tmp_path, "seeds.coarse")
+    instance = run.instance("")
+    instance.begin({})
+    instance.finish(SeedFacts(text="done", agreement=0.75, clip_score=0.5).to_plain())
+    for name, expected in (("seed_agreement", 0.75), ("seed_clip_score", 0.5)):
+        values = OBJECTIVES[name].read(Reading(run=run, name="seeds.coarse"))
+        assert values == {TRAINING_IMAGES: expected}
+        assert OBJECTIVES[name].of_part(values, "select", "val") == expected
+        assert OBJECTIVES[name].of_part(values, "report", "test") is None
+
+
 def test_predicted_maps_are_of_the_splits_that_the_segmenter_ran_over():
     recipe, _ = load_recipe("shapes-fma", ["predict_maps.splits=[val]"])
     assert OBJECTIVES["miou"].splits(recipe, "select") == {
@@ -264,7 +278,10 @@ def test_every_objective_says_what_it_is_and_is_read_from_an_instance_that_there
         (of, *_) = [run for run in runs if objective.instance in {*run.recipe.instances, *run.recipe.stages}]
         assert "index" in of.needed_for(objective.instance)
     free = {name for name, objective in OBJECTIVES.items() if objective.label_free}
-    assert free == {"classification_map", "classifier_map", "agreement", "label_agreement", "rank"}
+    assert free == {
+        "classification_map", "classifier_map", "agreement", "label_agreement", "rank", "seed_agreement",
+        "seed_clip_score",
+    }  # fmt: skip
 
 
 def test_a_misspelt_objective_is_told_the_nearest():
