@@ -16,8 +16,8 @@ _HELP = """
 Vary fields of a recipe and find the best values; every trial shares what its knobs leave alone.
 
 SWEEP is a YAML file or one of the shipped sweeps: `pseudo-labels`, `pseudo-labels-retrain`, `roi-drop`, `query-drop`,
-`everything`. Trials are compared on one split (`select_on`) and reported on another (`report_on`). An interrupted sweep goes on
-with the same command. Results, a page to look at and the best recipe are in OUT/tune/NAME.
+`everything`, `seeds`. Trials are compared on one split (`select_on`) and reported on another (`report_on`). An interrupted
+sweep goes on with the same command. Results, a page to look at and the best recipe are in OUT/tune/NAME.
 
 Examples:
 

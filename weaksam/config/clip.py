@@ -113,7 +113,7 @@ class SeedConfig:
     max_inside: float = 0.3  # share of a part that lies in a chosen mask, from which on it is no superpixel (RSW)
     background_power: float = 0.6  # p; lower makes more background
     grabcut: bool = False  # afterwards each class is cut out along the colours of the image
-    # Whether each seed is compared with those of other views of its image, and shown to CLIP: three times the work.
+    # Whether each seed is compared with those of two other views of its image, and each of its classes shown to CLIP alone.
     measure_agreement: bool = False
 
     def __post_init__(self) -> None:
