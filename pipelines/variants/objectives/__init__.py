@@ -46,6 +46,7 @@ OBJECTIVES: Registry[Objective] = Registry(
         "boundary_iou": f"{_HERE}.label_maps:BOUNDARY_IOU",
         "background_miou": f"{_HERE}.label_maps:BACKGROUND_IOU",
         "largest_class_miou": f"{_HERE}.label_maps:LARGEST_CLASS_IOU",
+        "bound_miou": f"{_HERE}.label_maps:BOUND_IOU",  # where the maps are seeds
         # of seeds, on the training images
         "pixel_seed_miou": f"{_HERE}.label_maps:PIXEL_IOU",
         "coarse_seed_miou": f"{_HERE}.label_maps:COARSE_IOU",

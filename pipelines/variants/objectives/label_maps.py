@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
-from pipelines.evaluate.label_maps import BACKGROUND, LARGEST_CLASS, MAPS
+from pipelines.evaluate.label_maps import BACKGROUND, BOUND, LARGEST_CLASS, MAPS
 from pipelines.products.label_maps import SeedTable
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.variants.objectives.base import NO_IMAGES, TRAINING_IMAGES, Objective, Part, Reading, Splits, Values
@@ -85,6 +85,7 @@ MEAN_IOU = _predicted("mean_iou", "mean IoU of the segmenter's label maps")
 BOUNDARY_IOU = _predicted("boundary_iou", "boundary IoU of the segmenter's label maps")
 BACKGROUND_IOU = _predicted("mean_iou", "mean IoU of background alone", BACKGROUND)
 LARGEST_CLASS_IOU = _predicted("mean_iou", "mean IoU of images filled with their largest true class", LARGEST_CLASS)
+BOUND_IOU = _predicted("mean_iou", "mean IoU of superpixels that each have the class that most of them truly is", BOUND)
 PIXEL_IOU = _seeds("mean_iou", "mean IoU of seeds whose pixels each take their own class", PIXELS)
 COARSE_IOU = _seeds("mean_iou", "mean IoU of the coarse seeds", COARSE)
 FINE_IOU = _seeds("mean_iou", "mean IoU of the fine seeds", FINE)

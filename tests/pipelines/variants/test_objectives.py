@@ -182,6 +182,7 @@ def test_label_maps_are_read_split_by_split_beside_what_needs_no_method(tmp_path
     assert OBJECTIVES["miou"].read(of) == {"test": None, "train": 0.625}
     assert OBJECTIVES["background_miou"].read(of) == {"test": None, "train": 0.375}
     assert OBJECTIVES["largest_class_miou"].read(of) == {"test": None, "train": 0.25}
+    assert OBJECTIVES["bound_miou"].read(of) == {"test": None, "train": None}  # of a segmenter's, which have none
     rows = of.metrics()["label_maps"]["train"]["rows"]
     assert OBJECTIVES["boundary_iou"].read(of) == {"test": None, "train": rows[0]["boundary_iou"]}
 

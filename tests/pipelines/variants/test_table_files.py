@@ -41,8 +41,8 @@ def write(folder, text=TABLE, name="mine"):
 def test_the_shipped_tables_are_those_that_are_promised():
     assert list(known_tables()) == [
         "table-1", "table-2", "table-3", "table-4", "table-5", "table-5-dino", "table-6", "table-7", "table-8", "table-9",
-        "table-10", "clusters", "fma-seeds", "mask-prompts", "noise", "photos-clues", "photos-drop", "photos-mil",
-        "photos-peaks", "photos-size",
+        "table-10", "clusters", "fma-questions", "fma-seeds", "mask-prompts", "noise", "photos-clues", "photos-drop",
+        "photos-mil", "photos-peaks", "photos-size",
     ]  # fmt: skip
 
 
@@ -72,6 +72,33 @@ def test_a_row_of_seeds_is_read_from_its_own_evaluation_and_the_segmenters_from_
     recipe = variants["fine"].recipe(2)
     seeds = [recipe.of(name).train_prompts.seed for name in ("train-prompts", "train-prompts.maps")]
     assert (seeds, recipe.segmenter.seed) == ([2, 2], 2)
+
+
+def test_a_row_of_a_question_changes_its_step_alone():
+    variants = Cells(load_table("fma-questions"), Asked(data_uri="shapes:")).variants
+    recipes = {name: variant.recipe(1) for name, variant in variants.items()}
+    told = {
+        name: (
+            recipe.of("train-prompts").train_prompts.objective, recipe.of("train-prompts.maps").train_prompts.objective,
+            (coarse := recipe.of("seeds.coarse").seeds).model, coarse.superpixels, coarse.grabcut,
+            recipe.of("seeds.fine").seeds.model,
+        )
+        for name, recipe in recipes.items()
+    }  # fmt: skip
+    plain = ["contrastive", "activation", "train-prompts", "superpixels", False, "train-prompts.maps"]
+    assert {name: {n: of[n] for n in range(6) if of[n] != plain[n]} for name, of in told.items()} == {
+        "coarse": {},
+        "coarse, binary cross-entropy": {0: "bce"},
+        "coarse, each pixel": {3: ""},
+        "coarse, GrabCut": {3: "", 4: True},
+        "coarse, maps of WeakTr": {2: "train-classifier"},
+        "coarse, maps of WeakTr, each pixel": {2: "train-classifier", 3: ""},
+        "fine": {},
+        "fine, one set of prompts": {5: "train-prompts"},
+        "fine, cross-entropy of pixels": {1: "pixel-cross-entropy"},
+    }
+    weaktr = recipes["coarse, maps of WeakTr"]
+    assert (weaktr.clues.source.stem, weaktr.classifier.seed) == ("cnn", 1)
 
 
 def test_a_figure_of_the_training_images_stands_beside_one_of_others_and_seeds_have_none():
