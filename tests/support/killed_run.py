@@ -27,7 +27,8 @@ class KilledRuns:
     def rows_are_once_and_the_same(self, name: str, *, images: int, before: int) -> list[str]:
         """Look at a table of a row an image, of which some were finished before the kill; return its rows as text, by id."""
         proof = f"images {images} = done {images} ({before} from before) + dropped 0 · duplicates 0"
-        assert proof in product_of(finished_instance(self.killed, name)).facts.text
+        told = product_of(finished_instance(self.killed, name)).facts.text
+        assert proof in told, told
         rows = _rows(self.killed, name)
         assert len(rows) == images
         assert rows == _rows(self.undisturbed, name)
