@@ -25,6 +25,7 @@ from pipelines.products.superpixels import SegmentedImage, SuperpixelTable
 from pipelines.recipe.keys import NOTHING
 from pipelines.recipe.model import Recipe, verb_of
 from pipelines.store.numbers import known, percent
+from weaksam.config import SeedConfig
 from weaksam.label_maps import IGNORED
 from weaksam.masks_np import decode_rles
 
@@ -42,10 +43,12 @@ def options(recipe: Recipe) -> LabelMapOptions:
     """Return what an instance that measures label maps depends on; ``recipe`` is what it sees."""
     of = recipe.evaluate.of
     seeds = recipe.of(of).seeds
+    painted = verb_of(of) == "seeds" and not seeds.grabcut  # which leaves the borders of superpixels
+    superpixels = seeds.superpixels if painted else NOTHING
     return LabelMapOptions(
         of=of,
-        superpixels=seeds.superpixels if verb_of(of) == "seeds" else NOTHING,
-        max_inside=seeds.max_inside,
+        superpixels=superpixels,
+        max_inside=seeds.max_inside if superpixels else SeedConfig.max_inside,
         stated_size=recipe.data.stated_size,
         data=recipe.data,
     )

@@ -19,7 +19,7 @@ from pipelines.training.trained import Trained
 from weaksam.config.weights import Weights
 from weaksam.errors import RunError
 
-HeatMaps = Mapping[int, NDArray[np.float32]]  # class index -> map [h, w] in [0, 1]
+SeedHeatMaps = Mapping[int, NDArray[np.float32]]  # class index -> map [h, w] in [0, 1]
 
 
 def decides_maps(options: SeedOptions) -> tuple[Any, ...]:
@@ -28,7 +28,7 @@ def decides_maps(options: SeedOptions) -> tuple[Any, ...]:
     return options.model, options.maps, options.include_difficult, config.affinity, config.scale, config.max_side
 
 
-def heat_maps(run: ShownRun, options: SeedOptions, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, HeatMaps]:
+def heat_maps(run: ShownRun, options: SeedOptions, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, SeedHeatMaps]:
     """Return the maps of the classes of some images as seeds are painted of them, cut at 0 and each stretched to [0, 1].
 
     Works on the CPU, and forgets the network in the end.
@@ -47,12 +47,12 @@ def heat_maps(run: ShownRun, options: SeedOptions, images: Mapping[str, NDArray[
     index, trained = run.products[options.index], run.products.get(options.model)
     assert isinstance(index, Index)
     if not isinstance(trained, Trained):
-        raise RunError(f"{options.model} is not finished")
+        raise RunError(f"{options.model} is not finished; bring it up to date first")
     rows = index.read().filter(pc.is_in(index.read()["image_id"], pa.array(images, pa.string())))
     labels = dict(
         zip(rows["image_id"].to_pylist(), rows[labels_column(options.include_difficult)].to_pylist(), strict=True)
     )
-    found: dict[str, HeatMaps] = {}
+    found: dict[str, SeedHeatMaps] = {}
     with one_thread():
         maps_of = class_mapper(options.maps, Weights(trained.weights_uri), options.seeds, index.class_names, "cpu")
         for image_id, image in images.items():

@@ -82,5 +82,6 @@ def class_mapper(
 def _check_classes(known: tuple[str, ...], class_names: tuple[str, ...], model: Weights) -> None:
     if known != class_names:
         raise DataError(
-            f"{model}: expected maps of the classes {', '.join(class_names)}, got those of {', '.join(known) or 'none'}"
+            f"{model}: expected maps of the classes {', '.join(class_names)}, got those of {', '.join(known) or 'none'}; "
+            "train it on this data"
         )

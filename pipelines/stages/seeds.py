@@ -66,12 +66,19 @@ class SeedStage(Stage[SeedOptions]):
     def options(self, recipe: Recipe, name: str) -> SeedOptions:  # noqa: ARG002
         """Take the section of seeds, and that of the maps that the model makes."""
         of_prompts = verb_of(recipe.seeds.model) == "train-prompts"
+        clues = recipe.clues
         require(
-            of_prompts or not recipe.seeds.measure_agreement,
-            "seeds.measure_agreement",
-            "false of a classifier's maps: only CLIP says how sure it is of what a seed shows",
-            recipe.seeds.measure_agreement,
+            of_prompts or (clues.source.trained and not clues.weights),
+            "seeds.model",
+            "prompts, or a classifier that this run trains (clues.source trained, clues.weights empty)",
+            recipe.seeds.model,
         )
+        measured = recipe.seeds.measure_agreement
+        for possible, wanted in (
+            (of_prompts, "false of a classifier's maps: only CLIP says how sure it is of what a seed shows"),
+            (not recipe.seeds.grabcut, "false with seeds.grabcut, which changes seeds after they are measured"),
+        ):
+            require(possible or not measured, "seeds.measure_agreement", wanted, measured)
         return SeedOptions(
             model=recipe.seeds.model,
             superpixels=recipe.seeds.superpixels,

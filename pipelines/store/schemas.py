@@ -138,12 +138,10 @@ SEEDS = pa.schema(
         pa.field("superpixels", pa.int32()),  # their number
         pa.field("coverage", pa.float32()),  # share of the image's pixels that lie in one of them
         pa.field("fallback", pa.bool_()),  # there was none, and each pixel took its own class
-        pa.field(
-            "agreement", pa.float32()
-        ),  # with the seeds of other views; null of an image without a class, or not measured
-        pa.field(
-            "clip_score", pa.float32()
-        ),  # CLIP's probability of a class where it sees what the seed calls so; null likewise
+        # With the seeds of other views; null of an image without a class, or not measured.
+        pa.field("agreement", pa.float32()),
+        # CLIP's probability of a class where it sees what the seed calls so; null likewise.
+        pa.field("clip_score", pa.float32()),
     ]
 )
 

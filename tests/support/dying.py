@@ -43,9 +43,11 @@ def weaksam(*command: str, dying: dict[str, object] | None = None) -> str:
         process = _FORKS.Process(target=_run, args=(code, command, dict(os.environ), printed.name))
         process.start()
         process.join(PATIENCE_S)
+        said = printed.read()
         if process.is_alive():
             process.kill()
-        said = printed.read()
+            process.join()
+            raise AssertionError(f"still running after {PATIENCE_S:.0f} s: {said}")
     assert process.exitcode == (-signal.SIGKILL if dying else 0), said
     return said
 

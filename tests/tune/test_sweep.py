@@ -279,6 +279,13 @@ def test_the_sweep_of_seeds_chooses_by_what_knows_no_true_map_and_asks_for_it_to
         check_recipes(Trials(without, "/run", ""), "seeds")
 
 
+def test_nothing_is_chosen_by_the_mean_iou_of_seeds_under_another_name():
+    of_seeds = {"objective": "miou", "also": (), "select_on": "train", "overrides": ("evaluate.maps.of=seeds.coarse",)}
+    sweep = load_sweep("seeds").model_copy(update=of_seeds)
+    with pytest.raises(ConfigError, match=r"evaluate\.maps\.of: expected predict-maps, got seeds\.coarse"):
+        check_recipes(Trials(sweep, "/run", ""), "seeds")
+
+
 def test_a_trial_is_told_its_share_of_the_machine(tmp_path):
     trials = trials_of(tmp_path, SWEEP + "resources: {concurrency: 2}\n")
     recipe = trials.recipe({}, 3)

@@ -20,6 +20,7 @@ from weaksam.metrics.classification import mean_of_known
 
 CLASSES, ELONGATION, CONTACT = "classes in the image", "elongation", "contact"
 _ELONGATED, _THIN = 1.5, 3.0  # length by width from which on
+_VOID = 5  # pixels, the width of what VOC leaves undecided around an object
 GROUPS = {  # in the order in which they are told
     CLASSES: ("1", "2", "3 or more"),
     ELONGATION: (f"below {_ELONGATED:g}", f"{_ELONGATED:g} to {_THIN:g}", f"{_THIN:g} or more"),
@@ -100,8 +101,13 @@ def elongation(mask: NDArray[np.bool_]) -> float:
 
 
 def is_beside_another(true_map: NDArray[np.uint8], number: int) -> bool:
-    """Return whether a pixel of a class in a map ``[H, W]`` has one of another class among its eight neighbours."""
+    """Return whether a pixel of a class in a map ``[H, W]`` has one of another class among its eight neighbours.
+
+    Ignored pixels up to ``_VOID`` off a class count as its own: VOC draws its objects with such a rim.
+    """
     from scipy.ndimage import binary_dilation
 
-    around = binary_dilation(true_map == number, np.ones((3, 3), np.bool_))
+    neighbours, true = np.ones((3, 3), np.bool_), true_map == number
+    with_rim = binary_dilation(true, neighbours, iterations=_VOID, mask=true | (true_map == IGNORED))
+    around = binary_dilation(with_rim, neighbours)
     return bool((~np.isin(true_map[around], (BACKGROUND, IGNORED, number))).any())

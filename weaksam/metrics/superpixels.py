@@ -21,8 +21,11 @@ def best_map(true_map: NDArray[np.uint8], masks: NDArray[np.bool_], level: Seque
         level: ``[S]``, and of one level the ones that are more of one class: what lies on top, see ``painting_order``.
 
     Returns:
-        ``[H, W]``, background where no superpixel is, and in those that are ignored as a whole.
+        ``[H, W]``, background where no superpixel is, and in those that are ignored as a whole. Without a superpixel the true
+        map itself, ignored pixels as background: there each pixel of a seed takes its own class.
     """
+    if not len(masks):
+        return np.where(true_map == IGNORED, BACKGROUND, true_map).astype(np.uint8)
     counts = np.array([np.bincount(true_map[mask], minlength=IGNORED + 1) for mask in masks]).reshape(-1, IGNORED + 1)
     counts[:, IGNORED] = 0
     number, known = counts.argmax(axis=1), counts.sum(axis=1)  # of equal counts the first

@@ -101,7 +101,7 @@ def _entry(
 
 
 def tiles(view: View) -> list[Tile]:
-    """Return the mean IoU of each split, with what maps of one class get."""
+    """Return the mean IoU of each split, and of what stands beside the maps."""
     found = []
     for one in view["evaluations"]:
         shares = {row["name"]: f"{percent(row['mean_iou'])} %" for row in one["rows"]}

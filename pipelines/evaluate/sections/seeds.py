@@ -18,7 +18,7 @@ from pipelines.products.index import in_hash_order
 from pipelines.products.label_maps import SeedTable
 from pipelines.products.superpixels import SuperpixelTable, superpixels_of
 from pipelines.registry import asked_of
-from pipelines.stages.seed_heat_maps import HeatMaps, decides_maps, heat_maps
+from pipelines.stages.seed_heat_maps import SeedHeatMaps, decides_maps, heat_maps
 from pipelines.stages.seeds import SeedOptions
 from pipelines.store.schemas import label_map_from_row
 from weaksam.errors import ImageError, WeaksamError
@@ -58,7 +58,7 @@ class _Sample:
                 self.trouble[image_id] = str(error)
         asked = {name: asked_of(run.recipe, name)[1] for name in tables}
         options = {name: of for name, of in asked.items() if isinstance(of, SeedOptions)}  # those of ours
-        self.heat: dict[str, Mapping[str, HeatMaps]] = {}  # seeds that share maps -> image id -> maps
+        self.heat: dict[str, Mapping[str, SeedHeatMaps]] = {}  # seeds that share maps -> image id -> maps
         self.without_heat_maps: dict[str, str] = {}  # the same -> why they have none
         for names, of in _sharing_maps(options):
             try:

@@ -41,6 +41,10 @@ def _of(measured: Mapping[str, Any], row: str, figure: str) -> float | None:
 
 def _limits(recipe: Recipe, instance: str, _part: Part) -> Splits:
     of = recipe.of(instance).evaluate.of
+    if instance == PREDICTED and verb_of(of) == "seeds":  # by whose mean IoU nothing is chosen: see ``_seeds``
+        raise ConfigError(
+            f"recipe {recipe.name}: {instance}.of: expected predict-maps, got {of}; coarse_seed_miou and the like tell of seeds"
+        )
     return {"predict_maps.splits": recipe.of(of).predict_maps.splits} if verb_of(of) == "predict-maps" else {}
 
 
@@ -48,7 +52,8 @@ def _must_be_measured(recipe: Recipe, instance: str, _part: Part) -> Splits:
     """Refuse a recipe that makes seeds without measuring them; their splits are no matter."""
     if not recipe.of(instance).seeds.measure_agreement:
         raise ConfigError(
-            f"recipe {recipe.name}: seeds.measure_agreement: expected true for label-free figures of {instance}, got false"
+            f"recipe {recipe.name}: seeds.measure_agreement: expected true for label-free figures of {instance}, got false; "
+            "--set seeds.measure_agreement=true"
         )
     return {}
 

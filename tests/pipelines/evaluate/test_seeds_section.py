@@ -85,7 +85,7 @@ def test_a_row_has_the_maps_of_each_class_the_superpixels_all_seeds_and_the_trut
         superpixels, *maps = drawn[len(classes) :]
         assert superpixels.startswith("superpixels: ")
         assert maps == ["pixels", "coarse", "fine", "true"]
-    assert view["without_heat_maps"] == {"fine": "train-prompts.maps is not finished"}
+    assert view["without_heat_maps"] == {"fine": "train-prompts.maps is not finished; bring it up to date first"}
     text = text_of(render_section(SECTION, view))
     assert "the maps of the classes that the image shows" in text
     assert "No heat maps of fine: train-prompts.maps is not finished" in text

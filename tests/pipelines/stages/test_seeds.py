@@ -35,7 +35,7 @@ from weaksam.config import (
     Weights,
 )
 from weaksam.datasets.shapes import CLASS_NAMES, read_shape_png
-from weaksam.errors import DataError
+from weaksam.errors import DataError, WeaksamError
 from weaksam.label_maps import decode_label_map
 from weaksam.segmentation.prompted import PromptedClip, prompts_to_bytes
 from weaksam.transforms import normalise
@@ -172,11 +172,31 @@ def test_seeds_depend_on_the_options_of_the_maps_that_they_are_made_of(tmp_path:
     def key(*settings: str) -> str:
         return Run(recipe_of(tmp_path, *settings), str(tmp_path / "run")).instance("seeds").key
 
-    of_classifier = "seeds.model=train-classifier"
-    assert key() != key(of_classifier)
+    of_classifier = ("clues.source.name=weaktr", "seeds.model=train-classifier")
+    assert key() != key(*of_classifier)
     assert key() == key("clues.cam.scales=[1.0]")
-    assert key(of_classifier) != key(of_classifier, "clues.cam.scales=[1.0]")
-    assert key(of_classifier) == key(of_classifier, "clip.background=[sky]")
+    assert key(*of_classifier) != key(*of_classifier, "clues.cam.scales=[1.0]")
+    assert key(*of_classifier) == key(*of_classifier, "clip.background=[sky]")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["clues.source.name=none", "seeds.model=train-classifier"], "a classifier that this run trains"),
+        (
+            ["clues.source.name=weaktr", "clues.weights=c.safetensors", "seeds.model=train-classifier"],
+            "this run trains",
+        ),
+        (
+            ["clues.source.name=weaktr", "seeds.model=train-classifier", "seeds.measure_agreement=true"],
+            "only CLIP says",
+        ),
+        (["seeds.grabcut=true", "seeds.measure_agreement=true"], "after they are measured"),
+    ],
+)
+def test_seeds_that_cannot_be_made_or_measured_are_refused(tmp_path: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(WeaksamError, match=message):
+        Run(recipe_of(tmp_path, *settings), str(tmp_path / "run")).instance("seeds")
 
 
 @pytest.mark.slow
