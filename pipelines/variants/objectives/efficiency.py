@@ -37,24 +37,17 @@ def _memory(reading: Reading) -> Values:
     return {ALL_IMAGES: Trained(reading.instance).facts.gpu_memory_mib}
 
 
+def _training(instance: str, of: str) -> Objective:
+    what = f"time of training {of}"
+    return Objective(what=what, instance=instance, read=_train_seconds, unit="s", more_is_better=False)
+
+
 PROPOSED_IMAGES = Objective(what="images that proposals were made for", instance="propose", read=_images, unit="images")
 PROPOSE_SECONDS = Objective(
     what="time of making the proposals", instance="propose", read=_propose_seconds, unit="s", more_is_better=False
 )
-TRAIN_CLASSIFIER_SECONDS = Objective(
-    what="time of training the classifier whose maps are clues",
-    instance="train-classifier",
-    read=_train_seconds,
-    unit="s",
-    more_is_better=False,
-)
-TRAIN_MIL_SECONDS = Objective(
-    what="time of training the weakly-supervised detector",
-    instance="train-mil",
-    read=_train_seconds,
-    unit="s",
-    more_is_better=False,
-)
+TRAIN_CLASSIFIER_SECONDS = _training("train-classifier", "the classifier whose maps are clues")
+TRAIN_MIL_SECONDS = _training("train-mil", "the weakly-supervised detector")
 TRAIN_MIL_MEMORY = Objective(
     what="memory of one GPU in training the weakly-supervised detector",
     instance="train-mil",

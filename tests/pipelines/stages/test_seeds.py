@@ -37,7 +37,9 @@ from weaksam.config import (
 from weaksam.datasets.shapes import CLASS_NAMES, read_shape_png
 from weaksam.errors import DataError, WeaksamError
 from weaksam.label_maps import decode_label_map
+from weaksam.segmentation.agreement import NOT_CHECKED, CheckedSeed
 from weaksam.segmentation.prompted import PromptedClip, prompts_to_bytes
+from weaksam.segmentation.seeding import Seed
 from weaksam.transforms import normalise
 
 SIZE = 64
@@ -123,7 +125,16 @@ def test_a_seed_that_is_cut_out_holds_the_labels_of_its_image_alone(tmp_path: Pa
     assert not cut[1].any()
 
 
-def test_a_seed_is_measured_without_its_true_map_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_seed_is_measured_without_its_true_map_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+
+    def check_seed(_mapper: object, _image: object, class_index: list[int], seed: Seed, _paint: object) -> CheckedSeed:
+        checked.append((class_index, seed.label_map.tolist()))
+        return CheckedSeed(agreement=0.25, clip_score=0.5) if class_index else NOT_CHECKED
+
+    monkeypatch.setattr("weaksam.segmentation.agreement.check_seed", check_seed)
     rows = [
         {"image_id": "two", "labels": [1, 4], "wholes": [half(left=True), half(left=False)]},
         {"image_id": "nothing", "labels": [], "wholes": [half(left=True)]},
@@ -131,8 +142,10 @@ def test_a_seed_is_measured_without_its_true_map_where_that_is_asked_for(tmp_pat
     plain = actor_of(tmp_path)(batch_of(*(dict(row) for row in rows))).to_pylist()
     measured = actor_of(tmp_path, measure_agreement=True)(batch_of(*rows)).to_pylist()
     assert [row["label_map"] for row in measured] == [row["label_map"] for row in plain]
-    assert 0 <= measured[0]["agreement"] <= 1
-    assert 0 <= measured[0]["clip_score"] <= 1
+    assert checked == [
+        (row["labels"], decode_label_map(of["label_map"], "").tolist()) for row, of in zip(rows, measured, strict=True)
+    ]
+    assert (measured[0]["agreement"], measured[0]["clip_score"]) == (0.25, 0.5)
     for row in (*plain, measured[1]):
         assert (row["agreement"], row["clip_score"]) == (None, None)
 

@@ -240,6 +240,19 @@ def weights(tmp_path: Path) -> str:
     return str(file)
 
 
+def restless(folder: Path) -> str:
+    """Write a segmenter that has learnt nothing and says another class every few pixels."""
+    torch.manual_seed(0)
+    segmenter = build_segmenter(replace(TOY, network=DeepLabConfig(dim=16, fine_dim=16)), len(Shapes.class_names))
+    weight, bias = list(segmenter.parameters())[-2:]  # of the layer that says the classes
+    with torch.no_grad():
+        weight.sub_(weight.mean(dim=1, keepdim=True)).mul_(1000)
+        bias.zero_()
+    file = folder / "restless.safetensors"
+    file.write_bytes(segmenter_to_bytes(segmenter, Shapes.class_names, MASKS))
+    return str(file)
+
+
 def test_weights_that_are_given_teach_another_segmenter(tmp_path: Path, weights: str) -> None:
     run = Run(self_training(weights), str(tmp_path / "run"))
     manifests = run.bring(["predict-maps.second"], Options())
@@ -294,24 +307,30 @@ def test_superpixels_are_asked_for_on_all_images_that_are_predicted(tmp_path: Pa
     assert len({of_all, *(key("superpixels.splits=[train,val]", setting) for setting in others)}) == 4
 
 
-def test_each_superpixel_gets_one_class(tmp_path: Path, weights: str) -> None:
-    run = str(tmp_path / "run")
+def test_each_superpixel_gets_one_class(tmp_path: Path) -> None:
+    run, without = str(tmp_path / "run"), str(tmp_path / "without")
     write_superpixels(run, write_mapped_run(run))
-    segmenter = replace(TOY, network=DeepLabConfig(dim=16, fine_dim=16), weights=Weights(weights))
+    write_mapped_run(without)
+    segmenter = replace(TOY, network=DeepLabConfig(dim=16, fine_dim=16), weights=Weights(restless(tmp_path)))
     recipe = recipe_of(segmenter, predict_maps=PredictMapsStageConfig(superpixels=Input("superpixels")))
     job = job_for(recipe, run, "predict-maps", ("index", "superpixels"), splits=("train", "val"))
     facts = work(job)
     assert facts["images"]["done"] == 6
     assert "4 without a row of superpixels left out" in facts["text"]
     found = {one.image_id: one.label_map for one in LabelMapTable(job.instance).images()}
-    seen = 0
+    plain_job = job_for(recipe_of(segmenter), without, "predict-maps", ("index",), splits=("train", "val"))
+    work(plain_job)
+    plain = {one.image_id: one.label_map for one in LabelMapTable(plain_job.instance).images()}
+    seen = split = 0
     for image in SuperpixelTable(instance_of(run, "superpixels")).images():
         masks = decode_rles(image.masks.mask_rle, (64, 64))
         for mask in masks:
             alone = mask & (masks.sum(axis=0) == 1)
             assert len(np.unique(found[image.image_id][alone])) <= 1
             seen += alone.any()
+            split += len(np.unique(plain[image.image_id][alone])) > 1
     assert seen > 6
+    assert split  # without superpixels some hold several classes
 
 
 def test_half_precision_is_refused_where_it_finds_something_else(weights: str) -> None:
