@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from weaksam.heap import KEEP_HEAP_ENV
-
 
 def main() -> None:
     """Run every measurement in a process of its own and print the tables."""
@@ -79,7 +77,7 @@ def _in_turn(cases: list[tuple[str, dict[str, object]]], args: argparse.Namespac
 
 def _in_fresh_process(**case: object) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.pipeline", "--measure", json.dumps(case)]
-    environment = {**os.environ, **KEEP_HEAP_ENV, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{command} failed:\n{done.stderr}")

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -37,7 +36,7 @@ from torchvision.ops import batched_nms
 from weaksam.boxes import nms_in_order
 from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.datasets.shapes import data_set_seed, draw
-from weaksam.heap import KEEP_HEAP_ENV
+from weaksam.heap import keep_heap
 from weaksam.proposals.proposer import Proposer
 from weaksam.sam import SAMS
 from weaksam.sam.load import load_sam
@@ -83,9 +82,8 @@ def main() -> None:
 
 
 def _run(side: str) -> dict[str, Any]:
-    environment = os.environ if side == STOCK else os.environ | KEEP_HEAP_ENV
     command = [sys.executable, "-m", "benchmarks.proposals", *sys.argv[1:], "--measure", side]
-    finished = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
     run: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return run
 
@@ -103,6 +101,8 @@ def _print_agreement(stock: list[list[Any]], ours: list[list[Any]]) -> None:
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
     """One side over all images, after a small warm-up: seconds per image, peak memory, boxes."""
     torch.set_num_threads(args.threads)
+    if args.measure == OURS:
+        keep_heap()
     sam = _sam(args.sam)
     config = ProposalsConfig(min_predicted_iou=args.min_predicted_iou, min_stability=args.min_stability)
     propose = _ours if args.measure == OURS else _stock

@@ -13,8 +13,6 @@ import argparse
 import json
 import logging
 import math
-import os
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -33,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weaksam.datasets.shapes import draw, reserved_seed
-from weaksam.heap import KEEP_HEAP_ENV
+from weaksam.heap import keep_heap
 from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 from weaksam.sam.small import IMAGE_SIZE, build_small_sam
 
@@ -414,6 +412,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
+    keep_heap()
     if options.evaluate:
         sam = load_weights(options.out)
     else:
@@ -424,6 +423,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    if not KEEP_HEAP_ENV.items() <= os.environ.items():
-        os.execve(sys.executable, [*sys.orig_argv], os.environ | KEEP_HEAP_ENV)  # they act at process start only
     main()

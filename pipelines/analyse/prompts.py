@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pipelines.analyse.question import Question, analysed_split, first_proposed
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import guarded, use_threads
+from pipelines.dataflow.rows import guarded, use_cpu
 from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable
@@ -264,7 +264,7 @@ class ControlActor:
     ) -> None:
         from weaksam.sam.load import load_sam
 
-        use_threads(threads, device)
+        use_cpu(threads, device)
         self._instance = instance
         self._sam = load_sam(sam, device)
         self._proposals = proposals

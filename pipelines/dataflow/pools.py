@@ -14,7 +14,6 @@ from pipelines.dataflow.fates import Care
 from pipelines.engine import nodes as cluster
 from pipelines.engine.notes import Notes
 from pipelines.engine.sizes import PoolSizes
-from weaksam.heap import KEEP_HEAP_ENV
 
 
 class Pools(Protocol):
@@ -68,7 +67,6 @@ class ActorPools:
             num_cpus=self.sizes.cpu_share,
             num_gpus=self.sizes.gpu_share or None,
             label_selector=cluster.without(self.avoided),
-            runtime_env={"env_vars": KEEP_HEAP_ENV},
             max_restarts=-1,
             max_task_retries=self._retries,
         )

@@ -24,6 +24,7 @@ from pipelines.engine import logs
 from pipelines.store.dropped import write_dropped
 from pipelines.store.instances import Instance
 from weaksam.errors import ConfigError, ImageError
+from weaksam.heap import keep_heap
 
 logger = logging.getLogger(__name__)
 
@@ -208,12 +209,13 @@ def decode_row(row: Mapping[str, Any]) -> NDArray[np.uint8]:
     return decode_image(row["bytes"])
 
 
-def use_threads(threads: int, device: str) -> None:
-    """Give torch this many threads in this process when it computes on the CPU."""
+def use_cpu(threads: int, device: str) -> None:
+    """Give torch this many threads in this process, and let it keep its memory, when it computes on the CPU."""
     import torch
 
     if device == "cpu":
         torch.set_num_threads(threads)
+        keep_heap()
 
 
 @contextmanager

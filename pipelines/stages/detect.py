@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import fetch, planned_images, use_threads, work_batch
+from pipelines.dataflow.rows import fetch, planned_images, use_cpu, work_batch
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.detections import DetectionFacts, DetectionTable
 from pipelines.products.index import Index
@@ -234,7 +234,7 @@ class DetectActor:
     """Holds a detector; turns images into detections. Columns FETCHED -> DETECTIONS, bad rows set aside."""
 
     def __init__(self, spec: DetectSpec, schema: pa.Schema = DETECTIONS) -> None:
-        use_threads(spec.threads, spec.device)
+        use_cpu(spec.threads, spec.device)
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
         self._find, class_names = _weak(spec) if spec.proposals else _retrained(spec)

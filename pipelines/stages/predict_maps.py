@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import beside, fetch, planned_images, use_threads, work_batch
+from pipelines.dataflow.rows import beside, fetch, planned_images, use_cpu, work_batch
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
 from pipelines.products.label_maps import LabelMapFacts, LabelMapTable
@@ -164,7 +164,7 @@ class MapActor:
     def __init__(self, spec: MapSpec, schema: pa.Schema = LABEL_MAPS) -> None:
         from weaksam.segmentation.segmenters.loading import load_segmenter
 
-        use_threads(spec.threads, spec.device)
+        use_cpu(spec.threads, spec.device)
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
         loaded = load_segmenter(spec.weights.fetch().path, spec.segmenter)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import beside, fetch, planned_images, use_threads, work_batch
+from pipelines.dataflow.rows import beside, fetch, planned_images, use_cpu, work_batch
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
 from pipelines.products.label_maps import SeedFacts, SeedTable
@@ -158,7 +158,7 @@ class SeedActor:
     def __init__(self, spec: SeedSpec, schema: pa.Schema = SEEDS) -> None:
         from pipelines.stages.seed_maps import class_mapper
 
-        use_threads(spec.threads, spec.device)
+        use_cpu(spec.threads, spec.device)
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
         self._maps = class_mapper(spec.maps, spec.model, spec.config, spec.class_names, spec.device)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import beside, decode_row, fetch, planned_images, use_threads, work_batch
+from pipelines.dataflow.rows import beside, decode_row, fetch, planned_images, use_cpu, work_batch
 from pipelines.engine.stage import Content, ImagesRead, Job, Stage, sha256_of
 from pipelines.products.index import Index
 from pipelines.products.proposals import ProposalTable
@@ -142,7 +142,7 @@ class MaskActor:
     def __init__(self, spec: MaskSpec, schema: pa.Schema = PSEUDO_MASKS) -> None:
         from weaksam.sam.load import load_sam
 
-        use_threads(spec.threads, spec.device)
+        use_cpu(spec.threads, spec.device)
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
         self._sam = load_sam(spec.sam, spec.device)

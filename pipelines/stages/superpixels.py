@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import fetch, planned_images, use_threads, work_batch
+from pipelines.dataflow.rows import fetch, planned_images, use_cpu, work_batch
 from pipelines.engine.stage import Content, ImagesRead, Job, Stage, sha256_of
 from pipelines.products.index import Index
 from pipelines.products.rows import RowFacts
@@ -135,7 +135,7 @@ class EverythingActor:
     def __init__(self, spec: EverythingSpec) -> None:
         from weaksam.sam.load import load_sam
 
-        use_threads(spec.threads, spec.device)
+        use_cpu(spec.threads, spec.device)
         self._spec = spec
         self._sam = load_sam(spec.sam, spec.device)
 

@@ -35,6 +35,7 @@ from pipelines.training.task import (
 from pipelines.training.window import Means, Window
 from weaksam.chunks import is_out_of_memory
 from weaksam.errors import ConfigError, DataError, RunError
+from weaksam.heap import give_back_heap
 from weaksam.precision import tf32_within
 from weaksam.random import derive_seed
 
@@ -70,6 +71,8 @@ class Worker:
     def run(self) -> None:
         """Continue from the newest checkpoint and train to the end; a finished training returns at once."""
         torch.set_num_threads(self.resources.threads)
+        if self.device.type == "cpu":
+            give_back_heap()  # which a stage before it may have kept in this process
         self.plan = self.task.plan
         torch.manual_seed(derive_seed(self.plan.seed, "weights"))
         self.model = self.task.build_model().to(self.device)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.dataflow.rows import FETCHED, decode_row, finish_batch, guarded, use_threads, work_batch
+from pipelines.dataflow.rows import FETCHED, decode_row, finish_batch, guarded, use_cpu, work_batch
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import (
     PROMPT_COLUMNS,
@@ -89,7 +89,7 @@ class PromptActor:
     """Holds the clue network; turns images and labels into prompts. Columns FETCHED -> PROMPTED."""
 
     def __init__(self, spec: ActorSpec) -> None:
-        use_threads(spec.threads, spec.device)
+        use_cpu(spec.threads, spec.device)
         self._proposer = prompter(spec.how, spec.clue_weights, spec.class_names, spec.device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -107,7 +107,7 @@ class SegmentActor:
         from weaksam.proposals.proposer import Proposer
         from weaksam.sam.load import load_sam
 
-        use_threads(spec.threads, spec.device)
+        use_cpu(spec.threads, spec.device)
         how = spec.how
         self._spec = spec
         self._schema = schema  # with the class names in its metadata

@@ -10,7 +10,6 @@ import pytest
 from pipelines.cli import doctor, storage_checks
 from tests.support.listening import SETTINGS, server
 from tests.support.s3_server import s3_server
-from weaksam.heap import KEEP_HEAP_ENV
 from weaksam.io.builtin_weights import Builtin
 from weaksam.io.files import open_fs
 
@@ -59,13 +58,6 @@ def test_versions_other_than_the_locked_ones_are_named(tmp_path: Path) -> None:
 def test_vector_instructions_are_named(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     assert doctor.cpu_instructions(tmp_path / "cpuinfo").detail.endswith(expected)
-
-
-def test_what_keeps_the_heap_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "export" in doctor.heap_settings().detail
-    for name, value in KEEP_HEAP_ENV.items():
-        monkeypatch.setenv(name, value)
-    assert "in this process" in doctor.heap_settings().detail
 
 
 def test_a_temp_folder_that_cannot_be_used_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
