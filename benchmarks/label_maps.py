@@ -7,7 +7,8 @@
 Maps are those of the last block on, for all before it is the same. The published way sends the identity of all pairs of
 an image and a class through the whole batch; here one backward pass serves a class of every image. Each side's memory is
 by how much a process of its own exceeds its size before. ViT-B/16 has random weights: time and memory are real. Seeds
-are held against a mean over each mask of each class, mask by mask; the masks are ellipses. Sides work in turn.
+are held against a mean over each mask of each class, mask by mask. Both begin with run lengths, as they are stored, of
+ellipses. Sides work in turn.
 """
 
 from __future__ import annotations
@@ -19,21 +20,28 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.memory import growth_mib
 from benchmarks.photos import table
 from benchmarks.tables import markdown
 from weaksam.config import ClipConfig, Weights
+from weaksam.mask_runs import MaskRuns
+from weaksam.masks import encode_rles
+from weaksam.masks_np import Rle, decode_rles
 from weaksam.networks.clip.load import load_clip
 from weaksam.networks.clip.softmax_cam import class_probabilities, softmax_cam
 from weaksam.networks.clip.tokens import END, START, Vocabulary
 from weaksam.networks.clip.towers import Clip, ClipArchitecture
 from weaksam.segmentation.seeding import sam_seed
 
+T = TypeVar("T")
 CLASSES, BACKGROUND = 20, 25
 HEIGHT, WIDTH, POWER = 375, 500, 0.6
 
@@ -75,19 +83,24 @@ def _compare_maps(args: argparse.Namespace) -> None:
 
 
 def _compare_seeds(masks: int, classes: int, repeats: int) -> None:
-    given = (torch.randn(classes, 24, 32), torch.arange(classes), _ellipses(masks), torch.arange(masks) % 3)
-    makes: dict[str, Callable[[], Tensor]] = {
-        "mask by mask": partial(_seed_mask_by_mask, *given),
-        "weaksam": lambda: sam_seed(*given, POWER).label_map,
+    maps, class_index, level = torch.randn(classes, 24, 32), list(range(classes)), [n % 3 for n in range(masks)]
+    masks_rle = encode_rles(_ellipses(masks))
+
+    def by_runs() -> NDArray[np.uint8]:
+        return sam_seed(maps, class_index, MaskRuns.of(masks_rle, (HEIGHT, WIDTH)), level, POWER).label_map
+
+    makes: dict[str, Callable[[], NDArray[np.uint8]]] = {
+        "mask by mask": partial(_seed_mask_by_mask, maps, class_index, masks_rle, level),
+        "weaksam": by_runs,
     }
     seconds, found = _in_turn(makes, repeats)
-    same = (found["mask by mask"] == found["weaksam"]).float().mean().item()
+    same = float((found["mask by mask"] == found["weaksam"]).mean())
     print(f"\na seed of {masks} masks, {classes} classes, {HEIGHT} x {WIDTH}; {same:.2%} of the pixels the same\n")
     print(markdown(["", "ms"], [[name, f"{1e3 * statistics.median(of):.1f}"] for name, of in seconds.items()]))
     _tell_ratio(seconds["mask by mask"], seconds["weaksam"])
 
 
-def _in_turn(makes: dict[str, Callable[[], Tensor]], repeats: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+def _in_turn(makes: dict[str, Callable[[], T]], repeats: int) -> tuple[dict[str, list[float]], dict[str, T]]:
     """Return the seconds of all repeats, and what was made last; one repeat before those counts for nothing."""
     seconds: dict[str, list[float]] = {name: [] for name in makes}
     found = {name: make() for name, make in makes.items()}
@@ -163,18 +176,20 @@ def _ellipses(count: int) -> Tensor:
     return torch.stack(masks)
 
 
-def _seed_mask_by_mask(maps: Tensor, class_index: Tensor, masks: Tensor, level: Tensor) -> Tensor:
+def _seed_mask_by_mask(
+    maps: Tensor, class_index: list[int], masks_rle: list[Rle], level: list[int]
+) -> NDArray[np.uint8]:
+    masks = torch.from_numpy(decode_rles(masks_rle, (HEIGHT, WIDTH)))
     pixels = F.interpolate(maps[None], (HEIGHT, WIDTH), mode="bilinear", align_corners=False)[0].clamp(min=0)
     means = torch.stack([torch.stack([of_class[mask].mean() for mask in masks]) for of_class in pixels])
     low, high = means.amin(dim=1, keepdim=True), means.amax(dim=1, keepdim=True)
     shares = (means - low) / (high - low + 1e-7)
     scores = torch.cat([(1 - shares.amax(dim=0, keepdim=True)) ** POWER, shares])
     confidence, best = scores.max(dim=0)
-    label = torch.cat([torch.zeros(1, dtype=torch.int64), class_index + 1])[best]
     label_map = torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
-    for n in sorted(range(len(masks)), key=lambda n: (int(level[n]), float(confidence[n]))):
-        label_map[masks[n]] = int(label[n])
-    return label_map
+    for n in sorted(range(len(masks)), key=lambda n: (level[n], float(confidence[n]))):
+        label_map[masks[n]] = [0, *(c + 1 for c in class_index)][int(best[n])]
+    return label_map.numpy()
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those b
         "boxes_np",
         "masks",
         "masks_np",
+        "mask_runs",
         "outlines_np",
         "grab_cut",
         "transforms",

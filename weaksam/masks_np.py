@@ -124,30 +124,45 @@ def rle_inside(masks_rle: Sequence[Rle]) -> NDArray[np.float64]:
     return rle_iou(masks_rle, masks_rle, crowd=np.ones(len(masks_rle), np.bool_))
 
 
-def _check_runs(rle: Mapping[str, Any]) -> None:
-    """Raise DataError unless the runs fill the mask: pycocotools hangs, or reads beyond its memory, where they do not.
+def run_lengths(rle: Mapping[str, Any], size_hw: tuple[int, int]) -> NDArray[np.int64]:
+    """The lengths of a mask's runs in reading order down its columns: outside, inside, outside, and so on.
 
     A run is a number of 5-bit digits, the lowest first, each in a byte from 48 on; 32 is added to all digits but the last,
     whose bit 16 is the sign. From the fourth run on, it is the difference from the run before the last.
+
+    Args:
+        rle: the mask.
+        size_hw: its size, as is expected.
+
+    Raises:
+        DataError: the mask is of another size, or the runs do not fill it.
     """
-    height, width = rle["size"]
+    height, width = size_hw
+    if tuple(rle["size"]) != size_hw:
+        theirs = " x ".join(str(side) for side in rle["size"])
+        raise DataError(f"expected a mask of {height} x {width} pixels (height x width), got one of {theirs}")
     digits = np.frombuffer(rle["counts"], np.uint8).astype(np.int64) - 48
     last = digits & 32 == 0
-    filled = -1
     if len(digits) and last[-1] and digits.min() >= 0 and digits.max() < 64:
         ends = np.flatnonzero(last) + 1
         starts = np.concatenate(([0], ends[:-1]))
         if (ends - starts).max() <= 8:  # 40 bits: longer than any run
             places = 5 * (np.arange(len(digits)) - np.repeat(starts, ends - starts))
-            runs = np.add.reduceat((digits & 31) << places, starts)
+            runs: NDArray[np.int64] = np.add.reduceat((digits & 31) << places, starts)
             runs -= np.where(digits[ends - 1] & 16, 1 << (5 * (ends - starts)), 0)
             runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
-            filled = int(runs.sum()) if runs.min() >= 0 else -1
-    if filled != height * width:
-        raise DataError(
-            f"expected run lengths of a mask of {height} x {width} pixels (height x width), got others or none; "
-            "the mask is cut or damaged: make it again"
-        )
+            if runs.min() >= 0 and runs.sum() == height * width:
+                return runs
+    raise DataError(
+        f"expected run lengths of a mask of {height} x {width} pixels (height x width), got others or none; "
+        "the mask is cut or damaged: make it again"
+    )
+
+
+def _check_runs(rle: Mapping[str, Any]) -> None:
+    """Raise DataError unless the runs fill the mask: pycocotools hangs, or reads beyond its memory, where they do not."""
+    height, width = rle["size"]
+    run_lengths(rle, (height, width))
 
 
 @contextmanager

@@ -181,16 +181,14 @@ class MapActor:
         return work_batch(batch, self._spec.instance, self._schema, self._predict, ahead=ahead)
 
     def _predict(self, row: dict[str, Any], *, ready: Callable[[], NDArray[np.uint8]]) -> dict[str, Any]:
-        import torch
-
-        from weaksam.masks_np import decode_rles
+        from weaksam.mask_runs import MaskRuns
         from weaksam.segmentation.inference import class_probabilities, label_map_of, superpixel_label_map
 
         found = class_probabilities(self._segmenter, ready(), self._spec.config)
         if "mask_rle" in row:
             chosen = superpixels_of(row, self._spec.config.max_inside)
-            masks = torch.from_numpy(decode_rles(chosen.mask_rle, found.size_hw)).to(self._spec.device)
-            label_map = superpixel_label_map(found.strips(), masks, torch.from_numpy(chosen.level))
+            superpixels = MaskRuns.of(chosen.mask_rle, found.size_hw)
+            label_map = superpixel_label_map(found.strips(), superpixels, chosen.level.tolist())
         else:
             label_map = label_map_of(found.strips())
         return label_map_to_row(row["image_id"], row["input"], label_map, supervision=self._supervision)

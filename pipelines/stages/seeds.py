@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,9 @@ from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
 from weaksam.masks_np import Rle
 from weaksam.networks.clip import with_weights_named
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,40 +172,33 @@ class SeedActor:
         return work_batch(batch, self._spec.instance, self._schema, self._seed, ahead=ahead)
 
     def _seed(self, row: dict[str, Any], *, ready: Callable[[], NDArray[np.uint8]]) -> dict[str, Any]:
-        import torch
-
-        from weaksam.masks_np import decode_rles
+        from weaksam.mask_runs import MaskRuns
         from weaksam.segmentation.agreement import NOT_CHECKED, check_seed
         from weaksam.segmentation.class_maps import PromptMapper
         from weaksam.segmentation.seeding import Seed, cut_along_colours, sam_seed
 
-        image, config, device = ready(), self._spec.config, self._spec.device
+        image, config = ready(), self._spec.config
         size_hw = (image.shape[0], image.shape[1])
         class_index = sorted(row["labels"])
         maps = self._maps(image, class_index)
         masks_rle: Sequence[Rle] = ()
-        levels: list[int] = []
+        level: list[int] = []
         if "mask_rle" in row:
             chosen = superpixels_of(row, config.max_inside)
-            masks_rle, levels = chosen.mask_rle, chosen.level.tolist()
-        masks = torch.from_numpy(decode_rles(masks_rle, size_hw)).to(device)
-        level = torch.tensor(levels, dtype=torch.int64, device=device)
-        classes = torch.tensor(class_index, dtype=torch.int64, device=device)
+            masks_rle, level = chosen.mask_rle, chosen.level.tolist()
+        superpixels = MaskRuns.of(masks_rle, size_hw)
 
-        def paint(maps: torch.Tensor) -> Seed:
-            return sam_seed(maps, classes, masks, level, config.background_power)
+        def paint(maps: Tensor) -> Seed:
+            return sam_seed(maps, class_index, superpixels, level, config.background_power)
 
         seed, checked = paint(maps), NOT_CHECKED
         if config.measure_agreement and isinstance(self._maps, PromptMapper):
             checked = check_seed(self._maps, image, class_index, seed, paint)
-        label_map = cut_along_colours(image, seed.label_map, maps, classes) if config.grabcut else seed.label_map
-        covered = masks.view(torch.uint8).amax(dim=0) if len(masks) else None  # on a CPU ten times faster than any()
+        label_map = cut_along_colours(image, seed.label_map, maps, class_index) if config.grabcut else seed.label_map
         return {
-            **label_map_to_row(
-                row["image_id"], row["input"], label_map.cpu().numpy(), supervision=self._spec.supervision
-            ),
-            "superpixels": len(masks),
-            "coverage": 0.0 if covered is None else covered.float().mean().item(),
+            **label_map_to_row(row["image_id"], row["input"], label_map, supervision=self._spec.supervision),
+            "superpixels": superpixels.count,
+            "coverage": superpixels.coverage(),
             "fallback": seed.fallback,
             "agreement": known(checked.agreement),
             "clip_score": known(checked.clip_score),

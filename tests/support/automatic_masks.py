@@ -1,4 +1,4 @@
-"""Automatic masks made by hand."""
+"""Masks made by hand, as SAM and what follows it have them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from weaksam.mask_runs import MaskRuns
 from weaksam.masks_np import encode_rle, rle_area, rle_boxes
 from weaksam.structures import WHOLE, AutomaticMasks
 
@@ -27,3 +28,9 @@ def automatic_masks(
         point_xy=np.stack([np.arange(count), np.zeros(count)], axis=1).astype(np.float32),
         crop_xyxy=np.tile(np.array([0, 0, size_hw[1], size_hw[0]], np.float32), (count, 1)),
     )
+
+
+def mask_runs(masks: NDArray[np.bool_]) -> MaskRuns:
+    """Describe masks ``[S, H, W]`` by their runs; there may be none."""
+    height, width = masks.shape[1:]
+    return MaskRuns.of([encode_rle(mask) for mask in masks], (height, width))

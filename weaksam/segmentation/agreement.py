@@ -56,11 +56,11 @@ def check_seed(
     views = [paint(maps).label_map for maps in (mirrored, smaller)]
     return CheckedSeed(
         agreement=seed_agreement(seed.label_map, views, class_index),
-        clip_score=clip_score(image, seed.label_map.cpu().numpy(), class_index, mapper.probabilities),
+        clip_score=clip_score(image, seed.label_map, class_index, mapper.probabilities),
     )
 
 
-def seed_agreement(seed: Tensor, views: Sequence[Tensor], class_index: Sequence[int]) -> float:
+def seed_agreement(seed: NDArray[np.uint8], views: Sequence[NDArray[np.uint8]], class_index: Sequence[int]) -> float:
     """Return how far the seed of an image and those of its views agree.
 
     The mean, over the image's classes and the views, of the pixels that both call the class over those that either does. A

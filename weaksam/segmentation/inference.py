@@ -7,7 +7,7 @@ strips from top to bottom and keeps what it needs of each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from weaksam.chunks import chunk_size, in_chunks
 from weaksam.config import PredictMapsConfig
+from weaksam.mask_runs import MaskRuns
 from weaksam.networks.pyramids import SIDES_MULTIPLE
 from weaksam.precision import computing, require_finite
 from weaksam.segmentation.seeding import paint
@@ -64,7 +65,7 @@ def label_map_of(strips: Iterable[Tensor]) -> NDArray[np.uint8]:
     return np.concatenate([strip.argmax(dim=0).to(torch.uint8).cpu().numpy() for strip in strips])
 
 
-def superpixel_label_map(strips: Iterable[Tensor], masks: Tensor, level: Tensor) -> NDArray[np.uint8]:
+def superpixel_label_map(strips: Iterable[Tensor], superpixels: MaskRuns, level: Sequence[int]) -> NDArray[np.uint8]:
     """Return the label map ``[H, W]`` whose superpixels are of one class each, of the greatest mean probability (FMA method 7).
 
     A pixel that no superpixel covers keeps its own class. Where superpixels overlap, wholes lie over parts and these over
@@ -72,23 +73,18 @@ def superpixel_label_map(strips: Iterable[Tensor], masks: Tensor, level: Tensor)
 
     Args:
         strips: see ``label_map_of``.
-        masks: bool ``[S, H, W]``, the superpixels, each of a pixel or more, on the device of the strips; S may be 0.
-        level: int64 ``[S]``, see ``structures.WHOLE``.
+        superpixels: S, each of a pixel or more; S may be 0.
+        level: S, see ``structures.WHOLE``.
     """
-    own: list[Tensor] = []
-    sums: list[Tensor] = [masks.new_zeros((), dtype=torch.float32)] * len(masks)  # [C + 1] each
+    own: list[NDArray[np.uint8]] = []
+    sums: list[NDArray[np.float64]] = []  # [C + 1, S] of each strip
     top = 0
     for strip in strips:
-        own.append(strip.argmax(dim=0).to(torch.uint8))
-        rows = slice(top, top + strip.shape[1])
-        for n, mask in enumerate(masks[:, rows]):
-            sums[n] = sums[n] + strip[:, mask].sum(dim=1)
-        top = rows.stop
-    label_map = torch.cat(own)
-    if len(masks):
-        means = torch.stack(sums, dim=1) / masks.flatten(1).sum(dim=1)
-        paint(label_map, masks, level, means.argmax(dim=0), means.amax(dim=0))
-    return label_map.cpu().numpy()
+        own.append(label_map_of([strip]))
+        sums.append(superpixels.sums(strip.cpu().numpy(), first_row=top))
+        top += strip.shape[1]
+    means = sum(sums) / superpixels.areas()
+    return paint(np.concatenate(own), superpixels, level, means.argmax(axis=0), means.max(axis=0))
 
 
 def class_probabilities(

@@ -14,17 +14,17 @@ from torch import Tensor
 from tests.support.small_clip import tiny_clip
 from weaksam.config import AffinityConfig, ClipConfig, PromptLayoutConfig, SeedConfig
 from weaksam.datasets.shapes import CLASS_NAMES
+from weaksam.mask_runs import MaskRuns
 from weaksam.segmentation.agreement import check_seed, clip_score, seed_agreement, shown_alone
 from weaksam.segmentation.class_maps import PromptMapper
 from weaksam.segmentation.prompted import PromptedClip
 from weaksam.segmentation.seeding import Seed, sam_seed
 
-NO_MASKS = torch.zeros(0, 24, 32, dtype=torch.bool)
-NO_LEVELS = torch.zeros(0, dtype=torch.int64)
+NO_SUPERPIXELS = MaskRuns.of([], (24, 32))
 
 
-def of(*numbers: int) -> Tensor:
-    return torch.tensor([numbers], dtype=torch.uint8)
+def of(*numbers: int) -> NDArray[np.uint8]:
+    return np.array([numbers], np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def of(*numbers: int) -> Tensor:
     ],
 )
 def test_agreement_is_what_both_call_a_class_of_what_either_does(
-    views: list[Tensor], classes: list[int], expected: float
+    views: list[NDArray[np.uint8]], classes: list[int], expected: float
 ) -> None:
     assert seed_agreement(of(1, 1, 0, 3), views, classes) == expected
 
@@ -92,13 +92,12 @@ def test_the_probabilities_of_an_image_are_those_among_its_classes_and_the_backg
 def test_views_are_brought_back_before_they_are_painted() -> None:
     mapper, painted = mapper_of(), list[Tensor]()
     image = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
-    classes = torch.tensor([1, 4])
 
     def paint(maps: Tensor) -> Seed:
         painted.append(maps)
-        return sam_seed(maps, classes, NO_MASKS, NO_LEVELS, 0.6)
+        return sam_seed(maps, [1, 4], NO_SUPERPIXELS, [], 0.6)
 
-    seed = sam_seed(mapper(image, [1, 4]), classes, NO_MASKS, NO_LEVELS, 0.6)
+    seed = sam_seed(mapper(image, [1, 4]), [1, 4], NO_SUPERPIXELS, [], 0.6)
     checked = check_seed(mapper, image, [1, 4], seed, paint)
     mirrored, smaller = painted
     assert torch.equal(mirrored.flip(2), mapper(np.ascontiguousarray(image[:, ::-1]), [1, 4]))
@@ -106,16 +105,16 @@ def test_views_are_brought_back_before_they_are_painted() -> None:
         (2, 3, 4),
         (2, 3, 3),
     )  # patches of 8 pixels; three quarters are rounded up
-    views = [sam_seed(maps, classes, NO_MASKS, NO_LEVELS, 0.6).label_map for maps in painted]
+    views = [sam_seed(maps, [1, 4], NO_SUPERPIXELS, [], 0.6).label_map for maps in painted]
     assert checked.agreement == seed_agreement(seed.label_map, views, [1, 4])
     assert 0 <= checked.clip_score <= 1
 
 
 def test_an_image_without_a_class_is_not_measured() -> None:
     mapper = mapper_of()
-    image, none = np.zeros((24, 32, 3), np.uint8), torch.zeros(0, dtype=torch.int64)
+    image = np.zeros((24, 32, 3), np.uint8)
 
     def paint(maps: Tensor) -> Seed:
-        return sam_seed(maps, none, NO_MASKS, NO_LEVELS, 0.6)
+        return sam_seed(maps, [], NO_SUPERPIXELS, [], 0.6)
 
     assert all(math.isnan(value) for value in check_seed(mapper, image, [], paint(mapper(image, [])), paint))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.support.automatic_masks import mask_runs
 from tests.weaksam.segmentation.test_superpixels import ranges
 from weaksam.config import PredictMapsConfig, SegmenterConfig
 from weaksam.errors import ConfigError
@@ -90,7 +91,7 @@ SIX = torch.tensor(
 def test_a_superpixel_takes_the_class_that_is_most_probable_in_it(
     masks: list[tuple[int, int]], level: list[int], numbers: list[int]
 ) -> None:
-    found = superpixel_label_map([SIX], ranges(6, *masks), torch.tensor(level, dtype=torch.int64))
+    found = superpixel_label_map([SIX], mask_runs(ranges(6, *masks).numpy()), level)
     assert found.dtype == np.uint8
     assert found.tolist() == [numbers]
 
@@ -101,12 +102,12 @@ def test_it_is_a_loop_over_superpixels_whatever_the_strips(rows: int, seed: int)
     generator = torch.Generator().manual_seed(seed)
     probabilities = torch.rand(4, 12, 16, generator=generator).softmax(dim=0)
     masks = torch.rand(7, 12, 16, generator=generator) < 0.2
-    level = torch.randint(0, 3, (7,), generator=generator)
+    level = torch.randint(0, 3, (7,), generator=generator).tolist()
     means = [[float(of_class[mask].mean()) for of_class in probabilities] for mask in masks]
     expected = label_map_of([probabilities])
-    for n in sorted(range(7), key=lambda n: (int(level[n]), max(means[n]))):
+    for n in sorted(range(7), key=lambda n: (level[n], max(means[n]))):
         expected[masks[n].numpy()] = means[n].index(max(means[n]))
-    found = superpixel_label_map(probabilities.split(rows, dim=1), masks, level)
+    found = superpixel_label_map(probabilities.split(rows, dim=1), mask_runs(masks.numpy()), level)
     assert found.tolist() == expected.tolist()
 
 
