@@ -43,7 +43,10 @@ class ConsoleVoice:
 
     def table(self, table: TextTable) -> None:
         """See ``Voice``."""
-        self._console.print(TableLayout(table))
+        if table.rows or not table.title:
+            self._console.print(TableLayout(table))
+        else:  # it says why there are none
+            self.say(table.title)
 
     @contextmanager
     def sign_of_life(self, line: str) -> Iterator[None]:
@@ -119,8 +122,12 @@ def voice_in_log(file: TextIO) -> ConsoleVoice:
 
 def _figures(step: Step) -> str:
     minutes, seconds = divmod(round(step.left_s), 60)
-    return f"loss {loss_figure(step.loss)} {step.images_per_s:.0f} img/s, {minutes}:{seconds:02} left"
+    return f"loss {loss_figure(step.loss)} {_pace(step.images_per_s)}, {minutes}:{seconds:02} left"
 
 
 def _rate(rows: int, start: float) -> str:
-    return f"{rows / max(time.monotonic() - start, 1e-9):.1f} img/s" if rows else ""
+    return _pace(rows / max(time.monotonic() - start, 1e-9)) if rows else ""
+
+
+def _pace(images_per_s: float) -> str:
+    return f"{images_per_s:.{0 if images_per_s >= 10 else 1}f} img/s"

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _SIZES_LOOKED_AT = 64  # pictures of a split; the measuring stages compare them all
 _READERS = 16
+_NAMED = 8  # classes that a line has room for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +251,11 @@ def _read_contents(uris: Sequence[str], index: Instance, voice: Voice, *, rememb
 def _what_labels_say(records: Sequence[ImageRecord], class_names: Sequence[str], labelled: str) -> str:
     known = [r.labels_difficult for r in records if r.split == labelled and r.labels_difficult is not None]
     granted = sum(r.split == labelled for r in records)
+    named = (
+        f"classes {len(class_names):,}: {', '.join(class_names[:_NAMED])}{', …' if len(class_names) > _NAMED else ''}"
+    )
     if labelled == NO_SPLIT:
-        return f"classes {len(class_names):,} · labels granted to no split" if class_names else "no labels"
+        return f"{named} · labels granted to no split" if class_names else "no labels"
     if not known:
         return f"no labels: no image of the split {labelled} is annotated"
     if not class_names:
@@ -262,7 +266,7 @@ def _what_labels_say(records: Sequence[ImageRecord], class_names: Sequence[str],
     listed = f" · without an object there: {', '.join(unseen[:3])}{', …' if len(unseen) > 3 else ''}" if unseen else ""
     source = next(r.label_source for r in records if r.split == labelled)
     taken_from = "" if source == LABELS_OF_OBJECTS else f", taken from the {source}"
-    return f"classes {len(class_names):,} · labels granted to {labelled}{some}{taken_from}{listed}"
+    return f"{named} · labels granted to {labelled}{some}{taken_from}{listed}"
 
 
 def _what_boxes_say(boxes: Mapping[str, BoxCounts]) -> list[str]:

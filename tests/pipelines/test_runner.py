@@ -151,7 +151,7 @@ def test_a_key_does_not_depend_on_where_the_run_is(tmp_path: Path) -> None:
 
 def test_a_finished_instance_is_recognised_and_not_touched(tmp_path: Path) -> None:
     first, printed = bring(grid(), tmp_path, "index")
-    assert "images 5 (train 3, val 2) · classes 6 · labels granted to train" in printed
+    assert "images 5 (train 3, val 2) · classes 6: ellipse, rectangle, " in printed
     before = files_in(tmp_path)
     second, printed = bring(grid(), tmp_path, "index")
     assert second == first

@@ -148,7 +148,10 @@ def test_a_run_goes_its_way_and_says_so(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "recipe.yaml").is_file()
     assert "is finished" in invoke("index", "grid", "--data", "shapes:", "--out", out, *SET)
     assert "is finished" in invoke("index", out)  # the run's own recipe, in its own folder
-    assert "finished" in invoke("status", out)
+    shown = invoke("status", out)
+    assert "finished" in shown
+    assert "not begun: propose, evaluate.proposals, report" in shown
+    assert f"`weaksam run {out}` goes on" in shown
     assert "nothing to remove" in invoke("clean", out, "--yes")
     assert "images 3 (train 3)" in invoke("index", out, "--set", "data.splits=[train]")
     assert "an earlier key" in invoke("clean", out, "--yes")

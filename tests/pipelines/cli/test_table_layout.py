@@ -148,11 +148,11 @@ def test_markup_in_cells_is_text_and_tones_are_styles() -> None:
     assert "\x1b[32mdone\x1b[0m" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_table_without_rows_shows_its_headings() -> None:
-    table = TextTable("nothing")
+def test_a_table_without_rows_or_title_shows_its_headings() -> None:
+    table = TextTable()
     table.add_columns(Kind.NAME, "source")
     table.add_columns(Kind.FIGURE, "points")
-    assert printed(table, 40).split() == ["nothing", "source", "points"]
+    assert printed(table, 40).split() == ["source", "points"]
 
 
 def test_a_row_of_another_length_is_refused() -> None:

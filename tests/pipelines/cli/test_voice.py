@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipelines.cli import voice as module
 from pipelines.cli.voice import ConsoleVoice, voice_in_log
-from pipelines.engine.voice import Step, Tone, Toned, Waiting
+from pipelines.engine.voice import Kind, Step, TextTable, Tone, Toned, Waiting
 from pipelines.store.schemas import IMAGES
 from pipelines.store.tables import Table
 from tests.support.patience import wait_until
@@ -100,6 +100,22 @@ def test_steps_of_a_training_are_a_line_now_and_then(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(module, "_LINE_S", 0.0)
         show(Step(done=4, planned=9000, loss=0.4, images_per_s=12.6, left_s=125.4))
     assert printed.getvalue() == "  train-mil step 4/9,000 loss 0.400 13 img/s, 2:05 left\n"
+
+
+def test_a_slow_machine_is_told_from_one_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.StringIO()
+    monkeypatch.setattr(module, "_LINE_S", 0.0)
+    with ConsoleVoice(Console(file=printed)).steps("train-mil") as show:
+        show(Step(done=4, planned=9, loss=0.4, images_per_s=0.34, left_s=60.0))
+    assert "loss 0.400 0.3 img/s, 1:00 left" in printed.getvalue()
+
+
+def test_of_a_table_without_rows_its_title_is_said() -> None:
+    printed = io.StringIO()
+    empty = TextTable("val: 3 images, no true boxes")
+    empty.add_columns(Kind.FIGURE, "AP50", "CorLoc")
+    ConsoleVoice(Console(file=printed)).table(empty)
+    assert printed.getvalue() == "val: 3 images, no true boxes\n"
 
 
 def test_a_small_loss_is_more_than_zeros(monkeypatch: pytest.MonkeyPatch) -> None:

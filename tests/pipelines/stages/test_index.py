@@ -201,9 +201,9 @@ def test_what_was_passed_over_is_said_in_a_line_and_kept(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("labels", "overrides", "expected"),
     [
-        ("a.png,cat\nb.png,\n", (), "classes 1 · labels granted to all"),
-        ("a.png,cat\n", (), "classes 1 · labels granted to all (1 of 2 images)"),
-        ("a.png,cat\n", ("data.train_split=none",), "classes 1 · labels granted to no split"),
+        ("a.png,cat\nb.png,\n", (), "classes 1: cat · labels granted to all"),
+        ("a.png,cat\n", (), "classes 1: cat · labels granted to all (1 of 2 images)"),
+        ("a.png,cat\n", ("data.train_split=none",), "classes 1: cat · labels granted to no split"),
         ("", (), "no labels: no image of the split all is annotated"),
         ("", ("data.train_split=none",), "no labels"),
     ],
@@ -223,7 +223,8 @@ def test_a_data_set_without_classes_has_no_labels(tmp_path: Path) -> None:
 
 def test_classes_without_an_object_are_named(tmp_path: Path) -> None:
     said = say(coco_tree(tmp_path / "data"), tmp_path / "run")
-    assert "classes 6 · labels granted to train · without an object there: rectangle, triangle, star, … " in said
+    assert "classes 6: ellipse, rectangle, triangle, star, ring, cross · labels granted to train · " in said
+    assert " · without an object there: rectangle, triangle, star, … " in said
 
 
 def test_a_data_set_without_images_is_refused(tmp_path: Path) -> None:
