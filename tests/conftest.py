@@ -20,8 +20,11 @@ os.environ.pop("RAY_ADDRESS", None)  # tests never run on somebody's cluster
 
 import pytest
 
+from weaksam.threads import sleep_soon
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    sleep_soon()
     cache = tempfile.mkdtemp(prefix="weaksam-cache-")  # that of the person who runs the tests stays as it is
     os.environ["WEAKSAM_CACHE"] = cache
     config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))

@@ -56,6 +56,7 @@ ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those b
         "transforms",
         "drawing",
         "heap",
+        "threads",
         "chunks",
     },
     {"io"},

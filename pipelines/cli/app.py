@@ -18,6 +18,7 @@ from pipelines.engine import interrupts, ray_session
 from pipelines.store.explain import explain
 from pipelines.store.lock import release_all
 from weaksam.errors import ConfigError, StorageError
+from weaksam.threads import sleep_soon
 
 _told: list[str] = []  # what this process ends with
 
@@ -57,6 +58,7 @@ for verbs in (run, predict, table, exchange, inspect, weights):
 
 def main() -> None:
     """Run the command line; a mistake of the user's ends in one line of text, exit code 1 (3: too many images dropped)."""
+    sleep_soon()
     terminal.open_streams()
     interrupts.install(_end_now)
     with ray_session.left_at_the_end():
