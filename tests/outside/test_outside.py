@@ -65,7 +65,7 @@ def test_a_data_set_a_stage_with_a_table_a_section_and_a_format_of_another_packa
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     said = weaksam(installed, "run", tmp_path / "recipe.yaml", "--data", tmp_path / "data", "--out", tmp_path / "run")
     # 144 of 768 pixels are white, the others have one channel of three: (144 + 624 / 3) / 768 of 255.
-    assert "classes 2: blue, red · labels granted to train" in said
+    assert "classes 2: red, blue · labels granted to train" in said
     assert "images 4 = done 4 + dropped 0 · duplicates 0 · mean 116.9" in said
     assert "images 4 = done 4 + dropped 0 · duplicates 0 · mean 233.8" in said
     page = (tmp_path / "run" / "report.html").read_text()
