@@ -10,7 +10,7 @@ def sleep_soon() -> None:
     """Let threads that wait for each other sleep soon, in this process and those that it starts; before torch is imported.
 
     A thread that waits in a loop keeps its core from the thread which it waits for, if another process has that one's core:
-    two processes of two threads each on two cores took fourteen times as long as one after the other. Sleeping early costs
-    nothing measurable where the cores are free. What the environment says already stays.
+    together they then take longer than one after the other, at worst many times as long (``benchmarks/shared_cores.py``). What
+    the environment says already stays.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
