@@ -27,16 +27,16 @@ class MaskRuns:
     def of(cls, masks_rle: Sequence[Rle], size_hw: tuple[int, int]) -> Self:
         """Read the runs of masks of one image of this size; there may be none. Raises DataError as ``run_lengths``."""
         height = size_hw[0]
-        mask, start, end = [], [], []
+        of_mask, start, end = [], [], []
         for n, rle in enumerate(masks_rle):
             bounds = run_lengths(rle, size_hw).cumsum()
             ends = bounds[1::2]
             start.append(bounds[: 2 * len(ends) : 2])
             end.append(ends)
-            mask.append(np.full(len(ends), n))
-        whole, starts, ends = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (mask, start, end))
+            of_mask.append(np.full(len(ends), n))
+        mask, starts, ends = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (of_mask, start, end))
         some = ends > starts
-        whole, starts, ends = whole[some], starts[some], ends[some]
+        mask, starts, ends = mask[some], starts[some], ends[some]
         # A run of COCO's goes on at the top of the next column: cut it there.
         first, last = starts // height, (ends - 1) // height
         columns = last - first + 1
@@ -45,7 +45,7 @@ class MaskRuns:
         return cls(
             size_hw=size_hw,
             count=len(masks_rle),
-            mask=np.repeat(whole, columns),
+            mask=np.repeat(mask, columns),
             column=column,
             top=np.maximum(np.repeat(starts, columns) - column * height, 0),
             bottom=np.minimum(np.repeat(ends, columns) - column * height, height),
@@ -64,8 +64,10 @@ class MaskRuns:
         """
         rows, width = values.shape[1:]
         top, bottom = (np.clip(ends - first_row, 0, rows) for ends in (self.top, self.bottom))
-        above: NDArray[np.float64] = np.zeros((rows + 1, width))  # of each pixel, the sum of those over it
         sums: NDArray[np.float64] = np.zeros((len(values), self.count))
+        if not self.count:
+            return sums
+        above: NDArray[np.float64] = np.zeros((rows + 1, width))  # of each pixel, the sum of those over it
         for of_value, sum_of_masks in zip(values, sums, strict=True):
             np.cumsum(of_value, axis=0, dtype=np.float64, out=above[1:])
             of_runs = above[bottom, self.column] - above[top, self.column]

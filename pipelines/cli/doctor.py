@@ -21,7 +21,6 @@ from pipelines.engine import ray_address
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.store.explain import explain
 from weaksam.errors import CheckpointError, WeaksamError
-from weaksam.heap import keep_heap
 from weaksam.io.builtin_weights import BUILTIN_WEIGHTS, Builtin
 from weaksam.io.weights import fetch_weights
 
@@ -53,7 +52,6 @@ def run_doctor(uri: str = "") -> list[Check]:
         opencv_packages,
         cpus,
         cpu_instructions,
-        heap,
         gpus,
         memory,
         shared_memory,
@@ -139,13 +137,6 @@ def cpu_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> Check:
     names = list(dict.fromkeys(name for flag, name in _CPU_FLAGS.items() if flag in words))
     detail = ", ".join(names) if names else f"{platform.machine()} without AVX2 or bf16"
     return Check(name="CPU instructions", state="ok", detail=detail)
-
-
-def heap() -> Check:
-    """Whether memory that networks free on a CPU can be kept, which more than doubles SAM's speed there."""
-    kept = keep_heap()
-    detail = "freed memory is kept where networks compute on a CPU" if kept else "not glibc: freed memory is not kept"
-    return Check(name="heap", state="ok", detail=detail)
 
 
 def gpus() -> Check:

@@ -13,7 +13,14 @@ from pipelines.cli.console import console, voice
 from pipelines.cli.doctor import run_doctor
 from pipelines.cli.options import MaxDroppedOption, RunArgument
 from pipelines.engine.clean import plan_cleaning
-from pipelines.engine.status import InstanceStatus, instances_in_order, not_begun, run_dropped, run_status, status_json
+from pipelines.engine.status import (
+    InstanceStatus,
+    instances_in_order,
+    run_dropped,
+    run_status,
+    status_json,
+    unfinished_of_recipe,
+)
 from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from pipelines.recipe.model import load_recipe, shipped_recipes
 from pipelines.store.dropped import to_json, to_lines
@@ -79,10 +86,10 @@ def _show(lines: Sequence[InstanceStatus], run_folder: str) -> None:
         seconds = "" if line.seconds is None else f"{line.seconds:,.1f}"
         table.add_row(line.name, line.key, Toned(line.state, tones[line.state]), seconds, line.detail)
     voice.table(table)
-    begun, waiting = [line for line in lines if line.state == "interrupted"], not_begun(run_folder)
-    if waiting:
+    unfinished, begun = unfinished_of_recipe(run_folder, lines), {line.name for line in lines}
+    if waiting := [name for name in unfinished if name not in begun]:
         console.out(f"not begun: {', '.join(waiting)}", highlight=False)
-    if (begun or waiting) and not any(line.state == "running" for line in lines):
+    if unfinished and not any(line.state == "running" for line in lines):
         console.out(f"`weaksam run {run_folder}` goes on", highlight=False)
     reasons = [reason for line in lines for reason in line.dropped]
     for reason in reasons:

@@ -64,10 +64,10 @@ def status_json(lines: Sequence[InstanceStatus]) -> str:
     return json.dumps(rows, indent=2)
 
 
-def not_begun(run_uri: str) -> list[str]:
-    """Return the instances of a run's recipe that have not been begun, in its order."""
-    begun = {instance.name for instance in current_instances(run_uri)}
-    return [name for name in _instances_of_recipe(run_uri) if name not in begun]
+def unfinished_of_recipe(run_uri: str, lines: Sequence[InstanceStatus]) -> list[str]:
+    """Return the instances of a run's recipe that are not finished, begun or not, in its order."""
+    finished = {line.name for line in lines if line.state == "finished"}
+    return [name for name in _instances_of_recipe(run_uri) if name not in finished]
 
 
 def run_dropped(run_uri: str) -> list[DroppedReason]:

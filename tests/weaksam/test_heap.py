@@ -9,7 +9,7 @@ import resource, sys
 from weaksam.heap import give_back_heap, keep_heap
 
 if sys.argv[1] != "never kept":
-    assert keep_heap()
+    keep_heap()
 for _ in range(3):
     if sys.argv[1] == "given back":
         give_back_heap()

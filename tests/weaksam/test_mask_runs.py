@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from tests.support.automatic_masks import mask_runs
+from tests.support.tolerances import assert_near
 from weaksam.errors import DataError
 from weaksam.mask_runs import MaskRuns
 from weaksam.masks_np import encode_rle
@@ -39,10 +41,12 @@ def test_they_hold_what_drawn_masks_hold(size_hw: tuple[int, int]) -> None:
     masks, values = some_masks(0, size_hw), np.random.default_rng(1).random((3, *size_hw), np.float32)
     runs = mask_runs(masks)
     assert runs.areas().tolist() == masks.sum(axis=(1, 2)).tolist()
-    assert runs.sums(values) == pytest.approx(np.einsum("nhw,shw->ns", values.astype(np.float64), masks), abs=1e-12)
+    pixels = size_hw[0] * size_hw[1]  # each of which adds less than 1
+    drawn = np.einsum("nhw,shw->ns", values.astype(np.float64), masks)
+    assert_near(runs.sums(values), drawn, length=pixels, magnitude=pixels, dtype=torch.float64)
     for rows in (1, 2, 3):  # in strips
         strips = [runs.sums(values[:, at : at + rows], first_row=at) for at in range(0, size_hw[0], rows)]
-        assert sum(strips) == pytest.approx(runs.sums(values), abs=1e-12)
+        assert_near(sum(strips), drawn, length=pixels, magnitude=pixels, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 9), (9, 1), (7, 5)])

@@ -102,14 +102,6 @@ def test_steps_of_a_training_are_a_line_now_and_then(monkeypatch: pytest.MonkeyP
     assert printed.getvalue() == "  train-mil step 4/9,000 loss 0.400 13 img/s, 2:05 left\n"
 
 
-def test_a_slow_machine_is_told_from_one_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    printed = io.StringIO()
-    monkeypatch.setattr(module, "_LINE_S", 0.0)
-    with ConsoleVoice(Console(file=printed)).steps("train-mil") as show:
-        show(Step(done=4, planned=9, loss=0.4, images_per_s=0.34, left_s=60.0))
-    assert "loss 0.400 0.3 img/s, 1:00 left" in printed.getvalue()
-
-
 def test_of_a_table_without_rows_its_title_is_said() -> None:
     printed = io.StringIO()
     empty = TextTable("val: 3 images, no true boxes")
@@ -118,12 +110,18 @@ def test_of_a_table_without_rows_its_title_is_said() -> None:
     assert printed.getvalue() == "val: 3 images, no true boxes\n"
 
 
-def test_a_small_loss_is_more_than_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("loss", "images_per_s", "expected"),
+    [(0.00031459, 12.6, "loss 0.000315 13 img/s"), (0.4, 0.34, "loss 0.400 0.3 img/s"), (0.4, 9.96, "10.0 img/s")],
+)
+def test_small_figures_are_more_than_zeros(
+    loss: float, images_per_s: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     printed = io.StringIO()
     monkeypatch.setattr(module, "_LINE_S", 0.0)
     with ConsoleVoice(Console(file=printed)).steps("train-prompts.maps") as show:
-        show(Step(done=4, planned=9, loss=0.00031459, images_per_s=12.6, left_s=125.4))
-    assert "loss 0.000315 13 img/s" in printed.getvalue()
+        show(Step(done=4, planned=9, loss=loss, images_per_s=images_per_s, left_s=125.4))
+    assert f"{expected}, 2:05 left" in printed.getvalue()
 
 
 def test_steps_of_a_training_are_a_bar_on_a_terminal() -> None:
