@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
 
 from tests.support.tolerances import assert_near, near, roundings_in
 from weaksam.config import Weights
@@ -14,6 +15,7 @@ from weaksam.io.state_dicts import read_state_dict
 from weaksam.networks.efficientnet_lite import (
     LITE_CHANNELS,
     LITE_PIXELS,
+    DilatedDepthwise,
     LiteName,
     LiteTrunk,
     from_imagenet_pixels,
@@ -87,6 +89,31 @@ def test_where_strides_are_left_out_layers_are_dilated() -> None:
     with torch.no_grad():
         features = trunk.stage_features(torch.zeros(1, 3, 64, 96))
     assert [tuple(map_.shape[2:]) for map_ in features] == [(32, 48), (16, 24), (8, 12), (8, 12), (8, 12)]
+
+
+@pytest.mark.parametrize("dilation", [2, 3])
+@pytest.mark.parametrize("side", [1, 3, 5])
+@pytest.mark.parametrize("size_hw", [(1, 1), (4, 6), (5, 7), (1, 9)])
+def test_a_dilated_convolution_in_parts_is_that_of_torch(dilation: int, side: int, size_hw: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = nn.Conv2d(4, 4, side, padding=dilation * (side // 2), dilation=dilation, groups=4, bias=False)
+    apart = DilatedDepthwise(plain)
+    features = torch.randn(2, 4, *size_hw, generator=generator, requires_grad=True)
+    weight = torch.randn(2, 4, *size_hw, generator=generator)
+    slow, fast = plain(features), apart(features)
+    assert fast.detach().numpy() == near(slow.detach().numpy(), length=side * side, magnitude=5.0)
+    for value in (features, plain.weight):
+        (of_slow,) = torch.autograd.grad((slow * weight).sum(), value, retain_graph=True)
+        (of_fast,) = torch.autograd.grad((fast * weight).sum(), value, retain_graph=True)
+        assert of_fast.numpy() == near(
+            of_slow.numpy(), length=2 * size_hw[0] * size_hw[1] * side * side, magnitude=20.0
+        )
+
+
+def test_dilated_layers_keep_their_names() -> None:
+    dilated, plain = (LiteTrunk("efficientnet_lite0", output_stride=stride) for stride in (16, 32))
+    assert sum(isinstance(layer, DilatedDepthwise) for layer in dilated.modules()) == 4
+    assert list(dilated.state_dict()) == list(plain.state_dict())
 
 
 def test_batch_norms_neither_learn_nor_count() -> None:
