@@ -247,13 +247,10 @@ def embed_texts(clip: Clip, texts: Sequence[str]) -> Tensor:
 
 
 def embed_images(clip: Clip, pixels: Tensor) -> Tensor:
-    """Embed views ``[N, 3, H, W]`` of 0..255, ``[N, E]``; unlike ``before_last_block`` with gradient."""
+    """Embed views ``[N, 3, H, W]`` of 0..255, ``[N, E]``."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_PIXELS.mean, CLIP_PIXELS.std))
-    tower = clip.visual
-    x = tower.tokens((pixels / 255 - mean) / std)
-    for block in tower.transformer.resblocks[:-1]:
-        x, _ = block(x)
-    return tower.embedding(x, tower.transformer.last.ln_1(x))
+    known = clip.visual.before_last_block((pixels / 255 - mean) / std)
+    return clip.visual.embedding(known.tokens, known.activations)
 
 
 def contrastive_loss(logits: Tensor, true: Tensor) -> Tensor:

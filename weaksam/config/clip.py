@@ -53,6 +53,8 @@ class PromptTrainingConfig:
     # "pixel-cross-entropy", at each pixel the map of the seed's class is the highest, beside 0 for the background.
     objective: Literal["contrastive", "bce", "activation", "pixel-cross-entropy"] = "contrastive"
     layout: PromptLayoutConfig = field(default_factory=PromptLayoutConfig)
+    tuned_blocks: int = 0  # last blocks of the image tower that learn of image labels, too; 0 = none (published)
+    tower_lr_factor: float = 0.1  # of their learning rate
     # Whose maps the objectives of seeds ask for: of the classes of a view's seed (VOC), or of its whole image (COCO).
     pairs: Literal["view", "image"] = "view"
     steps: int = 1800
@@ -74,8 +76,12 @@ class PromptTrainingConfig:
         require(1 <= low <= high, "long_side", "pixels in ascending order", self.long_side)
         for name in ("steps", "batch_size", "crop_size"):
             require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
-        for name in ("schedule_steps", "warmup_steps"):
+        for name in ("schedule_steps", "warmup_steps", "tuned_blocks"):
             require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        require(self.tower_lr_factor > 0, "tower_lr_factor", "above 0", self.tower_lr_factor)
+        frozen = not (self.tuned_blocks and self.learns_seeds)
+        wanted = f"0 with the objective {self.objective}, whose maps are of a frozen tower"
+        require(frozen, "tuned_blocks", wanted, self.tuned_blocks)
         fits = not self.schedule_steps or self.schedule_steps >= self.steps
         require(fits, "schedule_steps", f"0, or {self.steps} steps or more", self.schedule_steps)
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from weaksam.config import ClipConfig, PromptLayoutConfig
+from weaksam.config import ClipConfig, PromptLayoutConfig, require
 from weaksam.errors import CheckpointError
 from weaksam.io.state_dicts import described, load_strictly, read_state_dict
 from weaksam.networks.clip.contexts import Prompts
@@ -29,22 +29,38 @@ class FoundMaps(NamedTuple):
 
 
 class PromptedClip(nn.Module):
-    """A frozen CLIP, and prompts of C classes and of the background, whose contexts learn and are all of its state.
+    """A frozen CLIP, and prompts of C classes and of the background, whose contexts learn.
+
+    Its state is what learns: the contexts, and the last blocks of the image tower where some are tuned.
 
     Args:
-        clip: frozen.
+        clip: frozen; blocks of it that are tuned are the ones that learn, and it is no longer as it was.
         class_names: C, of the data.
         config: by which names CLIP is told of classes and background.
         layout: of the prompts.
+        tuned_blocks: of the image tower, how many of its last ones learn.
+
+    Raises:
+        ConfigError: the tower has fewer blocks.
     """
 
-    def __init__(self, clip: Clip, class_names: Sequence[str], config: ClipConfig, layout: PromptLayoutConfig) -> None:
+    def __init__(
+        self,
+        clip: Clip,
+        class_names: Sequence[str],
+        config: ClipConfig,
+        layout: PromptLayoutConfig,
+        tuned_blocks: int = 0,
+    ) -> None:
         super().__init__()
         self.num_classes = len(class_names)
         background = config.background if layout.named_background else [""] * len(config.background)
         names = [*(config.names.get(name, name) for name in class_names), *background]
         self.prompts = Prompts(names, clip.vocabulary, clip.token_embedding.weight, layout)
         self._clip = (clip,)  # not a module of this one, whose state would hold all of it
+        blocks = list(clip.visual.transformer.resblocks)
+        require(tuned_blocks <= len(blocks), "tuned_blocks", f"0..{len(blocks)}, of this CLIP", tuned_blocks)
+        self.tuned = nn.ModuleList(blocks[len(blocks) - tuned_blocks :]).requires_grad_(True)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Move to a device together with the CLIP."""
@@ -54,16 +70,15 @@ class PromptedClip(nn.Module):
 
     @property
     def clip(self) -> Clip:
-        """The frozen CLIP."""
+        """The CLIP, frozen but for the blocks that are tuned."""
         return self._clip[0]
 
     def texts(self) -> Tensor:
         """Return the embeddings of all prompts, ``[C + K, E]``, not normalised."""
         return self.clip.text_embedding(self.prompts(), self.prompts.last)
 
-    @torch.no_grad()
     def images(self, pixels: Tensor) -> Tensor:
-        """Return the embeddings of images ``[N, 3, H, W]``, see ``CLIP_PIXELS``: ``[N, E]``, not normalised, no gradient."""
+        """Return the embeddings of images ``[N, 3, H, W]``, see ``CLIP_PIXELS``: ``[N, E]``, not normalised."""
         tower = self.clip.visual
         known = tower.before_last_block(pixels)
         return tower.embedding(known.tokens, known.activations)
@@ -96,7 +111,8 @@ class PromptedClip(nn.Module):
         """
         tower, patch = self.clip.visual, self.clip.architecture.patch
         size_hw = (pixels.shape[2] // patch, pixels.shape[3] // patch)
-        known = tower.before_last_block(pixels, attention_of)
+        with torch.no_grad():
+            known = tower.before_last_block(pixels, attention_of)
         with torch.enable_grad():
             # The last block and what follows in single precision: probabilities near 0 and 1 leave little to a gradient.
             activations = known.activations.float().detach().requires_grad_()
@@ -118,20 +134,23 @@ class PromptFile(NamedTuple):
 
 
 def prompts_to_bytes(prompted: PromptedClip, class_names: Sequence[str], config: ClipConfig) -> bytes:
-    """Return one safetensors file with the contexts, and in its metadata what rebuilds the prompts."""
+    """Return one safetensors file with what has learnt, and in its metadata what rebuilds the prompts."""
     layout = prompted.prompts.layout
     description = {
         "class_names": list(class_names),
         "names": {name: config.names[name] for name in class_names if name in config.names},
         "background": list(config.background),
         "layout": vars(layout),
+        "tuned_blocks": len(prompted.tuned),
     }
     state = {name: value.detach().cpu().contiguous() for name, value in prompted.state_dict().items()}
     return save(state, {METADATA_KEY: json.dumps(description)})
 
 
 def load_prompts(path: Path, clip: Clip) -> tuple[PromptedClip, tuple[str, ...]]:
-    """Return the prompts of a file with the CLIP that they were taught to, and their classes.
+    """Return the prompts of a file with the CLIP that they were taught to, and their classes; nothing of them learns.
+
+    Tuned blocks of the file take the place of those of ``clip``.
 
     Raises:
         CheckpointError: it is no such file, or its contexts are of another CLIP.
@@ -141,10 +160,11 @@ def load_prompts(path: Path, clip: Clip) -> tuple[PromptedClip, tuple[str, ...]]
     try:
         names = tuple(description["class_names"])
         config = ClipConfig(names=description["names"], background=tuple(description["background"]))
-        prompted = PromptedClip(clip, names, config, PromptLayoutConfig(**description["layout"]))
+        layout, tuned_blocks = PromptLayoutConfig(**description["layout"]), description["tuned_blocks"]
+        prompted = PromptedClip(clip, names, config, layout, tuned_blocks)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: expected prompts that weaksam trained, got a file that is none ({str(error)[:200]!a}); train them again"
         ) from error
     load_strictly(prompted, state, where=f"{path} as prompts of this CLIP")
-    return prompted.eval(), names
+    return prompted.eval().requires_grad_(False), names

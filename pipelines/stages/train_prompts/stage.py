@@ -1,8 +1,8 @@
 """The train-prompts stage: contexts of prompts learn for a frozen CLIP, on Ray Train (FMA method 2, 3).
 
 Reads the images table, and a table of seeds where a class's map is to fill its seed. Leaves ``prompts.safetensors``, which
-``seeds`` reads, and its checkpoints and scalars under ``checkpoints/``: the contexts alone, for CLIP does not learn. Images
-without a class teach nothing and are left out.
+``seeds`` reads, and its checkpoints and scalars under ``checkpoints/``: of what learns alone, the contexts and blocks of CLIP's
+image tower that are tuned. Images without a class teach nothing and are left out.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TrainPromptsOptions:
 
 
 class TrainedPrompts(Trained):
-    """The product of ``train-prompts``: contexts, and how prompts are made of them."""
+    """The product of ``train-prompts``: contexts, how prompts are made of them, and tuned blocks of CLIP."""
 
     weights_file = "prompts.safetensors"
 
@@ -83,10 +83,11 @@ class TrainPromptsStage(Stage[TrainPromptsOptions]):
     def describe(self, options: TrainPromptsOptions) -> str:
         """Return how long the training would be."""
         train = options.train
-        return f"{train.steps:,} steps of {train.batch_size}, {train.objective}"
+        tuned = f", {train.tuned_blocks} blocks of CLIP tuned" if train.tuned_blocks else ""
+        return f"{train.steps:,} steps of {train.batch_size}, {train.objective}{tuned}"
 
     def run(self, job: Job[TrainPromptsOptions]) -> TrainingFacts:
-        """Train, and write the contexts."""
+        """Train, and write what has learnt."""
         from pipelines.stages.train_prompts.task import PromptTask
         from weaksam.segmentation.prompted import PromptedClip, prompts_to_bytes
 

@@ -73,13 +73,16 @@ class PromptTask:
         clip = load_clip(self.clip)
         patch, config = clip.architecture.patch, self.config
         require(config.crop_size % patch == 0, "crop_size", f"a multiple of {patch}, CLIP's patch", config.crop_size)
-        return PromptedClip(clip, self.class_names, self.clip, config.layout)
+        return PromptedClip(clip, self.class_names, self.clip, config.layout, config.tuned_blocks)
 
     def build_optimizers(self, model: nn.Module) -> Sequence[torch.optim.Optimizer]:
-        """Return SGD over the contexts."""
+        """Return SGD over the contexts, and over the blocks of the tower that are tuned."""
+        assert isinstance(model, PromptedClip)
         config = self.config
-        contexts = model.parameters()
-        return (torch.optim.SGD(contexts, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay),)
+        groups = [{"params": list(model.prompts.parameters())}]
+        if len(model.tuned):
+            groups.append({"params": list(model.tuned.parameters()), "lr": config.lr * config.tower_lr_factor})
+        return (torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay),)
 
     def lr_factors(self, at: Position) -> Sequence[float]:
         """Return the learning rate of ``at`` as a share of its peak."""

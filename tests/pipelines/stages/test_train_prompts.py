@@ -130,6 +130,27 @@ def test_the_loss_of_classes_falls_on_what_it_is_taught(tmp_path: Path, objectiv
     assert losses[-1] < losses[-2] < losses[0] - falls_by
 
 
+def test_tuned_blocks_learn_at_a_rate_of_their_own(tmp_path: Path) -> None:
+    task = task_of(tmp_path, lr=0.5, tuned_blocks=2, tower_lr_factor=0.1)
+    model = task.build_model()
+    (optimizer,) = task.build_optimizers(model)
+    contexts, blocks = optimizer.param_groups
+    assert [contexts["lr"], blocks["lr"]] == [0.5, pytest.approx(0.05)]
+    assert [parameter.shape for parameter in contexts["params"]] == [model.prompts.context.shape]
+    assert (
+        len(blocks["params"]) == 2 * 12
+    )  # two norms, attention's two and the perceptron's two layers: weight and bias each
+    frozen = task_of(tmp_path)
+    assert len(frozen.build_optimizers(frozen.build_model())[0].param_groups) == 1
+
+
+def test_maps_are_taught_to_a_frozen_tower_alone() -> None:
+    with pytest.raises(
+        ConfigError, match=r"tuned_blocks: expected 0 with the objective activation, .* frozen tower, got 1"
+    ):
+        PromptTrainingConfig(objective="activation", tuned_blocks=1)
+
+
 def test_a_view_that_is_no_multiple_of_a_patch_is_refused(tmp_path: Path) -> None:
     task = task_of(tmp_path)
     wrong = PromptTask(**{**vars(task), "config": PromptTrainingConfig(crop_size=36)})

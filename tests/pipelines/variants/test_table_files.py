@@ -81,14 +81,15 @@ def test_a_row_of_a_question_changes_its_step_alone():
         name: (
             recipe.of("train-prompts").train_prompts.objective, recipe.of("train-prompts.maps").train_prompts.objective,
             (coarse := recipe.of("seeds.coarse").seeds).model, coarse.superpixels, coarse.grabcut,
-            recipe.of("seeds.fine").seeds.model,
+            recipe.of("seeds.fine").seeds.model, recipe.of("train-prompts").train_prompts.tuned_blocks,
         )
         for name, recipe in recipes.items()
     }  # fmt: skip
-    plain = ["contrastive", "activation", "train-prompts", "superpixels", False, "train-prompts.maps"]
-    assert {name: {n: of[n] for n in range(6) if of[n] != plain[n]} for name, of in told.items()} == {
+    plain = ["contrastive", "activation", "train-prompts", "superpixels", False, "train-prompts.maps", 0]
+    assert {name: {n: of[n] for n in range(7) if of[n] != plain[n]} for name, of in told.items()} == {
         "coarse": {},
         "coarse, binary cross-entropy": {0: "bce"},
+        "coarse, image tower tuned": {6: 3},
         "coarse, each pixel": {3: ""},
         "coarse, GrabCut": {3: "", 4: True},
         "coarse, maps of WeakTr": {2: "train-classifier"},

@@ -11,7 +11,7 @@ import torch
 from tests.support.small_clip import some_pixels, tiny_clip
 from weaksam.config import AffinityConfig, ClipConfig, PromptLayoutConfig, SeedConfig
 from weaksam.datasets.shapes import CLASS_NAMES
-from weaksam.errors import CheckpointError
+from weaksam.errors import CheckpointError, ConfigError
 from weaksam.losses.prompts import activation_loss, contrastive_loss
 from weaksam.segmentation.class_maps import PromptMapper
 from weaksam.segmentation.prompted import PromptedClip, load_prompts, prompts_to_bytes
@@ -34,6 +34,31 @@ def test_contexts_alone_are_its_state_and_learn(specific: bool) -> None:
     assert context.grad is not None
     assert context.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in model.clip.parameters())
+
+
+def test_the_last_blocks_of_the_tower_learn_too_where_they_are_tuned(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    clip, pixels = tiny_clip(), some_pixels(2, 32, 32)
+    model = PromptedClip(clip, CLASS_NAMES, CONFIG, PromptLayoutConfig(length=4), tuned_blocks=2)
+    contrastive_loss(model.scores(pixels), PRESENT).backward()  # type: ignore[no-untyped-call]
+    for name, parameter in clip.named_parameters():
+        learns = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        # A bias of keys is the same for all of them, and so nothing to attention; in_proj_bias holds others beside it.
+        assert learns is name.startswith(("visual.transformer.resblocks.1.", "visual.transformer.resblocks.2.")), name
+    with torch.no_grad():
+        for parameter in model.tuned.parameters():
+            parameter += 0.1
+    path = tmp_path / "prompts.safetensors"
+    path.write_bytes(prompts_to_bytes(model, CLASS_NAMES, CONFIG))
+    loaded, _ = load_prompts(path, tiny_clip())
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert torch.equal(loaded.scores(pixels), model.scores(pixels))
+    assert not torch.allclose(loaded.scores(pixels), prompted().scores(pixels))
+
+
+def test_more_tuned_blocks_than_the_tower_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"tuned_blocks: expected 0\.\.3, of this CLIP, got 4"):
+        PromptedClip(tiny_clip(), CLASS_NAMES, CONFIG, PromptLayoutConfig(length=4), tuned_blocks=4)
 
 
 def test_scores_are_cosines_with_the_prompts_of_classes_times_the_scale() -> None:

@@ -54,7 +54,7 @@ class ClipArchitecture:
 
 
 class BeforeLastBlock(NamedTuple):
-    """What the vision tower knows of images before its last block; without gradient."""
+    """What the vision tower knows of images before its last block."""
 
     tokens: Tensor  # [N, 1 + P, D], the class token first
     activations: Tensor  # [N, 1 + P, D], the same after the block's first normalisation
@@ -120,7 +120,6 @@ class VisionTower(nn.Module):
         self.ln_post = nn.LayerNorm(dim)
         self.proj = nn.Parameter(torch.empty(dim, own.embed_dim).normal_(std=dim**-0.5))
 
-    @torch.no_grad()
     def before_last_block(self, images: Tensor, attention_of: Collection[int] = ()) -> BeforeLastBlock:
         """Compute all blocks but the last.
 
