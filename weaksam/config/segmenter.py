@@ -37,6 +37,8 @@ class DeepLabConfig(SegmenterNetworkConfig):
     fine_dim: int = 32  # channels that the finest map is brought to (published: 48); a multiple of 16
     rates: tuple[int, ...] = (2, 4, 6)  # dilations of the pooling, in cells (published: 6, 12, 18 at stride 16)
     dropout: float = 0.1  # of channels before the last layer
+    # "balanced": an image's objects teach as much as its background, which most pixels are; "pixels": each pixel as much.
+    loss: Literal["balanced", "pixels"] = "balanced"
 
     def __post_init__(self) -> None:
         for option in ("dim", "fine_dim"):

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weaksam.config import DeepLabConfig, SegmenterConfig
-from weaksam.segmentation.losses import pixel_cross_entropy
+from weaksam.segmentation.losses import balanced_cross_entropy, pixel_cross_entropy
 from weaksam.segmentation.segmenters.base import Segmenter
 
 _COARSE = 16  # pixels per cell of the maps that are pooled, where the backbone has such
 _GROUPS = 8  # of channels that are normalised together
+_LOSSES = {"balanced": balanced_cross_entropy, "pixels": pixel_cross_entropy}  # by DeepLabConfig.loss
 
 
 class DeepLab(Segmenter):
@@ -40,10 +41,10 @@ class DeepLab(Segmenter):
         self.classify = nn.Conv2d(own.dim, num_classes + 1, 1)
 
     def training_losses(self, images: Tensor, label_maps: Tensor) -> dict[str, Tensor]:
-        """See ``Segmenter``; "pixels" is the mean over the images of that of their decided pixels."""
+        """See ``Segmenter``; "pixels" is the mean over the images of ``DeepLabConfig.loss``."""
         logits = self(images).float()
         enlarged = F.interpolate(logits, label_maps.shape[1:], mode="bilinear", align_corners=False)
-        return {"pixels": pixel_cross_entropy(enlarged, label_maps).mean()}
+        return {"pixels": _LOSSES[self.options.loss](enlarged, label_maps).mean()}
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
