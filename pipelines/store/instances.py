@@ -28,7 +28,7 @@ from pipelines.store import identities, integrity
 from pipelines.store.current import CurrentRows
 from pipelines.store.files import DamagedFileError, read_object, set_aside, write_bytes, write_json
 from pipelines.store.planned import PLANNED_ROWS, Planned, also_in, digest_of, index_folder, planned_rows
-from pipelines.store.schemas import DROPPED, IMAGE_ID, INPUT
+from pipelines.store.schemas import DROPPED, IMAGE_ID, IMAGES, INPUT
 from pipelines.store.tables import Rows, Table
 from weaksam.errors import RunError
 from weaksam.io.files import join, open_fs
@@ -219,7 +219,8 @@ class Instance:
     def damage(self, schema: pa.Schema | None) -> dict[str, str]:
         """Return what is wrong with the files of a finished instance, by name in its folder.
 
-        Parts that have changed since their rows were listed are read to their end.
+        Parts that have changed since their rows were listed are read to their end. Rows are not counted where the index that
+        lists them is not written yet, as when a dry run asks for the same images by another one.
 
         Args:
             schema: of its table; None where it has none.
@@ -236,7 +237,8 @@ class Instance:
                 found |= {f"{folder}{name}": reason for name, reason in damaged.items()}
         manifest = {} if found else self.manifest() or {}
         found |= integrity.damage(self.folder, manifest)
-        if not found and "rows" in manifest and (rows := self._rows()) != manifest["rows"]:
+        counted = "rows" in manifest and not self._is_unlisted()
+        if not found and counted and (rows := self._rows()) != manifest["rows"]:
             found[""] = f"expected {manifest['rows'].get('count', 0):,} rows, got {rows.get('count', 0):,}, or others"
         return found
 
@@ -260,6 +262,12 @@ class Instance:
     def _has_rows(self) -> bool:
         """Whether its table has rows of images that share its folder with those of other sets."""
         return self.planned is not None and bool(self._identified().parts())
+
+    def _is_unlisted(self) -> bool:
+        """Whether the index by which it is asked for rows is not written yet."""
+        if self.planned is None:
+            return False
+        return not Table(index_folder(rows_uri(self.run_uri), self.planned.index), IMAGES).parts()
 
     def _rows(self) -> dict[str, Any]:
         """Return how many rows there are of its set, and a digest of which; empty without a table."""

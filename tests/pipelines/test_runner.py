@@ -209,6 +209,14 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path: Path) -> Non
     assert files_in(tmp_path) == before
 
 
+def test_a_dry_run_by_another_index_of_the_same_images_finds_their_rows_finished(tmp_path: Path) -> None:
+    unmeasured = grid().model_copy(update={"stages": ("index", "propose")})
+    bring(unmeasured, tmp_path, "propose")
+    _, printed = bring(grid(), tmp_path, "propose", dry_run=True)  # whose index looks at true boxes, too
+    assert "damaged" not in printed
+    assert printed.count("finished: images 5 = done 5") == 1
+
+
 @pytest.mark.parametrize(("retry", "to_do"), [(False, 2), (True, 3)], ids=["", "--retry-dropped"])
 def test_a_dry_run_counts_the_images_that_are_left(tmp_path: Path, retry: bool, to_do: int) -> None:
     bring(grid(), tmp_path, "index")
