@@ -69,8 +69,8 @@ class LitePyramid(LiteTrunk, Pyramid):
         self.channels = LITE_CHANNELS[name][1:]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """See ``Pyramid``."""
-        return self.stage_features(images)[1:]
+        """See ``Pyramid``. In the plain layout, in which gradients of what follows, no depthwise layers, are faster."""
+        return [map_.contiguous() for map_ in self.stage_features(images)[1:]]
 
 
 class SwinPyramid(SwinTrunk, Pyramid):
