@@ -29,7 +29,7 @@ STAGES: Registry[Stage[Any]] = Registry(
         "superpixels": "pipelines.stages.superpixels:STAGE",
         "retrain": "pipelines.stages.retrain.stage:STAGE",
         "train-prompts": "pipelines.stages.train_prompts.stage:STAGE",
-        "seeds": "pipelines.stages.seeds:STAGE",
+        "seeds": "pipelines.stages.seeds.stage:STAGE",
         "train-segmenter": "pipelines.stages.train_segmenter.stage:STAGE",
         "predict-maps": "pipelines.stages.predict_maps:STAGE",
         "evaluate": "pipelines.evaluate.stage:STAGE",

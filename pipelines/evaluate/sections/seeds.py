@@ -18,8 +18,8 @@ from pipelines.products.index import in_hash_order
 from pipelines.products.label_maps import SeedTable
 from pipelines.products.superpixels import SuperpixelTable, superpixels_of
 from pipelines.registry import asked_of
-from pipelines.stages.seed_heat_maps import SeedHeatMaps, decides_maps, heat_maps
-from pipelines.stages.seeds import SeedOptions
+from pipelines.stages.seeds.heat_maps import SeedHeatMaps, decides_maps, heat_maps
+from pipelines.stages.seeds.stage import SeedOptions
 from pipelines.store.schemas import label_map_from_row
 from weaksam.errors import ImageError, WeaksamError
 

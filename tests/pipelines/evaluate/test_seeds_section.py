@@ -17,7 +17,7 @@ from pipelines.recipe.config import SeedStageConfig
 from pipelines.recipe.model import Recipe
 from pipelines.registry import asked_of
 from pipelines.report import stage as report
-from pipelines.stages.seed_heat_maps import decides_maps, heat_maps
+from pipelines.stages.seeds.heat_maps import decides_maps, heat_maps
 from pipelines.store.files import write_bytes
 from tests.support.drawn_run import drawn_recipe, job_for, with_instances, write_run
 from tests.support.full_run import write_superpixels

@@ -17,8 +17,8 @@ from pipelines.engine.stage import Options
 from pipelines.products.index import Index
 from pipelines.products.label_maps import SeedTable
 from pipelines.runner import Run
-from pipelines.stages.seed_maps import class_mapper
-from pipelines.stages.seeds import SeedActor, SeedSpec
+from pipelines.stages.seeds.maps import class_mapper
+from pipelines.stages.seeds.stage import SeedActor, SeedSpec
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import SUPERPIXELS, automatic_masks_to_row
 from tests.pipelines.stages.test_train_prompts import recipe_of

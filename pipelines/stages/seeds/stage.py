@@ -159,7 +159,7 @@ class SeedActor:
     """Holds the network of the maps; turns images and superpixels into seeds. Columns FETCHED and those of masks -> SEEDS."""
 
     def __init__(self, spec: SeedSpec, schema: pa.Schema = SEEDS) -> None:
-        from pipelines.stages.seed_maps import class_mapper
+        from pipelines.stages.seeds.maps import class_mapper
 
         use_cpu(spec.threads, spec.device)
         self._spec = spec

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.dataflow.rows import one_thread
 from pipelines.page.shown_run import ShownRun
 from pipelines.products.index import Index
-from pipelines.stages.seeds import SeedOptions
+from pipelines.stages.seeds.stage import SeedOptions
 from pipelines.training.images import labels_column
 from pipelines.training.trained import Trained
 from weaksam.config.weights import Weights
@@ -41,7 +41,7 @@ def heat_maps(run: ShownRun, options: SeedOptions, images: Mapping[str, NDArray[
     Raises:
         WeaksamError: the model or CLIP's weights are not to be had, or are of other classes or another network.
     """
-    from pipelines.stages.seed_maps import class_mapper
+    from pipelines.stages.seeds.maps import class_mapper
     from weaksam.networks.clip.affinity import normalised_scores
 
     index, trained = run.products[options.index], run.products.get(options.model)

@@ -1,6 +1,6 @@
 """Whose maps become seeds: those of prompts of CLIP, or of a classifier that is trained on image labels.
 
-Apart from ``seeds``, which is imported without torch.
+Apart from the stage, which is imported without torch.
 """
 
 from __future__ import annotations
