@@ -7,7 +7,7 @@ ones on the package registry, or timm's own. Pixels are wanted in -1..1.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -55,40 +55,97 @@ def build_lite(name: LiteName, output_stride: int = 32) -> Any:
     import timm  # slow to import
 
     network = timm.create_model(f"tf_{name}", num_classes=0, global_pool="", output_stride=output_stride)
-    for place, layer in list(network.named_modules()):
-        if isinstance(layer, nn.Conv2d) and layer.dilation != (1, 1):
-            network.set_submodule(place, DilatedDepthwise(layer))
+    convolutions = [(place, layer) for place, layer in network.named_modules() if isinstance(layer, nn.Conv2d)]
+    norms = [(place, layer) for place, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+    for (place, convolution), (place_of_norm, norm) in zip(convolutions, norms, strict=True):  # one behind each
+        resting = RestingNorm(norm)
+        network.set_submodule(place_of_norm, resting)
+        network.set_submodule(place, RestingConvolution(convolution, resting))
     return network.to(memory_format=torch.channels_last)  # depthwise convolutions are several times faster on a CPU
 
 
-class DilatedDepthwise(nn.Module):
-    """A dilated depthwise convolution of stride 1, computed as one without dilation over every d-th row and column.
+class RestingNorm(nn.Module):
+    """A batch norm that neither learns nor counts, whose part is done by the convolution before it; its activation is left.
 
-    The cells of an image whose rows and columns leave the same remainders see only each other; they are laid out as an image
-    of their own. Outputs are those of ``nn.Conv2d``, whose gradient takes a CPU
-    several times as long, and a hundred times where cores are shared (``python -m benchmarks.dilated``).
+    A step sees too few images to measure them, and what the norm scales must stay as it is.
 
     Args:
-        dilated: the convolution; its kernel is square and odd, its padding keeps the size, it has no bias. Its weight
-            becomes this module's, under the same name.
+        norm: timm's, with an activation.
     """
 
-    def __init__(self, dilated: nn.Conv2d) -> None:
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: Any) -> None:
         super().__init__()
-        self.dilation, self.side = dilated.dilation[0], dilated.kernel_size[0]
-        self.weight = dilated.weight
+        self.eps, self.act = norm.eps, norm.act
+        for name, value in norm.state_dict().items():
+            self.register_buffer(name, value)
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return what each channel is multiplied with, and what is then added to it."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, convolved: Tensor) -> Tensor:
+        """What ``RestingConvolution`` returned -> the same shape, after the activation."""
+        return self.act(convolved)  # type: ignore[no-any-return]
+
+
+class RestingConvolution(nn.Module):
+    """A convolution and the norm behind it, at once: kernels are scaled, the shift is the bias. A tenth of a step's time less.
+
+    Args:
+        convolution: without bias; its weight becomes this module's, under the same name.
+        norm: behind it; stays where it is in the network.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, norm: RestingNorm) -> None:
+        from timm.layers.conv2d_same import conv2d_same  # slow to import
+
+        super().__init__()
+        self.weight = convolution.weight
+        self._convolve: Any = F.conv2d if type(convolution) is nn.Conv2d else conv2d_same  # pads as TensorFlow does
+        self._how = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
+        self._norm = (norm,)  # not a module of this one, whose state would hold it twice
 
     def forward(self, features: Tensor) -> Tensor:
-        """``[B, C, h, w]`` -> the same shape, in ``channels_last``."""
-        d, (images, channels, height, width) = self.dilation, features.shape
-        padded = F.pad(features, (0, -width % d, 0, -height % d))
-        rows, columns = padded.shape[2] // d, padded.shape[3] // d
-        cells = padded.permute(0, 2, 3, 1).reshape(images, rows, d, columns, d, channels)
-        apart = cells.permute(0, 2, 4, 1, 3, 5).reshape(images * d * d, rows, columns, channels)
-        convolved = F.conv2d(apart.permute(0, 3, 1, 2), self.weight, padding=self.side // 2, groups=channels)
-        cells = convolved.permute(0, 2, 3, 1).reshape(images, d, d, rows, columns, channels)
-        together = cells.permute(0, 3, 1, 4, 2, 5).reshape(images, rows * d, columns * d, channels)
-        return together.permute(0, 3, 1, 2)[:, :, :height, :width]
+        """``[B, C, h, w]`` -> ``[B, D, h', w']``."""
+        scale, shift = self._norm[0].scale_and_shift()
+        weight = self.weight * scale[:, None, None, None]
+        _, _, dilation, _ = self._how
+        if dilation != (1, 1):
+            return dilated_depthwise(features, weight, shift, dilation[0])
+        return self._convolve(features, weight, shift, *self._how)  # type: ignore[no-any-return]
+
+
+def dilated_depthwise(features: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """Compute a dilated depthwise convolution as one without dilation over every d-th row and column.
+
+    The cells of an image whose rows and columns leave the same remainders see only each other; they are laid out as an image
+    of their own. PyTorch's gradient of the dilated one takes a CPU several times as long, and a hundred times where cores are
+    shared (``python -m benchmarks.dilated``).
+
+    Args:
+        features: ``[B, C, h, w]``.
+        weight: ``[C, 1, k, k]``, k odd.
+        bias: ``[C]``, or None.
+        dilation: d, cells between those that a kernel sees, 1 or more.
+
+    Returns:
+        ``[B, C, h, w]`` in ``channels_last``: of stride 1, with a padding of zeros that keeps the size.
+    """
+    d, (images, channels, height, width) = dilation, features.shape
+    padded = F.pad(features, (0, -width % d, 0, -height % d))
+    rows, columns = padded.shape[2] // d, padded.shape[3] // d
+    cells = padded.permute(0, 2, 3, 1).reshape(images, rows, d, columns, d, channels)
+    apart = cells.permute(0, 2, 4, 1, 3, 5).reshape(images * d * d, rows, columns, channels)
+    convolved = F.conv2d(apart.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[3] // 2, groups=channels)
+    cells = convolved.permute(0, 2, 3, 1).reshape(images, d, d, rows, columns, channels)
+    together = cells.permute(0, 3, 1, 4, 2, 5).reshape(images, rows * d, columns * d, channels)
+    return together.permute(0, 3, 1, 2)[:, :, :height, :width]
 
 
 def load_lite(network: nn.Module, name: LiteName, state: Mapping[str, Tensor], where: str) -> None:
@@ -139,7 +196,7 @@ def from_imagenet_pixels(images: Tensor) -> Tensor:
 
 
 class LiteTrunk(Trunk):
-    """EfficientNet-Lite; batch norms are at rest.
+    """EfficientNet-Lite; see ``RestingNorm``.
 
     Args:
         name: which one.
@@ -155,15 +212,6 @@ class LiteTrunk(Trunk):
         self.network = build_lite(name, output_stride)
         if not last:
             del self.network.conv_head, self.network.bn2
-        for norm in self._norms():  # a step sees too few images to measure them, and what they scale must stay as it is
-            norm.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Leave the batch norms in evaluation mode."""
-        super().train(mode)
-        for norm in self._norms():
-            norm.eval()
-        return self
 
     def stages(self) -> Sequence[Sequence[nn.Module]]:
         """See ``Trunk``; the layers at strides 2, 4, 8, 16 and 32."""
@@ -182,6 +230,3 @@ class LiteTrunk(Trunk):
     def _load_classifier(self, state: Mapping[str, Tensor], where: str) -> None:
         """See ``Trunk``."""
         load_lite(self.network, self.name, state, where)
-
-    def _norms(self) -> list[nn.Module]:
-        return [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]

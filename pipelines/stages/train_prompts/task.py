@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class PromptTask:
         """Return SGD over the contexts, and over the blocks of the tower that are tuned."""
         assert isinstance(model, PromptedClip)
         config = self.config
-        groups = [{"params": list(model.prompts.parameters())}]
+        groups: list[dict[str, Any]] = [{"params": list(model.prompts.parameters())}]
         if len(model.tuned):
             groups.append({"params": list(model.tuned.parameters()), "lr": config.lr * config.tower_lr_factor})
         return (torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay),)
