@@ -210,9 +210,9 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path: Path) -> Non
 
 
 def test_a_dry_run_by_another_index_of_the_same_images_finds_their_rows_finished(tmp_path: Path) -> None:
-    unmeasured = grid().model_copy(update={"stages": ("index", "propose")})
-    bring(unmeasured, tmp_path, "propose")
-    _, printed = bring(grid(), tmp_path, "propose", dry_run=True)  # whose index looks at true boxes, too
+    recipe = grid("prompts.points_per_side=1", "resources.here=true")
+    bring(recipe.model_copy(update={"stages": ("index", "propose")}), tmp_path, "propose")
+    _, printed = bring(recipe, tmp_path, "propose", dry_run=True)  # whose index looks at true boxes, too
     assert "damaged" not in printed
     assert printed.count("finished: images 5 = done 5") == 1
 

@@ -95,7 +95,7 @@ class RestingNorm(nn.Module):
 
 
 class RestingConvolution(nn.Module):
-    """A convolution and the norm behind it, at once: kernels are scaled, the shift is the bias. A tenth of a step's time less.
+    """A convolution and the norm behind it, at once: kernels are scaled, the shift is the bias, and no norm goes over the maps.
 
     Args:
         convolution: without bias; its weight becomes this module's, under the same name.
@@ -125,8 +125,8 @@ def dilated_depthwise(features: Tensor, weight: Tensor, bias: Tensor | None, dil
     """Compute a dilated depthwise convolution as one without dilation over every d-th row and column.
 
     The cells of an image whose rows and columns leave the same remainders see only each other; they are laid out as an image
-    of their own. PyTorch's gradient of the dilated one takes a CPU several times as long, and a hundred times where cores are
-    shared (``python -m benchmarks.dilated``).
+    of their own. PyTorch's gradient of the dilated one takes a CPU several times as long, and longer where cores are shared
+    (``python -m benchmarks.dilated``).
 
     Args:
         features: ``[B, C, h, w]``.
