@@ -39,11 +39,7 @@ BATCHED, PLAIN = "batched", "image by image, class by class"
 def main() -> None:
     """Run every case in processes of its own, in alternating order, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--backbone",
-        default="small",
-        choices=("small", "efficientnet_lite2", "vgg16.torchvision", "resnet50.torchvision"),
-    )
+    parser.add_argument("--backbone", default="small", choices=BACKBONES)
     parser.add_argument("--side", type=int, default=256, help="pixels, both sides of an image")
     parser.add_argument("--images", type=int, default=8, help="images per step")
     parser.add_argument("--steps", type=int, default=3, help="timed after one that warms up")

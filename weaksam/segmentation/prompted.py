@@ -160,7 +160,8 @@ def load_prompts(path: Path, clip: Clip) -> tuple[PromptedClip, tuple[str, ...]]
     try:
         names = tuple(description["class_names"])
         config = ClipConfig(names=description["names"], background=tuple(description["background"]))
-        layout, tuned_blocks = PromptLayoutConfig(**description["layout"]), description["tuned_blocks"]
+        layout = PromptLayoutConfig(**description["layout"])
+        tuned_blocks = description.get("tuned_blocks", 0)  # files from before there were such do not say
         prompted = PromptedClip(clip, names, config, layout, tuned_blocks)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -43,7 +43,6 @@ def test_the_last_blocks_of_the_tower_learn_too_where_they_are_tuned(tmp_path: P
     contrastive_loss(model.scores(pixels), PRESENT).backward()  # type: ignore[no-untyped-call]
     for name, parameter in clip.named_parameters():
         learns = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
-        # A bias of keys is the same for all of them, and so nothing to attention; in_proj_bias holds others beside it.
         assert learns is name.startswith(("visual.transformer.resblocks.1.", "visual.transformer.resblocks.2.")), name
     with torch.no_grad():
         for parameter in model.tuned.parameters():
@@ -52,8 +51,27 @@ def test_the_last_blocks_of_the_tower_learn_too_where_they_are_tuned(tmp_path: P
     path.write_bytes(prompts_to_bytes(model, CLASS_NAMES, CONFIG))
     loaded, _ = load_prompts(path, tiny_clip())
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert torch.equal(loaded.scores(pixels), model.scores(pixels))
+    kept = model.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in loaded.state_dict().items())
+    torch.testing.assert_close(loaded.scores(pixels), model.scores(pixels))
     assert not torch.allclose(loaded.scores(pixels), prompted().scores(pixels))
+
+
+def test_tuned_blocks_of_another_clip_are_refused_and_a_file_that_names_none_has_none(tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    state, config = (
+        {"prompts.context": torch.zeros(4, 64)},
+        '"class_names": ["ring"], "names": {}, "background": ["ground"]',
+    )
+    path = tmp_path / "prompts.safetensors"
+    path.write_bytes(save(state, {"prompts": f'{{{config}, "layout": {{"length": 4}}}}'}))
+    assert len(load_prompts(path, tiny_clip())[0].tuned) == 0
+    path.write_bytes(save(state, {"prompts": f'{{{config}, "layout": {{"length": 4}}, "tuned_blocks": 9}}'}))
+    with pytest.raises(
+        CheckpointError, match=r"prompts\.safetensors: .*tuned_blocks: expected 0\.\.3, of this CLIP, got 9"
+    ):
+        load_prompts(path, tiny_clip())
 
 
 def test_more_tuned_blocks_than_the_tower_has_are_refused() -> None:
