@@ -24,14 +24,20 @@ _told: list[str] = []  # what this process ends with
 
 
 class _Verbs(TyperGroup):
-    """All verbs; what an interrupt means is the same for each, and typer would only say "Aborted"."""
+    """All verbs; what an interrupt means is the same for each, and typer would only say "Aborted".
+
+    Whatever a verb ends with after a signal, an error of Ray whose processes were ended, say, it was interrupted.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """See click."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            raise _Interrupted(error) from error
+        except BaseException as error:
+            by = interrupts.asked() or error
+            if isinstance(by, KeyboardInterrupt):
+                raise _Interrupted(by) from error
+            raise
 
 
 class _Interrupted(Exception):  # noqa: N818
@@ -102,8 +108,9 @@ def _end_now(by: KeyboardInterrupt) -> NoReturn:
     words = "" if _told else str(by) or interrupts.INTERRUPTED
     _told.append(words)
     terminal.close_streams(words and f"error: {words}")
-    ray_session.kill_processes()
+    ray_session.halt_processes()  # so that nothing writes once the locks are released
     release_all()
+    ray_session.kill_processes()
     os._exit(interrupts.exit_code(by))
 
 

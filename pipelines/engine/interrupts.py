@@ -5,6 +5,8 @@ first     KeyboardInterrupt in the main thread; everything unwinds, with locks r
 second    the same, but whoever is not done after some seconds is ended: exit code and line are the same
 revoked   ``Revoked``, a KeyboardInterrupt, in the thread that works: its lock was lost, or the workers it waits for do not
           come; as hurried as a second signal
+
+However the work ends after a signal, with an error of a library whose process was ended, say: it was interrupted (``asked``).
 """
 
 from __future__ import annotations
@@ -46,6 +48,12 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 
 _forced_end: Callable[[KeyboardInterrupt], None] = lambda _error: None  # noqa: E731  # of the command that is running
+_asked: Stopped | None = None
+
+
+def asked() -> Stopped | None:
+    """Return the first signal that asked this process to stop, if one did."""
+    return _asked
 
 
 def install(forced_end: Callable[[KeyboardInterrupt], None]) -> None:
@@ -53,18 +61,21 @@ def install(forced_end: Callable[[KeyboardInterrupt], None]) -> None:
 
     ``forced_end`` is called with the interrupt, in a thread, once a hurried process has not ended by itself.
     """
-    global _forced_end
-    _forced_end = forced_end
-
-    def again(signum: int, _frame: FrameType | None) -> None:
-        hold()
-        _end_after(_HURRY_S, Stopped(signum))
+    global _forced_end, _asked
+    _forced_end, _asked = forced_end, None
 
     def first(signum: int, _frame: FrameType | None) -> None:
+        global _asked
+        by = _asked = Stopped(signum)
+
+        def again(_signum: int, _frame: FrameType | None) -> None:
+            hold()
+            _end_after(_HURRY_S, by)
+
         _set(again)
         if signum != signal.SIGINT:
-            _end_after(_GRACE_S, Stopped(signum))
-        raise Stopped(signum)
+            _end_after(_GRACE_S, by)
+        raise by
 
     _set(first)
 

@@ -101,9 +101,29 @@ def is_connected() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
+def halt_processes() -> list[psutil.Process]:
+    """Halt every process that this one started, and theirs, and return them; those that were started meanwhile, too."""
+    import psutil
+
+    halted: dict[int, psutil.Process] = {}
+    while new := [process for process in _descendants() if process.pid not in halted]:
+        for process in new:
+            halted[process.pid] = process
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+    return list(halted.values())
+
+
 def kill_processes() -> None:
-    """Kill every process that this one started, and theirs."""
-    _kill(_frozen())
+    """Kill every process that this one started, and theirs, as the last thing that this one does."""
+    import psutil
+
+    def is_raylet(process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            return process.name() == "raylet"
+        return False
+
+    _kill(sorted(halt_processes(), key=is_raylet))  # whose driver Ray ends, with an exit code of its own
 
 
 def let_go_of_actors() -> None:
@@ -125,7 +145,7 @@ def frozen_when_interrupted() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _frozen()
+        halt_processes()
         raise
 
 
@@ -145,19 +165,6 @@ def _descendants() -> list[psutil.Process]:
     import psutil
 
     return psutil.Process().children(recursive=True)
-
-
-def _frozen() -> list[psutil.Process]:
-    """Halt all descendants and return them; those that were started meanwhile, too."""
-    import psutil
-
-    halted: dict[int, psutil.Process] = {}
-    while new := [process for process in _descendants() if process.pid not in halted]:
-        for process in new:
-            halted[process.pid] = process
-            with suppress(psutil.NoSuchProcess):
-                process.suspend()
-    return list(halted.values())
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:

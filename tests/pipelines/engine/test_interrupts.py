@@ -202,3 +202,29 @@ cli.main()
     assert not (tmp_path / "_lock").exists()
     assert err == "error: interrupted; the same command goes on where this one stopped\n"
     wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.mark.parametrize("error", ["EOFError()", "BrokenPipeError(32, 'a pipe')", "RuntimeError('Ray is gone')"])
+def test_whatever_a_verb_ends_with_after_a_signal_it_was_interrupted(error: str) -> None:
+    """Libraries wrap an interrupt, or fail because what they talk to was ended with it."""
+    code = f"""
+import os, signal, time
+from pipelines.cli import app as cli
+@cli.app.command()
+def verb():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    except KeyboardInterrupt:
+        raise {error}
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "verb"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "error: interrupted; the same command goes on where this one stopped\n"
