@@ -85,7 +85,7 @@ class System(StrEnum):
     FMA = "fma"
 
 
-_DEMOS = {System.WEAKSAM: "demo", System.FMA: "shapes-fma"}  # their recipes
+_DEMOS = {System.WEAKSAM: "demo", System.FMA: "demo-fma"}  # their recipes
 
 
 def demo(

@@ -206,7 +206,7 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
     ("name", "hint"),
     [
         ("voc7", "did you mean voc07?"),
-        ("no/such.yaml", "shipped recipes: coco14, coco14-fma, coco17, coco17-masks, demo, fma, grid"),
+        ("no/such.yaml", "shipped recipes: coco14, coco14-fma, coco17, coco17-masks, demo, demo-fma, fma, grid"),
     ],
 )
 def test_an_unknown_recipe_gets_a_hint(name: str, hint: str) -> None:
