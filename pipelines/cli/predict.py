@@ -53,6 +53,10 @@ class PredictRequest(Request):
     pictures: Annotated[
         int, typer.Option("--pictures", min=0, metavar="N", help="Draw the boxes of at most N pictures of a split.")
     ] = 200
+    copy: Annotated[
+        bool,
+        typer.Option("--copy", help="Copy the pictures beside the annotations of voc, yolo and labelme; else links."),
+    ] = False
     retry_dropped: RetryOption = False
     wait: WaitOption = WAIT_S
 
@@ -72,10 +76,13 @@ def predict(request: PredictRequest) -> None:
 
     The pictures need no labels; what a data set says of them is not read. OUT is a run folder like any other: the same command
     continues after it was stopped, and looks at new pictures only when there are more. In it are the annotations, `pictures/`
-    with the boxes drawn, and `_dropped/` rows of pictures that cannot be read.
+    with the boxes drawn, as the last --score says, and `_dropped/` rows of pictures that cannot be read.
+
+    --as: coco and coco-polygons (of masks) are one JSON for pycocotools and most trainers, voc and yolo folders to train
+    on, and labelme a folder to correct boxes by hand in. Files that were changed since are never replaced.
 
     Of a run that ends in a segmenter (`predict-maps`), they are `label_maps/`, PNGs whose pixels are class numbers, and
-    `pictures/` with the maps drawn over; --as and --score do not matter.
+    `pictures/` with the maps drawn over; --as, --score and --copy do not matter.
 
     Examples:
 
@@ -110,9 +117,10 @@ def predict(request: PredictRequest) -> None:
     if issubclass(stage_of(name).product, LabelMapTable):
         lines = write_label_maps(*made, pictures=request.pictures)
     else:
-        lines = write_boxes(*made, request.to, least_score=request.score, pictures=request.pictures)
+        lines = write_boxes(*made, request.to, least_score=request.score, pictures=request.pictures, copy=request.copy)
     for line in lines:
         voice.say(line)
     for stage, manifest in manifests.items():
         if too_many := too_many_dropped(run.instance(stage), manifest, request.max_dropped):
+            voice.say("what was found in all other pictures is written")
             raise too_many

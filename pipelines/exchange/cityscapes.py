@@ -14,7 +14,7 @@ import posixpath
 from pipelines.exchange.content import SplitLabelMaps
 from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem
-from pipelines.exchange.files import begin_folder
+from pipelines.exchange.files import recorded_export
 from pipelines.store.files import write_bytes
 from weaksam.errors import DataError
 from weaksam.io.files import join
@@ -25,7 +25,7 @@ def write_label_maps(content: SplitLabelMaps, target: Target) -> str:
     """Write a PNG per image, and the names of the classes.
 
     Raises:
-        DataError: two pictures would share one file, or ``begin_folder``'s.
+        DataError: two pictures would share one file, or ``recorded_export``'s.
     """
     split, files = file_stem(content.of.split), dict[str, str]()
     first: dict[str, str] = {}
@@ -37,10 +37,10 @@ def write_label_maps(content: SplitLabelMaps, target: Target) -> str:
             )
     classes = f"{split}/classes.txt"
     to_write = [*files.values(), classes]
-    replaced = begin_folder(target.out, to_write, to="cityscapes", split=split, overwrite=target.overwrite)
-    for image_id, label_map in content.maps():
-        write_bytes(join(target.out, files[image_id]), encode_label_map(label_map))
-    write_bytes(join(target.out, classes), "".join(f"{name}\n" for name in content.class_names).encode())
+    with recorded_export(target.out, to_write, to="cityscapes", split=split, overwrite=target.overwrite) as replaced:
+        for image_id, label_map in content.maps():
+            write_bytes(join(target.out, files[image_id]), encode_label_map(label_map))
+        write_bytes(join(target.out, classes), "".join(f"{name}\n" for name in content.class_names).encode())
     return f" · replaced {replaced:,} files of an earlier export" if replaced else ""
 
 

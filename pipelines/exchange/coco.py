@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,11 +90,19 @@ def write_label_maps(content: SplitLabelMaps, target: Target) -> str:
     return " · replaced an earlier file" if replaced else ""
 
 
+def write_labels_as_polygons(content: LabelledSplit, target: Target) -> str:
+    """Write an instances JSON whose masks are polygons, if there are any."""
+    said = write_labels(content, target, _polygons)
+    if any(image.found.mask_rle is not None for image in content.images):
+        return said
+    return f" · no object has a mask, so there are no polygons{said}"
+
+
 PROPOSALS = Export(write=write_proposals, suffix=".json")
 DETECTIONS = Export(write=write_detections, suffix=".json", takes=("only",))
 LABELS = Export(write=write_labels, suffix=".json")
 LABEL_MAPS = Export(write=write_label_maps, suffix=".json", takes=("only",))
-LABELS_AS_POLYGONS = Export(write=partial(write_labels, segmentation=_polygons), suffix=".json")
+LABELS_AS_POLYGONS = Export(write=write_labels_as_polygons, suffix=".json")
 
 
 def read_coco(data: bytes, where: str, known: KnownImages) -> dict[str, Boxes]:

@@ -3,7 +3,8 @@
 A file that is there is refused, or replaced with ``overwrite``. In a folder, which several exports may share, each export
 leaves a record, ``weaksam-export-FORMAT-SPLIT.json``, of the files that it wrote. The next export of the same format and
 split is refused, or with ``overwrite`` removes exactly those files before it writes its own. Files that no record names are
-somebody else's (true annotations, say): they are never replaced.
+somebody else's (true annotations, say), and those that were changed since are somebody's work (boxes that were corrected by
+hand): they are never replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import IO
 from pipelines.store.explain import naming
 from pipelines.store.files import read_json, write_json
 from weaksam.errors import DataError
-from weaksam.io.files import is_remote, join, list_files, open_fs
+from weaksam.io.contents import contents_of
+from weaksam.io.files import absolute, is_remote, join, list_files, open_fs
 
 RECORD = "weaksam-export-"  # begins the name of a record
 
@@ -60,8 +62,9 @@ def open_whole(uri: str) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
-def begin_folder(folder: str, files: Iterable[str], *, to: str, split: str, overwrite: bool) -> int:
-    """Make a folder ready for the files of one export, and record them.
+@contextmanager
+def recorded_export(folder: str, files: Iterable[str], *, to: str, split: str, overwrite: bool) -> Iterator[int]:
+    """Make a folder ready for the files of one export, which the body writes, and record them.
 
     Args:
         folder: path or address; it need not exist.
@@ -70,21 +73,30 @@ def begin_folder(folder: str, files: Iterable[str], *, to: str, split: str, over
         split: whose images, as it may stand in a file's name.
         overwrite: remove what an earlier export of this format and split wrote.
 
-    Returns:
+    Yields:
         how many files of an earlier export were removed.
 
     Raises:
-        DataError: an earlier export is there and ``overwrite`` is not set, or files are that no such export wrote.
+        DataError: an earlier export is there and ``overwrite`` is not set, or files are that no such export wrote, or that
+            were changed since it wrote them.
     """
     record = f"{RECORD}{to}-{split}.json"
     held = {name for name, _ in list_files(folder)}
-    earlier = held & _recorded(join(folder, record)) if record in held else set()
-    wanted = set(files)
-    foreign = sorted((wanted & held) - earlier)
+    recorded = _recorded(join(folder, record)) if record in held else {}
+    earlier = sorted(held & recorded.keys())
+    wanted = sorted(set(files))
+    foreign = sorted((held & set(wanted)).difference(earlier))
     if foreign:
         raise DataError(
             f"--out {folder}: {len(foreign):,} of the files to write are there and not of an earlier export of split {split} "
             f"as {to} (such as {foreign[0]}); choose another folder, or move them away"
+        )
+    digests = _digests(folder, [name for name in earlier if recorded[name] is not None])
+    changed = [name for name, digest in digests.items() if digest != recorded[name]]
+    if changed:
+        raise DataError(
+            f"--out {folder}: {len(changed):,} of the files of an earlier export of split {split} as {to} were changed since "
+            f"(such as {changed[0]}); move them away to keep them, or choose another folder"
         )
     if record in held and not overwrite:
         raise DataError(
@@ -92,15 +104,33 @@ def begin_folder(folder: str, files: Iterable[str], *, to: str, split: str, over
             "--overwrite replaces them, or choose another folder"
         )
     fs, root = open_fs(folder)
-    for name in sorted(earlier):
+    for name in earlier:
         fs.rm_file(join(root, name))
-    write_json(join(folder, record), {"format": to, "split": split, "files": sorted(wanted)})
-    return len(earlier)
+    content = {"format": to, "split": split, "files": dict.fromkeys(wanted)}
+    write_json(join(folder, record), content)
+    yield len(earlier)
+    write_json(join(folder, record), {**content, "files": dict.fromkeys(wanted) | _digests(folder, wanted)})
 
 
-def _recorded(uri: str) -> set[str]:
+def _recorded(uri: str) -> dict[str, str | None]:
+    """Return the files of a record, with the digest of each that is whole and no link."""
     record = read_json(uri)
     files = record.get("files") if isinstance(record, dict) else None
-    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
-        raise DataError(f"{uri}: expected the record of an earlier export, a list of its files; choose another folder")
-    return set(files)
+    if isinstance(files, list):  # of a version that wrote down no digests
+        files = dict.fromkeys(files)
+    if not isinstance(files, dict) or not all(isinstance(digest, str | None) for digest in files.values()):
+        raise DataError(
+            f"{uri}: expected the record of an earlier export, its files with their digests; choose another folder"
+        )
+    return files
+
+
+def _digests(folder: str, names: Iterable[str]) -> dict[str, str]:
+    """Return what files of a folder hold; nothing of links, whose pictures are elsewhere."""
+    uris = {uri: name for name in names if not _is_link(uri := join(folder, name))}
+    found = {uris[uri]: content.digest for uri, content in contents_of(list(uris))}
+    return dict(sorted(found.items()))
+
+
+def _is_link(uri: str) -> bool:
+    return not is_remote(uri) and os.path.islink(absolute(uri))

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 
 from pipelines.exchange.content import LabelledImage, LabelledSplit
 from pipelines.exchange.export import Export, Target
-from pipelines.exchange.files import RECORD, begin_folder
+from pipelines.exchange.files import RECORD, recorded_export
 from pipelines.exchange.image_ids import shown
 from pipelines.exchange.masked_objects import MaskedObject, require_size
 from pipelines.exchange.pictures import place_pictures, plan_pictures
@@ -43,7 +43,7 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
     """Write a JSON per image, and the pictures; return in words what became of these, and what to do next.
 
     Raises:
-        DataError: two pictures would share one file, or ``begin_folder``'s.
+        DataError: two pictures would share one file, or ``recorded_export``'s.
     """
     images, folder = content.images, target.out
     places = [image.file_name for image in images]
@@ -55,10 +55,12 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
         )
     placement = plan_pictures([image.uri for image in images], places, folder, target.pictures)
     to_write = [*files, *placement.places]
-    replaced = begin_folder(folder, to_write, to="labelme", split=content.of.split, overwrite=target.overwrite)
-    place_pictures(placement, folder)
-    for file, image in zip(files, images, strict=True):
-        write_bytes(join(folder, file), json.dumps(labelme_json(image, content), ensure_ascii=False).encode())
+    with recorded_export(
+        folder, to_write, to="labelme", split=content.of.split, overwrite=target.overwrite
+    ) as replaced:
+        place_pictures(placement, folder)
+        for file, image in zip(files, images, strict=True):
+            write_bytes(join(folder, file), json.dumps(labelme_json(image, content), ensure_ascii=False).encode())
     earlier = f" · replaced {replaced:,} files of an earlier export" if replaced else ""
     before = f"put the pictures under {folder} by their names, then " if placement.absent else ""
     return f"\n{placement.text}{earlier}\nnext: {before}labelme {folder}"

@@ -24,7 +24,7 @@ import numpy as np
 from pipelines.exchange.content import LabelledImage, LabelledSplit, SplitDetections
 from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem, file_stems, safe_name, without_blanks
-from pipelines.exchange.files import begin_folder, open_whole
+from pipelines.exchange.files import open_whole, recorded_export
 from pipelines.exchange.pictures import pictures_of, place_pictures, plan_pictures
 from pipelines.exchange.voc_masks import mask_pngs, numbered
 from pipelines.store.files import write_bytes
@@ -39,7 +39,7 @@ def write_detections(content: SplitDetections, target: Target) -> str:
     """Write a file per class, also where nothing of it was found.
 
     Raises:
-        DataError: two pictures would share one name, or ``begin_folder``'s.
+        DataError: two pictures would share one name, or ``recorded_export``'s.
     """
     names, split = pictures_of(content.of.index, content.of.split).names, safe_name(content.of.split)
     stems = [without_blanks(stem) for stem in file_stems([names[image_id] for image_id in content.images])]
@@ -50,10 +50,12 @@ def write_detections(content: SplitDetections, target: Target) -> str:
         ):
             lines[content.class_names[class_index]].append(voc_line(stem, score, box))
     files = {name: f"comp3_det_{split}_{safe_name(name)}.txt" for name in content.class_names}
-    replaced = begin_folder(target.out, files.values(), to="voc-detections", split=split, overwrite=target.overwrite)
-    for name, of_class in lines.items():
-        with open_whole(join(target.out, files[name])) as file:
-            file.write("".join(f"{line}\n" for line in of_class).encode())
+    with recorded_export(
+        target.out, files.values(), to="voc-detections", split=split, overwrite=target.overwrite
+    ) as replaced:
+        for name, of_class in lines.items():
+            with open_whole(join(target.out, files[name])) as file:
+                file.write("".join(f"{line}\n" for line in of_class).encode())
     return " · replaced an earlier export" if replaced else ""
 
 
@@ -67,7 +69,7 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
     """Write an XML per image, the list of the split, and the pictures; return in words what became of these.
 
     Raises:
-        DataError: two pictures would share one file, or ``begin_folder``'s.
+        DataError: two pictures would share one file, or ``recorded_export``'s.
     """
     images, folder, split = content.images, target.out, file_stem(content.of.split)
     stems = [without_blanks(stem) for stem in file_stems([image.file_name for image in images])]
@@ -85,14 +87,14 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
         for folder_of_masks, png in zip((OBJECTS, CLASSES), both, strict=True)
     }
     to_write = [*annotations, listed, *pngs, *placement.places]
-    replaced = begin_folder(folder, to_write, to="voc", split=split, overwrite=target.overwrite)
-    place_pictures(placement, folder)
-    for path, file, image in zip(annotations, files, images, strict=True):
-        xml = voc_xml(image._replace(file_name=file), content)
-        write_bytes(join(folder, path), xml)
-    for path, png in pngs.items():
-        write_bytes(join(folder, path), png)
-    write_bytes(join(folder, listed), "".join(f"{stem}\n" for stem in stems).encode())
+    with recorded_export(folder, to_write, to="voc", split=split, overwrite=target.overwrite) as replaced:
+        place_pictures(placement, folder)
+        for path, file, image in zip(annotations, files, images, strict=True):
+            xml = voc_xml(image._replace(file_name=file), content)
+            write_bytes(join(folder, path), xml)
+        for path, png in pngs.items():
+            write_bytes(join(folder, path), png)
+        write_bytes(join(folder, listed), "".join(f"{stem}\n" for stem in stems).encode())
     others = sorted({posixpath.splitext(file)[1] for file in files} - {".jpg"})
     put = f"\nnext: put the pictures under {join(folder, 'JPEGImages')} as <filename> says"
     return (

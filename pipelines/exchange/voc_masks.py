@@ -24,7 +24,7 @@ from PIL import Image
 from pipelines.exchange.content import LabelledImage, SplitLabelMaps
 from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem, file_stems, without_blanks
-from pipelines.exchange.files import begin_folder
+from pipelines.exchange.files import recorded_export
 from pipelines.exchange.masked_objects import MaskedObject, no_mask, require_size
 from pipelines.store.files import write_bytes
 from weaksam.datasets.voc_layout import CLASSES, OBJECTS
@@ -71,17 +71,19 @@ def write_label_maps(content: SplitLabelMaps, target: Target) -> str:
     """Write a PNG per image and the list of the split.
 
     Raises:
-        DataError: two pictures would share one file, or ``begin_folder``'s.
+        DataError: two pictures would share one file, or ``recorded_export``'s.
     """
     split = file_stem(content.of.split)
     stems = [without_blanks(stem) for stem in file_stems(list(content.file_names.values()))]
     files = {image_id: numbered(CLASSES, stem) for image_id, stem in zip(content.file_names, stems, strict=True)}
     listed = f"ImageSets/Segmentation/{split}.txt"
     to_write = [*files.values(), listed]
-    replaced = begin_folder(target.out, to_write, to="voc-label-maps", split=split, overwrite=target.overwrite)
-    for image_id, label_map in content.maps():
-        write_bytes(join(target.out, files[image_id]), palette_png(label_map))
-    write_bytes(join(target.out, listed), "".join(f"{stem}\n" for stem in stems).encode())
+    with recorded_export(
+        target.out, to_write, to="voc-label-maps", split=split, overwrite=target.overwrite
+    ) as replaced:
+        for image_id, label_map in content.maps():
+            write_bytes(join(target.out, files[image_id]), palette_png(label_map))
+        write_bytes(join(target.out, listed), "".join(f"{stem}\n" for stem in stems).encode())
     return f" · replaced {replaced:,} files of an earlier export" if replaced else ""
 
 

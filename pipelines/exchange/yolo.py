@@ -25,7 +25,7 @@ import yaml
 from pipelines.exchange.content import LabelledImage, LabelledSplit
 from pipelines.exchange.export import Export, Target
 from pipelines.exchange.file_names import file_stem
-from pipelines.exchange.files import begin_folder
+from pipelines.exchange.files import recorded_export
 from pipelines.exchange.masked_objects import MaskedObject
 from pipelines.exchange.pictures import place_pictures, plan_pictures
 from pipelines.store.files import write_bytes
@@ -44,7 +44,7 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
     """Write labels, lists and pictures; return in words what became of the pictures, and what to do next.
 
     Raises:
-        DataError: two pictures would share one file of labels, a name cannot stand in a list, or ``begin_folder``'s.
+        DataError: two pictures would share one file of labels, a name cannot stand in a list, or ``recorded_export``'s.
     """
     images, folder, split = content.images, target.out, file_stem(content.of.split)
     places = [f"images/{image.file_name}" for image in images]
@@ -57,10 +57,11 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
         listed: "".join(f"./{place}\n" for place in places),
         DATA_YAML: _data_yaml(content, listed, folder),
     }
-    replaced = begin_folder(folder, [*texts, *placement.places], to="yolo", split=split, overwrite=target.overwrite)
-    place_pictures(placement, folder)
-    for file, text in texts.items():
-        write_bytes(join(folder, file), text.encode())
+    to_write = [*texts, *placement.places]
+    with recorded_export(folder, to_write, to="yolo", split=split, overwrite=target.overwrite) as replaced:
+        place_pictures(placement, folder)
+        for file, text in texts.items():
+            write_bytes(join(folder, file), text.encode())
     earlier = f" · replaced {replaced:,} files of an earlier export" if replaced else ""
     if not content.to_learn_from:
         return f"\n{placement.text}{earlier}"

@@ -10,6 +10,8 @@ from PIL import Image
 from pipelines.exchange.content import LabelledImage, SplitPredictions, images_of, predictions_of
 from pipelines.exchange.export import Product, Target, find_export, formats_of
 from pipelines.exchange.file_names import safe_name
+from pipelines.exchange.files import recorded_export
+from pipelines.exchange.pictures import PictureMode
 from pipelines.predict.pictures import FOLDER, Drawn, draw_some, fitted
 from pipelines.products.detections import DetectionTable
 from pipelines.products.index import Index
@@ -21,28 +23,31 @@ from weaksam.masks_np import decode_rle
 FORMATS = tuple(formats_of(Product.PSEUDO_LABELS))  # of annotations
 
 
-def write_boxes(index: Instance, detected: Instance, to: str, *, least_score: float, pictures: int) -> Iterator[str]:
+def write_boxes(
+    index: Instance, detected: Instance, to: str, *, least_score: float, pictures: int, copy: bool
+) -> Iterator[str]:
     """Write what was predicted beside the tables of its run, in a format of annotations and as pictures with boxes.
 
     Args:
         index: finished, of the run of predictions.
         detected: finished, of ``detect``.
-        to: one of ``FORMATS``; what an earlier call wrote is replaced.
+        to: one of ``FORMATS``; what an earlier call wrote is replaced, unless it was changed since.
         least_score: boxes that score less are left out.
         pictures: at most so many of a split are drawn, a sample that does not depend on their names; 0 = none.
+        copy: where the format has a place for the pictures themselves, copy them there, and do not link them.
 
     Yields:
         lines for people, of one split after the other.
 
     Raises:
         ConfigError: there is no such format.
-        DataError: names that the format cannot hold, or files of somebody else are in the way.
+        DataError: names that the format cannot hold, or files are in the way that somebody else wrote or changed.
     """
-    export = find_export(Product.PSEUDO_LABELS, to)
     for split in Index(index).facts.splits:
         found = predictions_of(images_of(index, split, "", skip_missing=True), detected, least_score)
-        out = join(index.run_uri, to, *([f"{safe_name(split)}{export.suffix}"] if export.suffix else []))
-        said = export.write(found, Target(out=out, overwrite=True))
+        out, said = _write(
+            found, to, join(index.run_uri, to), safe_name(split), PictureMode.COPY if copy else PictureMode.LINK
+        )
         yield f"{out}: {to} · {found.text}{said}"
         if hint := _of_too_strict(found, detected):
             yield hint
@@ -51,7 +56,19 @@ def write_boxes(index: Instance, detected: Instance, to: str, *, least_score: fl
                 Drawn(image.image_id, image.file_name, partial(_with_boxes, image, found.class_names))
                 for image in found.images
             ]
-            yield draw_some(drawn, join(index.run_uri, FOLDER), split, pictures, what="their boxes")
+            what = f"their boxes that score {least_score:g} or more"
+            yield draw_some(drawn, join(index.run_uri, FOLDER), split, pictures, what=what)
+
+
+def _write(found: SplitPredictions, to: str, folder: str, split: str, pictures: PictureMode) -> tuple[str, str]:
+    """Write what was predicted of a split, in a file of a folder or as a folder; return where, and what to say of it."""
+    export = find_export(Product.PSEUDO_LABELS, to)
+    if not export.suffix:
+        return folder, export.write(found, Target(out=folder, pictures=pictures, overwrite=True))
+    file = f"{split}{export.suffix}"
+    with recorded_export(folder, [file], to=to, split=split, overwrite=True) as replaced:
+        said = export.write(found, Target(out=join(folder, file)))
+    return join(folder, file), said + (" · replaced an earlier file" if replaced else "")
 
 
 def _of_too_strict(found: SplitPredictions, detected: Instance) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.exchange.file_names import safe_name
-from pipelines.exchange.files import begin_folder
+from pipelines.exchange.files import recorded_export
 from pipelines.exchange.pictures import pictures_of
 from pipelines.exchange.voc_masks import palette_png, voc_palette
 from pipelines.predict.pictures import FOLDER, Drawn, draw_some, fitted
@@ -32,7 +32,7 @@ def write_label_maps(index: Instance, predicted: Instance, *, pictures: int) -> 
 
     Args:
         index: finished, of the run of predictions.
-        predicted: finished, of ``predict-maps``; what an earlier call wrote of it is replaced.
+        predicted: finished, of ``predict-maps``; what an earlier call wrote of it is replaced, unless it was changed since.
         pictures: at most so many of a split are drawn, a sample that does not depend on their names; 0 = none.
 
     Yields:
@@ -47,13 +47,11 @@ def write_label_maps(index: Instance, predicted: Instance, *, pictures: int) -> 
         of_split = pictures_of(index, split)
         names, found = of_split.names, [image_id for image_id in of_split.names if image_id in maps]
         out, files = join(index.run_uri, _MAPS, safe_name(split)), [_map_file(names[image_id]) for image_id in found]
-        begin_folder(out, [*files, _CLASSES], to=_MAPS, split=safe_name(split), overwrite=True)
-        write_bytes(
-            join(out, _CLASSES),
-            "".join(f"{n} {name}\n" for n, name in enumerate(("background", *class_names))).encode(),
-        )
-        for image_id, file in zip(found, files, strict=True):
-            write_bytes(join(out, file), palette_png(_decoded(maps, image_id)))
+        with recorded_export(out, [*files, _CLASSES], to=_MAPS, split=safe_name(split), overwrite=True):
+            numbered = enumerate(("background", *class_names))
+            write_bytes(join(out, _CLASSES), "".join(f"{n} {name}\n" for n, name in numbered).encode())
+            for image_id, file in zip(found, files, strict=True):
+                write_bytes(join(out, file), palette_png(_decoded(maps, image_id)))
         missing = f" ({len(names) - len(found):,} dropped)" if len(found) < len(names) else ""
         yield f"{out}: images {len(found):,}{missing} · PNGs of class numbers, named in {_CLASSES}"
         if pictures:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from pipelines.exchange.file_names import safe_name
-from pipelines.exchange.files import begin_folder
+from pipelines.exchange.files import recorded_export
 from pipelines.products.index import in_hash_order
 from pipelines.store.files import write_bytes
 from weaksam.drawing import fit
@@ -42,12 +42,12 @@ def fitted(uri: str) -> tuple[Image.Image, float]:
 def draw_some(images: Sequence[Drawn], folder: str, split: str, most: int, *, what: str) -> str:
     """Draw some images of a split into a folder, JPEGs; return what to say of it, ``what`` being what is drawn.
 
-    What an earlier call drew is replaced; those that are drawn are a sample that does not depend on their names.
+    What an earlier call drew is replaced, unless it was changed since; those that are drawn are a sample that does not depend
+    on their names.
     """
     by_id = {image.image_id: image for image in images}
     chosen = [by_id[image_id] for image_id in in_hash_order(list(by_id))[:most]]
     files = [_picture_file(image.file_name) for image in chosen]
-    begin_folder(folder, files, to=FOLDER, split=safe_name(split), overwrite=True)
 
     def draw(image: Drawn, file: str) -> bool:
         try:
@@ -59,7 +59,10 @@ def draw_some(images: Sequence[Drawn], folder: str, split: str, most: int, *, wh
         write_bytes(join(folder, file), buffer.getvalue())
         return True
 
-    with ThreadPoolExecutor(_DRAWERS) as threads:
+    with (
+        recorded_export(folder, files, to=FOLDER, split=safe_name(split), overwrite=True),
+        ThreadPoolExecutor(_DRAWERS) as threads,
+    ):
         drawn = sum(threads.map(draw, chosen, files))
     lost = f", {len(chosen) - drawn:,} cannot be read any more" if drawn < len(chosen) else ""
     more = f" of {len(by_id):,}; --pictures {len(by_id)} draws all" if len(chosen) < len(by_id) else ""

@@ -17,7 +17,7 @@ from pipelines.registry import product_of
 from pipelines.stages.detect import scored_proposals
 from pipelines.store.instances import finished_instance
 from pipelines.training.trained import Trained
-from weaksam.errors import ConfigError
+from weaksam.errors import ConfigError, RunError
 from weaksam.io.files import join, open_fs
 
 
@@ -40,9 +40,12 @@ def predictor_of(run_uri: str, data_uri: str, of: str = "", overrides: Sequence[
 
     Raises:
         ConfigError: the run predicts nothing, or needs proposals that no stage makes.
-        RunError: what is needed of it is not finished.
+        RunError: there is no run, or what is needed of it is not finished.
     """
     file = join(run_uri, "recipe.yaml")
+    fs, path = open_fs(file)
+    if not fs.exists(path):
+        raise RunError(f"{run_uri}: expected a run folder, as --out names it, found no recipe.yaml in it")
     trained, _ = load_recipe(file, overrides)
     name = of or _last_predictor(trained, run_uri)
     if verb_of(name) not in _PREDICT:

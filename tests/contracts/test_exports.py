@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -332,6 +333,30 @@ def test_files_that_no_export_wrote_are_never_replaced(run, tmp_path, to, file):
             export(run, to, tmp_path / "out", overwrite=overwrite)
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [path]
     assert path.read_text() == "by hand"
+
+
+def test_files_that_were_changed_since_are_never_replaced(run, tmp_path):
+    export(run, "yolo", tmp_path / "out")
+    labels = tmp_path / "out" / "labels" / "cam2" / "0001.txt"
+    before = labels.read_text()
+    labels.write_text("by hand")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match=r"1 of the files of an earlier export .* were changed since"):
+            export(run, "yolo", tmp_path / "out", overwrite=overwrite)
+    assert labels.read_text() == "by hand"
+    labels.write_text(before)  # taken back
+    assert "replaced" in export(run, "yolo", tmp_path / "out", overwrite=True)["text"]
+
+
+def test_an_export_that_was_stopped_and_one_of_an_earlier_version_are_replaced(run, tmp_path):
+    for files in (list, dict.fromkeys):  # without digests, and with none yet
+        export(run, "yolo", tmp_path / "out")
+        (record,) = (tmp_path / "out").glob("weaksam-export-*.json")
+        said = json.loads(record.read_text())
+        record.write_text(json.dumps({**said, "files": files(said["files"])}))
+        (tmp_path / "out" / "classes.txt").write_text("half")
+        assert "replaced" in export(run, "yolo", tmp_path / "out", overwrite=True)["text"]
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_two_splits_share_a_folder_of_voc(run, tmp_path):

@@ -28,7 +28,7 @@ from tests.support.trees import build_voc_tree
 from weaksam.clues.loading import build_classifier, classifier_to_bytes
 from weaksam.detectors.inference import detect_alone
 from weaksam.detectors.loading import build_detector, build_retrained, detector_to_bytes, load_retrained
-from weaksam.errors import ConfigError, RunError
+from weaksam.errors import ConfigError, DataError, RunError
 from weaksam.io.files import join
 from weaksam.io.images import decode_image
 
@@ -136,7 +136,7 @@ def test_pictures_show_the_boxes(taught: str, photos: Path, tmp_path: Path) -> N
     assert (before.size, after.size) == ((80, 60), (640, 480))  # where there is room for captions
     assert np.abs(np.asarray(after, int) - np.asarray(before.resize(after.size), int)).max() > 100
     done = predict(taught, "--data", photos, "--out", out, "--pictures", "1")
-    assert "1 pictures with their boxes of 3; --pictures 3 draws all" in done.output
+    assert "1 pictures with their boxes that score 0.3 or more of 3; --pictures 3 draws all" in done.output
     assert len(list((out / "pictures").rglob("*.jpg"))) == 1
     (out / "pictures" / "mine.txt").touch()
     assert predict(taught, "--data", photos, "--out", out, "--pictures", "0").exit_code == 0
@@ -155,7 +155,47 @@ def test_voc_and_yolo_are_read_by_their_own_rules(taught: str, photos: Path, tmp
         x, y, w, h = np.array(shares, float) * (80, 60, 80, 60)
         corners = [float(one.findtext(f"bndbox/{side}") or "nan") for side in ("xmin", "ymin", "xmax", "ymax")]
         assert corners == pytest.approx([x - w / 2 + 1, y - h / 2 + 1, x + w / 2, y + h / 2], abs=1)
-    assert (out / "yolo" / "images" / "sub" / "a.jpg").resolve() == (photos / "sub" / "a.jpg").resolve()
+    picture = out / "yolo" / "images" / "sub" / "a.jpg"
+    assert picture.resolve() == (photos / "sub" / "a.jpg").resolve()
+    assert "pictures copied 3" in predict(taught, "--data", photos, "--out", out, "--as", "yolo", "--copy").output
+    assert not picture.is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("to", "file"),
+    [("coco", "all.json"), ("voc", "Annotations/a.xml"), ("yolo", "labels/a.txt"), ("labelme", "a.json")],
+)
+def test_what_was_corrected_by_hand_is_never_replaced(
+    taught: str, photos: Path, tmp_path: Path, to: str, file: str
+) -> None:
+    out = tmp_path / "out"
+    command = (taught, "--data", photos, "--out", out, "--as", to)
+    assert predict(*command).exit_code == 0
+    assert "replaced" in predict(*command).output
+    corrected = out / to / file
+    before = {path: path.read_bytes() for path in (out / to).rglob("*") if path.is_file() and path != corrected}
+    corrected.write_text("mine")
+    said = refused(*command)
+    assert f"1 of the files of an earlier export of split all as {to} were changed since" in said
+    assert f"(such as {file})" in said
+    assert corrected.read_text() == "mine"
+    assert before == {path: path.read_bytes() for path in (out / to).rglob("*") if path.is_file() and path != corrected}
+    corrected.rename(tmp_path / "kept")
+    assert predict(*command).exit_code == 0
+    assert corrected.read_text() != "mine"
+
+
+def test_a_file_of_somebody_else_is_never_replaced(taught: str, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "coco").mkdir(parents=True)
+    mine = tmp_path / "out" / "coco" / "all.json"
+    mine.write_text("mine")
+    assert "(such as all.json)" in refused(taught, "--data", photos, "--out", tmp_path / "out")
+    assert mine.read_text() == "mine"
+
+
+def test_that_there_are_no_polygons_without_masks_is_told(taught: str, photos: Path, tmp_path: Path) -> None:
+    done = predict(taught, "--data", photos, "--out", tmp_path / "out", "--as", "coco-polygons")
+    assert "no object has a mask, so there are no polygons" in done.output
 
 
 def test_a_picture_that_cannot_be_read_is_counted_and_costs_no_other(taught: str, photos: Path, tmp_path: Path) -> None:
@@ -163,6 +203,7 @@ def test_a_picture_that_cannot_be_read_is_counted_and_costs_no_other(taught: str
     command = (taught, "--data", photos, "--out", tmp_path / "out")
     result = CliRunner().invoke(cli.app, ["predict", *map(str, command)])
     assert "images 3 (0 without a box, 1 dropped)" in result.output
+    assert "what was found in all other pictures is written" in result.output
     assert "1 of 4 images were dropped" in str(result.exception)
     assert predict(*command, "--max-dropped", "1").exit_code == 0
 
@@ -182,7 +223,7 @@ def test_what_a_data_set_says_of_its_pictures_is_not_read(taught: str, tmp_path:
     command = ("--data", data, "--out", tmp_path / "labelled")
     done = predict(taught, *command)
     assert done.exit_code == 0, done.output
-    assert {path.stem for path in (tmp_path / "labelled" / "coco").iterdir()} == {"trainval", "test"}
+    assert {file.name for file in (tmp_path / "labelled" / "coco").glob("t*.json")} == {"trainval.json", "test.json"}
     for path in (data / "Annotations").iterdir():
         for name in ("xmin", "ymin", "xmax", "ymax"):
             path.write_text(path.read_text().replace(f"<{name}>", f"<{name}>{random.randint(1, 9)}"))
@@ -227,7 +268,7 @@ def test_both_may_lie_in_a_bucket(bucket: str, photos: Path) -> None:
 
 def refused(*arguments: object) -> str:
     result = CliRunner().invoke(cli.app, ["predict", *map(str, arguments)])
-    assert isinstance(result.exception, ConfigError | RunError), result.output
+    assert isinstance(result.exception, ConfigError | DataError | RunError), result.output
     return str(result.exception)
 
 
@@ -239,7 +280,9 @@ def test_what_cannot_be_is_told(taught: str, photos: Path, tmp_path: Path) -> No
     assert "expected one of coco, coco-polygons, labelme, voc, yolo, got 'csv'" in refused(taught, *data, "--as", "csv")
     assert "expected an instance of detect or predict-maps, got 'label'" in refused(taught, *data, "--of", "label")
     assert "did you mean detect.mil?" in refused(taught, *data, "--of", "detect.mill")
-    assert "no recipe" in refused(tmp_path / "nowhere", *data)
+    assert "expected a run folder, as --out names it, found no recipe.yaml in it" in refused(
+        tmp_path / "nowhere", *data
+    )
     write_bytes(f"{other}/retrain/current", b"k2 whole\n")
     assert "retrain is not finished; run `weaksam retrain" in refused(other, *data, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

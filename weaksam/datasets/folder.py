@@ -77,7 +77,8 @@ class FolderDataset:
             *_told(others),
         )
         if not self._images:
-            found = f"none among {len(files):,} files" + (f" ({', '.join(map(str, told))})" if told else "")
+            among = f"none among {len(files):,} files" if files else "no file, or no such folder"
+            found = among + (f" ({', '.join(map(str, told))})" if told else "")
             raise DataError(f"{uri}: expected images ({' '.join(IMAGE_SUFFIXES)}), found {found}; check the path")
         self._folders = split_folders(self._images)
         self.passed_over: tuple[PassedOver, ...] = (*self._folders.passed_over, *told)
