@@ -48,7 +48,6 @@ SMALL_BODIES = tuple(
     f"{part}.{body}" for part in ("mil", "retrain") for body in ("backbone=small", "init=builtin:stem")
 )
 SMALLER = {  # of a recipe's own
-    "photos": ("clues.source.backbone=efficientnet_lite0", "clues.source.init=builtin:efficientnet_lite0"),
     "shapes-fma": ("train-prompts.maps.steps=2",),
 }
 IN_SECONDS = ("table-5", "table-6", "table-10")
