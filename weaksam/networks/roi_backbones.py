@@ -5,7 +5,7 @@ A backbone is named by its architecture *and* by how its weights want their pixe
     vgg16.torchvision     normalised RGB         stride 8   7 x 7 cells   fc6, fc7 of 4096
     vgg16.caffe           BGR in 0..255 - means  the same; the published detectors start here
     resnet50.torchvision  normalised RGB         stride 16  14 x 14       "C4": the fourth stage runs on every proposal
-    efficientnet_lite0    RGB in -1..1           stride 8   7 x 7         two layers of 512, for photographs on a laptop
+    efficientnet_lite0    RGB in -1..1           stride 16  7 x 7         two layers of 512, for photographs on a laptop
     efficientnet_lite2    the same
     small                 normalised RGB         stride 4   5 x 5         two layers of 256, for drawings of 128 pixels
 
