@@ -137,7 +137,7 @@ def let_go_of_actors() -> None:
 
 @contextmanager
 def frozen_when_interrupted() -> Iterator[None]:
-    """Halt every process that this one started before an interrupt of the body goes on.
+    """Halt every process that this one started before an interrupt of the body goes on, also one that Ray made an error of.
 
     They must not write once the lock is released. They are killed at the end of this process and not here, because Ray ends
     a driver whose raylet dies; nor is Ray shut down, which may end in a segmentation fault while its threads still work.
@@ -147,6 +147,12 @@ def frozen_when_interrupted() -> Iterator[None]:
     except KeyboardInterrupt:
         halt_processes()
         raise
+    except Exception as error:
+        asked = interrupts.asked()
+        if asked is None:
+            raise
+        halt_processes()
+        raise asked from error
 
 
 def _leave() -> None:

@@ -1,10 +1,10 @@
 """Where exports write: nothing that lies there is replaced in silence, and no file of an earlier export stays behind.
 
-A file that is there is refused, or replaced with ``overwrite``. In a folder, which several exports may share, each export
-leaves a record, ``weaksam-export-FORMAT-SPLIT.json``, of the files that it wrote. The next export of the same format and
-split is refused, or with ``overwrite`` removes exactly those files before it writes its own. Files that no record names are
-somebody else's (true annotations, say), and those that were changed since are somebody's work (boxes that were corrected by
-hand): they are never replaced.
+A file that is named is refused if it is there, or replaced with ``overwrite``. In a folder, which several exports may share,
+each export leaves a record, ``weaksam-export-FORMAT-SPLIT.json``, of the files that it wrote. The next export of the same
+format and split is refused, or with ``overwrite`` removes exactly those files before it writes its own. Files that no record
+names are somebody else's (true annotations, say), and those that were changed since are somebody's work (boxes that were
+corrected by hand): they are never replaced.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from weaksam.io.contents import contents_of
 from weaksam.io.files import absolute, is_remote, join, list_files, open_fs
 
 RECORD = "weaksam-export-"  # begins the name of a record
+_LINK = "link"  # in a record: to a picture, whatever that holds
 
 
 def require_new_file(uri: str, *, overwrite: bool) -> bool:
@@ -89,10 +90,10 @@ def recorded_export(folder: str, files: Iterable[str], *, to: str, split: str, o
     if foreign:
         raise DataError(
             f"--out {folder}: {len(foreign):,} of the files to write are there and not of an earlier export of split {split} "
-            f"as {to} (such as {foreign[0]}); choose another folder, or move them away"
+            f"as {to}, or of one that kept no record (such as {foreign[0]}); choose another folder, or move them away"
         )
-    digests = _digests(folder, [name for name in earlier if recorded[name] is not None])
-    changed = [name for name, digest in digests.items() if digest != recorded[name]]
+    now = _contents(folder, [name for name in earlier if recorded[name] is not None])
+    changed = [name for name, content in now.items() if content != recorded[name]]
     if changed:
         raise DataError(
             f"--out {folder}: {len(changed):,} of the files of an earlier export of split {split} as {to} were changed since "
@@ -106,31 +107,31 @@ def recorded_export(folder: str, files: Iterable[str], *, to: str, split: str, o
     fs, root = open_fs(folder)
     for name in earlier:
         fs.rm_file(join(root, name))
-    content = {"format": to, "split": split, "files": dict.fromkeys(wanted)}
-    write_json(join(folder, record), content)
-    yield len(earlier)
-    write_json(join(folder, record), {**content, "files": dict.fromkeys(wanted) | _digests(folder, wanted)})
+    unknown = dict.fromkeys(wanted)
+    write_json(join(folder, record), {"format": to, "split": split, "files": unknown})
+    try:
+        yield len(earlier)
+    finally:  # of an export that was stopped, too, what it had written
+        written = _contents(folder, {name for name, _ in list_files(folder)} & unknown.keys())
+        write_json(join(folder, record), {"format": to, "split": split, "files": unknown | written})
 
 
 def _recorded(uri: str) -> dict[str, str | None]:
-    """Return the files of a record, with the digest of each that is whole and no link."""
+    """Return the files of a record with what each held, ``_LINK`` or a digest; None where nobody wrote that down."""
     record = read_json(uri)
     files = record.get("files") if isinstance(record, dict) else None
-    if isinstance(files, list):  # of a version that wrote down no digests
+    if isinstance(files, list) and all(isinstance(name, str) for name in files):  # as earlier versions wrote it
         files = dict.fromkeys(files)
-    if not isinstance(files, dict) or not all(isinstance(digest, str | None) for digest in files.values()):
+    if not isinstance(files, dict) or not all(isinstance(content, str | None) for content in files.values()):
         raise DataError(
             f"{uri}: expected the record of an earlier export, its files with their digests; choose another folder"
         )
     return files
 
 
-def _digests(folder: str, names: Iterable[str]) -> dict[str, str]:
-    """Return what files of a folder hold; nothing of links, whose pictures are elsewhere."""
-    uris = {uri: name for name in names if not _is_link(uri := join(folder, name))}
-    found = {uris[uri]: content.digest for uri, content in contents_of(list(uris))}
-    return dict(sorted(found.items()))
-
-
-def _is_link(uri: str) -> bool:
-    return not is_remote(uri) and os.path.islink(absolute(uri))
+def _contents(folder: str, names: Iterable[str]) -> dict[str, str]:
+    """Return what files of a folder hold, as records have it."""
+    uris = {join(folder, name): name for name in names}
+    links = [uri for uri in uris if not is_remote(uri) and os.path.islink(absolute(uri))]
+    digests = {uri: content.digest for uri, content in contents_of(sorted(uris.keys() - set(links)))}
+    return {uris[uri]: content for uri, content in sorted({**digests, **dict.fromkeys(links, _LINK)}.items())}

@@ -74,7 +74,7 @@ def plan_pictures(uris: Sequence[str], places: Sequence[str], folder: str, mode:
     can_link = not is_remote(folder) and all(_is_file(uri) for uri in uris)
     if mode == PictureMode.NONE or (mode == PictureMode.LINK and not can_link):
         why = (
-            ": no links lead from or to what is drawn, remote or missing; --pictures copy"
+            ": no links lead from or to what is drawn, remote or missing; ask for copies (--pictures copy; predict --copy)"
             if mode == PictureMode.LINK
             else ""
         )
@@ -104,7 +104,7 @@ def _copy(uri: str, target: str) -> None:
     try:
         data = read_bytes(uri)
     except ImageError as error:
-        raise DataError(f"cannot copy a picture: {error}; mend it, or export with --pictures none") from error
+        raise DataError(f"cannot copy a picture: {error}; mend it, or take it out") from error
     write_bytes(target, data)
 
 

@@ -12,7 +12,7 @@ from pipelines.exchange.export import Product, Target, find_export, formats_of
 from pipelines.exchange.file_names import safe_name
 from pipelines.exchange.files import recorded_export
 from pipelines.exchange.pictures import PictureMode
-from pipelines.predict.pictures import FOLDER, Drawn, draw_some, fitted
+from pipelines.predict.pictures import FOLDER, Drawn, draw_some, fitted, split_folder
 from pipelines.products.detections import DetectionTable
 from pipelines.products.index import Index
 from pipelines.store.instances import Instance
@@ -45,9 +45,7 @@ def write_boxes(
     """
     for split in Index(index).facts.splits:
         found = predictions_of(images_of(index, split, "", skip_missing=True), detected, least_score)
-        out, said = _write(
-            found, to, join(index.run_uri, to), safe_name(split), PictureMode.COPY if copy else PictureMode.LINK
-        )
+        out, said = _write(found, to, index, split, PictureMode.COPY if copy else PictureMode.LINK)
         yield f"{out}: {to} · {found.text}{said}"
         if hint := _of_too_strict(found, detected):
             yield hint
@@ -57,16 +55,17 @@ def write_boxes(
                 for image in found.images
             ]
             what = f"their boxes that score {least_score:g} or more"
-            yield draw_some(drawn, join(index.run_uri, FOLDER), split, pictures, what=what)
+            yield draw_some(drawn, split_folder(index, FOLDER, split), split, pictures, what=what)
 
 
-def _write(found: SplitPredictions, to: str, folder: str, split: str, pictures: PictureMode) -> tuple[str, str]:
+def _write(found: SplitPredictions, to: str, index: Instance, split: str, pictures: PictureMode) -> tuple[str, str]:
     """Write what was predicted of a split, in a file of a folder or as a folder; return where, and what to say of it."""
     export = find_export(Product.PSEUDO_LABELS, to)
     if not export.suffix:
+        folder = split_folder(index, to, split)
         return folder, export.write(found, Target(out=folder, pictures=pictures, overwrite=True))
-    file = f"{split}{export.suffix}"
-    with recorded_export(folder, [file], to=to, split=split, overwrite=True) as replaced:
+    folder, file = join(index.run_uri, to), f"{safe_name(split)}{export.suffix}"
+    with recorded_export(folder, [file], to=to, split=safe_name(split), overwrite=True) as replaced:
         said = export.write(found, Target(out=join(folder, file)))
     return join(folder, file), said + (" · replaced an earlier file" if replaced else "")
 

@@ -14,7 +14,7 @@ from pipelines.exchange.file_names import safe_name
 from pipelines.exchange.files import recorded_export
 from pipelines.exchange.pictures import pictures_of
 from pipelines.exchange.voc_masks import palette_png, voc_palette
-from pipelines.predict.pictures import FOLDER, Drawn, draw_some, fitted
+from pipelines.predict.pictures import FOLDER, Drawn, draw_some, fitted, split_folder
 from pipelines.products.index import Index
 from pipelines.products.label_maps import EncodedMaps, LabelMapTable
 from pipelines.store.files import write_bytes
@@ -61,7 +61,7 @@ def write_label_maps(index: Instance, predicted: Instance, *, pictures: int) -> 
                 )
                 for image_id in found
             ]
-            yield draw_some(drawn, join(index.run_uri, FOLDER), split, pictures, what="their label maps")
+            yield draw_some(drawn, split_folder(index, FOLDER, split), split, pictures, what="their label maps")
 
 
 def _map_file(name: str) -> str:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from pipelines.exchange.file_names import safe_name
 from pipelines.exchange.files import recorded_export
-from pipelines.products.index import in_hash_order
+from pipelines.products.index import Index, in_hash_order
 from pipelines.store.files import write_bytes
+from pipelines.store.instances import Instance
 from weaksam.drawing import fit
 from weaksam.errors import ImageError
 from weaksam.io.files import join, read_bytes
@@ -31,6 +32,12 @@ class Drawn(NamedTuple):
     image_id: str
     file_name: str  # its path under the folder of its split's pictures
     draw: Callable[[], Image.Image]  # may raise ImageError
+
+
+def split_folder(index: Instance, name: str, split: str) -> str:
+    """Return the folder of a run of predictions for what is made of a split: ``name``, of several splits one in it for each."""
+    of_several = [safe_name(split)] if len(Index(index).facts.splits) > 1 else []
+    return join(index.run_uri, name, *of_several)
 
 
 def fitted(uri: str) -> tuple[Image.Image, float]:

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -348,15 +347,48 @@ def test_files_that_were_changed_since_are_never_replaced(run, tmp_path):
     assert "replaced" in export(run, "yolo", tmp_path / "out", overwrite=True)["text"]
 
 
-def test_an_export_that_was_stopped_and_one_of_an_earlier_version_are_replaced(run, tmp_path):
-    for files in (list, dict.fromkeys):  # without digests, and with none yet
-        export(run, "yolo", tmp_path / "out")
-        (record,) = (tmp_path / "out").glob("weaksam-export-*.json")
-        said = json.loads(record.read_text())
-        record.write_text(json.dumps({**said, "files": files(said["files"])}))
-        (tmp_path / "out" / "classes.txt").write_text("half")
-        assert "replaced" in export(run, "yolo", tmp_path / "out", overwrite=True)["text"]
-        shutil.rmtree(tmp_path / "out")
+def test_pictures_that_were_put_in_the_place_of_links_are_never_replaced(run, tmp_path):
+    export(run, "yolo", tmp_path / "out")
+    (picture,) = (tmp_path / "out" / "images").rglob("cam2/0001.jpg")
+    picture.unlink()
+    picture.write_bytes(b"edited")
+    with pytest.raises(DataError, match=r"1 of the files of an earlier export .* were changed since"):
+        export(run, "yolo", tmp_path / "out", overwrite=True)
+    assert picture.read_bytes() == b"edited"
+
+
+def test_an_export_that_was_stopped_is_replaced_but_for_what_was_changed_of_it(run, tmp_path, monkeypatch):
+    written = []
+
+    def write_one(path, data):
+        if written:
+            raise KeyboardInterrupt
+        write_bytes(path, data)
+        written.append(Path(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.exchange.voc.write_bytes", write_one)
+        with pytest.raises(KeyboardInterrupt):
+            export(run, "voc", tmp_path / "out")
+    (first,) = written
+    before = first.read_bytes()
+    first.write_text("by hand")
+    with pytest.raises(DataError, match="were changed since"):
+        export(run, "voc", tmp_path / "out", overwrite=True)
+    first.write_bytes(before)
+    assert "replaced" in export(run, "voc", tmp_path / "out", overwrite=True)["text"]
+
+
+def test_a_record_of_an_earlier_version_is_read_and_another_is_refused(run, tmp_path):
+    export(run, "yolo", tmp_path / "out")
+    (record,) = (tmp_path / "out").glob("weaksam-export-*.json")
+    said = json.loads(record.read_text())
+    record.write_text(json.dumps({**said, "files": list(said["files"])}))
+    assert "replaced" in export(run, "yolo", tmp_path / "out", overwrite=True)["text"]
+    for wrong in ([["a"]], {"a": 1}, "a"):
+        record.write_text(json.dumps({**said, "files": wrong}))
+        with pytest.raises(DataError, match="expected the record of an earlier export"):
+            export(run, "yolo", tmp_path / "out", overwrite=True)
 
 
 def test_two_splits_share_a_folder_of_voc(run, tmp_path):

@@ -185,6 +185,18 @@ def test_what_was_corrected_by_hand_is_never_replaced(
     assert corrected.read_text() != "mine"
 
 
+@pytest.mark.parametrize("to", ["voc", "yolo", "labelme"])
+def test_each_of_several_splits_gets_its_folder(taught: str, tmp_path: Path, to: str) -> None:
+    for split in ("train", "val"):
+        draw(tmp_path / "data" / split / "a.jpg", 0)
+    out = tmp_path / "out"
+    done = predict(taught, "--data", tmp_path / "data", "--out", out, "--as", to)
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (out / to).iterdir()) == ["train", "val"]
+    drawn = sorted(str(path.relative_to(out / "pictures")) for path in (out / "pictures").rglob("*.jpg"))
+    assert [name.split("/")[0] for name in drawn] == ["train", "val"]
+
+
 def test_a_file_of_somebody_else_is_never_replaced(taught: str, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "coco").mkdir(parents=True)
     mine = tmp_path / "out" / "coco" / "all.json"

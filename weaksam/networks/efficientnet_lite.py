@@ -132,7 +132,7 @@ def dilated_depthwise(features: Tensor, weight: Tensor, bias: Tensor | None, dil
         features: ``[B, C, h, w]``.
         weight: ``[C, 1, k, k]``, k odd.
         bias: ``[C]``, or None.
-        dilation: d, cells between those that a kernel sees, 1 or more.
+        dilation: d, the distance in cells of neighbours that a kernel sees, 1 or more.
 
     Returns:
         ``[B, C, h, w]`` in ``channels_last``: of stride 1, with a padding of zeros that keeps the size.

@@ -20,7 +20,8 @@ ROOT = Path(weaksam.__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def signals_are_not_ignored() -> None:
+def signals_are_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_asked", None)  # and later again
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT is in a job in the background
         signal.signal(signum, signal.default_int_handler)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.engine import ray_session
+from pipelines.engine import interrupts, ray_session
+from pipelines.engine.interrupts import Stopped
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.engine.reach import Reach, reach
 from pipelines.engine.voice import SILENT
@@ -88,9 +90,11 @@ def test_one_line_of_a_library_is_held_back_and_no_other(capfd: pytest.CaptureFi
     assert capfd.readouterr().err == "before\nafter\nmax_restarts later\n"
 
 
+@pytest.mark.parametrize(("error", "asked"), [(KeyboardInterrupt(), False), (RuntimeError("a worker died"), True)])
 def test_processes_are_halted_before_an_interrupt_goes_on_and_killed_at_the_end(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, asked: bool
 ) -> None:
+    """Also before one that a library has made an error of its own of."""
     code = (
         "import subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -104,8 +108,12 @@ def test_processes_are_halted_before_an_interrupt_goes_on_and_killed_at_the_end(
         # Not what other tests have started, which would never go on.
         monkeypatch.setattr(ray_session, "_descendants", lambda: family)
         try:
+            with pytest.raises(ZeroDivisionError), ray_session.frozen_when_interrupted():
+                raise ZeroDivisionError  # no interrupt
+            assert [member.status() for member in family].count(psutil.STATUS_STOPPED) == 0
+            monkeypatch.setattr(interrupts, "_asked", Stopped(signal.SIGTERM) if asked else None)
             with pytest.raises(KeyboardInterrupt), ray_session.frozen_when_interrupted():
-                raise KeyboardInterrupt
+                raise error
             wait_until(lambda: [member.status() for member in family] == [psutil.STATUS_STOPPED] * 2)
         finally:
             ray_session._kill(family)
