@@ -64,10 +64,11 @@ def _write(found: SplitPredictions, to: str, index: Instance, split: str, pictur
     if not export.suffix:
         folder = split_folder(index, to, split)
         return folder, export.write(found, Target(out=folder, pictures=pictures, overwrite=True))
-    folder, file = join(index.run_uri, to), f"{safe_name(split)}{export.suffix}"
-    with recorded_export(folder, [file], to=to, split=safe_name(split), overwrite=True) as replaced:
-        said = export.write(found, Target(out=join(folder, file)))
-    return join(folder, file), said + (" · replaced an earlier file" if replaced else "")
+    file = join(to, f"{safe_name(split)}{export.suffix}")
+    # The record is outside the format's folder, whose JSON files are all annotations.
+    with recorded_export(index.run_uri, [file], to=to, split=safe_name(split), overwrite=True) as replaced:
+        said = export.write(found, Target(out=join(index.run_uri, file)))
+    return join(index.run_uri, file), said + (" · replaced an earlier file" if replaced else "")
 
 
 def _of_too_strict(found: SplitPredictions, detected: Instance) -> str:

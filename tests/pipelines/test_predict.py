@@ -177,7 +177,7 @@ def test_what_was_corrected_by_hand_is_never_replaced(
     corrected.write_text("mine")
     said = refused(*command)
     assert f"1 of the files of an earlier export of split all as {to} were changed since" in said
-    assert f"(such as {file})" in said
+    assert f"{file})" in said
     assert corrected.read_text() == "mine"
     assert before == {path: path.read_bytes() for path in (out / to).rglob("*") if path.is_file() and path != corrected}
     corrected.rename(tmp_path / "kept")
@@ -201,7 +201,7 @@ def test_a_file_of_somebody_else_is_never_replaced(taught: str, photos: Path, tm
     (tmp_path / "out" / "coco").mkdir(parents=True)
     mine = tmp_path / "out" / "coco" / "all.json"
     mine.write_text("mine")
-    assert "(such as all.json)" in refused(taught, "--data", photos, "--out", tmp_path / "out")
+    assert "(such as coco/all.json)" in refused(taught, "--data", photos, "--out", tmp_path / "out")
     assert mine.read_text() == "mine"
 
 
@@ -235,7 +235,7 @@ def test_what_a_data_set_says_of_its_pictures_is_not_read(taught: str, tmp_path:
     command = ("--data", data, "--out", tmp_path / "labelled")
     done = predict(taught, *command)
     assert done.exit_code == 0, done.output
-    assert {file.name for file in (tmp_path / "labelled" / "coco").glob("t*.json")} == {"trainval.json", "test.json"}
+    assert {path.stem for path in (tmp_path / "labelled" / "coco").iterdir()} == {"trainval", "test"}
     for path in (data / "Annotations").iterdir():
         for name in ("xmin", "ymin", "xmax", "ymax"):
             path.write_text(path.read_text().replace(f"<{name}>", f"<{name}>{random.randint(1, 9)}"))
