@@ -83,8 +83,8 @@ def test_a_table_is_measured(run, tmp_path, name):
     detector = {"dino": SMALL_DINO, "mask_rcnn": SMALL_MASK_RCNN}.get(
         table.starts_from.get("retrain.detector.name", ""), ()
     )
-    smaller = (item for item in SMALLER.get(table.recipe, ()) if item.partition("=")[0] not in table.fields_set())
-    overrides = (*SMALL_BODIES, *detector, *smaller)
+    smaller = (*SMALL_BODIES, *detector, *SMALLER.get(table.recipe, ()))
+    overrides = tuple(item for item in smaller if item.partition("=")[0] not in table.fields_set())
     cells = Cells(table, Asked(recipe=str(tmp_path / "toy.yaml"), overrides=overrides, seeds=(0,)))
     voice = Recorder()
     document = make_table(cells, str(run), Options(), voice)
