@@ -43,6 +43,7 @@ from weaksam.config import (
 )
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.errors import DataError
+from weaksam.masks_np import decode_rle, encode_rle
 from weaksam.structures import IMAGE_LABELS, Detections
 
 
@@ -297,10 +298,11 @@ def _retrained(spec: DetectSpec) -> tuple[Find, tuple[str, ...]]:
 
 
 def _mirrored_back(found: Detections, image: NDArray[np.uint8]) -> Detections:
-    """Return what was found in the mirror image of ``image`` as boxes of ``image``."""
+    """Return what was found in the mirror image of ``image`` as boxes and masks of ``image``."""
     from weaksam.detectors.mil.samples import mirrored
 
-    return replace(found, boxes_xyxy=mirrored(image, found.boxes_xyxy)[1])
+    masks_rle = found.mask_rle and [encode_rle(decode_rle(rle)[:, ::-1]) for rle in found.mask_rle]
+    return replace(found, boxes_xyxy=mirrored(image, found.boxes_xyxy)[1], mask_rle=masks_rle)
 
 
 def _class_names_of(weights: Weights) -> tuple[str, ...]:

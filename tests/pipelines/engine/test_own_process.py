@@ -30,6 +30,7 @@ from weaksam.detectors.loading import build_retrained, detector_to_bytes
 from weaksam.errors import ConfigError
 from weaksam.io.files import read_bytes
 from weaksam.io.images import decode_image
+from weaksam.masks_np import decode_rle
 from weaksam.structures import IMAGE_LABELS
 
 GRID = [
@@ -93,17 +94,18 @@ def test_a_whole_chain_runs_where_ray_cannot_be_imported(tmp_path):
     assert "images 5 = done 5 + dropped 0" in done.stdout
 
 
-def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+@pytest.mark.parametrize("detector", ["name: faster_rcnn", "name: mask_rcnn, mask_dims: [8]"])
+def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves(tmp_path, detector):
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("detector: {", f"detector: {{{detector}, "))
     recipe, _ = load_recipe(str(tmp_path / "recipe.yaml"), ["resources.here=true", "resources.cpus=1"], "shapes:")
     run = str(tmp_path / "run")
     finish_upstream(recipe, run)
     torch.manual_seed(0)
-    detector = build_retrained(recipe.retrain, 6).eval()
+    taught = build_retrained(recipe.retrain, 6).eval()
     for name in Run(recipe, run).needed_for("retrain")[-2:]:  # label, retrain
         resolved = Run(recipe, run).resolve(name)
         resolved.instance.begin(resolved.parts)
-        TrainedDetector(resolved.instance).write_weights(detector_to_bytes(detector, CLASS_NAMES, IMAGE_LABELS))
+        TrainedDetector(resolved.instance).write_weights(detector_to_bytes(taught, CLASS_NAMES, IMAGE_LABELS))
         resolved.instance.finish({"reads": resolved.read(), "text": "by hand", "supervision": IMAGE_LABELS})
     Run(recipe, run).bring(["detect.final-plain", "detect.final-mirrored"], Options())
     index = Run(recipe, run).instance("index").table(IMAGES)
@@ -115,18 +117,21 @@ def test_what_a_detector_finds_in_mirror_images_is_told_of_the_images_themselves
         }
         for view in ("plain", "mirrored")
     }
-    detector.config = replace(recipe.retrain, test=replace(recipe.retrain.test, flip=False))
+    taught.config = replace(recipe.retrain, test=replace(recipe.retrain.test, flip=False))
     for image_id, detections in found["mirrored"].items():
         image = decode_image(read_bytes(images[image_id]))
-        expected = detect_alone(detector, np.ascontiguousarray(image[:, ::-1]))
+        expected = detect_alone(taught, np.ascontiguousarray(image[:, ::-1]))
         x1, y1, x2, y2 = expected.boxes_xyxy.T
         turned = np.stack([64 - x2, y1, 64 - x1, y2], axis=1)
-        assert_near(detections.boxes_xyxy, turned, length=roundings_in(detector), magnitude=64.0)
-        assert_near(detections.score, expected.score, length=roundings_in(detector))
-        plain = detect_alone(detector, image)
-        assert_near(
-            found["plain"][image_id].boxes_xyxy, plain.boxes_xyxy, length=roundings_in(detector), magnitude=64.0
-        )
+        assert_near(detections.boxes_xyxy, turned, length=roundings_in(taught), magnitude=64.0)
+        assert_near(detections.score, expected.score, length=roundings_in(taught))
+        if expected.mask_rle is not None:
+            masks, turned_masks = (np.stack([decode_rle(rle) for rle in of.mask_rle]) for of in (detections, expected))
+            # A pixel at the rim may fall to either side.
+            assert (masks != turned_masks[:, :, ::-1]).sum() <= 0.01 * turned_masks.sum()
+            assert turned_masks.sum() > 100
+        plain = detect_alone(taught, image)
+        assert_near(found["plain"][image_id].boxes_xyxy, plain.boxes_xyxy, length=roundings_in(taught), magnitude=64.0)
 
 
 def test_here_means_no_worker_and_a_gpu_only_if_asked():
