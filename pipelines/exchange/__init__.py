@@ -21,6 +21,7 @@ EXPORTS: Registry[Export[Any]] = Registry(
         "proposals.coco": "pipelines.exchange.coco:PROPOSALS",
         "detections.voc": "pipelines.exchange.voc:DETECTIONS",
         "detections.coco": "pipelines.exchange.coco:DETECTIONS",
+        "detections.coco-segm": "pipelines.exchange.coco:DETECTED_MASKS",
         "pseudo-labels.coco": "pipelines.exchange.coco:LABELS",
         "pseudo-labels.coco-polygons": "pipelines.exchange.coco:LABELS_AS_POLYGONS",
         "pseudo-labels.labelme": "pipelines.exchange.labelme:LABELS",

@@ -2,8 +2,9 @@
 
     proposals      results JSON [{image_id, category_id, bbox, score}, …], class-agnostic: category 1, score = SAM's predicted
                    IoU or 1
-    detections     results JSON of the same form; category ids are the data set's own, of VOC 1..C; with masks it is what the
-                   server of COCO's test-dev takes for "segm" as well as for "bbox"
+    detections     results JSON of the same form; category ids are the data set's own, of VOC 1..C. Results of "segm" are a file
+                   of their own (``coco-segm``), without bbox: pycocotools takes the area of a result that has one from it,
+                   and then sorts masks into small, medium and large ones by their boxes
     labels         pseudo labels and predictions: instances JSON: images, annotations with bbox XYWH and score, categories with
                    the data set's own ids; images that have no number of their own count from 1; ``info`` says what the boxes
                    are owed to (``supervision``). ``import-masks`` reads the same of others, whose annotations may lack scores
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from weaksam.errors import DataError
 from weaksam.io.files import read_annotations
 from weaksam.masks_np import Rle, decode_rle, encode_rle, rle_area
 from weaksam.outlines_np import polygons_along_edges
+from weaksam.structures import Detections
 
 Segmentation = Callable[[Rle], Any]  # a mask as JSON holds it
 
@@ -65,10 +67,24 @@ def write_proposals(content: SplitProposals, target: Target) -> str:
 
 
 def write_detections(content: SplitDetections, target: Target) -> str:
-    """Write results, one box a line."""
+    """Write results of "bbox", one box a line."""
     replaced = require_new_file(target.out, overwrite=target.overwrite)
-    _write_results(_of_detections(content), target.out)
-    return " · replaced an earlier export" if replaced else ""
+    _write_results(_of_detections(content, _bbox), target.out)
+    masks = " · their masks are left out: --as coco-segm" if _has_masks(content) else ""
+    return f"{masks} · replaced an earlier file" if replaced else masks
+
+
+def write_detected_masks(content: SplitDetections, target: Target) -> str:
+    """Write results of "segm", one mask a line; raise DataError where the detector finds none."""
+    if content.counts["boxes"] and not _has_masks(content):
+        raise DataError("expected detections with masks, got boxes alone; export them as coco")
+    replaced = require_new_file(target.out, overwrite=target.overwrite)
+    _write_results(_of_detections(content, _segm), target.out)
+    return " · replaced an earlier file" if replaced else ""
+
+
+def _has_masks(content: SplitDetections) -> bool:
+    return any(found.mask_rle is not None for found in content.images.values())
 
 
 def write_labels(content: LabelledSplit, target: Target, segmentation: Segmentation = _run_lengths) -> str:
@@ -100,6 +116,7 @@ def write_labels_as_polygons(content: LabelledSplit, target: Target) -> str:
 
 PROPOSALS = Export(write=write_proposals, suffix=".json")
 DETECTIONS = Export(write=write_detections, suffix=".json", takes=("only",))
+DETECTED_MASKS = Export(write=write_detected_masks, suffix=".json", takes=("only",))
 LABELS = Export(write=write_labels, suffix=".json")
 LABEL_MAPS = Export(write=write_label_maps, suffix=".json", takes=("only",))
 LABELS_AS_POLYGONS = Export(write=write_labels_as_polygons, suffix=".json")
@@ -201,21 +218,27 @@ def _of_proposals(content: SplitProposals) -> Iterator[Mapping[str, Any]]:
             yield {"image_id": number, "category_id": 1, "bbox": bbox, "score": score}
 
 
-def _of_detections(content: SplitDetections) -> Iterator[Mapping[str, Any]]:
+def _of_detections(
+    content: SplitDetections, where: Callable[[Detections], Iterable[Mapping[str, Any]]]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the results of a split; ``where`` says of each detection of an image where it is."""
     category_ids, ids = content.of.category_ids(content.class_names), list(content.images)
     numbers: Sequence[int | str] = numbers_if_all(ids, content.of.kind) or ids
     for number, found in zip(numbers, content.images.values(), strict=True):
-        masks = [None] * len(found) if found.mask_rle is None else found.mask_rle
-        for (x1, y1, x2, y2), class_index, score, mask_rle in zip(
-            found.boxes_xyxy.tolist(), found.class_index.tolist(), found.score.tolist(), masks, strict=True
+        for place, class_index, score in zip(
+            where(found), found.class_index.tolist(), found.score.tolist(), strict=True
         ):
-            yield {
-                "image_id": number,
-                "category_id": category_ids[class_index],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": score,
-                **({} if mask_rle is None else {"segmentation": _run_lengths(mask_rle)}),
-            }
+            yield {"image_id": number, "category_id": category_ids[class_index], **place, "score": score}
+
+
+def _bbox(found: Detections) -> Iterator[Mapping[str, Any]]:
+    for x1, y1, x2, y2 in found.boxes_xyxy.tolist():
+        yield {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+
+
+def _segm(found: Detections) -> Iterator[Mapping[str, Any]]:
+    for mask_rle in found.mask_rle or ():
+        yield {"segmentation": _run_lengths(mask_rle)}
 
 
 def _of_label_maps(content: SplitLabelMaps) -> Iterator[Mapping[str, Any]]:

@@ -65,6 +65,12 @@ def test_coco_results_of_voc_number_classes_from_one(voc, tmp_path):
     ]
 
 
+def test_masks_of_a_detector_that_finds_none_are_refused(voc, tmp_path):
+    with pytest.raises(DataError, match="expected detections with masks, got boxes alone; export them as coco"):
+        run_export(voc, to="coco-segm", split="test", out=str(tmp_path / "r.json"), instance="detect.mil")
+    assert not (tmp_path / "r.json").exists()
+
+
 def test_only_narrows_by_ids_or_by_an_instances_file(tmp_path):
     (tmp_path / "ids.txt").write_text("25\n\n9\n")
     (tmp_path / "instances_minival.json").write_text(json.dumps({"images": [{"id": 100}, {"id": 9}]}))

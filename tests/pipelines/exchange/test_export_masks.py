@@ -127,14 +127,36 @@ def test_coco_instances_hold_masks_that_its_own_reader_and_ours_draw(run: str, t
 
 def test_coco_results_hold_masks_as_the_server_takes_them(run: str, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
-    run_export(run, to="coco", split="train", out=str(out), instance="detect.masks")
+    run_export(run, to="coco-segm", split="train", out=str(out), instance="detect.masks")
     results = json.loads(out.read_text())
-    assert [set(result) for result in results] == [{"image_id", "category_id", "bbox", "score", "segmentation"}] * len(
-        MASKS
-    )
+    # pycocotools would take the area of a result with a bbox from it.
+    assert [set(result) for result in results] == [{"image_id", "category_id", "score", "segmentation"}] * len(MASKS)
     for result, mask in zip(results, MASKS.values(), strict=True):
         counts = result["segmentation"]["counts"].encode()
         np.testing.assert_array_equal(decode_rle({**result["segmentation"], "counts": counts}), mask)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools predates numpy 2
+def test_its_own_reader_sorts_detected_masks_by_their_areas_and_boxes_by_theirs(run: str, tmp_path: Path) -> None:
+    known, boxes = COCO(), truth().boxes_xyxy
+    known.dataset = {"images": [{"id": "5"}], "categories": [], "annotations": []}
+    known.createIndex()
+    areas = {
+        "coco-segm": [mask.sum() for mask in MASKS.values()],
+        "coco": (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).tolist(),
+    }
+    for to, expected in areas.items():
+        run_export(run, to=to, split="train", out=str(tmp_path / to), instance="detect.masks")
+        found = known.loadRes(str(tmp_path / to))
+        assert [found.anns[n]["area"] for n in sorted(found.anns)] == expected
+
+
+def test_the_masks_that_a_list_of_boxes_leaves_out_are_said(run: str, tmp_path: Path) -> None:
+    done = run_export(run, to="coco", split="train", out=str(tmp_path / "boxes.json"), instance="detect.masks")
+    assert "their masks are left out: --as coco-segm" in done["text"]
+    assert {key for result in json.loads((tmp_path / "boxes.json").read_text()) for key in result} == {
+        "image_id", "category_id", "bbox", "score"
+    }  # fmt: skip
 
 
 def test_voc_pngs_number_objects_and_classes_the_better_on_top(run: str, tmp_path: Path) -> None:
