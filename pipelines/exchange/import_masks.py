@@ -284,7 +284,10 @@ def _row(
         return {**row, "reason": error.reason, "detail": error.detail}
     rles = [each.mask_rle for each in found]
     area, boxes_xyxy = rle_area(rles), rle_boxes(rles)
-    prompted = [own if each.box_xyxy is None else each.box_xyxy for each, own in zip(found, boxes_xyxy, strict=True)]
+    prompted = [
+        each.box_xyxy if each.box_xyxy is not None and _holds_pixels(each.box_xyxy, size_hw) else own
+        for each, own in zip(found, boxes_xyxy, strict=True)
+    ]
     prompted_xyxy = np.asarray(prompted, np.float32).reshape(-1, 4)
     unknown = np.full(len(found), np.nan, np.float32)
     return pseudo_masks_to_row(
@@ -308,6 +311,12 @@ def _row(
         reasons=[CROWD if each.crowd else "" if pixels else EMPTY for each, pixels in zip(found, area, strict=True)],
         supervision=supervision,
     )
+
+
+def _holds_pixels(box_xyxy: Sequence[float], size_hw: tuple[int, int]) -> bool:
+    """Whether some of a box that a file states is in the image; of others the mask's own box stands for it."""
+    left, top, right, bottom = box_xyxy
+    return max(left, 0) < min(right, size_hw[1]) and max(top, 0) < min(bottom, size_hw[0])
 
 
 def _class_index(found: MaskedObject, class_names: Sequence[str], image_id: str) -> int:

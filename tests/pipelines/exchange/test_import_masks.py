@@ -182,6 +182,16 @@ def test_run_lengths_of_numbers_and_polygons_without_scores_are_read(run: str, t
     assert np.isnan(row["predicted_iou"]).all()
 
 
+@pytest.mark.parametrize("bbox", [[0, 0, 0, 0], [20, 0, 5, 4], [2, -8, 4, 8]], ids=["no area", "beside", "above"])
+def test_a_stated_box_that_holds_nothing_of_the_image_prompted_nothing(
+    run: str, tmp_path: Path, bbox: list[int]
+) -> None:
+    imported(run, tmp_path, instances({"segmentation": [[2, 2, 6, 2, 6, 5, 2, 5]], "bbox": bbox}))
+    row = rows_of(run)["cam1/5.png"]
+    assert row["prompted_boxes_xyxy"] == row["boxes_xyxy"] == [[2, 2, 6, 5]]
+    assert row["box_iou"] == [1]
+
+
 def test_objects_without_a_pixel_and_crowds_are_rejected_and_counted(run: str, tmp_path: Path) -> None:
     whole = {"size": list(SIZE), "counts": [0, SIZE[0] * SIZE[1]]}
     manifest = imported(
