@@ -32,6 +32,24 @@ def file_stem(name: str) -> str:
     return safe_name(stem if suffix.lower() in IMAGE_SUFFIXES else name)
 
 
+def suffixed(names: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    """Return a file name with one of some suffixes for each name, all different.
+
+    Args:
+        names: different ones; those that end in one of the suffixes stay as they are.
+        suffixes: in lower case. To other names the first is added, and again as long as a file has that name.
+    """
+    files = [name if posixpath.splitext(name)[1].lower() in suffixes else "" for name in names]
+    taken = set(files)
+    for n, name in enumerate(names):
+        if not files[n]:
+            files[n] = f"{name}{suffixes[0]}"
+            while files[n] in taken:
+                files[n] += suffixes[0]
+            taken.add(files[n])
+    return files
+
+
 def safe_name(name: str) -> str:
     """Return a name with the characters that a file's may not hold as %XX."""
     return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", name)

@@ -76,7 +76,11 @@ def _of_too_strict(found: SplitPredictions, detected: Instance) -> str:
     if found.counts["boxes"]:
         return ""
     best = max(
-        (float(image.detections.score.max()) for image in DetectionTable(detected).images() if image.detections),
+        (
+            float(image.detections.score.max())
+            for image in DetectionTable(detected).images()
+            if image.split == found.of.split and len(image.detections)
+        ),
         default=0,
     )
     return f"no box scores {found.least_score:g}; the best scores {best:.2g}: --score {best / 2:.1g}" if best else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.exchange.file_names import safe_name
+from pipelines.exchange.file_names import safe_name, suffixed
 from pipelines.exchange.files import recorded_export
 from pipelines.exchange.pictures import pictures_of
 from pipelines.exchange.voc_masks import palette_png, voc_palette
@@ -46,7 +45,7 @@ def write_label_maps(index: Instance, predicted: Instance, *, pictures: int) -> 
     for split in Index(index).facts.splits:
         of_split = pictures_of(index, split)
         names, found = of_split.names, [image_id for image_id in of_split.names if image_id in maps]
-        out, files = join(index.run_uri, _MAPS, safe_name(split)), [_map_file(names[image_id]) for image_id in found]
+        out, files = join(index.run_uri, _MAPS, safe_name(split)), suffixed([names[i] for i in found], [".png"])
         with recorded_export(out, [*files, _CLASSES], to=_MAPS, split=safe_name(split), overwrite=True):
             numbered = enumerate(("background", *class_names))
             write_bytes(join(out, _CLASSES), "".join(f"{n} {name}\n" for n, name in numbered).encode())
@@ -62,11 +61,6 @@ def write_label_maps(index: Instance, predicted: Instance, *, pictures: int) -> 
                 for image_id in found
             ]
             yield draw_some(drawn, split_folder(index, FOLDER, split), split, pictures, what="their label maps")
-
-
-def _map_file(name: str) -> str:
-    """Return what the label map of a picture is called: a PNG."""
-    return name if posixpath.splitext(name)[1].lower() == ".png" else f"{name}.png"
 
 
 def _decoded(maps: EncodedMaps, image_id: str) -> NDArray[np.uint8]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import posixpath
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from PIL import Image
 
-from pipelines.exchange.file_names import safe_name
+from pipelines.exchange.file_names import safe_name, suffixed
 from pipelines.exchange.files import recorded_export
 from pipelines.products.index import Index, in_hash_order
 from pipelines.store.files import write_bytes
@@ -22,7 +21,7 @@ from weaksam.io.images import decode_image
 
 FOLDER = "pictures"  # of a run of predictions
 _LEAST_SIDE, _MOST_SIDE = 640, 1024  # pixels, longest side of a picture that is drawn on: room for captions
-_QUALITY = 90  # of JPEG
+_SUFFIXES, _QUALITY = (".jpg", ".jpeg"), 90  # of JPEG, which pictures are drawn as
 _DRAWERS = 4  # threads
 
 
@@ -53,8 +52,9 @@ def draw_some(images: Sequence[Drawn], folder: str, split: str, most: int, *, wh
     on their names.
     """
     by_id = {image.image_id: image for image in images}
+    file_of = dict(zip(by_id, suffixed([image.file_name for image in by_id.values()], _SUFFIXES), strict=True))
     chosen = [by_id[image_id] for image_id in in_hash_order(list(by_id))[:most]]
-    files = [_picture_file(image.file_name) for image in chosen]
+    files = [file_of[image.image_id] for image in chosen]
 
     def draw(image: Drawn, file: str) -> bool:
         try:
@@ -74,8 +74,3 @@ def draw_some(images: Sequence[Drawn], folder: str, split: str, most: int, *, wh
     lost = f", {len(chosen) - drawn:,} cannot be read any more" if drawn < len(chosen) else ""
     more = f" of {len(by_id):,}; --pictures {len(by_id)} draws all" if len(chosen) < len(by_id) else ""
     return f"{folder}: {drawn:,} pictures with {what}{lost}{more}"
-
-
-def _picture_file(name: str) -> str:
-    """Return what the drawn picture of a picture is called: a JPEG."""
-    return name if posixpath.splitext(name)[1].lower() in (".jpg", ".jpeg") else f"{name}.jpg"

@@ -10,7 +10,7 @@ from pipelines.cli import app as cli
 from pipelines.engine.stage import Options
 from pipelines.exchange.content import LabelledImage, SplitImages, SplitPseudoLabels
 from pipelines.exchange.export import Missing, run_export
-from pipelines.exchange.file_names import file_stem, file_stems
+from pipelines.exchange.file_names import file_stem, file_stems, suffixed
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.exchange.voc import voc_xml
 from pipelines.recipe.model import load_recipe
@@ -156,6 +156,13 @@ STEMS = {
     "Käfer und ähnliche.webp": "Käfer und ähnliche",
     ".jpg": "%2Ejpg",
 }
+
+
+def test_files_of_other_suffixes_get_names_of_their_own():
+    assert suffixed(["a.png", "b.JPG", "c"], (".jpg", ".jpeg")) == ["a.png.jpg", "b.JPG", "c.jpg"]
+    assert suffixed(["a.png", "a.png.jpg"], (".jpg",)) == ["a.png.jpg.jpg", "a.png.jpg"]
+    assert suffixed(["a.png.jpg.jpg", "a.png.jpg", "a.png"], (".jpg",))[2] == "a.png.jpg.jpg.jpg"
+    assert suffixed(["a", "a.jpg", "a.jpg.jpg"], (".png",)) == ["a.png", "a.jpg.png", "a.jpg.jpg.png"]
 
 
 @pytest.mark.parametrize(("image_id", "stem"), STEMS.items(), ids=STEMS)
