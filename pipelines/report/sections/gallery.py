@@ -24,7 +24,7 @@ from pipelines.products.detections import DetectionTable
 from pipelines.products.index import Index, in_hash_order
 from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
-from pipelines.stages.propose.heat_maps import HeatMapper, HeatMaps
+from pipelines.stages.propose.heat_maps import HeatMaps, heat_mappers
 from pipelines.store.schemas import detections_from_row, proposals_from_row, pseudo_labels_from_row
 from pipelines.store.tables import Rows
 from weaksam.datasets.ground_truth import true_objects
@@ -106,7 +106,7 @@ class _Sample:
 
     def __init__(self, run: ShownRun) -> None:
         self.run = run
-        self.heat_mappers = {name: HeatMapper(run, name) for name in run.of_kind(ProposalTable)}
+        self.heat_mappers = heat_mappers(run)
         chosen = next(list(of_kind.values()) for kind in _FOUND if (of_kind := run.of_kind(kind)))
         ids = list(dict.fromkeys(image_id for product in chosen for image_id in product.table.ids()))
         self.image_ids = in_hash_order(ids)[: run.recipe.report.gallery_images]
@@ -145,14 +145,24 @@ class _Sample:
                 entry.groups.append((heading, drawn))
             else:
                 first += drawn
-            if heat := pictures.heat_maps(shown, self._heat_maps(entry, image, name), self.class_names):
-                entry.groups.append(("", heat))
-                self.has_heat_maps = True
+            self._draw_heat_maps(entry, shown, image, name)
+        for name in self.heat_mappers:
+            if name not in self.proposed:  # a classifier
+                self._draw_heat_maps(entry, shown, image, name, of_several(self.heat_mappers, name))
+
+    def _draw_heat_maps(
+        self, entry: Entry, shown: Fitted, image: NDArray[np.uint8], name: str, heading: str = ""
+    ) -> None:
+        if heat := pictures.heat_maps(shown, self._heat_maps(entry, image, name), self.class_names):
+            entry.groups.append((heading, heat))
+            self.has_heat_maps = True
 
     def _heat_maps(self, entry: Entry, image: NDArray[np.uint8], name: str) -> HeatMaps:
         """Return an image's maps; none for all images of an instance once its clue source cannot be loaded."""
+        if name not in self.heat_mappers or name in self.without_heat_maps:
+            return {}
         try:
-            return {} if name in self.without_heat_maps else self.heat_mappers[name].maps(entry.image_id, image)
+            return self.heat_mappers[name].maps(entry.image_id, image)
         except WeaksamError as error:
             self.without_heat_maps[name] = str(error)
             logger.warning("no heat maps of %s: %s", name, error)

@@ -1,8 +1,12 @@
-"""The activation maps behind proposals, computed anew for the few images that a page shows: a run keeps none."""
+"""The activation maps behind proposals, or of a classifier alone, computed anew for the few images that a page shows.
+
+A run keeps none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,9 +17,19 @@ from numpy.typing import NDArray
 from pipelines.dataflow.rows import one_thread
 from pipelines.page.shown_run import ShownRun
 from pipelines.products.index import Index, Indexed
+from pipelines.products.proposals import ProposalTable
+from pipelines.recipe.keys import Input
 from pipelines.registry import asked_of
-from pipelines.stages.propose.actors import prompter
-from pipelines.stages.propose.stage import ProposeOptions, class_names_of, clue_weights_of, gating_labels, uses_clues
+from pipelines.stages.propose.actors import Prompting, prompter
+from pipelines.stages.propose.stage import (
+    STAGE,
+    ProposeOptions,
+    class_names_of,
+    clue_weights_of,
+    gating_labels,
+    uses_clues,
+)
+from pipelines.stages.train_classifier.trained import TrainedClassifier
 from weaksam.structures import ClassMaps, in_table_order
 
 if TYPE_CHECKING:
@@ -26,17 +40,29 @@ HeatMaps = Mapping[
 ]  # class index, source ("fine", "coarse", "cross") -> map [H, W]
 
 
+def heat_mappers(run: ShownRun) -> dict[str, HeatMapper]:
+    """Return what makes the maps of a run, by instance: of the proposals that saw clues, else of the classifiers it trained."""
+    asked = {name: asked_of(run.recipe, name)[1] for name in run.of_kind(ProposalTable)}  # or of an import
+    seeing = {name: o for name, o in asked.items() if isinstance(o, ProposeOptions) and uses_clues(o)}
+    if not seeing:
+        for name in run.of_kind(TrainedClassifier):
+            recipe = run.recipe.of(name)
+            as_clues = replace(recipe.propose, method="sam", classifier=Input(name))
+            seeing[name] = STAGE.options(recipe.model_copy(update={"propose": as_clues}), name)
+    return {name: HeatMapper(run, options) for name, options in seeing.items() if uses_clues(options)}
+
+
 class HeatMapper:
-    """The clue source of an instance of ``propose``; it is loaded once the first maps are asked for, and works on the CPU.
+    """A clue source; it is loaded once the first maps are asked for, and works on the CPU.
 
     Args:
         run: whose page is made.
-        name: of the instance. One that saw no clues has no maps.
+        options: of proposals that see its clues.
     """
 
-    def __init__(self, run: ShownRun, name: str) -> None:
+    def __init__(self, run: ShownRun, options: ProposeOptions) -> None:
         self._run = run
-        self._options = asked_of(run.recipe, name)[1]
+        self._options = options
 
     def maps(self, image_id: str, image: NDArray[np.uint8]) -> HeatMaps:
         """Return the maps, in [0, 1], of the classes for which an image was prompted; of several maps of a source, their mean.
@@ -49,8 +75,6 @@ class HeatMapper:
             WeaksamError: the clue source's weights are not to be had, or are those of another network.
         """
         found: dict[tuple[int, str], NDArray[np.float32]] = {}
-        if not isinstance(self._options, ProposeOptions) or not uses_clues(self._options):  # the former of an import
-            return found
 
         def keep(of_class: ClassMaps) -> None:
             for source in in_table_order(of_class.maps):
@@ -71,6 +95,7 @@ class HeatMapper:
     def _prompter(self) -> Proposer:
         weights = clue_weights_of(self._options, self._run.products)
         class_names = self._indexed.class_names or class_names_of(self._options, weights)
+        assert isinstance(self._options.method, Prompting)
         return prompter(self._options.method, weights, class_names, "cpu")
 
     def _labels(self, image_id: str) -> list[int] | None:

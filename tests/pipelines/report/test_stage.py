@@ -1,6 +1,7 @@
 import pathlib
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,22 @@ def test_heat_maps_are_of_the_classes_that_an_image_was_prompted_for(page):
     assert [caption for caption in captions if caption.endswith(" map")] == wanted
     assert "Heat runs from violet" in parsed.text
     assert "No heat maps" not in parsed.text
+
+
+def test_where_no_proposals_saw_clues_the_heat_maps_are_the_classifiers(tmp_path):
+    write_run(str(tmp_path))
+    write_clues(str(tmp_path))
+    recipe = drawn_recipe()
+    recipe = recipe.model_copy(update={"propose": replace(recipe.propose, method="selective-search")})
+    text, parsed, _ = make_page(str(tmp_path), recipe, upstream=("index", "train-classifier", "propose"))
+    of_clues, _, _ = make_page(str(tmp_path), upstream=("index", "train-classifier", "propose"))
+    assert "Heat runs from violet" in parsed.text
+    maps, maps_of_clues = (re.findall("<figcaption>(.*? map)", page) for page in (text, of_clues))
+    assert maps
+    assert maps == maps_of_clues
+    _, without, _ = make_page(str(tmp_path), recipe, upstream=("index", "propose"))
+    assert "Heat runs" not in without.text
+    assert "No heat maps" not in without.text
 
 
 def test_a_page_says_why_it_has_no_heat_maps(tmp_path, caplog):
