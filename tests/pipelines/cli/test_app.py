@@ -166,6 +166,23 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("recipe", "given", "without_effect"),
+    [
+        ("grid", ["prompts.points_per_side=3", "resources.here=true", "report.gallery_images=3"], []),
+        ("grid", ["mil.steps=3", "prompts.points_per_side=3"], ["mil.steps=3"]),
+        ("photos", ["sam.name=vit_t", "sam.weights=mobile_sam.pt"], ["sam.name=vit_t", "sam.weights=mobile_sam.pt"]),
+        ("photos-sam", ["sam.precision=fast"], []),
+        ("photos", ["detect.mil.splits=[val]", "stages=[index,train-mil,detect.mil]"], []),
+    ],
+)
+def test_values_that_no_stage_reads_are_said(recipe: str, given: list[str], without_effect: list[str]) -> None:
+    values = [word for item in given for word in ("--set", item)]
+    output = invoke("run", recipe, "--data", "shapes:", "--out", "run", "--dry-run", *values)
+    said = [line.split()[1] for line in output.splitlines() if "changes nothing" in line]
+    assert said == without_effect
+
+
 def test_the_default_folder_is_named_after_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     invoke("index", "grid", "--data", "shapes:", *SET, "--limit", "1")
