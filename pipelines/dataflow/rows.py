@@ -75,7 +75,9 @@ def beside(images: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
-    """Read and validate images, one thread each; what cannot be used gets a reason.
+    """Read and validate images, one thread each; what cannot be used, or is too thin for its longest side, gets a reason.
+
+    ``longest_side`` is in pixels, 0 = images are not scaled.
 
     Columns PLANNED -> FETCHED; whatever else planned rows have stays with them.
     """
@@ -86,7 +88,8 @@ def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
         try:
             data = read_bytes(row["uri"])
             image = decode_image(data)
-            check_resized(image.shape[:2], longest_side)
+            if longest_side:
+                check_resized(image.shape[:2], longest_side)
         except ImageError as error:
             return {**row, "bytes": None, "reason": error.reason, "detail": error.detail}
         return {**row, "bytes": data, "reason": None, "detail": None}

@@ -44,7 +44,7 @@ class ProposeOptions:
     classifier: Input  # whose maps are the clues; "" where no classifier of this run makes them
     splits: NotInKey[tuple[str, ...]]  # empty = every indexed split
     method: Prompting | SelectiveSearchConfig
-    longest_side: int  # pixels, to which images are scaled: one too thin for it is dropped
+    longest_side: int  # pixels, to which images are scaled: one too thin for it is dropped; 0 = not scaled
     resources: NotInKey[ResourcesConfig]
 
 
@@ -59,15 +59,16 @@ class ProposeStage(Stage[ProposeOptions]):
     def options(self, recipe: Recipe, name: str) -> ProposeOptions:  # noqa: ARG002
         """Take of the recipe what the chosen method needs."""
         clues = recipe.clues.once_trained if recipe.uses_clues else None
+        classical = recipe.propose.method == "selective-search"
         return ProposeOptions(
             classifier=recipe.propose.classifier if needs_training(clues) else NOTHING,
             splits=recipe.propose.splits,
             method=recipe.selective_search
-            if recipe.propose.method == "selective-search"
+            if classical
             else Prompting(
                 clues=clues, prompts=recipe.prompts, sam=_with_named(recipe.sam), proposals=recipe.proposals
             ),
-            longest_side=SAMS[recipe.sam.name].input_side,
+            longest_side=recipe.selective_search.resize_width if classical else SAMS[recipe.sam.name].input_side,
             resources=recipe.resources,
         )
 
