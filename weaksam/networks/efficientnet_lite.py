@@ -31,7 +31,7 @@ _DEPTHS: Mapping[LiteName, tuple[int, ...]] = {  # blocks of timm's seven groups
 }
 # Groups of timm's at whose end the features are at strides 2, 4, 8, 16, 32.
 _ENDS = (1, 2, 3, 5, 7)
-_CLASS_LAYER = ("classifier.", "_fc.")
+_CLASS_LAYER = ("classifier.weight", "classifier.bias")
 # Names of a block's layers in the converted weights -> timm's; the first block expands nothing.
 _LAYERS_OF_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _LAYERS = {
@@ -163,27 +163,31 @@ def load_lite(network: nn.Module, name: LiteName, state: Mapping[str, Tensor], w
     own = network.state_dict()
     named = timm_names(state, name)
     headless = not any(key.startswith("conv_head.") for key in own)
-    left_out = (*_CLASS_LAYER, "conv_head.", "bn2.") if headless else _CLASS_LAYER
-    kept = {key: value for key, value in named.items() if not key.startswith(left_out)}
+    left_out = ("conv_head.", "bn2.") if headless else ()
+    kept = {key: value for key, value in named.items() if key not in _CLASS_LAYER and not key.startswith(left_out)}
     load_strictly(network, kept, where=f"{where} as {name}")
 
 
 def timm_names(state: Mapping[str, Tensor], name: LiteName) -> dict[str, Tensor]:
-    """Return the tensors of the converted weights under timm's names; those of other names stay as they are."""
+    """Return the tensors of the converted weights under timm's names; those of other names stay as they are.
+
+    So do those that are there under timm's name, too: two of one name are another network's.
+    """
     places = [f"blocks.{group}.{block}" for group, depth in enumerate(_DEPTHS[name]) for block in range(depth)]
-    renamed = {}
-    for key, value in state.items():
-        part, _, rest = key.partition(".")
-        if part == "_blocks":
-            number, layer, rest = rest.split(".", 2)
-            layers = _LAYERS if int(number) else _LAYERS_OF_FIRST
-            if int(number) < len(places):
-                renamed[f"{places[int(number)]}.{layers.get(layer, layer)}.{rest}"] = value
-            else:  # which is reported as surplus
-                renamed[key] = value
-        else:
-            renamed[f"{_AROUND.get(part, part)}.{rest}"] = value
-    return renamed
+    names = {key: _timm_name(key, places) for key in state}
+    return {key if new in state else new: state[key] for key, new in names.items()}
+
+
+def _timm_name(key: str, places: Sequence[str]) -> str:
+    part, _, rest = key.partition(".")
+    if part != "_blocks":
+        return f"{_AROUND.get(part, part)}.{rest}"
+    number, _, rest = rest.partition(".")
+    layer, _, rest = rest.partition(".")
+    if not number.isdecimal() or int(number) >= len(places):
+        return key
+    layers = _LAYERS if int(number) else _LAYERS_OF_FIRST
+    return f"{places[int(number)]}.{layers.get(layer, layer)}.{rest}"
 
 
 def from_imagenet_pixels(images: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ _PARTS = {
     **{f"layers.{n}.blocks.": f"stages.{n}.blocks." for n in range(4)},
     "norm_head.": "head.norm.",  # of the classifier: there, and never applied
 }
-_CLASSIFIER = "head."
+_CLASSIFIER = ("head.weight", "head.bias")
 
 
 class TinyVitEncoder(nn.Module):
@@ -79,15 +79,22 @@ def build_mobile_sam() -> Sam:
 
 
 def from_published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of the published file under the names of ``build_mobile_sam``, without the encoder's class layer."""
-    renamed = {}
+    """Return the tensors of the published file under the names of ``build_mobile_sam``, without the encoder's class layer.
+
+    Of two that would get one name the second keeps its own: they are another network's.
+    """
+    renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         name = key.removeprefix(_ENCODER)
-        if name == key or name.startswith("neck."):
-            renamed[key] = value
-        elif not name.startswith(_CLASSIFIER):
-            part = next((part for part in _PARTS if name.startswith(part)), "")
-            rest = name.removeprefix(part).replace(".c.", ".conv.", 1)
-            rest = f"conv.{rest.removeprefix('c.')}" if rest.startswith("c.") else rest
-            renamed[f"{_ENCODER}body.{_PARTS.get(part, part)}{rest}"] = value
+        if name == key or name not in _CLASSIFIER:
+            new = key if name == key or name.startswith("neck.") else _own_name(name)
+            renamed[key if new in renamed else new] = value
     return renamed
+
+
+def _own_name(name: str) -> str:
+    """Return the name of a tensor of the encoder's body, given without its beginning."""
+    part = next((part for part in _PARTS if name.startswith(part)), "")
+    rest = name.removeprefix(part).replace(".c.", ".conv.", 1)
+    rest = f"conv.{rest.removeprefix('c.')}" if rest.startswith("c.") else rest
+    return f"{_ENCODER}body.{_PARTS.get(part, part)}{rest}"

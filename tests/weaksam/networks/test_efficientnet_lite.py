@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import numpy as np
@@ -71,9 +72,16 @@ def test_weights_of_the_other_one_are_refused_by_name() -> None:
         LiteTrunk("efficientnet_lite0").init_from(installed("efficientnet_lite2"), "w.pth")
     with pytest.raises(CheckpointError, match=r"w\.pth as efficientnet_lite2: .* 90 missing: blocks\."):
         LiteTrunk("efficientnet_lite2").init_from(installed("efficientnet_lite0"), "w.pth")
-    broken = {**installed("efficientnet_lite0"), "_blocks.99._bn0.weight": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"1 surplus: _blocks\.99\."):
-        LiteTrunk("efficientnet_lite0").init_from(broken, "w.pth")
+
+
+@pytest.mark.parametrize(
+    "key", ["_blocks.99._bn0.weight", "_blocks.one", "_fc.scale", "classifier.scale", "conv_stem.weight"]
+)
+def test_one_tensor_too_many_is_refused_by_name(key: str) -> None:
+    state = {**installed("efficientnet_lite0"), key: torch.zeros(1)}
+    named = key.replace("_fc", "classifier") if key != "conv_stem.weight" else "_conv_stem.weight"
+    with pytest.raises(CheckpointError, match=f"1 surplus: {re.escape(named)}"):
+        LiteTrunk("efficientnet_lite0").init_from(state, "w.pth")
 
 
 def test_pixels_are_the_same_whoever_normalised_them() -> None:

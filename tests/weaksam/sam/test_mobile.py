@@ -73,6 +73,11 @@ def test_half_precision_stays_near(file: Path) -> None:
             {"image_encoder.layers.9.blocks.0.a": torch.zeros(1)},
             r"1 surplus: image_encoder\.body\.layers\.9\.blocks\.0\.a",
         ),
+        ({"image_encoder.head.scale": torch.zeros(1)}, r"1 surplus: image_encoder\.body\.head\.scale"),
+        (
+            {"image_encoder.layers.0.blocks.0.conv1.conv.weight": torch.zeros(1)},
+            r"1 surplus: image_encoder\.layers\.0\.blocks\.0\.conv1\.conv\.weight",
+        ),
         (
             {"image_encoder.layers.2.blocks.5.attn.attention_biases": torch.zeros(5, 49)},
             r"1 of another shape: .*stages\.2",
