@@ -49,14 +49,28 @@ def test_gradients_of_the_losses() -> None:
     positive = torch.tensor([[1, 0, 0, 1], [1, 1, 1, 1], [0, 1, 0, 0]]).bool()
     assert torch.autograd.gradcheck(lambda given: contrastive_loss(given, positive), (logits,))
     assert torch.autograd.gradcheck(lambda given: binary_loss(given, positive[:, :2]), (logits,))
+
+
+def test_gradients_of_the_activation_loss_leave_peaks_alone() -> None:
     maps = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
     seeds = torch.tensor([[0, 1, 1, 255], [0, 1, 2, 0], [2, 2, 0, 255], [0, 0, 0, 1]], dtype=torch.uint8)[None]
+    inside = torch.stack([seeds[0] == 1, seeds[0] == 2])
+    beside = ~inside & (seeds[0] != 255)
 
-    def loss(given: Tensor) -> Tensor:
-        # Peaks are constants to the gradient, and so they must be to the differences that it is held against.
-        return sum(activation_loss(given, seeds, torch.tensor([0, 0]), torch.tensor([5, 6])), given.new_zeros(()))
+    def enlarged(given: Tensor) -> Tensor:
+        return F.interpolate(given[:, None], (4, 4), mode="bilinear", align_corners=False)[:, 0]
 
-    assert torch.autograd.gradcheck(loss, (maps,))  # of classes that the seed does not show: the background's part
+    peaks = torch.stack([large[own].max().clamp(min=0) for large, own in zip(enlarged(maps), inside, strict=True)])
+    peaks = peaks.detach()[:, None, None]  # constants to the gradient, and so to the differences it is held against
+
+    def of_fixed_peaks(given: Tensor) -> Tensor:
+        large = enlarged(given)
+        return ((peaks - large).abs()[inside].sum() + large.clamp(min=0)[beside].sum()) / (2 * 14)
+
+    loss = sum(activation_loss(maps, seeds, torch.tensor([0, 0]), torch.tensor([0, 1])), maps.new_zeros(()))
+    torch.testing.assert_close(loss, of_fixed_peaks(maps))
+    assert torch.autograd.gradcheck(of_fixed_peaks, (maps,))
+    torch.testing.assert_close(torch.autograd.grad(loss, maps), torch.autograd.grad(of_fixed_peaks(maps), maps))
 
 
 def test_the_binary_loss_of_one_image_of_two_classes_before_two_backgrounds() -> None:
