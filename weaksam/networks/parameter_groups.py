@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
+# Of torchvision's Swin, and of the pixel decoder of transformers' Mask2Former.
+_EMBEDDINGS = ("relative_position_bias_table", "level_embed")
+
 
 class Rates(Protocol):
     """How fast the parts of a network learn."""
@@ -32,10 +35,13 @@ def parameter_groups(
         network: the whole of it.
         backbone: a part of it.
         rates: of both.
-        still: layers whose weights do not decay; groups of these come after those of the same rate that do.
+        still: layers whose weights do not decay; groups of these come after those of the same rate that do. Where there are
+            such layers, embeddings that are parameters of other layers do not decay either.
     """
     of_backbone = {id(parameter) for parameter in backbone.parameters()}
     kept = {id(weight) for module in network.modules() if isinstance(module, still) for weight in module.parameters()}
+    if still:
+        kept |= {id(weight) for name, weight in network.named_parameters() if name.rpartition(".")[2] in _EMBEDDINGS}
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {

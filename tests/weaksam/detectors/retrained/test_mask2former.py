@@ -13,7 +13,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from tests.contracts.test_retrained import SIZES_HW, config_of, images
 from tests.weaksam.detectors.retrained.test_mask_rcnn import DISCS, HEIGHT, WIDTH, box_of, disc
-from weaksam.config import Mask2FormerConfig, QueryDropConfig
+from weaksam.config import Mask2FormerConfig, QueryDropConfig, RetrainConfig
 from weaksam.detectors.loading import build_retrained
 from weaksam.detectors.retrained.base import Targets
 from weaksam.detectors.retrained.mask2former import Mask2Former
@@ -21,7 +21,9 @@ from weaksam.detectors.retrained.mask_targets import map_masks, mask_grids
 from weaksam.losses.mask_queries import Objects
 from weaksam.masks import paste_masks
 from weaksam.masks_np import decode_rle, encode_rle
-from weaksam.networks.mask_queries import Predictions
+from weaksam.networks.mask_queries import NORMS, Predictions
+from weaksam.networks.parameter_groups import parameter_groups
+from weaksam.networks.pyramids import build_pyramid
 
 CELLS = Mask2FormerConfig.mask_cells
 NONE = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, CELLS, CELLS, dtype=torch.uint8))
@@ -172,7 +174,23 @@ def test_norms_and_embeddings_do_not_decay() -> None:
     decays = {id(p): g["weight_decay"] > 0 for g in model.parameter_groups(model.config) for p in g["params"]}
     assert not decays[id(model.head.transformer_module.queries_embedder.weight)]
     assert not decays[id(model.head.transformer_module.decoder.layernorm.bias)]
+    (of_levels,) = (p for name, p in model.named_parameters() if name.endswith("level_embed"))
+    assert not decays[id(of_levels)]
     assert decays[id(model.head.class_predictor.weight)]
+
+
+def test_places_of_swin_do_not_decay() -> None:
+    pyramid = build_pyramid("swin_tiny")
+    rates = RetrainConfig(weight_decay=0.05)
+    decays = {
+        id(p): g["weight_decay"] > 0
+        for g in parameter_groups(pyramid, pyramid, rates, still=NORMS)
+        for p in g["params"]
+    }
+    tables = [p for name, p in pyramid.named_parameters() if name.endswith("relative_position_bias_table")]
+    assert len(tables) == 12
+    assert not any(decays[id(p)] for p in tables)
+    assert sum(decays.values()) > 12
 
 
 def test_masks_lie_in_their_boxes_and_touch_their_sides() -> None:
