@@ -62,6 +62,7 @@ class MaskMeasures:
     def to_plain(self) -> dict[str, Any]:
         """Return ``rows`` (mean measures), ``classes`` (the masks', one by one) and ``without_mask`` (objects); in [0, 1]."""
         scores = {name: measure.scores() for name, measure in self._coco.items()}
+        areas = {name: measure.scores(0.5) for name, measure in self._voc.items()}
         own = scores[MASKS]
         return {
             "without_mask": self._without_mask,
@@ -70,7 +71,7 @@ class MaskMeasures:
                     "name": name,
                     "ap": known(of_row.mean()),
                     **{_key(iou): known(of_row.mean(iou_threshold=iou)) for iou in THRESHOLDS},
-                    "ap50_area": known(self._voc[name].scores(0.5).mean_area),
+                    "ap50_area": known(areas[name].mean_area),
                 }
                 for name, of_row in scores.items()
             ],
@@ -79,6 +80,7 @@ class MaskMeasures:
                     "name": name,
                     "ap": known(own.per_class()[n]),
                     **{_key(iou): known(own.per_class(iou_threshold=iou)[n]) for iou in THRESHOLDS},
+                    "ap50_area": known(areas[MASKS].area[n]),
                 }
                 for n, name in enumerate(self._class_names)
             ],

@@ -16,7 +16,7 @@ from pipelines.store.numbers import percent
 from weaksam.structures import IMAGE_LABELS
 
 _SHARES = ("correct", "part", "elsewhere")  # of top detections
-_OF_MASKS = {"ap": "AP", "ap25": "AP25", "ap50": "AP50", "ap70": "AP70", "ap75": "AP75"}
+_OF_MASKS = {"ap": "AP", "ap25": "AP25", "ap50": "AP50", "ap50_area": "AP50 area", "ap70": "AP70", "ap75": "AP75"}
 
 
 def view(run: ShownRun) -> View | None:
@@ -46,8 +46,23 @@ def _split(split: str, detectors: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "unknown": [detector for detector in detectors if detector["objects"] is None],
         "rows": rows,
         "classes": _classes(measured),
-        "masked": [detector for detector in measured if "masks" in detector],
+        "masked": [_with_masks(detector) for detector in measured if "masks" in detector],
     }
+
+
+def _with_masks(detector: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a detector whose rows of masks have bars: the detector's and the trivial ones, then those of its classes."""
+    masks = detector["masks"]
+    rows = [
+        {**row, "kind": kind, "bar": _bar({"AP50": row["ap50"]})}
+        for kind, of_kind in (
+            ("detector", masks["rows"][:1]),
+            ("trivial", masks["rows"][1:]),
+            ("class", masks["classes"]),
+        )
+        for row in of_kind
+    ]
+    return {"name": detector["name"], "without_mask": masks["without_mask"], "rows": rows}
 
 
 def _classes(detectors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

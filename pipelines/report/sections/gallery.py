@@ -138,6 +138,7 @@ class _Sample:
         shown = pictures.fitted(image, self.run.recipe.report.gallery_side)
         first = [pictures.true_objects(shown, known, self.class_names)]
         first += [*self._detections(entry, shown), *self._pseudo_labels(entry, shown)]
+        first += self._true_masks(entry, shown, size_hw)
         entry.groups.append(("", first))
         for name, row in _with(entry.image_id, self.proposed):
             drawn = self._proposals(entry, shown, name, row)
@@ -183,6 +184,15 @@ class _Sample:
             if drawn.legend:
                 entry.found[name] = drawn
             yield drawn
+
+    def _true_masks(self, entry: Entry, image: Fitted, size_hw: tuple[int, int]) -> Iterator[Picture]:
+        """Yield the true masks, where they are known and the run found masks in the image."""
+        found = [*_with(entry.image_id, self.detected), *_with(entry.image_id, self.labelled)]
+        truth = self.run.true_masks(entry.split) if any(row.get("mask_rle") is not None for _, row in found) else {}
+        if entry.image_id in truth:
+            known = true_objects(truth, entry.image_id, size_hw)
+            if known.mask_rle is not None:
+                yield pictures.true_masks(image, known, self.class_names)
 
     def _proposals(self, entry: Entry, image: Fitted, name: str, row: dict[str, Any]) -> list[Picture]:
         proposals = proposals_from_row(row)

@@ -1,5 +1,6 @@
 """The gallery and the row of pictures at the top of the page."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from pipelines.report import stage as report
 from pipelines.report.sections.gallery import opening, view
 from tests.support.drawn_run import drawn_recipe, job_for, with_instances, write_run
-from tests.support.full_run import write_detector, write_labels
+from tests.support.full_run import write_detector, write_labels, write_masks
 from tests.support.page import Page
 from tests.support.sets import instance_of
 
@@ -69,6 +70,19 @@ def test_proposals_of_several_instances_are_shown_apart(folder: str) -> None:
     alone = report.page_of(shown(folder, "propose"))
     assert "<h4>" not in alone
     assert "boxes an image, propose" not in alone
+
+
+def test_masks_that_were_found_stand_beside_the_true_ones(tmp_path: Path) -> None:
+    dataset = write_run(str(tmp_path))
+    write_detector(str(tmp_path), dataset)
+    write_masks(str(tmp_path), dataset)
+    truth = dataset.ground_truth("train")
+    text = report.page_of(shown(str(tmp_path), "segment"))
+    ids = re.findall(r'<h3 id="image-\d+">(train\S+)', text)
+    assert ids
+    for image_id in ids:
+        assert f"true: {len(truth[image_id].boxes_xyxy)} mask" in text
+    assert "true: " not in report.page_of(shown(str(tmp_path), "detect.mil"))
 
 
 def test_a_page_of_detections_alone_says_nothing_of_proposals(folder: str) -> None:

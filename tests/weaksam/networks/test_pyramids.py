@@ -72,6 +72,23 @@ def test_weights_of_a_detector_are_refused(name, keys):
         build_pyramid(name).init_from({key: torch.zeros(1) for key in keys}, "somewhere.pth")
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [
+            "model.pixel_level_module.encoder.embeddings.norm.weight",
+            "class_predictor.weight",
+        ],  # transformers' Mask2Former
+        ["backbone.res2.0.conv1.weight", "sem_seg_head.pixel_decoder.mask_features.weight"],  # detectron2's
+        ["backbone.conv1.weight", "decode_head.query_embed.weight"],  # mmsegmentation's
+        ["backbone.body.conv1.weight", "roi_heads.mask_head.0.0.weight"],  # torchvision's Mask R-CNN
+    ],
+)
+def test_weights_that_learnt_from_masks_are_refused(keys):
+    with pytest.raises(CheckpointError, match="would leak full supervision"):
+        build_pyramid("small").init_from({key: torch.zeros(1) for key in keys}, "somewhere.pth")
+
+
 def test_weights_that_do_not_fit_are_named():
     state = load_builtin_classifier().state_dict()
     state.pop("stem.layers.0.weight")
