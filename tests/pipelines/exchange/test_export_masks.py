@@ -6,11 +6,13 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
 from pipelines.exchange.content import LabelledImage, images_of, predictions_of
@@ -123,6 +125,39 @@ def test_coco_instances_hold_masks_that_its_own_reader_and_ours_draw(run: str, t
     (of_image,) = CocoDataset(str(tmp_path / "coco")).ground_truth("train", masks=True).values()
     for rle, mask in zip(of_image.mask_rle, MASKS.values(), strict=True):
         np.testing.assert_array_equal(decode_rle(rle), mask)
+
+
+@pytest.mark.parametrize("to", ["coco", "coco-polygons"])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools predates numpy 2
+def test_mmdet_keeps_every_object_and_draws_its_mask(run: str, tmp_path: Path, to: str) -> None:
+    out = tmp_path / "instances.json"
+    run_export(run, to=to, split="train", out=str(out), instance="segment")
+    coco = COCO(str(out))
+    (image,) = coco.loadImgs(coco.getImgIds())
+    kept = [
+        of_mmdet(annotation, image["height"], image["width"])
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]]))
+    ]
+    for mask, expected in zip(kept, MASKS.values(), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
+def of_mmdet(annotation: dict[str, Any], height: int, width: int) -> np.ndarray | None:
+    """The mask that mmdetection 3 learns from, None for an object that it leaves out or ignores."""
+    x, y, w, h = annotation["bbox"]
+    inside = max(0, min(x + w, width) - max(x, 0)) * max(0, min(y + h, height) - max(y, 0))
+    if inside == 0 or annotation["area"] <= 0 or w < 1 or h < 1 or annotation.get("iscrowd"):
+        return None
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, list):
+        polygons = [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
+        if not polygons:
+            return None
+        rle = coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))
+    else:
+        assert isinstance(segmentation["counts"], str)
+        rle = segmentation
+    return np.asarray(coco_masks.decode(rle), np.bool_)
 
 
 def test_coco_results_hold_masks_as_the_server_takes_them(run: str, tmp_path: Path) -> None:
