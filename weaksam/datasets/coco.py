@@ -5,6 +5,9 @@ else. XYWH becomes XYXY with exclusive right and bottom. Classes are ordered by 
 file names, whether or not an object is of them (Roboflow's first category is a heading without objects). A crowd, whose box
 says little about single objects, is to labels what VOC's difficult objects are: it counts for ``labels_difficult`` only.
 
+Of a split whose pictures are listed without annotations (``image_info_test-dev2017.json``) neither labels nor objects are
+known.
+
 An image's id is COCO's in decimal digits. Where splits count their images anew, so that one number means two pictures, it is
 ``<split>/<number>`` for every image of the data set.
 """
@@ -20,7 +23,7 @@ from typing import ClassVar
 
 from weaksam.config import DataConfig
 from weaksam.datasets.coco_file import CocoFile, read_coco_file
-from weaksam.datasets.coco_layout import annotation_files, one_per_split
+from weaksam.datasets.coco_layout import annotation_files, one_per_split, picture_lists
 from weaksam.datasets.coco_masks import read_masks
 from weaksam.datasets.ground_truth import StatedSize, TrueObject, ground_truth_of
 from weaksam.datasets.label_maps import MapsOfObjects, TrueLabelMaps
@@ -43,7 +46,7 @@ class CocoDataset:
 
         Args:
             uri: The folder that holds annotation files and images.
-            splits: Splits to use; empty = all. Only their files are read.
+            splits: Splits to use; empty = all that have annotations. Only their files are read.
             stated_size: What the stated sizes of images count for.
 
         Raises:
@@ -53,6 +56,9 @@ class CocoDataset:
         self._stated_size = stated_size
         self._listing = dict(list_data(uri))
         self._available = annotation_files(uri, self._listing)
+        lists = picture_lists(self._listing)
+        self._unlabelled = {split for split in splits if split in lists and split not in self._available}
+        self._available |= {split: lists[split] for split in self._unlabelled}
         missing = [split for split in splits if split not in self._available]
         if missing or not self._available:
             raise DataError(
@@ -80,7 +86,7 @@ class CocoDataset:
         return tuple(category_id for category_id, _ in self._categories)
 
     def records(self, split: str) -> list[ImageRecord]:
-        """One record per image of the file, in its order; an image without objects has empty labels.
+        """One record per image of the file, in its order; an image without objects has empty labels, if there are any.
 
         An image without a file gets the address where it should be.
 
@@ -95,13 +101,14 @@ class CocoDataset:
             labels_difficult[item.image].add(index[item.category])
             if not item.crowd:
                 labels[item.image].add(index[item.category])
+        known = split not in self._unlabelled
         return [
             ImageRecord(
                 image_id=self._image_id(split, image.number),
                 uri=join(self._root, path),
                 split=split,
-                labels=tuple(sorted(labels[image.number])),
-                labels_difficult=tuple(sorted(labels_difficult[image.number])),
+                labels=tuple(sorted(labels[image.number])) if known else None,
+                labels_difficult=tuple(sorted(labels_difficult[image.number])) if known else None,
             )
             for image, path in zip(loaded.images, self._pictures(split), strict=True)
         ]
@@ -109,15 +116,15 @@ class CocoDataset:
     def ground_truth(self, split: str, *, masks: bool = False) -> dict[str, GroundTruth]:
         """The objects of every image of ``split`` by image id.
 
-        Boxes are cut to the image's stated size; degenerate ones are left out, and both are counted. Where no annotation of a
-        split has a "bbox", its true objects are not known, and the answer is empty; where none has a "segmentation", there are
-        no masks.
+        Boxes are cut to the image's stated size; degenerate ones are left out, and both are counted. Where a split has no list
+        of annotations, or none of them has a "bbox", its true objects are not known, and the answer is empty; where none has a
+        "segmentation", there are no masks.
 
         Raises:
             DataError: Unknown split, malformed file, a box that is not four numbers, or a segmentation that is none.
         """
         loaded = self._load(split)
-        if loaded.annotations and not any(item.has_box for item in loaded.annotations):
+        if split in self._unlabelled or (loaded.annotations and not any(item.has_box for item in loaded.annotations)):
             return {}
         index = {category_id: i for i, category_id in enumerate(self.category_ids)}
         objects: dict[int, list[TrueObject]] = defaultdict(list)
@@ -175,7 +182,9 @@ class CocoDataset:
         if split not in self.splits:
             raise DataError(f"{self._root}: expected a split of {', '.join(self.splits)}, got {split!r}")
         if split not in self._files:
-            loaded = self._files[split] = read_coco_file(join(self._root, self._paths[split]))
+            loaded = self._files[split] = read_coco_file(
+                join(self._root, self._paths[split]), annotated=split not in self._unlabelled
+            )
             if loaded.categories != self._categories:
                 raise DataError(
                     f"{loaded.uri}: expected the categories of {self._load(self.splits[0]).uri}, got other ids or names; "

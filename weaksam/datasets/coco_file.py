@@ -87,14 +87,21 @@ class CocoFile:
     annotations: list[Annotation]
 
 
-def read_coco_file(uri: str) -> CocoFile:
-    """Read and check an instances file. Raises ``DataError`` with the place of what is wrong."""
+def read_coco_file(uri: str, *, annotated: bool = True) -> CocoFile:
+    """Read and check an instances file. Raises ``DataError`` with the place of what is wrong.
+
+    Args:
+        uri: the file.
+        annotated: whether it has annotations; without, it is a list of pictures, and annotations in it are not looked at.
+    """
     document = parse_json(next(read_annotations([uri])), uri)
     if not isinstance(document, dict):
         raise DataError(f"{uri}: expected an object of images, annotations and categories, got {_kind(document)}")
     _refuse_other_kinds(document, uri)
     categories = _read_categories(document, uri)
     images = _read_images(document, uri)
+    if not annotated:
+        return CocoFile(uri, categories, images, [])
     annotations = _read_annotations(document, uri, {i for i, _ in categories}, {image.number for image in images})
     return CocoFile(uri, categories, images, annotations)
 

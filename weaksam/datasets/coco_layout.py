@@ -3,6 +3,8 @@
     annotations/instances_<split>.json   COCO's own layout, at the root or in a folder below it
     <split>/_annotations.coco.json       Roboflow's export; at the root itself the split is "all"
     <any other name>.json                where there is none of these: every file whose content is an instances file
+    annotations/image_info_<split>.json  COCO's own list of pictures that are kept without annotations, for splits that are
+                                         asked for by name
 
 Capitals do not matter. A name of the third sort gives its split without words like "annotations": ``train.json``,
 ``coco_train.json`` and ``train/labels.json`` are all of "train", ``result.json`` at the root is of "all".
@@ -20,6 +22,7 @@ from weaksam.errors import DataError
 from weaksam.io.files import join, read_annotations
 
 _STANDARD = re.compile(r"(?:.*/)?annotations/instances_([^/]+)\.json", re.IGNORECASE)
+_PICTURES_ALONE = re.compile(r"(?:.*/)?annotations/image_info_([^/]+)\.json", re.IGNORECASE)
 _ROBOFLOW = re.compile(r"(?:(?:.*/)?([^/]+)/)?_annotations\.coco\.json", re.IGNORECASE)
 # Words in the names of annotation files that name no split.
 _FILLERS = {"annotation", "annotations", "instances", "coco", "label", "labels", "result", "results", "dataset", "data"}
@@ -47,6 +50,15 @@ def annotation_files(uri: str, paths: Iterable[str]) -> dict[str, list[str]]:
         for path in _instances_among(uri, texts):
             found.setdefault(split_of(path), []).append(path)
     return dict(sorted(found.items()))
+
+
+def picture_lists(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Return the lists of pictures without annotations by split; arguments and more as those of ``annotation_files``."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        if listed := _PICTURES_ALONE.fullmatch(path):
+            found.setdefault(listed[1], []).append(path)
+    return found
 
 
 def one_per_split(uri: str, found: Mapping[str, Sequence[str]], splits: Iterable[str]) -> dict[str, str]:

@@ -252,6 +252,28 @@ def test_split_without_a_file_is_an_error(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ fingerprint
 
 
+def test_pictures_that_are_kept_without_annotations_are_a_split_if_asked_for(tmp_path: Path) -> None:
+    root = build_coco_tree(tmp_path)
+    document = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    kept = {"info": {}, "images": document["images"], "categories": document["categories"]}
+    for image in kept["images"]:  # of COCO's test-dev, whose pictures lie in another folder
+        image["id"] += 1000
+        (root / "test2017").mkdir(exist_ok=True)
+        (root / "val2017" / image["file_name"]).rename(root / "test2017" / image["file_name"])
+    (root / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(kept))
+    assert CocoDataset(str(root)).splits == ("train2017", "val2017")
+    dataset = CocoDataset(str(root), splits=("train2017", "test-dev2017"))
+    records = dataset.records("test-dev2017")
+    assert [(record.labels, record.labels_difficult) for record in records] == [(None, None)] * 3
+    assert [record.uri for record in records] == [
+        str(root / "test2017" / image["file_name"]) for image in kept["images"]
+    ]
+    assert [record.image_id for record in records] == [str(image["id"]) for image in kept["images"]]
+    assert dataset.ground_truth("test-dev2017") == {}
+    assert list(dataset.true_label_maps("test-dev2017").image_ids) == []
+    assert all(record.labels for record in dataset.records("train2017"))
+
+
 def test_fingerprint_changes_with_annotations_and_images_but_not_with_other_files(tmp_path: Path) -> None:
     def fingerprint() -> str:
         return CocoDataset(str(tmp_path)).fingerprint()
