@@ -29,7 +29,7 @@ from pipelines.bringing import (
 from pipelines.engine import logs
 from pipelines.engine.stage import Content, OnScalars, Options, Stage
 from pipelines.engine.voice import SILENT, Voice
-from pipelines.products.index import Index, Indexed
+from pipelines.products.index import NO_SPLIT, Index, Indexed
 from pipelines.recipe.keys import INDEX, with_weights
 from pipelines.recipe.model import Recipe, is_from_outside
 from pipelines.registry import asked_of, product_of, stage_of
@@ -249,7 +249,8 @@ class Run:
             known = ", ".join(sorted(indexed.facts.splits))
             raise DataError(f"{name}.splits: {', '.join(unknown)} not indexed; indexed are {known}")
         if read.granted:
-            splits = (indexed.facts.labels_granted_to,)
+            granted = indexed.facts.labels_granted_to
+            splits = () if granted == NO_SPLIT and read.or_all else (granted,)
         if _has_rows(name):  # which are computed from those that it reads
             for above_name in filter(_has_rows, stage.reads(options)):
                 above = self._planned(above_name)

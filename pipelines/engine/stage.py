@@ -88,6 +88,7 @@ class ImagesRead:
     columns: tuple[str, ...] = (CONTENT, LABELS, LABELS_DIFFICULT)
     splits: tuple[str, ...] = ()  # empty = all
     granted: bool = False  # those alone that labels are granted to
+    or_all: bool = False  # and all where labels are granted to none
     # Whether a table that is read must be of all these splits; otherwise what is made is of those that both are of.
     whole: bool = False
 

@@ -1,6 +1,7 @@
 """What runs a trained detector, or a segmenter, over new pictures: a run of its own, in a folder of its own.
 
-Its stages are index, proposals where the detector scores some, and detections or label maps. So it continues where it stopped,
+Its stages are index, proposals where the detector scores some, superpixels where label maps are told by them, and detections or
+label maps. So it continues where it stopped,
 looks only at what is new when the pictures grow, and drops what cannot be read. Its recipe is that of the run which has
 trained, with the new data, the trained weights and nothing to train.
 """
@@ -50,14 +51,15 @@ def predictor_of(run_uri: str, data_uri: str, of: str = "", overrides: Sequence[
     name = of or _last_predictor(trained, run_uri)
     if verb_of(name) not in _PREDICT:
         raise ConfigError(f"--of: expected an instance of {' or '.join(_PREDICT)}, got {name!r}")
-    proposals = _proposals_of(trained, name)
+    proposals, superpixels = _proposals_of(trained, name), _superpixels_of(trained, name)
     settings: dict[str, Any] = {
-        "stages": [INDEX, *proposals, name],
+        "stages": [INDEX, *proposals, *superpixels, name],
         **{f"data.{option}": value for option, value in _AS_PICTURES.items()},
-        **{_path(instance, "splits"): [] for instance in (*proposals, name)},
-        _path(name, _OF_THE_RUN[verb_of(name)]): "",
+        **{_path(instance, "splits"): [] for instance in (*proposals, *superpixels, name)},
         **_weights(trained, trained.section_of(name).model, run_uri),
     }
+    if verb_of(name) == "detect":
+        settings[_path(name, "within")] = ""  # which names splits of the run's own images
     for instance in proposals:
         settings |= _clue_weights(trained, instance, run_uri)
     values = [f"{path}={json.dumps(value)}" for path, value in settings.items()]
@@ -72,9 +74,7 @@ def require_own_folder(out: str, run_uri: str) -> None:
         raise ConfigError(f"--out {out}: expected a folder for predictions, got that of {which}; name another")
 
 
-# Verbs that predict -> the option that names what only the run's own images have: splits of another instance, superpixels.
-_OF_THE_RUN = {"detect": "within", "predict-maps": "superpixels"}
-_PREDICT = tuple(_OF_THE_RUN)
+_PREDICT = ("detect", "predict-maps")
 # Of another data set than the one that was learnt from, whatever it is, the pictures alone.
 _AS_PICTURES = {"kind": "auto", "splits": [], "train_split": "auto", "limit": 0, "pictures_only": True}
 
@@ -116,6 +116,13 @@ def _proposals_of(recipe: Recipe, name: str) -> tuple[str, ...]:
             f"(--set {_path(name, 'proposals')}=[propose])"
         )
     return names
+
+
+def _superpixels_of(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """Return the instance by whose superpixels label maps are told, if they are."""
+    if verb_of(name) != "predict-maps" or not recipe.of(name).predict_maps.superpixels:
+        return ()
+    return (recipe.of(name).predict_maps.superpixels,)
 
 
 def _weights(recipe: Recipe, model: str, run_uri: str) -> Mapping[str, str]:

@@ -204,7 +204,7 @@ class SuperpixelsConfig(EverythingConfig):
     ``fma-superpixels``.
     """
 
-    splits: NotInKey[tuple[str, ...]] = ()  # empty = the one that labels are granted to
+    splits: NotInKey[tuple[str, ...]] = ()  # empty = the one that labels are granted to, or all where they are to none
     points_per_side: int = 16
     min_predicted_iou: float = 0.5
     min_stability: float = 0.7

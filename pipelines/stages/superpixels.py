@@ -34,7 +34,6 @@ from pipelines.store.planned import CONTENT
 from pipelines.store.schemas import SUPERPIXELS, automatic_masks_to_row
 from weaksam.config import EverythingConfig, SamConfig
 from weaksam.config.weights import NotInKey
-from weaksam.errors import DataError
 from weaksam.sam import SAMS, named_weights
 from weaksam.structures import PART, SUBPART, WHOLE
 
@@ -75,9 +74,9 @@ class SuperpixelsStage(Stage[SuperpixelsOptions]):
         return {"sam": Content(options.sam.weights, sha256_of)}
 
     def images(self, options: SuperpixelsOptions) -> ImagesRead:
-        """Return those of the chosen splits, or else those that labels are granted to; the labels themselves are not read."""
+        """Return those of the chosen splits, else those that labels are granted to, or all; no labels are read."""
         splits = options.superpixels.splits
-        return ImagesRead(columns=(CONTENT,), splits=splits, granted=not splits)
+        return ImagesRead(columns=(CONTENT,), splits=splits, granted=not splits, or_all=True)
 
     def makes_rows(self, options: SuperpixelsOptions) -> bool:  # noqa: ARG002
         """True: no image depends on another."""
@@ -97,11 +96,6 @@ class SuperpixelsStage(Stage[SuperpixelsOptions]):
         """Find the masks of every image of the chosen splits."""
         options, index = job.options, job.input(job.options.index, Index)
         images = planned_images(job.instance.planned_rows(), index.read())
-        if not images.num_rows:
-            raise DataError(
-                f"{job.instance.name}: expected images that labels are granted to, got none; say of which splits with "
-                f"--set {job.instance.name}.splits=[{','.join(index.facts.splits)}]"
-            )
 
         def operators(dataset: Any, pools: Pools) -> Any:
             spec = EverythingSpec(

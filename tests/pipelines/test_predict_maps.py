@@ -30,7 +30,7 @@ name: taught
 stages: [index, detect.mil, train-segmenter, predict-maps, report]
 data: {uri: /gone, kind: voc, splits: [trainval], limit: 3}
 segmenter: {init: "", learn_from: predict-maps.elsewhere, side: 64, network: {name: deeplab, dim: 16, fine_dim: 16}}
-predict_maps: {splits: [trainval], flip: true, superpixels: superpixels}
+predict_maps: {splits: [trainval], flip: true}
 resources: {here: true, threads_per_actor: 1}
 """
 
@@ -117,8 +117,21 @@ def test_a_run_predicts_with_what_it_lists_last(taught: str, photos: Path) -> No
     recipe, name = predictor_of(taught, str(photos))
     assert (name, recipe.stages) == ("predict-maps", ("index", "predict-maps"))
     assert recipe.of(name).predict_maps.splits == ()
-    assert recipe.of(name).predict_maps.superpixels == ""  # of which new pictures have none
     assert recipe.of("train-segmenter").segmenter.weights.uri == Trained(
         instance_of(taught, "train-segmenter")
     ).instance.file("segmenter.safetensors")
     assert recipe.data.pictures_only
+
+
+def test_superpixels_that_tell_a_run_s_maps_are_made_of_new_pictures_too(
+    taught: str, photos: Path, tmp_path: Path
+) -> None:
+    by_superpixels = "predict_maps.superpixels=superpixels"
+    recipe, _ = predictor_of(taught, str(photos), overrides=[by_superpixels])
+    assert recipe.stages == ("index", "superpixels", "predict-maps")
+    assert recipe.of("superpixels").superpixels.splits == ()
+    values = ("--set", by_superpixels, "--set", "superpixels.points_per_side=4")
+    done = predict(taught, "--data", photos, "--out", tmp_path / "out", *values)
+    assert done.exit_code == 0, done.output
+    assert "superpixels" in done.output
+    assert "images 3 · PNGs" in done.output

@@ -88,9 +88,11 @@ def test_the_key_has_the_options_and_the_sam_and_no_labels(tmp_path: Path) -> No
     assert table_of(tmp_path, "superpixels.splits=[val]", "data.train_split=val").instance.key == key
 
 
-def test_without_labels_the_splits_must_be_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"labels are granted to.*--set superpixels\.splits=\[.*train.*\]"):
-        bring(tmp_path, HERE, "data.train_split=none")
+def test_where_labels_are_granted_to_no_split_the_images_of_all_are_meant(tmp_path: Path) -> None:
+    assert "images 6 = done 6" in bring(tmp_path, HERE, "data.train_split=none")["text"]
+
+
+def test_a_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"superpixels\.splits: tset not indexed"):
         table_of(tmp_path, "superpixels.splits=[tset]")
 
