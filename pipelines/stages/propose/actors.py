@@ -9,12 +9,15 @@ shared by the two networks, and every GPU is as busy as the others.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipelines.dataflow.rows import FETCHED, decode_row, finish_batch, guarded, use_cpu, work_batch
+from pipelines.engine import logs
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import (
     PROMPT_COLUMNS,
@@ -144,16 +147,19 @@ class ProposeActor(SegmentActor):
 
 
 class SearchActor:
-    """Selective Search in the place of SAM. Columns FETCHED -> PROPOSALS, bad rows set aside."""
+    """Selective Search in the place of SAM, of an image in each thread. Columns FETCHED -> PROPOSALS, bad rows set aside."""
 
-    def __init__(self, instance: Instance, config: SelectiveSearchConfig, schema: pa.Schema) -> None:
+    def __init__(self, instance: Instance, config: SelectiveSearchConfig, schema: pa.Schema, threads: int) -> None:
         self._instance = instance
         self._config = config
         self._schema = schema
+        self._threads = threads
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Search each image of a batch; rows with a reason go to ``_dropped`` and not on."""
-        return finish_batch(self._instance, [guarded(self._search, row, ()) for row in batch.to_pylist()], self._schema)
+        search = logs.of_image(partial(guarded, self._search, missing=()))
+        with ThreadPoolExecutor(self._threads) as pool:
+            return finish_batch(self._instance, list(pool.map(search, batch.to_pylist())), self._schema)
 
     def _search(self, row: dict[str, Any]) -> dict[str, Any]:
         from weaksam.proposals.selective_search import selective_search

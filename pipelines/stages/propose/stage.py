@@ -113,7 +113,9 @@ class ProposeStage(Stage[ProposeOptions]):
             dataset = pools.tasks(dataset, fetch, longest_side=options.longest_side)
             if isinstance(options.method, SelectiveSearchConfig):
                 search = {"instance": job.instance, "config": options.method, "schema": schema}
-                return pools.actors(dataset, SearchActor, pools.sizes.segment_actors, **search)
+                return pools.actors(
+                    dataset, SearchActor, pools.sizes.segment_actors, **search, threads=pools.sizes.threads
+                )
             spec = ActorSpec(
                 instance=job.instance,
                 how=options.method,

@@ -67,6 +67,17 @@ def test_a_table_stage_needs_no_ray_and_goes_on_where_it_stopped(tmp_path):
     assert set(parts[2:]) < set(Path(instance.folder).glob("part-*.parquet"))
 
 
+def test_selective_search_of_several_images_at_once_is_that_of_one_after_the_other(tmp_path):
+    search = ("propose.method=selective-search", "selective_search.min_side=4", "resources.rows_per_task=4")
+    one, voice = propose(tmp_path / "one", *search)
+    assert "1 thread(s), 4 images at a time" in voice.text
+    several, voice = propose(tmp_path / "several", *search, "resources.cpus=3")
+    assert "3 thread(s), 4 images at a time" in voice.text
+    unrated = "predicted_iou"  # NaN, which equals nothing
+    assert rows(several).drop_columns(unrated).equals(rows(one).drop_columns(unrated))
+    assert rows(one).num_rows == 5
+
+
 def test_a_bad_image_is_dropped_with_its_reason(tmp_path):
     recipe, _ = load_recipe("grid", GRID, "shapes:")
     Run(recipe, str(tmp_path)).bring(["index"], Options())
