@@ -26,17 +26,12 @@ class MaskRuns:
     @classmethod
     def of(cls, masks_rle: Sequence[Rle], size_hw: tuple[int, int]) -> Self:
         """Read the runs of masks of one image of this size; there may be none. Raises DataError as ``run_lengths``."""
-        height = size_hw[0]
-        of_mask, start, end = [], [], []
-        for n, rle in enumerate(masks_rle):
-            bounds = run_lengths(rle, size_hw).cumsum()
-            ends = bounds[1::2]
-            start.append(bounds[: 2 * len(ends) : 2])
-            end.append(ends)
-            of_mask.append(np.full(len(ends), n))
-        mask, starts, ends = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (of_mask, start, end))
-        some = ends > starts
-        mask, starts, ends = mask[some], starts[some], ends[some]
+        height, width = size_hw
+        runs = run_lengths(masks_rle, size_hw)
+        inside = np.flatnonzero((runs.place % 2 == 1) & (runs.length > 0))
+        mask = runs.mask[inside]
+        ends = runs.length.cumsum()[inside] - mask * (height * width)  # earlier masks fill as many pixels each
+        starts = ends - runs.length[inside]
         # A run of COCO's goes on at the top of the next column: cut it there.
         first, last = starts // height, (ends - 1) // height
         columns = last - first + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,45 +124,69 @@ def rle_inside(masks_rle: Sequence[Rle]) -> NDArray[np.float64]:
     return rle_iou(masks_rle, masks_rle, crowd=np.ones(len(masks_rle), np.bool_))
 
 
-def run_lengths(rle: Mapping[str, Any], size_hw: tuple[int, int]) -> NDArray[np.int64]:
-    """The lengths of a mask's runs in reading order down its columns: outside, inside, outside, and so on.
+class RunLengths(NamedTuple):
+    """The runs of masks of one size, mask after mask, each in reading order down its columns: outside, inside, outside, …"""
+
+    length: NDArray[np.int64]  # [R] pixels
+    mask: NDArray[np.int64]  # [R] which of the masks, ascending
+    place: NDArray[np.int64]  # [R] in its mask, from 0; odd ones are inside
+
+
+def run_lengths(masks_rle: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> RunLengths:
+    """Read the runs of masks, of all at once: masks are many and short.
 
     A run is a number of 5-bit digits, the lowest first, each in a byte from 48 on; 32 is added to all digits but the last,
-    whose bit 16 is the sign. From the fourth run on, it is the difference from the run before the last.
+    whose bit 16 is the sign. From the fourth run of a mask on, it is the difference from the run before the last.
 
     Args:
-        rle: the mask.
-        size_hw: its size, as is expected.
+        masks_rle: there may be none.
+        size_hw: their size, as is expected.
 
     Raises:
-        DataError: the mask is of another size, or the runs do not fill it.
+        DataError: a mask is of another size, or its runs do not fill it.
     """
     height, width = size_hw
-    if tuple(rle["size"]) != size_hw:
-        theirs = " x ".join(str(side) for side in rle["size"])
+    other = next((rle["size"] for rle in masks_rle if tuple(rle["size"]) != size_hw), None)
+    if other is not None:
+        theirs = " x ".join(str(side) for side in other)
         raise DataError(f"expected a mask of {height} x {width} pixels (height x width), got one of {theirs}")
-    digits = np.frombuffer(rle["counts"], np.uint8).astype(np.int64) - 48
+    found = _read_runs([rle["counts"] for rle in masks_rle])
+    if found is None or (np.bincount(found.mask, found.length, len(masks_rle)) != height * width).any():
+        raise DataError(
+            f"expected run lengths of a mask of {height} x {width} pixels (height x width), got others or none; "
+            "the mask is cut or damaged: make it again"
+        )
+    return found
+
+
+def _read_runs(counts: Sequence[bytes]) -> RunLengths | None:
+    """Return the runs that bytes spell; None where those of a mask spell none, or one below 0."""
+    digits = np.frombuffer(b"".join(counts), np.uint8).astype(np.int64) - 48
+    ends_of_masks = np.cumsum([len(of_mask) for of_mask in counts], dtype=np.int64)
     last = digits & 32 == 0
-    if len(digits) and last[-1] and digits.min() >= 0 and digits.max() < 64:
-        ends = np.flatnonzero(last) + 1
-        starts = np.concatenate(([0], ends[:-1]))
-        if (ends - starts).max() <= 8:  # 40 bits: longer than any run
-            places = 5 * (np.arange(len(digits)) - np.repeat(starts, ends - starts))
-            runs: NDArray[np.int64] = np.add.reduceat((digits & 31) << places, starts)
-            runs -= np.where(digits[ends - 1] & 16, 1 << (5 * (ends - starts)), 0)
-            runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
-            if runs.min() >= 0 and runs.sum() == height * width:
-                return runs
-    raise DataError(
-        f"expected run lengths of a mask of {height} x {width} pixels (height x width), got others or none; "
-        "the mask is cut or damaged: make it again"
-    )
+    if not all(counts) or (digits < 0).any() or (digits >= 64).any() or not last[ends_of_masks - 1].all():
+        return None
+    ends = np.flatnonzero(last) + 1
+    sizes = np.diff(ends, prepend=0)
+    if (sizes > 8).any():  # 40 bits: longer than any run
+        return None
+    places = 5 * (np.arange(len(digits)) - np.repeat(ends - sizes, sizes))
+    length = np.add.reduceat((digits & 31) << places, ends - sizes) if len(digits) else digits
+    length -= np.where(digits[ends - 1] & 16, 1 << (5 * sizes), 0)
+    runs_of_masks = np.diff(np.searchsorted(ends, ends_of_masks, side="right"), prepend=0)
+    mask = np.repeat(np.arange(len(counts)), runs_of_masks)
+    place = np.arange(len(length)) - np.repeat(runs_of_masks.cumsum() - runs_of_masks, runs_of_masks)
+    for parity in (0, 1):
+        differences = np.flatnonzero((place % 2 == parity) & (place > 0))
+        sums, of = np.concatenate(([0], length[differences].cumsum())), mask[differences]
+        length[differences] = sums[1:] - sums[np.searchsorted(of, of)]  # less those of earlier masks
+    return None if (length < 0).any() else RunLengths(length, mask, place)
 
 
 def _check_runs(rle: Mapping[str, Any]) -> None:
     """Raise DataError unless the runs fill the mask: pycocotools hangs, or reads beyond its memory, where they do not."""
     height, width = rle["size"]
-    run_lengths(rle, (height, width))
+    run_lengths([rle], (height, width))
 
 
 @contextmanager
