@@ -123,7 +123,7 @@ def truth(name_of=lambda name: name):
 
 def of_every_product(run):
     """Let a run hold each product, and return the instance of each."""
-    write_detections(run, {"139": [([2, 3, 12, 23], 1, 0.5)], "7": [], "25": []}, ("cat", "a & b"))
+    write_detections(run, {"139": [([2, 3, 12, 23], 1, 0.5)], "7": [], "25": []}, ("cat", "a & b"), masked=True)
     write_proposals(run, {"139": [[2, 3, 12, 23]], "7": [], "25": [[0, 0, 9, 9]]})
     maps = {str(image_id): np.zeros((height, width), np.uint8) for image_id, (width, height), _ in PICTURES.values()}
     maps["139"][2:, 3:], maps["7"][0, 0] = 2, 1

@@ -10,10 +10,11 @@ from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_na
 from tests.support.handmade import write_index
 from tests.support.sets import FROM_NOTHING, of_index
 from weaksam.errors import DataError, RunError
+from weaksam.masks_np import encode_rle
 from weaksam.structures import Detections
 
 
-def write_detections(run, images, class_names=("cat", "dog")):
+def write_detections(run, images, class_names=("cat", "dog"), *, masked=False):
     instance = of_index(run, "detect.mil")
     instance.begin({})
     rows = [
@@ -26,6 +27,7 @@ def write_detections(run, images, class_names=("cat", "dog")):
                 class_index=np.array([c for _, c, _ in found], np.int64),
                 score=np.array([s for _, _, s in found], np.float32),
                 image_scores=np.zeros(len(class_names), np.float32),
+                mask_rle=[encode_rle(np.eye(10, 20, dtype=np.bool_))] * len(found) if masked else None,
             ),
         )
         for image_id, found in images.items()
