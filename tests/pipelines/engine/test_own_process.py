@@ -68,7 +68,8 @@ def test_a_table_stage_needs_no_ray_and_goes_on_where_it_stopped(tmp_path):
 
 
 def test_selective_search_of_several_images_at_once_is_that_of_one_after_the_other(tmp_path):
-    search = ("propose.method=selective-search", "selective_search.min_side=4", "resources.rows_per_task=4")
+    small = ("selective_search.min_side=4", "selective_search.resize_width=0")
+    search = ("propose.method=selective-search", *small, "resources.rows_per_task=4")
     one, voice = propose(tmp_path / "one", *search)
     assert "1 thread(s), 4 images at a time" in voice.text
     several, voice = propose(tmp_path / "several", *search, "resources.cpus=3")
