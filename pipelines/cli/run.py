@@ -130,7 +130,7 @@ def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[s
 
 def _without_effect(request: RunRequest, recipe: Recipe, names: Sequence[str]) -> Iterator[str]:
     """Yield the values given that no instance of some, and what they read, sees."""
-    source = read_recipe(request.recipe)
+    source, asked = read_recipe(request.recipe), {name: _asked_for(recipe, name) for name in names}
     for item in request.overrides or []:
         if item.startswith(_OF_THE_WHOLE_RUN):
             continue
@@ -138,7 +138,7 @@ def _without_effect(request: RunRequest, recipe: Recipe, names: Sequence[str]) -
         try:
             without, _ = source.recipe(others, request.data)
             seen = active(without) != active(recipe) or any(
-                _asked_for(without, name) != _asked_for(recipe, name) for name in names
+                _asked_for(without, name) != options for name, options in asked.items()
             )
         except ConfigError:  # the others go with it
             continue

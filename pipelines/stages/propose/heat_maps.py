@@ -6,7 +6,6 @@ A run keeps none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,10 @@ from pipelines.page.shown_run import ShownRun
 from pipelines.products.index import Index, Indexed
 from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.keys import Input
+from pipelines.recipe.model import Recipe
 from pipelines.registry import asked_of
 from pipelines.stages.propose.actors import Prompting, prompter
 from pipelines.stages.propose.stage import (
-    STAGE,
     ProposeOptions,
     class_names_of,
     clue_weights_of,
@@ -30,6 +29,7 @@ from pipelines.stages.propose.stage import (
     uses_clues,
 )
 from pipelines.stages.train_classifier.trained import TrainedClassifier
+from weaksam.config import SamConfig
 from weaksam.structures import ClassMaps, in_table_order
 
 if TYPE_CHECKING:
@@ -45,11 +45,21 @@ def heat_mappers(run: ShownRun) -> dict[str, HeatMapper]:
     asked = {name: asked_of(run.recipe, name)[1] for name in run.of_kind(ProposalTable)}  # or of an import
     seeing = {name: o for name, o in asked.items() if isinstance(o, ProposeOptions) and uses_clues(o)}
     if not seeing:
-        for name in run.of_kind(TrainedClassifier):
-            recipe = run.recipe.of(name)
-            as_clues = replace(recipe.propose, method="sam", classifier=Input(name))
-            seeing[name] = STAGE.options(recipe.model_copy(update={"propose": as_clues}), name)
-    return {name: HeatMapper(run, options) for name, options in seeing.items() if uses_clues(options)}
+        seeing = {name: _as_clues(run.recipe.of(name), name) for name in run.of_kind(TrainedClassifier)}
+    return {name: HeatMapper(run, options) for name, options in seeing.items()}
+
+
+def _as_clues(recipe: Recipe, name: str) -> ProposeOptions:
+    """Return the options of proposals that would see a classifier's maps; the SAM in them is any, for no map needs it."""
+    clues = recipe.clues.once_trained
+    any_sam = SamConfig(precision="tf32" if clues.cam.precision == "tf32" else "exact")
+    return ProposeOptions(
+        classifier=Input(name),
+        splits=(),
+        method=Prompting(clues=clues, prompts=recipe.prompts, sam=any_sam, proposals=recipe.proposals),
+        longest_side=0,
+        resources=recipe.resources,
+    )
 
 
 class HeatMapper:

@@ -14,6 +14,7 @@ from tests.support.drawn_run import SHAPES, drawn_recipe, job_for, work, write_c
 from tests.support.measured import PROMPTS
 from tests.support.page import NASTY, Page
 from tests.support.sets import FROM_NOTHING, instance_of
+from weaksam.config import SamConfig
 from weaksam.datasets.shapes import Shapes
 from weaksam.structures import ImageRecord
 
@@ -107,7 +108,8 @@ def test_where_no_proposals_saw_clues_the_heat_maps_are_the_classifiers(tmp_path
     write_run(str(tmp_path))
     write_clues(str(tmp_path))
     recipe = drawn_recipe()
-    recipe = recipe.model_copy(update={"propose": replace(recipe.propose, method="selective-search")})
+    propose, unread = replace(recipe.propose, method="selective-search"), SamConfig(precision="tf32")
+    recipe = recipe.model_copy(update={"propose": propose, "sam": unread})  # no stage reads the latter
     text, parsed, _ = make_page(str(tmp_path), recipe, upstream=("index", "train-classifier", "propose"))
     of_clues, _, _ = make_page(str(tmp_path), upstream=("index", "train-classifier", "propose"))
     assert "Heat runs from violet" in parsed.text
