@@ -171,10 +171,7 @@ class Run:
         stage, options = self._asked(name)
         planned, read = self._planned(name), stage.images(options)
         splits = () if planned is None or stage.makes_rows(options) else planned.splits
-        inputs = {
-            n: product_of(self._input(n).within(splits) if _has_rows(n) else self._input(n))
-            for n in stage.reads(options)
-        }
+        inputs = {n: product_of(self._input(n, splits)) for n in stage.reads(options)}
         contents = stage.contents(options)
         self.fingerprints |= {c: c.take(c.what) for c in contents.values() if c not in self.fingerprints}
         seen = {c.what: self.fingerprints[c] for c in contents.values() if isinstance(c.what, PlacedWeights)}
@@ -276,7 +273,15 @@ class Run:
         """Whether an instance is read as it lies in the run folder."""
         return name in self._given or (is_from_outside(name) and name not in self.recipe.instances)
 
-    def _input(self, name: str) -> Instance:
+    def _input(self, name: str, splits: tuple[str, ...]) -> Instance:
+        """Return an instance as it is read by who is asked for some splits alone; all if none is named."""
+        instance, planned = self._read(name), self._planned(name)
+        if planned is None or not splits or not _has_rows(name):
+            return instance
+        part = self._indexed.planned(planned.columns, common_splits(planned.splits, splits))
+        return replace(instance, planned=part)
+
+    def _read(self, name: str) -> Instance:
         if not self._is_given(name):
             return self.instance(name)
         return replace(self._given_instance(name), planned=self._planned(name))

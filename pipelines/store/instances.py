@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -99,13 +99,6 @@ class Instance:
     def current(self, table: Table) -> Rows:
         """Return of a table, the instance's or that of ``dropped``, what it is asked for; all where no set is known."""
         return table if self.planned is None else CurrentRows(table, self.planned_rows())
-
-    def within(self, splits: Sequence[str]) -> Instance:
-        """Return the instance as it is read by who is asked for some splits alone; all if none is named."""
-        if self.planned is None or not splits:
-            return self
-        folder = index_folder(rows_uri(self.run_uri), self.planned.index)
-        return replace(self, planned=self.planned.within(folder, splits))
 
     def file(self, *names: str) -> str:
         """Return the URI of a file of the instance."""

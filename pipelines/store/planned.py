@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.store.schemas import IMAGE_ID, IMAGES, INPUT, class_names_of
 from pipelines.store.tables import Table
+from weaksam.errors import RunError
 from weaksam.io.files import join
 
 PLANNED_ROWS = pa.schema([IMAGE_ID, INPUT, pa.field("split", pa.string(), nullable=False)])
@@ -36,14 +37,6 @@ class Planned:
     columns: tuple[str, ...]  # of the index that rows are computed from, sorted
     splits: tuple[str, ...] = ()  # empty = all of the index
 
-    def within(self, index_folder: str, splits: Sequence[str]) -> Planned:
-        """Return the part of the set that is in some splits; all of it if none is named."""
-        both = common_splits(self.splits, splits)
-        if both == self.splits:
-            return self
-        rows = identify(index_rows(index_folder), self.columns, both)
-        return replace(self, splits=both, digest=digest_of(rows))
-
 
 def common_splits(some: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
     """Return the splits that are in both, where no splits mean all."""
@@ -52,8 +45,15 @@ def common_splits(some: Sequence[str], others: Sequence[str]) -> tuple[str, ...]
 
 @lru_cache(maxsize=4)
 def index_rows(index_folder: str) -> pa.Table:
-    """Return the images table of an index, which never changes under its key."""
-    return Table(index_folder, IMAGES).read()
+    """Return the images table of an index, which never changes under its key.
+
+    Raises:
+        RunError: it is not made yet; an index lists one image at least.
+    """
+    images = Table(index_folder, IMAGES).read()
+    if not images.num_rows:
+        raise RunError(f"{index_folder}: expected an index, found none; make it first")
+    return images
 
 
 @lru_cache(maxsize=8)

@@ -209,6 +209,17 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path: Path) -> Non
     assert files_in(tmp_path) == before
 
 
+def test_looking_at_an_empty_run_folder_changes_nothing_of_what_is_made_there(tmp_path: Path) -> None:
+    run, keys = str(tmp_path), []
+    for _ in ("before its images are listed", "after"):
+        looked = Run(shapes(), run)
+        keys.append({name: looked.instance(name).key for name in looked.needed_for("retrain", "evaluate.mil")})
+        bring(shapes(), tmp_path, "index")
+    assert keys[0] == keys[1]
+    asked = {name: Run(shapes(), run).instance(name).planned_rows().num_rows for name in ("propose", "train-mil")}
+    assert asked == {"propose": 5, "train-mil": 3}
+
+
 def test_a_dry_run_by_another_index_of_the_same_images_finds_their_rows_finished(tmp_path: Path) -> None:
     recipe = grid("prompts.points_per_side=1", "resources.here=true")
     bring(recipe.model_copy(update={"stages": ("index", "propose")}), tmp_path, "propose")

@@ -15,6 +15,7 @@ from pipelines.store.planned import (
 )
 from pipelines.store.schemas import IMAGES, with_class_names
 from pipelines.store.tables import Table
+from weaksam.errors import RunError
 
 CLASSES = ("cat", "dog")
 ROWS = [
@@ -93,15 +94,13 @@ def test_splits_in_common():
     assert common_splits(("train", "val"), ("val", "test")) == ("val",)
 
 
-def test_part_of_a_set_is_the_set_of_these_splits(tmp_path):
+def test_an_index_that_is_not_made_yet_is_an_error_and_is_read_once_it_is(tmp_path):
+    rows = identify(images(), ("content",), ("train",))
+    planned = Planned(digest=digest_of(rows), index="k", columns=("content",), splits=("train",))
+    with pytest.raises(RunError, match="expected an index, found none"):
+        planned_rows(str(tmp_path), planned)
     Table(str(tmp_path), with_class_names(IMAGES, CLASSES)).write_part(images(), "part-0")
-    rows = identify(images(), ("content",))
-    whole = Planned(digest=digest_of(rows), index="k", columns=("content",))
-    part = whole.within(str(tmp_path), ("train",))
-    assert (part.splits, part.digest) == (("train",), digest_of(identify(images(), ("content",), ("train",))))
-    assert planned_rows(str(tmp_path), part)["image_id"].to_pylist() == ["b", "c"]
-    assert whole.within(str(tmp_path), ()) == whole
-    assert part.within(str(tmp_path), ("train", "val")) == part
+    assert planned_rows(str(tmp_path), planned).equals(rows)
 
 
 def test_rows_are_told_apart_by_image_and_input():
