@@ -1,4 +1,4 @@
-"""A file that only one of many can create, wherever they are: what a lock stands on.
+"""A file that only one of many can create, and remove, wherever they are: what a lock stands on.
 
 A disk has O_EXCL for it; S3 a header, ``If-None-Match: *``; Google's storage a parameter, ``ifGenerationMatch=0``. Other stores
 that speak S3 may answer in words of their own (a 409, a 412 without AWS's code), or ignore the header, which only trying shows.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
+import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipelines.store.explain import naming
@@ -27,7 +30,13 @@ UNSAFE_REMEDY = (
     "take a store with conditional writes (`weaksam doctor URI` tries one), or never start two commands on one run folder and "
     f"set {UNSAFE_ENV}=1"
 )
-_REFUSED = (409, 412)  # statuses of a conditional request: it conflicts with another one; there is a file already
+_REFUSED = (
+    409,
+    412,
+)  # statuses of a conditional request: it conflicts with another one; the file is there, or another one
+_UNKNOWN = (400, 501)  # of one with a condition that the store does not know
+_REMOVALS = 6  # attempts to remove a file, before their refusal is an error
+_REMOVAL_PAUSE_S = 0.1  # after each
 
 
 def create_exclusively(uri: str, data: bytes) -> bool:
@@ -51,6 +60,34 @@ def create_exclusively(uri: str, data: bytes) -> bool:
             raise
         return there == data
     return True
+
+
+def remove_if(uri: str, is_it: Callable[[], bool]) -> None:
+    """Remove a file that another process may create anew as soon as it is gone, as long as it is the one that is meant.
+
+    A client that got no answer asks again by itself, and would remove what was created meanwhile: the store is asked to remove
+    the very version that was looked at. One that does not know such a condition is asked without.
+
+    Args:
+        uri: of the file; nothing is done when there is none.
+        is_it: looks whether the file that is there now is the one that is meant.
+
+    Raises:
+        OSError: naming the file, which is there still. Clients of stores raise errors of their own, too.
+    """
+    fs, path = open_fs(uri)
+    for attempts_left in reversed(range(_REMOVALS)):
+        try:
+            remove = _removal(fs, path)
+            if is_it():
+                remove()
+            return
+        except FileNotFoundError:
+            return
+        except Exception as error:  # of the client's families, besides OSError
+            if not attempts_left or _status(error) not in _REFUSED:  # by another's version, or another's request
+                raise
+            time.sleep(_REMOVAL_PAUSE_S)
 
 
 def is_exclusive(uri: str) -> bool:
@@ -102,6 +139,26 @@ def _create_on_disk(path: str, data: bytes) -> bool:
     return True
 
 
+def _removal(fs: Any, path: str) -> Callable[[], Any]:
+    """Return what removes a file as it is at this moment, where its store can tell."""
+    if "gs" in fs.protocol:
+        bucket, key, _ = fs.split_path(path)
+        return partial(fs.call, "DELETE", "b/{}/o/{}", bucket, key, generation=fs.info(path)["generation"])
+    if "s3" in fs.protocol:
+        return partial(_remove_version, fs, path, fs.info(path)["ETag"])
+    return partial(fs.rm_file, path)
+
+
+def _remove_version(fs: Any, path: str, etag: str) -> None:
+    bucket, _, key = path.partition("/")
+    try:
+        fs.call_s3("delete_object", Bucket=bucket, Key=key, IfMatch=etag)
+    except Exception as error:
+        if _status(error) not in _UNKNOWN:
+            raise
+        fs.rm_file(path)
+
+
 def _content(fs: Any, path: str) -> bytes | None:
     try:
         return bytes(fs.cat_file(path))
@@ -110,8 +167,13 @@ def _content(fs: Any, path: str) -> bytes | None:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether a store refused to create a file because of another one; clients wrap its answer."""
+    """Whether a store refused to create a file because of another one."""
+    return isinstance(error, FileExistsError) or _status(error) in _REFUSED
+
+
+def _status(error: BaseException) -> Any:
+    """Return the status of a store's answer, which its client wraps, or None."""
     answer: Any = error.__cause__ or error
     metadata = getattr(answer, "response", None) or {}
     status = metadata.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(metadata, dict) else None
-    return isinstance(error, FileExistsError) or (status or getattr(answer, "code", None)) in _REFUSED
+    return status or getattr(answer, "code", None)

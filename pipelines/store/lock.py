@@ -12,11 +12,11 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
-from pipelines.store.exclusive import create_exclusively, is_exclusive
+from pipelines.store.exclusive import create_exclusively, is_exclusive, remove_if
 from pipelines.store.files import write_bytes
 from pipelines.store.sight import Sight, State, look, this_process
 from weaksam.errors import RunError
-from weaksam.io.files import join, open_fs
+from weaksam.io.files import join
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,7 @@ class Lock:
         self._stop.set()
         self._deadline.cancel()
         try:
-            if self._is(look(self.uri)):
-                fs, path = open_fs(self.uri)
-                fs.rm_file(path)
+            remove_if(self.uri, lambda: self._is(look(self.uri)))
         except Exception as error:  # of the storage, whichever it is; what ended the work is what people must hear
             logger.warning("%s: not released (%s); it is free in %g s", self.uri, error, SILENCE_S)
         with suppress(ValueError):  # never held
@@ -146,16 +144,18 @@ class Lock:
     def _take_away(self, abandoned: Sight) -> None:
         """Remove an abandoned lock; one claimant at a time may, since a second one might remove the lock of the first."""
         ticket = f"{self.uri}-takeover"
-        if not create_exclusively(ticket, self._content()) and not _is_left_over(look(ticket)):
-            time.sleep(_PAUSE_S)
+        if not create_exclusively(ticket, self._content()):
+            seen = look(ticket)
+            if _is_left_over(seen):
+                remove_if(ticket, lambda: look(ticket) == seen)
+            else:
+                time.sleep(_PAUSE_S)
             return
         logger.warning("taking over %s from %s", self.uri, abandoned.describe())
-        with suppress(FileNotFoundError):
-            try:
-                if look(self.uri) == abandoned:
-                    _remove(self.uri)
-            finally:
-                _remove(ticket)
+        try:
+            remove_if(self.uri, lambda: look(self.uri) == abandoned)
+        finally:
+            remove_if(ticket, lambda: self._is(look(ticket)))
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S) and not self._lost:
@@ -260,8 +260,3 @@ def _patience_s() -> float:
 
 def _name(seen: Sight | None) -> str:
     return "nobody" if seen is None else seen.describe()
-
-
-def _remove(uri: str) -> None:
-    fs, path = open_fs(uri)
-    fs.rm_file(path)

@@ -43,7 +43,7 @@ def test_three_at_once_do_the_work_once(tmp_path: Path, trick: Trick, monkeypatc
         said = {driver.log.name: driver.log.read_text() for driver in drivers}
         if trick is ignores_conditions:  # where a driver that was slow to create the lock can only stop the owner
             ended = {name: code for name, code in ended.items() if "this process stops writing" not in said[name]}
-        assert set(ended.values()) == {0}, said
+        assert set(ended.values()) == {0}, "\n".join(said[name] for name, code in ended.items() if code)
         owners = [name for name, text in said.items() if f"{IMAGES} of {IMAGES} images to do" in text]
         assert len(owners) == 1 or len(ended) < len(drivers), said
         assert f"images {IMAGES} = done {IMAGES} " in "".join(said.values())

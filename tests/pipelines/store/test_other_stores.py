@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -15,7 +16,7 @@ import pytest
 
 from pipelines.cli import storage_checks
 from pipelines.store import lock as lock_module
-from pipelines.store.exclusive import create_exclusively, is_exclusive
+from pipelines.store.exclusive import create_exclusively, is_exclusive, remove_if
 from pipelines.store.files import write_bytes
 from pipelines.store.lock import Lock
 from pipelines.store.sight import this_process
@@ -31,7 +32,7 @@ from tests.support.s3_proxy import (
 )
 from tests.support.s3_server import s3_server
 from weaksam.errors import RunError, StorageError
-from weaksam.io.files import join, open_fs
+from weaksam.io.files import join, open_fs, read_bytes
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,48 @@ def test_a_file_is_created_once_whatever_a_store_calls_it(behind: Callable[[Tric
         assert create_exclusively(uri, b"first")  # as a client finds that tries again
     assert is_exclusive(join(folder, "_lock"))
     assert [name for name in names_in(folder) if not name.startswith("_lock-")] == []
+
+
+@pytest.mark.parametrize("lost", [-1, 503], ids=["never answered", "answered by a proxy's failure"])
+def test_a_removal_whose_answer_is_lost_leaves_what_another_created_meanwhile(
+    behind: Callable[[Trick], str], upstream: str, lost: int
+) -> None:
+    asked = []
+
+    def lose_the_first(exchange: Exchange) -> None:
+        if exchange.method != "DELETE" or not exchange.status:
+            return
+        asked.append(exchange.method)
+        if len(asked) == 1:
+            address = f"{upstream}/{uri.removeprefix('s3://')}"
+            put = urllib.request.Request(address, b"another's", {"Content-Type": "image/png"}, method="PUT")
+            urllib.request.urlopen(put).close()
+            if lost == -1:
+                exchange.sent = lost
+            else:
+                exchange.answer(lost, "SlowDown")
+
+    uri = join(behind(lose_the_first), "_lock")
+    write_bytes(uri, b"mine")
+    remove_if(uri, lambda: read_bytes(uri) == b"mine")
+    assert read_bytes(uri) == b"another's"
+    assert len(asked) > 1  # by the client itself
+    remove_if(uri, lambda: True)
+    remove_if(uri, lambda: True)  # there is none
+    assert names_in(uri.rpartition("/")[0]) == []
+
+
+def test_a_store_that_does_not_know_a_condition_is_asked_without(behind: Callable[[Trick], str]) -> None:
+    def knows_no_condition(exchange: Exchange) -> None:
+        if exchange.method == "DELETE" and exchange.status == 0 and "If-Match" in exchange.headers:
+            exchange.answer(501, "NotImplemented")
+
+    uri = join(behind(knows_no_condition), "_lock")
+    write_bytes(uri, b"mine")
+    remove_if(uri, lambda: False)
+    assert read_bytes(uri) == b"mine"
+    remove_if(uri, lambda: True)
+    assert names_in(uri.rpartition("/")[0]) == []
 
 
 def together_under_the_lock(folder: str, names: str) -> list[int]:
