@@ -235,17 +235,6 @@ def small_vocabulary() -> Vocabulary:
     return Vocabulary(sorted({START, END, *(token for word in WORDS for token in all_tokens(word))}))
 
 
-def embed_texts(clip: Clip, texts: Sequence[str]) -> Tensor:
-    """Embed sentences, ``[G, E]``."""
-    vocabulary = clip.vocabulary
-    rows = [[vocabulary.start, *vocabulary.tokens(text), vocabulary.end] for text in texts]
-    last = torch.tensor([len(row) - 1 for row in rows])
-    tokens = torch.full((len(rows), int(last.max()) + 1), vocabulary.end)
-    for row, numbers in zip(tokens, rows, strict=True):
-        row[: len(numbers)] = torch.tensor(numbers)
-    return clip.text_embedding(clip.token_embedding(tokens), last)
-
-
 def embed_images(clip: Clip, pixels: Tensor) -> Tensor:
     """Embed views ``[N, 3, H, W]`` of 0..255, ``[N, E]``."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_PIXELS.mean, CLIP_PIXELS.std))
@@ -308,7 +297,7 @@ def train(seed: int, steps: int, drawings: int) -> Clip:
     loader = DataLoader(Steps(corpus, seed, steps), batch_size=None, num_workers=1)
     for step, (pixels, sentences, true) in enumerate(loader, start=1):
         with torch.autocast("cpu", torch.bfloat16):
-            images, texts = embed_images(clip, pixels), embed_texts(clip, sentences)
+            images, texts = embed_images(clip, pixels), clip.embed_texts(sentences)
         loss = contrastive_loss(clip.logits(images.float(), texts.float()), true)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -333,7 +322,7 @@ def _tell_apart(clip: Clip, pixels: Tensor, sentences: Sequence[str]) -> None:
     """
     for projection, embedded in (
         (clip.visual.proj, embed_images(clip, pixels)),
-        (clip.text_projection, embed_texts(clip, sentences)),
+        (clip.text_projection, clip.embed_texts(sentences)),
     ):
         common = F.normalize(embedded.mean(dim=0), dim=0)
         projection.sub_((projection @ common)[:, None] * common)
@@ -351,7 +340,7 @@ def evaluate(clip: Clip, purpose: str = "clip-test", images: int = TEST_IMAGES) 
         ``map``: mean average precision over the six classes; ``map_chance``: of a random order; ``first``: share of images
         whose best name is of something in it; ``first_chance``: of a random name.
     """
-    texts = embed_texts(clip, [Sentence((Clause(Thing(name)),), "a drawing of").words() for name in CLASS_NAMES])
+    texts = clip.embed_texts([Sentence((Clause(Thing(name)),), "a drawing of").words() for name in CLASS_NAMES])
     scores, labels = [], []
     for pixels, present in _test_drawings(purpose, images):
         scores.append(clip.logits(embed_images(clip, pixels[None]), texts)[0].numpy())

@@ -8,13 +8,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from weaksam.config import SeedConfig
 from weaksam.networks.clip.affinity import attention_affinity, refine
-from weaksam.networks.clip.softmax_cam import class_probabilities
-from weaksam.networks.clip.towers import CLIP_PIXELS
+from weaksam.networks.clip.softmax_cam import class_probabilities, found_maps
+from weaksam.networks.clip.towers import CLIP_PIXELS, resized_to_patches
 from weaksam.segmentation.prompted import PromptedClip
 
 
@@ -57,7 +56,7 @@ class PromptMapper:
         config, pixels = self._config.affinity, self._pixels(image, zoom)
         present = self._present(class_index)
         layers = self._attention_of if config.enabled else ()
-        found = self._prompted.maps(pixels, present, self._texts, attention_of=layers)
+        found = found_maps(self._prompted.clip, pixels, present, self._texts, attention_of=layers)
         if not config.enabled:
             return found.maps
         affinity = attention_affinity(found.attention[0], config.rounds)
@@ -76,12 +75,6 @@ class PromptMapper:
         return present
 
     def _pixels(self, image: NDArray[np.uint8], zoom: float) -> Tensor:
-        return CLIP_PIXELS.normalise(self._resized(image, zoom)).to(self._texts.device)[None]
-
-    def _resized(self, image: NDArray[np.uint8], zoom: float) -> NDArray[np.uint8]:
-        """Resize an image to the sides that CLIP sees, each a multiple of a patch's."""
-        patch = self._prompted.clip.architecture.patch
-        height, width = image.shape[:2]
-        scale = zoom * min(self._config.scale, self._config.max_side / max(height, width))
-        size_wh = tuple(patch * max(1, int(np.ceil(side * scale / patch))) for side in (width, height))
-        return np.array(Image.fromarray(image).resize((size_wh[0], size_wh[1]), Image.Resampling.BICUBIC))
+        config, patch = self._config, self._prompted.clip.architecture.patch
+        resized = resized_to_patches(image, patch, scale=zoom * config.scale, max_side=zoom * config.max_side)
+        return CLIP_PIXELS.normalise(resized).to(self._texts.device)[None]

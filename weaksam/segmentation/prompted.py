@@ -1,13 +1,12 @@
-"""CLIP with a set of learnt prompts: scores of images, and class activation maps (FMA method 1.3, 2, 3)."""
+"""CLIP with a set of learnt prompts, and scores of images by them (FMA method 1.3, 2, 3)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -15,17 +14,9 @@ from weaksam.config import ClipConfig, PromptLayoutConfig, require
 from weaksam.errors import CheckpointError
 from weaksam.io.state_dicts import described, load_strictly, read_state_dict
 from weaksam.networks.clip.contexts import Prompts
-from weaksam.networks.clip.softmax_cam import class_probabilities, softmax_cam
 from weaksam.networks.clip.towers import Clip
 
 METADATA_KEY = "prompts"  # of the metadata of our own files; the value is JSON
-
-
-class FoundMaps(NamedTuple):
-    """Maps of the present classes of a batch of images, and the attention between patches."""
-
-    maps: Tensor  # [pairs, h, w], of each image and class in the row-major order of ``present``; neither cut nor normalised
-    attention: Tensor  # [N, h * w, h * w], see ``BeforeLastBlock``; of patches alone
 
 
 class PromptedClip(nn.Module):
@@ -90,38 +81,6 @@ class PromptedClip(nn.Module):
     def scores(self, pixels: Tensor) -> Tensor:
         """Return the logits of the classes alone, ``[N, C]``."""
         return self.logits(pixels)[:, : self.num_classes]
-
-    def maps(
-        self,
-        pixels: Tensor,
-        present: Tensor,
-        texts: Tensor,
-        *,
-        attention_of: Collection[int] = (),
-        differentiable: bool = False,
-    ) -> FoundMaps:
-        """Compute the class activation maps of images (FMA method 3.2).
-
-        Args:
-            pixels: ``[N, 3, H, W]``, see ``CLIP_PIXELS``; sides are multiples of a patch's.
-            present: bool ``[N, C]``, the classes of each image.
-            texts: see ``texts``.
-            attention_of: layers from 1 whose attention is wanted.
-            differentiable: whether maps keep their graph to the contexts.
-        """
-        tower, patch = self.clip.visual, self.clip.architecture.patch
-        size_hw = (pixels.shape[2] // patch, pixels.shape[3] // patch)
-        with torch.no_grad():
-            known = tower.before_last_block(pixels, attention_of)
-        with torch.enable_grad():
-            # The last block and what follows in single precision: probabilities near 0 and 1 leave little to a gradient.
-            activations = known.activations.float().detach().requires_grad_()
-            with torch.autocast(pixels.device.type, enabled=False):
-                embedding = tower.embedding(known.tokens.float(), activations)
-                probabilities = class_probabilities(self.clip.logits(embedding, texts.float()), present)
-                maps = softmax_cam(activations, probabilities, present, differentiable=differentiable)
-        found = maps.view(-1, *size_hw)
-        return FoundMaps(found if differentiable else found.detach(), known.attention[:, 1:, 1:])
 
 
 class PromptFile(NamedTuple):

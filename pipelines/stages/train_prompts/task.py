@@ -17,6 +17,7 @@ from weaksam.io.images import decode_image
 from weaksam.label_maps import BACKGROUND, IGNORED, decode_label_map
 from weaksam.losses.prompts import activation_loss, binary_loss, contrastive_loss, logits_of_maps
 from weaksam.networks.clip.load import load_clip
+from weaksam.networks.clip.softmax_cam import found_maps
 from weaksam.random import derive_seed
 from weaksam.segmentation.losses import pixel_cross_entropy
 from weaksam.segmentation.prompted import PromptedClip
@@ -98,7 +99,7 @@ class PromptTask:
         if not self.config.learns_seeds:
             return Losses(self._losses_of_classes(model, batch))
         present = batch.positive if self.config.pairs == "image" else classes_of(batch.seeds, len(self.class_names))
-        maps = model.maps(batch.pixels, present, model.texts(), differentiable=True).maps
+        maps = found_maps(model.clip, batch.pixels, present, model.texts(), differentiable=True).maps
         return Losses(self._losses_of_maps(maps, present, batch.seeds))
 
     def _losses_of_classes(self, model: PromptedClip, batch: ViewBatch) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from weaksam.datasets.shapes import CLASS_NAMES
 from weaksam.errors import ConfigError
 from weaksam.label_maps import encode_label_map
 from weaksam.losses.prompts import activation_loss
+from weaksam.networks.clip.softmax_cam import found_maps
 from weaksam.segmentation.prompted import load_prompts
 
 BACKGROUND = ("ground", "blob")
@@ -80,7 +81,7 @@ def test_maps_are_asked_of_the_classes_of_views_or_of_whole_images(tmp_path: Pat
         task = task_of(tmp_path, objective="activation", pairs=pairs)
         model = task.build_model()
         said = task.losses(model, ViewBatch(pixels, positive, seeds), Position(0, 1, 0.0), 0).losses
-        maps = model.maps(pixels, present, model.texts(), differentiable=True).maps
+        maps = found_maps(model.clip, pixels, present, model.texts(), differentiable=True).maps
         assert len(maps) == present.sum()
         expected = activation_loss(maps, seeds, *present.nonzero(as_tuple=True))
         assert {name: value.item() for name, value in said.items()} == {
@@ -98,7 +99,9 @@ def test_pixels_are_asked_of_the_maps_of_the_classes_of_their_seeds(tmp_path: Pa
     nothing = torch.zeros(2, len(CLASS_NAMES), dtype=torch.bool)
     said = task.losses(model, ViewBatch(pixels, nothing, seeds), Position(0, 1, 0.0), 0).losses
     held = classes_of(seeds, len(CLASS_NAMES))
-    first, last = F.interpolate(model.maps(pixels, held, model.texts()).maps[None], (32, 32), mode="bilinear")[0]
+    first, last = F.interpolate(
+        found_maps(model.clip, pixels, held, model.texts()).maps[None], (32, 32), mode="bilinear"
+    )[0]
     of_pixels = torch.stack([torch.zeros(32, 32), first, last]).log_softmax(dim=0)
     expected = -(of_pixels[1, :8].sum() + of_pixels[2, 8:12].sum() + of_pixels[0, 12:].sum()) / 1024
     assert {name: value.item() for name, value in said.items()} == {"pixels": pytest.approx(expected.item() / 2)}

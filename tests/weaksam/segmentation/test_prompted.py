@@ -13,6 +13,7 @@ from weaksam.config import AffinityConfig, ClipConfig, PromptLayoutConfig, SeedC
 from weaksam.datasets.shapes import CLASS_NAMES
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.losses.prompts import activation_loss, contrastive_loss
+from weaksam.networks.clip.softmax_cam import found_maps
 from weaksam.segmentation.class_maps import PromptMapper
 from weaksam.segmentation.prompted import PromptedClip, load_prompts, prompts_to_bytes
 
@@ -93,7 +94,7 @@ def test_scores_are_cosines_with_the_prompts_of_classes_times_the_scale() -> Non
 def test_maps_are_those_of_one_pair_after_the_other() -> None:
     model, pixels = prompted(), some_pixels(2, 32, 40)
     texts = model.texts().detach()
-    found = model.maps(pixels, PRESENT, texts, attention_of=(2, 3))
+    found = found_maps(model.clip, pixels, PRESENT, texts, attention_of=(2, 3))
     assert found.maps.shape == (4, 4, 5)
     assert found.attention.shape == (2, 20, 20)
     for (n, c), own in zip(PRESENT.nonzero().tolist(), found.maps, strict=True):
@@ -105,7 +106,7 @@ def test_maps_are_those_of_one_pair_after_the_other() -> None:
         (gradient,) = torch.autograd.grad(probability, activations)
         slow = (activations[0, 1:] * gradient[0, 1:].mean(dim=0)).sum(dim=1).view(4, 5)
         torch.testing.assert_close(own, slow.detach(), rtol=1e-4, atol=1e-7)
-        alone = model.maps(pixels[n : n + 1], PRESENT[n : n + 1], texts).maps
+        alone = found_maps(model.clip, pixels[n : n + 1], PRESENT[n : n + 1], texts).maps
         torch.testing.assert_close(alone[PRESENT[n].nonzero()[:, 0].tolist().index(c)], own, rtol=1e-4, atol=1e-7)
 
 
@@ -113,7 +114,7 @@ def test_a_map_teaches_its_context_and_a_batch_without_a_class_nothing() -> None
     model, pixels = prompted(), some_pixels(2, 32, 32)
     for present, learns in ((PRESENT, True), (torch.zeros_like(PRESENT), False)):
         model.zero_grad()
-        found = model.maps(pixels, present, model.texts(), differentiable=True)
+        found = found_maps(model.clip, pixels, present, model.texts(), differentiable=True)
         image, class_index = present.nonzero(as_tuple=True)
         seeds = torch.zeros(2, 32, 32, dtype=torch.uint8)
         seeds[:, :16] = 1

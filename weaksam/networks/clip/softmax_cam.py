@@ -2,15 +2,20 @@
 
 The map of a class is the sum over channels of the last block's normalised input, weighted by how much the class's probability
 grows with each. Images of a batch do not interact, so that one backward pass serves a class of every image at once: as many
-passes as the fullest image has classes, instead of one for each pair of an image and a class.
+passes as the fullest image has classes, instead of one for each pair of an image and a class. ``found_maps`` does all of it for
+images and texts.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from weaksam.networks.clip.towers import Clip
 
 
 def masked_softmax(logits: Tensor, among: Tensor) -> Tensor:
@@ -64,3 +69,44 @@ def softmax_cam(activations: Tensor, probabilities: Tensor, present: Tensor, *, 
         maps = torch.where(of_rank[..., None], found[:, None], maps)
     found = maps[present]
     return found + 0 * probabilities.sum() if differentiable and not len(found) else found
+
+
+class FoundMaps(NamedTuple):
+    """Maps of the present classes of a batch of images, and the attention between patches."""
+
+    maps: Tensor  # [pairs, h, w], of each image and class in the row-major order of ``present``; neither cut nor normalised
+    attention: Tensor  # [N, h * w, h * w], see ``BeforeLastBlock``; of patches alone
+
+
+def found_maps(
+    clip: Clip,
+    pixels: Tensor,
+    present: Tensor,
+    texts: Tensor,
+    *,
+    attention_of: Collection[int] = (),
+    differentiable: bool = False,
+) -> FoundMaps:
+    """Compute the class activation maps of images.
+
+    Args:
+        clip: whose towers embed them.
+        pixels: ``[N, 3, H, W]``, see ``CLIP_PIXELS``; sides are multiples of a patch's.
+        present: bool ``[N, C]``, the classes of each image.
+        texts: embeddings ``[C + K, E]`` of what names the classes, then the background.
+        attention_of: layers from 1 whose attention is wanted.
+        differentiable: whether maps keep their graph to the texts.
+    """
+    tower, patch = clip.visual, clip.architecture.patch
+    size_hw = (pixels.shape[2] // patch, pixels.shape[3] // patch)
+    with torch.no_grad():
+        known = tower.before_last_block(pixels, attention_of)
+    with torch.enable_grad():
+        # The last block and what follows in single precision: probabilities near 0 and 1 leave little to a gradient.
+        activations = known.activations.float().detach().requires_grad_()
+        with torch.autocast(pixels.device.type, enabled=False):
+            embedding = tower.embedding(known.tokens.float(), activations)
+            probabilities = class_probabilities(clip.logits(embedding, texts.float()), present)
+            maps = softmax_cam(activations, probabilities, present, differentiable=differentiable)
+    found = maps.view(-1, *size_hw)
+    return FoundMaps(found if differentiable else found.detach(), known.attention[:, 1:, 1:])

@@ -13,12 +13,16 @@ QuickGELU: weights of an architecture with GELU have the same names and other va
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from weaksam.config import require
@@ -32,6 +36,23 @@ CLIP_PIXELS = PixelFormat(
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
 )
+
+
+def resized_to_patches(
+    image: NDArray[np.uint8], patch: int, *, scale: float = 1.0, max_side: float = math.inf
+) -> NDArray[np.uint8]:
+    """Resize an RGB image ``[H, W, 3]`` so that its sides are whole patches, rounded up; bicubic, aspect nearly kept.
+
+    Args:
+        image: of any size.
+        patch: pixels along its side.
+        scale: of the sides that are wanted.
+        max_side: pixels; an image that would be longer is shown smaller.
+    """
+    height, width = image.shape[:2]
+    scale = min(scale, max_side / max(height, width))
+    size_wh = (patch * max(1, math.ceil(width * scale / patch)), patch * max(1, math.ceil(height * scale / patch)))
+    return np.array(Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +120,18 @@ class Clip(nn.Module):
             x, _ = block(x, hidden)
         ends: Tensor = self.ln_final(x[torch.arange(len(x), device=x.device), last])
         return ends @ self.text_projection
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts as they are, ``[G, E]``, not normalised.
+
+        Raises:
+            ConfigError: a word that this CLIP does not know, or more words than it takes.
+        """
+        start, end = self.vocabulary.start, self.vocabulary.end
+        rows = [torch.tensor([start, *self.vocabulary.tokens(text), end]) for text in texts]
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=end).to(self.logit_scale.device)
+        last = torch.tensor([len(row) - 1 for row in rows], device=tokens.device)
+        return self.text_embedding(self.token_embedding(tokens), last)
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
         """Compare embeddings ``[N, E]`` and ``[G, E]``: their cosines times the scale that was learnt, some 100; ``[N, G]``."""
