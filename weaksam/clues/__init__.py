@@ -22,5 +22,6 @@ CLUES: Registry[type[ClueSourceConfig]] = Registry(
         "weaktr": "weaksam.config.clues:WeakTrConfig",
         "resnet_cam": "weaksam.config.clues:ResNetCamConfig",
         "lite_cam": "weaksam.config.clues:LiteCamConfig",
+        "clip_es": "weaksam.config.clues:ClipEsConfig",
     },
 )

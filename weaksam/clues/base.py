@@ -37,7 +37,7 @@ class MakeSource(Protocol):
         """Make the source.
 
         Args:
-            config: its own options are ``config.source``, its weights, if it has any, ``config.weights``.
+            config: its own options are ``config.source``.
             class_names: the data set's, in its order.
             kinds: kinds of maps that are wanted.
             device: where it computes.

@@ -12,6 +12,7 @@ from weaksam.config.classifier import ClassifierConfig
 from weaksam.config.clip import AffinityConfig, ClipConfig, PromptLayoutConfig, PromptTrainingConfig, SeedConfig
 from weaksam.config.clues import (
     CamConfig,
+    ClipEsConfig,
     ClueNetworkConfig,
     CluesConfig,
     ClueSourceConfig,
@@ -55,6 +56,7 @@ __all__ = [
     "CamConfig",
     "ClassifierConfig",
     "ClipConfig",
+    "ClipEsConfig",
     "ClueNetworkConfig",
     "ClueSourceConfig",
     "CluesConfig",

@@ -7,8 +7,15 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from weaksam.config.checks import require
 from weaksam.config.choices import Choice, Member
+from weaksam.config.clip import AffinityConfig, ClipConfig
 from weaksam.config.precision import Precision
 from weaksam.config.weights import NO_WEIGHTS, Weights
+
+# What is in the background of photographs (CLIP-ES); a name that a class has, too, is left out.
+_CLIP_ES_BACKGROUND = (
+    "ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway", "railroad",
+    "keyboard", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley", "bridge", "sign",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +109,25 @@ class LiteCamConfig(ClueNetworkConfig):
 
     name: str = "lite_cam"
     backbone: Literal["efficientnet_lite0", "efficientnet_lite2"] = "efficientnet_lite2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipEsConfig(ClueSourceConfig):
+    """CLIP's maps by the names of classes alone, without a training (CLIP-ES; Lin et al., CVPR 2023).
+
+    Of ``clues.cam`` only ``max_side``, ``gate_logit`` and ``include_difficult`` are heeded.
+    """
+
+    implementation: ClassVar[str] = "weaksam.clues.clip_es:make_clip_es"
+    kinds: ClassVar[tuple[str, ...]] = ("fine", "coarse")
+
+    name: str = "clip_es"
+    clip: ClipConfig = field(default_factory=lambda: ClipConfig(background=_CLIP_ES_BACKGROUND))
+    template: str = "a clean origami {}."  # of what CLIP is told; {} stands for a name
+    affinity: AffinityConfig = field(default_factory=lambda: AffinityConfig(rounds=3))  # threshold on COCO: 0.7
+
+    def __post_init__(self) -> None:
+        require("{}" in self.template, "template", "a text with {} where the name stands", self.template)
 
 
 @dataclass(frozen=True, kw_only=True)

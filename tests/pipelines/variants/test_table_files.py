@@ -41,7 +41,7 @@ def write(folder, text=TABLE, name="mine"):
 def test_the_shipped_tables_are_those_that_are_promised():
     assert list(known_tables()) == [
         "table-1", "table-2", "table-3", "table-4", "table-5", "table-5-dino", "table-6", "table-7", "table-8", "table-9",
-        "table-10", "clusters", "fma-questions", "fma-seeds", "mask-prompts", "noise", "noise-dino", "photos-clues",
+        "table-10", "clues", "clusters", "fma-questions", "fma-seeds", "mask-prompts", "noise", "noise-dino", "photos-clues",
         "photos-drop", "photos-mil", "photos-peaks", "photos-size",
     ]  # fmt: skip
 
