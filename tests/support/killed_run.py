@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.products.measured import Evaluation
 from pipelines.registry import product_of
 from pipelines.store.identities import identities
 from pipelines.store.instances import finished_instance
@@ -43,6 +44,14 @@ class KilledRuns:
         )
         assert compared
         assert differences == []
+
+    def figures_are_the_same(self, name: str) -> None:
+        """Look at what an evaluation measured."""
+        killed, undisturbed = (product_of(finished_instance(run, name)) for run in (self.killed, self.undisturbed))
+        assert isinstance(killed, Evaluation)
+        assert isinstance(undisturbed, Evaluation)
+        assert killed.read()
+        assert killed.read() == undisturbed.read()
 
 
 @contextmanager
