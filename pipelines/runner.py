@@ -92,6 +92,8 @@ class Run:
         order: list[str] = []
 
         def visit(name: str, trail: tuple[str, ...]) -> None:
+            if name in order:
+                return
             if name in trail:
                 chain = " <- ".join((*trail[trail.index(name) :], name))
                 raise ConfigError(
@@ -101,8 +103,7 @@ class Run:
             for read in stage.reads(options):
                 if not self._is_given(read):
                     visit(read, (*trail, name))
-            if name not in order:
-                order.append(name)
+            order.append(name)
 
         for name in names:
             visit(name, ())

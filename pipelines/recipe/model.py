@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Self, get_args, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -86,6 +86,18 @@ _SECTIONS = {
 }
 
 
+class _Seen(dict[str, "Recipe"]):
+    """What instances see of a recipe, once looked up. It makes no recipe another one, and goes nowhere with it."""
+
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Seen)
+
+    def __reduce__(self) -> tuple[type[_Seen], tuple[()]]:
+        return _Seen, ()
+
+
 class Recipe(BaseModel):
     """Everything that a run is told, validated; see each part's dataclass for units and sources."""
 
@@ -124,6 +136,13 @@ class Recipe(BaseModel):
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
     weights: WeightsConfig = Field(default_factory=WeightsConfig)
     _whole: Recipe | None = PrivateAttr(None)  # of one that an instance sees: what all instances see
+    _seen: _Seen = PrivateAttr(default_factory=_Seen)  # of the whole
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """See pydantic; what instances see of the copy is looked up anew."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy._seen = _Seen()
+        return copy
 
     def of(self, name: str) -> Recipe:
         """Return the recipe as the instance ``name`` sees it: its own options lie over the sections.
@@ -133,14 +152,14 @@ class Recipe(BaseModel):
         Raises:
             ConfigError: there is no such instance, or an option of it is unknown or has no such value.
         """
-        return self._seen_by(name, f"recipe {self.name}", {})
+        whole = self._whole or self
+        return whole._seen[name] if name in whole._seen else whole._seen_by(name, f"recipe {self.name}", {})
 
     def _seen_by(self, name: str, what: str, origins: Mapping[str, str]) -> Recipe:
-        """See ``of``; ``what`` this is, and where its values came from, is said in messages."""
-        whole = self._whole or self
-        given = whole.instances.get(name)
+        """See ``of``, of the whole; ``what`` this is, and where its values came from, is said in messages."""
+        given = self.instances.get(name)
         if given is None and "." in name and not is_from_outside(name):
-            close = difflib.get_close_matches(name, whole.instances, n=1)
+            close = difflib.get_close_matches(name, self.instances, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise ConfigError(f"{what}: no instance {name}; {hint}Say what it reads, such as --set {_example(name)}")
         if given and verb_of(name) == "index":  # true boxes are read of the same data, by other instances
@@ -148,13 +167,14 @@ class Recipe(BaseModel):
                 f"{what}: instances.{name}: expected no options, got {', '.join(given)}; set them in data"
             )
         changed = {}
-        for part, (section, values) in whole._overlays(name, given or {}).items():
+        for part, (section, values) in self._overlays(name, given or {}).items():
             field = part or _section(name)
             path = f"instances.{name}{f'.{part}' if part else ''}" if values else field
             changed[field] = _overlaid(section, values, what, field, path, origins)
             _check_reads(changed[field], what, path)
-        seen = whole.model_copy(update=changed)
-        seen._whole = whole
+        seen = self.model_copy(update=changed)
+        seen._whole = self
+        self._seen[name] = seen
         return seen
 
     def _overlays(self, name: str, given: Mapping[str, Any]) -> dict[str, tuple[Any, Mapping[str, Any]]]:

@@ -6,6 +6,8 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +66,18 @@ def read_mapping(path: Path, of: str) -> dict[str, Any]:
 def parse(text: str, trouble: str) -> Any:
     """Return what YAML says; raise ConfigError, beginning with ``trouble``, if it says nothing that JSON could."""
     try:
-        value = yaml.load(text, Loader=StrictLoader)
-        if (count := _count(value, {})) > _MOST_VALUES:
-            raise ValueError(
-                f"it says {count:,} values, aliases counted as what they repeat; at most {_MOST_VALUES:,} fit"
-            )
-        json.dumps(value, default=str)  # a value may contain itself
+        return deepcopy(_parsed(text))
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         # The others are what its constructors make of values that do not fit their tags, and of nesting without end.
         raise ConfigError(f"{trouble}: {error}") from error
+
+
+@lru_cache(maxsize=1024)  # a sweep reads the same few files and values thousands of times
+def _parsed(text: str) -> Any:
+    value = yaml.load(text, Loader=StrictLoader)
+    if (count := _count(value, {})) > _MOST_VALUES:
+        raise ValueError(f"it says {count:,} values, aliases counted as what they repeat; at most {_MOST_VALUES:,} fit")
+    json.dumps(value, default=str)  # a value may contain itself
     return value
 
 
