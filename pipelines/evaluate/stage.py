@@ -78,6 +78,11 @@ class EvaluateStage(Stage[AnyOptions]):
             data=recipe.data,
         )
 
+    def is_idle(self, recipe: Recipe, name: str) -> bool:  # noqa: ARG002
+        """Whether what makes that which it measures has nothing to do: a classifier that no recipe trains."""
+        of = recipe.evaluate.of
+        return not recipe.evaluate.views and registry.stage_of(of).is_idle(recipe.of(of), of)
+
     def measures_by_true_boxes(self, recipe: Recipe) -> bool:
         """Whether it does not compare views, and what it measures is no label map."""
         return not recipe.evaluate.views and not _are_label_maps(recipe)

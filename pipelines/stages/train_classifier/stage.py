@@ -25,7 +25,7 @@ from pipelines.training.fit import fit
 from pipelines.training.images import LabelledImage, labelled_images, labels_column
 from weaksam.config import ClueNetworkConfig, ClueSourceConfig
 from weaksam.config.weights import NotInKey
-from weaksam.errors import DataError
+from weaksam.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pipelines.training.task import TrainingResult
@@ -82,7 +82,10 @@ class TrainClassifierStage(Stage[TrainClassifierOptions]):
         """Build the network; see ``Stage.check``."""
         from weaksam.clues.loading import build_classifier
 
-        assert isinstance(options.source, ClueNetworkConfig)
+        if not isinstance(options.source, ClueNetworkConfig):
+            raise ConfigError(
+                f"clues.source: expected one that is trained on image labels, got {options.source.name}, which is not"
+            )
         build_classifier(options.source, num_classes=1)
 
     def describe(self, options: TrainClassifierOptions) -> str:

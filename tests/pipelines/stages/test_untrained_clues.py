@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from PIL import Image
 
 from pipelines.dataflow.rows import FETCHED
@@ -22,6 +23,7 @@ from tests.support.sets import instance_of
 from tests.support.voice import Recorder
 from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.config.weights import NO_WEIGHTS
+from weaksam.errors import ConfigError
 
 SMALL = [
     "resources.here=true", "resources.cpus=1", "data.splits=[train]", "data.shapes.train=2", "data.shapes.size=64",
@@ -41,6 +43,18 @@ def test_a_source_without_training_prompts_sam_and_no_classifier_is_trained(tmp_
     assert all("coarse" in row["source"] or "coarse" in row["prompt_source"] for row in rows)
     other = recipe.model_copy(update={"clues": replace(recipe.clues, source=BrightConfig(gamma=1.0))})
     assert Run(other, str(tmp_path)).instance("propose").key != run.instance("propose").key
+
+
+@pytest.mark.parametrize("given", ["clues.source.name=clip_es", "clues.weights=cam.safetensors"])
+def test_no_classifier_is_measured_where_none_is_trained(given: str) -> None:
+    trains, trains_none = (load_recipe("photos-sam", asked)[0] for asked in ([], [given]))
+    assert set(active(trains)) - set(active(trains_none)) == {"train-classifier", "evaluate.classifier"}
+
+
+def test_a_classifier_that_cannot_be_trained_is_an_error_before_anything_is_made(tmp_path: Path) -> None:
+    recipe = load_recipe("shapes", [*SMALL, "clues.source.name=clip_es"])[0]
+    with pytest.raises(ConfigError, match="expected one that is trained on image labels, got clip_es"):
+        Run(recipe, str(tmp_path)).bring(["train-classifier"], Options(), Recorder())
 
 
 def test_one_actor_with_both_networks_proposes_what_one_of_each_does(tmp_path: Path) -> None:
