@@ -85,7 +85,7 @@ def view(run: ShownRun) -> View | None:
         "left_out": len(sample.image_ids) - len(entries),
         "truth_colour": TRUTH_COLOUR,
         "sources": {source: SOURCE_COLOURS.get(source, OTHER_COLOUR) for source in in_table_order(sample.sources)},
-        "prompts": prompt_signs(sample.kinds) if sample.proposed else [],
+        "prompts": prompt_signs(sample.kinds) if sample.prompted else [],
         "has_heat_maps": sample.has_heat_maps,
         "without_heat_maps": sample.without_heat_maps,
         "detection_score": run.recipe.report.detection_score if sample.detected else None,
@@ -116,7 +116,8 @@ class _Sample:
             for kind in _FOUND
         )
         self.sources: set[str] = set()  # of the boxes that were drawn
-        self.kinds: set[str] = set()  # of their prompts
+        self.prompted = False  # whether some were made of prompts
+        self.kinds: set[str] = set()  # of these
         self.has_heat_maps = False
         self.without_heat_maps: dict[str, str] = {}  # instance -> why it has none, though it was prompted by some
 
@@ -199,8 +200,12 @@ class _Sample:
         if proposals.source:
             entry.found[name] = pictures.best_proposals(image, proposals, name=name)
         self.sources.update(proposals.source)
-        self.kinds.update(kind for of_source in proposals.prompts for kind in of_source.kind)
-        return [pictures.prompts(image, proposals.prompts), *pictures.proposals(image, proposals)]
+        drawn = pictures.proposals(image, proposals)
+        if proposals.prompts:
+            self.prompted = True
+            self.kinds.update(kind for of_source in proposals.prompts for kind in of_source.kind)
+            drawn.insert(0, pictures.prompts(image, proposals.prompts))
+        return drawn
 
 
 def prompt_signs(kinds: Collection[str]) -> list[str]:

@@ -2,12 +2,14 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.report import stage as report
 from pipelines.report.sections.gallery import opening, view
+from pipelines.store.schemas import PROPOSALS, proposals_from_row, proposals_to_row
 from tests.support.drawn_run import drawn_recipe, job_for, with_instances, write_run
 from tests.support.full_run import write_detector, write_labels, write_masks
 from tests.support.page import Page
@@ -70,6 +72,24 @@ def test_proposals_of_several_instances_are_shown_apart(folder: str) -> None:
     alone = report.page_of(shown(folder, "propose"))
     assert "<h4>" not in alone
     assert "boxes an image, propose" not in alone
+
+
+def test_proposals_that_nothing_prompted_have_no_picture_of_prompts(tmp_path: Path) -> None:
+    write_run(str(tmp_path))
+    prompted, unprompted = (instance_of(str(tmp_path), name) for name in ("propose", "propose.other"))
+    rows = prompted.table(PROPOSALS).iter_rows()
+    found = [(row, replace(proposals_from_row(row), prompts=())) for row in rows]
+    unprompted.begin({})
+    unprompted.table(PROPOSALS).write_rows(
+        [proposals_to_row(row["image_id"], row["input"], proposals) for row, proposals in found], "part-0"
+    )
+    unprompted.finish({"text": "by hand"})
+    pages = {name: report.page_of(shown(str(tmp_path), name)) for name in ("propose", "propose.other")}
+    captioned = re.compile(r"prompts: (\d|none)")
+    assert {name: (bool(captioned.search(page)), "Prompts:" in page) for name, page in pages.items()} == {
+        "propose": (True, True),
+        "propose.other": (False, False),
+    }
 
 
 def test_masks_that_were_found_stand_beside_the_true_ones(tmp_path: Path) -> None:
