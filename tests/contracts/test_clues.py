@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,21 @@ import pytest
 import torch
 
 from tests.support.bright import BrightConfig
+from tests.support.small_clip import write_tiny_clip
 from weaksam.clues import CLUES
 from weaksam.clues.base import ClueNetwork, ClueSource
 from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
-from weaksam.config import CamConfig, CluesConfig, LiteCamConfig, ResNetCamConfig, WeakTrConfig, Weights
+from weaksam.config import (
+    CamConfig,
+    ClipConfig,
+    ClipEsConfig,
+    CluesConfig,
+    ClueSourceConfig,
+    LiteCamConfig,
+    ResNetCamConfig,
+    WeakTrConfig,
+    Weights,
+)
 from weaksam.errors import CheckpointError
 from weaksam.structures import CLUE_SOURCES
 
@@ -22,7 +34,17 @@ NETWORKS = {
     "resnet_cam": ResNetCamConfig(backbone="shufflenet_v2_x0_5"),
     "lite_cam": LiteCamConfig(backbone="efficientnet_lite0"),
 }
-UNTRAINED = {"bright": BrightConfig()}  # of ours and of tests
+UNTRAINED: dict[str, Callable[[Path], ClueSourceConfig]] = {  # of tests and of ours, with files in a folder
+    "bright": lambda _: BrightConfig(),
+    "clip_es": lambda folder: ClipEsConfig(
+        clip=ClipConfig(
+            weights=Weights(str(write_tiny_clip(folder))),
+            names=dict(zip(ANIMALS, ("ring", "star", "cross"), strict=True)),
+            background=("ground", "blob"),
+        ),
+        template="{} .",
+    ),
+}
 CAM = CamConfig(scales=(1.0, 0.5), cross_layers=())
 IMAGE = np.random.default_rng(0).integers(0, 256, (70, 96, 3), dtype=np.uint8)
 
@@ -37,7 +59,7 @@ def network_of(name: str) -> ClueNetwork:
 
 def source_of(name: str, folder: Path) -> ClueSource:
     if name in UNTRAINED:
-        return load_clues(CluesConfig(source=UNTRAINED[name]), class_names=ANIMALS)
+        return load_clues(CluesConfig(source=UNTRAINED[name](folder)), class_names=ANIMALS)
     (folder / "c").write_bytes(classifier_to_bytes(network_of(name), ANIMALS))
     return load_clues(CluesConfig(source=NETWORKS[name], weights=Weights(str(folder / "c")), cam=CAM))
 

@@ -271,7 +271,7 @@ def test_long_and_multi_line_texts_survive_printing(tmp_path: Path) -> None:
     ("given", "left_out"),
     [
         ([], set()),
-        (["clues.weights=a.safetensors"], {"train-classifier"}),
+        (["clues.weights=a.safetensors"], {"train-classifier", "evaluate.classifier"}),
         (["mil.weights=a.safetensors"], {"train-mil"}),
         (["retrain.weights=a.safetensors"], {"retrain", "analyse.noise"}),
         (["retrain.detector=dino"], {"analyse.noise"}),
