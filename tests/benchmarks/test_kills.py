@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.kills import disturb
 from benchmarks.kills.__main__ import main
 from benchmarks.kills.compare import compare
 from benchmarks.kills.scenes import SCENES, any_progress
+from tests.support.patience import PATIENCE_S
 
 
 def write(folder: Path, **scores: float) -> None:
@@ -102,6 +104,12 @@ def test_a_run_gets_on_while_a_stage_before_the_scene_s_own_does(tmp_path: Path)
     checkpoint.touch()
     assert [*counts, any_progress(tmp_path)] == [0, 1, 2, 17]
     assert training.progress(tmp_path) == 15
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take nothing for hanging that is slow."""
+    monkeypatch.setattr(disturb, "_STANDSTILL_S", PATIENCE_S)
 
 
 @pytest.mark.ray
