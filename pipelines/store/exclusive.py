@@ -73,7 +73,7 @@ def remove_if(uri: str, is_it: Callable[[], bool]) -> None:
         is_it: looks whether the file that is there now is the one that is meant.
 
     Raises:
-        OSError: naming the file, which is there still. Clients of stores raise errors of their own, too.
+        OSError: naming the file, which may be there still. Clients of stores raise errors of their own, too.
     """
     fs, path = open_fs(uri)
     for attempts_left in reversed(range(_REMOVALS)):

@@ -16,8 +16,8 @@ from weaksam.clues.base import ClueNetwork, ClueSource
 from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
 from weaksam.config import (
     CamConfig,
-    ClipConfig,
     ClipEsConfig,
+    ClipEsNamesConfig,
     CluesConfig,
     ClueSourceConfig,
     LiteCamConfig,
@@ -37,7 +37,7 @@ NETWORKS = {
 UNTRAINED: dict[str, Callable[[Path], ClueSourceConfig]] = {  # of tests and of ours, with files in a folder
     "bright": lambda _: BrightConfig(),
     "clip_es": lambda folder: ClipEsConfig(
-        clip=ClipConfig(
+        clip=ClipEsNamesConfig(
             weights=Weights(str(write_tiny_clip(folder))),
             names=dict(zip(ANIMALS, ("ring", "star", "cross"), strict=True)),
             background=("ground", "blob"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from weaksam.config import ClipEsConfig, CluesConfig
 from weaksam.errors import ConfigError
-from weaksam.networks.clip.affinity import attention_affinity, normalised_scores, refine
+from weaksam.networks.clip.affinity import layers_attended, normalised_scores, spread
 from weaksam.networks.clip.load import load_clip
 from weaksam.networks.clip.softmax_cam import found_maps
 from weaksam.networks.clip.towers import CLIP_PIXELS, Clip, resized_to_patches
@@ -75,8 +75,8 @@ class ClipEs:
         with torch.no_grad():
             texts = [config.template.replace("{}", name) for name in (*names, *_background(config, names))]
             self._texts = clip.embed_texts(texts)
-        layers = clip.architecture.image_layers
-        self._attention_of = range(max(1, layers - config.affinity.layers + 1), layers + 1)
+        of_tower = layers_attended(config.affinity, clip.architecture.image_layers)
+        self._attention_of = of_tower if "fine" in self.kinds else range(0)
 
     @torch.no_grad()
     def logits(self, image: NDArray[np.uint8]) -> Tensor:
@@ -92,23 +92,16 @@ class ClipEs:
             return
         present = torch.zeros(1, len(self.class_names), dtype=torch.bool, device=self._texts.device)
         present[0, list(class_index)] = True
-        spread = "fine" in self.kinds and self._config.affinity.enabled
-        found = found_maps(
-            self._clip, self._pixels(image), present, self._texts, attention_of=self._attention_of if spread else ()
-        )
+        found = found_maps(self._clip, self._pixels(image), present, self._texts, attention_of=self._attention_of)
         maps = {"coarse": normalised_scores(found.maps)}
-        maps["fine"] = normalised_scores(self._spread(found.maps, found.attention[0])) if spread else maps["coarse"]
+        if "fine" in self.kinds:
+            maps["fine"] = normalised_scores(spread(found.maps, found.attention[0], self._config.affinity))
         of_class = {index: place for place, index in enumerate(sorted(set(class_index)))}
         for index in class_index:
             place = of_class[index]
             yield ClassMaps(
                 class_index=index, maps={kind: _enlarged(maps[kind][place], image.shape[:2]) for kind in self.kinds}
             )
-
-    def _spread(self, maps: Tensor, attention: Tensor) -> Tensor:
-        how = self._config.affinity
-        affinity = attention_affinity(attention, how.rounds)
-        return refine(maps, affinity, threshold=how.threshold, power=how.power, of_scores=how.of_scores)
 
     def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
         resized = resized_to_patches(image, self._clip.architecture.patch, max_side=self._max_side)

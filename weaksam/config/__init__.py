@@ -12,7 +12,9 @@ from weaksam.config.classifier import ClassifierConfig
 from weaksam.config.clip import AffinityConfig, ClipConfig, PromptLayoutConfig, PromptTrainingConfig, SeedConfig
 from weaksam.config.clues import (
     CamConfig,
+    ClipEsAffinityConfig,
     ClipEsConfig,
+    ClipEsNamesConfig,
     ClueNetworkConfig,
     CluesConfig,
     ClueSourceConfig,
@@ -56,7 +58,9 @@ __all__ = [
     "CamConfig",
     "ClassifierConfig",
     "ClipConfig",
+    "ClipEsAffinityConfig",
     "ClipEsConfig",
+    "ClipEsNamesConfig",
     "ClueNetworkConfig",
     "ClueSourceConfig",
     "CluesConfig",

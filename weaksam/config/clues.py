@@ -11,12 +11,6 @@ from weaksam.config.clip import AffinityConfig, ClipConfig
 from weaksam.config.precision import Precision
 from weaksam.config.weights import NO_WEIGHTS, Weights
 
-# What is in the background of photographs (CLIP-ES); a name that a class has, too, is left out.
-_CLIP_ES_BACKGROUND = (
-    "ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway", "railroad",
-    "keyboard", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley", "bridge", "sign",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClueSourceConfig(Member):
@@ -112,6 +106,23 @@ class LiteCamConfig(ClueNetworkConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipEsNamesConfig(ClipConfig):
+    """Which CLIP, and what CLIP-ES tells it of the background of photographs; a name that a class has, too, is left out."""
+
+    background: tuple[str, ...] = (
+        "ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway", "railroad",
+        "keyboard", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley", "bridge", "sign",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipEsAffinityConfig(AffinityConfig):
+    """How CLIP-ES spreads maps; its threshold on COCO is 0.7."""
+
+    rounds: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClipEsConfig(ClueSourceConfig):
     """CLIP's maps by the names of classes alone, without a training (CLIP-ES; Lin et al., CVPR 2023).
 
@@ -122,9 +133,9 @@ class ClipEsConfig(ClueSourceConfig):
     kinds: ClassVar[tuple[str, ...]] = ("fine", "coarse")
 
     name: str = "clip_es"
-    clip: ClipConfig = field(default_factory=lambda: ClipConfig(background=_CLIP_ES_BACKGROUND))
+    clip: ClipEsNamesConfig = field(default_factory=ClipEsNamesConfig)
     template: str = "a clean origami {}."  # of what CLIP is told; {} stands for a name
-    affinity: AffinityConfig = field(default_factory=lambda: AffinityConfig(rounds=3))  # threshold on COCO: 0.7
+    affinity: ClipEsAffinityConfig = field(default_factory=ClipEsAffinityConfig)
 
     def __post_init__(self) -> None:
         require("{}" in self.template, "template", "a text with {} where the name stands", self.template)

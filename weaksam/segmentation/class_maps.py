@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weaksam.config import SeedConfig
-from weaksam.networks.clip.affinity import attention_affinity, refine
+from weaksam.networks.clip.affinity import layers_attended, spread
 from weaksam.networks.clip.softmax_cam import class_probabilities, found_maps
 from weaksam.networks.clip.towers import CLIP_PIXELS, resized_to_patches
 from weaksam.segmentation.prompted import PromptedClip
@@ -45,22 +45,16 @@ class PromptMapper:
         self._config = config
         with torch.no_grad():
             self._texts = prompted.texts()
-        layers = prompted.clip.architecture.image_layers
-        self._attention_of = range(max(1, layers - config.affinity.layers + 1), layers + 1)
+        self._attention_of = layers_attended(config.affinity, prompted.clip.architecture.image_layers)
 
     def __call__(self, image: NDArray[np.uint8], class_index: Sequence[int], zoom: float = 1.0) -> Tensor:
         """Return the maps of the classes that an image shows, h and w in patches, not normalised; see ``ClassMapper``.
 
         ``zoom`` is of the size that CLIP sees.
         """
-        config, pixels = self._config.affinity, self._pixels(image, zoom)
-        present = self._present(class_index)
-        layers = self._attention_of if config.enabled else ()
-        found = found_maps(self._prompted.clip, pixels, present, self._texts, attention_of=layers)
-        if not config.enabled:
-            return found.maps
-        affinity = attention_affinity(found.attention[0], config.rounds)
-        return refine(found.maps, affinity, threshold=config.threshold, power=config.power, of_scores=config.of_scores)
+        pixels, present = self._pixels(image, zoom), self._present(class_index)
+        found = found_maps(self._prompted.clip, pixels, present, self._texts, attention_of=self._attention_of)
+        return spread(found.maps, found.attention[0], self._config.affinity)
 
     @torch.no_grad()
     def probabilities(self, image: NDArray[np.uint8], class_index: Sequence[int]) -> Tensor:

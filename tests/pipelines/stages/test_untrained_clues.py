@@ -21,7 +21,7 @@ from tests.support.broken_files import encode
 from tests.support.sams import noise
 from tests.support.sets import instance_of
 from tests.support.voice import Recorder
-from weaksam.config import CluesConfig, PromptsConfig, ProposalsConfig, SamConfig
+from weaksam.config import ClipEsConfig, CluesConfig, PromptsConfig, ProposalsConfig, SamConfig
 from weaksam.config.weights import NO_WEIGHTS
 from weaksam.errors import ConfigError
 
@@ -49,6 +49,18 @@ def test_a_source_without_training_prompts_sam_and_no_classifier_is_trained(tmp_
 def test_no_classifier_is_measured_where_none_is_trained(given: str) -> None:
     trains, trains_none = (load_recipe("photos-sam", asked)[0] for asked in ([], [given]))
     assert set(active(trains)) - set(active(trains_none)) == {"train-classifier", "evaluate.classifier"}
+
+
+def test_what_a_recipe_leaves_open_of_clip_is_as_published() -> None:
+    given = ["clues.source.clip.weights=own.safetensors", "clues.source.affinity.threshold=0.7"]
+    own, published = (
+        load_recipe("photos-sam", ["clues.source.name=clip_es", *more])[0].clues.source for more in (given, [])
+    )
+    assert isinstance(own, ClipEsConfig)
+    assert isinstance(published, ClipEsConfig)
+    assert own.clip.background == published.clip.background
+    assert len(own.clip.background) == 25
+    assert (own.affinity.rounds, own.affinity.threshold, published.affinity.threshold) == (3, 0.7, 0.4)
 
 
 def test_a_classifier_that_cannot_be_trained_is_an_error_before_anything_is_made(tmp_path: Path) -> None:

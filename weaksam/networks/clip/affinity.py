@@ -11,6 +11,8 @@ import torch
 from scipy.ndimage import find_objects, label
 from torch import Tensor
 
+from weaksam.config import AffinityConfig
+
 _EIGHT_CONNECTED = np.ones((3, 3))
 
 
@@ -75,3 +77,19 @@ def refine(maps: Tensor, affinity: Tensor, *, threshold: float, power: int, of_s
     for _ in range(power):
         spread = affinity @ spread
     return spread.T.reshape(maps.shape)
+
+
+def layers_attended(config: AffinityConfig, layers: int) -> range:
+    """Return which of a tower's layers, from 1, give the attention that maps are spread by; none where none are."""
+    return range(max(1, layers - config.layers + 1), layers + 1) if config.enabled else range(0)
+
+
+def spread(maps: Tensor, attention: Tensor, config: AffinityConfig) -> Tensor:
+    """Spread an image's maps ``[N, h, w]`` by the attention ``[h * w, h * w]`` of its patches; see ``refine``.
+
+    Where ``config`` says that none are spread, they come back as they are.
+    """
+    if not config.enabled:
+        return maps
+    affinity = attention_affinity(attention, config.rounds)
+    return refine(maps, affinity, threshold=config.threshold, power=config.power, of_scores=config.of_scores)
