@@ -33,7 +33,7 @@ READERS_OF_GROUND_TRUTH = {  # evaluate, analyse, report, tune; never a stage wh
     "pipelines.analyse.prompts", "pipelines.analyse.noise", "pipelines.report.stage",
     "pipelines.evaluate.sections.failures", "pipelines.report.sections.gallery",  # draw them
     "pipelines.evaluate.sections.pseudo_masks", "pipelines.evaluate.sections.label_maps",
-    "pipelines.evaluate.sections.seeds",
+    "pipelines.evaluate.sections.seeds", "pipelines.evaluate.sections.detected_masks",
     # measure what was trained; what they say chooses settings of a sweep, and the sweep says so
     "pipelines.variants.objectives.detections", "pipelines.variants.objectives.pseudo_labels",
     TRUE_OBJECTS,

@@ -197,6 +197,17 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
 
+    def take(self, index: Sequence[int]) -> Detections:
+        """Return some of the detections, by their numbers; the scores of the image stay."""
+        at = np.asarray(index, np.int64)
+        return Detections(
+            boxes_xyxy=self.boxes_xyxy[at],
+            class_index=self.class_index[at],
+            score=self.score[at],
+            image_scores=self.image_scores,
+            mask_rle=None if self.mask_rle is None else [self.mask_rle[n] for n in at],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PseudoGroundTruth:

@@ -8,7 +8,7 @@ and one random proposal with these scores. What the last two earn is owed to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from pipelines.evaluate import detected_masks
 from pipelines.evaluate.agreement import Labels, image_labels
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.products.detections import DetectionTable
+from pipelines.products.index import Index, in_hash_order
 from pipelines.products.measured import Evaluation, EvaluationFacts
 from pipelines.products.proposal_boxes import boxes_by_image
 from pipelines.products.proposals import proposal_tables
@@ -57,6 +58,9 @@ class MeasuredImage:
     size_hw: tuple[int, int]
     detections: Detections
     proposals_xyxy: NDArray[np.float32]  # [R, 4]
+    read_image: Callable[[str], NDArray[np.uint8]] | None = (
+        None  # image id -> [H, W, 3], where GrabCut is measured on it
+    )
 
 
 def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
@@ -68,8 +72,17 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     proposals: Mapping[str, NDArray[np.float32]] = {}
     if options.beside:
         proposals = boxes_by_image(proposal_tables(job, options.beside), options.proposal_sources)
+    cut: Collection[str] = ()  # images that GrabCut is measured on
+    read_image: Callable[[str], NDArray[np.uint8]] | None = None
+    if options.index and options.how.grabcut_images:
+        cut = set(in_hash_order(table.table.ids())[: options.how.grabcut_images])
+        read_image = job.input(options.index, Index).image_reader()
     images = (
-        MeasuredImage(**vars(image), proposals_xyxy=proposals.get(image.image_id, NO_PROPOSALS))
+        MeasuredImage(
+            **vars(image),
+            proposals_xyxy=proposals.get(image.image_id, NO_PROPOSALS),
+            read_image=read_image if image.image_id in cut else None,
+        )
         for image in table.images()
     )
     dataset = open_dataset(options.data)
@@ -253,7 +266,7 @@ class _Split:
         for name, of_row in detections.items():
             self.rows[name].add(image.image_id, of_row, truth)
         if self.of_masks is not None:
-            self.of_masks.add(image.image_id, image.size_hw, image.detections, truth)
+            self.of_masks.add(image.image_id, image.size_hw, image.detections, truth, image.read_image)
         self.scores.append(scores)
         self.labels.append(tuple(sorted({int(c) for c in truth.class_index})))
 

@@ -7,7 +7,6 @@ painted of, too, and stand beside their bound: the same superpixels, each of its
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable
 from pipelines.evaluate.conclusion import conclude
 from pipelines.evaluate.options import LabelMapOptions
+from pipelines.evaluate.worst import WorstImages
 from pipelines.products.label_maps import LabelledMap, LabelMapTable, SeedOrigin, SeedTable
 from pipelines.products.measured import EvaluationFacts
 from pipelines.products.superpixels import SegmentedImage, SuperpixelTable
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 MAPS, BACKGROUND, LARGEST_CLASS = "label maps", "background alone", "the largest class alone"
 BOUND = "superpixels of their true class"
-MOST_WORST = 24  # images of a split that are remembered
 
 
 def options(recipe: Recipe) -> LabelMapOptions:
@@ -168,7 +167,7 @@ class _Split:
     rows: dict[str, LabelMapQuality] = field(default_factory=dict)
     measured: set[str] = field(default_factory=set)  # image ids
     conditions: ConditionedIou | None = None
-    worst: list[tuple[float, str]] = field(default_factory=list)  # mean IoU of an image, its id; worst first
+    worst: WorstImages = field(default_factory=WorstImages)
 
     def add(self, image: LabelledMap) -> None:
         from weaksam.metrics.conditions import ConditionedIou
@@ -184,8 +183,7 @@ class _Split:
         self.measured.add(image.image_id)
         mean_iou = self._row(MAPS).add(image.image_id, label_map, true_map)
         if not math.isnan(mean_iou):
-            bisect.insort(self.worst, (mean_iou, image.image_id))
-            del self.worst[MOST_WORST:]
+            self.worst.add(image.image_id, mean_iou)
         self._row(BACKGROUND).add(image.image_id, background_map(true_map), true_map)
         self._row(LARGEST_CLASS).add(image.image_id, largest_class_map(true_map), true_map)
         self.conditions = self.conditions or ConditionedIou(len(self.class_names))
@@ -226,7 +224,7 @@ class _Split:
                 for n, name in enumerate(("background", *self.class_names))
             ],
             "confusion": scores.confusion.tolist(),
-            "worst": [{"image_id": image_id, "mean_iou": mean_iou} for mean_iou, image_id in self.worst],
+            "worst": self.worst.to_plain(),
             "conditions": [{**of._asdict(), "mean_iou": known(of.mean_iou)} for of in self.conditions.scores()],
         }
 

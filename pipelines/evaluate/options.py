@@ -21,6 +21,7 @@ class EvaluateOptions:
     named_sources: tuple[str, ...] = ()  # of proposals, that get a row even if they never made a box
     proposal_sources: tuple[str, ...] = ()  # of those beside detections that count; empty = all
     masks: bool = False  # whether detections or proposals have masks, which are measured as well
+    index: Input = NOTHING  # of detected masks alone: images that GrabCut is measured on
     stated_size: StatedSize  # how true boxes are read
     data: NotInKey[DataConfig]
 

@@ -7,7 +7,6 @@ the others earn is owed to the boxes, not to SAM.
 
 from __future__ import annotations
 
-import bisect
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,9 @@ from numpy.typing import NDArray
 from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable
 from pipelines.evaluate.conclusion import conclude
+from pipelines.evaluate.detected_masks import failures_of_grabcut
 from pipelines.evaluate.options import PseudoMaskOptions
+from pipelines.evaluate.worst import WorstImages
 from pipelines.products.index import Index, in_hash_order
 from pipelines.products.measured import EvaluationFacts
 from pipelines.products.pseudo_labels import PseudoMaskedImage, PseudoMaskTable
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 SEGMENTED, BOXES, ELLIPSES, GRABCUT = "pseudo masks", "boxes, filled", "ellipses in the boxes", "GrabCut in the boxes"
 IOU = 0.5  # above which a mask counts as right
-MOST_WORST = 24  # images of a split that are remembered
 
 
 def options(recipe: Recipe) -> PseudoMaskOptions:
@@ -109,12 +109,7 @@ def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
     """Lay out one split's rows for people to read, in per cent."""
     truth = "no true masks" if measured["objects"] is None else f"{measured['objects']:,} objects with a mask"
     boxes_alone = f", {measured['without_mask']:,} without" if measured["without_mask"] else ""
-    cut = measured.get("grabcut", {"fell_back": 0})
-    failed = (
-        f"; GrabCut failed in {cut['fell_back']:,} of {cut['masks']:,} boxes, which are filled"
-        if cut["fell_back"]
-        else ""
-    )
+    failed = failures_of_grabcut(measured["grabcut"]) if measured["rows"] else ""
     masks = f"{measured['masks']:.2f} pseudo masks an image"
     title = f"{split}: {measured['images']:,} images, {truth}{boxes_alone}; {masks}{failed}"
     text = TextTable(title)
@@ -158,7 +153,7 @@ class _Split:
     masks: int = 0
     without_mask: int = 0
     rows: dict[str, _Row] = field(default_factory=dict)
-    worst: list[tuple[float, str]] = field(default_factory=list)  # mean IoU of an image's objects, its id; worst first
+    worst: WorstImages = field(default_factory=WorstImages)  # by the mean of an image's objects
 
     def __post_init__(self) -> None:
         from weaksam.metrics.trivial_masks import GrabCutInBox
@@ -181,8 +176,7 @@ class _Split:
         blank: NDArray[np.uint8] = np.broadcast_to(np.uint8(0), (*image.size_hw, 3))
         compared = self._row(SEGMENTED).add(image.image_id, image.truth, truth)
         if len(compared.iou):
-            bisect.insort(self.worst, (float(compared.iou.mean()), image.image_id))
-            del self.worst[MOST_WORST:]
+            self.worst.add(image.image_id, float(compared.iou.mean()))
         self._row(BOXES).add(image.image_id, _ruled(image, blank, filled_box), truth)
         self._row(ELLIPSES).add(image.image_id, _ruled(image, blank, inscribed_ellipse), truth)
         if read_image is not None:
@@ -223,7 +217,7 @@ class _Split:
                 }
                 for n, name in enumerate(self.class_names)
             ],
-            "worst": [{"image_id": image_id, "iou": iou} for iou, image_id in self.worst],
+            "worst": self.worst.to_plain(),
         }
 
 

@@ -25,6 +25,7 @@ from pipelines.products.label_maps import LabelMapTable
 from pipelines.products.measured import Evaluation, EvaluationFacts
 from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
+from pipelines.recipe.keys import INDEX, NOTHING
 from pipelines.recipe.model import Recipe, verb_of
 from weaksam.config import require
 
@@ -52,7 +53,7 @@ class EvaluateStage(Stage[AnyOptions]):
         "classifier, by image labels."
     )
     product = Evaluation
-    revision = 2
+    revision = 3
     when_stopped = WhenStopped.MEASURE
 
     def options(self, recipe: Recipe, name: str) -> AnyOptions:  # noqa: ARG002
@@ -74,6 +75,7 @@ class EvaluateStage(Stage[AnyOptions]):
             named_sources=proposals.named_sources(recipe.of(how.of)) if of_proposals else (),
             proposal_sources=detections.proposal_sources(recipe) if of_detections else (),
             masks=_have_masks(recipe),
+            index=INDEX if of_detections and _have_masks(recipe) else NOTHING,
             stated_size=recipe.data.stated_size,
             data=recipe.data,
         )

@@ -282,7 +282,8 @@ class EvaluateConfig:
     # Of the 11-point precision. "published": a recall of exactly .3, .6 or .7 misses its level by rounding, as in the codes
     # that published figures come from; "exact": it reaches it, which reads up to .055 higher for 10, 20, ... objects.
     voc_levels: Literal["published", "exact"] = "published"
-    # First images in hash order on which GrabCut stands beside pseudo masks, some .6 s a box; 0 = none.
+    # First images in hash order on which GrabCut stands beside pseudo masks, or the best ones of a detector; some .6 s a box on
+    # photographs; 0 = none.
     grabcut_images: int = 20
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.store import schemas
@@ -80,6 +81,12 @@ class Rows(ABC):
             empty = self.schema.empty_table()
             return empty.select(list(columns)) if columns else empty
         return pa.concat_tables(parts).combine_chunks()
+
+    def of_images(self, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the rows of some images by id, holding one file in memory; an image that has none is left out."""
+        wanted = pa.array(image_ids, pa.string())
+        parts = (part.filter(pc.is_in(part["image_id"], wanted)) for part in self.iter_parts())
+        return {row["image_id"]: row for part in parts for row in part.to_pylist()}
 
     def iter_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the rows as dictionaries, file by file and of a large file some at a time."""

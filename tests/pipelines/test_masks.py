@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli.app import app
 from pipelines.engine.stage import Options
+from pipelines.evaluate.detected_masks import BOXES, ELLIPSES, GRABCUT, GRABCUT_BESIDE, MASKS
 from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.products.detections import DetectionTable
 from pipelines.products.measured import Evaluation
@@ -65,12 +66,12 @@ def test_masks_of_new_images_from_boxes_of_others(tmp_path: Path) -> None:
     assert found
     measured = Evaluation(Run(recipe, run).instance("evaluate.masks")).read()["detections"]["val"]
     rows = {row["name"]: row for row in measured["masks"]["rows"]}
-    assert list(rows) == ["masks", "boxes, filled", "ellipses in the boxes"]
+    assert list(rows) == [MASKS, BOXES, ELLIPSES, GRABCUT, GRABCUT_BESIDE]
     assert all(
         0 <= row[key] <= 1 for row in rows.values() for key in ("ap", "ap25", "ap50", "ap70", "ap75", "ap50_area")
     )
     page = (tmp_path / "run" / "report.html").read_text()
-    for shown in ('id="pseudo-masks"', "AP50 of masks", "AP70"):
+    for shown in ('id="pseudo-masks"', "beside the true ones. Worst:", "AP50 of masks", "AP70", "GrabCut"):
         assert shown in page
 
     new = tmp_path / "new"

@@ -95,7 +95,16 @@ PSEUDO_BOXES = {
 
 
 def _row_of_masks(name, ap):
-    return {"name": name, "ap": ap, "ap25": 0.75, "ap50": 0.5, "ap70": 0.25, "ap75": 0.125, "ap50_area": 0.5}
+    return {
+        "name": name,
+        "images": 9,
+        "ap": ap,
+        "ap25": 0.75,
+        "ap50": 0.5,
+        "ap70": 0.25,
+        "ap75": 0.125,
+        "ap50_area": 0.5,
+    }
 
 
 OF_MASKS = {  # under "masks" of the detections of a split
@@ -105,6 +114,8 @@ OF_MASKS = {  # under "masks" of the detections of a split
         _row_of_masks("boxes, filled", 0.2),
         _row_of_masks("ellipses in the boxes", None),
     ],
+    "grabcut": {"masks": 4, "fell_back": 1},
+    "worst": [{"image_id": "val-00001", "mean_iou": 0.0625}],
     "classes": [_row_of_masks("cat", 0.375), _row_of_masks("emu", None)],
 }
 
@@ -129,7 +140,7 @@ PSEUDO_MASKS = {
                 {**_row_of_pseudo_masks("cat", 0.875), "objects": 16},
                 {**_row_of_pseudo_masks("emu", None), "objects": 0},
             ],
-            "worst": [{"image_id": "train-00001", "iou": 0.0625}, {"image_id": "gone", "iou": 0.25}],
+            "worst": [{"image_id": "train-00001", "mean_iou": 0.0625}, {"image_id": "gone", "mean_iou": 0.25}],
         },
     },
 }  # fmt: skip

@@ -18,7 +18,7 @@ from weaksam.metrics.classification import mean_of_known
 from weaksam.metrics.per_class import PerClass
 from weaksam.metrics.pseudo_labels import PseudoLabelQuality, PseudoLabelScores
 from weaksam.metrics.regions import measurable, overlap, regions
-from weaksam.structures import GroundTruth, PseudoGroundTruth
+from weaksam.structures import Detections, GroundTruth, PseudoGroundTruth
 
 BINS = 20  # of the histogram of IoU
 
@@ -58,8 +58,8 @@ class PseudoMaskScores:
         return mean_of_known(self.boundary_f)
 
 
-def compare_masks(image_id: str | int, pseudo: PseudoGroundTruth, truth: GroundTruth) -> ComparedObjects:
-    """Find the pseudo mask that overlaps each true object of an image most; of equals the first.
+def compare_masks(image_id: str | int, pseudo: PseudoGroundTruth | Detections, truth: GroundTruth) -> ComparedObjects:
+    """Find the pseudo or detected mask that overlaps each true object of an image most; of equals the first.
 
     Raises:
         DataError: there are no masks on one side, or they are of different sizes.

@@ -1,4 +1,7 @@
-"""How well detectors find objects, and masks: those measured on a split stand in one table, and class by class in another."""
+"""How well detectors find objects, and masks: those measured on a split stand in one table, and class by class in another.
+
+Masks have a table for each detector, and pictures.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from typing import Any
 from markupsafe import Markup
 
 from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
+from pipelines.evaluate.sections.detected_masks import mask_examples
 from pipelines.evaluate.sections.measured import evaluations
 from pipelines.page.charts import bar
 from pipelines.page.section import Section, Tile, View, beside
 from pipelines.page.shown_run import ShownRun, short_name
+from pipelines.products.detections import DetectionTable
 from pipelines.store.numbers import percent
 from weaksam.structures import IMAGE_LABELS
 
@@ -26,7 +31,12 @@ def view(run: ShownRun) -> View | None:
         supervision = content.get("supervision", IMAGE_LABELS)
         marked = "" if supervision == IMAGE_LABELS else f" (supervision: {supervision})"
         for split, measured in content["detections"].items():
-            by_split.setdefault(split, []).append({"name": f"{short_name(name)}{marked}", **measured})
+            detector = {"name": f"{short_name(name)}{marked}", **measured}
+            if "masks" in measured:
+                table = run.products.get(run.recipe.of(name).evaluate.of)
+                if isinstance(table, DetectionTable):
+                    detector["groups"] = mask_examples(run, table, split, measured["masks"])
+            by_split.setdefault(split, []).append(detector)
     splits = [_split(split, detectors) for split, detectors in sorted(by_split.items())]
     return {"splits": splits, "shares": _SHARES, "of_masks": _OF_MASKS} if splits else None
 
@@ -62,7 +72,8 @@ def _with_masks(detector: Mapping[str, Any]) -> dict[str, Any]:
         )
         for row in of_kind
     ]
-    return {"name": detector["name"], "without_mask": masks["without_mask"], "rows": rows}
+    groups = detector.get("groups", [])
+    return {"name": detector["name"], "without_mask": masks["without_mask"], "rows": rows, "groups": groups}
 
 
 def _classes(detectors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

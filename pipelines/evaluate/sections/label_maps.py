@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from pipelines.evaluate.label_maps import MAPS
-from pipelines.evaluate.sections.measured import evaluations, rows_of
+from pipelines.evaluate.sections.examples import Groups, Row, examples
+from pipelines.evaluate.sections.measured import evaluations
 from pipelines.page import pictures
 from pipelines.page.charts import bar
+from pipelines.page.pictures import Fitted, Picture
 from pipelines.page.section import Section, Tile, View, beside
 from pipelines.page.shown_run import ShownRun, heading
-from pipelines.products.index import in_hash_order
 from pipelines.products.label_maps import LabelMapTable, SeedTable
 from pipelines.store.numbers import percent
 from pipelines.store.schemas import label_map_from_row
-from weaksam.errors import ImageError
 
 _MOST_MISTAKES = 8  # pairs of classes that are listed
 
@@ -39,7 +39,7 @@ def view(run: ShownRun) -> View | None:
                     caption="what true classes, from top to bottom, are taken for, from left to right",
                 )
             if isinstance(table, LabelMapTable):
-                entry["groups"] = list(_pictures(run, table, split, measured))
+                entry["groups"] = _examples(run, table, split, measured)
             shown.append(entry)
     return {"evaluations": shown} if shown else None
 
@@ -62,42 +62,19 @@ def _mistakes(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _pictures(
-    run: ShownRun, table: LabelMapTable, split: str, measured: Mapping[str, Any]
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield what pictures of a split show, and each image with its map and its true one."""
-    most = run.recipe.report.failures
-    worst = {entry["image_id"]: entry["mean_iou"] for entry in measured["worst"][:most]}
-    of_split = [row["image_id"] for row in table.table.iter_rows(("image_id", "split")) if row["split"] == split]
-    others = [image_id for image_id in in_hash_order(of_split) if image_id not in worst][:most]
-    if isinstance(table, SeedTable):  # shown with what they are made of: see the section of seeds
-        others = []
-    for title, ids in (("Worst", list(worst)), ("By chance", others)):
-        rows = rows_of(table.table, ids)
-        entries = [
-            _entry(run, split, table.class_names, rows[image_id], worst.get(image_id))
-            for image_id in ids
-            if image_id in rows
-        ]
-        if entries:
-            yield title, entries
+def _examples(run: ShownRun, table: LabelMapTable, split: str, measured: Mapping[str, Any]) -> Groups:
+    """Return images with their maps and their true ones."""
+    true_maps = run.true_label_maps(split)
 
+    def draw(row: Row, size_hw: tuple[int, int], shown: Fitted, said: str) -> list[Picture]:
+        maps = {f"map{said}": label_map_from_row(row)}
+        true_map = true_maps.of(row["image_id"], size_hw)
+        if true_map is not None:
+            maps["true"] = true_map
+        return [pictures.plain(shown), *pictures.label_maps(shown, maps, table.class_names)]
 
-def _entry(
-    run: ShownRun, split: str, class_names: Sequence[str], row: Mapping[str, Any], mean_iou: float | None
-) -> dict[str, Any]:
-    image_id = row["image_id"]
-    try:
-        image = run.read_image(image_id)
-    except ImageError as error:
-        return {"image_id": image_id, "pictures": [], "trouble": str(error)}
-    shown = pictures.fitted(image, run.recipe.report.gallery_side)
-    maps = {"map" if mean_iou is None else f"map, mean IoU {percent(mean_iou)} %": label_map_from_row(row)}
-    true_map = run.true_label_maps(split).of(image_id, (image.shape[0], image.shape[1]))
-    if true_map is not None:
-        maps["true"] = true_map
-    drawn = [pictures.plain(shown), *pictures.label_maps(shown, maps, class_names)]
-    return {"image_id": image_id, "pictures": drawn, "trouble": ""}
+    by_chance = not isinstance(table, SeedTable)  # these are shown with what they are made of: see the section of seeds
+    return examples(run, table.table, split, measured["worst"], draw, by_chance=by_chance)
 
 
 def tiles(view: View) -> list[Tile]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluate.sections.measured import rows_of
 from pipelines.page import pictures
 from pipelines.page.pictures import Fitted, Picture
 from pipelines.page.section import Section, View, beside
@@ -48,7 +47,7 @@ class _Sample:
         ids = dict.fromkeys(image_id for table in tables.values() for image_id in table.table.ids())
         self.image_ids = in_hash_order(list(ids))[: run.recipe.report.failures]
         self.class_names = next(table.class_names for table in tables.values())
-        self.seeds = {name: rows_of(table.table, self.image_ids) for name, table in tables.items()}
+        self.seeds = {name: table.table.of_images(self.image_ids) for name, table in tables.items()}
         self.images: dict[str, NDArray[np.uint8]] = {}
         self.trouble: dict[str, str] = {}  # image id -> why it cannot be read
         for image_id in self.image_ids:
@@ -72,7 +71,7 @@ class _Sample:
             table = run.products.get(of.superpixels)
             which = (of.superpixels, of.seeds.max_inside)
             if isinstance(table, SuperpixelTable) and which not in self.superpixels:
-                self.superpixels[which] = rows_of(table.table, self.image_ids)
+                self.superpixels[which] = table.table.of_images(self.image_ids)
 
     def entry(self, image_id: str) -> dict[str, Any]:
         """Draw an image, and what was made of it from left to right."""

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.engine.product import Product
@@ -26,7 +24,6 @@ from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
 from pipelines.stages.propose.heat_maps import HeatMaps, heat_mappers
 from pipelines.store.schemas import detections_from_row, proposals_from_row, pseudo_labels_from_row
-from pipelines.store.tables import Rows
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.drawing import OTHER_COLOUR, SOURCE_COLOURS, TRUTH_COLOUR
 from weaksam.errors import ImageError, WeaksamError
@@ -112,7 +109,7 @@ class _Sample:
         self.image_ids = in_hash_order(ids)[: run.recipe.report.gallery_images]
         self.class_names = next(index.class_names for index in run.of_kind(Index).values())
         self.proposed, self.detected, self.labelled = (
-            {name: _rows_of(product.table, self.image_ids) for name, product in run.of_kind(kind).items()}
+            {name: product.table.of_images(self.image_ids) for name, product in run.of_kind(kind).items()}
             for kind in _FOUND
         )
         self.sources: set[str] = set()  # of the boxes that were drawn
@@ -216,16 +213,6 @@ def prompt_signs(kinds: Collection[str]) -> list[str]:
 def _with(image_id: str, tables: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
     """Return (instance name, row) of the tables that have a row of an image."""
     return [(name, rows[image_id]) for name, rows in tables.items() if image_id in rows]
-
-
-def _rows_of(table: Rows, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the table's rows of a few images by id; images without a row are left out."""
-    wanted = pa.array(image_ids, pa.string())
-    return {
-        row["image_id"]: row
-        for part in table.iter_parts()
-        for row in part.filter(pc.is_in(part["image_id"], wanted)).to_pylist()
-    }
 
 
 SECTION: Section[ShownRun] = Section(

@@ -1,14 +1,23 @@
 """Detectors side by side, as a section of a page."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.evaluate.sections.detections import SECTION, tiles, view
 from pipelines.page.render import render_section
+from pipelines.products.detections import DetectionTable
 from pipelines.store.files import write_json
+from pipelines.store.schemas import DETECTIONS, detections_to_row, with_class_names
+from tests.support.drawn_run import SHAPES
+from tests.support.full_run import write_full_run
 from tests.support.measured import metrics, row_of_class, row_of_metrics
 from tests.support.page import Page, shown_run, text_of
-from tests.support.sets import instance_of
+from tests.support.sets import FROM_NOTHING, instance_of
+from weaksam.datasets.shapes import Shapes
+from weaksam.structures import Detections
 
 
 def measured(folder: Path, **of: dict[str, Any]) -> Any:
@@ -64,3 +73,34 @@ def test_tiles_are_the_detector_beside_the_whole_image(tmp_path: Path) -> None:
     ]
     rows = [row_of_metrics(name, None, None) for name in ("detector", "whole image", "random proposal")]
     assert tiles(measured(tmp_path, mil=metrics(rows=rows))) == []
+
+
+def test_detected_masks_stand_beside_the_true_ones_the_worst_first(tmp_path: Path) -> None:
+    run = write_full_run(str(tmp_path))
+    dataset = Shapes(SHAPES)
+    detect = instance_of(str(tmp_path), "detect.final")
+    detect.begin({})
+    rows = []
+    for image_id, truth in dataset.ground_truth("val", masks=True).items():
+        detections = Detections(
+            boxes_xyxy=truth.boxes_xyxy,
+            class_index=truth.class_index,
+            score=np.full(len(truth.boxes_xyxy), 0.9, np.float32),
+            image_scores=np.zeros(6, np.float32),
+            mask_rle=[rle for rle in truth.mask_rle or () if rle is not None],
+        )
+        rows.append(detections_to_row(image_id, FROM_NOTHING, (64, 64), detections))
+    detect.table(with_class_names(DETECTIONS, dataset.class_names)).write_rows(rows, "part-0")
+    detect.finish({})
+    shown = view(replace(run, products={**run.products, "detect.final": DetectionTable(detect)}))
+    assert shown is not None
+    (masked,) = (of for split in shown["splits"] for of in split["masked"])
+    (worst, of_worst), (by_chance, others) = masked["groups"]
+    assert (worst, by_chance) == ("Worst", "By chance")
+    assert [(one["image_id"], [p.caption for p in one["pictures"]]) for one in of_worst] == [
+        ("val-00001", ["detected, mean IoU 6.2 %: 1 detection scores 0.3 or more", "true: 1 mask"])
+    ]
+    assert {one["image_id"] for one in others} == {"val-00000", "val-00002", "val-00003"}
+    page = text_of(render_section(SECTION, shown))
+    assert "Masks of final beside the true ones" in page
+    assert "detected, mean IoU 6.2 %" in page

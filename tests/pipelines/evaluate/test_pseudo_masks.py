@@ -85,7 +85,7 @@ def test_two_classes_by_hand() -> None:
     assert sum(found["histogram"]) == 3
     assert (found["histogram"][0], found["histogram"][10], found["histogram"][-1]) == (1, 1, 1)
     assert [entry["image_id"] for entry in found["worst"]] == ["b", "a"]  # an image without objects has no IoU
-    assert found["worst"][0]["iou"] == pytest.approx(0.25)
+    assert found["worst"][0]["mean_iou"] == pytest.approx(0.25)
     cat, dog = found["classes"]
     assert (cat["iou"], cat["boundary_f"], dog["iou"]) == (1.0, 1.0, 0.25)
 
