@@ -114,10 +114,17 @@ def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:
     title = f"{split}: {measured['images']:,} images, {truth}{boxes_alone}; {masks}{failed}"
     text = TextTable(title)
     text.add_columns(Kind.NAME, "")
-    text.add_columns(Kind.FIGURE, "images", "IoU", "boundary F", f"precision, IoU > {IOU:g}", f"recall, IoU > {IOU:g}")
+    figures = {
+        "IoU": "iou",
+        "boundary F": "boundary_f",
+        "AP": "ap",
+        "AP50": "ap50",
+        f"precision, IoU > {IOU:g}": "precision",
+        f"recall, IoU > {IOU:g}": "recall",
+    }
+    text.add_columns(Kind.FIGURE, "images", *figures)
     for row in measured["rows"]:
-        shares = (row[name] for name in ("iou", "boundary_f", "precision", "recall"))
-        text.add_row(row["name"], f"{row['images']:,}", *(percent(share) for share in shares))
+        text.add_row(row["name"], f"{row['images']:,}", *(percent(row[key]) for key in figures.values()))
     return text
 
 
@@ -140,6 +147,8 @@ class _Row:
             "images": self.images,
             "iou": known(scores.mean_iou),
             "boundary_f": known(scores.mean_boundary_f),
+            "ap": known(scores.coco.mean()),
+            "ap50": known(scores.coco.mean(iou_threshold=0.5)),
             "precision": known(of_labels["precision"]),
             "recall": known(of_labels["recall"]),
         }
@@ -212,6 +221,8 @@ class _Split:
                     "objects": int(scores.objects[n]),
                     "iou": known(scores.iou[n]),
                     "boundary_f": known(scores.boundary_f[n]),
+                    "ap": known(scores.coco.per_class()[n]),
+                    "ap50": known(scores.coco.per_class(iou_threshold=0.5)[n]),
                     "precision": known(scores.labels.precision[n]),
                     "recall": known(scores.labels.recall[n]),
                 }

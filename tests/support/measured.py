@@ -121,7 +121,16 @@ OF_MASKS = {  # under "masks" of the detections of a split
 
 
 def _row_of_pseudo_masks(name, iou):
-    return {"name": name, "images": 8, "iou": iou, "boundary_f": 0.5, "precision": 0.25, "recall": None}
+    return {
+        "name": name,
+        "images": 8,
+        "iou": iou,
+        "boundary_f": 0.5,
+        "ap": 0.25,
+        "ap50": 0.5,
+        "precision": 0.25,
+        "recall": None,
+    }
 
 
 PSEUDO_MASKS = {

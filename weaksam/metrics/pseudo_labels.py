@@ -49,6 +49,17 @@ class PseudoLabelScores:
         }
 
 
+def as_detections(pseudo: PseudoGroundTruth, num_classes: int) -> Detections:
+    """Return pseudo ground truth as what a detector found, each box with the score of the detection that it was."""
+    return Detections(
+        boxes_xyxy=pseudo.boxes_xyxy,
+        class_index=pseudo.class_index,
+        score=pseudo.score,
+        image_scores=np.full(num_classes, np.nan, np.float32),
+        mask_rle=pseudo.mask_rle,
+    )
+
+
 class PseudoLabelQuality:
     """Precision and recall of pseudo ground truth, fed image by image, in any order.
 
@@ -63,14 +74,7 @@ class PseudoLabelQuality:
 
     def add(self, image_id: str | int, pseudo: PseudoGroundTruth, truth: GroundTruth) -> None:
         """Match the boxes or masks of one image with its true objects. Errors are those of ``VocAveragePrecision.add``."""
-        detections = Detections(
-            boxes_xyxy=pseudo.boxes_xyxy,
-            class_index=pseudo.class_index,
-            score=pseudo.score,
-            image_scores=np.full(self._num_classes, np.nan, np.float32),
-            mask_rle=pseudo.mask_rle,
-        )
-        self._matches.add(image_id, detections, truth)
+        self._matches.add(image_id, as_detections(pseudo, self._num_classes), truth)
 
     def scores(self, iou_threshold: float = 0.5) -> PseudoLabelScores:
         """Counts of all images so far. Raises ``ValueError`` for a threshold outside (0, 1]."""

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from weaksam.masks_np import decode_rle
 from weaksam.metrics.boundary import boundary_scores
 from weaksam.metrics.classification import mean_of_known
+from weaksam.metrics.coco import CocoAveragePrecision, CocoScores
 from weaksam.metrics.per_class import PerClass
-from weaksam.metrics.pseudo_labels import PseudoLabelQuality, PseudoLabelScores
+from weaksam.metrics.pseudo_labels import PseudoLabelQuality, PseudoLabelScores, as_detections
 from weaksam.metrics.regions import measurable, overlap, regions
 from weaksam.structures import Detections, GroundTruth, PseudoGroundTruth
 
@@ -42,6 +43,7 @@ class PseudoMaskScores:
     """Of all images; in [0, 1], NaN for a class without an object."""
 
     labels: PseudoLabelScores  # precision and recall; a "box" is a mask there
+    coco: CocoScores  # average precision of the masks, ranked by the scores of the detections that their boxes were
     objects: NDArray[np.int64]  # [C]
     iou: NDArray[np.float64]  # [C] mean over a class's objects
     boundary_f: NDArray[np.float64]  # [C] mean over a class's objects
@@ -91,7 +93,11 @@ class PseudoMaskQuality:
     """
 
     def __init__(self, num_classes: int) -> None:
-        self._labels = PseudoLabelQuality(num_classes, of="masks")
+        self._num_classes = num_classes
+        self._labels, self._coco = (
+            PseudoLabelQuality(num_classes, of="masks"),
+            CocoAveragePrecision(num_classes, of="masks"),
+        )
         self._iou, self._boundary_f = PerClass(num_classes), PerClass(num_classes)
 
     def add(self, image_id: str | int, pseudo: PseudoGroundTruth, truth: GroundTruth) -> ComparedObjects:
@@ -100,6 +106,7 @@ class PseudoMaskQuality:
         Errors are those of ``VocAveragePrecision.add``.
         """
         self._labels.add(image_id, pseudo, truth)
+        self._coco.add(image_id, as_detections(pseudo, self._num_classes), truth)
         objects = compare_masks(image_id, pseudo, truth)
         self._iou.add(objects.class_index, objects.iou)
         self._boundary_f.add(objects.class_index, objects.boundary_f)
@@ -109,6 +116,7 @@ class PseudoMaskQuality:
         """Quality of all images so far, precision and recall at the threshold, in (0, 1]."""
         return PseudoMaskScores(
             labels=self._labels.scores(iou_threshold),
+            coco=self._coco.scores(),
             objects=self._iou.count(),
             iou=self._iou.mean(),
             boundary_f=self._boundary_f.mean(),

@@ -80,6 +80,9 @@ def test_two_classes_by_hand() -> None:
     # The cat's filled box has 300 of 400 pixels right; the dog's box is its half.
     assert rows[BOXES]["iou"] == pytest.approx((0.75 + 0.25) / 2)
     assert rows[ELLIPSES]["iou"] < rows[BOXES]["iou"]
+    # At an IoU of .5, and of the ten levels at that one alone, half of the dogs are found: 51 of 101 points of recall.
+    assert rows[SEGMENTED]["ap50"] == pytest.approx((1 + 51 / 101) / 2)
+    assert rows[SEGMENTED]["ap"] == pytest.approx((1 + 51 / 101 / 10) / 2)
     assert list(rows) == [SEGMENTED, BOXES, ELLIPSES]
     assert [row["images"] for row in found["rows"]] == [3, 3, 3]
     assert sum(found["histogram"]) == 3
@@ -87,7 +90,7 @@ def test_two_classes_by_hand() -> None:
     assert [entry["image_id"] for entry in found["worst"]] == ["b", "a"]  # an image without objects has no IoU
     assert found["worst"][0]["mean_iou"] == pytest.approx(0.25)
     cat, dog = found["classes"]
-    assert (cat["iou"], cat["boundary_f"], dog["iou"]) == (1.0, 1.0, 0.25)
+    assert (cat["iou"], cat["boundary_f"], cat["ap"], dog["iou"]) == (1.0, 1.0, pytest.approx(1), 0.25)
 
 
 def test_boxes_and_ellipses_are_those_that_were_prompted() -> None:
