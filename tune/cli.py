@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
+from pipelines import without_effect
 from pipelines.cli import terminal
 from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import Request, spread
-from pipelines.recipe.model import load_recipe
+from pipelines.recipe.model import Recipe, load_recipe
+from pipelines.runner import Run
 from weaksam.io.files import absolute, join
 
 _HELP = """
@@ -51,6 +54,12 @@ def tune(
     loaded = load_sweep(sweep, request.overrides or ())
     run_uri = absolute(request.out or join("runs", load_recipe(loaded.recipe, loaded.overrides)[0].name))
     trials = Trials(loaded, run_uri, request.data)
+
+    def asked(values: Sequence[str]) -> Iterator[tuple[Recipe, list[str]]]:
+        recipe = Trials(load_sweep(sweep, values), run_uri, request.data).base
+        yield recipe, Run(recipe, run_uri).needed_for(*loaded.targets)
+
+    without_effect.warn(voice, request.overrides or (), request.overrides or (), asked)
     if request.dry_run:
         describe(trials, request.options, voice, where=sweep)
         return

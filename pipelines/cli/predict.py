@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
 
+from pipelines import without_effect
 from pipelines.bringing import dropped_allowed, too_many_dropped
 from pipelines.cli import terminal
 from pipelines.cli.console import set_up_logging, voice
@@ -17,6 +19,7 @@ from pipelines.predict.label_maps import write_label_maps
 from pipelines.predict.predictor import predictor_of, require_own_folder
 from pipelines.products.label_maps import LabelMapTable
 from pipelines.recipe.keys import INDEX
+from pipelines.recipe.model import Recipe
 from pipelines.recipe.yaml_text import render
 from pipelines.registry import stage_of
 from pipelines.runner import Run
@@ -104,7 +107,14 @@ def predict(request: PredictRequest) -> None:
     if found := in_the_way(out):
         raise ConfigError(f"--out: {found}; name a folder")
     require_own_folder(out, run_uri)
-    recipe, name = predictor_of(run_uri, request.data, request.of, request.overrides or [])
+    values = request.overrides or []
+
+    def asked(kept: Sequence[str]) -> Iterator[tuple[Recipe, list[str]]]:
+        of_kept = predictor_of(run_uri, request.data, request.of, kept)
+        yield of_kept.recipe, Run(of_kept.recipe, out).needed_for(of_kept.instance)
+
+    recipe, name = predictor_of(run_uri, request.data, request.of, values)
+    without_effect.warn(voice, values, values, asked)
     run = Run(recipe, out)
     if not request.dry_run:
         terminal.go_on_unread()

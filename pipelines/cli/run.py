@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
+from pipelines import without_effect
 from pipelines.cli import terminal
 from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import OutOption, RunRequest, VerboseOption, spread
@@ -17,7 +17,7 @@ from pipelines.engine.stage import Stage
 from pipelines.engine.voice import Tone, Toned
 from pipelines.recipe.model import Recipe, load_recipe, read_recipe, verb_of
 from pipelines.recipe.yaml_text import render
-from pipelines.registry import STAGES, active, asked_of, product_of
+from pipelines.registry import STAGES, active, product_of
 from pipelines.runner import Run
 from pipelines.stages.propose.preview import estimate
 from pipelines.store.files import write_bytes
@@ -36,8 +36,6 @@ Examples:
 
     weaksam {verb} voc07 --data /data/VOC2007 --set prompts.points_per_side=16 --dry-run
 """
-
-_OF_THE_WHOLE_RUN = ("resources.", "weights.", "name=", "description=")  # beginnings of values that no stage need read
 
 LabelOption = Annotated[
     str,
@@ -122,34 +120,15 @@ def _bring_up_to_date(request: RunRequest, choose: Callable[[Recipe], Sequence[s
         terminal.go_on_unread()
         write_bytes(join(run_uri, "recipe.yaml"), render(recipe).encode())
     whole = Run(recipe, run_uri, train_again=request.train_again)
-    for item in _without_effect(request, recipe, whole.needed_for(*names)):
-        voice.say(Toned(f"--set {item} changes nothing: no stage that is asked for reads it", Tone.WARNING))
+    source = read_recipe(request.recipe)
+
+    def asked(values: Sequence[str]) -> Iterator[tuple[Recipe, list[str]]]:
+        of_values, _ = source.recipe(values, request.data)
+        yield of_values, Run(of_values, run_uri).needed_for(*choose(of_values))
+
+    without_effect.warn(voice, request.overrides or (), request.values, asked)
     made = whole.bring(names, request.options, voice)
     _print_estimate(recipe, run_uri, {name: product_of(whole.instance(name)) for name in made})
-
-
-def _without_effect(request: RunRequest, recipe: Recipe, names: Sequence[str]) -> Iterator[str]:
-    """Yield the values given that no instance of some, and what they read, sees."""
-    source, asked = read_recipe(request.recipe), {name: _asked_for(recipe, name) for name in names}
-    for item in request.overrides or []:
-        if item.startswith(_OF_THE_WHOLE_RUN):
-            continue
-        others = [other for other in request.values if other != item]
-        try:
-            without, _ = source.recipe(others, request.data)
-            seen = active(without) != active(recipe) or any(
-                _asked_for(without, name) != options for name, options in asked.items()
-            )
-        except ConfigError:  # the others go with it
-            continue
-        if without != recipe and not seen:
-            yield item
-
-
-def _asked_for(recipe: Recipe, name: str) -> list[Any]:
-    """Return the options of an instance, but for the recipe itself, which pages only show."""
-    options = asked_of(recipe, name)[1]
-    return [value for f in fields(options) if not isinstance(value := getattr(options, f.name), Recipe)]
 
 
 def _instance(recipe: Recipe, verb: str, label: str) -> str:

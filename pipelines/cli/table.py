@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines import without_effect
 from pipelines.cli import terminal
 from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import RecipeRequest, is_run_folder, spread
@@ -83,6 +84,7 @@ def table(
     run_uri = request.run_uri(cells.base)
     if not request.dry_run:
         terminal.go_on_unread()
+    without_effect.warn(voice, request.overrides or (), request.values, cells.asked_with)
     if make_table(cells, run_uri, request.options, voice).get("errors"):
         raise typer.Exit(1)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 
-from pipelines.recipe.model import RecipeSource, read_recipe, verb_of
+from pipelines.recipe.model import Recipe, RecipeSource, read_recipe, verb_of
 from pipelines.recipe.paths import covering, leaves_of_override, value_at
 from pipelines.runner import Fingerprints, Run
 from pipelines.variants.document import data_set, value_of
@@ -87,6 +87,15 @@ class Cells:
         """Return the instances of a cell that are not finished."""
         run = Run(variant.recipe(seed), run_uri, self.fingerprints)
         return [name for name in self.needed(run, variant) if run.instance(name).manifest() is None]
+
+    def asked_with(self, overrides: Sequence[str]) -> Iterator[tuple[Recipe, list[str]]]:
+        """Yield the recipe of each row that people asked for, with all its instances, as if they had set these values alone."""
+        left = set(self._asked.overrides) - set(overrides)
+        for name, variant in self.variants.items():
+            if self.is_asked_for(name):
+                kept = tuple(item for item in variant.overrides if item not in left)
+                recipe = replace(variant, overrides=kept).recipe(self.seeds[0])
+                yield recipe, self.needed(Run(recipe, ""), variant)
 
     def pairs(self) -> Pairs | None:
         """Return what is compared seed by seed."""

@@ -247,12 +247,14 @@ def test_what_a_data_set_says_of_its_pictures_is_not_read(taught: str, tmp_path:
 def test_a_weakly_supervised_detector_scores_proposals_of_the_new_pictures(
     taught: str, photos: Path, tmp_path: Path
 ) -> None:
-    set_values = ("--set", "propose.method=selective-search")
+    set_values = ("--set", "propose.method=selective-search", "--set", "retrain.lr=0.5")
     done = predict(
         taught, "--data", photos, "--out", tmp_path / "out", "--of", "detect.mil", *set_values, "--score", "0"
     )
     assert done.exit_code == 0, done.output
     assert "propose" in done.output
+    assert done.output.count("changes nothing") == 1
+    assert "--set retrain.lr=0.5 changes nothing" in done.output
     assert json.loads((tmp_path / "out" / "coco" / "all.json").read_text())["annotations"]
 
 

@@ -438,6 +438,19 @@ def test_pairs_of_rows_are_compared_seed_by_seed_in_points():
     assert "adaptive + drop − adaptive, AP50 area of test: +9.00, one seed, no interval" in to_markdown(document)
 
 
+# --- values that people set
+
+
+def test_values_that_no_row_reads_are_said(tmp_path):
+    given = [*SMALL_SHAPES, "mil.steps=3", "train_prompts.steps=3", "retrain.lr=0.5"]
+    settings = [argument for item in given for argument in ("--set", item)]
+    arguments = ["table", "10", "shapes", "--out", str(tmp_path), "--dry-run", *settings, "--row", "MIST*"]
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    said = [line.split()[1] for line in result.output.splitlines() if "changes nothing" in line]
+    assert said == ["train_prompts.steps=3", "retrain.lr=0.5"]
+
+
 # --- what fails, what is missing
 
 
