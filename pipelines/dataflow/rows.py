@@ -74,6 +74,11 @@ def beside(images: pa.Table, rows: pa.Table) -> pa.Table:
     return images
 
 
+def among(images: pa.Table, image_ids: Sequence[str]) -> pa.Table:
+    """Return the images that are some of those."""
+    return images.filter(pc.is_in(images["image_id"], pa.array(image_ids, pa.string())))
+
+
 def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
     """Read and validate images, one thread each; what cannot be used, or is too thin for its longest side, gets a reason.
 

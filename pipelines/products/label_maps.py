@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.engine.product import Product
-from pipelines.products.node_files import on_this_node
+from pipelines.products.node_rows import NodeRows
 from pipelines.products.rows import RowFacts
 from pipelines.store.schemas import LABEL_MAPS, SEEDS, label_map_from_row
 from pipelines.store.tables import Rows
@@ -88,37 +88,18 @@ class SeedTable(LabelMapTable):
 
 
 class EncodedMaps(Mapping[str, bytes]):
-    """Image id -> the PNG of its label map, in one file that all processes of the node share (``node_files``)."""
+    """Image id -> the PNG of its label map, shared by all processes of the node (``NodeRows``)."""
 
     def __init__(self, table: Rows) -> None:
-        """Open the node's file, or make it, of a table of label maps."""
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            for part in table.iter_parts(_ENCODED.names):
-                yield from part.cast(_ENCODED).to_batches()
-
-        def write(file: IO[bytes]) -> None:
-            with pa.ipc.new_file(file, _ENCODED) as writer:
-                for batch in batches():
-                    writer.write_batch(batch)
-
-        reader = on_this_node(table, write, kind="label-maps", what="label maps")
-        found = batches() if reader is None else (reader.get_batch(n) for n in range(reader.num_record_batches))
-        self._maps: dict[str, pa.BinaryScalar] = {}
-        for batch in found:
-            ids, maps = batch.columns
-            self._maps |= zip(ids.to_pylist(), maps, strict=True)
+        self._rows = NodeRows(table, ("label_map",), kind="label-maps", what="label maps")
 
     def __getitem__(self, image_id: str) -> bytes:
         """Return the PNG of one image; an image without a row is a KeyError."""
-        data: bytes = self._maps[image_id].as_py()
+        data: bytes = self._rows[image_id]["label_map"]
         return data
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._maps)
+        return iter(self._rows)
 
     def __len__(self) -> int:
-        return len(self._maps)
-
-
-_ENCODED = pa.schema([LABEL_MAPS.field(name) for name in ("image_id", "label_map")])
+        return len(self._rows)

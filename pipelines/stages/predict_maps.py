@@ -2,7 +2,7 @@
 
     index ( superpixels ) ─► fetch and validate (CPU tasks) ─► MapActor pool ─► Parquet
 
-With superpixels, an image without a row of them is not planned. Resumable like ``propose``.
+With superpixels, an image without a row of them is left out and counted. Resumable like ``propose``.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import beside, fetch, planned_images, use_cpu, work_batch
+from pipelines.dataflow.rows import among, fetch, planned_images, use_cpu, work_batch
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
 from pipelines.products.label_maps import LabelMapFacts, LabelMapTable
-from pipelines.products.superpixels import COLUMNS, SuperpixelTable, superpixels_of
+from pipelines.products.superpixels import ImageSuperpixels, SuperpixelTable
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, NOTHING, Input
 from pipelines.recipe.model import Recipe
 from pipelines.store.instances import Instance
 from pipelines.store.planned import CONTENT
 from pipelines.store.schemas import LABEL_MAPS, label_map_to_row, with_class_names
+from pipelines.store.tables import Rows
 from pipelines.training.trained import weights_of_job
 from weaksam.config import PredictMapsConfig, SegmenterConfig, SegmenterNetworkConfig, require
 from weaksam.config.weights import NotInKey, Weights
@@ -112,10 +113,10 @@ class PredictMapsStage(Stage[PredictMapsOptions]):
             raise DataError(
                 f"{job.instance.name}.splits: no image of {', '.join(options.predict_maps.splits) or 'any split'}"
             )
-        asked = images.num_rows
+        asked, superpixels = images.num_rows, None
         if options.superpixels:
             superpixels = job.input(options.superpixels, SuperpixelTable).table
-            images = beside(images, superpixels.read(COLUMNS))
+            images = among(images, superpixels.ids())
             if not images.num_rows:
                 raise DataError(f"{job.instance.name}: none of {asked:,} images has a row of {options.superpixels}")
         weights = weights_of_job(job, options.model, options.weights)
@@ -128,6 +129,7 @@ class PredictMapsStage(Stage[PredictMapsOptions]):
                 weights=weights,
                 segmenter=options.segmenter,
                 config=options.predict_maps,
+                superpixels=superpixels,
                 class_names=index.class_names or class_names,
                 threads=pools.sizes.threads,
                 device=pools.sizes.device,
@@ -150,16 +152,14 @@ class MapSpec:
     weights: Weights  # of the segmenter
     segmenter: SegmenterConfig
     config: PredictMapsConfig
+    superpixels: Rows | None  # the table of them, by which maps are told; None = by pixels
     class_names: tuple[str, ...]  # of the data; the segmenter's must be the same
     threads: int
     device: str  # "cpu" or "cuda"
 
 
 class MapActor:
-    """Holds a segmenter; turns images into label maps. Columns FETCHED, and those of masks -> LABEL_MAPS.
-
-    Bad rows are set aside.
-    """
+    """Holds a segmenter; turns images into label maps. Columns FETCHED -> LABEL_MAPS, bad rows set aside."""
 
     def __init__(self, spec: MapSpec, schema: pa.Schema = LABEL_MAPS) -> None:
         from weaksam.segmentation.segmenters.loading import load_segmenter
@@ -174,6 +174,8 @@ class MapActor:
                 f"{', '.join(loaded.class_names)}"
             )
         self._segmenter, self._supervision = loaded.segmenter.to(spec.device), loaded.supervision
+        table = spec.superpixels
+        self._superpixels = None if table is None else ImageSuperpixels(table, spec.config.max_inside)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Predict the label map of each image of a batch; rows with a reason go to ``_dropped`` and not on."""
@@ -185,8 +187,8 @@ class MapActor:
         from weaksam.segmentation.inference import class_probabilities, label_map_of, superpixel_label_map
 
         found = class_probabilities(self._segmenter, ready(), self._spec.config)
-        if "mask_rle" in row:
-            chosen = superpixels_of(row, self._spec.config.max_inside)
+        if self._superpixels is not None:
+            chosen = self._superpixels[row["image_id"]]
             superpixels = MaskRuns.of(chosen.mask_rle, found.size_hw)
             label_map = superpixel_label_map(found.strips(), superpixels, chosen.level.tolist())
         else:

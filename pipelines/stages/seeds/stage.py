@@ -2,8 +2,9 @@
 
     index, superpixels ─► fetch and validate (CPU tasks) ─► SeedActor pool ─► Parquet
 
-Maps and attention are made and used in one actor: stored they would be gigabytes. An image without a class is background, one
-without a row of superpixels is not planned. Resumable like ``propose``.
+Maps and attention are made and used in one actor: stored they would be gigabytes. An image without a class is background. One
+without a row of superpixels is left out and counted: it gets its seed once ``superpixels`` has its row. Resumable like
+``propose``.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from numpy.typing import NDArray
 
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import beside, fetch, planned_images, use_cpu, work_batch
+from pipelines.dataflow.rows import among, fetch, planned_images, use_cpu, work_batch
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
 from pipelines.products.label_maps import SeedFacts, SeedTable
-from pipelines.products.superpixels import COLUMNS, SuperpixelTable, superpixels_of
+from pipelines.products.superpixels import ImageSuperpixels, SuperpixelTable
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe, verb_of
@@ -33,6 +34,7 @@ from pipelines.store.instances import Instance
 from pipelines.store.numbers import known
 from pipelines.store.planned import CONTENT
 from pipelines.store.schemas import SEEDS, label_map_to_row, with_class_names
+from pipelines.store.tables import Rows
 from pipelines.training.images import labels_column
 from pipelines.training.trained import Trained
 from weaksam.config import CamConfig, ClipConfig, SeedConfig, require
@@ -112,9 +114,10 @@ class SeedStage(Stage[SeedOptions]):
         images = planned_images(job.instance.planned_rows(), index.read(), column)
         unknown = images["labels"].null_count
         images = images.filter(images["labels"].is_valid())
+        known, superpixels = images.num_rows, None
         if options.superpixels:
             superpixels = job.input(options.superpixels, SuperpixelTable).table
-            images = beside(images, superpixels.read(COLUMNS))
+            images = among(images, superpixels.ids())
         if not images.num_rows:
             also = f" and superpixels of {options.superpixels}" if options.superpixels else ""
             raise DataError(f"{job.instance.name}: expected images with known labels{also}, got none")
@@ -126,6 +129,7 @@ class SeedStage(Stage[SeedOptions]):
                 maps=options.maps,
                 model=Weights(trained.weights_uri).as_seen(),
                 config=options.seeds,
+                superpixels=superpixels,
                 class_names=index.class_names,
                 supervision=trained.facts.supervision,
                 threads=pools.sizes.threads,
@@ -137,6 +141,8 @@ class SeedStage(Stage[SeedOptions]):
         facts = work_off(job, images, schema, options.resources, operators)
         table = CurrentRows(job.instance.table(schema), job.instance.planned_rows())
         left_out = f" · {unknown:,} with unknown labels left out" if unknown else ""
+        if without := known - images.num_rows:
+            left_out += f" · {without:,} without a row of {options.superpixels} left out"
         said = {**vars(facts), "text": f"{facts.text}{left_out}"}
         return _with_counts(SeedFacts(**said, supervision=trained.facts.supervision), table)
 
@@ -149,6 +155,7 @@ class SeedSpec:
     maps: ClipConfig | CamConfig
     model: Weights
     config: SeedConfig
+    superpixels: Rows | None  # the table of them; None = each pixel takes its own class
     class_names: tuple[str, ...]  # of the data; the model's must be the same
     supervision: str
     threads: int
@@ -156,7 +163,7 @@ class SeedSpec:
 
 
 class SeedActor:
-    """Holds the network of the maps; turns images and superpixels into seeds. Columns FETCHED and those of masks -> SEEDS."""
+    """Holds the network of the maps; turns images and their superpixels into seeds. Columns FETCHED -> SEEDS."""
 
     def __init__(self, spec: SeedSpec, schema: pa.Schema = SEEDS) -> None:
         from pipelines.stages.seeds.maps import class_mapper
@@ -165,6 +172,8 @@ class SeedActor:
         self._spec = spec
         self._schema = schema  # with the class names in its metadata
         self._maps = class_mapper(spec.maps, spec.model, spec.config, spec.class_names, spec.device)
+        table = spec.superpixels
+        self._superpixels = None if table is None else ImageSuperpixels(table, spec.config.max_inside)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Make the seed of each image of a batch; rows with a reason go to ``_dropped`` and not on."""
@@ -183,8 +192,8 @@ class SeedActor:
         maps = self._maps(image, class_index)
         masks_rle: Sequence[Rle] = ()
         level: list[int] = []
-        if "mask_rle" in row:
-            chosen = superpixels_of(row, config.max_inside)
+        if self._superpixels is not None:
+            chosen = self._superpixels[row["image_id"]]
             masks_rle, level = chosen.mask_rle, chosen.level.tolist()
         superpixels = MaskRuns.of(masks_rle, size_hw)
 

@@ -21,6 +21,7 @@ from pipelines.stages.seeds.maps import class_mapper
 from pipelines.stages.seeds.stage import SeedActor, SeedSpec
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import SUPERPIXELS, automatic_masks_to_row
+from pipelines.store.tables import Table
 from tests.pipelines.stages.test_train_prompts import recipe_of
 from tests.support.automatic_masks import automatic_masks
 from tests.support.small_clip import tiny_clip, write_tiny_clip
@@ -65,6 +66,7 @@ def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES, **options
             maps=config,
             model=Weights(str(folder / "prompts.safetensors")),
             config=SeedConfig(affinity=AffinityConfig(layers=2), **options),
+            superpixels=superpixels_in(folder / "superpixels"),
             class_names=CLASS_NAMES,
             supervision="image-labels",
             threads=1,
@@ -73,16 +75,23 @@ def actor_of(folder: Path, class_names: tuple[str, ...] = CLASS_NAMES, **options
     )
 
 
+def superpixels_in(folder: Path) -> Table:
+    """The superpixels of ``two``, its halves, of ``nothing``, its left half, and of images that have none."""
+    wholes = {"two": [half(left=True), half(left=False)], "nothing": [half(left=True)], "none": [], "pixels": []}
+    rows = [
+        automatic_masks_to_row(image_id, "i", automatic_masks(masks, size_hw=(SIZE, SIZE)))
+        for image_id, masks in wholes.items()
+    ]
+    table = Table(str(folder), SUPERPIXELS)
+    table.write_rows(rows, "part-0")
+    return table
+
+
 def batch_of(*rows: dict[str, Any]) -> pa.Table:
-    """Images with their labels and, under ``wholes``, the masks of their superpixels."""
+    """Images with their labels."""
     blank = {"uri": "", "input": "i", "reason": None, "detail": None}
-    schema = pa.schema([*FETCHED, *(field for field in SUPERPIXELS if field.name not in ("image_id", "input"))])
-    full = []
-    for row in rows:
-        masks = automatic_masks(row.pop("wholes"), size_hw=(SIZE, SIZE))
-        image = {**blank, "bytes": read_shape_png(f"shapes:train/0?size={SIZE}&seed=0"), **row}
-        full.append({**automatic_masks_to_row(row["image_id"], "i", masks), **image})
-    return pa.Table.from_pylist(full, schema=schema)
+    image = {**blank, "bytes": read_shape_png(f"shapes:train/0?size={SIZE}&seed=0")}
+    return pa.Table.from_pylist([{**image, **row} for row in rows], schema=FETCHED)
 
 
 def half(left: bool) -> NDArray[np.bool_]:
@@ -96,9 +105,9 @@ def test_a_seed_is_made_of_superpixels_and_holds_the_labels_of_its_image_alone(t
     actor = actor_of(tmp_path)
     done = actor(
         batch_of(
-            {"image_id": "two", "labels": [1, 4], "wholes": [half(left=True), half(left=False)]},
-            {"image_id": "none", "labels": [1, 4], "wholes": []},
-            {"image_id": "nothing", "labels": [], "wholes": [half(left=True)]},
+            {"image_id": "two", "labels": [1, 4]},
+            {"image_id": "none", "labels": [1, 4]},
+            {"image_id": "nothing", "labels": []},
         )
     )
     two, none, nothing = done.to_pylist()
@@ -116,9 +125,9 @@ def test_a_seed_is_made_of_superpixels_and_holds_the_labels_of_its_image_alone(t
 
 
 def test_a_seed_that_is_cut_out_holds_the_labels_of_its_image_alone(tmp_path: Path) -> None:
-    images = [{"image_id": "pixels", "labels": [1, 4], "wholes": []}, {"image_id": "none", "labels": [], "wholes": []}]
+    images = [{"image_id": "pixels", "labels": [1, 4]}, {"image_id": "none", "labels": []}]
     plain, cut = ([decode_label_map(row["label_map"], "") for row in actor_of(tmp_path, grabcut=of)(
-        batch_of(*(dict(image) for image in images))
+        batch_of(*images)
     ).to_pylist()] for of in (False, True))  # fmt: skip
     assert set(np.unique(cut[0])) <= {0, 2, 5}
     assert (cut[0] != plain[0]).any()
@@ -136,10 +145,10 @@ def test_a_seed_is_measured_without_its_true_map_where_that_is_asked_for(
 
     monkeypatch.setattr("weaksam.segmentation.agreement.check_seed", check_seed)
     rows = [
-        {"image_id": "two", "labels": [1, 4], "wholes": [half(left=True), half(left=False)]},
-        {"image_id": "nothing", "labels": [], "wholes": [half(left=True)]},
+        {"image_id": "two", "labels": [1, 4]},
+        {"image_id": "nothing", "labels": []},
     ]
-    plain = actor_of(tmp_path)(batch_of(*(dict(row) for row in rows))).to_pylist()
+    plain = actor_of(tmp_path)(batch_of(*rows)).to_pylist()
     measured = actor_of(tmp_path, measure_agreement=True)(batch_of(*rows)).to_pylist()
     assert [row["label_map"] for row in measured] == [row["label_map"] for row in plain]
     assert checked == [
@@ -152,7 +161,7 @@ def test_a_seed_is_measured_without_its_true_map_where_that_is_asked_for(
 
 def test_a_picture_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     actor = actor_of(tmp_path)
-    failed = {"image_id": "bad", "labels": [1], "wholes": [], "bytes": None, "reason": "corrupt"}
+    failed = {"image_id": "bad", "labels": [1], "bytes": None, "reason": "corrupt"}
     assert actor(batch_of({**failed, "detail": "cut off"})).num_rows == 0
     assert [path.suffix for path in tmp_path.rglob("_dropped/*")] == [".parquet"]
 
