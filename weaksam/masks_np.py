@@ -109,6 +109,32 @@ def rle_iou(
         return np.array(coco_mask.iou(list(a_rle), list(b_rle), flags), np.float64)
 
 
+def mask_nms(
+    masks_rle: Sequence[Rle], score: NDArray[np.float32], class_index: NDArray[np.int64], iou_threshold: float
+) -> NDArray[np.int64]:
+    """Non-maximum suppression by masks, per class: those that overlap no better one by more than a threshold.
+
+    Args:
+        masks_rle: N masks of one image.
+        score: [N]; of equals the first is better.
+        class_index: [N]; masks of different classes do not suppress each other.
+        iou_threshold: in [0, 1].
+
+    Returns:
+        the numbers of those that are kept, the best first.
+
+    Raises:
+        DataError: as ``rle_iou``.
+    """
+    order = np.argsort(-score, kind="stable")
+    suppresses = (rle_iou(masks_rle, masks_rle) > iou_threshold) & (class_index[:, None] == class_index)
+    kept: list[int] = []
+    for n in order.tolist():
+        if not suppresses[n, kept].any():
+            kept.append(n)
+    return np.array(kept, np.int64)
+
+
 def rle_inside(masks_rle: Sequence[Rle]) -> NDArray[np.float64]:
     """Share of each mask that lies inside each of them, counted on their runs; 0 of one without a pixel.
 

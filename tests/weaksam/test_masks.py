@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from weaksam.errors import DataError
 from weaksam.masks import encode_rles, masks_to_boxes, run_lengths
-from weaksam.masks_np import decode_rle, encode_rle, rle_area, rle_inside, rle_iou
+from weaksam.masks_np import decode_rle, encode_rle, mask_nms, rle_area, rle_inside, rle_iou
 
 
 def mask(height, width, *pixels_yx):
@@ -89,6 +89,23 @@ def test_iou_and_area_of_hand_made_masks():
 def test_overlap_with_a_crowd_is_the_share_inside_it():
     overlap = rle_iou(rles(TWO, ALL, NONE), rles(ALL, ALL, LEFT), crowd=np.array([True, False, True]))
     assert overlap.tolist() == [[1, 2 / 3, 0.5], [1, 1, 1 / 3], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("masks", "score", "class_index", "threshold", "kept"),
+    [
+        pytest.param([TWO, LEFT], [0.5, 0.9], [0, 0], 0.4, [1], id="the-better-suppresses"),
+        pytest.param([TWO, LEFT], [0.5, 0.9], [0, 0], 0.5, [1, 0], id="an-IoU-equal-to-the-threshold-does-not"),
+        pytest.param([TWO, LEFT], [0.5, 0.9], [0, 1], 0.4, [1, 0], id="another-class-does-not"),
+        pytest.param([ALL, TWO, LEFT], [0.9, 0.8, 0.7], [0, 0, 0], 0.4, [0, 2], id="nor-does-one-that-is-suppressed"),
+        pytest.param([ALL, ALL], [0.5, 0.5], [0, 0], 0.4, [0], id="of-equals-the-first"),
+        pytest.param([NONE, NONE], [0.5, 0.4], [0, 0], 0.0, [0, 1], id="without-a-pixel"),
+        pytest.param([], [], [], 0.5, [], id="none"),
+    ],
+)
+def test_masks_are_suppressed_by_better_ones_of_their_class(masks, score, class_index, threshold, kept):
+    found = mask_nms(rles(*masks), np.array(score, np.float32), np.array(class_index, np.int64), threshold)
+    assert found.tolist() == kept
 
 
 def test_the_share_of_each_mask_inside_each():

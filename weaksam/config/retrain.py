@@ -70,8 +70,11 @@ class RetrainedDetectorConfig(Member):
     """What all retrained detectors share of their options."""
 
     halves: ClassVar[bool] = True  # whether it finds the same in half precision
-    # Of a box along each side of the grid on which its mask is learnt from; 0: it learns from boxes, and finds no masks.
+    # Cells along each side of the grid over a box on which its mask is learnt; 0: it learns from boxes, and finds no masks.
     mask_cells: ClassVar[int] = 0
+    masks_suppress: ClassVar[bool] = (
+        False  # what several passes find is suppressed by the overlap of masks, not of boxes
+    )
 
     @property
     def learns_masks(self) -> bool:
@@ -216,6 +219,7 @@ class Mask2FormerConfig(MaskQueriesConfig, RetrainedDetectorConfig):
     implementation: ClassVar[str] = "weaksam.detectors.retrained.mask2former:Mask2Former"
     halves: ClassVar[bool] = False  # where a query looks follows, layer by layer, from its rounded mask
     mask_cells: ClassVar[int] = 128
+    masks_suppress: ClassVar[bool] = True  # a query finds a mask; boxes are only drawn around it
 
     name: str = "mask2former"
     max_detections: int = 100  # best (query, class) pairs of a pass

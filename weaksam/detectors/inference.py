@@ -19,6 +19,7 @@ from weaksam.detectors.mil.samples import View, collate, mirrored, scaled
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
 from weaksam.detectors.retrained.samples import collate_boxes
 from weaksam.masks import paste_masks
+from weaksam.masks_np import mask_nms
 from weaksam.precision import computing, require_finite
 from weaksam.structures import Detections
 
@@ -57,9 +58,9 @@ def detect(
 def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detections:
     """Find the objects of one image without proposals, as ``detector.config.test`` says.
 
-    With several passes (scales, mirror images) all that they find is suppressed together, per class; a single pass has
-    suppressed its own boxes if its detector wants that. A mask is that of the pass that its box is from. An image scores for a
-    class what the best detection does.
+    With several passes (scales, mirror images) all that they find is suppressed together, per class, by boxes or, where the
+    detector says so, by masks; a single pass has suppressed its own boxes if its detector wants that. A mask is that of the
+    pass that its box is from. An image scores for a class what the best detection does.
 
     Args:
         detector: on any device, in any mode.
@@ -93,10 +94,14 @@ def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detec
             class_indices.append(found.class_index.cpu())
             scores.append(found.score.float().cpu())
     all_boxes, class_index, score = torch.cat(boxes), torch.cat(class_indices), torch.cat(scores)
-    if len(boxes) > 1:
-        best = batched_nms(all_boxes, score, class_index, config.nms_iou)[: config.max_detections]
+    if len(boxes) > 1 and masks and detector.options.masks_suppress:
+        everything = paste_masks(torch.cat(masks), all_boxes, (height, width))
+        best = torch.from_numpy(mask_nms(everything, score.numpy(), class_index.numpy(), config.nms_iou))
+    elif len(boxes) > 1:
+        best = batched_nms(all_boxes, score, class_index, config.nms_iou)
     else:
-        best = score.argsort(descending=True, stable=True)[: config.max_detections]
+        best = score.argsort(descending=True, stable=True)
+    best = best[: config.max_detections]
     image_scores = torch.zeros(detector.num_classes).scatter_reduce(0, class_index, score, "amax")
     return Detections(
         boxes_xyxy=all_boxes[best].numpy(),

@@ -9,6 +9,8 @@ from weaksam.config import (
     DetectConfig,
     DinoConfig,
     FasterRcnnConfig,
+    Mask2FormerConfig,
+    MaskRcnnConfig,
     MilConfig,
     RetrainConfig,
     RetrainedDetectConfig,
@@ -280,6 +282,30 @@ def test_a_single_pass_is_left_as_its_detector_has_it():
     assert found.boxes_xyxy.tolist() == [[5, 10, 25, 30]]
     assert found.score.tolist() == [0.5]
     assert found.image_scores.tolist() == near([0.5, 0.45, 0.0])  # also of what the cap left out
+
+
+class TriangleDetector(ColourDetector):
+    """Finds two triangles in one box, which do not overlap, whatever it is shown; mirrored, each looks like the other."""
+
+    def __init__(self, detector, **test):
+        super().__init__({}, **test)
+        self.options = detector()
+
+    def predict(self, images, sizes_hw):  # noqa: ARG002
+        height, width = sizes_hw[0].tolist()
+        self.seen.append((height, width))
+        lower = torch.ones(56, 56).tril(-1)
+        upper = lower.flip(-1) if len(self.seen) % 2 == 0 else lower
+        both = torch.stack([upper, 1 - upper])
+        boxes = torch.tensor([[0.0, 0.0, width, height]]).repeat(2, 1)
+        return [ViewDetections(boxes, torch.zeros(2, dtype=torch.int64), torch.tensor([0.9, 0.8]), both)]
+
+
+@pytest.mark.parametrize(("detector", "expected"), [(Mask2FormerConfig, [0.9, 0.8]), (MaskRcnnConfig, [0.9])])
+def test_what_passes_find_is_suppressed_by_masks_where_the_detector_says_so(detector, expected):
+    found = detect_alone(TriangleDetector(detector, scales=(40,), nms_iou=0.5), coloured())
+    assert found.score.tolist() == near(expected)
+    assert len(found.mask_rle) == len(expected)
 
 
 def test_nothing_found_is_no_detections_and_scores_of_zero():
