@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines import without_effect
-from pipelines.cli import terminal
+from pipelines.cli import terminal, without_effect
 from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import Request, spread
 from pipelines.recipe.model import Recipe, load_recipe

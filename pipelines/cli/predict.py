@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines import without_effect
 from pipelines.bringing import dropped_allowed, too_many_dropped
-from pipelines.cli import terminal
+from pipelines.cli import terminal, without_effect
 from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import Request, RetryOption, RunArgument, WaitOption, spread
 from pipelines.engine.stage import Options

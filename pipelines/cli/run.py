@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import without_effect
-from pipelines.cli import terminal
+from pipelines.cli import terminal, without_effect
 from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import OutOption, RunRequest, VerboseOption, spread
 from pipelines.engine.product import Product

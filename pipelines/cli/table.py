@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines import without_effect
-from pipelines.cli import terminal
+from pipelines.cli import terminal, without_effect
 from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import RecipeRequest, is_run_folder, spread
 from pipelines.engine.voice import Kind, TextTable

@@ -78,7 +78,10 @@ class PromptTrainingConfig:
             require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
         for name in ("schedule_steps", "warmup_steps", "tuned_blocks"):
             require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
-        require(self.tower_lr_factor > 0, "tower_lr_factor", "above 0", self.tower_lr_factor)
+        for name in ("lr", "tower_lr_factor"):
+            require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        require(0 <= self.momentum < 1, "momentum", "0 or more, below 1", self.momentum)
+        require(self.weight_decay >= 0, "weight_decay", "0 or more", self.weight_decay)
         frozen = not (self.tuned_blocks and self.learns_seeds)
         wanted = f"0 with the objective {self.objective}, whose maps are of a frozen tower"
         require(frozen, "tuned_blocks", wanted, self.tuned_blocks)
@@ -125,5 +128,5 @@ class SeedConfig:
     def __post_init__(self) -> None:
         require(self.scale > 0, "scale", "above 0", self.scale)
         require(self.max_side >= 1, "max_side", "1 or more pixels", self.max_side)
-        require(0 <= self.max_inside <= 1, "max_inside", "0..1", self.max_inside)
+        require(0 < self.max_inside <= 1, "max_inside", "above 0, up to 1", self.max_inside)
         require(self.background_power > 0, "background_power", "above 0", self.background_power)

@@ -124,5 +124,5 @@ class PredictMapsConfig:
     max_inside: float = 0.3  # where superpixels are used, which of SAM's masks they are; see ``SeedConfig``
 
     def __post_init__(self) -> None:
-        require(0 <= self.max_inside <= 1, "max_inside", "0..1", self.max_inside)
+        require(0 < self.max_inside <= 1, "max_inside", "above 0, up to 1", self.max_inside)
         require(bool(self.scales) and all(s > 0 for s in self.scales), "scales", "factors above 0", self.scales)

@@ -18,7 +18,6 @@ from weaksam.grab_cut import grab_cut
 from weaksam.label_maps import painting_order
 from weaksam.mask_runs import MaskRuns
 
-_EPSILON = 1e-7
 # Share of a map's range from which on GrabCut may give a pixel to the class; the seed has those from .5 to .7 on.
 _PERHAPS = 0.2
 
@@ -134,9 +133,13 @@ def _enlarged(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def _min_max(values: Tensor) -> Tensor:
-    """Bring each row ``[N, S]`` to [0, 1] by its least and its greatest."""
+    """Bring each row ``[N, S]`` to [0, 1] by its least and its greatest; one of equal values to 0.
+
+    However small they are: of an image that CLIP is sure of, maps are not much more than 1e-7, which is published as the least
+    divisor.
+    """
     low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
-    return (values - low) / (high - low + _EPSILON)
+    return (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def _of_one(means: Tensor) -> Tensor:

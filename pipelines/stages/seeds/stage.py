@@ -66,6 +66,7 @@ class SeedStage(Stage[SeedOptions]):
     verb = "seeds"
     help = "Make label maps of the training images: superpixels take the class whose map is strongest in them."
     product = SeedTable
+    revision = 2
     loads_models = True
 
     def options(self, recipe: Recipe, name: str) -> SeedOptions:  # noqa: ARG002

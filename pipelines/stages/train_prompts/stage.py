@@ -8,7 +8,6 @@ image tower that are tuned. Images without a class teach nothing and are left ou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipelines.engine.stage import ImagesRead, Job, Stage
 from pipelines.products.index import Index
@@ -17,17 +16,15 @@ from pipelines.recipe.config import ResourcesConfig, TrainPromptsConfig
 from pipelines.recipe.keys import INDEX, Input
 from pipelines.recipe.model import Recipe
 from pipelines.store.planned import CONTENT
+from pipelines.store.tables import Rows
 from pipelines.training.fit import fit
-from pipelines.training.images import counted, labelled_images, labels_column
+from pipelines.training.images import LabelledImage, counted, labelled_images, labels_column
 from pipelines.training.trained import Trained, TrainingFacts
 from weaksam.config import ClipConfig
 from weaksam.config.weights import NotInKey
 from weaksam.errors import DataError
 from weaksam.networks.clip import with_weights_named
 from weaksam.structures import IMAGE_LABELS
-
-if TYPE_CHECKING:
-    from pipelines.stages.train_prompts.task import PromptImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +77,13 @@ class TrainPromptsStage(Stage[TrainPromptsOptions]):
         """Whether the recipe says so."""
         return options.train.train_again == "asked"
 
+    def check(self, options: TrainPromptsOptions) -> None:
+        """Load CLIP and make the prompts of the classes that have words of their own; see ``Stage.check``."""
+        from pipelines.stages.train_prompts.task import PromptTask
+
+        named = tuple(options.clip.names) or options.clip.background[:1]
+        PromptTask(clip=options.clip, config=options.train, class_names=named, images=()).build_model().texts()
+
     def describe(self, options: TrainPromptsOptions) -> str:
         """Return how long the training would be."""
         train = options.train
@@ -92,12 +96,19 @@ class TrainPromptsStage(Stage[TrainPromptsOptions]):
         from weaksam.segmentation.prompted import PromptedClip, prompts_to_bytes
 
         options, index = job.options, job.input(job.options.index, Index)
-        images, left_out, supervision = choose_images(job, index)
+        seeds = job.input(options.learn_from, SeedTable).table if options.learn_from else None
+        images, left_out, supervision = choose_images(job, index, seeds)
+        if options.train.objective == "contrastive" and all(len(of.labels) == len(index.class_names) for of in images):
+            raise DataError(
+                f"{options.data_uri}: expected images that lack a class, so that there is something to tell apart, got "
+                f"{len(images):,} that have all of {', '.join(index.class_names)}; set train_prompts.objective: bce"
+            )
         task = PromptTask(
             clip=options.clip,
             config=options.train,
             class_names=index.class_names,
             images=images,
+            seeds=seeds,
             cache_mib=options.resources.cache_mib,
         )
         prompted, _, facts = fit(job, task, left_out=left_out)
@@ -108,28 +119,23 @@ class TrainPromptsStage(Stage[TrainPromptsOptions]):
         return TrainingFacts(**{**vars(facts), "text": text, "supervision": supervision})
 
 
-def choose_images(job: Job[TrainPromptsOptions], index: Index) -> tuple[tuple[PromptImage, ...], dict[str, int], str]:
+def choose_images(
+    job: Job[TrainPromptsOptions], index: Index, seeds: Rows | None
+) -> tuple[tuple[LabelledImage, ...], dict[str, int], str]:
     """Return what is learnt from, each with a class or more; how many others are left out, by reason; the supervision.
 
     Raises:
         DataError: no image is left, or the seeds of some are owed to something else than those of others.
     """
-    from pipelines.stages.train_prompts.task import PromptImage
-
     options = job.options
     rows, unknown = labelled_images(
         index.table.iter_rows(), index.granted_split, include_difficult=options.include_difficult
     )
-    seeds: dict[str, bytes] = {}
-    supervisions = {IMAGE_LABELS}
-    if options.learn_from:
-        table = job.input(options.learn_from, SeedTable)
-        supervisions = set()
-        for row in table.table.iter_rows(("image_id", "label_map", "supervision")):
-            seeds[row["image_id"]] = row["label_map"]
-            supervisions.add(row["supervision"])
-    seeded = [row for row in rows if row.image_id in seeds] if options.learn_from else rows
-    images = tuple(PromptImage(*row, seeds.get(row.image_id)) for row in seeded if row.labels)
+    supervision = {row.image_id: IMAGE_LABELS for row in rows}
+    if seeds is not None:
+        supervision = {row["image_id"]: row["supervision"] for row in seeds.iter_rows(("image_id", "supervision"))}
+    seeded = [row for row in rows if row.image_id in supervision]
+    images = tuple(row for row in seeded if row.labels)
     left_out = counted(
         {
             "with unknown labels": unknown,
@@ -137,13 +143,14 @@ def choose_images(job: Job[TrainPromptsOptions], index: Index) -> tuple[tuple[Pr
             "without a class": len(seeded) - len(images),
         }
     )
-    if not images or len(supervisions) != 1:
+    supervisions = sorted({supervision[image.image_id] for image in images})
+    if len(supervisions) != 1:
         raise DataError(
             f"{options.data_uri}: expected labelled images of split {index.granted_split!r}"
             f"{f' with seeds of {options.learn_from}' if options.learn_from else ''}, of one supervision, got {len(images)} of "
-            f"{', '.join(sorted(supervisions)) or 'none'}; label the images"
+            f"{', '.join(supervisions) or 'none'}; label the images"
         )
-    return images, left_out, supervisions.pop()
+    return images, left_out, supervisions[0]
 
 
 STAGE = TrainPromptsStage()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from pipelines.products.label_maps import EncodedMaps
+from pipelines.store.tables import Rows
 from pipelines.training.byte_cache import ByteCache
+from pipelines.training.images import LabelledImage
 from pipelines.training.task import Losses, Position, Share, TrainingPlan
 from weaksam.config import ClipConfig, PromptTrainingConfig, require
 from weaksam.io.images import decode_image
@@ -22,16 +26,6 @@ from weaksam.random import derive_seed
 from weaksam.segmentation.losses import pixel_cross_entropy
 from weaksam.segmentation.prompted import PromptedClip
 from weaksam.segmentation.views import prompt_view
-
-
-class PromptImage(NamedTuple):
-    """One image to learn from."""
-
-    image_id: str
-    uri: str
-    labels: tuple[int, ...]
-    content: str  # see ``weaksam.io.contents``
-    seeds: bytes | None = None  # the PNG of its label map, where maps are taught
 
 
 class ViewBatch(NamedTuple):
@@ -49,7 +43,8 @@ class PromptTask:
     clip: ClipConfig
     config: PromptTrainingConfig
     class_names: tuple[str, ...]
-    images: tuple[PromptImage, ...]
+    images: tuple[LabelledImage, ...]
+    seeds: Rows | None = None  # the table of their label maps, where maps are taught
     cache_mib: int = 0
 
     @property
@@ -128,10 +123,14 @@ class PromptViews:
         self._bytes = ByteCache(task.cache_mib)
         self.image_ids: Sequence[str] = [image.image_id for image in task.images]
 
+    @cached_property
+    def _seeds(self) -> Mapping[str, bytes]:
+        return {} if self._task.seeds is None else EncodedMaps(self._task.seeds)
+
     def load(self, index: int, epoch: int) -> ViewBatch:
         """Return one view, as a batch without its first axis."""
         task, image = self._task, self._task.images[index]
-        seeds = None if image.seeds is None else decode_label_map(image.seeds, f"image {image.image_id}")
+        seeds = decode_label_map(self._seeds[image.image_id], f"image {image.image_id}") if task.seeds else None
         seed = derive_seed(task.config.seed, "prompt view", epoch, image.image_id)
         pixels, cut = prompt_view(decode_image(self._bytes.read(image)), seeds, task.config, seed)
         positive = torch.zeros(len(task.class_names), dtype=torch.bool)

@@ -51,6 +51,7 @@ class TrainSegmenterStage(Stage[TrainSegmenterOptions]):
     verb = "train-segmenter"
     help = "Train a segmenter, such as DeepLab, on label maps: those of seeds, or what another one predicted."
     product = TrainedSegmenter
+    revision = 2
     loads_models = True
 
     def options(self, recipe: Recipe, name: str) -> TrainSegmenterOptions:  # noqa: ARG002

@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from pipelines.engine.stage import Options
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
 from pipelines.stages.train_prompts.stage import TrainedPrompts
-from pipelines.stages.train_prompts.task import PromptImage, PromptTask, ViewBatch, classes_of, learning_rate
+from pipelines.stages.train_prompts.task import PromptTask, ViewBatch, classes_of, learning_rate
+from pipelines.store.schemas import LABEL_MAPS, label_map_to_row
+from pipelines.store.tables import Rows, Table
+from pipelines.training.images import LabelledImage
 from pipelines.training.task import Position
 from tests.support.small_clip import tiny_clip, write_tiny_clip
 from weaksam.config import ClipConfig, PromptLayoutConfig, PromptTrainingConfig, Weights
 from weaksam.datasets.shapes import CLASS_NAMES
-from weaksam.errors import ConfigError
-from weaksam.label_maps import encode_label_map
+from weaksam.errors import ConfigError, DataError, WeaksamError
 from weaksam.losses.prompts import activation_loss
 from weaksam.networks.clip.softmax_cam import found_maps
 from weaksam.segmentation.prompted import load_prompts
@@ -40,10 +43,12 @@ def recipe_of(folder: Path, *more: str) -> Recipe:
         "train_prompts={steps: 3, warmup_steps: 1, batch_size: 4, long_side: [48, 64], crop_size: 32}",
         "train_prompts.layout.length=4",
     ]
-    return load_recipe("grid", [*settings, *more], "shapes:")[0]
+    return load_recipe("grid", ["data.uri='shapes:'", *settings, *more])[0]
 
 
-def task_of(folder: Path, images: tuple[PromptImage, ...] = (), **options: object) -> PromptTask:
+def task_of(
+    folder: Path, images: tuple[LabelledImage, ...] = (), seeds: Rows | None = None, **options: object
+) -> PromptTask:
     config = PromptTrainingConfig(
         layout=PromptLayoutConfig(length=4),
         long_side=(48, 64),
@@ -52,7 +57,7 @@ def task_of(folder: Path, images: tuple[PromptImage, ...] = (), **options: objec
         **options,  # type: ignore[arg-type]
     )
     clip = ClipConfig(weights=Weights(str(write_tiny_clip(folder))), background=BACKGROUND)
-    return PromptTask(clip=clip, config=config, class_names=CLASS_NAMES, images=images)
+    return PromptTask(clip=clip, config=config, class_names=CLASS_NAMES, images=images, seeds=seeds)
 
 
 def test_the_rate_waits_and_then_falls_along_a_cosine_that_may_end_later() -> None:
@@ -161,11 +166,14 @@ def test_a_view_that_is_no_multiple_of_a_patch_is_refused(tmp_path: Path) -> Non
         wrong.build_model()
 
 
-def test_views_hold_their_classes_and_seeds(tmp_path: Path) -> None:
-    seeds = np.zeros((64, 64), np.uint8)
-    seeds[:, 32:] = 3
-    image = PromptImage("a", "shapes:train/0?size=64&seed=0", (2, 4), "c", encode_label_map(seeds))
-    dataset = task_of(tmp_path, (image,), objective="activation").build_dataset()
+def test_views_hold_their_classes_and_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path / "cache"))
+    label_map = np.zeros((64, 64), np.uint8)
+    label_map[:, 32:] = 3
+    seeds = Table(str(tmp_path / "seeds"), LABEL_MAPS)
+    seeds.write_rows([label_map_to_row("a", "i", label_map, supervision="image-labels")], "part-0")
+    image = LabelledImage("a", "shapes:train/0?size=64&seed=0", (2, 4), "c")
+    dataset = task_of(tmp_path, (image,), seeds, objective="activation").build_dataset()
     batch = dataset.collate([dataset.load(0, 0), dataset.load(0, 1)])
     assert batch.pixels.shape == (2, 3, 32, 32)
     assert batch.positive.nonzero().tolist() == [[0, 2], [0, 4], [1, 2], [1, 4]]
@@ -180,6 +188,30 @@ def test_an_objective_and_what_is_learnt_from_go_together(tmp_path: Path) -> Non
         recipe_of(tmp_path, "train_prompts.objective=activation")
     with pytest.raises(ConfigError, match=r"learn_from.*: expected none, for labels alone are learnt"):
         recipe_of(tmp_path, "train_prompts.learn_from=seeds")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        pytest.param("train_prompts.crop_size=36", "crop_size: expected a multiple of 8", id="views"),
+        pytest.param("clip.names={ring: zyxel}", "zyxel", id="words"),
+    ],
+)
+def test_what_clip_cannot_do_is_said_before_others_work_for_it(tmp_path: Path, setting: str, told: str) -> None:
+    run = Run(recipe_of(tmp_path, setting, "superpixels.points_per_side=4"), str(tmp_path / "run"))
+    with pytest.raises(WeaksamError, match=told):
+        run.bring(["seeds"], Options())
+    assert not (tmp_path / "run" / "superpixels").exists()
+
+
+def test_images_that_all_have_every_class_teach_no_difference(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "photos" / f"{name}.png")
+    (tmp_path / "photos" / "labels.csv").write_text("path,labels\na.png,cat\nb.png,cat\n")
+    recipe = recipe_of(tmp_path, f"data.uri={tmp_path / 'photos'}", "data.kind=auto")
+    with pytest.raises(DataError, match=r"2 that have all of cat; set train_prompts.objective: bce"):
+        Run(recipe, str(tmp_path / "run")).bring(["train-prompts"], Options())
 
 
 @pytest.mark.slow

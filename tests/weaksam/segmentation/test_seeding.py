@@ -32,6 +32,15 @@ def test_six_pixels() -> None:
     assert not found.fallback
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-12, 1e6])
+def test_how_large_maps_are_does_not_matter(scale: float) -> None:
+    superpixels, level = runs((0, 2), (2, 4), (1, 5)), [2, 2, 1]
+    expected, found = (sam_seed(maps, TWO, superpixels, level, 0.6) for maps in (MAPS, MAPS * scale))
+    assert found.label.tolist() == expected.label.tolist() == [1, 2, 0]
+    assert found.confidence.tolist() == pytest.approx(expected.confidence.tolist(), rel=1e-4)
+    assert not sam_seed(MAPS * 0, TWO, superpixels, level, 0.6).label_map.any()
+
+
 def test_a_whole_that_is_background_erases_a_part_below_it() -> None:
     superpixels = runs((0, 2), (0, 6), (2, 3))
     found = sam_seed(MAPS[:1], TWO[:1], superpixels, [0, 2, 2], 0.6)
@@ -86,7 +95,7 @@ def test_it_is_a_loop_over_masks_in_any_order(seed: int) -> None:
     level = torch.randint(0, 3, (9,), generator=generator).tolist()
     large = F.interpolate(maps[None], (12, 16), mode="bilinear", align_corners=False)[0].clamp(min=0)
     means = [[float(of_class[mask].mean()) for mask in masks] for of_class in large]
-    shares = [[(m - min(row)) / (max(row) - min(row) + 1e-7) for m in row] for row in means]
+    shares = [[(m - min(row)) / (max(row) - min(row)) for m in row] for row in means]
     labels, confidences = [], []
     for n in range(9):
         scores = [(1 - max(row[n] for row in shares)) ** 0.7, *(row[n] for row in shares)]

@@ -20,8 +20,9 @@ from weaksam.errors import ImageError
 from weaksam.label_maps import IGNORED
 from weaksam.networks.pixels import PixelFormat
 
-# mmsegmentation's photometric distortion: brightness by up to 32 of 255, contrast and saturation by half, hue by 18 of 360.
-_COLOURS = {"brightness": 32 / 255, "contrast": 0.5, "saturation": 0.5, "hue": 18 / 360}
+# By up to how much: as mmsegmentation's photometric distortion, which makes each change half of the time alone, and adds to the
+# brightness; 18 of its 180 steps of hue are a tenth of the circle.
+_COLOURS = {"brightness": 32 / 255, "contrast": 0.5, "saturation": 0.5, "hue": 18 / 180}
 
 
 class MapBatch(NamedTuple):

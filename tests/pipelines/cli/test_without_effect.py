@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from pipelines.cli.without_effect import without_effect
 from pipelines.recipe.model import Recipe, read_recipe
-from pipelines.without_effect import without_effect
 from weaksam.errors import ConfigError
 
 SOURCE = read_recipe("grid")
