@@ -261,6 +261,11 @@ class Run:
                         f"{name}: expected {above_name} to be of {', '.join(wanted)}, it is of {', '.join(made)}; let it be of "
                         f"them (--set {above_name}.splits=[{','.join(sorted({*wanted, *made}))}]), or {name} of others"
                     )
+                if splits and above.splits and not common_splits(splits, above.splits):
+                    raise DataError(
+                        f"{name}: expected {above_name} to be of {' or '.join(wanted)}, it is of {', '.join(made)} alone, so "
+                        f"that there is nothing to do; let both be of the same splits (--set {above_name}.splits=…)"
+                    )
                 splits = common_splits(splits, above.splits)
         return self._indexed.planned(tuple(sorted(columns)), splits)
 

@@ -4,7 +4,7 @@
     labels         pseudo labels and predictions: a folder: Annotations/STEM.xml, corners 1-based, inclusive and whole,
                    ImageSets/Main/SPLIT.txt and JPEGImages/STEM.jpg (or what suffix the picture has); ``source`` says what the
                    boxes are owed to (``supervision``); where there are masks, SegmentationObject/STEM.png and
-                   SegmentationClass/STEM.png, see ``voc_masks``
+                   SegmentationClass/STEM.png, see ``voc_masks``, listed in ImageSets/Segmentation/SPLIT.txt
 
 Files are called as the picture is (``pictures``), not by the image's id. VOC has no folders, so that STEM is the name without
 the suffix, folders and characters that not every file system or list takes written as %XX: ``cam1/0001.jpg`` becomes
@@ -76,7 +76,6 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
     files = [f"{stem}{posixpath.splitext(image.file_name)[1]}" for stem, image in zip(stems, images, strict=True)]
     places = [f"JPEGImages/{file}" for file in files]
     placement = plan_pictures([image.uri for image in images], places, folder, target.pictures)
-    listed = f"ImageSets/Main/{split}.txt"
     annotations = [f"Annotations/{stem}.xml" for stem in stems]
     masked = {
         stem: mask_pngs(image) for stem, image in zip(stems, images, strict=True) if image.found.mask_rle is not None
@@ -86,7 +85,10 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
         for stem, both in masked.items()
         for folder_of_masks, png in zip((OBJECTS, CLASSES), both, strict=True)
     }
-    to_write = [*annotations, listed, *pngs, *placement.places]
+    lists = {f"ImageSets/Main/{split}.txt": stems}
+    if masked:
+        lists[f"ImageSets/Segmentation/{split}.txt"] = list(masked)
+    to_write = [*annotations, *lists, *pngs, *placement.places]
     with recorded_export(folder, to_write, to="voc", split=split, overwrite=target.overwrite) as replaced:
         place_pictures(placement, folder)
         for path, file, image in zip(annotations, files, images, strict=True):
@@ -94,7 +96,8 @@ def write_labels(content: LabelledSplit, target: Target) -> str:
             write_bytes(join(folder, path), xml)
         for path, png in pngs.items():
             write_bytes(join(folder, path), png)
-        write_bytes(join(folder, listed), "".join(f"{stem}\n" for stem in stems).encode())
+        for path, names in lists.items():
+            write_bytes(join(folder, path), "".join(f"{stem}\n" for stem in names).encode())
     others = sorted({posixpath.splitext(file)[1] for file in files} - {".jpg"})
     put = f"\nnext: put the pictures under {join(folder, 'JPEGImages')} as <filename> says"
     return (

@@ -30,6 +30,9 @@ from weaksam.config.weights import NotInKey
 
 _HOLD_PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
 _HOLD_PSEUDO_LABELS = ("label", "true-boxes", "segment", "true-masks", "import-masks")
+_MEASURED_LABELS = tuple(
+    verb for verb in _HOLD_PSEUDO_LABELS if verb != "true-masks"
+)  # there is nothing to say of these
 _HOLD_LABEL_MAPS = ("seeds", "predict-maps")
 
 
@@ -267,9 +270,7 @@ class PredictMapsStageConfig(PredictMapsConfig):
 class EvaluateConfig:
     """What is measured, and how proposals and detections are (method 9.1-9.4)."""
 
-    of: Input = reads(
-        "propose", *_HOLD_PROPOSALS, "detect", *_HOLD_PSEUDO_LABELS, *_HOLD_LABEL_MAPS, "train-classifier"
-    )
+    of: Input = reads("propose", *_HOLD_PROPOSALS, "detect", *_MEASURED_LABELS, *_HOLD_LABEL_MAPS, "train-classifier")
     # Beside detections: one box of them by chance; empty = those that the detector scored, else the recipe's, if it makes any.
     proposals: Inputs = reads_several(*_HOLD_PROPOSALS)
     # Detections of single views. With some, no true box is read: how far they agree with ``of`` and ``teacher`` is measured.

@@ -44,7 +44,7 @@ from weaksam.config.weights import NotInKey
 from weaksam.errors import DataError
 from weaksam.sam import SAMS, named_weights
 
-EMPTY, SMALL = "empty mask", "small mask"  # why a box is rejected
+EMPTY, SMALL, NO_AREA = "empty mask", "small mask", "box without area"  # why a box is rejected
 _LABELS = ("boxes_xyxy", "class_index", "score", "score_normalised", "noise", "supervision")
 
 
@@ -106,7 +106,7 @@ class SegmentStage(Stage[SegmentOptions]):
         if options.peaks:
             prompts = job.input(options.peaks, ProposalTable).table
             names = [column.name for column in PROMPT_COLUMNS]
-            images = beside(images, prompts.read(("image_id", *names)))
+            images = beside(images, prompts.read(("image_id", *names)), keep=True)  # boxes alone prompt without a row
         schema = with_class_names(PSEUDO_MASKS, index.class_names)
 
         def operators(dataset: Any, pools: Pools) -> Any:
@@ -161,10 +161,11 @@ class MaskActor:
         from weaksam.sam.segment import peaks_inside, segment_boxes
 
         config, truth, image = self._spec.config, pseudo_labels_from_row(row), ready()
-        peaks = prompts_from_columns(row) if "prompt_source" in row else []
+        peaks = prompts_from_columns(row) if row.get("prompt_source") else []
         points_xy = peaks_inside(truth.boxes_xyxy, truth.class_index, peaks, config.max_points)
         masks = segment_boxes(self._sam, image, truth.boxes_xyxy, points_xy, config)
         reasons = np.where(masks.area == 0, EMPTY, np.where(masks.area < config.min_area, SMALL, ""))
+        reasons = np.where((truth.boxes_xyxy[:, 2:] > truth.boxes_xyxy[:, :2]).all(axis=1), reasons, NO_AREA)
         return pseudo_masks_to_row(
             row["image_id"],
             row["input"],

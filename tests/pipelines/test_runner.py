@@ -32,7 +32,7 @@ from pipelines.store.schemas import IMAGE_ID, IMAGES, INPUT, PROPOSALS, proposal
 from tests.support.drawn_run import with_instances
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.voice import Recorder
-from weaksam.errors import CheckpointError, ConfigError, RunError
+from weaksam.errors import CheckpointError, ConfigError, DataError, RunError
 from weaksam.structures import Proposals
 
 SHAPES = ("data.shapes.train=3", "data.shapes.val=2", "data.shapes.test=0", "data.shapes.size=32")
@@ -310,6 +310,12 @@ def test_options_that_do_not_go_together_are_refused_before_others_are_made(
     with pytest.raises((ConfigError, CheckpointError), match=told):
         bring(shapes(setting), tmp_path, "detect.final")
     assert {path.name for path in tmp_path.iterdir()} <= {"index"}
+
+
+def test_splits_of_which_nothing_is_common_are_not_taken_for_all_of_them() -> None:
+    recipe = shapes("propose.splits=[val]", "detect.mil.splits=[train]")
+    with pytest.raises(DataError, match=r"detect.mil: expected propose to be of train, it is of val alone"):
+        Run(recipe, "/run").instance("detect.mil")
 
 
 # --- dropped images: a small table stage between the index and one that reads it

@@ -52,8 +52,14 @@ def segment_boxes(
         config: which mask is taken, and what becomes of it.
 
     Returns:
-        One mask for each box, empty ones too. Stability is that of the mask before it is cut to its box.
+        One mask for each box, empty ones too. Stability is that of the mask before it is cut to its box. Without a box the
+        image is not encoded.
     """
+    if not len(boxes_xyxy):
+        none = np.zeros(0, np.float32)
+        return BoxMasks(
+            mask_rle=[], boxes_xyxy=boxes_xyxy, area=none.astype(np.int32), predicted_iou=none, stability=none
+        )
     encoded = image if isinstance(image, EncodedImage) else encode_image(sam, image)
     prompts = [
         Prompt(box_xyxy=box, points_xy=points if len(points) else None)
@@ -103,8 +109,6 @@ def _best_masks(
         of_prompt = decoded.low_res_logits.view(len(best), len(mask_indices), *decoded.low_res_logits.shape[1:])
         logits.append(of_prompt[of_each, best])
         estimates.append(decoded.predicted_iou[of_each, best])
-    if not order:
-        return encoded.features.new_zeros(0, 1, 1), encoded.features.new_zeros(0)
     back = torch.cat(order).argsort()
     return torch.cat(logits)[back], torch.cat(estimates)[back]
 
@@ -126,12 +130,11 @@ def _measured(
         stability = stability_of(sam, full_logits, config.stability_offset)
         return encode_rles(masks), masks_to_boxes(masks)[0].cpu(), areas(masks).cpu(), stability.cpu()
 
-    found = list(in_full_size(sam, encoded, logits, measure))
-    rles, boxes, area, stability = zip(*found, strict=True) if found else ((), (), (), ())
+    rles, boxes, area, stability = zip(*in_full_size(sam, encoded, logits, measure), strict=True)
     return BoxMasks(
         mask_rle=[rle for of_some in rles for rle in of_some],
-        boxes_xyxy=torch.cat([torch.zeros(0, 4), *boxes]).numpy(),
-        area=torch.cat([torch.zeros(0, dtype=torch.int32), *area]).numpy(),
+        boxes_xyxy=torch.cat(boxes).numpy(),
+        area=torch.cat(area).numpy(),
         predicted_iou=predicted_iou.float().cpu().numpy(),
-        stability=torch.cat([torch.zeros(0), *stability]).float().numpy(),
+        stability=torch.cat(stability).float().numpy(),
     )

@@ -29,6 +29,7 @@ from pipelines.store.schemas import (
 )
 from tests.support.sets import FROM_NOTHING, instance_of
 from weaksam.datasets.coco import CocoDataset
+from weaksam.datasets.voc import VocDataset
 from weaksam.datasets.voc_masks import NumberedObjects, classes_of, object_masks
 from weaksam.errors import DataError
 from weaksam.io.images import decode_numbers
@@ -207,6 +208,8 @@ def test_voc_pngs_number_objects_and_classes_the_better_on_top(run: str, tmp_pat
     np.testing.assert_array_equal(numbers, expected)
     np.testing.assert_array_equal(kinds, expected_kinds)
     assert "<segmented>1</segmented>" in (folder / "Annotations" / "5.xml").read_text()
+    listed = VocDataset(str(folder), splits=["segmentation-train"])  # what torchvision and mmsegmentation read as well
+    assert [record.image_id for record in listed.records("segmentation-train")] == ["5"]
 
 
 def test_masks_survive_voc_s_pngs_where_none_covers_another() -> None:
