@@ -1,7 +1,4 @@
-"""Masks on the device that computes them: their boxes, and their run-length encodings.
-
-A mask's box ends one past its last pixel; this is the only place where that one is added.
-"""
+"""Masks on the device that computes them: their boxes, which end one past the last pixel, and their run-length encodings."""
 
 from __future__ import annotations
 

@@ -20,13 +20,11 @@ from pipelines.evaluate.worst import WorstImages
 from pipelines.recipe.config import EvaluateConfig
 from pipelines.store.numbers import known, percent
 from weaksam.errors import ImageError
-from weaksam.masks_np import encode_rle
 from weaksam.structures import Detections, GroundTruth
 
 if TYPE_CHECKING:
     from weaksam.metrics.coco import CocoAveragePrecision
     from weaksam.metrics.detection import VocAveragePrecision
-    from weaksam.metrics.trivial_masks import MaskRule
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +70,15 @@ class MaskMeasures:
         """
         from weaksam.metrics.pseudo_masks import compare_masks
         from weaksam.metrics.regions import objects_without_mask
-        from weaksam.metrics.trivial_masks import filled_box, inscribed_ellipse
+        from weaksam.metrics.trivial_masks import filled_box, inscribed_ellipse, ruled
 
         self._without_mask += objects_without_mask(truth)
         if truth.mask_rle is None:
             return
         blank: NDArray[np.uint8] = np.broadcast_to(np.uint8(0), (*size_hw, 3))
         self._rows[MASKS].add(image_id, found, truth)
-        self._rows[BOXES].add(image_id, _ruled(found, blank, filled_box), truth)
-        self._rows[ELLIPSES].add(image_id, _ruled(found, blank, inscribed_ellipse), truth)
+        for name, rule in {BOXES: filled_box, ELLIPSES: inscribed_ellipse}.items():
+            self._rows[name].add(image_id, replace(found, mask_rle=ruled(rule, blank, found.boxes_xyxy)), truth)
         compared = compare_masks(image_id, likeliest(found, truth), truth)
         if len(compared.iou):
             self._worst.add(image_id, float(compared.iou.mean()))
@@ -91,7 +89,8 @@ class MaskMeasures:
                 logger.warning("image %s: not measured with GrabCut: %s", image_id, error)
                 return
             best = found.take(np.argsort(-found.score, kind="stable")[:MOST_CUT].tolist())
-            for name, masks in {GRABCUT: _ruled(best, pixels, self._grab_cut), GRABCUT_BESIDE: best}.items():
+            cut = replace(best, mask_rle=ruled(self._grab_cut, pixels, best.boxes_xyxy))
+            for name, masks in {GRABCUT: cut, GRABCUT_BESIDE: best}.items():
                 self._rows.setdefault(name, self._new_row()).add(image_id, masks, truth)
 
     def _new_row(self) -> _Row:
@@ -163,11 +162,6 @@ def likeliest(found: Detections, truth: GroundTruth) -> Detections:
         for class_index, count in zip(classes.tolist(), counts.tolist(), strict=True)
     ]
     return found.take(np.concatenate([*kept, np.zeros(0, np.int64)]).tolist())
-
-
-def _ruled(found: Detections, pixels: NDArray[np.uint8], rule: MaskRule) -> Detections:
-    """Return the detections with masks that a rule makes of their boxes."""
-    return replace(found, mask_rle=[encode_rle(rule(pixels, box)) for box in found.boxes_xyxy])
 
 
 def text_table(split: str, measured: Mapping[str, Any]) -> TextTable:

@@ -28,7 +28,6 @@ from pipelines.recipe.model import Recipe
 from pipelines.store.numbers import known, percent
 from weaksam.datasets.ground_truth import true_objects
 from weaksam.errors import ImageError
-from weaksam.masks_np import encode_rle
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 
 logger = logging.getLogger(__name__)
@@ -186,15 +185,15 @@ class _Split:
         compared = self._row(SEGMENTED).add(image.image_id, image.truth, truth)
         if len(compared.iou):
             self.worst.add(image.image_id, float(compared.iou.mean()))
-        self._row(BOXES).add(image.image_id, _ruled(image, blank, filled_box), truth)
-        self._row(ELLIPSES).add(image.image_id, _ruled(image, blank, inscribed_ellipse), truth)
+        self._row(BOXES).add(image.image_id, _ruled(filled_box, blank, image), truth)
+        self._row(ELLIPSES).add(image.image_id, _ruled(inscribed_ellipse, blank, image), truth)
         if read_image is not None:
             try:
                 pixels = read_image(image.image_id)
             except ImageError as error:
                 logger.warning("image %s: not measured with GrabCut: %s", image.image_id, error)
                 return
-            self._row(GRABCUT).add(image.image_id, _ruled(image, pixels, self._grab_cut), truth)
+            self._row(GRABCUT).add(image.image_id, _ruled(self._grab_cut, pixels, image), truth)
             self._row(f"{SEGMENTED}, same images").add(image.image_id, image.truth, truth)
 
     def _row(self, name: str) -> _Row:
@@ -232,10 +231,12 @@ class _Split:
         }
 
 
-def _ruled(image: PseudoMaskedImage, pixels: NDArray[np.uint8], rule: MaskRule) -> PseudoGroundTruth:
+def _ruled(rule: MaskRule, pixels: NDArray[np.uint8], image: PseudoMaskedImage) -> PseudoGroundTruth:
     """Return the pseudo ground truth with masks that a rule makes of the prompted boxes."""
-    masks = [encode_rle(rule(pixels, box)) for box in image.prompted_xyxy]
-    return replace(image.truth, boxes_xyxy=image.prompted_xyxy, mask_rle=masks)
+    from weaksam.metrics.trivial_masks import ruled
+
+    boxes_xyxy = image.prompted_xyxy
+    return replace(image.truth, boxes_xyxy=boxes_xyxy, mask_rle=ruled(rule, pixels, boxes_xyxy))
 
 
 def _summary(split: str, measured: Mapping[str, Any]) -> str:

@@ -1,9 +1,8 @@
 """What runs a trained detector, or a segmenter, over new pictures: a run of its own, in a folder of its own.
 
-Its stages are index, proposals where the detector scores some, superpixels where label maps are told by them, and detections or
-label maps. So it continues where it stopped,
-looks only at what is new when the pictures grow, and drops what cannot be read. Its recipe is that of the run which has
-trained, with the new data, the trained weights and nothing to train.
+Its stages are index, proposals where the detector scores some, superpixels where each of them gets one class, and detections
+or label maps. So it continues where it stopped, looks only at what is new when the pictures grow, and drops what cannot be
+read. Its recipe is that of the run which has trained, with the new data, the trained weights and nothing to train.
 """
 
 from __future__ import annotations

@@ -13,8 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weaksam.grab_cut import grab_cut
+from weaksam.masks_np import Rle, encode_rle
 
 MaskRule = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.bool_]]  # image, box -> mask
+
+
+def ruled(rule: MaskRule, image: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> list[Rle]:
+    """Return the masks ``[N]`` that a rule makes of boxes ``[N, 4]`` of one image; errors are the rule's."""
+    return [encode_rle(rule(image, box_xyxy)) for box_xyxy in boxes_xyxy]
 
 
 def filled_box(image: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> NDArray[np.bool_]:

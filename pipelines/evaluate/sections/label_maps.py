@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from pipelines.evaluate.label_maps import MAPS
 from pipelines.evaluate.sections.examples import Groups, Row, examples
-from pipelines.evaluate.sections.measured import evaluations
+from pipelines.evaluate.sections.measured import evaluations, iou_bar
 from pipelines.page import pictures
-from pipelines.page.charts import bar
 from pipelines.page.pictures import Fitted, Picture
 from pipelines.page.section import Section, Tile, View, beside
 from pipelines.page.shown_run import ShownRun, heading
@@ -31,7 +29,7 @@ def view(run: ShownRun) -> View | None:
         for split, measured in content["label_maps"].items():
             entry = {"heading": heading(name, split), "supervision": content["supervision"], **measured}
             if measured["rows"]:
-                entry["classes"] = [{**row, "bar": _bar(row["iou"])} for row in measured["classes"]]
+                entry["classes"] = [{**row, "bar": iou_bar(row["iou"])} for row in measured["classes"]]
                 entry["mistakes"] = _mistakes(measured)
                 entry["matrix"] = pictures.confusion(
                     np.asarray(measured["confusion"], np.int64),
@@ -42,10 +40,6 @@ def view(run: ShownRun) -> View | None:
                 entry["groups"] = _examples(run, table, split, measured)
             shown.append(entry)
     return {"evaluations": shown} if shown else None
-
-
-def _bar(iou: float | None) -> Markup:
-    return Markup("") if iou is None else bar({"IoU": iou}, tooltip=f"IoU {percent(iou)} %")
 
 
 def _mistakes(measured: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,14 +1,23 @@
-"""What evaluations have measured, by what they measured."""
+"""What evaluations have measured, by what they measured, and how it is shown."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from markupsafe import Markup
+
+from pipelines.page.charts import bar
 from pipelines.page.shown_run import ShownRun
 from pipelines.products.measured import Evaluation
+from pipelines.store.numbers import percent
 
 
 def evaluations(run: ShownRun, key: str) -> dict[str, dict[str, Any]]:
     """Return the figures of the evaluations whose results stand under ``key``, by instance name."""
     found = {name: evaluation.read() for name, evaluation in run.of_kind(Evaluation).items()}
     return {name: figures for name, figures in found.items() if key in figures}
+
+
+def iou_bar(iou: float | None) -> Markup:
+    """Return a bar of a class's IoU; nothing where it has none."""
+    return Markup("") if iou is None else bar({"IoU": iou}, tooltip=f"IoU {percent(iou)} %")

@@ -1,9 +1,9 @@
 """The retrain stage: a detector learns from pseudo ground truth, on Ray Train.
 
-Reads the images table and a table of pseudo labels: what ``label`` made of another detector's findings, or what ``export --as
-pseudo-labels`` wrote from true boxes, in which case everything downstream is marked ``supervision: boxes``. Images without
-a box are left out and counted. Leaves ``detector.safetensors``, which ``detect`` reads, and its checkpoints and scalars,
-among them what the loss drop dropped, under ``checkpoints/``.
+Reads the images table and a table of pseudo labels: what ``label`` made of another detector's findings, or masks that
+``segment`` made of these; or ``true-boxes``, ``true-masks`` and what ``import-masks`` read, in which case everything downstream
+is marked with their ``supervision``. Images without a box are left out and counted. Leaves ``detector.safetensors``, which
+``detect`` reads, and its checkpoints and scalars, among them what the loss drop dropped, under ``checkpoints/``.
 """
 
 from __future__ import annotations
