@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from weaksam.masks_np import Rle, run_lengths
+from weaksam.masks_np import Rle, read_runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +25,9 @@ class MaskRuns:
 
     @classmethod
     def of(cls, masks_rle: Sequence[Rle], size_hw: tuple[int, int]) -> Self:
-        """Read the runs of masks of one image of this size; there may be none. Raises DataError as ``run_lengths``."""
+        """Read the runs of masks of one image of this size; there may be none. Raises DataError as ``read_runs``."""
         height, width = size_hw
-        runs = run_lengths(masks_rle, size_hw)
+        runs = read_runs(masks_rle, size_hw)
         inside = np.flatnonzero((runs.place % 2 == 1) & (runs.length > 0))
         mask = runs.mask[inside]
         ends = runs.length.cumsum()[inside] - mask * (height * width)  # earlier masks fill as many pixels each

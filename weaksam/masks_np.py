@@ -77,6 +77,16 @@ def rle_boxes(masks_rle: Sequence[Rle]) -> NDArray[np.float32]:
     return boxes
 
 
+def tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """The box around a mask's pixels: XYXY, right and bottom exclusive; ``0 0 0 0`` of one without a pixel.
+
+    Args:
+        mask: [H, W].
+    """
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(columns) else (0, 0, 0, 0)
+
+
 def rle_iou(
     a_rle: Sequence[Rle], b_rle: Sequence[Rle], *, crowd: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
@@ -158,7 +168,7 @@ class RunLengths(NamedTuple):
     place: NDArray[np.int64]  # [R] in its mask, from 0; odd ones are inside
 
 
-def run_lengths(masks_rle: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> RunLengths:
+def read_runs(masks_rle: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> RunLengths:
     """Read the runs of masks, of all at once: masks are many and short.
 
     A run is a number of 5-bit digits, the lowest first, each in a byte from 48 on; 32 is added to all digits but the last,
@@ -176,7 +186,7 @@ def run_lengths(masks_rle: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]
     if other is not None:
         theirs = " x ".join(str(side) for side in other)
         raise DataError(f"expected a mask of {height} x {width} pixels (height x width), got one of {theirs}")
-    found = _read_runs([rle["counts"] for rle in masks_rle])
+    found = _digits_to_runs([rle["counts"] for rle in masks_rle])
     if found is None or (np.bincount(found.mask, found.length, len(masks_rle)) != height * width).any():
         raise DataError(
             f"expected run lengths of a mask of {height} x {width} pixels (height x width), got others or none; "
@@ -185,7 +195,7 @@ def run_lengths(masks_rle: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]
     return found
 
 
-def _read_runs(counts: Sequence[bytes]) -> RunLengths | None:
+def _digits_to_runs(counts: Sequence[bytes]) -> RunLengths | None:
     """Return the runs that bytes spell; None where those of a mask spell none, or one below 0."""
     digits = np.frombuffer(b"".join(counts), np.uint8).astype(np.int64) - 48
     ends_of_masks = np.cumsum([len(of_mask) for of_mask in counts], dtype=np.int64)
@@ -212,7 +222,7 @@ def _read_runs(counts: Sequence[bytes]) -> RunLengths | None:
 def _check_runs(rle: Mapping[str, Any]) -> None:
     """Raise DataError unless the runs fill the mask: pycocotools hangs, or reads beyond its memory, where they do not."""
     height, width = rle["size"]
-    run_lengths([rle], (height, width))
+    read_runs([rle], (height, width))
 
 
 @contextmanager

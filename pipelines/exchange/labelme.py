@@ -33,7 +33,7 @@ from weaksam.datasets.coco_file import MAX_COORDINATE, parse_json
 from weaksam.errors import DataError, ImageError
 from weaksam.io.files import join, read_bytes
 from weaksam.io.images import decode_image
-from weaksam.masks_np import Rle, decode_rle, encode_rle
+from weaksam.masks_np import Rle, decode_rle, encode_rle, tight_box
 
 VERSION = "5.5.0"  # of Labelme's files
 _LEAST_CORNERS = 3  # of a polygon
@@ -99,13 +99,12 @@ def labelme_json(image: LabelledImage, of: LabelledSplit) -> Mapping[str, Any]:
 def _mask(mask_rle: Rle) -> Mapping[str, Any]:
     """Return a mask as a shape: the first and the last pixel of its box, and a PNG of what lies between them."""
     mask = decode_rle(mask_rle)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
+    left, top, right, bottom = tight_box(mask)
     file = io.BytesIO()
-    Image.fromarray(mask[top : bottom + 1, left : right + 1]).save(file, "PNG")
+    Image.fromarray(mask[top:bottom, left:right]).save(file, "PNG")
     return {
         "shape_type": "mask",
-        "points": [[int(left), int(top)], [int(right), int(bottom)]],
+        "points": [[left, top], [right - 1, bottom - 1]],
         "mask": base64.b64encode(file.getvalue()).decode(),
     }
 

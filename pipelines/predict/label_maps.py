@@ -21,6 +21,7 @@ from pipelines.store.instances import Instance
 from weaksam.drawing import draw_captions, draw_masks
 from weaksam.io.files import join
 from weaksam.label_maps import BACKGROUND, IGNORED, decode_label_map
+from weaksam.masks_np import tight_box
 
 _MAPS = "label_maps"  # folder of a run of predictions; one of each split lies in it
 _CLASSES = "classes.txt"  # in the folder of a split: the name of each number
@@ -75,12 +76,6 @@ def _with_map(uri: str, maps: EncodedMaps, image_id: str, class_names: Sequence[
     palette = voc_palette()
     colours = [f"#{bytes(palette[3 * n : 3 * n + 3]).hex()}" for n in numbers]
     picture = draw_masks(picture, (label_map == n for n in numbers), colours)
-    corners = np.array([_around(label_map == n) for n in numbers], np.float32).reshape(-1, 4)
+    corners = np.array([tight_box(label_map == n) for n in numbers], np.float32).reshape(-1, 4)
     captions = [class_names[n - 1] for n in numbers]
     return draw_captions(picture, corners, captions, ["#ffffff"] * len(numbers), scale=scale)
-
-
-def _around(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Return the box around the pixels of a mask that has some, XYXY, right and bottom exclusive."""
-    y, x = np.nonzero(mask)
-    return int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from weaksam.errors import DataError
 from weaksam.masks import encode_rles, masks_to_boxes, run_lengths
-from weaksam.masks_np import decode_rle, encode_rle, mask_nms, rle_area, rle_inside, rle_iou
+from weaksam.masks_np import decode_rle, encode_rle, mask_nms, rle_area, rle_inside, rle_iou, tight_box
 
 
 def mask(height, width, *pixels_yx):
@@ -72,6 +72,18 @@ def test_several_masks_are_encoded_as_each_alone(masks):
         inside = np.arange(len(lengths)) % 2 == 1
         assert np.repeat(inside, lengths).tolist() == one.T.flatten().tolist()
         assert (lengths[1:] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "box"),
+    [
+        pytest.param([(1, 2)], (2, 1, 3, 2), id="one-pixel"),
+        pytest.param([(0, 0), (3, 4)], (0, 0, 5, 4), id="first-and-last"),
+        pytest.param([], (0, 0, 0, 0), id="none"),
+    ],
+)
+def test_the_box_around_a_mask_ends_one_past_its_last_pixel(pixels, box):
+    assert tight_box(mask(4, 5, *pixels).numpy()) == box
 
 
 def rles(*masks):

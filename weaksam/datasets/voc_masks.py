@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weaksam.boxes_np import iou_float64
-from weaksam.masks_np import Rle, encode_rle
+from weaksam.masks_np import Rle, encode_rle, tight_box
 
 BACKGROUND, VOID = 0, 255
 # IoU of a mask's box with an object's, to be of one object at all. The void takes two or three pixels off each side: of an
@@ -49,7 +49,7 @@ def object_masks(
     given: list[Rle | None] = [None] * len(boxes_xyxy)
     if masks and given:
         wanted = np.array(boxes_xyxy, np.float32).reshape(-1, 4)
-        fit = iou_float64(np.array([_box(mask) for mask in masks], np.float32), wanted)
+        fit = iou_float64(np.array([tight_box(mask) for mask in masks], np.float32), wanted)
         of_masks = np.array([image.class_of.get(n, BACKGROUND) for n in found])[:, None]
         fit = np.where((of_masks == BACKGROUND) | (of_masks == np.array(class_numbers)), fit, 0)
         is_of_number = np.array(found)[:, None] == np.arange(1, len(given) + 1)
@@ -69,8 +69,3 @@ def classes_of(numbers: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> dict
         if n not in (BACKGROUND, VOID) and counts.any():
             found[n] = int(counts.argmax())
     return found
-
-
-def _box(mask: NDArray[np.bool_]) -> list[int]:
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]

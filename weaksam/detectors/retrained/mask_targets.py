@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from weaksam.masks_np import Rle, decode_rle
+from weaksam.masks_np import Rle, decode_rle, tight_box
 
 
 def mask_grids(mask_rle: Sequence[Rle], boxes_xyxy: NDArray[np.float32], cells: int) -> Tensor:
@@ -57,11 +57,9 @@ def fitted(mask_rle: Sequence[Rle], boxes_xyxy: NDArray[np.float32]) -> tuple[ND
     for n, (rle, box) in enumerate(zip(mask_rle, boxes_xyxy.tolist(), strict=True)):
         left, top = int(np.floor(box[0])), int(np.floor(box[1]))
         inside = decode_rle(rle)[top : int(np.ceil(box[3])), left : int(np.ceil(box[2]))]
-        columns, rows = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
-        if len(columns):
-            low = (left + columns[0], top + rows[0])
-            high = (left + columns[-1] + 1, top + rows[-1] + 1)
-            tight[n] = (*np.maximum(box[:2], low), *np.minimum(box[2:], high))
+        if inside.any():
+            shown = np.add(tight_box(inside), (left, top, left, top))
+            tight[n] = (*np.maximum(box[:2], shown[:2]), *np.minimum(box[2:], shown[2:]))
             shows[n] = True
     return tight, shows
 

@@ -246,7 +246,7 @@ def test_a_mirrored_pass_has_its_masks_turned_back() -> None:
 
         def __init__(self, like: MaskRcnn, flip: bool) -> None:
             super().__init__()
-            self.backbone, self.num_classes = like.backbone, 1
+            self.backbone, self.num_classes, self.options = like.backbone, 1, like.options
             self.config = replace(like.config, test=replace(like.config.test, flip=flip, scales=(HEIGHT,)))
 
         def predict(self, views, sizes_hw):
