@@ -11,10 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.engine.product import Facts, Product
+from pipelines.products.node_rows import NodeRows
 from pipelines.products.rows import RowFacts
 from pipelines.store.schemas import PSEUDO_LABELS, PSEUDO_MASKS, pseudo_labels_from_row
+from pipelines.store.tables import Rows
 from weaksam.structures import IMAGE_LABELS, PseudoGroundTruth
 
+_TRUTH = ("boxes_xyxy", "class_index", "score", "score_normalised", "mask_rle")  # what pseudo ground truth is read from
 COLUMNS = (
     "image_id",
     "split",
@@ -62,9 +65,10 @@ class PseudoLabelTable(Product[PseudoLabelFacts]):
     schema: ClassVar[pa.Schema] = PSEUDO_LABELS
     facts_type = PseudoLabelFacts
 
-    def images(self) -> Iterator[PseudoLabelledImage]:
-        """Yield the images of the table, holding one file in memory."""
-        for row in self.table.iter_rows([name for name in COLUMNS if name == "split" or name in self.schema.names]):
+    def images(self, *, masks: bool = True) -> Iterator[PseudoLabelledImage]:
+        """Yield the images of the table, holding one file in memory; with masks, if it has some and they are wanted."""
+        known = {"split", *self.schema.names} - (set() if masks else {"mask_rle"})
+        for row in self.table.iter_rows([name for name in COLUMNS if name in known]):
             yield PseudoLabelledImage(**_of_row(row))
 
 
@@ -87,6 +91,18 @@ class PseudoMaskTable(PseudoLabelTable):
         for row in self.table.iter_rows((*COLUMNS, "prompted_boxes_xyxy")):
             prompted_xyxy = np.asarray(row["prompted_boxes_xyxy"], np.float32).reshape(-1, 4)
             yield PseudoMaskedImage(**_of_row(row), prompted_xyxy=prompted_xyxy)
+
+
+class ImageMasks:
+    """The pseudo ground truth of images by id, with masks, shared by all processes of the node (``NodeRows``)."""
+
+    def __init__(self, table: Rows) -> None:
+        """Open the node's file, or make it, of a table of pseudo masks."""
+        self._rows = NodeRows(table, _TRUTH, kind="pseudo-masks", what="pseudo masks")
+
+    def __getitem__(self, image_id: str) -> PseudoGroundTruth:
+        """Return that of one image; an image without a row is a KeyError."""
+        return pseudo_labels_from_row(self._rows[image_id])
 
 
 def _of_row(row: Mapping[str, Any]) -> dict[str, Any]:

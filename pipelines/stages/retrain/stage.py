@@ -112,11 +112,15 @@ class RetrainStage(Stage[RetrainOptions]):
                 f"{labels.table.folder}: expected pseudo labels of the classes {', '.join(index.class_names)}, got "
                 f"{', '.join(labels.class_names)}"
             )
-        images, left_out, supervision = choose_images(labels.images(), index.pictures(), options.retrain.min_box_side)
+        labelled = labels.images(
+            masks=False
+        )  # they are looked up: of a data set of COCO's size they are half a gigabyte
+        images, left_out, supervision = choose_images(labelled, index.pictures(), options.retrain.min_box_side)
         task = RetrainTask(
             config=options.retrain,
             num_classes=len(index.class_names),
             images=images,
+            masks=labels.table if options.retrain.detector.learns_masks else None,
             cache_mib=options.resources.cache_mib,
         )
         watch = warn_of_dropped_positives(job.voice)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from pipelines.products.pseudo_labels import ImageMasks
+from pipelines.store.tables import Rows
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
 from pipelines.training.task import Losses, Position, Share, TrainingPlan, plan_of
 from weaksam.config import RetrainConfig
 from weaksam.detectors.loading import build_retrained
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
-from weaksam.detectors.retrained.samples import BoxBatch, box_sample, collate_boxes
+from weaksam.detectors.retrained.samples import BoxBatch, box_sample, collate_boxes, learnable
 from weaksam.io.images import decode_image
 from weaksam.networks.pyramids import pixel_format
 from weaksam.random import derive_seed
@@ -39,6 +42,7 @@ class RetrainTask:
     config: RetrainConfig
     num_classes: int
     images: tuple[BoxedImage, ...]
+    masks: Rows | None = None  # the table that masks are looked up in, where they are learnt; None = images have theirs
     cache_mib: int = 0
 
     @property
@@ -104,11 +108,16 @@ class BoxedImages:
         self._pixels = pixel_format(task.config.backbone)
         self.image_ids: Sequence[str] = [image.image_id for image in task.images]
 
+    @cached_property
+    def _masks(self) -> ImageMasks | None:
+        return None if self._task.masks is None else ImageMasks(self._task.masks)
+
     def load(self, index: int, epoch: int) -> tuple[Tensor, Targets]:
         """Return a view ``[3, h, w]`` and the boxes in it."""
         config, image = self._task.config, self._task.images[index]
         seed = derive_seed(config.seed, "box view", epoch, image.image_id)
-        return box_sample(decode_image(self._bytes.read(image)), image.truth, config, self._pixels, seed)
+        truth = image.truth if self._masks is None else learnable(self._masks[image.image_id], config.min_box_side)
+        return box_sample(decode_image(self._bytes.read(image)), truth, config, self._pixels, seed)
 
     def collate(self, samples: list[tuple[Tensor, Targets]]) -> BoxBatch:
         """Return the padded batch of one pass."""

@@ -78,11 +78,11 @@ class TrainPromptsStage(Stage[TrainPromptsOptions]):
         return options.train.train_again == "asked"
 
     def check(self, options: TrainPromptsOptions) -> None:
-        """Load CLIP and make the prompts of the classes that have words of their own; see ``Stage.check``."""
+        """Load CLIP and make prompts of the background's names: those of classes are not known yet; see ``Stage.check``."""
         from pipelines.stages.train_prompts.task import PromptTask
 
-        named = tuple(options.clip.names) or options.clip.background[:1]
-        PromptTask(clip=options.clip, config=options.train, class_names=named, images=()).build_model().texts()
+        any_name = options.clip.background[:1]
+        PromptTask(clip=options.clip, config=options.train, class_names=any_name, images=()).build_model().texts()
 
     def describe(self, options: TrainPromptsOptions) -> str:
         """Return how long the training would be."""

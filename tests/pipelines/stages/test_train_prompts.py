@@ -194,7 +194,7 @@ def test_an_objective_and_what_is_learnt_from_go_together(tmp_path: Path) -> Non
     ("setting", "told"),
     [
         pytest.param("train_prompts.crop_size=36", "crop_size: expected a multiple of 8", id="views"),
-        pytest.param("clip.names={ring: zyxel}", "zyxel", id="words"),
+        pytest.param("clip.background=[zyxel]", "zyxel", id="words"),
     ],
 )
 def test_what_clip_cannot_do_is_said_before_others_work_for_it(tmp_path: Path, setting: str, told: str) -> None:
