@@ -263,10 +263,10 @@ class Instance:
         return not Table(index_folder(rows_uri(self.run_uri), self.planned.index), IMAGES).parts()
 
     def _rows(self) -> dict[str, Any]:
-        """Return how many rows there are of its set, and a digest of which; empty without a table."""
+        """Return how many rows there are of its set, and a digest of which; empty without a table, or where nobody knows."""
         if self.planned is None:
             return integrity.rows(self.folder)
-        if not self._has_rows():
+        if self._is_unlisted() or not self._has_rows():
             return {}
         found = CurrentRows(self._identified(), self.planned_rows()).identities.select(PLANNED_ROWS.names)
         return {"count": found.num_rows, "digest": digest_of(found.sort_by("image_id"))}

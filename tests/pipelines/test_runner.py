@@ -226,6 +226,8 @@ def test_a_dry_run_by_another_index_of_the_same_images_finds_their_rows_finished
     _, printed = bring(recipe, tmp_path, "propose", dry_run=True)  # whose index looks at true boxes, too
     assert "damaged" not in printed
     assert printed.count("finished: images 5 = done 5") == 1
+    _, printed = bring(recipe, tmp_path, "train-mil", dry_run=True)  # which reads the rows of a part of them
+    assert printed.count("would run") == 2  # and the index
 
 
 @pytest.mark.parametrize(("retry", "to_do"), [(False, 2), (True, 3)], ids=["", "--retry-dropped"])
