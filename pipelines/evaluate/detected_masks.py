@@ -23,7 +23,7 @@ from weaksam.errors import ImageError
 from weaksam.structures import Detections, GroundTruth
 
 if TYPE_CHECKING:
-    from weaksam.metrics.coco import CocoAveragePrecision
+    from weaksam.metrics.coco import CocoAveragePrecision, CocoScores
     from weaksam.metrics.detection import VocAveragePrecision
 
 logger = logging.getLogger(__name__)
@@ -110,11 +110,11 @@ class MaskMeasures:
         is a number of objects, and ``grabcut`` how many masks it made and in how many boxes it failed. ``worst`` are images
         whose objects are fitted worst by as many of the best-scored masks of their classes.
         """
-        own = self._rows[MASKS]
-        scores, areas = own.coco.scores(), own.voc.scores(0.5)
+        of_rows = {name: row.coco.scores() for name, row in self._rows.items()}  # each takes a while
+        scores, areas = of_rows[MASKS], self._rows[MASKS].voc.scores(0.5)
         return {
             "without_mask": self._without_mask,
-            "rows": [row.to_plain(name) for name, row in self._rows.items()],
+            "rows": [row.to_plain(name, of_rows[name]) for name, row in self._rows.items()],
             "grabcut": {"masks": self._grab_cut.masks, "fell_back": self._grab_cut.fell_back},
             "worst": self._worst.to_plain(),
             "classes": [
@@ -142,8 +142,7 @@ class _Row:
         self.coco.add(image_id, found, truth)
         self.voc.add(image_id, found, truth)
 
-    def to_plain(self, name: str) -> dict[str, Any]:
-        scores = self.coco.scores()
+    def to_plain(self, name: str, scores: CocoScores) -> dict[str, Any]:
         return {
             "name": name,
             "images": self.images,
