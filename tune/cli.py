@@ -55,8 +55,8 @@ def tune(
     trials = Trials(loaded, run_uri, request.data)
 
     def asked(values: Sequence[str]) -> Iterator[tuple[Recipe, list[str]]]:
-        recipe = Trials(load_sweep(sweep, values), run_uri, request.data).base
-        yield recipe, Run(recipe, run_uri).needed_for(*loaded.targets)
+        for recipe in Trials(load_sweep(sweep, values), run_uri, request.data).examples():
+            yield recipe, Run(recipe, run_uri).needed_for(*loaded.targets)
 
     without_effect.warn(voice, request.overrides or (), request.overrides or (), asked)
     if request.dry_run:

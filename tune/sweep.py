@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -205,6 +205,11 @@ class Trials:
         """
         recipe = self.chosen(corners(self.sweep.space)[0], self.sweep.seeds[0])
         return recipe.model_copy(update={"resources": replace(recipe.resources, here=False, cpus=0)})
+
+    def examples(self) -> Iterator[Recipe]:
+        """Yield recipes that together show what trials do: of every extreme of every knob, and of what is compared."""
+        for settings in (*corners(self.sweep.space), *self.sweep.compare.values()):
+            yield self.chosen(settings, self.sweep.seeds[0])
 
     def shared(self) -> list[str]:
         """Return the instances that are the same for all trials, in the order in which they must run."""

@@ -35,7 +35,10 @@ def without_effect(given: Iterable[str], values: Sequence[str], asked: Asked) ->
     looked_at = [item for item in given if not item.startswith(_OF_THE_WHOLE_RUN)]
     if not looked_at:
         return
-    whole = [(recipe, _options(recipe, names)) for recipe, names in asked(values)]
+    try:
+        whole = [(recipe, _options(recipe, names)) for recipe, names in asked(values)]
+    except ConfigError:  # some of it cannot be, which is said with its place when it is to be made
+        return
     for item in looked_at:
         changes = False
         try:

@@ -64,11 +64,10 @@ def planned_images(planned: pa.Table, images: pa.Table, labels: str = "") -> pa.
     return pa.table([images["image_id"], planned["input"].take(at), images["uri"], known], schema=PLANNED)
 
 
-def beside(images: pa.Table, rows: pa.Table, *, keep: bool = False) -> pa.Table:
-    """Return the images that have a row, with its columns; with ``keep`` the others as well, with nulls."""
+def beside(images: pa.Table, rows: pa.Table) -> pa.Table:
+    """Return the images that have a row, with its columns."""
     at = pc.index_in(images["image_id"], rows["image_id"].combine_chunks())
-    if not keep:
-        images, at = images.filter(at.is_valid()), at.drop_null()
+    images, at = images.filter(at.is_valid()), at.drop_null()
     for name in rows.column_names:
         if name != "image_id":
             images = images.append_column(rows.schema.field(name), rows[name].take(at))

@@ -153,9 +153,12 @@ class _Row:
 
 
 def likeliest(found: Detections, truth: GroundTruth) -> Detections:
-    """Return of each class as many of the best-scored detections as an image has objects of it; of equals the first."""
+    """Return of each class as many of the best-scored detections as an image has objects of it; of equals the first.
+
+    Difficult objects and crowds do not count.
+    """
     order = np.argsort(-found.score, kind="stable")
-    classes, counts = np.unique(truth.class_index, return_counts=True)
+    classes, counts = np.unique(truth.class_index[~(truth.difficult | truth.crowd)], return_counts=True)
     kept = [
         order[found.class_index[order] == class_index][:count]
         for class_index, count in zip(classes.tolist(), counts.tolist(), strict=True)

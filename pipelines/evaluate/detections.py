@@ -58,9 +58,7 @@ class MeasuredImage:
     size_hw: tuple[int, int]
     detections: Detections
     proposals_xyxy: NDArray[np.float32]  # [R, 4]
-    read_image: Callable[[str], NDArray[np.uint8]] | None = (
-        None  # image id -> [H, W, 3], where GrabCut is measured on it
-    )
+    read_image: Callable[[str], NDArray[np.uint8]] | None = None  # -> [H, W, 3], where GrabCut is measured on it
 
 
 def run(job: Job[EvaluateOptions]) -> EvaluationFacts:

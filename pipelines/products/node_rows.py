@@ -32,9 +32,7 @@ class NodeRows(Mapping[str, dict[str, Any]]):
             kind: of files, the name of their folder; one for each choice of columns.
             what: they hold, for messages.
         """
-        schema = pa.schema(
-            [table.schema.field(name) for name in ("image_id", *columns)]
-        )  # without the table's metadata
+        schema = pa.schema([table.schema.field(name) for name in ("image_id", *columns)])  # and no metadata
 
         def batches() -> Iterator[pa.RecordBatch]:
             for part in table.iter_parts(schema.names):

@@ -30,9 +30,8 @@ from weaksam.config.weights import NotInKey
 
 _HOLD_PROPOSALS = ("propose", "import")  # verbs whose tables hold proposals
 _HOLD_PSEUDO_LABELS = ("label", "true-boxes", "segment", "true-masks", "import-masks")
-_MEASURED_LABELS = tuple(
-    verb for verb in _HOLD_PSEUDO_LABELS if verb != "true-masks"
-)  # there is nothing to say of these
+# All but true masks, of which there is nothing to measure.
+_MEASURED_LABELS = tuple(verb for verb in _HOLD_PSEUDO_LABELS if verb != "true-masks")
 _HOLD_LABEL_MAPS = ("seeds", "predict-maps")
 
 

@@ -3,7 +3,8 @@
     index, pseudo labels ─► fetch and validate (CPU tasks) ─► MaskActor pool ─► Parquet
 
 What it leaves are pseudo labels again, whose boxes are those of the masks. A box without a mask is rejected and counted; an
-image without a row of pseudo labels is not planned. Resumable like ``propose``.
+image without a row of pseudo labels is not planned. One without a row of the peaks is left out and counted: it gets its masks
+once ``propose`` has its row. Resumable like ``propose``.
 """
 
 from __future__ import annotations
@@ -103,10 +104,15 @@ class SegmentStage(Stage[SegmentOptions]):
         images = beside(images, labels.table.read(("image_id", *_LABELS)))
         if not images.num_rows:
             raise DataError(f"{labels.table.folder}: expected pseudo labels of images that are indexed, got none")
+        labelled = images.num_rows
         if options.peaks:
             prompts = job.input(options.peaks, ProposalTable).table
             names = [column.name for column in PROMPT_COLUMNS]
-            images = beside(images, prompts.read(("image_id", *names)), keep=True)  # boxes alone prompt without a row
+            images = beside(images, prompts.read(("image_id", *names)))
+            if not images.num_rows:
+                raise DataError(
+                    f"{job.instance.name}: none of {labelled:,} images with labels has a row of {options.peaks}"
+                )
         schema = with_class_names(PSEUDO_MASKS, index.class_names)
 
         def operators(dataset: Any, pools: Pools) -> Any:
@@ -122,6 +128,8 @@ class SegmentStage(Stage[SegmentOptions]):
 
         facts = work_off(job, images, schema, options.resources, operators)
         table = CurrentRows(job.instance.table(schema), job.instance.planned_rows())
+        if without := labelled - images.num_rows:
+            facts = replace(facts, text=f"{facts.text} · {without:,} without a row of {options.peaks} left out")
         return _with_counts(PseudoMaskFacts(**vars(facts)), table, labels)
 
 
@@ -161,7 +169,7 @@ class MaskActor:
         from weaksam.sam.segment import peaks_inside, segment_boxes
 
         config, truth, image = self._spec.config, pseudo_labels_from_row(row), ready()
-        peaks = prompts_from_columns(row) if row.get("prompt_source") else []
+        peaks = prompts_from_columns(row) if "prompt_source" in row else []
         points_xy = peaks_inside(truth.boxes_xyxy, truth.class_index, peaks, config.max_points)
         masks = segment_boxes(self._sam, image, truth.boxes_xyxy, points_xy, config)
         reasons = np.where(masks.area == 0, EMPTY, np.where(masks.area < config.min_area, SMALL, ""))

@@ -332,3 +332,9 @@ def test_trials_of_an_earlier_version_of_the_file_are_not_the_sweeps(tmp_path):
     for other in ({**inside, "pseudo_labels.tau_s": 0.7}, {"pseudo_labels.tau_s": 0.2}, {**inside, "retrain.lr": 0.1}):
         assert not trials.has(trials.key(other), other)
     assert not trials.has(trials.key(inside), {**inside, "evaluate.voc_style": "elsewhere"})
+
+
+def test_examples_are_of_every_extreme_and_of_what_is_compared(tmp_path):
+    trials = trials_of(tmp_path, SWEEP + "compare: {mine: {pseudo_labels.tau_s: 0.3}}\n")
+    shown = {recipe.pseudo_labels.tau_s for recipe in trials.examples()}
+    assert shown == {*trials.sweep.space["pseudo_labels.tau_s"].extremes, 0.3}

@@ -19,7 +19,7 @@ from weaksam.detectors.mil.samples import View, collate, mirrored, scaled
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
 from weaksam.detectors.retrained.samples import collate_boxes
 from weaksam.masks import paste_masks
-from weaksam.masks_np import mask_nms
+from weaksam.masks_np import Rle, mask_nms
 from weaksam.precision import computing, require_finite
 from weaksam.structures import Detections
 
@@ -94,21 +94,24 @@ def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detec
             class_indices.append(found.class_index.cpu())
             scores.append(found.score.float().cpu())
     all_boxes, class_index, score = torch.cat(boxes), torch.cat(class_indices), torch.cat(scores)
+    mask_rle: list[Rle] | None = None
     if len(boxes) > 1 and masks and detector.options.masks_suppress:
-        everything = paste_masks(torch.cat(masks), all_boxes, (height, width))
-        best = torch.from_numpy(mask_nms(everything, score.numpy(), class_index.numpy(), config.nms_iou))
+        pasted = paste_masks(torch.cat(masks), all_boxes, (height, width))
+        kept = mask_nms(pasted, score.numpy(), class_index.numpy(), config.nms_iou)[: config.max_detections]
+        best, mask_rle = torch.from_numpy(kept), [pasted[n] for n in kept]
     elif len(boxes) > 1:
-        best = batched_nms(all_boxes, score, class_index, config.nms_iou)
+        best = batched_nms(all_boxes, score, class_index, config.nms_iou)[: config.max_detections]
     else:
-        best = score.argsort(descending=True, stable=True)
-    best = best[: config.max_detections]
+        best = score.argsort(descending=True, stable=True)[: config.max_detections]
+    if masks and mask_rle is None:
+        mask_rle = paste_masks(torch.cat(masks)[best.to(device)], all_boxes[best], (height, width))
     image_scores = torch.zeros(detector.num_classes).scatter_reduce(0, class_index, score, "amax")
     return Detections(
         boxes_xyxy=all_boxes[best].numpy(),
         class_index=class_index[best].numpy(),
         score=score[best].numpy(),
         image_scores=image_scores.numpy(),
-        mask_rle=paste_masks(torch.cat(masks)[best.to(device)], all_boxes[best], (height, width)) if masks else None,
+        mask_rle=mask_rle,
     )
 
 

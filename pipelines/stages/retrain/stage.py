@@ -112,9 +112,7 @@ class RetrainStage(Stage[RetrainOptions]):
                 f"{labels.table.folder}: expected pseudo labels of the classes {', '.join(index.class_names)}, got "
                 f"{', '.join(labels.class_names)}"
             )
-        labelled = labels.images(
-            masks=False
-        )  # they are looked up: of a data set of COCO's size they are half a gigabyte
+        labelled = labels.images(masks=False)  # looked up by loaders: of COCO's images they are half a gigabyte
         images, left_out, supervision = choose_images(labelled, index.pictures(), options.retrain.min_box_side)
         task = RetrainTask(
             config=options.retrain,

@@ -115,7 +115,7 @@ class SeedStage(Stage[SeedOptions]):
         images = planned_images(job.instance.planned_rows(), index.read(), column)
         unknown = images["labels"].null_count
         images = images.filter(images["labels"].is_valid())
-        known, superpixels = images.num_rows, None
+        labelled, superpixels = images.num_rows, None
         if options.superpixels:
             superpixels = job.input(options.superpixels, SuperpixelTable).table
             images = among(images, superpixels.ids())
@@ -142,7 +142,7 @@ class SeedStage(Stage[SeedOptions]):
         facts = work_off(job, images, schema, options.resources, operators)
         table = CurrentRows(job.instance.table(schema), job.instance.planned_rows())
         left_out = f" · {unknown:,} with unknown labels left out" if unknown else ""
-        if without := known - images.num_rows:
+        if without := labelled - images.num_rows:
             left_out += f" · {without:,} without a row of {options.superpixels} left out"
         said = {**vars(facts), "text": f"{facts.text}{left_out}"}
         return _with_counts(SeedFacts(**said, supervision=trained.facts.supervision), table)

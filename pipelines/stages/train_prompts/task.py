@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -124,13 +124,14 @@ class PromptViews:
         self.image_ids: Sequence[str] = [image.image_id for image in task.images]
 
     @cached_property
-    def _seeds(self) -> Mapping[str, bytes]:
-        return {} if self._task.seeds is None else EncodedMaps(self._task.seeds)
+    def _seeds(self) -> EncodedMaps | None:
+        return None if self._task.seeds is None else EncodedMaps(self._task.seeds)
 
     def load(self, index: int, epoch: int) -> ViewBatch:
         """Return one view, as a batch without its first axis."""
         task, image = self._task, self._task.images[index]
-        seeds = decode_label_map(self._seeds[image.image_id], f"image {image.image_id}") if task.seeds else None
+        encoded = None if self._seeds is None else self._seeds[image.image_id]
+        seeds = None if encoded is None else decode_label_map(encoded, f"image {image.image_id}")
         seed = derive_seed(task.config.seed, "prompt view", epoch, image.image_id)
         pixels, cut = prompt_view(decode_image(self._bytes.read(image)), seeds, task.config, seed)
         positive = torch.zeros(len(task.class_names), dtype=torch.bool)

@@ -52,3 +52,7 @@ def test_a_value_that_changes_what_is_asked_for_has_an_effect() -> None:
         yield SOURCE.recipe(values, "shapes:")[0], ["index", "propose"] if values else ["index"]
 
     assert list(without_effect(["mil.steps=3"], ["mil.steps=3"], more)) == []
+
+
+def test_of_what_cannot_be_nothing_is_said_here() -> None:
+    assert list(without_effect(["mil.steps=no"], ["mil.steps=no"], asked)) == []

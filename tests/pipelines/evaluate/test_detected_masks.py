@@ -133,6 +133,9 @@ def test_the_likeliest_are_as_many_of_a_class_as_it_has_objects() -> None:
     assert kept.class_index.tolist() == [0, 0, 2]
     assert kept.score.tolist() == pytest.approx([0.7, 0.6, 0.8])
     assert len(likeliest(detected, truth([], []))) == 0
+    crowded = truth([corner()] * 3, [0, 0, 2])
+    crowded.crowd[0] = crowded.difficult[2] = True
+    assert likeliest(detected, crowded).score.tolist() == pytest.approx([0.7])
 
 
 def test_the_worst_images_are_those_whose_objects_the_likeliest_masks_fit_least() -> None:

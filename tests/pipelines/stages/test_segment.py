@@ -188,12 +188,6 @@ def test_a_box_without_area_is_rejected_whatever_mask_sam_makes_of_it(tmp_path: 
     assert [rejected["reason"] for rejected in row["rejected"]] == ["box without area"]
 
 
-def test_without_a_row_of_peaks_boxes_alone_prompt(tmp_path: Path) -> None:
-    row = fetched("a", two_squares(), [[20.0, 20.0, 60.0, 60.0]])
-    rows, _ = segmented(tmp_path, [row, {**row, "image_id": "b", **{column.name: None for column in PROMPT_COLUMNS}}])
-    assert rows[0]["mask_rle"] == rows[1]["mask_rle"] != []
-
-
 def test_peaks_of_the_class_inside_the_box_prompt_beside_it(tmp_path: Path) -> None:
     box = [[10.0, 10.0, 118.0, 118.0]]  # around both squares: the points say which is meant
     points = {
