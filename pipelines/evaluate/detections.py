@@ -1,9 +1,9 @@
 """How the evaluate stage measures detections (method 9.1-9.3), beside detectors that need no training.
 
 Reads the detections and the proposals table file by file and the data set's true boxes and labels, on the driver. Where labels
-alone are known, the scores of whole images are all that is measured. Three
-rows are measured alike on every split: the detector; the whole image as the only box, with the detector's image scores;
-and one random proposal with these scores. What the last two earn is owed to the labels, not to localisation.
+alone are known, the scores of whole images are all that is measured. Three rows are measured alike on every split: the
+detector; the whole image as the only box, with the detector's image scores; and one random proposal with these scores, where
+any image of the split has proposals. What the last two earn is owed to the labels, not to localisation.
 """
 
 from __future__ import annotations
@@ -222,6 +222,7 @@ class _Split:
     masks: bool
     images: int = 0
     boxes: int = 0
+    proposed: bool = False  # whether any image has a proposal
     scores: list[NDArray[np.float32]] = field(default_factory=list)
     labels: list[tuple[int, ...]] = field(default_factory=list)
 
@@ -249,6 +250,7 @@ class _Split:
 
         self.images += 1
         self.boxes += len(image.detections)
+        self.proposed |= len(image.proposals_xyxy) > 0
         if image.image_id in self.known_labels:
             self.scores.append(image.detections.image_scores)
             self.labels.append(tuple(self.known_labels[image.image_id]))
@@ -284,7 +286,7 @@ class _Split:
             **counts,
             "objects": int(voc.objects.sum()),
             "classification_map": mean_ap,
-            "rows": [row.to_plain(name) for name, row in self.rows.items()],
+            "rows": [row.to_plain(name) for name, row in self.rows.items() if self.proposed or name != RANDOM_PROPOSAL],
             **({} if self.of_masks is None else {"masks": self.of_masks.to_plain()}),
             "classes": [
                 {

@@ -24,9 +24,10 @@ from pipelines.products.detections import DetectionTable
 from pipelines.products.label_maps import LabelMapTable
 from pipelines.products.measured import Evaluation, EvaluationFacts
 from pipelines.products.proposals import ProposalTable
-from pipelines.products.pseudo_labels import PseudoLabelTable
+from pipelines.products.pseudo_labels import PseudoLabelTable, PseudoMaskTable
 from pipelines.recipe.keys import INDEX, NOTHING
 from pipelines.recipe.model import Recipe, verb_of
+from pipelines.stages.train_classifier.trained import TrainedClassifier
 from weaksam.config import require
 
 # By what the instance that is measured left behind.
@@ -35,8 +36,6 @@ MEASURES: Mapping[type[Product[Any]], Callable[[Job[EvaluateOptions]], Evaluatio
     DetectionTable: detections.run,
     PseudoLabelTable: pseudo_labels.run,
 }
-
-_OF_MASKS = ("segment", "import-masks")  # whose masks are measured
 
 AnyOptions = EvaluateOptions | AgreementOptions | ClassifierOptions | PseudoMaskOptions | LabelMapOptions
 
@@ -53,7 +52,7 @@ class EvaluateStage(Stage[AnyOptions]):
         "classifier, by image labels."
     )
     product = Evaluation
-    revision = 3
+    revision = 4
     when_stopped = WhenStopped.MEASURE
 
     def options(self, recipe: Recipe, name: str) -> AnyOptions:  # noqa: ARG002
@@ -61,18 +60,18 @@ class EvaluateStage(Stage[AnyOptions]):
         how = recipe.evaluate
         if how.views:
             return agreement.options(recipe)
-        if verb_of(how.of) == "train-classifier":
+        if _leaves(recipe, TrainedClassifier):
             return classifier.options(recipe)
-        if verb_of(how.of) in _OF_MASKS:
+        if _leaves(recipe, PseudoMaskTable):
             return pseudo_masks.options(recipe)
-        if _are_label_maps(recipe):
+        if _leaves(recipe, LabelMapTable):
             return label_maps.options(recipe)
-        of_detections, of_proposals = verb_of(how.of) == "detect", verb_of(how.of) == "propose"
+        of_detections = _leaves(recipe, DetectionTable)
         return EvaluateOptions(
             of=how.of,
             beside=detections.proposals_beside(recipe) if of_detections else (),
-            how=None if verb_of(how.of) == "label" else how,
-            named_sources=proposals.named_sources(recipe.of(how.of)) if of_proposals else (),
+            how=None if _leaves(recipe, PseudoLabelTable) else how,
+            named_sources=proposals.named_sources(recipe.of(how.of)) if _are_proposed(recipe) else (),
             proposal_sources=detections.proposal_sources(recipe) if of_detections else (),
             masks=_have_masks(recipe),
             index=INDEX if of_detections and _have_masks(recipe) else NOTHING,
@@ -87,15 +86,15 @@ class EvaluateStage(Stage[AnyOptions]):
 
     def measures_by_true_boxes(self, recipe: Recipe) -> bool:
         """Whether it does not compare views, and what it measures is no label map."""
-        return not recipe.evaluate.views and not _are_label_maps(recipe)
+        return not recipe.evaluate.views and not _leaves(recipe, LabelMapTable)
 
     def measures_by_true_masks(self, recipe: Recipe) -> bool:
         """Whether what it measures has masks."""
-        return self.measures_by_true_boxes(recipe) and (verb_of(recipe.evaluate.of) in _OF_MASKS or _have_masks(recipe))
+        return self.measures_by_true_boxes(recipe) and (_leaves(recipe, PseudoMaskTable) or _have_masks(recipe))
 
     def measures_by_true_label_maps(self, recipe: Recipe) -> bool:
         """Whether what it measures is label maps."""
-        return not recipe.evaluate.views and _are_label_maps(recipe)
+        return not recipe.evaluate.views and _leaves(recipe, LabelMapTable)
 
     def run(self, job: Job[AnyOptions]) -> EvaluationFacts:
         """Measure what the instance reads."""
@@ -114,16 +113,21 @@ class EvaluateStage(Stage[AnyOptions]):
         return MEASURES[kind](job.with_options(options))
 
 
-def _are_label_maps(recipe: Recipe) -> bool:
-    """Return whether an instance measures label maps, whichever stage makes them; ``recipe`` is what it sees."""
-    return issubclass(registry.stage_of(recipe.evaluate.of).product, LabelMapTable)
+def _leaves(recipe: Recipe, product: type[Product[Any]]) -> bool:
+    """Return whether what an instance measures is such a product, whichever stage makes it; ``recipe`` is what it sees."""
+    return issubclass(registry.stage_of(recipe.evaluate.of).product, product)
 
 
 def _have_masks(recipe: Recipe) -> bool:
     """Return whether the detections or proposals that an instance measures have masks; ``recipe`` is what it sees."""
-    have = {"detect": detections.have_masks, "propose": proposals.have_masks}
-    verb = verb_of(recipe.evaluate.of)
-    return verb in have and have[verb](recipe)
+    if _leaves(recipe, DetectionTable):
+        return detections.have_masks(recipe)
+    return _are_proposed(recipe) and proposals.have_masks(recipe)
+
+
+def _are_proposed(recipe: Recipe) -> bool:
+    """Return whether a recipe says how the proposals that an instance measures were made, as it does not of imported ones."""
+    return verb_of(recipe.evaluate.of) == "propose"
 
 
 STAGE = EvaluateStage()

@@ -22,10 +22,13 @@ def remove_copies(table: Table) -> int:
     fs, _ = open_fs(table.folder)
     paths = {posixpath.basename(path): path for path in table.parts()}
     names = found["part"].cast(pa.string())
+    written = set()
     for name in pc.unique(names.filter(pa.array(copy))).to_pylist():
         kept = ~copy[pc.equal(names, name).to_numpy()]
         if kept.any():
             part = table.read_part(paths[name], table.schema).filter(pa.array(kept))
             table.write_part(part, part_name(part))
-        fs.rm_file(paths[name])
+            written.add(f"{part_name(part)}.parquet")
+        if name not in written:  # where it is, all of this file was copies, and what is kept of another took its place
+            fs.rm_file(paths[name])
     return int(copy.sum())

@@ -27,7 +27,7 @@ def view(run: ShownRun) -> View | None:
     for name, content in evaluations(run, "label_maps").items():
         table = run.products.get(run.recipe.of(name).evaluate.of)
         for split, measured in content["label_maps"].items():
-            entry = {"heading": heading(name, split), "supervision": content["supervision"], **measured}
+            entry = {"heading": heading(name, split), "supervision": content["supervision"], "groups": [], **measured}
             if measured["rows"]:
                 entry["classes"] = [{**row, "bar": iou_bar(row["iou"])} for row in measured["classes"]]
                 entry["mistakes"] = _mistakes(measured)

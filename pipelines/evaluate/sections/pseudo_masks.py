@@ -26,7 +26,7 @@ def view(run: ShownRun) -> View | None:
         table = run.products.get(run.recipe.of(name).evaluate.of)
         supervision = content.get("supervision", IMAGE_LABELS)
         for split, measured in content["pseudo_masks"].items():
-            entry = {"heading": heading(name, split), "supervision": supervision, **measured}
+            entry = {"heading": heading(name, split), "supervision": supervision, "groups": [], **measured}
             if measured["rows"]:
                 label = f"Objects by the IoU of their best pseudo mask, {heading(name, split)}"
                 entry["classes"] = [{**row, "bar": iou_bar(row["iou"])} for row in measured["classes"]]

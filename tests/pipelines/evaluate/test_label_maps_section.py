@@ -85,9 +85,11 @@ def test_an_image_that_cannot_be_read_any_more_leaves_its_reason(run: ShownRun) 
 
 def test_without_its_table_an_evaluation_is_shown_without_pictures(run: ShownRun) -> None:
     products = {name: product for name, product in run.products.items() if name != "seeds"}
-    shown = {one["heading"]: one for one in view_of(replace(run, products=products))["evaluations"]}
-    assert "groups" not in shown["seeds on train"]
-    assert "groups" in shown["maps on train"]
+    view = view_of(replace(run, products=products))
+    shown = {one["heading"]: one for one in view["evaluations"]}
+    assert not shown["seeds on train"]["groups"]
+    assert shown["maps on train"]["groups"]
+    assert "seeds on train" in text_of(render_section(section.SECTION, view))
 
 
 def test_a_class_has_one_colour_in_the_map_and_in_the_true_one() -> None:

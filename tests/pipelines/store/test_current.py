@@ -77,6 +77,20 @@ def test_a_part_of_copies_keeps_what_is_none(table):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("rows", [("ab", "b"), ("a", "ab", "b"), ("b", "ab", "a"), ("ab", "bc", "b", "c")])
+def test_parts_that_are_named_by_what_is_kept_of_others_are_not_lost(tmp_path, rows):
+    table = Table(str(tmp_path), SCHEMA)
+    for ids in rows:
+        part = pa.Table.from_pylist(
+            [{"image_id": name, "input": "1", "score": ord(name)} for name in ids], schema=SCHEMA
+        )
+        table.write_part(part, part_name(part))
+    before = sum(map(len, rows))
+    left = sorted(set("".join(rows)))
+    assert remove_copies(table) == before - len(left)
+    assert sorted((row["image_id"], row["score"]) for row in table.iter_rows()) == [(name, ord(name)) for name in left]
+
+
 def test_the_list_beside_a_table_saves_opening_its_parts(table, monkeypatch):
     expected = sorted(map(tuple, (row.values() for row in identities(table).to_pylist())))
     listed.keep(table)
