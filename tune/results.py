@@ -69,7 +69,7 @@ def ranking(outcome: Outcome) -> list[dict[str, Any]]:
     That figure is AP50 where it is measured, else the first one that true boxes measure; without one there are no rows.
 
     Returns:
-        for every objective: ``objective``, ``figure``, ``label_free``, Spearman's ``rho`` of the means over seeds (null for
+        for every objective: ``objective``, ``figure``, ``remarks`` on it, Spearman's ``rho`` of the means over seeds (null for
         fewer than three trials or no variety), ``by_seed`` where there are several, and ``chosen``: the reported figure of what
         the objective alone would have chosen.
     """
@@ -88,18 +88,24 @@ def ranking(outcome: Outcome) -> list[dict[str, Any]]:
             )
             for seed in (usable[0].by_seed if usable and name != RANK and len(usable[0].by_seed) > 1 else {})
         }
-        chosen = max(usable, key=lambda r: r.select[name] or 0.0).report[figure] if usable else None
+        best_of = max if OBJECTIVES[name].more_is_better else min
+        chosen = best_of(usable, key=lambda r: r.select[name] or 0.0).report[figure] if usable else None
         rows.append(
             {
                 "objective": name,
                 "figure": figure,
-                "label_free": OBJECTIVES[name].label_free,
+                "remarks": _remarks(name),
                 "rho": spearman([r.select[name] for r in usable], [r.report[figure] for r in usable]),
                 "by_seed": by_seed,
                 "chosen": chosen,
             }
         )
     return rows
+
+
+def _remarks(objective: str) -> list[str]:
+    known_by, better = OBJECTIVES[objective].label_free, OBJECTIVES[objective].more_is_better
+    return ["label-free"] * known_by + ["less is better"] * (not better)
 
 
 def spearman(one: Sequence[float | None], other: Sequence[float | None]) -> float | None:
@@ -118,7 +124,7 @@ def records_of(outcome: Outcome) -> list[Record]:
 
 def finished_trials(outcome: Outcome) -> list[Record]:
     """Return the finished trials, each once."""
-    return list({record.key: record for _, record in outcome.trials if record.state == "finished"}.values())
+    return [record for record in records_of(outcome) if record.state == "finished"]
 
 
 def text_tables(outcome: Outcome) -> list[TextTable]:
@@ -152,7 +158,7 @@ def where(outcome: Outcome, objective: str) -> tuple[str, str]:
 
 def how_many(outcome: Outcome) -> str:
     """Return how the trials ended, and how many are still to run."""
-    states = [record.state for record in {record.key: record for _, record in outcome.trials}.values()]
+    states = [record.state for record in records_of(outcome)]
     counts = {state: states.count(state) for state in ("finished", "stopped", "failed")}
     counts["not run"] = outcome.planned - len(states)
     return f"{outcome.planned} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count > 0)
@@ -207,7 +213,7 @@ def _text_of_ranking(outcome: Outcome) -> TextTable:
     text.add_columns(Kind.NAME, "objective")
     text.add_columns(Kind.FIGURE, "Spearman", "by seed", f"{figure} of its choice")
     for row in rows:
-        mark = " (label-free)" if row["label_free"] else ""
+        mark = f" ({', '.join(row['remarks'])})" if row["remarks"] else ""
         seeds = " ".join(correlation(rho) for rho in row["by_seed"].values())
         text.add_row(row["objective"] + mark, correlation(row["rho"]), seeds, percent(row["chosen"]))
     return text

@@ -103,11 +103,13 @@ def _footer(run: ShownRun, found: Sequence[str], measures: Sequence[str]) -> str
     if not measures:
         return ""
     measured = f"{_and(measures)} {'are' if len(measures) > 1 else 'is'} measured against true boxes"
-    supervision = {name: model.facts.supervision for name, model in run.of_kind(Trained).items()}
-    learnt = [name for name, by in supervision.items() if by != IMAGE_LABELS]
-    if learnt:
+    trained = {name: model.facts.supervision for name, model in run.of_kind(Trained).items()}
+    found_by = {f"the detector of {n}": table.facts.supervision for n, table in run.of_kind(DetectionTable).items()}
+    supervision = {name: by for name, by in trained.items() if by != IMAGE_LABELS}
+    supervision = supervision or {name: by for name, by in found_by.items() if by != IMAGE_LABELS}  # trained elsewhere
+    if supervision:
         what = " of objects whose masks" if MASKS in supervision.values() else ", which"
-        return f"{measured[0].upper()}{measured[1:]}{what} {_and(learnt)} learnt from."
+        return f"{measured[0].upper()}{measured[1:]}{what} {_and(list(supervision))} learnt from."
     source = f"Object {_and(found)}" if "proposals" in found else _and(found).capitalize()
     untouched = "which nothing before this page and its figures has read"
     return f"{source} from image-level labels. {measured[0].upper()}{measured[1:]}, {untouched}."

@@ -147,8 +147,18 @@ def test_objectives_are_judged_by_the_reported_figure_of_what_they_choose():
     assert (rows["classification_map"]["rho"], rows["classification_map"]["chosen"]) == (pytest.approx(-1), 0.1)
     # Ranks 3 2 1 4 of .9 .8 .7 .95 against 1 2 3 4: 1 - 6 * (4 + 0 + 4 + 0) / 60.
     assert rows["agreement"]["rho"] == pytest.approx(0.2)
-    assert rows["agreement"]["label_free"]
-    assert not rows["ap50"]["label_free"]
+    assert (rows["agreement"]["remarks"], rows["ap50"]["remarks"]) == (["label-free"], [])
     # Mean ranks of (3 2 1 0) and (2 1 0 3): 2.5 1.5 .5 1.5 of 3; with a tie, Spearman is Pearson's of 4 2.5 1 2.5 and 1 2 3 4.
     assert rows[RANK]["rho"] == pytest.approx(-3 / (4.5 * 5) ** 0.5)
     assert rows[RANK]["chosen"] == 0.1
+
+
+def test_an_objective_of_which_less_is_better_chooses_the_least():
+    sweep = sweep_of(also=["part"])
+    records = [
+        record_of(settings_of(0.1, 0.8, n), {"ap50": 0.1, "part": part}, {"ap50": (n + 1) / 10})
+        for n, part in enumerate((0.3, 0.1, 0.2))
+    ]
+    (row,) = (row for row in ranking(outcome_of(sweep, records)) if row["objective"] == "part")
+    assert (row["chosen"], row["remarks"]) == (0.2, ["less is better"])
+    assert "part (less is better)" in str(text_tables(outcome_of(sweep, records))[-1].rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipelines.page.section import Section, Tile, View, beside
 from pipelines.store.numbers import percent
 from pipelines.variants.objectives import OBJECTIVES
-from tune.results import finished_trials, given_knobs, how_many, reported, seeds_compared, spread, where
+from tune.results import finished_trials, given_knobs, how_many, records_of, reported, seeds_compared, spread, where
 from tune.search import Outcome
 from tune.spaces import headings, short
 from tune.sweep import BEST
@@ -39,7 +39,7 @@ def view(outcome: Outcome) -> View:
 def _tiles(outcome: Outcome) -> list[Tile]:
     """Return what the best trial reaches, and what the sweep took."""
     sweep, best = outcome.sweep, outcome.best
-    seconds = sum(record.seconds for record in {record.key: record for _, record in outcome.trials}.values())
+    seconds = sum(record.seconds for record in records_of(outcome))
     return [
         Tile(
             f"best {sweep.objective}", percent(best.select[sweep.objective]), f"on {where(outcome, sweep.objective)[0]}"

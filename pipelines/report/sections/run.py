@@ -40,18 +40,16 @@ def _facts(run: ShownRun) -> Facts:
 
 
 def _facts_of_proposals(run: ShownRun, table: ProposalTable) -> Facts:
-    """Return what an instance's proposals were made with."""
+    """Return what an instance's proposals were made with: by SAM and clues, or by neither."""
     recipe, name = run.recipe.of(table.name), table.name
-    digest = table.fingerprints.get("sam")
-    sam = recipe.sam.name + (f", SHA-256 {digest[:12]}…" if digest else "")
-    clues = recipe.clues.source.name + (f", {recipe.clues.weights}" if recipe.clues.weights else "")
     marked = f", {one}" if (one := of_several(run.of_kind(ProposalTable), name)) else ""
-    return [
-        (f"proposals{marked}", f"{name} {table.instance.key}"),
-        (f"SAM{marked}", sam),
-        (f"clues{marked}", clues),
-        (f"actors{marked}", table.facts.actors or "not recorded"),
-    ]
+    facts = {"proposals": f"{name} {table.instance.key}"}
+    if (digest := table.fingerprints.get("sam")) is not None:
+        facts["SAM"] = f"{recipe.sam.name}, SHA-256 {digest[:12]}…"
+        if recipe.uses_clues:
+            facts["clues"] = recipe.clues.source.name + (f", {recipe.clues.weights}" if recipe.clues.weights else "")
+    facts["actors"] = table.facts.actors or "not recorded"
+    return [(f"{fact}{marked}", told) for fact, told in facts.items()]
 
 
 SECTION: Section[ShownRun] = Section(id="run", title="Run", view=view, template=beside(__name__))

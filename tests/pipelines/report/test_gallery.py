@@ -123,3 +123,11 @@ def test_a_detector_that_learnt_from_true_boxes_is_named_beside_what_its_figures
     text = report.page_of(shown(str(tmp_path), "train-mil", "detect.mil"))
     assert "Average precision and CorLoc are measured against true boxes, which train-mil learnt from." in text
     assert "image-level labels" not in text[text.index("<footer>") :]
+
+
+def test_a_page_of_detections_alone_names_the_detector_that_learnt_from_true_boxes(tmp_path: Path) -> None:
+    write_detector(str(tmp_path), write_run(str(tmp_path)))
+    instance_of(str(tmp_path), "detect.mil").finish({"supervision": "boxes"})
+    text = report.page_of(shown(str(tmp_path), "detect.mil"))
+    assert "against true boxes, which the detector of detect.mil learnt from." in text
+    assert "image-level labels" not in text[text.index("<footer>") :]

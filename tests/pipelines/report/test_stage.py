@@ -121,6 +121,15 @@ def test_where_no_proposals_saw_clues_the_heat_maps_are_the_classifiers(tmp_path
     assert "No heat maps" not in without.text
 
 
+def test_a_page_tells_of_sam_and_clues_where_proposals_are_theirs(tmp_path, page):
+    assert {"SAM", "clues"} <= set(re.findall("<dt>(.*?)</dt>", page[0]))
+    write_run(str(tmp_path))
+    instance_of(str(tmp_path), "propose").begin({})  # as of Selective Search
+    text, _, _ = make_page(str(tmp_path), upstream=("index", "propose"))
+    assert "propose k" in text
+    assert not {"SAM", "clues"} & set(re.findall("<dt>(.*?)</dt>", text))
+
+
 def test_a_page_says_why_it_has_no_heat_maps(tmp_path, caplog):
     write_run(str(tmp_path))
     _, parsed, _ = make_page(str(tmp_path), upstream=("index", "propose"))
