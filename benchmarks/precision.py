@@ -219,7 +219,7 @@ class Compared:
             kinds=[source for source in self.recipe.prompts.sources if source in CLUE_SOURCES],
             device=self.device,
         )
-        return Proposer(clues, None, prompts=self.recipe.prompts, gating=config)
+        return Proposer(clues, None, prompts=self.recipe.prompts, clues_config=config)
 
     def _weights(self, name: str) -> Weights:
         """What an instance of the run has trained."""

@@ -9,10 +9,11 @@ from segment_anything.modeling import Sam
 
 from weaksam.config import SamConfig
 from weaksam.io.weights import PUBLISHED
+from weaksam.masks_np import decode_rle
 from weaksam.sam import SAMS
 from weaksam.sam.encode import encode_image
 from weaksam.sam.load import load_sam
-from weaksam.sam.measure import full_masks, measure_prompts
+from weaksam.sam.measure import kept_masks, measure_prompts
 from weaksam.sam.prompt import Prompt
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -51,6 +52,6 @@ def test_a_model_that_ships_answers_every_form_of_prompt(name: str) -> None:
     assert found.boxes_xyxy.shape == (9, 4)
     assert all(numbers.shape == (9,) for numbers in (found.empty, found.predicted_iou, found.stability))
     assert found.low_res_logits is not None
-    masks = list(full_masks(sam, encoded, found.low_res_logits))
+    masks = [decode_rle(rle) for rle in kept_masks(sam, encoded, found.low_res_logits)]
     assert [mask.shape for mask in masks] == [(60, 90)] * 9
     assert [not mask.any() for mask in masks] == found.empty.tolist()

@@ -10,7 +10,7 @@ this package, so a few decisions near the threshold differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,9 @@ from torchvision.ops import nms
 
 from weaksam.boxes import nms_in_order
 from weaksam.config import ProposalsConfig
-from weaksam.masks_np import encode_rle
+from weaksam.masks_np import Rle, encode_rle
 from weaksam.sam.encode import EncodedImage, encode_image
-from weaksam.sam.measure import MeasuredMasks, full_masks, measure_prompts
+from weaksam.sam.measure import MeasuredMasks, kept_masks, measure_prompts
 from weaksam.sam.prompt import THREE_MASKS, Prompt
 from weaksam.structures import SOURCES, WHOLE_IMAGE, Prompts, Proposals
 
@@ -64,7 +64,7 @@ def propose(
         predicted_iou=np.concatenate([np.empty(0, np.float32), *(part.predicted_iou for part in parts)]),
         discarded={(part.source, reason): n for part in parts for reason, n in part.discarded.items() if n},
         prompts=ordered,
-        mask_rle=[encode_rle(mask) for part in parts for mask in part.masks] if config.keep_masks else None,
+        mask_rle=[rle for part in parts for rle in part.mask_rle] if config.keep_masks else None,
     )
 
 
@@ -115,7 +115,7 @@ class _Part:
     mask_index: NDArray[np.int8]
     predicted_iou: NDArray[np.float32]
     discarded: dict[str, int]  # reason -> boxes
-    masks: Iterable[NDArray[np.bool_]]  # lazily, one at a time
+    mask_rle: Sequence[Rle]  # empty where masks are not kept
 
 
 def _part(sam: Sam, encoded: EncodedImage, prompts: Prompts, first_prompt: int, config: ProposalsConfig) -> _Part:
@@ -139,7 +139,7 @@ def _part(sam: Sam, encoded: EncodedImage, prompts: Prompts, first_prompt: int, 
         mask_index=measured.mask_index[rows].numpy().astype(np.int8),
         predicted_iou=measured.predicted_iou[rows].float().numpy(),
         discarded=discarded,
-        masks=() if logits is None else full_masks(sam, encoded, logits[rows.to(logits.device)]),
+        mask_rle=() if logits is None else kept_masks(sam, encoded, logits[rows.to(logits.device)]),
     )
 
 
@@ -153,5 +153,5 @@ def _whole_image(size_hw: tuple[int, int]) -> _Part:
         mask_index=np.array([-1], dtype=np.int8),
         predicted_iou=np.array([np.nan], dtype=np.float32),
         discarded={},
-        masks=[np.ones(size_hw, dtype=np.bool_)],
+        mask_rle=[encode_rle(np.ones(size_hw, dtype=np.bool_))],
     )

@@ -36,7 +36,7 @@ class Proposer:
     _: KW_ONLY
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
-    gating: CluesConfig = field(default_factory=CluesConfig)  # decides which classes count as present
+    clues_config: CluesConfig = field(default_factory=CluesConfig)  # decides which classes count as present
 
     def __call__(self, image: NDArray[np.uint8], labels: Sequence[int] | None = None) -> Proposals:
         """Object proposals of one image: ``segment`` of ``prompt``.
@@ -70,7 +70,7 @@ class Proposer:
         """
         if self.clues is None or not set(self.prompts.sources) & set(CLUE_SOURCES):
             return []
-        present = present_classes(self.clues, image, labels, self.gating)
+        present = present_classes(self.clues, image, labels, self.clues_config)
         class_maps = self.clues.class_maps(image, present)
         return clue_prompts(class_maps if on_maps is None else _shown(class_maps, on_maps), self.prompts)
 

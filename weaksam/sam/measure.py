@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
 
 from weaksam.chunks import chunk_size, in_chunks
-from weaksam.masks import masks_to_boxes
+from weaksam.masks import encode_rles, masks_to_boxes
+from weaksam.masks_np import Rle
 from weaksam.sam.encode import EncodedImage
 from weaksam.sam.prompt import THREE_MASKS, Prompt, decode_prompts, logits_hw
 
@@ -63,7 +62,7 @@ def measure_prompts(
             the work. ``None`` measures all.
         stability_offset: logits; stability compares the masks at this far above and below the threshold. ``None``
             leaves it unmeasured.
-        keep_logits: also keep the low-resolution logits, from which ``full_masks`` makes masks; about 200 kB a mask.
+        keep_logits: also keep the low-resolution logits, from which ``kept_masks`` makes masks; about 200 kB a mask.
 
     Returns:
         ``len(prompts) * len(mask_indices)`` rows; of no prompts, none.
@@ -163,10 +162,13 @@ def areas(masks: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def full_masks(sam: Sam, encoded: EncodedImage, low_res_logits: Tensor) -> Iterator[NDArray[np.bool_]]:
-    """The masks behind kept logits at the image's own resolution, bool ``[H, W]``, one after the other."""
-    for logits in low_res_logits:
-        yield (_full_logits(sam, encoded, logits[None])[0] > sam.mask_threshold).cpu().numpy()
+def kept_masks(sam: Sam, encoded: EncodedImage, low_res_logits: Tensor) -> list[Rle]:
+    """The masks behind kept logits at the image's own resolution, run-length encoded a few at a time."""
+
+    def encode(_: slice, logits: Tensor) -> list[Rle]:
+        return encode_rles(logits > sam.mask_threshold)
+
+    return [rle for some in in_full_size(sam, encoded, low_res_logits, encode) for rle in some]
 
 
 def _full_logits(sam: Sam, encoded: EncodedImage, low_res_logits: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def prompter(how: Prompting, clue_weights: Weights, class_names: tuple[str, ...]
         kinds=[source for source in how.prompts.sources if source in CLUE_SOURCES],
         device=device,
     )
-    return Proposer(clues, None, prompts=how.prompts, gating=how.clues)
+    return Proposer(clues, None, prompts=how.prompts, clues_config=how.clues)
 
 
 class PromptActor:

@@ -47,7 +47,7 @@ class OnePeakPerClass:
 )
 def test_prompts_come_from_the_classes_present(labels, gating, expected, asked):
     clues = OnePeakPerClass()
-    coarse, fine, cross = Proposer(clues, None, prompts=PROMPTS, gating=CluesConfig(gating=gating)).prompt(
+    coarse, fine, cross = Proposer(clues, None, prompts=PROMPTS, clues_config=CluesConfig(gating=gating)).prompt(
         IMAGE, labels
     )
     assert fine.class_index == expected * 2  # alone and jointly
