@@ -48,6 +48,9 @@ def tf32_within(wanted: bool, device: torch.device) -> Iterator[None]:
 def computing(precision: Precision, network: nn.Module, option: str) -> Iterator[None]:
     """Let a network compute in ``precision`` in the body; softmax and norms are summed in float32 in each.
 
+    Results are looked at where they arise, for a later layer may turn infinity into a common number: those of PyTorch's layers
+    that compute products, and of each module with a true attribute ``computes_products``.
+
     Raises:
         ConfigError: one of its products or convolutions was too large for half precision; ``option`` is what chose it.
     """
@@ -61,8 +64,7 @@ def computing(precision: Precision, network: nn.Module, option: str) -> Iterator
     def look(_module: nn.Module, _inputs: Any, result: Tensor) -> None:
         all_finite.append(result.isfinite().all())
 
-    products = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    hooks = [module.register_forward_hook(look) for module in products]
+    hooks = [module.register_forward_hook(look) for module in network.modules() if _computes_products(module)]
     try:
         with tf32_within(False, device), torch.autocast(device.type, half_type(device)):
             yield
@@ -71,6 +73,11 @@ def computing(precision: Precision, network: nn.Module, option: str) -> Iterator
             hook.remove()
     if all_finite and not torch.stack(all_finite).all():
         raise _too_large(option)
+
+
+def _computes_products(module: nn.Module) -> bool:
+    known = isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+    return known or bool(getattr(module, "computes_products", False))
 
 
 def require_finite(values: Tensor, option: str, precision: Precision) -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import pytest
@@ -6,6 +6,7 @@ import torch
 
 from weaksam.config.precision import Precision
 from weaksam.errors import ConfigError
+from weaksam.networks.efficientnet_lite import RestingConvolution, RestingNorm
 from weaksam.precision import computing, half_type, require_finite, tf32_within, use_tf32
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -65,10 +66,30 @@ class Forgetful(torch.nn.Module):
         return found
 
 
+class ForgetfulLite(torch.nn.Module):
+    """A convolution and the norm behind it as EfficientNet-Lite has them, whose activation ends at 6."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        from timm.layers.norm_act import BatchNormAct2d
+
+        convolution = torch.nn.Conv2d(2, 1, 1, bias=False)
+        torch.nn.init.constant_(convolution.weight, weight)
+        self.last = RestingNorm(BatchNormAct2d(1, act_layer=torch.nn.ReLU6))
+        self.first = RestingConvolution(convolution, self.last)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.first(values[:, :, None, None]))
+        return found
+
+
+@pytest.mark.parametrize("make", [Forgetful, ForgetfulLite])
 @pytest.mark.parametrize("precision", ["exact", "fast"])
-def test_a_layer_whose_results_half_precision_does_not_hold_is_noticed(precision: Precision) -> None:
+def test_a_layer_whose_results_half_precision_does_not_hold_is_noticed(
+    precision: Precision, make: Callable[[float], Forgetful | ForgetfulLite]
+) -> None:
     values = torch.full((1, 2), 3e38)  # both float32 and bfloat16 hold it, but not four times as much
-    modest, network = Forgetful(0.1), Forgetful(4.0)
+    modest, network = make(0.1), make(4.0)
     with computing(precision, modest, "detect.precision"):
         modest(values)
     told = (

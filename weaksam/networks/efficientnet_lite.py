@@ -102,6 +102,8 @@ class RestingConvolution(nn.Module):
         norm: behind it; stays where it is in the network.
     """
 
+    computes_products = True  # see ``weaksam.precision.computing``
+
     def __init__(self, convolution: nn.Conv2d, norm: RestingNorm) -> None:
         from timm.layers.conv2d_same import conv2d_same  # slow to import
 
