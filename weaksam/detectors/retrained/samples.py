@@ -20,7 +20,7 @@ from weaksam.config import RetrainConfig
 from weaksam.detectors.mil.samples import PAD_MULTIPLE, Normaliser, mirrored, scaled
 from weaksam.detectors.retrained.base import Targets
 from weaksam.detectors.retrained.mask_targets import fitted, mask_grids
-from weaksam.errors import DataError
+from weaksam.errors import DataError, ImageError
 from weaksam.structures import PseudoGroundTruth
 
 _NO_LIMIT = 2**31  # pixels
@@ -59,7 +59,8 @@ def box_sample(
         is gone. Where masks are wanted, a box that was cut is fitted to what the window shows of its mask.
 
     Raises:
-        DataError: masks are wanted, and there are none or they are of another picture.
+        DataError: masks are wanted, and there are none.
+        ImageError: they are wanted, and the picture is not the one that they were made of.
     """
     random = np.random.default_rng(seed)
     scale = int(random.choice(config.scales))
@@ -135,11 +136,8 @@ def _require_masks(truth: PseudoGroundTruth, size_hw: tuple[int, int]) -> None:
         raise DataError("expected pseudo ground truth with masks, got boxes alone; let it come from segment")
     for rle in truth.mask_rle:
         if tuple(rle["size"]) != size_hw:
-            height, width = rle["size"]
-            raise DataError(
-                f"expected masks of a picture of {size_hw[0]} x {size_hw[1]} pixels (height x width), got one of {height} x "
-                f"{width}; make them anew: the picture is another one now"
-            )
+            found, wanted = (f"{height} x {width}" for height, width in (rle["size"], size_hw))
+            raise ImageError("masks of another size", f"{found} pixels (height x width), the picture has {wanted}")
 
 
 def _random_window(

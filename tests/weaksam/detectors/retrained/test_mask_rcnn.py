@@ -18,7 +18,7 @@ from weaksam.detectors.retrained.base import Targets
 from weaksam.detectors.retrained.mask_rcnn import MaskRcnn, mask_losses
 from weaksam.detectors.retrained.mask_targets import mask_grids, region_targets
 from weaksam.detectors.retrained.samples import box_sample
-from weaksam.errors import DataError
+from weaksam.errors import DataError, ImageError
 from weaksam.masks import paste_masks
 from weaksam.masks_np import decode_rle, encode_rle
 from weaksam.structures import PseudoGroundTruth
@@ -351,9 +351,10 @@ def test_jitter_leaves_out_what_becomes_less_than_a_pixel() -> None:
         assert len(found.masks) == 1
 
 
-def test_masks_of_another_picture_are_refused() -> None:
-    with pytest.raises(DataError, match=r"expected masks of a picture of 32 x 96 pixels .*got one of 64 x 96"):
+def test_masks_of_another_picture_are_refused_for_this_image_alone() -> None:
+    with pytest.raises(ImageError, match=r"64 x 96 pixels \(height x width\), the picture has 32 x 96") as caught:
         box_sample(picture(DISCS[0])[:32], truth_of(DISCS[0]), config_of("mask_rcnn"), RAW, 0)
+    assert caught.value.reason == "masks of another size"
 
 
 def test_passes_are_whole_because_the_loss_of_masks_is_a_mean_over_regions() -> None:
