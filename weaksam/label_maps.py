@@ -38,6 +38,13 @@ def decode_label_map(data: bytes, where: str) -> NDArray[np.uint8]:
         raise DataError(f"{where}: expected a PNG of class numbers, got {error}; restore or convert it") from error
 
 
+def require_map_of(image: NDArray[np.uint8], label_map: NDArray[np.uint8]) -> None:
+    """Raise ImageError unless a label map ``[H, W]`` has the size of its image ``[H, W, 3]``: it is of another picture."""
+    if label_map.shape != image.shape[:2]:
+        found, wanted = (f"{height} x {width}" for height, width in (label_map.shape, image.shape[:2]))
+        raise ImageError("label map of another size", f"{found} pixels (height x width), the picture has {wanted}")
+
+
 def painting_order(level: Sequence[int], confidence: Sequence[float]) -> list[int]:
     """Return in which order superpixels are painted, the last one on top: by level, then by confidence (FMA method 5.2)."""
     return sorted(range(len(level)), key=lambda n: (level[n], confidence[n]))

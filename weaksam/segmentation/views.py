@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from weaksam.config import PromptTrainingConfig
+from weaksam.label_maps import require_map_of
 from weaksam.networks.clip.towers import CLIP_PIXELS
 
 _PROBABILITY = 0.5  # of each change of colours, and of the mirror
@@ -32,7 +33,12 @@ def prompt_view(
 
     Returns:
         float32 ``[3, S, S]``, see ``CLIP_PIXELS``, and uint8 ``[S, S]``, empty ``[0, 0]`` without seeds.
+
+    Raises:
+        ImageError: the label map is of another picture.
     """
+    if seeds is not None:
+        require_map_of(image, seeds)
     rng = np.random.default_rng(seed)
     height, width = image.shape[:2]
     low, high = config.long_side

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from weaksam.config import PromptTrainingConfig
+from weaksam.errors import ImageError
 from weaksam.networks.clip.towers import CLIP_PIXELS
 from weaksam.segmentation.views import prompt_view
 
@@ -54,3 +55,9 @@ def test_a_view_follows_its_seed_and_nothing_else() -> None:
 
 def test_without_seeds_there_is_no_label_map() -> None:
     assert prompt_view(halves(40, 40)[0], None, SMALL, 0)[1].shape == (0, 0)
+
+
+def test_a_label_map_of_another_picture_is_refused_for_this_image_alone() -> None:
+    with pytest.raises(ImageError, match=r"20 x 40 pixels \(height x width\), the picture has 40 x 40") as caught:
+        prompt_view(halves(40, 40)[0], halves(20, 40)[1], SMALL, 0)
+    assert caught.value.reason == "label map of another size"

@@ -16,8 +16,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from weaksam.config import SegmenterConfig
-from weaksam.errors import ImageError
-from weaksam.label_maps import IGNORED
+from weaksam.label_maps import IGNORED, require_map_of
 from weaksam.networks.pixels import PixelFormat
 
 # By up to how much: as mmsegmentation's photometric distortion, which makes each change half of the time alone, and adds to the
@@ -51,9 +50,7 @@ def map_sample(
     Raises:
         ImageError: the label map is of another picture.
     """
-    if label_map.shape != image.shape[:2]:
-        found, wanted = (f"{height} x {width}" for height, width in (label_map.shape, image.shape[:2]))
-        raise ImageError("label map of another size", f"{found} pixels (height x width), the picture has {wanted}")
+    require_map_of(image, label_map)
     random = np.random.default_rng(seed)
     factor = float(random.uniform(*config.resize))
     size = scaled_size(image.shape[:2], factor * config.side, config.max_side)
