@@ -50,8 +50,10 @@ def resized_to_patches(
         max_side: pixels; an image that would be longer is shown smaller.
     """
     height, width = image.shape[:2]
-    scale = min(scale, max_side / max(height, width))
-    size_wh = (patch * max(1, math.ceil(width * scale / patch)), patch * max(1, math.ceil(height * scale / patch)))
+    longer = max(height, width)
+    # A factor of a limited image stays a fraction: rounded, it could make a side that fits one patch too long.
+    times, over = (max_side, longer) if longer * scale > max_side else (scale, 1)
+    size_wh = [patch * max(1, math.ceil(side * times / (over * patch))) for side in (width, height)]
     return np.array(Image.fromarray(image).resize(size_wh, Image.Resampling.BICUBIC))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from weaksam.errors import CheckpointError
 from weaksam.io.state_dicts import load_strictly
-from weaksam.networks.clip.towers import Clip, ClipArchitecture
+from weaksam.networks.clip.towers import Clip, ClipArchitecture, resized_to_patches
 
 SMALL = ClipArchitecture(
     embed_dim=12, image_dim=16, image_layers=3, image_heads=2, patch=4, grid=3, text_dim=8, text_layers=2, text_heads=2,
@@ -188,3 +189,21 @@ def test_the_last_block_is_differentiated_by_its_activations_alone(clip: Clip) -
         isinstance(module, nn.MultiheadAttention) for module in clip.modules()
     )  # whose kernels lack a second gradient
     assert not any(parameter.requires_grad for parameter in clip.parameters())
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "options", "expected"),
+    [
+        ((10, 1050), {"max_side": 640}, (16, 640)),  # 640 / 1050 * 1050 is a little more than 640 in floating point
+        ((1066, 533), {"max_side": 640}, (640, 320)),
+        ((1098, 1098), {"max_side": 640}, (640, 640)),
+        ((100, 50), {"max_side": 640}, (112, 64)),
+        ((100, 50), {"scale": 2.0}, (208, 112)),
+        ((100, 50), {"scale": 2.0, "max_side": 160}, (160, 80)),
+        ((100, 50), {"max_side": 20}, (32, 16)),
+    ],
+)
+def test_sides_are_the_fewest_whole_patches(
+    size_hw: tuple[int, int], options: dict[str, float], expected: tuple[int, int]
+) -> None:
+    assert resized_to_patches(np.zeros((*size_hw, 3), np.uint8), 16, **options).shape == (*expected, 3)
