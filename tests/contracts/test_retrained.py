@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,6 +106,13 @@ def test_predictions_lie_in_their_view_best_first_and_leave_the_mode_alone(name:
         assert (one.boxes_xyxy <= torch.tensor([width, height, width, height])).all()
         assert not one.score.requires_grad
     assert detector.training
+
+
+def test_what_is_no_number_is_told_and_not_left_out(name: str) -> None:
+    detector = detector_of(name)
+    torch.nn.init.constant_(next(detector.backbone.parameters()), torch.nan)
+    with pytest.raises(ConfigError, match=r"retrain\.test\.precision: expected finite numbers .* in exact precision"):
+        detect_alone(detector, np.full((64, 96, 3), 200, np.uint8))
 
 
 @pytest.mark.parametrize("supervision", [IMAGE_LABELS, BOXES])

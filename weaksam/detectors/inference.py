@@ -16,7 +16,7 @@ from weaksam.boxes import clip_boxes
 from weaksam.config import DetectConfig
 from weaksam.detectors.mil.base import BOX_CODER, Prediction, WeakDetector
 from weaksam.detectors.mil.samples import View, collate, mirrored, scaled
-from weaksam.detectors.retrained.base import RetrainedDetector, Targets
+from weaksam.detectors.retrained.base import PRECISION_OPTION, RetrainedDetector, Targets
 from weaksam.detectors.retrained.samples import collate_boxes
 from weaksam.masks import paste_masks
 from weaksam.masks_np import Rle, mask_nms
@@ -68,6 +68,9 @@ def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detec
 
     Returns:
         The best score first; boxes are cut to the image.
+
+    Raises:
+        ConfigError: what the detector computed is no number, or was too large for half precision.
     """
     config = detector.config.test
     device = next(detector.parameters()).device
@@ -82,7 +85,7 @@ def detect_alone(detector: RetrainedDetector, image: NDArray[np.uint8]) -> Detec
         for mirror in (False, True) if config.flip else (False,):
             pixels = view[:, ::-1] if mirror else view
             batch = collate_boxes([(detector.backbone.pixels.normalise(pixels), NO_TARGETS)])
-            with computing(config.precision, detector, "retrain.test.precision"):
+            with computing(config.precision, detector, PRECISION_OPTION):
                 (found,) = detector.predict(batch.images.to(device), batch.sizes_hw.to(device))
             in_view = found.boxes_xyxy.float().cpu()
             if mirror:

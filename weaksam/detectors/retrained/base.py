@@ -15,6 +15,9 @@ from weaksam.config import RetrainConfig, RetrainedDetectorConfig
 from weaksam.losses.history import LossHistory
 from weaksam.networks.parameter_groups import parameter_groups
 from weaksam.networks.pyramids import Pyramid, build_pyramid
+from weaksam.precision import require_finite
+
+PRECISION_OPTION = "retrain.test.precision"  # for messages
 
 
 class Targets(NamedTuple):
@@ -80,7 +83,15 @@ class RetrainedDetector(nn.Module, ABC):
         Args:
             images: as in ``training_losses``.
             sizes_hw: as in ``training_losses``.
+
+        Raises:
+            ConfigError: what it computed is no number; a threshold would let nothing of that pass.
         """
+
+    def require_numbers(self, *values: Tensor) -> None:
+        """Raise ConfigError where ``predict`` computed NaN or infinite numbers, see ``require_finite``."""
+        for computed in values:
+            require_finite(computed, PRECISION_OPTION, self.config.test.precision)
 
     def chosen_thresholds(self) -> dict[str, float]:
         """Return the thresholds that the losses have chosen so far, by their names in the recipe."""

@@ -28,9 +28,17 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from weaksam.config import FasterRcnnConfig, RetrainConfig, RoiDropConfig, require
-from weaksam.detectors.retrained.base import RetrainedDetector, Targets, TrainingLosses, ViewDetections
+from weaksam.config.precision import Precision
+from weaksam.detectors.retrained.base import (
+    PRECISION_OPTION,
+    RetrainedDetector,
+    Targets,
+    TrainingLosses,
+    ViewDetections,
+)
 from weaksam.losses.drop import RoiDrop, drops_at, roi_drop, roi_drop_counts
 from weaksam.losses.history import history_of
+from weaksam.precision import require_finite
 from weaksam.pseudo_labels.thresholds import knee, outlier_fence
 
 ANCHORS_PER_IMAGE = 256  # sampled for the losses of the proposals; at most half of them foreground
@@ -72,7 +80,8 @@ class FasterRcnn(RetrainedDetector):
         self.pyramid = FeaturePyramidNetwork(
             list(self.backbone.channels), own.pyramid_dim, extra_blocks=LastLevelMaxPool()
         )
-        self.rpn = _ProposalNetwork(own, (*self.backbone.strides, 2 * self.backbone.strides[-1]))
+        strides = (*self.backbone.strides, 2 * self.backbone.strides[-1])
+        self.rpn = _ProposalNetwork(own, strides, config.test.precision)
         self.roi_heads = RoIHeads(
             MultiScaleRoIAlign(names, POOL_CELLS, SAMPLES_PER_CELL),
             TwoMLPHead(own.pyramid_dim * POOL_CELLS**2, own.head_dim),
@@ -151,6 +160,7 @@ class FasterRcnn(RetrainedDetector):
             views, features = self._features(images, sizes_hw)
             proposals, _ = self.rpn(views, features)
             logits, deltas = self._predictions(images, features, proposals)
+            self.require_numbers(logits, deltas)
             found = self.roi_heads.postprocess_detections(logits, deltas, proposals, views.image_sizes)
             detections = [
                 ViewDetections(boxes, labels - 1, scores) for boxes, scores, labels in zip(*found, strict=True)
@@ -289,9 +299,13 @@ class _ProposalHead(RPNHead):  # type: ignore[misc]
 
 
 class _ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
-    """torchvision's, with a ``beta`` of the box loss, which there is always 1/9."""
+    """torchvision's, with a ``beta`` of the box loss, which there is always 1/9.
 
-    def __init__(self, config: FasterRcnnConfig, strides: Sequence[int]) -> None:
+    In evaluation mode it raises ConfigError where it computed what is no number, which it would leave out of the proposals;
+    ``precision`` is what that was computed in.
+    """
+
+    def __init__(self, config: FasterRcnnConfig, strides: Sequence[int], precision: Precision) -> None:
         training, testing = config.proposals_before_nms
         super().__init__(
             _Anchors(config.anchor_sides, config.anchor_ratios, strides),
@@ -305,6 +319,23 @@ class _ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
             nms_thresh=PROPOSALS_NMS_IOU,
         )
         self.beta = config.beta
+        self.precision = precision
+
+    def filter_proposals(
+        self,
+        proposals: Tensor,
+        objectness: Tensor,
+        image_shapes: list[tuple[int, int]],
+        num_anchors_per_level: list[int],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the best boxes of each image ``[P, 4]``, and their objectness."""
+        if not self.training:
+            for values in (proposals, objectness):
+                require_finite(values, PRECISION_OPTION, self.precision)
+        found: tuple[list[Tensor], list[Tensor]] = super().filter_proposals(
+            proposals, objectness, image_shapes, num_anchors_per_level
+        )
+        return found
 
     def compute_loss(
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]

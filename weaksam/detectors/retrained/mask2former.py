@@ -70,6 +70,7 @@ class Mask2Former(RetrainedDetector):
         finally:
             self.train(was_training)
         scores = last.class_logits.float().softmax(dim=2)[..., :-1]
+        self.require_numbers(scores, last.mask_logits)
         padded_hw = (images.shape[2], images.shape[3])
         return [
             self._best(*of_view, padded_hw) for of_view in zip(scores, last.mask_logits.float(), sizes_hw, strict=True)

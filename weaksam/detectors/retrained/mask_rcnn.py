@@ -59,6 +59,7 @@ class MaskRcnn(FasterRcnn):
     ) -> list[ViewDetections]:
         """See ``FasterRcnn``: the mask of each detection's class."""
         logits = self._mask_logits(images, features, [view.boxes_xyxy for view in found])
+        self.require_numbers(logits)
         labels = torch.cat([view.class_index for view in found]) + 1
         masks = logits[torch.arange(len(labels), device=labels.device), labels].sigmoid()
         of_each = torch.split(masks, [len(view.boxes_xyxy) for view in found])

@@ -423,6 +423,23 @@ def test_predictions_obey_the_config_and_leave_mode_and_random_state():
     assert [view.boxes_xyxy.shape for view in none] == [(0, 4), (0, 4)]
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "rpn.head.cls_logits",
+        "rpn.head.bbox_pred",
+        "roi_heads.box_predictor.cls_score",
+        "roi_heads.box_predictor.bbox_pred",
+    ],
+)
+def test_no_threshold_hides_what_is_no_number(layer):
+    detector = detector_of()
+    torch.nn.init.constant_(detector.get_submodule(layer).bias, torch.nan)
+    images, sizes, _ = batch_of(TWO)
+    with pytest.raises(ConfigError, match=r"retrain\.test\.precision: expected finite numbers"):
+        detector.predict(images, sizes)
+
+
 def test_losses_are_there_in_evaluation_mode_too():
     detector = detector_of()
     expected = losses_of(detector, batch_of(TWO)).losses

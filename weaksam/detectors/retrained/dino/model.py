@@ -84,6 +84,7 @@ class Dino(RetrainedDetector):
             self.train(was_training)
         class_logits, boxes_cxcywh = outputs.layers[-1]
         scores = class_logits.float().sigmoid() * outputs.present[..., None]
+        self.require_numbers(scores, boxes_cxcywh)
         return [self._best(*of_view) for of_view in zip(scores, boxes_cxcywh, sizes_hw, strict=True)]
 
     def forward(self, maps: list[Tensor], sizes_hw: Tensor, denoising: Denoising | None = None) -> Outputs:
