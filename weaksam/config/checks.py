@@ -20,6 +20,13 @@ def require(holds: bool, option: str, expected: str, got: object) -> None:
         raise OptionError(option, f"expected {expected}, got {shortened(repr(got))}")
 
 
+def require_length(*, steps: int, epochs: int) -> None:
+    """Raise OptionError unless one of both says how long a training is, and the other, which may be 0, is not negative."""
+    require(steps >= 0, "steps", "0 or more", steps)
+    require(epochs >= 0, "epochs", "0 or more", epochs)
+    require(steps >= 1 or epochs >= 1, "steps", "steps or epochs of 1 or more", steps)
+
+
 def require_milestones(milestones: Sequence[float], *, steps: int, epochs: int) -> None:
     """Raise OptionError unless each is a share of the training below 1, or a step (an epoch if ``steps`` is 0) within it."""
     length, unit = (steps, "steps") if steps else (epochs, "epochs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from weaksam.config.checks import require, require_milestones
+from weaksam.config.checks import require, require_length, require_milestones
 from weaksam.config.choices import Choice, Member
 from weaksam.config.weights import NO_WEIGHTS, Weights
 
@@ -137,7 +137,7 @@ class MilConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.scales) and all(s >= 1 for s in self.scales), "scales", "pixels", self.scales)
-        require(self.steps >= 1 or self.epochs >= 1, "steps", "steps or epochs of 1 or more", self.steps)
+        require_length(steps=self.steps, epochs=self.epochs)
         require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
         require(self.lr > 0, "lr", "a positive number", self.lr)
         require_milestones(self.milestones, steps=self.steps, epochs=self.epochs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal, Self
 
-from weaksam.config.checks import require, require_milestones
+from weaksam.config.checks import require, require_length, require_milestones
 from weaksam.config.choices import Choice, Member
 from weaksam.config.detect import RetrainedDetectConfig
 from weaksam.config.mask_queries import MaskQueriesConfig
@@ -298,7 +298,7 @@ class RetrainConfig:
         require(between or not self.jitter, "jitter", "the least factor, then the most, or none", self.jitter)
         require(not self.jitter or not self.crop_scales, "jitter", "none beside crop_scales", self.jitter)
         require(self.jitter_side >= 1, "jitter_side", "pixels, 1 or more", self.jitter_side)
-        require(self.steps >= 1 or self.epochs >= 1, "steps", "steps or epochs of 1 or more", self.steps)
+        require_length(steps=self.steps, epochs=self.epochs)
         require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
         require(self.lr > 0, "lr", "a positive number", self.lr)
         require_milestones(self.milestones, steps=self.steps, epochs=self.epochs)

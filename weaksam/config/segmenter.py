@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from weaksam.config.checks import require
+from weaksam.config.checks import require, require_length
 from weaksam.config.choices import Choice, Member
 from weaksam.config.mask_queries import MaskQueriesConfig
 from weaksam.config.precision import Precision
@@ -107,7 +107,7 @@ class SegmenterConfig:
         require(0 < self.resize[0] <= self.resize[1], "resize", "the least factor, then the largest", self.resize)
         whole = self.crop_side >= 32 and self.crop_side % 32 == 0
         require(whole, "crop_side", "pixels, a multiple of 32", self.crop_side)
-        require(self.steps >= 1 or self.epochs >= 1, "steps", "steps or epochs of 1 or more", self.steps)
+        require_length(steps=self.steps, epochs=self.epochs)
         require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
         require(self.lr > 0, "lr", "a positive number", self.lr)
         require(self.power >= 0, "power", "0 or more", self.power)
