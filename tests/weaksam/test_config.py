@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weaksam.config import MilConfig, RetrainConfig, SegmenterConfig
+from weaksam.config import DinoConfig, MaskQueriesConfig, MilConfig, RetrainConfig, SegmenterConfig, WeakTrConfig
 from weaksam.errors import ConfigError
 
 
@@ -23,3 +23,10 @@ def test_a_training_has_a_length(
     with pytest.raises(ConfigError, match=message):
         config(steps=steps, epochs=epochs)
     assert config(steps=0, epochs=100).epochs == config(steps=100, epochs=0).steps == 100
+
+
+@pytest.mark.parametrize("config", [DinoConfig, MaskQueriesConfig, WeakTrConfig])
+@pytest.mark.parametrize("heads", [0, -2])
+def test_attention_has_heads(config: type[DinoConfig | MaskQueriesConfig | WeakTrConfig], heads: int) -> None:
+    with pytest.raises(ConfigError, match=f"heads: expected 1 or more, got {heads}"):
+        config(heads=heads)

@@ -72,6 +72,7 @@ class WeakTrConfig(ClueNetworkConfig):
         return ("stem",) if self.stem == "cnn" else ()
 
     def __post_init__(self) -> None:
+        require(self.heads >= 1, "heads", "1 or more", self.heads)
         require(self.dim % self.heads == 0, "dim", f"a multiple of heads = {self.heads}", self.dim)
 
 

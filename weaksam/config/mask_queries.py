@@ -21,6 +21,7 @@ class MaskQueriesConfig:
     points: int = 12544  # of a mask at which its loss is taken, three quarters of them where it is least certain
 
     def __post_init__(self) -> None:
+        require(self.heads >= 1, "heads", "1 or more", self.heads)
         require(self.dim % 32 == 0 and self.dim % self.heads == 0, "dim", "a multiple of 32 and of heads", self.dim)
         require(self.decoder_layers >= 1, "decoder_layers", "1 or more", self.decoder_layers)
         require(self.queries >= 1, "queries", "1 or more", self.queries)

@@ -204,6 +204,7 @@ class DinoConfig(RetrainedDetectorConfig):
 
     def __post_init__(self) -> None:
         require(self.levels >= 1, "levels", "1 or more", self.levels)
+        require(self.heads >= 1, "heads", "1 or more", self.heads)
         require(self.dim % self.heads == 0, "dim", f"a multiple of heads = {self.heads}", self.dim)
         require(self.decoder_layers >= 1, "decoder_layers", "1 or more", self.decoder_layers)
         require(self.queries >= 1, "queries", "1 or more", self.queries)
