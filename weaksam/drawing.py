@@ -21,6 +21,7 @@ TRUTH_COLOUR = "#f0e442"
 OTHER_COLOUR = "#ffffff"
 CLASS_COLOURS = ("#56b4e9", "#e69f00", "#2fd1a0", "#f07fc0", "#d55e00", "#ffffff")
 _RIM = "#101418"
+_CAPTION_SIZE = 14.0  # pixels, of the font
 # Dark to light with rising lightness, so that it also reads in grey.
 _HEAT = np.array([(13, 8, 60), (92, 20, 120), (186, 45, 98), (240, 116, 48), (253, 236, 130)], dtype=np.float64)
 
@@ -82,12 +83,11 @@ def draw_captions(
     colours: Sequence[str],
     *,
     scale: float = 1.0,
-    size: float = 14.0,
 ) -> Image.Image:
     """Write a line of text above the top left corner of each box [N, 4], or within the picture where there is no room."""
     drawn = picture.convert("RGB")
     pen = ImageDraw.Draw(drawn)
-    font = ImageFont.load_default(size)
+    font = ImageFont.load_default(_CAPTION_SIZE)
     corners = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)[:, :2] * scale
     for (x, y), caption, colour in zip(corners.tolist(), captions, colours, strict=True):
         left, top, right, bottom = pen.textbbox((0, 0), caption, font=font)

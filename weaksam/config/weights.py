@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, TypeVar
 
 from weaksam.config.checks import require
-from weaksam.io.downloads import Progress
 from weaksam.io.weights import WeightsFile, fetch_weights, lacks
 
 T = TypeVar("T")
@@ -32,9 +30,9 @@ class Weights:
     def __str__(self) -> str:
         return self.uri
 
-    def fetch(self, *, cache_dir: str | os.PathLike[str] = "", progress: Progress | None = None) -> WeightsFile:
+    def fetch(self) -> WeightsFile:
         """Return the file on this machine, verified; raise CheckpointError as ``fetch_weights`` does."""
-        return fetch_weights(self.uri, sha256=self.sha256, cache_dir=cache_dir, progress=progress)
+        return fetch_weights(self.uri, sha256=self.sha256)
 
     def missed_in_mirror(self) -> str:
         """Say why a mirror of the run cannot give them out; "" if it can, or need not."""
@@ -79,15 +77,10 @@ class PlacedWeights(Weights):
     places: WeightsConfig = field(default_factory=WeightsConfig)
     seen: str = ""  # SHA-256 of the file when the run began, which its keys are made of; "" before it was read
 
-    def fetch(self, *, cache_dir: str | os.PathLike[str] = "", progress: Progress | None = None) -> WeightsFile:
+    def fetch(self) -> WeightsFile:
         """See ``Weights.fetch``; CheckpointError also for another file than was seen."""
         return fetch_weights(
-            self.uri,
-            sha256=self.sha256,
-            seen=self.seen,
-            mirror=self.places.mirror,
-            cache_dir=cache_dir or self.places.cache,
-            progress=progress,
+            self.uri, sha256=self.sha256, seen=self.seen, mirror=self.places.mirror, cache_dir=self.places.cache
         )
 
     def missed_in_mirror(self) -> str:

@@ -47,10 +47,10 @@ def pad(values: Tensor, counts: list[int]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(torch.split(values, counts)), batch_first=True)
 
 
-def real_proposals(counts: list[int], device: torch.device | None = None) -> Tensor:
+def real_proposals(counts: list[int]) -> Tensor:
     """Return the bool mask ``[B, R]`` that goes with ``pad``."""
     most = max(counts, default=0)
-    return torch.arange(most, device=device)[None] < torch.tensor(counts, device=device)[:, None]
+    return torch.arange(most)[None] < torch.tensor(counts)[:, None]
 
 
 def wsddn_scores(class_logits: Tensor, detection_logits: Tensor, real: Tensor) -> Tensor:

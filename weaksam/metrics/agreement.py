@@ -33,8 +33,11 @@ class Agreement:
         )
         self._quality.add(image_id, one, as_truth)
 
-    def score(self, iou_threshold: float = 0.5) -> float:
-        """Return twice the matched boxes over all boxes of both sets, in [0, 1]; NaN if there are none at all."""
-        counts = self._quality.scores(iou_threshold)
+    def score(self) -> float:
+        """Return twice the boxes matched above an IoU of .5 over all boxes of both sets, in [0, 1].
+
+        NaN if there are no boxes at all.
+        """
+        counts = self._quality.scores()
         boxes = int(counts.boxes.sum() + counts.objects.sum())
         return 2 * int(counts.correct.sum()) / boxes if boxes else float("nan")

@@ -38,7 +38,6 @@ _RANKED = np.dtype(
 class VocScores:
     """Average precisions in [0, 1] at one IoU threshold; NaN for a class without an object that counts."""
 
-    iou_threshold: float
     images: int
     objects: NDArray[np.int64]  # [C], without difficult ones and crowds
     eleven_point: NDArray[np.float64]  # [C], VOC2007's
@@ -131,7 +130,6 @@ class VocAveragePrecision:
         class_index, hit = self.ranked_hits(iou_threshold)
         rankings = [(hit[class_index == c], count) for c, count in enumerate(self._objects.tolist())]
         return VocScores(
-            iou_threshold=iou_threshold,
             images=len(self._ranked),
             objects=self.objects,
             eleven_point=np.array(

@@ -23,9 +23,8 @@ from weaksam.structures import Detections, GroundTruth, PseudoGroundTruth
 class PseudoLabelScores:
     """Counts at one IoU threshold, per class ``[C]``."""
 
-    iou_threshold: float  # a box is correct strictly above it
     boxes: NDArray[np.int64]  # without those on difficult objects and crowds
-    correct: NDArray[np.int64]
+    correct: NDArray[np.int64]  # those strictly above the threshold
     objects: NDArray[np.int64]  # without difficult ones and crowds
 
     @property
@@ -80,7 +79,6 @@ class PseudoLabelQuality:
         """Counts of all images so far. Raises ``ValueError`` for a threshold outside (0, 1]."""
         class_index, hit = self._matches.ranked_hits(iou_threshold)
         return PseudoLabelScores(
-            iou_threshold=iou_threshold,
             boxes=np.bincount(class_index, minlength=self._num_classes),
             correct=np.bincount(class_index[hit], minlength=self._num_classes),
             objects=self._matches.objects,

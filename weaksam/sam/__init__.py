@@ -28,13 +28,11 @@ is built.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from weaksam.config import SamConfig, Weights
 from weaksam.errors import ConfigError
-from weaksam.io.downloads import Progress
 from weaksam.io.weights import PUBLISHED, WeightsFile
 from weaksam.registry import Registry
 
@@ -69,13 +67,11 @@ def named_weights(config: SamConfig) -> Weights:
     return replace(own, uri=PUBLISHED[config.name].uri)
 
 
-def sam_weights(
-    config: SamConfig, *, cache_dir: str | os.PathLike[str] = "", progress: Progress | None = None
-) -> WeightsFile:
+def sam_weights(config: SamConfig) -> WeightsFile:
     """Return the file of the weights that ``config`` means.
 
     Raises:
         CheckpointError: the file is missing, cannot be fetched, or fails its checksum.
         ConfigError: see ``named_weights``.
     """
-    return named_weights(config).fetch(cache_dir=cache_dir, progress=progress)
+    return named_weights(config).fetch()

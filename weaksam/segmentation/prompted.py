@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -81,15 +81,6 @@ class PromptedClip(nn.Module):
     def scores(self, pixels: Tensor) -> Tensor:
         """Return the logits of the classes alone, ``[N, C]``."""
         return self.logits(pixels)[:, : self.num_classes]
-
-
-class PromptFile(NamedTuple):
-    """What a file of trained prompts says."""
-
-    class_names: tuple[str, ...]
-    config: ClipConfig  # the names alone; its weights are not the file's to say
-    layout: PromptLayoutConfig
-    state: dict[str, Tensor]
 
 
 def prompts_to_bytes(prompted: PromptedClip, class_names: Sequence[str], config: ClipConfig) -> bytes:

@@ -132,12 +132,15 @@ def test_the_published_checksum_is_expected_of_its_address(
         monkeypatch.setitem(weights.PUBLISHED, "vit_b", published)
 
     publish(SHA256[:8])
-    assert sam_weights(SamConfig(name="vit_b"), cache_dir=tmp_path / "good").known
+    monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path / "good"))
+    assert sam_weights(SamConfig(name="vit_b")).known
     publish(OTHER[:8])
+    monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path / "bad"))
     with pytest.raises(CheckpointError, match="expected SHA-256 00000000"):
-        sam_weights(SamConfig(name="vit_b"), cache_dir=tmp_path / "bad")
+        sam_weights(SamConfig(name="vit_b"))
+    monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path / "own"))
     own = SamConfig(name="vit_b", weights=Weights(f"{site}/w.pth", SHA256))
-    assert sam_weights(own, cache_dir=tmp_path / "own").known
+    assert sam_weights(own).known
 
 
 def test_published_checksums_are_hexadecimal_and_addresses_are_distinct() -> None:
