@@ -53,6 +53,7 @@ ROOMS_OF_THE_METHOD = (  # from the ground up: a room imports itself and those b
         "mask_runs",
         "outlines_np",
         "grab_cut",
+        "grids",
         "transforms",
         "drawing",
         "heap",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weaksam.config import PromptsConfig
+from weaksam.grids import grid_points
 from weaksam.proposals.clusters import cluster_points
 from weaksam.proposals.peaks import find_peaks
 from weaksam.structures import CLUE_SOURCES, ClassMaps, Prompts
@@ -31,11 +32,7 @@ def grid_prompts(size_hw: tuple[int, int], points_per_side: int) -> Prompts:
     Returns:
         S * S one-point prompts of no class.
     """
-    height, width = size_hw
-    centres = (np.arange(points_per_side) + 0.5) / points_per_side
-    x, y = np.meshgrid(centres * width, centres * height)
-    points_xy = np.stack((x.ravel(), y.ravel()), axis=1).astype(np.float32)
-    return _alone("grid", "grid", points_xy)
+    return _alone("grid", "grid", grid_points(size_hw, points_per_side))
 
 
 def clue_prompts(class_maps: Iterable[ClassMaps], config: PromptsConfig) -> list[Prompts]:

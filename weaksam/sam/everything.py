@@ -32,6 +32,7 @@ from torchvision.ops import nms
 
 from weaksam.boxes import area
 from weaksam.config import EverythingConfig
+from weaksam.grids import grid_points
 from weaksam.masks import encode_rles
 from weaksam.masks_np import Rle, decode_rle, encode_rle, rle_area, rle_boxes
 from weaksam.sam.encode import EncodedImage, encode_image
@@ -193,7 +194,7 @@ def _in_crop(
     """Prompt one crop with its grid; filter and suppress. What fails is let go chunk by chunk, for logits are large."""
     left, top, right, bottom = crop_xyxy
     encoded = encode_image(sam, image[top:bottom, left:right])
-    grid_xy = _grid((bottom - top, right - left), points_per_side)
+    grid_xy = grid_points((bottom - top, right - left), points_per_side)
     bonus = [config.whole_iou_bonus if level == WHOLE else 0.0 for level in THREE_MASKS]
     passed: list[tuple[Tensor, ...]] = []
     for decoded in decode_prompts(
@@ -237,14 +238,6 @@ def suppress(boxes_xyxy: Tensor, predicted_iou: Tensor, level: Tensor, config: E
     score = predicted_iou + (level == WHOLE) if config.wholes_first else predicted_iou
     kept: Tensor = nms(boxes_xyxy.to(score.dtype), score, config.nms_iou)
     return kept
-
-
-def _grid(size_hw: tuple[int, int], points_per_side: int) -> NDArray[np.float32]:
-    """Centres ``[n², 2]`` of n by n equal cells of a picture, row by row."""
-    height, width = size_hw
-    centres = (np.arange(points_per_side) + 0.5) / points_per_side
-    y, x = np.meshgrid(centres * height, centres * width, indexing="ij")
-    return np.stack((x.ravel(), y.ravel()), axis=1).astype(np.float32)
 
 
 def _over_crops(found: list[_InCrop], iou_threshold: float) -> Iterator[tuple[_InCrop, Tensor]]:
