@@ -83,3 +83,9 @@ def mean_of_known(values: NDArray[np.float64]) -> float:
     """Mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
+
+
+def share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Elementwise share in [0, 1] of counts of one shape, NaN of a whole of 0."""
+    shares: NDArray[np.float64] = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+    return shares

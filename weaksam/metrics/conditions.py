@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weaksam.label_maps import BACKGROUND, IGNORED
-from weaksam.metrics.classification import mean_of_known
+from weaksam.metrics.classification import mean_of_known, share
 
 CLASSES, ELONGATION, CONTACT = "classes in the image", "elongation", "contact"
 _ELONGATED, _THIN = 1.5, 3.0  # length by width from which on
@@ -75,8 +75,7 @@ class ConditionedIou:
         ]
 
     def _mean_iou(self, condition: str, group: int) -> float:
-        shared, either = self._shared[condition][group], self._either[condition][group]
-        return mean_of_known(np.where(either > 0, shared / np.maximum(either, 1), np.nan))
+        return mean_of_known(share(self._shared[condition][group], self._either[condition][group]))
 
 
 def elongation(mask: NDArray[np.bool_]) -> float:

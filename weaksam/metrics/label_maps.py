@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from weaksam.errors import DataError
 from weaksam.label_maps import BACKGROUND, IGNORED
 from weaksam.metrics.boundary import band, band_pixels
-from weaksam.metrics.classification import mean_of_known
+from weaksam.metrics.classification import mean_of_known, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,12 @@ class LabelMapScores:
     @property
     def precision(self) -> NDArray[np.float64]:
         """Share of the pixels predicted as a class that are of it, [C + 1]."""
-        return _share(np.diagonal(self.confusion), self.confusion.sum(axis=0))
+        return share(np.diagonal(self.confusion), self.confusion.sum(axis=0))
 
     @property
     def recall(self) -> NDArray[np.float64]:
         """Share of the pixels of a class that are predicted as it, [C + 1]."""
-        return _share(np.diagonal(self.confusion), self.confusion.sum(axis=1))
+        return share(np.diagonal(self.confusion), self.confusion.sum(axis=1))
 
     @property
     def mean_iou(self) -> float:
@@ -60,7 +60,7 @@ class LabelMapScores:
     @property
     def pixel_accuracy(self) -> float:
         """Share of all pixels that are predicted as what they are."""
-        return float(_share(np.trace(self.confusion), self.confusion.sum()))
+        return float(share(np.trace(self.confusion), self.confusion.sum()))
 
 
 class LabelMapQuality:
@@ -117,7 +117,7 @@ class LabelMapQuality:
     def scores(self) -> LabelMapScores:
         """Quality of all images so far."""
         return LabelMapScores(
-            confusion=self._confusion.copy(), boundary_iou=_share(self._band_shared, self._band_either)
+            confusion=self._confusion.copy(), boundary_iou=share(self._band_shared, self._band_either)
         )
 
 
@@ -138,11 +138,7 @@ def largest_class_map(true_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     right = np.diagonal(confusion)
-    return _share(right, confusion.sum(axis=0) + confusion.sum(axis=1) - right)
-
-
-def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+    return share(right, confusion.sum(axis=0) + confusion.sum(axis=1) - right)
 
 
 def _size(label_map: NDArray[np.uint8]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weaksam.boxes_np import inside_float64, iou_float64
-from weaksam.metrics.classification import mean_of_known
+from weaksam.metrics.classification import mean_of_known, share
 from weaksam.metrics.detection import check_image, check_new_image
 from weaksam.structures import Detections, GroundTruth
 
@@ -87,12 +87,6 @@ def _top_detections(detections: Detections, truth: GroundTruth, classes: NDArray
         yield _TopDetection(
             class_index, detections.boxes_xyxy[best], truth.boxes_xyxy[truth.class_index == class_index]
         )
-
-
-def share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Elementwise share in [0, 1], NaN of a whole of 0: [C], [C] -> [C]."""
-    shares: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-    return shares
 
 
 @dataclass(frozen=True, kw_only=True)

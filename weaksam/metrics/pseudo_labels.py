@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weaksam.metrics.classification import mean_of_known
+from weaksam.metrics.classification import mean_of_known, share
 from weaksam.metrics.detection import VocAveragePrecision
-from weaksam.metrics.localisation import share
 from weaksam.metrics.regions import Of
 from weaksam.structures import Detections, GroundTruth, PseudoGroundTruth
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.tolerances import near
-from weaksam.metrics.classification import average_precision, classification_scores
+from weaksam.metrics.classification import average_precision, classification_scores, share
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,9 @@ def test_mismatched_or_infinite_input_is_refused():
         classification_scores(np.zeros((2, 1)), [(0,)])
     with pytest.raises(ValueError, match="finite"):
         classification_scores(np.array([[np.nan]]), [(0,)])
+
+
+def test_a_share_of_nothing_is_unknown():
+    np.testing.assert_array_equal(share(np.array([1, 0, 0]), np.array([4, 2, 0])), [0.25, 0, np.nan])
+    assert float(share(np.int64(3), np.int64(4))) == 0.75
+    assert np.isnan(share(np.int64(0), np.int64(0)))
