@@ -14,7 +14,7 @@ from weaksam.clues import CLUES
 from weaksam.clues.base import ClueNetwork, ClueSource, MakeSource
 from weaksam.clues.cam import MultiScaleCam
 from weaksam.clues.published import weaktr_from_published
-from weaksam.config import ClueNetworkConfig, CluesConfig, Weights
+from weaksam.config import ClueNetworkConfig, CluesConfig, NoCluesConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
 from weaksam.io.state_dicts import described, load_strictly, read_state_dict
 from weaksam.registry import load
@@ -105,9 +105,13 @@ def load_clues(
 
     Raises:
         CheckpointError: the weights are missing or of another network.
-        ConfigError: the network does not know a class of the data set, has no such maps or fewer layers than asked for, or
-            the weights are of another kind than ``config.source``.
+        ConfigError: the network does not know a class of the data set, has no such maps or fewer layers than asked for, the
+            weights are of another kind than ``config.source``, or that is none.
     """
+    if isinstance(config.source, NoCluesConfig):
+        raise ConfigError(
+            "source: expected one that computes activation maps, got none; choose another one, or prompt with a grid alone"
+        )
     if not config.source.trained:
         make: MakeSource = load(config.source.implementation)
         return make(config, class_names=class_names, kinds=tuple(kinds) or config.source.kinds, device=device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.weaksam.clues.weaktr_by_hand import Fusion, published_state
 from weaksam.clues.gating import gate, present_classes
 from weaksam.clues.loading import build_classifier, classifier_to_bytes, load_classifier, load_clues
-from weaksam.config import CamConfig, CluesConfig, ResNetCamConfig, WeakTrConfig, Weights
+from weaksam.config import CamConfig, CluesConfig, NoCluesConfig, ResNetCamConfig, WeakTrConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
@@ -87,6 +87,13 @@ def test_weights_of_the_other_network_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"expected those of weaktr, but .* holds a ResNetCam"):
         load_clues(CluesConfig(weights=Weights(str(tmp_path / "c"))))
+
+
+def test_without_a_clue_source_there_is_nothing_to_load() -> None:
+    with pytest.raises(
+        ConfigError, match=r"source: expected one that computes activation maps, got none; .* a grid alone"
+    ):
+        load_clues(CluesConfig(source=NoCluesConfig()))
 
 
 def test_a_checksum_is_looked_at(tmp_path: Path) -> None:
