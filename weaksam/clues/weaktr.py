@@ -128,7 +128,7 @@ class WeakTr(ClueNetwork):
         """See ``ClueNetwork``; a DeiT of the same width, depth and patch size (``deit_small_patch16_224``).
 
         Its class token and that token's positional embedding are repeated C times. The CAM head and the fusion keep their
-        random values. With a CNN stem it is a ``SmallCnnClassifier`` instead, see ``init_from_stem``.
+        random values. With a CNN stem it is a ``SmallCnnClassifier`` instead, see ``_init_from_stem``.
         """
         if self.config.stem == "cnn":
             self._init_from_stem(state, where)

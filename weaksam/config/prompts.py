@@ -17,7 +17,7 @@ class PeaksConfig:
     threshold: float = 0.9  # tau in [0, 1]; keep a peak of at least this value, higher is stricter (paper 3.2)
     max_candidates: int = 25  # best pixels that enter the distance filter (published code); 0 = all
     distance: Literal["l1", "l2"] = "l1"  # norm of the distance filter (published code: L1)
-    # Peaks lie (kernel - 1) // 2 apart or more (published code), or more than half a kernel (Algorithm 1, line 19).
+    # Peaks lie kernel // 2 apart or more (published code), or more than half a kernel (Algorithm 1, line 19).
     spacing: Literal["at-least", "more-than"] = "at-least"
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ def find_peaks(maps: Tensor, config: PeaksConfig, *, kernel: int) -> list[Peaks]
     """Peaks of each map on its own (Algorithm 1; the published code's version of it).
 
     The ``max_candidates`` best window maxima pass a greedy distance filter, best first. With ``spacing`` "at-least" one
-    nearer than ``(kernel - 1) // 2`` to a peak already kept is dropped (published code), with "more-than" one no further
+    nearer than ``kernel // 2`` to a peak already kept is dropped (published code), with "more-than" one no further
     than ``kernel / 2`` (the paper): a smaller kernel keeps more.
 
     Args:

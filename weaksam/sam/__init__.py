@@ -1,5 +1,6 @@
 """The Segment Anything model, from an image to masks.
 
+    models      what a recipe must know of each model, and where its network is built
     load        a SAM by name, with weights loaded strictly
     small       the built-in small one
     mobile      MobileSAM, for CPUs
@@ -8,6 +9,7 @@
     precision   SAM in half precision, if asked for
     kernels     the arithmetic of the mask decoder, in exchangeable implementations
     measure     low-resolution masks to boxes and stability, and to full-size masks
+    segment     boxes to full-size masks
     everything  an image to the masks of all that is in it, without prompts of its own
 
 segment-anything's own ways, ``SamPredictor.predict`` per prompt and ``SamAutomaticMaskGenerator`` for a grid, give the

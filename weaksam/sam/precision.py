@@ -1,6 +1,7 @@
 """SAM in half precision: what is halved, and what stays in float32.
 
-    image encoder   bfloat16, whose range holds the activations of any checkpoint; its residual stream and norms float32
+    image encoder   products in bfloat16, whose range holds the activations of any checkpoint; a ViT's residual stream and
+                    norms are float32, TinyViT's (vit_t) are bfloat16 up to its neck, whose norms are float32
     mask decoder    the half precision of the device (``half_type``): its two-way transformer and its upscaling
     float32         prompt encoder, the heads for predicted IoUs and for the masks' weights, logits, boxes and scores
 
