@@ -25,6 +25,7 @@ from weaksam.chunks import chunk_size, in_chunks
 from weaksam.config import MilConfig, MilDetectorConfig
 from weaksam.detectors.mil.dropblock import ConcreteDropBlock
 from weaksam.losses.mil import PseudoLabels, box_loss, image_loss, refinement_loss, wsddn_scores
+from weaksam.networks.modes import in_mode
 from weaksam.networks.roi_backbones import VggVariant, build_roi_backbone
 
 NUM_BRANCHES = 3
@@ -151,12 +152,8 @@ class WeakDetector(nn.Module, ABC):
     @torch.no_grad()
     def predict(self, images: Tensor, boxes_xyxy: Tensor, real: Tensor) -> Prediction:
         """Score the proposals of one image (B = 1), in evaluation mode whatever the mode was: the mean of the branches."""
-        was_training = self.training
-        self.eval()
-        try:
+        with in_mode(self, training=False):
             outputs = self._outputs(self._seen(images, boxes_xyxy[real]), real)
-        finally:
-            self.train(was_training)
         scores = wsddn_scores(outputs.class_logits, outputs.detection_logits, real)
         refined = torch.stack([self._foreground(logits.float().softmax(dim=2)) for logits in outputs.refined_logits])
         deltas = torch.stack(outputs.deltas).float().mean(dim=0)[0, :, 1:] if outputs.deltas else None

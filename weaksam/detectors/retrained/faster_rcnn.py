@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -38,6 +37,7 @@ from weaksam.detectors.retrained.base import (
 )
 from weaksam.losses.drop import RoiDrop, drops_at, roi_drop, roi_drop_counts
 from weaksam.losses.history import history_of
+from weaksam.networks.modes import in_mode
 from weaksam.precision import require_finite
 from weaksam.pseudo_labels.thresholds import knee, outlier_fence
 
@@ -106,7 +106,7 @@ class FasterRcnn(RetrainedDetector):
         """
         own = self.options
         views, features = self._features(images, sizes_hw)
-        with _in_mode(self.rpn, training=True):
+        with in_mode(self.rpn, training=True):
             truth = [{"boxes": t.boxes_xyxy, "labels": t.class_index} for t in targets]
             proposals, of_proposals = self.rpn(views, features, truth)
         regions = self._sample(proposals, targets, self.roi_heads.fg_bg_sampler)
@@ -156,7 +156,7 @@ class FasterRcnn(RetrainedDetector):
     @torch.no_grad()
     def predict(self, images: Tensor, sizes_hw: Tensor) -> list[ViewDetections]:
         """See ``RetrainedDetector``."""
-        with _in_mode(self, training=False):
+        with in_mode(self, training=False):
             views, features = self._features(images, sizes_hw)
             proposals, _ = self.rpn(views, features)
             logits, deltas = self._predictions(images, features, proposals)
@@ -198,7 +198,7 @@ class FasterRcnn(RetrainedDetector):
             foreground_share: of these, at most.
         """
         devices = [images.device] if images.is_cuda else []
-        with _in_mode(self, training=False), torch.random.fork_rng(devices):
+        with in_mode(self, training=False), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             views, features = self._features(images, sizes_hw)
             proposals, _ = self.rpn(views, features)
@@ -346,13 +346,3 @@ class _ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         own, wanted = pred_bbox_deltas[foreground], torch.cat(regression_targets)[foreground]
         of_boxes = F.smooth_l1_loss(own, wanted, reduction="sum", beta=self.beta) / max(len(sampled), 1)
         return F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], torch.cat(labels)[sampled]), of_boxes
-
-
-@contextmanager
-def _in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    before = module.training
-    module.train(training)
-    try:
-        yield
-    finally:
-        module.train(before)

@@ -25,6 +25,7 @@ from weaksam.losses.history import history_of
 from weaksam.losses.mask_queries import Criterion, Objects
 from weaksam.masks import masks_to_boxes
 from weaksam.networks.mask_queries import NORMS, STRIDES, CoarserMaps, Head, Predictions, architecture_of
+from weaksam.networks.modes import in_mode
 from weaksam.networks.parameter_groups import parameter_groups
 from weaksam.pseudo_labels.thresholds import percentile_of_knee
 
@@ -63,12 +64,8 @@ class Mask2Former(RetrainedDetector):
 
         A score is the class's, times the mean of the mask's over its pixels.
         """
-        was_training = self.training
-        self.eval()
-        try:
+        with in_mode(self, training=False):
             last = self(images)[-1]
-        finally:
-            self.train(was_training)
         scores = last.class_logits.float().softmax(dim=2)[..., :-1]
         self.require_numbers(scores, last.mask_logits)
         padded_hw = (images.shape[2], images.shape[3])

@@ -31,6 +31,7 @@ from weaksam.detectors.retrained.dino.transformer import (
     sine_embedding,
 )
 from weaksam.losses.history import history_of
+from weaksam.networks.modes import in_mode
 from weaksam.pseudo_labels.thresholds import percentile_of_knee
 
 # Of the image: the box that a cell of the finest map starts from; doubled map by map (Deformable DETR)
@@ -76,12 +77,8 @@ class Dino(RetrainedDetector):
     @torch.no_grad()
     def predict(self, images: Tensor, sizes_hw: Tensor) -> list[ViewDetections]:
         """See ``RetrainedDetector``; the best ``max_detections`` pairs of a query and a class, nothing suppressed."""
-        was_training = self.training
-        self.eval()
-        try:
+        with in_mode(self, training=False):
             outputs: Outputs = self(self.backbone(images), sizes_hw)
-        finally:
-            self.train(was_training)
         class_logits, boxes_cxcywh = outputs.layers[-1]
         scores = class_logits.float().sigmoid() * outputs.present[..., None]
         self.require_numbers(scores, boxes_cxcywh)
