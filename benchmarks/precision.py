@@ -49,7 +49,7 @@ from weaksam.sam.measure import measure_prompts
 from weaksam.sam.models import VIT_B
 from weaksam.sam.precision import halve
 from weaksam.sam.prompt import Prompt
-from weaksam.structures import CLUE_SOURCES, Detections, GroundTruth, Prompts, Proposals
+from weaksam.structures import MAP_KINDS, Detections, GroundTruth, Prompts, Proposals
 
 PARTS = ("sam", "clues", "detectors", "vit_b")
 PROMPTS = 64  # that ViT-B decodes for its time
@@ -125,7 +125,7 @@ class Compared:
         both = {wanted: self._prompter(wanted) for wanted in BOTH}
         exact, exact_s = self._timed(lambda _, one: both["exact"].prompt(one.image, _labels(one)))
         fast, fast_s = self._timed(lambda _, one: both["fast"].prompt(one.image, _labels(one)))
-        for source in CLUE_SOURCES:
+        for source in MAP_KINDS:
             a, b = ([_points(prompts, source) for prompts in of_side] for of_side in (exact, fast))
             near = np.concatenate([_distance_to_nearest(*pair) for pair in zip(a, b, strict=True)])
             print(f"\nclues, {source}: {sum(map(len, a)):,} points exact, {sum(map(len, b)):,} fast; of the exact ones, "
@@ -216,7 +216,7 @@ class Compared:
         clues = load_clues(
             replace(config, cam=cam, weights=weights),
             class_names=CLASS_NAMES,
-            kinds=[source for source in self.recipe.prompts.sources if source in CLUE_SOURCES],
+            kinds=[source for source in self.recipe.prompts.sources if source in MAP_KINDS],
             device=self.device,
         )
         return Proposer(clues, None, prompts=self.recipe.prompts, clues_config=config)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # tables are read without torch
 # The order in which the proposals of one image are concatenated, prompted and exported (method 3.4). Where two boxes are
 # equally good, the one that comes first is taken.
 SOURCES = ("grid", "coarse", "fine", "cross")
-CLUE_SOURCES = ("coarse", "fine", "cross")
+MAP_KINDS = ("coarse", "fine", "cross")  # of activation maps; each is the source of the prompts that its peaks make
 # The order in which tables add them up: the rows of Table 4.
 TABLE_SOURCES = ("grid", "fine", "coarse", "cross")
 SELECTIVE_SEARCH = "selective-search"
@@ -104,8 +104,8 @@ def no_objects() -> GroundTruth:
 class ClassMaps:
     """Activation maps of one present class over one image, each min-max normalised to [0, 1]; float32 ``[M, H, W]``.
 
-    Keys of ``maps`` are clue sources: "coarse" and "fine" hold one map, "cross" one per (head, layer), head-major.
-    A clue source that has no such map leaves the key out.
+    Keys of ``maps`` are kinds: "coarse" and "fine" hold one map, "cross" one per (head, layer), head-major. A kind of which
+    there is no map is left out.
     """
 
     class_index: int

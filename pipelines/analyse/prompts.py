@@ -1,6 +1,6 @@
 """``analyse.prompts``, Table 4 with controls: do the clues say *where*, or would as many points anywhere do?
 
-Beside each clue source of the recipe stand two controls on the same images, with the same SAM and the same filters:
+Beside each kind of activation map of the recipe stand two controls on the same images, with the same SAM and the same filters:
 
 * random: every place that the clues prompted is replaced by a uniformly random one; which points go together, how many
   there are and which masks are kept stays as it was. Several seeds give a mean and a spread.
@@ -52,7 +52,7 @@ from weaksam.config import DataConfig, ProposalsConfig, SamConfig
 from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import StatedSize, true_objects
 from weaksam.metrics.seeds import mean_and_spread
-from weaksam.structures import CLUE_SOURCES, TABLE_SOURCES, GroundTruth, Prompts, Proposals
+from weaksam.structures import MAP_KINDS, TABLE_SOURCES, GroundTruth, Prompts, Proposals
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -93,12 +93,12 @@ class PromptsOptions:
 class PromptsQuestion(Question[PromptsOptions]):
     """Do the clues say where?"""
 
-    title = "is each clue source better than random points and a denser grid (Table 4)?"
+    title = "is each kind of activation map better than random points and a denser grid (Table 4)?"
 
     def options(self, recipe: Recipe) -> PromptsOptions:
         """Look up how the proposals were made."""
         question, made = recipe.analyse, recipe.of(recipe.analyse.proposals)
-        has_clues = made.uses_clues and bool(set(CLUE_SOURCES) & set(made.prompts.sources))
+        has_clues = made.uses_clues and bool(set(MAP_KINDS) & set(made.prompts.sources))
         return PromptsOptions(
             proposals=question.proposals if has_clues else NOTHING,
             split=question.split,
@@ -167,7 +167,7 @@ def control_prompts(
     sources: Sequence[str],
     seeds: Sequence[int],
 ) -> list[Control]:
-    """Make the controls of one image: per seed all clue sources at random places, per clue source a denser grid.
+    """Make the controls of one image: per seed the prompts of all kinds of maps at random places, per kind a denser grid.
 
     Args:
         image_id: decides the random places together with seed and source, so that images differ and reruns do not.
@@ -182,7 +182,7 @@ def control_prompts(
     from weaksam.proposals.prompts import grid_prompts
 
     by_source = {p.source: p for p in prompts}
-    clues = [source for source in TABLE_SOURCES if source in CLUE_SOURCES and source in sources]
+    clues = [source for source in TABLE_SOURCES if source in MAP_KINDS and source in sources]
     prompted = [by_source[source] for source in clues if source in by_source]
     controls = [
         Control(
@@ -311,21 +311,19 @@ def compare(
 
     Returns:
         Per source ``name``, ``sources`` of the row, ``points`` and ``boxes`` per image and ``recall`` by threshold (null
-        without true objects); a clue source also has ``dense_grid`` of the same figures, and ``random`` with their means
-        over the seeds and ``spread``: the largest minus the smallest recall, by threshold.
+        without true objects); a kind of activation map also has ``dense_grid`` of the same figures, and ``random`` with their
+        means over the seeds and ``spread``: the largest minus the smallest recall, by threshold.
     """
     from weaksam.metrics.proposal_recall import ProposalRecall, cumulative
 
     method = [source for source in TABLE_SOURCES if source in sources]
     rows = cumulative(method)
     for source in method:
-        if source in CLUE_SOURCES:
+        if source in MAP_KINDS:
             before = rows[source]
             rows[f"dense-grid:{source}"] = (f"dense-grid:{source}",)
             for seed in seeds:
-                rows[f"random-{seed}:{source}"] = tuple(
-                    f"random-{seed}:{s}" if s in CLUE_SOURCES else s for s in before
-                )
+                rows[f"random-{seed}:{source}"] = tuple(f"random-{seed}:{s}" if s in MAP_KINDS else s for s in before)
     recall = ProposalRecall(rows, thresholds=iou_thresholds, include_difficult=include_difficult)
     points: Counter[str] = Counter()
     for of_method, of_controls in images:
@@ -340,7 +338,7 @@ def compare(
     table = []
     for source in method:
         row = {"name": source, "sources": rows[source], **counted[source]}
-        if source in CLUE_SOURCES:
+        if source in MAP_KINDS:
             row["random"] = _of_seeds([counted[f"random-{seed}:{source}"] for seed in seeds])
             row["dense_grid"] = counted[f"dense-grid:{source}"]
         table.append(row)
@@ -366,7 +364,7 @@ def _of_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def text_table(analysis: Mapping[str, Any], iou_thresholds: Sequence[float]) -> TextTable:
-    """Lay out the rows for people to read, each clue source followed by its two controls."""
+    """Lay out the rows for people to read, each kind of activation map followed by its two controls."""
     title = f"{analysis['split']}: {analysis['images']:,} images, clues against controls"
     text = TextTable(title)
     text.add_columns(Kind.NAME, "source")

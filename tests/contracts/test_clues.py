@@ -26,7 +26,7 @@ from weaksam.config import (
     Weights,
 )
 from weaksam.errors import CheckpointError
-from weaksam.structures import CLUE_SOURCES
+from weaksam.structures import MAP_KINDS
 
 ANIMALS = ("ant", "bee", "cat")
 NETWORKS = {
@@ -87,7 +87,7 @@ def test_a_loss_is_one_number_that_teaches_and_comes_with_the_logits(name: str) 
 @torch.no_grad()
 def test_maps_are_of_the_asked_classes_in_that_order_and_not_negative(name: str) -> None:
     network, images = network_of(name), torch.randn(2, 3, 64, 96)
-    assert set(network.kinds) <= set(CLUE_SOURCES)
+    assert set(network.kinds) <= set(MAP_KINDS)
     assert network.classify(images).shape == (2, 3)
     maps = network.activation_maps(images, [2, 0], network.kinds, ())
     swapped = network.activation_maps(images, [0, 2], network.kinds, ())
@@ -113,7 +113,7 @@ def test_a_source_gives_maps_of_the_size_of_the_image_from_0_to_1(name: str, tmp
     source = source_of(name, tmp_path)
     assert source.class_names == ANIMALS
     assert source.logits(IMAGE).shape == (3,)
-    assert set(source.kinds) <= set(CLUE_SOURCES)
+    assert set(source.kinds) <= set(MAP_KINDS)
     found = list(source.class_maps(IMAGE, [2, 0]))
     assert [one.class_index for one in found] == [2, 0]
     for one in found:

@@ -16,7 +16,7 @@ from weaksam.config import PromptsConfig
 from weaksam.grids import grid_points
 from weaksam.proposals.clusters import cluster_points
 from weaksam.proposals.peaks import find_peaks
-from weaksam.structures import CLUE_SOURCES, ClassMaps, Prompts
+from weaksam.structures import MAP_KINDS, ClassMaps, Prompts
 
 _NO_CLASS = -1
 _SEMANTIC_SOURCES = ("coarse", "fine")
@@ -41,15 +41,15 @@ def clue_prompts(class_maps: Iterable[ClassMaps], config: PromptsConfig) -> list
     Maps are taken one class at a time and let go, so a lazy iterable holds the maps of one class in memory.
 
     Args:
-        class_maps: one per present class. A source without maps leaves its key out.
+        class_maps: one per present class. A kind without maps leaves its key out.
         config: which sources, how peaks are found and grouped.
 
     Returns:
-        One ``Prompts`` per clue source of ``config.sources``, in the order coarse, fine, cross. A source without a peak
+        One ``Prompts`` per kind of map among ``config.sources``, in the order coarse, fine, cross. A kind without a peak
         is there and empty. Fine and coarse: every peak alone, class by class, best first, then (``class_joint``) the
         peaks of each class together, so n peaks of g classes make n + g prompts. Cross: one prompt per cluster.
     """
-    sources = [source for source in CLUE_SOURCES if source in config.sources]
+    sources = [source for source in MAP_KINDS if source in config.sources]
     peaks_xy: dict[str, dict[int, NDArray[np.int64]]] = {source: {} for source in sources}
     for of_class in class_maps:
         for source in sources:

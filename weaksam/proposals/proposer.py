@@ -24,7 +24,7 @@ from weaksam.errors import ConfigError
 from weaksam.proposals.filters import propose
 from weaksam.proposals.prompts import clue_prompts, grid_prompts
 from weaksam.sam.encode import ResizedImage, encode_image, resize_image
-from weaksam.structures import CLUE_SOURCES, ClassMaps, Prompts, Proposals
+from weaksam.structures import MAP_KINDS, ClassMaps, Prompts, Proposals
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class Proposer:
             on_maps: called with the maps of each class before they are let go, to draw or keep them.
 
         Returns:
-            One ``Prompts`` per wanted clue source, also where it is empty; no list entry at all, and no look at the
-            image, where there is no clue network or no clue source is wanted.
+            One ``Prompts`` per wanted kind of map, also where it is empty; no list entry at all, and no look at the
+            image, where there is no clue source or no kind is wanted.
         """
-        if self.clues is None or not set(self.prompts.sources) & set(CLUE_SOURCES):
+        if self.clues is None or not set(self.prompts.sources) & set(MAP_KINDS):
             return []
         present = present_classes(self.clues, image, labels, self.clues_config)
         class_maps = self.clues.class_maps(image, present)

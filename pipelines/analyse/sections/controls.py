@@ -1,4 +1,4 @@
-"""Whether clues say where: each clue source beside random points and a denser grid (Table 4)."""
+"""Whether clues say where: each kind of activation map beside random points and a denser grid (Table 4)."""
 
 from __future__ import annotations
 

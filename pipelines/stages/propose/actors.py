@@ -35,7 +35,7 @@ from weaksam.config import (
     Weights,
     require,
 )
-from weaksam.structures import CLUE_SOURCES
+from weaksam.structures import MAP_KINDS
 
 if TYPE_CHECKING:
     from weaksam.proposals.proposer import Proposer
@@ -82,7 +82,7 @@ def prompter(how: Prompting, clue_weights: Weights, class_names: tuple[str, ...]
     clues = load_clues(
         replace(how.clues, weights=clue_weights),
         class_names=class_names,
-        kinds=[source for source in how.prompts.sources if source in CLUE_SOURCES],
+        kinds=[source for source in how.prompts.sources if source in MAP_KINDS],
         device=device,
     )
     return Proposer(clues, None, prompts=how.prompts, clues_config=how.clues)

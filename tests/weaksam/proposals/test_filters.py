@@ -11,7 +11,7 @@ from weaksam.masks_np import decode_rle
 from weaksam.proposals.filters import propose, select_masks
 from weaksam.proposals.prompts import grid_prompts
 from weaksam.sam.measure import MeasuredMasks
-from weaksam.structures import CLUE_SOURCES, SOURCES, TABLE_SOURCES, Prompts
+from weaksam.structures import MAP_KINDS, SOURCES, TABLE_SOURCES, Prompts
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
 SIZE_HW = (75, 100)
@@ -160,7 +160,7 @@ def test_sources_are_concatenated_in_their_order_and_prompts_counted_through():
 def test_the_order_of_sources_is_the_published_one():
     # Method 3.4. Table 4 adds the fine map's proposals before the coarse one's.
     assert SOURCES == ("grid", "coarse", "fine", "cross")
-    assert SOURCES[1:] == CLUE_SOURCES
+    assert SOURCES[1:] == MAP_KINDS
     assert TABLE_SOURCES == ("grid", "fine", "coarse", "cross")
     prompts = [clue("cross", [50, 60]), clue("fine", [10, 20]), clue("coarse", [30, 40])]
     found = propose(lively_sam(), IMAGE, prompts, ProposalsConfig(keep_empty=True))
