@@ -23,8 +23,6 @@ from weaksam.networks.pixels import IMAGENET, PixelFormat
 from weaksam.networks.swin import SWIN_VARIANTS, SwinName, SwinTrunk
 from weaksam.networks.trunks import SMALL_STEM_DIM, ResNetTrunk, SmallTrunk, Trunk
 
-SIDES_MULTIPLE = 32  # pixels, of the sides of the images that a backbone is fed with
-
 
 class Pyramid(Trunk):
     """Images in, feature maps from fine to coarse out."""

@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode, v2
 from weaksam.chunks import chunk_size, in_chunks
 from weaksam.config import PredictMapsConfig
 from weaksam.mask_runs import MaskRuns
-from weaksam.networks.pyramids import SIDES_MULTIPLE
+from weaksam.networks.pixels import SIDES_MULTIPLE
 from weaksam.precision import computing, require_finite
 from weaksam.segmentation.seeding import paint
 from weaksam.segmentation.segmenters.base import Segmenter

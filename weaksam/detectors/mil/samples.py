@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
@@ -19,8 +18,8 @@ from torchvision.transforms import InterpolationMode, v2
 from weaksam.boxes import clip_boxes
 from weaksam.config import MilConfig
 from weaksam.losses.mil import pad, real_proposals
+from weaksam.networks.pixels import padded_batch
 
-PAD_MULTIPLE = 32  # pixels; sides of a batch are rounded up to it (published code)
 # Principal components of ImageNet's RGB values in [0, 1], and the standard deviations along them (AlexNet, section 4.1).
 LIGHTING_VECTORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], dtype=np.float32
@@ -132,10 +131,9 @@ def mirrored(
 def collate(views: Sequence[tuple[Tensor, Tensor]]) -> Batch:
     """Lay views out as one batch: images padded right and below to a multiple of 32 pixels, boxes to the most proposals."""
     images, boxes_xyxy = zip(*views, strict=True)
-    height, width = (-(-max(image.shape[axis] for image in images) // PAD_MULTIPLE) * PAD_MULTIPLE for axis in (1, 2))
     counts = [len(boxes) for boxes in boxes_xyxy]
     return Batch(
-        images=torch.stack([F.pad(i, (0, width - i.shape[2], 0, height - i.shape[1])) for i in images]),
+        images=padded_batch(images),
         boxes_xyxy=pad(torch.cat(boxes_xyxy), counts),
         real=real_proposals(counts),
     )

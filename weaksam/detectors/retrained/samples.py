@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from weaksam.config import RetrainConfig
-from weaksam.detectors.mil.samples import PAD_MULTIPLE, Normaliser, mirrored, scaled
+from weaksam.detectors.mil.samples import Normaliser, mirrored, scaled
 from weaksam.detectors.retrained.base import Targets
 from weaksam.detectors.retrained.mask_targets import fitted, mask_grids
 from weaksam.errors import DataError, ImageError
+from weaksam.networks.pixels import padded_batch
 from weaksam.structures import PseudoGroundTruth
 
 _NO_LIMIT = 2**31  # pixels
@@ -116,9 +116,8 @@ def cropped(
 def collate_boxes(samples: Sequence[tuple[Tensor, Targets]]) -> BoxBatch:
     """Lay views ``[3, h, w]`` out as one batch, padded right and below to a multiple of 32 pixels."""
     views, targets = zip(*samples, strict=True)
-    height, width = (-(-max(view.shape[axis] for view in views) // PAD_MULTIPLE) * PAD_MULTIPLE for axis in (1, 2))
     return BoxBatch(
-        images=torch.stack([F.pad(v, (0, width - v.shape[2], 0, height - v.shape[1])) for v in views]),
+        images=padded_batch(views),
         sizes_hw=torch.tensor([v.shape[1:] for v in views]),
         targets=list(targets),
     )
