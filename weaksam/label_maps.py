@@ -35,7 +35,7 @@ def decode_label_map(data: bytes, where: str) -> NDArray[np.uint8]:
     try:
         return decode_numbers(data)
     except ImageError as error:
-        raise DataError(f"{where}: expected a PNG of class numbers, got {error}; restore or convert it") from error
+        raise DataError(f"{where}: expected a PNG of numbers, got {error}; restore or convert it") from error
 
 
 def require_map_of(image: NDArray[np.uint8], label_map: NDArray[np.uint8]) -> None:

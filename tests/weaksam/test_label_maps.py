@@ -21,5 +21,5 @@ def test_background_classes_and_the_undecided_fill_a_byte() -> None:
 
 
 def test_what_is_no_label_map_is_told_with_its_place() -> None:
-    with pytest.raises(DataError, match=r"image 7: expected a PNG of class numbers, got .*; restore or convert it"):
+    with pytest.raises(DataError, match=r"image 7: expected a PNG of numbers, got .*; restore or convert it"):
         decode_label_map(b"GIF89a", "image 7")

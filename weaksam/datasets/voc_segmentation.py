@@ -20,10 +20,10 @@ from weaksam.datasets.ground_truth import StatedSize
 from weaksam.datasets.label_maps import MapFile, MapFiles, check_numbers
 from weaksam.datasets.voc_layout import CLASSES, CLASSES_AUG, OBJECTS, SBD_CLASSES, SBD_OBJECTS, VocLayout
 from weaksam.datasets.voc_masks import VOID, NumberedObjects, classes_of
-from weaksam.errors import DataError, ImageError
+from weaksam.errors import DataError
 from weaksam.io.files import join, read_annotations
-from weaksam.io.images import decode_numbers
 from weaksam.io.matlab import MatlabError, read_variables
+from weaksam.label_maps import decode_label_map
 
 _SIDES = 2  # of an array of pixels
 
@@ -100,10 +100,7 @@ def _class_map(uri: str) -> NDArray[np.uint8]:
 
 
 def _png(where: str) -> NDArray[np.uint8]:
-    try:
-        return decode_numbers(next(read_annotations([where])))
-    except ImageError as error:
-        raise DataError(f"{where}: expected a PNG of numbers, got {error}; restore, convert or remove it") from error
+    return decode_label_map(next(read_annotations([where])), where)
 
 
 def _fields(where: str, name: str) -> Mapping[str, Any]:
@@ -130,15 +127,19 @@ def _pixels(fields: Mapping[str, Any], where: str) -> NDArray[np.uint8]:
 
 def _numbers(fields: Mapping[str, Any], name: str, where: str) -> NDArray[np.uint8]:
     values = fields.get(name)
-    if not isinstance(values, np.ndarray) or not ((values >= 0) & (values <= VOID) & (values % 1 == 0)).all():
-        raise DataError(
-            f"{where}: expected whole numbers 0..{VOID} in {name}, got {_kind(values)}; restore or remove the file"
-        )
-    return values.astype(np.uint8)
+    got = _kind(values)
+    if isinstance(values, np.ndarray):
+        others = values[~((values >= 0) & (values <= VOID) & (values % 1 == 0))]
+        if not others.size:
+            return values.astype(np.uint8)
+        got = f"{others[0]:g}"
+    raise DataError(f"{where}: expected whole numbers 0..{VOID} in {name}, got {got}; restore or remove the file")
 
 
 def _kind(value: object) -> str:
-    return "nothing" if value is None else "others" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    if isinstance(value, np.ndarray):
+        return f"an array {list(value.shape)}"
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _sized(numbers: NDArray[np.uint8], size_hw: Sequence[int], where: str) -> NDArray[np.uint8]:
