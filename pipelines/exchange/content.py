@@ -19,12 +19,11 @@ from pipelines.products.index import Index
 from pipelines.products.label_maps import LabelMapTable
 from pipelines.products.proposals import ProposalTable
 from pipelines.products.pseudo_labels import PseudoLabelTable
-from pipelines.recipe.model import load_recipe
+from pipelines.stages.index import indexed_data
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import detections_from_row, label_map_from_row
 from pipelines.store.tables import Rows
 from weaksam.errors import DataError
-from weaksam.io.files import join
 from weaksam.label_maps import BACKGROUND, IGNORED
 from weaksam.masks_np import Rle, rle_area
 from weaksam.structures import BOXES, IMAGE_LABELS, MASKS, Detections, PseudoGroundTruth
@@ -60,13 +59,12 @@ class SplitImages:
         from weaksam.datasets import open_dataset
         from weaksam.datasets.coco import CocoDataset
 
-        run_uri = self.index.run_uri
-        dataset = open_dataset(load_recipe(join(run_uri, "recipe.yaml"))[0].data)
+        dataset = open_dataset(indexed_data(self.index))
         assert isinstance(dataset, CocoDataset)
         if dataset.class_names != tuple(class_names):
             raise DataError(
-                f"{run_uri}: the classes of its tables are not those of the data set any more, so that their ids are unknown; "
-                "run `weaksam run` on it again, or put the annotations back"
+                f"{self.index.run_uri}: the classes of its tables are not those of the data set any more, so that their ids "
+                "are unknown; run `weaksam run` on it again, or put the annotations back"
             )
         return dataset.category_ids
 

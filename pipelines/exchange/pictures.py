@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pipelines.products.index import Index
+from pipelines.stages.index import indexed_data
 from pipelines.store.files import write_bytes
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES
@@ -146,8 +147,7 @@ def _root_of_ids(paths: Mapping[str, str], common: str) -> str:
 
 def _coco_root(index: Instance, common: str, paths: Iterable[str], split: str) -> str:
     """Return the data set's folder, or the pictures' common one outside it, with the usual folders below it."""
-    plan = index.plan() or {}
-    uri = plan.get("parts", {}).get("method", {}).get("data", {}).get("uri", "")
+    uri = indexed_data(index).uri
     data = uri.rstrip("/") if is_remote(uri) else posixpath.normpath(absolute(uri))
     root = data if uri and f"{common}/".startswith(f"{data}/") else common
     names = [path.removeprefix(f"{root}/") for path in paths]

@@ -57,10 +57,9 @@ def build_coco(root: Path, pictures=PICTURES, folder="images", split="train") ->
 
 
 def index(data: Path, run: Path) -> str:
-    """Index a data set, and make its true boxes the pseudo labels ``true-boxes.truth``."""
+    """Index a data set, and make its true boxes the pseudo labels ``true-boxes.truth``; there is no recipe.yaml."""
     recipe, _ = load_recipe("grid", [], str(data))
     Run(recipe, str(run)).bring(["index"], Options())
-    write_bytes(f"{run}/recipe.yaml", f"base: grid\nname: grid\ndata: {{uri: {data}}}\n".encode())
     run_export_true_boxes(str(run), name="truth")
     return str(run)
 

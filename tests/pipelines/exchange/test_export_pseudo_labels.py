@@ -15,7 +15,6 @@ from pipelines.exchange.true_boxes import run_export_true_boxes
 from pipelines.exchange.voc import voc_xml
 from pipelines.recipe.model import load_recipe
 from pipelines.runner import Run
-from pipelines.store.files import write_bytes
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES, PSEUDO_LABELS, pseudo_labels_to_row, with_class_names
 from tests.support.sets import FROM_NOTHING, instance_of
@@ -226,7 +225,6 @@ def test_true_boxes_go_out_and_come_back(tmp_path, build, reader, to, split):
     recipe, _ = load_recipe("grid", [], str(data))
     run = str(tmp_path / "run")
     Run(recipe, run).bring(["index"], Options())
-    write_bytes(f"{run}/recipe.yaml", f"base: grid\nname: grid\ndata: {{uri: {data}}}\n".encode())
     run_export_true_boxes(run, name="true")
     out = tmp_path / "out"
     file = out / "annotations" / f"instances_{split}.json" if to == "coco" else out
