@@ -8,7 +8,8 @@ would drop of the same regions is counted beside it. True boxes only judge: noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,12 +31,14 @@ from pipelines.store.numbers import percent
 from weaksam.config import DataConfig, FasterRcnnConfig, RoiDropConfig, require
 from weaksam.config.weights import NotInKey
 from weaksam.datasets.ground_truth import StatedSize, true_objects
-from weaksam.errors import OptionError
+from weaksam.errors import DataError, ImageError, OptionError
 from weaksam.structures import GroundTruth, PseudoGroundTruth
 
 if TYPE_CHECKING:
-    from pipelines.stages.retrain.task import RetrainTask
+    from pipelines.stages.retrain.task import BoxedImage, RetrainTask
     from weaksam.detectors.retrained.faster_rcnn import FasterRcnn
+
+logger = logging.getLogger(__name__)
 
 BINS = 10
 ERROR_IOU = 0.7  # with a true object, above which a pseudo box is no error (published)
@@ -128,19 +131,23 @@ def measure(job: Job[NoiseOptions], truth: Mapping[str, GroundTruth]) -> dict[st
         truth: image id -> true objects of the training images.
 
     Returns:
-        ``images``, ``regions`` (foreground), ``step`` of ``steps`` that is looked at; ``error_rate`` by IoU; ``losses``: for
-        "cls" and "reg" their ``minimum``, ``maximum``, ``bins`` (``count`` and, by IoU, ``error_rate``, null for an empty bin)
-        and ``auroc``: how often a region that is an error has a higher loss than one that is not (by IoU, null without
-        both); ``drop``: see ``what_is_dropped``.
+        ``images``, ``unreadable`` images beside these, ``regions`` (foreground), ``step`` of ``steps`` that is looked at;
+        ``error_rate`` by IoU; ``losses``: for "cls" and "reg" their ``minimum``, ``maximum``, ``bins`` (``count`` and, by IoU,
+        ``error_rate``, null for an empty bin) and ``auroc``: how often a region that is an error has a higher loss than one
+        that is not (by IoU, null without both); ``drop``: see ``what_is_dropped``.
+
+    Raises:
+        DataError: none of the images can be read.
     """
     task, detector, step = _preliminary(job)
-    found = list(_regions(task, detector, truth, job.options.images))
+    found, unreadable = sampled_regions(task, detector, truth, job.options.images)
     every = Regions(*(np.concatenate(column) for column in zip(*found, strict=True)))
     ious = every.pseudo_iou[every.foreground]
     errors = {str(threshold): ious <= threshold for threshold in (ERROR_IOU, *OTHER_ERROR_IOUS)}
     losses = {"cls": every.loss_cls[every.foreground], "reg": every.loss_reg[every.foreground]}
     return {
         "images": len(found),
+        "unreadable": unreadable,
         "regions": len(ious),
         "step": step,
         "steps": task.plan.steps,
@@ -284,8 +291,10 @@ def verdict(analysis: Mapping[str, Any]) -> str:
     drop = "it drops none"
     if dropped["dropped"]:
         drop = f"it drops {dropped['dropped']:,}, of which {percent(dropped['wrong_dropped'] / dropped['dropped'])} % are wrong"
+    unreadable = analysis.get("unreadable", 0)  # analyses of earlier versions do not say it
+    apart = f" ({unreadable:,} more cannot be read)" if unreadable else ""
     return (
-        f"{analysis['regions']:,} foreground regions of {analysis['images']:,} images at step {analysis['step']:,}, "
+        f"{analysis['regions']:,} foreground regions of {analysis['images']:,} images{apart} at step {analysis['step']:,}, "
         f"{percent(analysis['error_rate'][str(ERROR_IOU)])} % errors; AUROC of {', of '.join(parts)} (chance .50); "
         f"RoI drop: {drop} ({percent(dropped['wrong'] / max(dropped['regions'], 1))} % of all are)"
     )
@@ -312,33 +321,63 @@ def _preliminary(job: Job[NoiseOptions]) -> tuple[RetrainTask, FasterRcnn, int]:
     return task, detector.to("cuda" if torch.cuda.is_available() else "cpu"), step
 
 
-def _regions(task: RetrainTask, detector: FasterRcnn, truth: Mapping[str, GroundTruth], most: int) -> Iterator[Regions]:
-    """Yield the sampled regions of each of the first training images in hash order."""
+def sampled_regions(
+    task: RetrainTask, detector: FasterRcnn, truth: Mapping[str, GroundTruth], most: int
+) -> tuple[list[Regions], int]:
+    """Return the sampled regions of each of the first training images in hash order, and how many others cannot be read.
+
+    The training went on without the latter, too.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    from weaksam.io.files import read_bytes
+    from weaksam.io.images import decode_image
+
+    by_id = {image.image_id: image for image in task.images}
+    found, trouble = [], []
+    for image_id in in_hash_order(list(by_id))[: most or None]:
+        try:
+            pixels = decode_image(read_bytes(by_id[image_id].uri))
+        except ImageError as error:
+            logger.warning("image %s: its regions are not sampled: %s", image_id, error)
+            trouble.append(str(error))
+            continue
+        found.append(_regions_of(by_id[image_id], pixels, task, detector, truth))
+    if not found:
+        raise DataError(
+            f"none of {len(trouble):,} training images can be read, the first because: {trouble[0]}; check that the data "
+            "are where the images table says"
+        )
+    return found, len(trouble)
+
+
+def _regions_of(
+    image: BoxedImage,
+    pixels: NDArray[np.uint8],
+    task: RetrainTask,
+    detector: FasterRcnn,
+    truth: Mapping[str, GroundTruth],
+) -> Regions:
+    """Return the sampled regions of an image whose ``pixels`` are ``[H, W, 3]``."""
     import torch
 
     from weaksam.detectors.mil.samples import scaled
     from weaksam.detectors.retrained.base import Targets
     from weaksam.detectors.retrained.samples import collate_boxes
-    from weaksam.io.files import read_bytes
-    from weaksam.io.images import decode_image
     from weaksam.random import derive_seed
 
-    device = next(detector.parameters()).device
-    by_id = {image.image_id: image for image in task.images}
-    for image_id in in_hash_order(list(by_id))[: most or None]:
-        image, pseudo = decode_image(read_bytes(by_id[image_id].uri)), by_id[image_id].truth
-        view, boxes = scaled(image, pseudo.boxes_xyxy, task.config.scales[0], task.config.max_side)
-        targets = Targets(torch.from_numpy(boxes).to(device), torch.from_numpy(pseudo.class_index).to(device))
-        batch = collate_boxes([(detector.backbone.pixels.normalise(view), targets)])
-        seed = derive_seed("noise", image_id)
-        found = detector.roi_losses(batch.images.to(device), batch.sizes_hw, batch.targets, seed=seed)
-        to_image = np.array([image.shape[1] / view.shape[1], image.shape[0] / view.shape[0]] * 2, np.float32)
-        regions = found.boxes_xyxy.cpu().numpy() * to_image
-        objects = true_objects(truth, image_id, (image.shape[0], image.shape[1]))
-        judged = judge(regions, found.target_index.cpu().numpy(), pseudo, objects)
-        yield Regions(
-            found.loss_cls.cpu().numpy(), found.loss_reg.cpu().numpy(), found.foreground.cpu().numpy(), *judged
-        )
+    device, pseudo = next(detector.parameters()).device, image.truth
+    view, boxes = scaled(pixels, pseudo.boxes_xyxy, task.config.scales[0], task.config.max_side)
+    targets = Targets(torch.from_numpy(boxes).to(device), torch.from_numpy(pseudo.class_index).to(device))
+    batch = collate_boxes([(detector.backbone.pixels.normalise(view), targets)])
+    seed = derive_seed("noise", image.image_id)
+    found = detector.roi_losses(batch.images.to(device), batch.sizes_hw, batch.targets, seed=seed)
+    to_image = np.array([pixels.shape[1] / view.shape[1], pixels.shape[0] / view.shape[0]] * 2, np.float32)
+    regions = found.boxes_xyxy.cpu().numpy() * to_image
+    objects = true_objects(truth, image.image_id, (pixels.shape[0], pixels.shape[1]))
+    judged = judge(regions, found.target_index.cpu().numpy(), pseudo, objects)
+    return Regions(found.loss_cls.cpu().numpy(), found.loss_reg.cpu().numpy(), found.foreground.cpu().numpy(), *judged)
 
 
 QUESTION = NoiseQuestion()

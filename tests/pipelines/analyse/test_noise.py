@@ -1,13 +1,27 @@
 """Whether losses tell which pseudo labels are wrong: bins, rates and ranks by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from pipelines.analyse.noise import QUESTION, Regions, auroc, best_ious, judge, of_loss, verdict, what_is_dropped
+from pipelines.analyse import noise
+from pipelines.analyse.noise import (
+    QUESTION,
+    Regions,
+    auroc,
+    best_ious,
+    judge,
+    of_loss,
+    sampled_regions,
+    verdict,
+    what_is_dropped,
+)
 from pipelines.recipe.keys import inputs_of, method_of
 from pipelines.recipe.model import load_recipe
 from weaksam.config import RoiDropConfig
-from weaksam.errors import ConfigError
+from weaksam.errors import ConfigError, DataError
 from weaksam.structures import GroundTruth, PseudoGroundTruth, no_objects
 
 
@@ -86,6 +100,7 @@ def test_the_verdict_says_how_well_each_loss_tells():
         "1,200 foreground regions of 3 images at step 20, 25.0 % errors; AUROC of classification loss 0.81, of box loss "
         "not measured (chance .50); RoI drop: it drops 40, of which 75.0 % are wrong (20.0 % of all are)"
     )
+    assert "of 3 images (2 more cannot be read) at step 20" in verdict({**analysis, "unreadable": 2})
     analysis["drop"]["foreground"] = dict.fromkeys(analysis["drop"]["foreground"], 0)
     assert verdict(analysis).endswith("RoI drop: it drops none (0.0 % of all are)")
 
@@ -141,3 +156,15 @@ def test_it_needs_a_faster_rcnn_that_this_run_retrains():
         options("voc07", "retrain.detector=dino")
     with pytest.raises(ConfigError, match=r"expected a detector that this run retrains"):
         options("voc07", "retrain.weights=a.safetensors")
+
+
+def test_images_that_cannot_be_read_are_passed_over_and_counted(tmp_path, monkeypatch, caplog):
+    Image.new("RGB", (20, 10)).save(tmp_path / "sound.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    images = [SimpleNamespace(image_id=name, uri=str(tmp_path / f"{name}.png")) for name in ("sound", "broken", "gone")]
+    monkeypatch.setattr(noise, "_regions_of", lambda image, pixels, *_: (image.image_id, pixels.shape))
+    found, unreadable = sampled_regions(SimpleNamespace(images=images), None, {}, 0)
+    assert (found, unreadable) == ([("sound", (10, 20, 3))], 2)
+    assert "image broken: its regions are not sampled" in caplog.text
+    with pytest.raises(DataError, match="none of 2 training images can be read"):
+        sampled_regions(SimpleNamespace(images=images[1:]), None, {}, 0)
