@@ -6,7 +6,7 @@ instance's key: they change how fast a result comes and how it looks, not what i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
 from pipelines.recipe.keys import Input, Inputs, reads, reads_several
@@ -33,6 +33,14 @@ _HOLD_PSEUDO_LABELS = ("label", "true-boxes", "segment", "true-masks", "import-m
 # All but true masks, of which there is nothing to measure.
 _MEASURED_LABELS = tuple(verb for verb in _HOLD_PSEUDO_LABELS if verb != "true-masks")
 _HOLD_LABEL_MAPS = ("seeds", "predict-maps")
+
+
+def _require_none_below_0(section: ResourcesConfig | AnalyseConfig | ReportConfig) -> None:
+    """Raise OptionError for a number of a section that is less than 0."""
+    for option in fields(section):
+        value = getattr(section, option.name)
+        if isinstance(value, int | float):
+            require(value >= 0, option.name, "0 or more", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +90,7 @@ class ResourcesConfig:
             expected = f"most_train_workers, {self.most_train_workers}, or fewer"
             got = self.least_train_workers
             require(got <= self.most_train_workers, "least_train_workers", expected, got)
-        sizes = ("cpus", "prompt_actors", "segment_actors", "threads_per_actor", "rows_per_task", "train_workers")
-        more = (
-            "least_actors",
-            "most_actors",
-            "least_train_workers",
-            "most_train_workers",
-            "images_per_pass",
-            "loader_workers",
-            "wait_for_workers",
-            "cache_mib",
-        )
-        for name in (*sizes, *more):
-            require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        _require_none_below_0(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +302,11 @@ class AnalyseConfig:
     similarity_images: int = 20  # first images in hash order whose proposals are compared; 0 = all
     noise_images: int = 500  # first training images in hash order whose regions' losses are measured; 0 = all
 
+    def __post_init__(self) -> None:
+        _require_none_below_0(self)
+        distinct = 0 < len(self.random_seeds) == len(set(self.random_seeds))
+        require(distinct, "random_seeds", "one seed or more, each once", self.random_seeds)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
@@ -319,4 +320,5 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.detection_score <= 1, "detection_score", "0..1", self.detection_score)
-        require(self.failures >= 0, "failures", "0 or more", self.failures)
+        require(self.gallery_side >= 1, "gallery_side", "1 or more", self.gallery_side)
+        _require_none_below_0(self)

@@ -102,7 +102,7 @@ def test_lists_replace_and_mappings_merge(tmp_path: Path) -> None:
         ("propose.splits=[a, b]", "propose", "splits", ("a", "b")),
         ("classifier.base_lr=6e-4", "classifier", "base_lr", 6e-4),
         ("classifier.base_lr=1", "classifier", "base_lr", 1.0),
-        ("analyse.random_seeds=[]", "analyse", "random_seeds", ()),
+        ("mil.milestones=[]", "mil", "milestones", ()),
     ],
 )
 def test_set_reads_values_as_yaml(tmp_path: Path, item: str, part: str | None, field: str, value: object) -> None:
@@ -157,6 +157,27 @@ def test_a_mistake_is_named_with_its_file_and_remedy(tmp_path: Path, text: str, 
     message = message_of(path) + "\n"
     for part in (f"recipe {path}:\n", *parts):
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("analyse.random_seeds=[]", "one seed or more, each once, got ()"),
+        ("analyse.random_seeds=[1, 1]", "one seed or more, each once, got (1, 1)"),
+        ("analyse.max_images=-3", "0 or more, got -3"),
+        ("analyse.similarity_images=-1", "0 or more, got -1"),
+        ("analyse.noise_images=-1", "0 or more, got -1"),
+        ("report.gallery_images=-1", "0 or more, got -1"),
+        ("report.gallery_side=0", "1 or more, got 0"),
+        ("report.failures=-1", "0 or more, got -1"),
+        ("resources.price_per_hour=-1", "0 or more, got -1.0"),
+        ("resources.cache_mib=-1", "0 or more, got -1"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(tmp_path: Path, item: str, expected: str) -> None:
+    assert f"{item.partition('=')[0]} (from --set): expected {expected}" in message_of(
+        write(tmp_path, mine=SMALLEST), item
+    )
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
