@@ -160,8 +160,8 @@ class Recipe(BaseModel):
         given = self.instances.get(name)
         if given is None and "." in name and not is_from_outside(name):
             close = difflib.get_close_matches(name, self.instances, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise ConfigError(f"{what}: no instance {name}; {hint}Say what it reads, such as --set {_example(name)}")
+            hint = f"; did you mean {close[0]}?" if close else "."
+            raise ConfigError(f"{what}: no instance {name}{hint} {self._how_to_begin(name)}")
         if given and verb_of(name) == "index":  # true boxes are read of the same data, by other instances
             raise ConfigError(
                 f"{what}: instances.{name}: expected no options, got {', '.join(given)}; set them in data"
@@ -176,6 +176,18 @@ class Recipe(BaseModel):
         seen._whole = self
         self._seen[name] = seen
         return seen
+
+    def _how_to_begin(self, name: str) -> str:
+        """Say how there would be a new instance: by what it reads, else by any option, as its verb's section has it now."""
+        verb, section = verb_of(name), getattr(self, _section(name), None)
+        if section is None or verb == "index" or not fields(section):
+            return f"Leave the label out: {verb} has no options to be told apart by"
+        saying = [option for option in fields(section) if getattr(section, option.name)]
+        reading = [option for option in saying if "verbs" in option.metadata]
+        option = (reading or saying or fields(section))[0].name
+        value = to_plain(getattr(section, option))
+        first = value[0] if isinstance(value, list) and value else value or repr(value)
+        return f"Say {'what it reads' if reading else 'an option of it'}, such as --set {name}.{option}={first}"
 
     def _overlays(self, name: str, given: Mapping[str, Any]) -> dict[str, tuple[Any, Mapping[str, Any]]]:
         """Return the sections that an instance sees differently, with its own values; "" is its verb's section."""
@@ -280,12 +292,6 @@ def _check_reads(section: Any, what: str, path: str) -> None:
 def _section(name: str) -> str:
     """Return the section of an instance's verb."""
     return _SECTIONS.get(verb_of(name), verb_of(name).replace("-", "_"))
-
-
-def _example(name: str) -> str:
-    """Return how a new instance may be told what it reads."""
-    reads = {"evaluate": f"of=import.{label_of(name)}", "detect": "model=retrain", "analyse": "question=similarity"}
-    return f"{name}.{reads.get(verb_of(name), 'seed=1')}"
 
 
 def _overlaid(section: Any, values: Any, what: str, field: str, path: str, origins: Mapping[str, str]) -> Any:

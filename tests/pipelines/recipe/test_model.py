@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from pipelines.recipe.keys import to_plain
-from pipelines.recipe.model import Recipe, load_recipe
+from pipelines.recipe.model import Recipe, is_from_outside, load_recipe
 from pipelines.recipe.yaml_text import render
-from pipelines.registry import active
+from pipelines.registry import STAGES, active
 from pipelines.store.files import write_bytes
 from weaksam.config import DinoConfig, FasterRcnnConfig, RoiDropConfig, Weights
 from weaksam.errors import ConfigError, DataError
@@ -395,6 +395,16 @@ def test_a_new_instance_may_be_set_on_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
+    "verb", [verb for verb in STAGES if verb not in ("index", "true-masks") and not is_from_outside(verb)]
+)
+def test_what_is_said_of_an_unknown_instance_makes_it_known(tmp_path: Path, verb: str) -> None:
+    path = write(tmp_path, mine=f"{{base: small, stages: [index, {verb}.new]}}")
+    advice = message_of(path).partition("such as --set ")[2]
+    assert advice.startswith(f"{verb}.new.")
+    assert f"{verb}.new" in load_recipe(path, [advice])[0].instances
+
+
+@pytest.mark.parametrize(
     ("given", "parts"),
     [
         (
@@ -414,7 +424,11 @@ def test_a_new_instance_may_be_set_on_the_command_line() -> None:
         ("stages: [evaluate.x: {data: {uri: there}}]", ["instances.evaluate.x.data (from mine.yaml): no such option"]),
         ("stages: [index: {limit: 3}]", ["instances.index: expected no options, got limit; set them in data"]),
         ("stages: [analyse.x: {question: prompt}]", ["analyse.x.question", "got 'prompt'; did you mean prompts?"]),
-        ("stages: [evaluate.ss]", ["no instance evaluate.ss", "--set evaluate.ss.of=import.ss"]),
+        (
+            "stages: [evaluate.ss]",
+            ["no instance evaluate.ss", "Say what it reads, such as --set evaluate.ss.of=propose"],
+        ),
+        ("stages: [true-masks.x]", ["no instance true-masks.x. Leave the label out: true-masks has no options"]),
         ("stages: [detect.finale]", ["no instance detect.finale; did you mean detect.final?"]),
         ("stages: [detect.x: {model: retrain.nil}]", ["no instance retrain.nil"]),
         ("stages: [detect.x: {model: 3}]", ["instances.detect.x.model (from mine.yaml)", "a valid string, got 3"]),
