@@ -18,10 +18,10 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.engine import interrupts
-from pipelines.engine.status import TABLES, previews_of, run_status
+from pipelines.engine.status import TABLES, run_status
 from pipelines.store.compaction import Compaction, compact, plan_compaction, remove_retired
 from pipelines.store.files import DamagedFileError, read_object
-from pipelines.store.instances import PREVIEW, SETS, Instance, current_instances
+from pipelines.store.instances import PREVIEW, SETS, Instance, current_instances, previews_of
 from pipelines.store.lock import Lock, lock_holder
 from pipelines.store.planned import PLANNED_ROWS, Planned, index_folder, planned_rows
 from pipelines.store.schemas import IMAGE_ID, INPUT

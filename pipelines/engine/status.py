@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from pipelines.engine.figures import Figures, Unit
 from pipelines.recipe.model import load_recipe
 from pipelines.store.dropped import DroppedReason, dropped_by_reason
 from pipelines.store.files import DamagedFileError
-from pipelines.store.instances import PREVIEW, Instance, current_instances
+from pipelines.store.instances import Instance, current_instances, no_run_at
 from pipelines.store.lock import held_lock
 from pipelines.store.schemas import IMAGE_ID, IMAGES, INPUT
 from pipelines.store.tables import Table
-from weaksam.errors import RunError, WeaksamError
-from weaksam.io.files import join, open_fs
+from weaksam.errors import WeaksamError
+from weaksam.io.files import join
 
 TABLES = "tables"  # folder of a run: what `weaksam table` measured, and on which instances
 
@@ -87,9 +86,7 @@ def instances_in_order(run_uri: str) -> list[Instance]:
     """
     current = {instance.name: instance for instance in current_instances(run_uri)}
     if not current:
-        previews = ", ".join(join(run_uri, name) for name in previews_of(run_uri))
-        hint = f"; the previews in it are runs of their own: {previews}" if previews else ""
-        raise RunError(f"{run_uri}: expected a run folder, as --out names it, found no stage of a run in it{hint}")
+        raise no_run_at(run_uri)
     ordered: dict[str, Instance] = {}
     met: set[str] = set()
 
@@ -111,15 +108,6 @@ def _instances_of_recipe(run_uri: str) -> list[str]:
         return list(load_recipe(join(run_uri, "recipe.yaml"))[0].stages)
     except WeaksamError:  # it is not there, or another version of this package wrote it
         return []
-
-
-def previews_of(run_uri: str) -> list[str]:
-    """Return the names of the previews in a run folder."""
-    fs, root = open_fs(run_uri)
-    if not fs.isdir(root):
-        return []
-    names = (posixpath.basename(path.rstrip("/")) for path in fs.ls(root, detail=False))
-    return sorted(name for name in names if name.startswith(PREVIEW))
 
 
 def _dropped(instance: Instance) -> list[DroppedReason]:

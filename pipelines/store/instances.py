@@ -322,8 +322,10 @@ def current_instance(run_uri: str, name: str) -> Instance | None:
 
 
 def finished_instance(run_uri: str, name: str) -> Instance:
-    """Return the current instance of this name; raise RunError unless it is finished."""
+    """Return the current instance of this name; raise RunError unless it is finished, or where there is no run at all."""
     instance = current_instance(run_uri, name)
+    if instance is None and not current_instances(run_uri):
+        raise no_run_at(run_uri)
     if instance is None or instance.manifest() is None:
         state = "has not been run" if instance is None else "is not finished"
         raise RunError(f"{run_uri}: {name} {state}; run {Instance(run_uri, name, '').mended_by} first")
@@ -339,6 +341,22 @@ def current_instances(run_uri: str) -> list[Instance]:
     names = sorted(posixpath.basename(path.rstrip("/")) for path in fs.ls(root, detail=False))
     found = (current_instance(run_uri, name) for name in names if not name.startswith((PREVIEW, "_", ".")))
     return [instance for instance in found if instance is not None]
+
+
+def no_run_at(run_uri: str) -> RunError:
+    """Return what is wrong with a run folder that holds no instance."""
+    previews = ", ".join(join(run_uri, name) for name in previews_of(run_uri))
+    hint = f"; the previews in it are runs of their own: {previews}" if previews else ""
+    return RunError(f"{run_uri}: expected a run folder, as --out names it, found no stage of a run in it{hint}")
+
+
+def previews_of(run_uri: str) -> list[str]:
+    """Return the names of the previews in a run folder."""
+    fs, root = open_fs(run_uri)
+    if not fs.isdir(root):
+        return []
+    names = (posixpath.basename(path.rstrip("/")) for path in fs.ls(root, detail=False))
+    return sorted(name for name in names if name.startswith(PREVIEW))
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -49,7 +49,7 @@ def test_dollars_are_of_whole_machines() -> None:
 
 
 def test_seconds_per_image_of_a_run_are_those_of_one_of_its_gpus(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="propose has not been run"):
+    with pytest.raises(RunError, match="expected a run folder"):
         measured_seconds_per_image(str(tmp_path), 1)
     instance = instance_of(str(tmp_path), "propose")
     instance.begin({})

@@ -18,6 +18,7 @@ from pipelines.store.instances import finished_instance
 from pipelines.store.lock import Lock
 from pipelines.store.schemas import proposals_from_row
 from tests.support.handmade import write_index, write_proposals
+from tests.support.sets import instance_of
 from weaksam.errors import ConfigError, DataError, RunError
 
 IDS = ["000005", "2008_000001"]
@@ -190,7 +191,10 @@ def test_a_name_becomes_a_folder_so_it_is_checked(run: str) -> None:
         run_import(run, "f", name="../x")
 
 
-def test_an_import_needs_an_index(tmp_path: Path) -> None:
+def test_an_import_needs_a_run_with_an_index(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="expected a run folder, as --out names it, found no stage of a run in it"):
+        run_import(str(tmp_path / "nope"), "f", name="x")
+    instance_of(str(tmp_path), "propose").begin({})
     with pytest.raises(RunError, match="index has not been run"):
         run_import(str(tmp_path), "f", name="x")
     write_index(str(tmp_path), {"train": ["000001"]}, kind="voc")
