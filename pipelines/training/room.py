@@ -125,7 +125,6 @@ def _missing(wanted: TrainingResources, cpus: int, found: Sequence[Node], now_fr
 def _too_many(wanted: TrainingResources, found: Sequence[Node]) -> str:
     kind, have = ("GPU", [node.gpus for node in found]) if wanted.use_gpu else ("CPU", [node.cpus for node in found])
     other = ", or resources.device=cpu" if wanted.use_gpu else ""
-    return (
-        f"resources.train_workers: expected at most {sum(have)}, one for each {kind} of this machine, got {wanted.least}; "
-        f"name fewer{other}"
-    )
+    least = "resources.least_train_workers"  # which alone leaves room for more
+    option = least if wanted.least < wanted.workers else f"resources.train_workers or {least}"
+    return f"{option}: expected at most {sum(have)}, one for each {kind} of this machine, got {wanted.least}; name fewer{other}"

@@ -132,6 +132,16 @@ def test_a_machine_that_cannot_hold_the_workers_is_not_waited_for(monkeypatch):
         wait_for_room(wanted(workers=2, least=2, use_gpu=True), 8, pytest.fail)
 
 
+@pytest.mark.parametrize(
+    ("most", "options"),
+    [(2, "resources.train_workers or resources.least_train_workers"), (4, "resources.least_train_workers")],
+)
+def test_the_option_that_asks_for_too_many_workers_is_named(monkeypatch, most, options):
+    Cluster(monkeypatch, nodes((1, 0)), own=True)
+    with pytest.raises(ConfigError, match=f"^{options}: expected at most 1, one for each CPU .* got 2"):
+        wait_for_room(wanted(workers=most, least=2), 8, pytest.fail)
+
+
 def test_workers_on_gpus_without_cpus_reserve_none(monkeypatch):
     Cluster(monkeypatch, nodes((1, 2)))
     sized = wait_for_room(wanted(workers=2, use_gpu=True), 8, pytest.fail)
