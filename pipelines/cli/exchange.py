@@ -108,8 +108,10 @@ def export(request: ExportRequest) -> None:
     run_folder, to = request.run_folder, request.to
     if to == _INTO_THE_RUN:
         refuse_others(f"{to} of true boxes", request.given, _OF_TRUE_BOXES)
+        if not request.name:
+            raise ConfigError(f"--as {to}: expected --name, of the instance true-boxes.NAME that true boxes become")
         noise, seed = request.noise or 0.0, request.seed or 0
-        run_export_true_boxes(run_folder, name=request.name or "", voice=voice, noise=noise, seed=seed)
+        run_export_true_boxes(run_folder, name=request.name, voice=voice, noise=noise, seed=seed)
         return
     takes = [option.name for option in fields(request) if option.name not in _OF_TRUE_BOXES]
     refuse_others(to, request.given, [name for name in takes if name not in ("run_folder", "to")])

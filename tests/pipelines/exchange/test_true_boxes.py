@@ -260,6 +260,7 @@ def test_the_command_says_what_it_made_and_refuses_what_it_cannot_use(shapes, mo
     assert "images 24 = done 24" in done.output
     assert "supervision: boxes" in done.output
     refused = {
+        ("--as", "pseudo-labels"): "--as pseudo-labels: expected --name, of the instance true-boxes.NAME",
         ("--as", "pseudo-labels", "--name", "x", "--out", "f"): "takes --name, --noise and --seed",
         ("--as", "coco", "--noise", "0.5", "--split", "train", "--out", "f"): "--pictures and --overwrite, not --noise",
         ("--as", "coco", "--split", "train"): "expected --split, whose images, and --out",
