@@ -48,12 +48,14 @@ class ExportRequest:
     only: Annotated[
         str | None,
         typer.Option(
-            "--only", metavar="FILE", help="Detections or label maps of these images alone: ids, or COCO instances."
+            "--only",
+            metavar="FILE",
+            help="Detections, or label maps as coco, of these images alone: ids, or COCO instances.",
         ),
     ] = None
     pictures: Annotated[
         PictureMode | None,
-        typer.Option("--pictures", help="Into the folder of pseudo labels as voc or yolo; default link."),
+        typer.Option("--pictures", help="Into the folder of pseudo labels as labelme, voc or yolo; default link."),
     ] = None
     overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace an earlier export.")] = None
     name: Annotated[

@@ -172,6 +172,24 @@ def test_the_help_lists_every_format(run):
         assert f"{product}: {', '.join(n.split('.')[1] for n in EXPORTS if n.startswith(f'{product}.'))}" in shown
 
 
+def test_the_help_says_which_formats_take_an_option(run):
+    shown = " ".join(CliRunner(env={"COLUMNS": "400"}).invoke(cli.app, ["export", "--help"]).output.split())
+    takes = {
+        option: {
+            of: [n.split(".")[1] for n in EXPORTS if n.startswith(f"{of}.") and option in EXPORTS[n].takes]
+            for of in ofs
+        }
+        for option, ofs in {"pictures": ["pseudo-labels"], "only": ["detections", "label-maps"]}.items()
+    }
+    *first, last = takes["pictures"]["pseudo-labels"]
+    assert f"of pseudo labels as {', '.join(first)} or {last}; default link" in shown
+    assert takes["only"] == {
+        "detections": [n.split(".")[1] for n in EXPORTS if n.startswith("detections.")],
+        "label-maps": ["coco"],
+    }
+    assert "Detections, or label maps as coco, of these images alone" in shown
+
+
 def test_an_instance_that_holds_none_of_them_is_refused(run, tmp_path):
     with pytest.raises(
         ConfigError,
