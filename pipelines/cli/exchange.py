@@ -10,7 +10,7 @@ import typer
 from pipelines.cli import terminal
 from pipelines.cli.console import voice
 from pipelines.cli.options import RunArgument, spread
-from pipelines.exchange.export import Missing, Product, formats_of, refuse_others, run_export
+from pipelines.exchange.export import Missing, Product, exported_verbs, formats_of, refuse_others, run_export
 from pipelines.exchange.import_masks import OwedTo, run_import_masks
 from pipelines.exchange.imports import run_import
 from pipelines.exchange.pictures import PictureMode
@@ -18,10 +18,7 @@ from pipelines.exchange.true_boxes import run_export_true_boxes
 from weaksam.errors import ConfigError
 
 _INTO_THE_RUN = "pseudo-labels"  # the format of true boxes: an instance of the run
-_OF = (
-    "What to write: propose (default), import.NAME, detect.NAME, label, segment, true-boxes.NAME, true-masks, "
-    "import-masks.NAME, seeds or predict-maps."
-)
+_OF = f"What to write, an instance of {', '.join(exported_verbs())}; default propose."
 _FORMATS = "; ".join(f"{product}: {', '.join(formats_of(product))}" for product in Product)
 
 

@@ -129,14 +129,16 @@ _PRODUCTS = {
 
 def product_of(instance: Instance) -> Product:
     """Return what a finished instance holds; raise ConfigError if that is nothing to export."""
-    found = registry.product_of(instance)
-    for kind, product in _PRODUCTS.items():
-        if isinstance(found, kind):
+    kind = registry.stage_of(instance.name).product
+    for table, product in _PRODUCTS.items():
+        if issubclass(kind, table):
             return product
-    raise ConfigError(
-        f"--of: expected propose, import.NAME, detect.NAME, label, segment, true-boxes.NAME, true-masks, "
-        f"import-masks.NAME, seeds or predict-maps, got {instance.name}"
-    )
+    raise ConfigError(f"--of: expected an instance of {' or '.join(exported_verbs())}, got {instance.name}")
+
+
+def exported_verbs() -> list[str]:
+    """Return the verbs whose instances hold what is exported."""
+    return [verb for verb, stage in registry.STAGES.items() if issubclass(stage.product, tuple(_PRODUCTS))]
 
 
 def formats_of(product: str) -> list[str]:

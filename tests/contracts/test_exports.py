@@ -191,11 +191,14 @@ def test_the_help_says_which_formats_take_an_option(run):
 
 
 def test_an_instance_that_holds_none_of_them_is_refused(run, tmp_path):
-    with pytest.raises(
-        ConfigError,
-        match=r"true-boxes\.NAME, true-masks, import-masks\.NAME, seeds or predict-maps, got index",
-    ):
+    ours = [
+        "import", "import-masks", "true-boxes", "true-masks", "propose", "detect", "label", "segment", "seeds", "predict-maps",
+    ]  # fmt: skip
+    others = ["paint", "paint-seeds"]
+    with pytest.raises(ConfigError, match=f"--of: expected an instance of {' or '.join(ours + others)}, got index"):
         run_export(run, to="coco", split="train", out=str(tmp_path / "f"), instance="index")
+    shown = CliRunner(env={"COLUMNS": "400"}).invoke(cli.app, ["export", "--help"]).output
+    assert f"an instance of {', '.join(ours)}; default propose" in " ".join(shown.split())
 
 
 def test_yolo_finds_every_label_by_its_picture(run, tmp_path):
