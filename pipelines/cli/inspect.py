@@ -15,6 +15,7 @@ from pipelines.cli.options import MaxDroppedOption, RunArgument
 from pipelines.engine.clean import plan_cleaning
 from pipelines.engine.status import (
     InstanceStatus,
+    State,
     instances_in_order,
     run_dropped,
     run_status,
@@ -77,7 +78,7 @@ def status(
 
 def _show(lines: Sequence[InstanceStatus], run_folder: str) -> None:
     """Lay out the state of a run for people."""
-    tones = {"finished": Tone.GOOD, "running": Tone.BUSY, "interrupted": Tone.NOTICE}
+    tones = {State.FINISHED: Tone.GOOD, State.RUNNING: Tone.BUSY, State.INTERRUPTED: Tone.NOTICE}
     table = TextTable()
     table.add_columns(Kind.NAME, "instance", "key", "state")
     table.add_columns(Kind.FIGURE, "seconds")
@@ -89,7 +90,7 @@ def _show(lines: Sequence[InstanceStatus], run_folder: str) -> None:
     unfinished, begun = unfinished_of_recipe(run_folder, lines), {line.name for line in lines}
     if waiting := [name for name in unfinished if name not in begun]:
         console.out(f"not begun: {', '.join(waiting)}", highlight=False)
-    if unfinished and not any(line.state == "running" for line in lines):
+    if unfinished and not any(line.state is State.RUNNING for line in lines):
         console.out(f"`weaksam run {run_folder}` goes on", highlight=False)
     reasons = [reason for line in lines for reason in line.dropped]
     for reason in reasons:

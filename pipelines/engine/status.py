@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
@@ -24,13 +25,21 @@ from weaksam.io.files import join
 TABLES = "tables"  # folder of a run: what `weaksam table` measured, and on which instances
 
 
+class State(StrEnum):
+    """How far an instance is."""
+
+    FINISHED = "finished"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+
+
 @dataclass(frozen=True, kw_only=True)
 class InstanceStatus:
     """One line of `weaksam status`."""
 
     name: str
     key: str
-    state: str  # "finished", "running" or "interrupted"
+    state: State
     detail: str  # the proof, who works on it, or how far it came
     seconds: float | None
     figures: Figures  # of a running one, as its last heartbeat has them
@@ -65,7 +74,7 @@ def status_json(lines: Sequence[InstanceStatus]) -> str:
 
 def unfinished_of_recipe(run_uri: str, lines: Sequence[InstanceStatus]) -> list[str]:
     """Return the instances of a run's recipe that are not finished, begun or not, in its order."""
-    finished = {line.name for line in lines if line.state == "finished"}
+    finished = {line.name for line in lines if line.state is State.FINISHED}
     return [name for name in _instances_of_recipe(run_uri) if name not in finished]
 
 
@@ -120,7 +129,7 @@ def _status(instance: Instance) -> InstanceStatus:
         return InstanceStatus(
             name=instance.name,
             key=instance.key,
-            state="finished",
+            state=State.FINISHED,
             detail=manifest.get("text", ""),
             seconds=manifest.get("seconds"),
             figures=_proved(manifest),
@@ -134,7 +143,7 @@ def _status(instance: Instance) -> InstanceStatus:
     return InstanceStatus(
         name=instance.name,
         key=instance.key,
-        state="interrupted" if lock is None else "running",
+        state=State.INTERRUPTED if lock is None else State.RUNNING,
         detail=so_far if lock is None else f"{so_far}; {lock.describe()}",
         seconds=None,
         figures=figures,
