@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from weaksam.datasets.shapes import draw, reserved_seed
 from weaksam.heap import keep_heap
 from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
+from weaksam.masks_np import tight_box
 from weaksam.sam.small import IMAGE_SIZE, build_small_sam
 
 logger = logging.getLogger(__name__)
@@ -185,8 +186,7 @@ def _jittered_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[
 
 
 def _box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+    return np.array(tight_box(mask), np.float32)
 
 
 def decode(sam: Sam, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pipelines.analyse.question import Question, analysed_split, first_proposed
 from pipelines.dataflow.passes import work_off
 from pipelines.dataflow.pools import Pools
-from pipelines.dataflow.rows import guarded, use_cpu
+from pipelines.dataflow.rows import finish_batch, guarded, use_cpu
 from pipelines.engine.product import Facts
 from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable
@@ -38,7 +38,6 @@ from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.config import ResourcesConfig
 from pipelines.recipe.keys import INDEX, NOTHING, Input
 from pipelines.recipe.model import Recipe
-from pipelines.store.dropped import write_dropped
 from pipelines.store.instances import Instance
 from pipelines.store.numbers import known, percent
 from pipelines.store.schemas import (
@@ -274,8 +273,7 @@ class ControlActor:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Segment the controls of each image of a batch; images that fail go to ``_dropped``."""
         rows = [guarded(self._segment, row, ()) for row in batch.to_pylist()]
-        write_dropped(self._instance, [row for row in rows if row.get("reason")])
-        return pa.Table.from_pylist([row for row in rows if not row.get("reason")], schema=PROPOSALS)
+        return finish_batch(self._instance, rows, PROPOSALS)
 
     def _segment(self, row: dict[str, Any]) -> dict[str, Any]:
         from weaksam.io.files import read_bytes

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -29,10 +27,10 @@ from pipelines.products.proposals import ProposalTable
 from pipelines.recipe.keys import INDEX, NOTHING, Input
 from pipelines.recipe.model import Recipe
 from pipelines.stages.detect import MilArchitecture, mil_architecture
-from pipelines.stages.train_mil.stage import TrainedMil
 from pipelines.store.files import write_bytes
 from pipelines.store.numbers import known
 from pipelines.store.tables import Rows
+from pipelines.training.trained import weights_of_job
 from weaksam.config import MilConfig
 from weaksam.config.weights import NotInKey, Weights
 from weaksam.metrics.seeds import mean_and_spread
@@ -257,8 +255,7 @@ def _load_detector(job: Job[SimilarityOptions]) -> WeakDetector:
     from weaksam.detectors.loading import load_detector
 
     options = job.options
-    trained = job.input(options.model, TrainedMil).weights_uri if options.model else options.weights.uri
-    weights = replace(options.weights, uri=trained)
+    weights = weights_of_job(job, options.model, options.weights)
     detector, _ = load_detector(weights.fetch().path, options.detector)
     return detector.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
@@ -266,11 +263,7 @@ def _load_detector(job: Job[SimilarityOptions]) -> WeakDetector:
 def _first_rows(table: Rows, split: str, most: int) -> list[dict[str, Any]]:
     """Return the rows of the split's first images in hash order; ``most`` 0 = all."""
     chosen = first_proposed(table, split, most)
-    wanted = pa.array(chosen, pa.string())
-    rows = {}
-    for part in table.iter_parts(["image_id", "boxes_xyxy", "source"]):
-        for row in part.filter(pc.is_in(part["image_id"], wanted)).to_pylist():
-            rows[row["image_id"]] = row
+    rows = table.of_images(chosen, ("image_id", "boxes_xyxy", "source"))
     return [rows[image_id] for image_id in chosen]
 
 

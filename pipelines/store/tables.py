@@ -82,10 +82,13 @@ class Rows(ABC):
             return empty.select(list(columns)) if columns else empty
         return pa.concat_tables(parts).combine_chunks()
 
-    def of_images(self, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return the rows of some images by id, holding one file in memory; an image that has none is left out."""
+    def of_images(self, image_ids: Sequence[str], columns: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Return the rows of some images by id, holding one file in memory; an image that has none is left out.
+
+        ``columns``, ``image_id`` among them, are those that are read; None = all.
+        """
         wanted = pa.array(image_ids, pa.string())
-        parts = (part.filter(pc.is_in(part["image_id"], wanted)) for part in self.iter_parts())
+        parts = (part.filter(pc.is_in(part["image_id"], wanted)) for part in self.iter_parts(columns))
         return {row["image_id"]: row for part in parts for row in part.to_pylist()}
 
     def iter_rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from pipelines.evaluate.detections import DETECTOR, WHOLE_IMAGE
 from pipelines.evaluate.sections.detected_masks import mask_examples
-from pipelines.evaluate.sections.measured import evaluations
-from pipelines.page.charts import bar
+from pipelines.evaluate.sections.measured import evaluations, shares_bar
 from pipelines.page.section import Section, Tile, View, beside
 from pipelines.page.shown_run import ShownRun, short_name
 from pipelines.products.detections import DetectionTable
@@ -46,7 +43,7 @@ def _split(split: str, detectors: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     measured = [detector for detector in detectors if detector["objects"] is not None]
     rows = [
         {**row, "name": one["name"] if row["name"] == DETECTOR else row["name"], "is_detector": row["name"] == DETECTOR,
-         "bar": _bar({share: row[share] for share in _SHARES})}
+         "bar": shares_bar({share: row[share] for share in _SHARES})}
         for one in measured
         for row in one["rows"]
     ]  # fmt: skip
@@ -64,7 +61,7 @@ def _with_masks(detector: Mapping[str, Any]) -> dict[str, Any]:
     """Return a detector whose rows of masks have bars: the detector's and the trivial ones, then those of its classes."""
     masks = detector["masks"]
     rows = [
-        {**row, "kind": kind, "bar": _bar({"AP50": row["ap50"]})}
+        {**row, "kind": kind, "bar": shares_bar({"AP50": row["ap50"]})}
         for kind, of_kind in (
             ("detector", masks["rows"][:1]),
             ("trivial", masks["rows"][1:]),
@@ -86,8 +83,8 @@ def _classes(detectors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             )
             of_class["figures"][n] = {
                 **row,
-                "ap50_bar": _bar({"AP50": row["ap50_eleven_point"]}),
-                "corloc_bar": _bar({"CorLoc": row["corloc"]}),
+                "ap50_bar": shares_bar({"AP50": row["ap50_eleven_point"]}),
+                "corloc_bar": shares_bar({"CorLoc": row["corloc"]}),
             }
     return sorted(classes.values(), key=_best_ap50, reverse=True)
 
@@ -95,13 +92,6 @@ def _classes(detectors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _best_ap50(of_class: Mapping[str, Any]) -> float:
     known = (figures["ap50_eleven_point"] for figures in of_class["figures"] if figures is not None)
     return max((share for share in known if share is not None), default=-1.0)
-
-
-def _bar(shares: Mapping[str, float | None]) -> Markup:
-    """Draw shares as one bar; nothing where they are not known."""
-    known = {name: share for name, share in shares.items() if share is not None}
-    tooltip = ", ".join(f"{name} {percent(share)} %" for name, share in known.items())
-    return bar(known, tooltip=tooltip) if known else Markup("")
 
 
 def tiles(view: View) -> list[Tile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -20,4 +21,11 @@ def evaluations(run: ShownRun, key: str) -> dict[str, dict[str, Any]]:
 
 def iou_bar(iou: float | None) -> Markup:
     """Return a bar of a class's IoU; nothing where it has none."""
-    return Markup("") if iou is None else bar({"IoU": iou}, tooltip=f"IoU {percent(iou)} %")
+    return shares_bar({"IoU": iou})
+
+
+def shares_bar(shares: Mapping[str, float | None]) -> Markup:
+    """Return a bar of shares by name; nothing where they are not known."""
+    known = {name: share for name, share in shares.items() if share is not None}
+    tooltip = ", ".join(f"{name} {percent(share)} %" for name, share in known.items())
+    return bar(known, tooltip=tooltip) if known else Markup("")

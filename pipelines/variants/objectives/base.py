@@ -99,6 +99,11 @@ class Objective:
         return {"data.splits": recipe.data.splits, **found} if found else {}
 
 
+def figure_of(measured: Mapping[str, Any], row: str, figure: str) -> float | None:
+    """Return a figure of one of the rows that were measured; None where it was not."""
+    return next((found[figure] for found in measured["rows"] if found["name"] == row), None)
+
+
 def splits_of_detections(recipe: Recipe, detected: str) -> Splits:
     """Return the fields that say which splits an instance of ``detect`` is of."""
     options = recipe.of(detected).detect

@@ -6,14 +6,22 @@ nobody could who has image labels only. Two figures know no true map, and may be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from pipelines.evaluate.label_maps import BACKGROUND, BOUND, LARGEST_CLASS, MAPS
 from pipelines.products.label_maps import SeedTable
 from pipelines.recipe.model import Recipe, verb_of
-from pipelines.variants.objectives.base import NO_IMAGES, TRAINING_IMAGES, Objective, Part, Reading, Splits, Values
+from pipelines.variants.objectives.base import (
+    NO_IMAGES,
+    TRAINING_IMAGES,
+    Objective,
+    Part,
+    Reading,
+    Splits,
+    Values,
+    figure_of,
+)
 from weaksam.errors import ConfigError
 
 PREDICTED = "evaluate.maps"
@@ -22,21 +30,16 @@ CHOSEN = "seeds.coarse"  # whose settings are chosen without labels
 
 
 def _read(row: str, figure: str, reading: Reading) -> Values:
-    return {split: _of(measured, row, figure) for split, measured in reading.metrics()["label_maps"].items()}
+    return {split: figure_of(measured, row, figure) for split, measured in reading.metrics()["label_maps"].items()}
 
 
 def _read_seeds(figure: str, reading: Reading) -> Values:
     (measured,) = reading.metrics()["label_maps"].values()
-    return {TRAINING_IMAGES: _of(measured, MAPS, figure)}
+    return {TRAINING_IMAGES: figure_of(measured, MAPS, figure)}
 
 
 def _read_label_free(figure: Literal["agreement", "clip_score"], reading: Reading) -> Values:
     return {TRAINING_IMAGES: getattr(SeedTable(reading.instance).facts, figure)}
-
-
-def _of(measured: Mapping[str, Any], row: str, figure: str) -> float | None:
-    """Return a figure of one row; None where there are no true maps."""
-    return next((found[figure] for found in measured["rows"] if found["name"] == row), None)
 
 
 def _limits(recipe: Recipe, instance: str, _part: Part) -> Splits:

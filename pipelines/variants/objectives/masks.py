@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from pipelines.evaluate.detected_masks import BOXES, MASKS
 from pipelines.evaluate.pseudo_masks import SEGMENTED
 from pipelines.recipe.model import Recipe
-from pipelines.variants.objectives.base import Objective, Part, Reading, Splits, Values, splits_of_detections
+from pipelines.variants.objectives.base import (
+    Objective,
+    Part,
+    Reading,
+    Splits,
+    Values,
+    figure_of,
+    splits_of_detections,
+)
 from pipelines.variants.objectives.detections import FINAL
 
 SEGMENT = "evaluate.segment"
@@ -17,15 +23,13 @@ SEGMENT = "evaluate.segment"
 
 def _detected(row: str, figure: str, reading: Reading) -> Values:
     splits = reading.metrics()["detections"].items()
-    return {split: _of(measured.get("masks") or {"rows": []}, row, figure) for split, measured in splits}
+    return {split: figure_of(measured.get("masks") or {"rows": []}, row, figure) for split, measured in splits}
 
 
 def _pseudo(figure: str, reading: Reading) -> Values:
-    return {split: _of(measured, SEGMENTED, figure) for split, measured in reading.metrics()["pseudo_masks"].items()}
-
-
-def _of(measured: Mapping[str, Any], row: str, figure: str) -> float | None:
-    return next((found[figure] for found in measured["rows"] if found["name"] == row), None)
+    return {
+        split: figure_of(measured, SEGMENTED, figure) for split, measured in reading.metrics()["pseudo_masks"].items()
+    }
 
 
 def _limits(recipe: Recipe, instance: str, _part: Part) -> Splits:

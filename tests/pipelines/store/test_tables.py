@@ -65,6 +65,14 @@ def test_rows_come_back_in_name_order_with_their_class_names(folder: str) -> Non
     assert Table(folder, IMAGES).class_names() == ("cat", "dog")
 
 
+def test_rows_of_some_images_are_looked_up_whole_or_some_columns_of_them(folder: str) -> None:
+    table = Table(folder, IMAGES)
+    table.write_rows([image("c", [1])], "part-1")
+    table.write_rows([image("b", [0]), image("a", [])], "part-0")
+    assert table.of_images(["c", "x", "a"]) == {"a": image("a", []), "c": image("c", [1])}
+    assert table.of_images(["c"], ("image_id", "labels")) == {"c": {"image_id": "c", "labels": [1]}}
+
+
 def test_a_part_of_the_same_name_is_replaced_and_nothing_else_is_left(folder: str) -> None:
     table = Table(folder, IMAGES)
     table.write_rows([image("a")], "part-0")
