@@ -24,7 +24,6 @@ from pipelines.training.task import (
     TrainingResources,
     TrainingResult,
     TrainingTask,
-    number_of_workers,
 )
 from pipelines.training.worker import Worker
 from weaksam.errors import ConfigError, RunError
@@ -48,13 +47,13 @@ def run_training(
         task: what to train.
         storage_uri: absolute folder or ``s3://…`` that every worker can reach.
         run_name: the resume key; another name starts afresh.
-        resources: says where to run, once there is room; not asked if no step is left. It may differ from where the run that
-            is continued ran.
+        resources: says where to run, once there is room, with numbers of workers that ``fit.choose_resources`` allows; not
+            asked if no step is left. It may differ from where the run that is continued ran.
         progress: called in this process for every row of the scalars.
         say: called in this process with what people should know, such as deaths of workers and what is waited for.
 
     Raises:
-        ConfigError: if the batch cannot be shared out evenly or the folder is relative.
+        ConfigError: if the folder is relative.
         NonFiniteLossError: naming the images of the pass.
         RunError: if the workers failed more often than allowed or the proof does not hold.
     """
@@ -66,7 +65,6 @@ def run_training(
     resumed_at = checkpoints.recover()
     if resumed_at < plan.steps:
         found = resources()
-        _check_shares(plan, found)
         if found.workers == 0:
             with torch.random.fork_rng():
                 device = torch.device("cuda" if found.use_gpu else "cpu")
@@ -103,16 +101,6 @@ def run_training(
         images_per_pass=state.get("images_per_pass", 0),
         gpu_memory_mib=state.get("gpu_memory_mib"),
     )
-
-
-def _check_shares(plan: TrainingPlan, resources: TrainingResources) -> None:
-    least, most = resources.least, resources.workers
-    if most and not number_of_workers(plan.batch_size, least, most):
-        workers = f"{most}" if least == most else f"{least} to {most}"
-        raise ConfigError(
-            f"expected a batch size that divides evenly among {workers} workers, got {plan.batch_size}; change the number of "
-            "workers or the batch size"
-        )
 
 
 def _proved(checkpoints: Checkpoints, plan: TrainingPlan, folder: str) -> dict[str, Any]:

@@ -96,11 +96,6 @@ def test_every_epoch_shows_every_image_once_in_an_order_of_its_own():
     assert plan(seed=0).batch(0) != plan(seed=1).batch(0)
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="divides evenly among 2 workers, got 5"):
-        train(tmp_path, workers=2)
-
-
 def test_a_relative_folder_is_refused():
     with pytest.raises(ConfigError, match="absolute"):
         train("runs/here")
