@@ -10,17 +10,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from weaksam.config.precision import TrainingPrecision
 from weaksam.errors import ConfigError, RunError
 from weaksam.random import derive_seed
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Item = TypeVar("Item")
 
 
@@ -48,7 +48,7 @@ class TrainingPlan:
     steps: int  # of every optimiser; ``steps_of`` counts those of whole epochs
     batch_size: int  # images per step over all workers and passes
     seed: int
-    precision: Precision = "fp32"  # of products; weights, gradients and optimiser stay in float32
+    precision: TrainingPrecision = "fp32"
     max_grad_norm: float = 0.0  # clip the gradient's L2 norm to it; lower is stricter, 0 = never
     keep: tuple[int, ...] = ()  # steps done whose checkpoints are written and stay, beside the newest
 
@@ -92,7 +92,7 @@ class Schedule(Protocol):
         """See there."""
 
     @property
-    def precision(self) -> Precision:
+    def precision(self) -> TrainingPrecision:
         """See there."""
 
     @property

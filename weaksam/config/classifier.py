@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from weaksam.config.checks import require
+from weaksam.config.precision import TrainingPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class ClassifierConfig:
     # "flip": resized crop + mirror; "deit": + RandAugment, erasing.
     augmentation: Literal["none", "flip", "deit"] = "deit"
     select: Literal["last", "best-map"] = "last"  # weights handed on; best-map judges by a held-out tenth of the images
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # halves: autocast; tf32: of a GPU
+    precision: TrainingPrecision = "fp32"
     seed: int = 504  # published
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from weaksam.config.checks import require, require_length, require_milestones
 from weaksam.config.choices import Choice, Member
+from weaksam.config.precision import TrainingPrecision
 from weaksam.config.weights import NO_WEIGHTS, Weights
 
 
@@ -132,7 +133,7 @@ class MilConfig:
     dropout: float = 0.5  # between the fully connected layers
     freeze_stages: int = 2  # first stages of the backbone that do not learn (published MIST: conv1 and conv2)
     max_grad_norm: float = 0.0  # clip the gradient's L2 norm; lower is stricter, 0 = never
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # halves: autocast; tf32: of a GPU
+    precision: TrainingPrecision = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from weaksam.config.checks import require, require_length, require_milestones
 from weaksam.config.choices import Choice, Member
 from weaksam.config.detect import RetrainedDetectConfig
 from weaksam.config.mask_queries import MaskQueriesConfig
+from weaksam.config.precision import TrainingPrecision
 from weaksam.config.weights import NO_WEIGHTS, NotInKey, Weights
 
 
@@ -282,7 +283,7 @@ class RetrainConfig:
     warmup_factor: float = 0.001  # of the learning rate at the first step
     freeze_stages: int = 2  # first stages of the backbone that do not learn (published: stem and the first stage)
     max_grad_norm: float = 0.0  # clip the gradient's L2 norm; lower is stricter, 0 = never (published DINO: .1)
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # halves: autocast; tf32: of a GPU
+    precision: TrainingPrecision = "fp32"
     seed: int = 0
     test: NotInKey[RetrainedDetectConfig] = field(default_factory=RetrainedDetectConfig)
 

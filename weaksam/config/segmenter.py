@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from weaksam.config.checks import require, require_length
 from weaksam.config.choices import Choice, Member
 from weaksam.config.mask_queries import MaskQueriesConfig
-from weaksam.config.precision import Precision
+from weaksam.config.precision import Precision, TrainingPrecision
 from weaksam.config.weights import NO_WEIGHTS, NotInKey, Weights
 
 _OF_SMALL = Weights("builtin:stem")
@@ -98,7 +98,7 @@ class SegmenterConfig:
     warmup_factor: float = 0.001  # of the learning rate at the first step
     freeze_stages: int = 0  # first stages of the backbone that do not learn
     max_grad_norm: float = 0.0  # clip the gradient's L2 norm; lower is stricter, 0 = never
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"  # halves: autocast; tf32: of a GPU
+    precision: TrainingPrecision = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.evaluate.label_maps import MAPS
 from pipelines.evaluate.sections.examples import Groups, Row, examples
-from pipelines.evaluate.sections.measured import evaluations, iou_bar
+from pipelines.evaluate.sections.measured import evaluations, shares_bar
 from pipelines.page import pictures
 from pipelines.page.pictures import Fitted, Picture
 from pipelines.page.section import Section, Tile, View, beside
@@ -29,7 +29,7 @@ def view(run: ShownRun) -> View | None:
         for split, measured in content["label_maps"].items():
             entry = {"heading": heading(name, split), "supervision": content["supervision"], "groups": [], **measured}
             if measured["rows"]:
-                entry["classes"] = [{**row, "bar": iou_bar(row["iou"])} for row in measured["classes"]]
+                entry["classes"] = [{**row, "bar": shares_bar({"IoU": row["iou"]})} for row in measured["classes"]]
                 entry["mistakes"] = _mistakes(measured)
                 entry["matrix"] = pictures.confusion(
                     np.asarray(measured["confusion"], np.int64),

@@ -19,11 +19,6 @@ def evaluations(run: ShownRun, key: str) -> dict[str, dict[str, Any]]:
     return {name: figures for name, figures in found.items() if key in figures}
 
 
-def iou_bar(iou: float | None) -> Markup:
-    """Return a bar of a class's IoU; nothing where it has none."""
-    return shares_bar({"IoU": iou})
-
-
 def shares_bar(shares: Mapping[str, float | None]) -> Markup:
     """Return a bar of shares by name; nothing where they are not known."""
     known = {name: share for name, share in shares.items() if share is not None}

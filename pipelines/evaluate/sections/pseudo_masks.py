@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.evaluate.sections.examples import Groups, Row, examples
-from pipelines.evaluate.sections.measured import evaluations, iou_bar
+from pipelines.evaluate.sections.measured import evaluations, shares_bar
 from pipelines.page import pictures
 from pipelines.page.charts import shares_chart
 from pipelines.page.pictures import Fitted, Picture
@@ -29,7 +29,7 @@ def view(run: ShownRun) -> View | None:
             entry = {"heading": heading(name, split), "supervision": supervision, "groups": [], **measured}
             if measured["rows"]:
                 label = f"Objects by the IoU of their best pseudo mask, {heading(name, split)}"
-                entry["classes"] = [{**row, "bar": iou_bar(row["iou"])} for row in measured["classes"]]
+                entry["classes"] = [{**row, "bar": shares_bar({"IoU": row["iou"]})} for row in measured["classes"]]
                 entry["chart"] = shares_chart(measured["histogram"], label=label, x_name="IoU", of="objects")
                 if isinstance(table, PseudoMaskTable):
                     entry["groups"] = _examples(run, table, split, measured)
