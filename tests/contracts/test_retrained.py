@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,6 +132,14 @@ def test_a_file_of_another_detector_is_refused_by_name(name: str) -> None:
     other = next(key for key in RETRAINED if key != name)
     with pytest.raises(CheckpointError, match=f"expected {other} on small, got {name} on small; set detector="):
         load_retrained(io.BytesIO(detector_to_bytes(detector_of(name), CLASSES)), config_of(other))
+
+
+def test_a_file_of_another_size_is_refused_with_the_option_that_differs(name: str) -> None:
+    option = "dim" if hasattr(SMALL[name], "dim") else "head_dim"
+    wider = config_of(name, detector=replace(SMALL[name], **{option: 64}))
+    message = rf"another model \(detector\.{option} is 32 in the file, 64 here\): .* of another shape: "
+    with pytest.raises(CheckpointError, match=message):
+        load_retrained(io.BytesIO(detector_to_bytes(detector_of(name), CLASSES)), wider)
 
 
 def test_more_stages_than_there_are_cannot_be_frozen(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,16 @@ def test_other_files_are_refused_by_name(name: str, tmp_path: Path) -> None:
     file.write_bytes(save({"a": torch.zeros(1)}, {"format": "pt"}))
     with pytest.raises(CheckpointError, match="expected a segmenter that weaksam trained, got other weights"):
         load_segmenter(file, segmenter_of(name).config)
+
+
+@each
+def test_a_file_of_another_size_is_refused_with_the_option_that_differs(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "s.safetensors"
+    file.write_bytes(segmenter_to_bytes(segmenter_of(name), CLASSES, IMAGE_LABELS))
+    dim = SMALL[name].dim  # type: ignore[attr-defined]
+    wider = replace(segmenter_of(name).config, network=replace(SMALL[name], dim=64))  # type: ignore[call-arg]
+    with pytest.raises(CheckpointError, match=rf"another model \(network\.dim is {dim} in the file, 64 here\): "):
+        load_segmenter(file, wider)
 
 
 @each

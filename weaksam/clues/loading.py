@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save
 
 from weaksam.clues import CLUES
 from weaksam.clues.base import ClueNetwork, ClueSource, MakeSource
@@ -16,7 +14,7 @@ from weaksam.clues.cam import MultiScaleCam
 from weaksam.clues.published import weaktr_from_published
 from weaksam.config import ClueNetworkConfig, CluesConfig, NoCluesConfig, Weights
 from weaksam.errors import CheckpointError, ConfigError
-from weaksam.io.state_dicts import described, load_strictly, read_state_dict
+from weaksam.io.state_dicts import described, described_bytes, load_strictly, read_state_dict
 from weaksam.registry import load
 
 METADATA_KEY = "classifier"  # of the metadata of our own files; the value is JSON
@@ -54,8 +52,7 @@ def classifier_to_bytes(network: ClueNetwork, class_names: Sequence[str]) -> byt
         "config": {name: value for name, value in vars(network.config).items() if not isinstance(value, Weights)},
         "class_names": list(class_names),
     }
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    return save(state, {METADATA_KEY: json.dumps(description)})
+    return described_bytes(network.state_dict(), METADATA_KEY, description)
 
 
 def load_classifier(path: Path) -> Classifier:

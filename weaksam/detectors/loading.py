@@ -7,14 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
-from safetensors.torch import save
-
 from weaksam.config import MilConfig, RetrainConfig
 from weaksam.detectors.mil.base import WeakDetector
-from weaksam.detectors.mil.checkpoint import ADVERSARY, Checkpoint, description, read_checkpoint
+from weaksam.detectors.mil.checkpoint import ADVERSARY, METADATA_KEY, Checkpoint, read_checkpoint
 from weaksam.detectors.retrained.base import RetrainedDetector
 from weaksam.errors import CheckpointError
-from weaksam.io.state_dicts import load_strictly
+from weaksam.io.state_dicts import described_bytes, load_strictly, other_options
 from weaksam.networks.backbone_weights import start_from
 from weaksam.networks.pixels import PixelFormat
 from weaksam.networks.roi_backbones import pixel_format as pixel_format_of
@@ -56,8 +54,14 @@ def detector_to_bytes(
 ) -> bytes:
     """Return one safetensors file with the weights, the adversary's too, and in its metadata what they are."""
     config = detector.config
-    metadata = description(config.detector.name, config.backbone, list(class_names), asdict(config), supervision)
-    return save({key: value.detach().cpu().contiguous() for key, value in detector.state_dict().items()}, metadata)
+    description = {
+        "detector": config.detector.name,
+        "backbone": config.backbone,
+        "class_names": list(class_names),
+        "supervision": supervision,
+        "config": asdict(config),
+    }
+    return described_bytes(detector.state_dict(), METADATA_KEY, description)
 
 
 def load_detector(
@@ -89,7 +93,7 @@ def load_detector(
     detector = _implemented(config, found.num_classes)
     fresh = {key: value for key, value in detector.state_dict().items() if key.startswith(ADVERSARY)}
     wanted = {key: value for key, value in found.state.items() if fresh or not key.startswith(ADVERSARY)}
-    load_strictly(detector, fresh | wanted, where=where)
+    load_strictly(detector, fresh | wanted, where=where, cause=_cause(found, config))
     return detector.eval(), names
 
 
@@ -114,7 +118,7 @@ def load_retrained(
     found, where = _read(path_or_file, config)
     detector = _implemented_retrained(config, found.num_classes)
     detector.loss_history = None
-    load_strictly(detector, found.state, where=where)
+    load_strictly(detector, found.state, where=where, cause=_cause(found, config))
     return detector.eval(), found.class_names, found.supervision
 
 
@@ -136,6 +140,11 @@ def _implemented(config: MilConfig, num_classes: int) -> WeakDetector:
 def _implemented_retrained(config: RetrainConfig, num_classes: int) -> RetrainedDetector:
     detector: RetrainedDetector = load(config.detector.implementation)(config, num_classes)
     return detector
+
+
+def _cause(found: Checkpoint, config: MilConfig | RetrainConfig) -> str:
+    """Say which of the detector's options are others than the file's, should its keys not fit."""
+    return other_options(found.options.get("detector", {}), asdict(config.detector), "detector")
 
 
 def _read(file: BinaryIO, config: MilConfig | RetrainConfig) -> tuple[Checkpoint, str]:

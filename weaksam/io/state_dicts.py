@@ -173,6 +173,12 @@ def _holds_code(source: Path | BinaryIO) -> bool:
             source.seek(0)
 
 
+def described_bytes(state: Mapping[str, Tensor], key: str, description: Mapping[str, Any]) -> bytes:
+    """Return one safetensors file of our own: weights, and under ``key`` of its metadata as JSON what they are."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    return safetensors_torch.save(tensors, {key: json.dumps(description)})
+
+
 def described(metadata: Mapping[str, str], key: str, where: str) -> dict[str, Any]:
     """Return what the metadata of one of our own files says under ``key``, or {} if it says nothing there.
 
@@ -185,6 +191,21 @@ def described(metadata: Mapping[str, str], key: str, where: str) -> dict[str, An
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: metadata {key}: expected a JSON object, got {str(value)[:40]!r}; {_REMEDY}")
     return value
+
+
+def other_options(of_file: Any, given: Any, option: str) -> str:
+    """Say which options a file was made with that are given otherwise, for messages; "" if none, or if it does not say.
+
+    Args:
+        of_file: what its metadata say: a value of JSON, objects for sections of options.
+        given: the same of who reads it; tuples stand for arrays.
+        option: the name of both.
+    """
+    if isinstance(of_file, Mapping) and isinstance(given, Mapping):
+        found = (other_options(of_file[name], given[name], f"{option}.{name}") for name in given if name in of_file)
+        return "; ".join(filter(None, found))
+    same = json.dumps(of_file, default=str) == json.dumps(given, default=str)
+    return "" if same else f"{option} is {of_file} in the file, {given} here"
 
 
 def refuse_nan(state: Mapping[str, Tensor], where: str) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from weaksam.config import ClipConfig, PromptLayoutConfig, require
 from weaksam.errors import CheckpointError
-from weaksam.io.state_dicts import described, load_strictly, read_state_dict
+from weaksam.io.state_dicts import described, described_bytes, load_strictly, read_state_dict
 from weaksam.networks.clip.contexts import Prompts
 from weaksam.networks.clip.towers import Clip
 
@@ -93,8 +91,7 @@ def prompts_to_bytes(prompted: PromptedClip, class_names: Sequence[str], config:
         "layout": vars(layout),
         "tuned_blocks": len(prompted.tuned),
     }
-    state = {name: value.detach().cpu().contiguous() for name, value in prompted.state_dict().items()}
-    return save(state, {METADATA_KEY: json.dumps(description)})
+    return described_bytes(prompted.state_dict(), METADATA_KEY, description)
 
 
 def load_prompts(path: Path, clip: Clip) -> tuple[PromptedClip, tuple[str, ...]]:

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from weaksam.clues.loading import load_classifier
 from weaksam.detectors.mil.checkpoint import read_checkpoint
 from weaksam.errors import CheckpointError
-from weaksam.io.state_dicts import load_strictly, read_pickled, read_safetensors, read_state_dict, refuse_nan
+from weaksam.io.state_dicts import (
+    load_strictly,
+    other_options,
+    read_pickled,
+    read_safetensors,
+    read_state_dict,
+    refuse_nan,
+)
 
 STATE = {"a": torch.arange(600.0).reshape(20, 30), "b": torch.ones(4)}
 DETECTOR = {"detector": "mist", "backbone": "small", "class_names": ["cat"], "supervision": "image-labels"}
@@ -195,6 +202,24 @@ def test_only_some_of_many_keys_are_named_and_the_likely_cause_comes_first() -> 
         load_strictly(nn.Module(), {f"k{n}": torch.ones(1) for n in range(7)}, where="w as x", cause="set y")
     expected = "w as x: the weights belong to another model (set y): 7 surplus: k0, k1, k2, k3, k4, …"
     assert str(refused.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("of_file", "given", "said"),
+    [
+        ({"dim": 8, "sides": [1, 2]}, {"dim": 8, "sides": (1, 2)}, ""),
+        (
+            {"dim": 8, "drop": {"on": True}},
+            {"dim": 4, "drop": {"on": False}},
+            "net.dim is 8 in the file, 4 here; net.drop.on is True in the file, False here",
+        ),
+        ({}, {"dim": 4}, ""),
+        ({"gone": 1}, {}, ""),
+        ({"drop": 1}, {"drop": {"on": False}}, "net.drop is 1 in the file, {'on': False} here"),
+    ],
+)
+def test_options_that_differ_from_those_of_a_file_are_named(of_file: Any, given: Any, said: str) -> None:
+    assert other_options(of_file, given, "net") == said
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -7,7 +7,6 @@ Caffe VGG-16 and name no classes. Pickled code is never run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
@@ -58,6 +57,7 @@ class Checkpoint(NamedTuple):
     class_names: tuple[str, ...]  # () where the file names none
     supervision: str  # ``IMAGE_LABELS``, ``BOXES`` or ``MASKS``
     state: dict[str, Tensor]
+    options: Mapping[str, Any]  # that it was trained with, by section; {} where the file does not say
 
 
 def read_checkpoint(file: BinaryIO, where: str) -> Checkpoint:
@@ -77,20 +77,6 @@ def read_checkpoint(file: BinaryIO, where: str) -> Checkpoint:
     return _published(read_pickled(file, where, expected="a detector"), where)
 
 
-def description(
-    detector: str, backbone: str, class_names: list[str], config: Mapping[str, Any], supervision: str
-) -> dict[str, str]:
-    """Return the metadata of a file of our own."""
-    values = {
-        "detector": detector,
-        "backbone": backbone,
-        "class_names": class_names,
-        "supervision": supervision,
-        "config": config,
-    }
-    return {METADATA_KEY: json.dumps(values)}
-
-
 def _own(data: bytes, where: str) -> Checkpoint:
     state, metadata = read_safetensors(data, where)
     found = described(metadata, METADATA_KEY, where)
@@ -105,7 +91,16 @@ def _own(data: bytes, where: str) -> Checkpoint:
         )
     refuse_nan(state, where)
     names = tuple(found["class_names"])
-    return Checkpoint(found["detector"], found["backbone"], len(names), names, found["supervision"], state)
+    options = found.get("config")
+    return Checkpoint(
+        found["detector"],
+        found["backbone"],
+        len(names),
+        names,
+        found["supervision"],
+        state,
+        options if isinstance(options, dict) else {},
+    )
 
 
 def _published(content: object, where: str) -> Checkpoint:
@@ -131,7 +126,7 @@ def _published(content: object, where: str) -> Checkpoint:
     refuse_nan(own, where)
     if "refinements.0.bias" not in own:
         raise CheckpointError(f"{where}: a published {detector} without its first refinement branch; a damaged copy")
-    return Checkpoint(detector, PUBLISHED_BACKBONE, len(own["refinements.0.bias"]) - 1, (), IMAGE_LABELS, own)
+    return Checkpoint(detector, PUBLISHED_BACKBONE, len(own["refinements.0.bias"]) - 1, (), IMAGE_LABELS, own, {})
 
 
 def _bare(key: str) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from weaksam.config import ClipConfig
 from weaksam.errors import CheckpointError
-from weaksam.io.state_dicts import described, load_strictly, read_state_dict
+from weaksam.io.state_dicts import described, described_bytes, load_strictly, read_state_dict
 from weaksam.io.weights import PUBLISHED
 from weaksam.networks.clip import NAME, with_weights_named
 from weaksam.networks.clip.tokens import Vocabulary
@@ -99,5 +97,4 @@ def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
 def clip_to_bytes(clip: Clip) -> bytes:
     """Return a safetensors file of a CLIP of our own, matrices in float16, and in its metadata the tokens that it knows."""
     state = {name: value.half() if value.ndim > 1 else value for name, value in clip.state_dict().items()}
-    state = {name: value.contiguous() for name, value in state.items()}
-    return save(state, {METADATA_KEY: json.dumps({"tokens": list(clip.vocabulary.known)})})
+    return described_bytes(state, METADATA_KEY, {"tokens": list(clip.vocabulary.known)})

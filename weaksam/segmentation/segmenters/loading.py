@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
-
-from safetensors.torch import save
+from typing import Any, NamedTuple
 
 from weaksam.config import SegmenterConfig
 from weaksam.errors import CheckpointError, DataError
-from weaksam.io.state_dicts import described, load_strictly, read_state_dict
+from weaksam.io.state_dicts import described, described_bytes, load_strictly, other_options, read_state_dict
 from weaksam.label_maps import MOST_CLASSES
 from weaksam.networks.backbone_weights import start_from
 from weaksam.registry import load
@@ -52,8 +49,7 @@ def segmenter_to_bytes(segmenter: Segmenter, class_names: Sequence[str], supervi
         "supervision": supervision,
         "config": asdict(config),
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in segmenter.state_dict().items()}
-    return save(tensors, {METADATA_KEY: json.dumps(values)})
+    return described_bytes(segmenter.state_dict(), METADATA_KEY, values)
 
 
 def load_segmenter(path: Path, config: SegmenterConfig) -> LoadedSegmenter:
@@ -74,7 +70,8 @@ def load_segmenter(path: Path, config: SegmenterConfig) -> LoadedSegmenter:
             f"network={found.network} and backbone={found.backbone}, or give other weights"
         )
     segmenter = _implemented(config, len(found.class_names))
-    load_strictly(segmenter, state, where=str(path))
+    cause = other_options(found.options, asdict(config.network), "network")
+    load_strictly(segmenter, state, where=str(path), cause=cause)
     return LoadedSegmenter(segmenter.eval(), found.class_names, found.supervision)
 
 
@@ -91,6 +88,7 @@ class _Described(NamedTuple):
     backbone: str
     class_names: tuple[str, ...]
     supervision: str
+    options: Mapping[str, Any]  # of the network; {} where the file does not say
 
     @classmethod
     def of(cls, metadata: dict[str, str], where: str) -> _Described:
@@ -103,7 +101,9 @@ class _Described(NamedTuple):
                 "train-segmenter wrote"
             )
         network, backbone, supervision = map(str, words)
-        return cls(network, backbone, tuple(names), supervision)
+        config = said.get("config")
+        options = config.get("network") if isinstance(config, dict) else {}
+        return cls(network, backbone, tuple(names), supervision, options if isinstance(options, dict) else {})
 
 
 def _implemented(config: SegmenterConfig, num_classes: int) -> Segmenter:
