@@ -1,4 +1,4 @@
-"""How a measurement of pseudo ground truth ends: its figures are kept, shown split by split, and summed up in a line."""
+"""How a measurement of splits ends: its figures are kept, shown split by split, and summed up in a line."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ def conclude(
     *,
     class_names: Sequence[str],
     supervision: str,
-    table: Callable[[str, Mapping[str, Any]], TextTable],
+    tables: Sequence[Callable[[str, Mapping[str, Any]], TextTable | None]],
     summary: Callable[[str, Mapping[str, Any]], str],
 ) -> EvaluationFacts:
-    """Keep the figures under ``kind``, print a table for each split, and return what the manifest says of them."""
+    """Keep the figures under ``kind``, print the tables of each split, and return what the manifest says of them."""
     Evaluation(job.instance).write({"class_names": list(class_names), "supervision": supervision, kind: splits})
     for split, measured in splits.items():
-        job.voice.table(table(split, measured))
+        for table in tables:
+            if (text_table := table(split, measured)) is not None:
+                job.voice.table(text_table)
     text = " · ".join(summary(split, measured) for split, measured in splits.items()) or "no image to measure"
     marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
     return EvaluationFacts(text=marked, supervision=supervision)

@@ -20,10 +20,11 @@ from pipelines.engine.stage import Job
 from pipelines.engine.voice import Kind, TextTable, Tone, Toned
 from pipelines.evaluate import detected_masks
 from pipelines.evaluate.agreement import Labels, image_labels
+from pipelines.evaluate.conclusion import conclude
 from pipelines.evaluate.options import EvaluateOptions
 from pipelines.products.detections import DetectionTable
 from pipelines.products.index import Index, in_hash_order
-from pipelines.products.measured import Evaluation, EvaluationFacts
+from pipelines.products.measured import EvaluationFacts
 from pipelines.products.proposal_boxes import boxes_by_image
 from pipelines.products.proposals import proposal_tables
 from pipelines.recipe.config import EvaluateConfig
@@ -33,7 +34,7 @@ from pipelines.stages.detect import detector_of, scored_proposals
 from pipelines.store.numbers import known, percent
 from weaksam.config import MilConfig, RetrainConfig
 from weaksam.datasets.ground_truth import true_objects
-from weaksam.structures import IMAGE_LABELS, Detections, GroundTruth
+from weaksam.structures import Detections, GroundTruth
 
 if TYPE_CHECKING:
     from weaksam.metrics.coco import CocoAveragePrecision
@@ -87,18 +88,18 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
     labels = partial(image_labels, dataset)
     ground_truth = partial(dataset.ground_truth, masks=True) if options.masks else dataset.ground_truth
     splits = measure(images, table.class_names, ground_truth, options.how, labels, masks=options.masks)
-    supervision = table.facts.supervision
-    metrics = {"class_names": list(table.class_names), "supervision": supervision, "detections": splits}
-    Evaluation(job.instance).write(metrics)
-    for split, measured in splits.items():
-        job.voice.table(text_table(split, measured))
-        if "masks" in measured:
-            job.voice.table(detected_masks.text_table(split, measured["masks"]))
+    facts = conclude(
+        job,
+        "detections",
+        splits,
+        class_names=table.class_names,
+        supervision=table.facts.supervision,
+        tables=[text_table, _text_of_masks],
+        summary=_summary,
+    )
     if any(measured["rows"] for measured in splits.values()):
         job.voice.say(Toned(_NOTES, Tone.QUIET))
-    text = " · ".join(_summary(split, measured) for split, measured in splits.items()) or "no image to measure"
-    marked = text if supervision == IMAGE_LABELS else f"{text} · supervision: {supervision}"
-    return EvaluationFacts(text=marked, supervision=supervision)
+    return facts
 
 
 def proposals_beside(recipe: Recipe) -> Inputs:
@@ -301,6 +302,10 @@ class _Split:
                 for n, name in enumerate(self.class_names)
             ],
         }
+
+
+def _text_of_masks(split: str, measured: Mapping[str, Any]) -> TextTable | None:
+    return detected_masks.text_table(split, measured["masks"]) if "masks" in measured else None
 
 
 def _summary(split: str, measured: Mapping[str, Any]) -> str:

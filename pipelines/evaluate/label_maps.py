@@ -67,7 +67,7 @@ def run(job: Job[LabelMapOptions]) -> EvaluationFacts:
         {split: {**measured, "seeds": origins.get(split)} for split, measured in splits.items()},
         class_names=table.class_names,
         supervision=table.facts.supervision,
-        table=text_table,
+        tables=[text_table],
         summary=_summary,
     )
 

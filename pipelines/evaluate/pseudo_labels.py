@@ -34,7 +34,7 @@ def run(job: Job[EvaluateOptions]) -> EvaluationFacts:
         splits,
         class_names=table.class_names,
         supervision=table.facts.supervision,
-        table=text_table,
+        tables=[text_table],
         summary=_summary,
     )
 

@@ -68,7 +68,7 @@ def run(job: Job[PseudoMaskOptions]) -> EvaluationFacts:
         splits,
         class_names=table.class_names,
         supervision=table.facts.supervision,
-        table=text_table,
+        tables=[text_table],
         summary=_summary,
     )
 
