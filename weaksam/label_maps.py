@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from weaksam.errors import DataError, ImageError
-from weaksam.io.images import decode_numbers
+from weaksam.io.images import decode_numbers, require_size_of
 
 BACKGROUND, IGNORED = 0, 255
 MOST_CLASSES = 254  # numbers of a byte, without those two
@@ -40,9 +40,7 @@ def decode_label_map(data: bytes, where: str) -> NDArray[np.uint8]:
 
 def require_map_of(image: NDArray[np.uint8], label_map: NDArray[np.uint8]) -> None:
     """Raise ImageError unless a label map ``[H, W]`` has the size of its image ``[H, W, 3]``: it is of another picture."""
-    if label_map.shape != image.shape[:2]:
-        found, wanted = (f"{height} x {width}" for height, width in (label_map.shape, image.shape[:2]))
-        raise ImageError("label map of another size", f"{found} pixels (height x width), the picture has {wanted}")
+    require_size_of(image.shape[:2], label_map.shape, "label map")
 
 
 def painting_order(level: Sequence[int], confidence: Sequence[float]) -> list[int]:

@@ -13,7 +13,7 @@ import io
 import struct
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -112,6 +112,13 @@ def read_size(uri: str) -> tuple[int, int] | ImageError:
         return image_size(read_bytes(uri))
     except ImageError as error:
         return error
+
+
+def require_size_of(image_hw: Sequence[int], found_hw: Sequence[int], what: str) -> None:
+    """Raise ImageError unless masks or a map, ``what`` by name, have the height and width of their image."""
+    if tuple(found_hw) != tuple(image_hw):
+        found, wanted = (f"{height} x {width}" for height, width in (found_hw, image_hw))
+        raise ImageError(f"{what} of another size", f"{found} pixels (height x width), the picture has {wanted}")
 
 
 def _judged(data: bytes, read: Callable[[bytes], _Read]) -> _Read:

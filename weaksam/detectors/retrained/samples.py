@@ -19,7 +19,8 @@ from weaksam.config import RetrainConfig
 from weaksam.detectors.mil.samples import Normaliser, mirrored, scaled
 from weaksam.detectors.retrained.base import Targets
 from weaksam.detectors.retrained.mask_targets import fitted, mask_grids
-from weaksam.errors import DataError, ImageError
+from weaksam.errors import DataError
+from weaksam.io.images import require_size_of
 from weaksam.networks.pixels import padded_batch
 from weaksam.structures import PseudoGroundTruth
 
@@ -134,9 +135,7 @@ def _require_masks(truth: PseudoGroundTruth, size_hw: tuple[int, int]) -> None:
     if truth.mask_rle is None:
         raise DataError("expected pseudo ground truth with masks, got boxes alone; let it come from segment")
     for rle in truth.mask_rle:
-        if tuple(rle["size"]) != size_hw:
-            found, wanted = (f"{height} x {width}" for height, width in (rle["size"], size_hw))
-            raise ImageError("masks of another size", f"{found} pixels (height x width), the picture has {wanted}")
+        require_size_of(size_hw, rle["size"], "masks")
 
 
 def _random_window(
