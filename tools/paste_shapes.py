@@ -22,7 +22,7 @@ from PIL import Image
 from weaksam.datasets.shapes import CLASS_NAMES, SPLITS, Drawing, data_set_seed, draw
 from weaksam.errors import DataError, ImageError, WeaksamError
 from weaksam.io.images import IMAGE_SUFFIXES, decode_image
-from weaksam.masks_np import encode_rle
+from weaksam.masks_np import encode_rle, rle_as_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,7 +117,6 @@ def _annotations(drawing: Drawing, image_id: int, first: int) -> list[dict[str, 
         zip(drawing.class_index.tolist(), drawing.boxes_xyxy.tolist(), strict=True)
     ):
         mask = drawing.instance_map == n + 1
-        rle = encode_rle(mask)
         found.append(
             {
                 "id": first + n,
@@ -125,7 +124,7 @@ def _annotations(drawing: Drawing, image_id: int, first: int) -> list[dict[str, 
                 "category_id": class_index + 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": int(mask.sum()),
-                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
+                "segmentation": rle_as_json(encode_rle(mask)),
                 "iscrowd": 0,
             }
         )

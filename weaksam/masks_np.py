@@ -30,6 +30,11 @@ def encode_rle(mask: NDArray[np.bool_]) -> Rle:
     return {"size": [int(side) for side in encoded["size"]], "counts": bytes(encoded["counts"])}
 
 
+def rle_as_json(mask_rle: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an encoding as JSON holds it: ``size`` as [H, W] and ``counts`` as text."""
+    return {"size": list(mask_rle["size"]), "counts": mask_rle["counts"].decode()}
+
+
 def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
     """The mask behind COCO's compressed run-length encoding; the inverse of ``encode_rle``.
 

@@ -44,15 +44,11 @@ from weaksam.datasets.coco_file import Annotation, parse_json, read_coco_file
 from weaksam.datasets.coco_masks import read_masks
 from weaksam.errors import DataError
 from weaksam.io.files import read_annotations
-from weaksam.masks_np import Rle, decode_rle, encode_rle, rle_area
+from weaksam.masks_np import Rle, decode_rle, encode_rle, rle_area, rle_as_json
 from weaksam.outlines_np import polygons_along_edges
 from weaksam.structures import Detections
 
 Segmentation = Callable[[Rle], Any]  # a mask as JSON holds it
-
-
-def _run_lengths(mask_rle: Rle) -> dict[str, Any]:
-    return {"size": list(mask_rle["size"]), "counts": mask_rle["counts"].decode()}
 
 
 def _polygons(mask_rle: Rle) -> list[list[int]]:
@@ -87,7 +83,7 @@ def _has_masks(content: SplitDetections) -> bool:
     return any(found.mask_rle is not None for found in content.images.values())
 
 
-def write_labels(content: LabelledSplit, target: Target, segmentation: Segmentation = _run_lengths) -> str:
+def write_labels(content: LabelledSplit, target: Target, segmentation: Segmentation = rle_as_json) -> str:
     """Write an instances JSON, of whose masks ``segmentation`` returns the field."""
     replaced = " · replaced an earlier file" if require_new_file(target.out, overwrite=target.overwrite) else ""
     document = json.dumps(_instances(content, segmentation), ensure_ascii=False).encode()
@@ -238,7 +234,7 @@ def _bbox(found: Detections) -> Iterator[Mapping[str, Any]]:
 
 def _segm(found: Detections) -> Iterator[Mapping[str, Any]]:
     for mask_rle in found.mask_rle or ():
-        yield {"segmentation": _run_lengths(mask_rle)}
+        yield {"segmentation": rle_as_json(mask_rle)}
 
 
 def _of_label_maps(content: SplitLabelMaps) -> Iterator[Mapping[str, Any]]:
@@ -250,7 +246,7 @@ def _of_label_maps(content: SplitLabelMaps) -> Iterator[Mapping[str, Any]]:
             yield {
                 "image_id": number_of_image[image_id],
                 "category_id": category_ids[class_index],
-                "segmentation": _run_lengths(encode_rle(label_map == class_index + 1)),
+                "segmentation": rle_as_json(encode_rle(label_map == class_index + 1)),
                 "score": 1.0,
             }
 
