@@ -10,6 +10,7 @@ import typer
 from pipelines.cli import terminal, without_effect
 from pipelines.cli.console import set_up_logging, voice
 from pipelines.cli.options import Request, spread
+from pipelines.engine.voice import Kind, TextTable
 from pipelines.recipe.model import Recipe, load_recipe
 from pipelines.runner import Run
 from weaksam.io.files import absolute, join
@@ -17,11 +18,13 @@ from weaksam.io.files import absolute, join
 _HELP = """
 Vary fields of a recipe and find the best values; every trial shares what its knobs leave alone.
 
-SWEEP is a YAML file or one of the shipped sweeps: `pseudo-labels`, `pseudo-labels-retrain`, `roi-drop`, `query-drop`,
-`everything`, `seeds`. Trials are compared on one split (`select_on`) and reported on another (`report_on`). An interrupted
-sweep goes on with the same command. Results, a page to look at and the best recipe are in OUT/tune/NAME.
+SWEEP is a YAML file or the name of a shipped sweep; without one, these are listed. Trials are compared on one split
+(`select_on`) and reported on another (`report_on`). An interrupted sweep goes on with the same command. Results, a page to
+look at and the best recipe are in OUT/tune/NAME.
 
 Examples:
+
+    weaksam tune                        # which sweeps there are
 
     weaksam tune pseudo-labels --out runs/shapes
 
@@ -39,7 +42,10 @@ def register(app: typer.Typer) -> None:
 
 
 def tune(
-    sweep: Annotated[str, typer.Argument(help="A sweep file, or a shipped sweep's name.")],
+    sweep: Annotated[
+        str, typer.Argument(metavar="SWEEP", help="A sweep file, or a shipped sweep's name; none lists them.")
+    ] = "",
+    *,
     request: Request,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
 ) -> None:
@@ -50,6 +56,9 @@ def tune(
     from tune.sweep import Trials, load_sweep
 
     set_up_logging(request.verbose)
+    if not sweep:
+        voice.table(_list())
+        return
     loaded = load_sweep(sweep, request.overrides or ())
     run_uri = absolute(request.out or join("runs", load_recipe(loaded.recipe, loaded.overrides)[0].name))
     trials = Trials(loaded, run_uri, request.data)
@@ -71,3 +80,15 @@ def tune(
     fetched = "FILE" if "://" in chosen else chosen
     fetch = f"{chosen}, fetched as {fetched}: " if fetched != chosen else ""
     voice.say(f"results: {table_uri}\npage:    {page}\nbest:    {fetch}weaksam run {fetched} --out {run_uri}")
+
+
+def _list() -> TextTable:
+    from tune.sweep import load_sweep, shipped_sweeps
+
+    text = TextTable("sweeps; `weaksam tune NAME` runs one")
+    text.add_columns(Kind.NAME, "name")
+    text.add_columns(Kind.TEXT, "what it varies", "recipe")
+    for name in shipped_sweeps():
+        found = load_sweep(name)
+        text.add_row(name, found.description, found.recipe)
+    return text

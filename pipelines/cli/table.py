@@ -33,7 +33,7 @@ class TableRequest(RecipeRequest):
 
 def table(
     name: Annotated[
-        str, typer.Argument(metavar="[TABLE]", help="N of the paper, a table's name, or a YAML file; none lists them.")
+        str, typer.Argument(metavar="TABLE", help="N of the paper, a table's name, or a YAML file; none lists them.")
     ] = "",
     *,
     request: TableRequest,

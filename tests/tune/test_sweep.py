@@ -3,12 +3,15 @@
 import pickle
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from pipelines.engine.ray_session import usable_cpus
 from pipelines.runner import Run
 from pipelines.stages import index
 from pipelines.variants.objectives import OBJECTIVES
 from tests.support.upstream import SWEEP, write_files
+from tune.cli import register
 from tune.sweep import Trials, check_recipes, load_sweep, shipped_sweeps, whole_numbers
 from weaksam.errors import ConfigError
 
@@ -167,6 +170,17 @@ def test_a_shipped_sweep_fits_its_recipe(name):
     assert sweep.name == name
     assert sweep.description
     assert {"propose", "superpixels"} & set(trials.shared())  # none of them asks SAM twice
+
+
+def test_the_shipped_sweeps_are_listed():
+    app = typer.Typer()
+    register(app)
+    listed = CliRunner(env={"COLUMNS": "200"}).invoke(app)
+    assert listed.exit_code == 0
+    lines = listed.output.splitlines()
+    for name in shipped_sweeps():
+        found = load_sweep(name)
+        assert any(line.split()[:1] == [name] and found.description in line and found.recipe in line for line in lines)
 
 
 def test_the_shipped_sweeps_are_those_that_are_promised():
