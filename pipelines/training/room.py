@@ -65,7 +65,7 @@ def wait_for_room(wanted: TrainingResources, batch_size: int, say: Callable[[Wor
             if fitting and (fitting == possible or waited > _SETTLE_S):
                 return replace(wanted, workers=fitting, cpus=cpus, threads=max(1, min(wanted.threads, cpus)))
             if not possible and ray_session.is_own():
-                raise ConfigError(_too_many(wanted, found))
+                raise ConfigError(_too_many(wanted, found, batch_size))
             if wanted.wait_s and waited > wanted.wait_s:
                 raise RunError(
                     f"{_missing(wanted, cpus, found, now_free)}, for {waited:.0f} s (resources.wait_for_workers). Start "
@@ -122,9 +122,13 @@ def _missing(wanted: TrainingResources, cpus: int, found: Sequence[Node], now_fr
     )
 
 
-def _too_many(wanted: TrainingResources, found: Sequence[Node]) -> str:
+def _too_many(wanted: TrainingResources, found: Sequence[Node], batch_size: int) -> str:
     kind, have = ("GPU", [node.gpus for node in found]) if wanted.use_gpu else ("CPU", [node.cpus for node in found])
     other = ", or resources.device=cpu" if wanted.use_gpu else ""
     least = "resources.least_train_workers"  # which alone leaves room for more
     option = least if wanted.least < wanted.workers else f"resources.train_workers or {least}"
-    return f"{option}: expected at most {sum(have)}, one for each {kind} of this machine, got {wanted.least}; name fewer{other}"
+    most = sum(have)
+    told = f"at most {most}, one for each {kind} of this machine"
+    if wanted.least <= most:  # there is room, but for no number of them that divides the batch
+        told = f"{told}, and a number that divides the batch of {batch_size}"
+    return f"{option}: expected {told}, got {wanted.least}; name fewer{other}"

@@ -142,6 +142,13 @@ def test_the_option_that_asks_for_too_many_workers_is_named(monkeypatch, most, o
         wait_for_room(wanted(workers=most, least=2), 8, pytest.fail)
 
 
+def test_workers_that_have_room_but_do_not_divide_the_batch_are_told_so(monkeypatch):
+    Cluster(monkeypatch, nodes((3, 0)), own=True)
+    told = "at most 3, one for each CPU of this machine, and a number that divides the batch of 4, got 3; name fewer"
+    with pytest.raises(ConfigError, match=f"^resources.least_train_workers: expected {told}$"):
+        wait_for_room(wanted(workers=4, least=3), 4, pytest.fail)
+
+
 def test_workers_on_gpus_without_cpus_reserve_none(monkeypatch):
     Cluster(monkeypatch, nodes((1, 2)))
     sized = wait_for_room(wanted(workers=2, use_gpu=True), 8, pytest.fail)
