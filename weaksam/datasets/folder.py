@@ -20,7 +20,7 @@ from weaksam.datasets.ground_truth import StatedSize
 from weaksam.datasets.label_maps import MapFile, MapFiles, TrueLabelMaps
 from weaksam.datasets.label_table import parse_classes, parse_labels
 from weaksam.datasets.listing import list_data
-from weaksam.datasets.passed_over import PassedOver, by_suffix, some
+from weaksam.datasets.passed_over import PassedOver, by_suffix, is_unread_format, some
 from weaksam.datasets.split_folders import split_folders
 from weaksam.errors import DataError
 from weaksam.io.files import absolute, join, read_annotations, read_text
@@ -42,13 +42,16 @@ class FolderDataset:
 
     kind: ClassVar[str] = "folder"
 
-    def __init__(self, uri: str, *, splits: Sequence[str] = (), stated_size: StatedSize = "check") -> None:
+    def __init__(
+        self, uri: str, *, splits: Sequence[str] = (), stated_size: StatedSize = "check", pictures_only: bool = False
+    ) -> None:
         """List the images and read the labels.
 
         Args:
             uri: The folder.
             splits: Splits to use; empty = all there are.
             stated_size: What the sizes of true label maps count for.
+            pictures_only: ``labels.csv`` and ``classes.txt`` are not read.
 
         Raises:
             DataError: No images, a malformed ``labels.csv`` or ``classes.txt``, or no such split.
@@ -56,23 +59,28 @@ class FolderDataset:
         self._root, self._stated_size = uri, stated_size
         files = dict(list_data(uri))
         names = {name: path for name in (_LABELS, _CLASSES) if (path := _one_called(name, files, uri))}
-        self._texts = {name: read_text(join(uri, path)) for name, path in names.items()}
-        classes = parse_classes(self._texts[_CLASSES], join(uri, names[_CLASSES])) if _CLASSES in names else None
-        rows = parse_labels(self._texts[_LABELS], join(uri, names[_LABELS]), files, classes) if _LABELS in names else {}
+        texts = {} if pictures_only else {name: read_text(join(uri, path)) for name, path in names.items()}
+        self._texts = texts
+        classes = parse_classes(texts[_CLASSES], join(uri, names[_CLASSES])) if _CLASSES in texts else None
+        rows = parse_labels(texts[_LABELS], join(uri, names[_LABELS]), files, classes) if _LABELS in texts else {}
         self.class_names: tuple[str, ...] = (
             tuple(sorted({name for labels in rows.values() for name in labels})) if classes is None else classes
         )
         index = {name: i for i, name in enumerate(self.class_names)}
         self._labels = {path: tuple(sorted({index[name] for name in labels})) for path, labels in rows.items()}
 
-        pictures = [path for path in files if path in rows or path.lower().endswith(IMAGE_SUFFIXES)]
+        pictures = [
+            path
+            for path in files
+            if path.lower().endswith(IMAGE_SUFFIXES) or (path in rows and not is_unread_format(path))
+        ]
         self._map_of = _maps_of(pictures, rows)
         maps = {path for path in pictures if _is_map(path, rows)} if self._map_of else set()
         self._images = {path: files[path] for path in pictures if path not in maps}
         self._maps = {path: files[path] for path in sorted(maps)}
         others = [path for path in files if path not in {*pictures, *names.values()}]
         told = (
-            *some("empty tables of labels", [names[_LABELS]] if _LABELS in names and not rows else []),
+            *some("empty tables of labels", [names[_LABELS]] if _LABELS in texts and not rows else []),
             *some("label maps of no picture", sorted(maps.difference(self._map_of.values()))),
             *_told(others),
         )
@@ -91,7 +99,12 @@ class FolderDataset:
     @classmethod
     def from_config(cls, config: DataConfig) -> FolderDataset:
         """Open the data set that ``config`` means."""
-        return cls(absolute(config.uri), splits=config.splits, stated_size=config.stated_size)
+        return cls(
+            absolute(config.uri),
+            splits=config.splits,
+            stated_size=config.stated_size,
+            pictures_only=config.pictures_only,
+        )
 
     def records(self, split: str) -> list[ImageRecord]:
         """One record per image of ``split``, sorted by path. Both kinds of labels are the same: nothing is difficult.

@@ -1,8 +1,8 @@
 """``labels.csv``: which classes a picture shows, as spreadsheets and people write it.
 
 The header is ``path,labels``, whatever its capitals; cells are separated by commas, or by what the header shows: semicolons
-or tabs. A path finds its file as it stands; else as a file that ends so, with backslashes or absolute, in either Unicode form
-and whatever its capitals, as long as one file only is meant.
+or tabs. Empty cells at the end of a line count for nothing. A path finds its file as it stands; else as a file that ends so,
+with backslashes or absolute, in either Unicode form and whatever its capitals, as long as one file only is meant.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def parse_labels(text: str, uri: str, files: Collection[str], classes: tuple[str
     for path, names, where in _rows(text, uri):
         found = _find(path, where, uri, files, search)
         if found in rows:
-            raise DataError(f"{where}: {found!r} has a row already; keep one")
+            raise DataError(
+                f"{where}: {found!r} has a row already; write all of a picture's labels in one row, separated by ';'"
+            )
         for name in names:
             _check_class(name, where, classes)
             places.setdefault(name, where)
@@ -75,7 +77,7 @@ def _rows(text: str, uri: str) -> Iterator[tuple[str, list[str], str]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         header = [cell.strip().lower() for cell in next(reader, [])]
-        if header != _HEADER:
+        if header[:2] != _HEADER or any(header[2:]):
             raise DataError(f"{uri}:1: expected the header {','.join(_HEADER)}, got {first_line!r}; add or correct it")
         for cells in reader:
             where = f"{uri}:{reader.line_num}"
@@ -88,6 +90,8 @@ def _rows(text: str, uri: str) -> Iterator[tuple[str, list[str], str]]:
 
 
 def _parse_row(cells: list[str], where: str, separator: str) -> tuple[str, list[str]]:
+    while len(cells) > len(_HEADER) and not cells[-1].strip():  # spreadsheets pad all rows to the longest one
+        cells = cells[:-1]
     # Where semicolons separate cells too, each cell behind the path is a label.
     if len(cells) != len(_HEADER) and (separator != ";" or len(cells) < len(_HEADER)):
         raise DataError(

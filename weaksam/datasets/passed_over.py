@@ -54,6 +54,11 @@ def by_suffix(paths: Iterable[str], *, remedy: str = "") -> tuple[PassedOver, ..
     )
 
 
+def is_unread_format(path: str) -> bool:
+    """Whether a file is, by its name, a picture of a format that is not read, or holds pictures."""
+    return posixpath.splitext(path)[1].lower() in _REMEDY_OF
+
+
 def some(what: str, paths: Sequence[str], remedy: str = "") -> tuple[PassedOver, ...]:
     """Files of one sort by their paths; nothing if there are none."""
     return (PassedOver(what, len(paths), paths[0], remedy),) if paths else ()

@@ -27,8 +27,8 @@ from weaksam.io.metadata import without_metadata
 from weaksam.io.wide_samples import wide_colours, wide_greys
 
 # Pixels, height x width, read from the header before anything is decoded; more is a "decompression bomb". 128 Mi pixels
-# are 400 MB as RGB and more than any common camera takes. Pillow's own limit (twice ``Image.MAX_IMAGE_PIXELS``) also
-# holds, so that raising ours above it has no effect.
+# are 400 MB as RGB; of common cameras only the full resolution of some phones (200 million) is more. Pillow's own limit
+# (twice ``Image.MAX_IMAGE_PIXELS``) also holds, so that raising ours above it has no effect.
 MAX_PIXELS = 2**27
 
 # Decoders that only compute. EPS, WMF and their like start other programs; formats of games and desktops are left out.
@@ -45,6 +45,7 @@ _JPEG_2000 = b"\xff\x4f\xff\x51"  # how its stream of pixels begins, with or wit
 _SIGNATURES = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", _JPEG_2000,
 )  # fmt: skip
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _ORIENTATION_TAG = 0x0112
 _PNG_BITS = 24  # offset of the byte that tells how many bits a sample has
@@ -134,7 +135,7 @@ def _judged(data: bytes, read: Callable[[bytes], _Read]) -> _Read:
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
-            raise ImageError("decompression bomb", str(error)) from error
+            raise ImageError("decompression bomb", f"more than {MAX_PIXELS:,} pixels; shrink it") from error
         except UnidentifiedImageError as error:
             raise _unidentified(data) from error
         except Exception as error:  # decoders raise whatever their parsing stumbles over, MemoryError included
@@ -202,7 +203,7 @@ def _load_whole(image: Image.Image, data: bytes, max_pixels: int) -> None:
     if width * height == 0:
         raise ImageError("unreadable", f"{width} x {height} pixels")
     if width * height > max_pixels:
-        raise ImageError("decompression bomb", f"{width} x {height} pixels, more than {max_pixels:,}")
+        raise ImageError("decompression bomb", f"{width} x {height} pixels, more than {max_pixels:,}; shrink it")
     image.load()
     # Zeros in place of a lost tail decode without complaint, and a lost last chunk is not missed.
     if _is_cut_short(data):
@@ -245,7 +246,9 @@ def _is_negative(image: Image.Image) -> bool:
 
 
 def _unidentified(data: bytes) -> ImageError:
-    """Tell a text file from an image whose header is damaged."""
+    """Tell a photograph of a format that is not read, and a text file, from an image whose header is damaged."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return ImageError("not an image", "a HEIC photograph, which is not read; convert it to JPEG or PNG")
     if not (data.startswith(_SIGNATURES) or _is_webp(data)):
         return ImageError("not an image", f"starts with {data[:8]!r}")
     return ImageError("truncated" if _is_cut_short(data) else "unreadable", "its header cannot be parsed")

@@ -138,7 +138,11 @@ def test_folders_called_like_splits_beside_other_pictures_are_told(tmp_path: Pat
         ),
         pytest.param("path,labels\n\na.jpg\n", r":3: expected 2 cells, path and labels, got 1", id="one cell"),
         pytest.param("path,labels\nno.jpg,dog\n", r":2: there is no file 'no\.jpg' in this folder", id="missing image"),
-        pytest.param("path,labels\na.jpg,\na.jpg,dog\n", r":3: 'a\.jpg' has a row already; keep one", id="two rows"),
+        pytest.param(
+            "path,labels\na.jpg,\na.jpg,dog\n",
+            r":3: 'a\.jpg' has a row already; write all of a picture's labels in one row",
+            id="two rows",
+        ),
         pytest.param(
             "path,labels\na.jpg,dgo\n", r":2: label 'dgo' is not in classes\.txt; did you mean 'dog'\?", id="typo"
         ),
@@ -149,6 +153,37 @@ def test_folders_called_like_splits_beside_other_pictures_are_told(tmp_path: Pat
 def test_malformed_csv_is_named_with_its_line(tmp_path: Path, labels: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         write_tree(tmp_path, "a.jpg", labels=labels, classes="dog\ncat\n")
+
+
+def test_cells_that_a_spreadsheet_adds_to_the_longest_row_count_for_nothing(tmp_path: Path) -> None:
+    padded = write_tree(
+        tmp_path, "a.jpg", "b.jpg", "c.jpg", labels="path;labels;;\na.jpg;dog;cat;\nb.jpg;dog;;\nc.jpg;;;\n"
+    )
+    records = {record.image_id: record.labels for record in padded.records("all")}
+    assert padded.class_names == ("cat", "dog")
+    assert records == {"a.jpg": (0, 1), "b.jpg": (1,), "c.jpg": ()}
+    assert write_tree(tmp_path, labels="path,labels,\na.jpg,dog,\n").records("all")[0].labels == (0,)
+    with pytest.raises(DataError, match=r"expected the header path,labels, got 'path,labels,note'"):
+        write_tree(tmp_path, labels="path,labels,note\na.jpg,dog,old\n")
+
+
+def test_labelled_photographs_of_a_format_that_is_not_read_are_told(tmp_path: Path) -> None:
+    labels = "path,labels\na.jpg,dog\nIMG_1.HEIC,cat\n"
+    dataset = write_tree(tmp_path, "a.jpg", "IMG_1.HEIC", labels=labels)
+    assert [record.image_id for record in dataset.records("all")] == ["a.jpg"]
+    assert [str(one) for one in dataset.passed_over] == ["1 files .heic (e.g. IMG_1.HEIC; convert them to JPEG or PNG)"]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"found none among 2 files \(1 files \.heic .*convert them to JPEG or PNG"):
+        write_tree(tmp_path, labels="path,labels\nIMG_1.HEIC,cat\n")
+
+
+def test_of_pictures_alone_no_table_is_read(tmp_path: Path) -> None:
+    write_tree(tmp_path, "a.jpg")
+    (tmp_path / "labels.csv").write_text("path,labels\ngone.jpg,dog\n")
+    (tmp_path / "classes.txt").write_text("dog\ndog\n")
+    dataset = FolderDataset(str(tmp_path), pictures_only=True)
+    assert (dataset.class_names, dataset.passed_over) == ((), ())
+    assert [(record.image_id, record.labels) for record in dataset.records("all")] == [("a.jpg", None)]
 
 
 def test_class_named_twice_is_an_error(tmp_path: Path) -> None:

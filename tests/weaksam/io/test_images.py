@@ -265,6 +265,13 @@ def test_format_off_the_list_is_not_an_image(format_name: str) -> None:
         decode_image(encode(picture(), format_name))
 
 
+def test_a_heic_photograph_is_told_whatever_its_name() -> None:
+    with pytest.raises(
+        ImageError, match="not an image: a HEIC photograph, which is not read; convert it to JPEG or PNG"
+    ):
+        decode_image(b"\x00\x00\x00$ftypheic\x00\x00\x00\x00mif1heic" + bytes(64))
+
+
 def test_warnings_of_pillow_are_swallowed_and_the_filters_put_back() -> None:
     large = io.BytesIO(png(np.zeros((1, 1, 1), np.uint8), claimed_hw=(10_000, 10_000)))
     with pytest.warns(Image.DecompressionBombWarning):
