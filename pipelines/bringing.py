@@ -6,6 +6,7 @@ A finished instance is recognised from its manifest, which its files must not co
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -207,8 +208,11 @@ def measure_and_show(resolved: Resolved, work: Work, manifests: dict[str, dict[s
 
 
 def dropped_allowed(max_dropped: str, total: int) -> int:
-    """Return how many of ``total`` images may be dropped: ``"1%"`` rounds down, ``"25"`` is a count."""
+    """Return how many of ``total`` images may be dropped.
+
+    A count like ``"25"``, or a share like ``"1%"``, which rounds up: even of few images one may.
+    """
     match = re.fullmatch(r"(?P<share>\d+(\.\d+)?) ?%|(?P<count>\d+)", max_dropped.strip(), re.ASCII)
     if match is None or (match["share"] and Fraction(match["share"]) > 100):
         raise ConfigError(f"--max-dropped: expected a share like 1% or a count like 25, got {max_dropped!r}")
-    return int(match["count"]) if match["count"] else int(total * Fraction(match["share"]) / 100)
+    return int(match["count"]) if match["count"] else math.ceil(total * Fraction(match["share"]) / 100)

@@ -51,7 +51,8 @@ MaxDroppedOption = Annotated[
     str,
     typer.Option(
         "--max-dropped",
-        help="More dropped images than this (a share or a count) are a failure: exit code 3, or a failed trial of a sweep.",
+        help="More dropped images than this (a count, or a share, which rounds up) are a failure: exit code 3, or a failed "
+        "trial of a sweep.",
     ),
 ]
 AddressOption = Annotated[

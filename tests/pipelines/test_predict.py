@@ -211,13 +211,14 @@ def test_that_there_are_no_polygons_without_masks_is_told(taught: str, photos: P
 
 
 def test_a_picture_that_cannot_be_read_is_counted_and_costs_no_other(taught: str, photos: Path, tmp_path: Path) -> None:
-    (photos / "torn.jpg").write_bytes(b"\xff\xd8 torn")
+    for name in ("torn.jpg", "empty.png"):
+        (photos / name).write_bytes(b"\xff\xd8 torn" if name == "torn.jpg" else b"")
     command = (taught, "--data", photos, "--out", tmp_path / "out")
     result = CliRunner().invoke(cli.app, ["predict", *map(str, command)])
-    assert "images 3 (0 without a box, 1 dropped)" in result.output
+    assert "images 3 (0 without a box, 2 dropped)" in result.output
     assert "what was found in all other pictures is written" in result.output
-    assert "1 of 4 images were dropped" in str(result.exception)
-    assert predict(*command, "--max-dropped", "1").exit_code == 0
+    assert "2 of 5 images were dropped, 1 are allowed" in str(result.exception)
+    assert predict(*command, "--max-dropped", "2").exit_code == 0
 
 
 def test_new_pictures_alone_are_looked_at(taught: str, photos: Path, tmp_path: Path) -> None:

@@ -407,13 +407,13 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Counting:
 def test_too_many_dropped_images_stop_the_run_but_the_good_ones_stay(tmp_path: Path, toy: Counting) -> None:
     toy.broken = {"train-00001"}
     expected = (
-        "toy: 1 of 5 images were dropped, 0 are allowed (--max-dropped 1%):\n"
+        "toy: 1 of 5 images were dropped, 0 are allowed (--max-dropped 0%):\n"
         "  broken 1 (such as shapes:train/1?size=32&seed=0)\n"
         f"`weaksam dropped {tmp_path}` lists them all; mend the images, and the same command tries them again, or allow more."
     )
     for attempt in range(2):  # the second one finds the work done and judges again
         with pytest.raises(TooManyDroppedError) as stopped:
-            bring(grid(), tmp_path, "sum")
+            bring(grid(), tmp_path, "sum", max_dropped="0%")
         assert str(stopped.value) == expected
         assert toy.executed == ["toy"], attempt
     manifests, _ = bring(grid(), tmp_path, "sum", max_dropped="1")
@@ -448,7 +448,7 @@ def test_what_a_stopped_run_has_made_is_measured_and_shown_all_the_same(
     names = ("toy", "sum", "analyse.x", "evaluate.bad", "evaluate.x", "report")
     recipe = with_instances(grid(), analyse_x={}, evaluate_bad={}, evaluate_x={})
     with pytest.raises(TooManyDroppedError, match="toy: 1 of 5"):
-        bring(recipe, tmp_path, *names)
+        bring(recipe, tmp_path, *names, max_dropped="0")
     assert measured.executed == ["toy", "evaluate.bad of toy", "evaluate.x of toy", "report of index, toy, evaluate.x"]
     assert "evaluate.bad is not made: nothing to measure" in caplog.text
     measured.executed.clear()
@@ -548,8 +548,10 @@ ALLOWED: dict[str, tuple[int, int]] = {
     " 1 % ": (100, 1),
     "0%": (100, 0),
     "100%": (7, 7),
-    "0.5%": (199, 0),
-    "50%": (1, 0),
+    "0.5%": (201, 2),
+    "1% ": (1, 1),
+    "50%": (1, 1),
+    "1%  ": (0, 0),
     "2.5%": (40, 1),
     "4.35%": (10_000, 435),  # in floating point 434.99…
     "999": (10, 999),
@@ -557,7 +559,7 @@ ALLOWED: dict[str, tuple[int, int]] = {
 
 
 @pytest.mark.parametrize(("text", "total", "allowed"), [(t, *v) for t, v in ALLOWED.items()])
-def test_a_share_rounds_down_and_a_count_is_a_count(text: str, total: int, allowed: int) -> None:
+def test_a_share_rounds_up_and_a_count_is_a_count(text: str, total: int, allowed: int) -> None:
     assert dropped_allowed(text, total) == allowed
 
 
