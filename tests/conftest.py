@@ -10,10 +10,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-# Read when ray, matplotlib and torch are imported, and inherited by the processes that tests start.
+# Read when ray and torch are imported, and inherited by the processes that tests start.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["MPLBACKEND"] = "Agg"
 # One thread, because the tests share the cores; WEAKSAM_TEST_THREADS asks for more, as ``tests/portable.py`` does.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("WEAKSAM_TEST_THREADS", "1")
 os.environ.pop("RAY_ADDRESS", None)  # tests never run on somebody's cluster

@@ -19,7 +19,7 @@ import weaksam.config
 
 ROOT = Path(weaksam.__file__).parents[1]
 FOREIGN_TO_THE_METHOD = {
-    "ray", "pyarrow", "yaml", "pydantic", "typer", "rich", "jinja2", "matplotlib", "psutil", "pipelines", "tune",
+    "ray", "pyarrow", "yaml", "pydantic", "typer", "rich", "jinja2", "psutil", "pipelines", "tune",
 }  # fmt: skip
 TRUE_OBJECTS = "pipelines.exchange.true_objects"
 EXPORTS_OF_TRUTH = {  # the one way from true boxes, and from true masks, to a trainer: they mark what they write

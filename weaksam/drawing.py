@@ -10,6 +10,8 @@ dark rim, so it shows on any picture.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,9 @@ TRUTH_COLOUR = "#f0e442"
 OTHER_COLOUR = "#ffffff"
 CLASS_COLOURS = ("#56b4e9", "#e69f00", "#2fd1a0", "#f07fc0", "#d55e00", "#ffffff")
 _RIM = "#101418"
-_CAPTION_SIZE = 14.0  # pixels, of the font
+# Has letters of Latin, Greek, Cyrillic, Armenian, Georgian, Arabic and Hebrew names; Pillow's own font has those of ASCII.
+_FONT = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
+_CAPTION_SIZE = 13.0  # pixels, of the font
 # Dark to light with rising lightness, so that it also reads in grey.
 _HEAT = np.array([(13, 8, 60), (92, 20, 120), (186, 45, 98), (240, 116, 48), (253, 236, 130)], dtype=np.float64)
 
@@ -87,7 +91,7 @@ def draw_captions(
     """Write a line of text above the top left corner of each box [N, 4], or within the picture where there is no room."""
     drawn = picture.convert("RGB")
     pen = ImageDraw.Draw(drawn)
-    font = ImageFont.load_default(_CAPTION_SIZE)
+    font = _caption_font()
     corners = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)[:, :2] * scale
     for (x, y), caption, colour in zip(corners.tolist(), captions, colours, strict=True):
         left, top, right, bottom = pen.textbbox((0, 0), caption, font=font)
@@ -97,6 +101,11 @@ def draw_captions(
         pen.rectangle((x, y, x + width - 1, y + height - 1), fill=_RIM)  # PIL includes the far corner
         pen.text((x + 2 - left, y + 2 - top), caption, fill=colour, font=font)
     return drawn
+
+
+@cache
+def _caption_font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(_FONT, _CAPTION_SIZE)
 
 
 def draw_points(

@@ -102,6 +102,15 @@ def test_a_caption_stands_above_its_box_or_within_the_picture_where_there_is_no_
     assert np.array_equal(np.asarray(draw_captions(picture, boxes[:0], [], [])), np.asarray(picture))
 
 
+def test_names_of_many_alphabets_can_be_told_apart():
+    def drawn(name: str) -> bytes:
+        box = np.array([[5, 50, 90, 90]], np.float32)
+        return draw_captions(Image.new("RGB", (200, 100)), box, [name], ["#ffffff"]).tobytes()
+
+    names = ["\uffff" * 2, "äß", "éł", "çñ", "Ёж", "ωδ", "עב", "عب", "კა", "հա"]  # the first has no letter in any font
+    assert len({drawn(name) for name in names}) == len(names)
+
+
 def test_masks_colour_their_pixels_at_the_picture_s_size_later_ones_on_top():
     left, all_of_it = np.zeros((8, 10), bool), np.ones((8, 10), bool)
     left[:, :5] = True
