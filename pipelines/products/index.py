@@ -122,10 +122,15 @@ class Indexed:
 
 
 def first_in_hash_order(records: list[ImageRecord], limit: int) -> list[ImageRecord]:
-    """Return the ``limit`` records whose hashed ids come first, in the data set's own order; 0 keeps all."""
+    """Return the ``limit`` records whose hashed ids come first, in the data set's own order; 0 keeps all.
+
+    Those with a label come before all others, so that of a few there is something to learn.
+    """
     if not limit or limit >= len(records):
         return records
-    chosen = set(in_hash_order([r.image_id for r in records])[:limit])
+    ordered = in_hash_order([r.image_id for r in records if r.labels])
+    ordered += in_hash_order([r.image_id for r in records if not r.labels])
+    chosen = set(ordered[:limit])
     return [r for r in records if r.image_id in chosen]
 
 

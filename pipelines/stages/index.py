@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _SIZES_LOOKED_AT = 64  # pictures of a split; the measuring stages compare them all
 _READERS = 16
 _NAMED = 8  # classes that a line has room for
+_FEW = 5  # images of a class, from which hardly anything is learnt of it; a misspelt name has few, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,8 @@ def listed(options: IndexOptions, index: Instance, voice: Voice = SILENT, *, rem
     boxes = {split: counted for split, (counted, _) in truth.items()}
     masks = {split: counted for split, (counted, _) in mask_truth.items()}
     labels = _what_labels_say(records, dataset.class_names, labelled)
+    if not config.limit:
+        labels += _rare_classes(records, dataset.class_names, labelled)
     facts = IndexFacts(
         text=" · ".join(
             [f"images {len(records):,} ({parts})", labels, *_what_boxes_say(boxes), *_what_masks_say(masks)]
@@ -248,6 +251,18 @@ def _read_contents(uris: Sequence[str], index: Instance, voice: Voice, *, rememb
     return found
 
 
+def _rare_classes(records: Sequence[ImageRecord], class_names: Sequence[str], labelled: str) -> str:
+    images = Counter(n for r in records if r.split == labelled for n in set(r.labels_difficult or ()))
+    rare = sorted((count, class_index) for class_index, count in images.items() if count < _FEW)
+    return (
+        f" · in fewer than {_FEW} images: {_some([f'{class_names[n]} {count}' for count, n in rare])}" if rare else ""
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+
+
 def _what_labels_say(records: Sequence[ImageRecord], class_names: Sequence[str], labelled: str) -> str:
     known = [r.labels_difficult for r in records if r.split == labelled and r.labels_difficult is not None]
     granted = sum(r.split == labelled for r in records)
@@ -263,7 +278,7 @@ def _what_labels_say(records: Sequence[ImageRecord], class_names: Sequence[str],
     some = f" ({len(known):,} of {granted:,} images)" if len(known) < granted else ""
     shown = {class_index for labels in known for class_index in labels}
     unseen = [name for class_index, name in enumerate(class_names) if class_index not in shown]
-    listed = f" · without an object there: {', '.join(unseen[:3])}{', …' if len(unseen) > 3 else ''}" if unseen else ""
+    listed = f" · without an object there: {_some(unseen)}" if unseen else ""
     source = next(r.label_source for r in records if r.split == labelled)
     taken_from = "" if source == LABELS_OF_OBJECTS else f", taken from the {source}"
     return f"{named} · labels granted to {labelled}{some}{taken_from}{listed}"

@@ -227,6 +227,18 @@ def test_classes_without_an_object_are_named(tmp_path: Path) -> None:
     assert " · without an object there: rectangle, triangle, star, … " in said
 
 
+def test_classes_in_few_images_are_named_the_rarest_first(tmp_path: Path) -> None:
+    labels = {"king": 6, "quen": 1, "ace": 4, "ten": 2, "nine": 2}
+    rows = [f"{name}{n}.png,{name}" for name, count in labels.items() for n in range(count)]
+    data = tmp_path / "data"
+    data.mkdir()
+    for row in rows:
+        (data / row.partition(",")[0]).write_bytes(encode(picture((8, 8)), "PNG"))
+    (data / "labels.csv").write_text("\n".join(["path,labels", *rows]))
+    assert " · labels granted to all · in fewer than 5 images: quen 1, nine 2, ten 2, … " in say(data, tmp_path / "run")
+    assert "in fewer" not in say(data, tmp_path / "few", "data.limit=8")
+
+
 def test_a_data_set_without_images_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path, "train", coco_document())
     message = (
@@ -565,3 +577,11 @@ def test_hash_order_is_fixed_and_does_not_follow_names() -> None:
 def test_a_limit_of_zero_keeps_all(limit: int, count: int) -> None:
     records = [ImageRecord(image_id=i, uri=i, split="all", labels=None, labels_difficult=None) for i in "dbca"]
     assert len(first_in_hash_order(records, limit)) == count
+
+
+def test_a_limit_prefers_images_with_a_label() -> None:
+    labels: dict[str, tuple[int, ...] | None] = {"a": None, "b": (0,), "c": (), "d": None, "e": (1,), "f": (0,)}
+    records = [ImageRecord(image_id=i, uri=i, split="all", labels=of, labels_difficult=of) for i, of in labels.items()]
+    assert [r.image_id for r in first_in_hash_order(records, 3)] == ["b", "e", "f"]
+    assert {"b", "e", "f"} < {r.image_id for r in first_in_hash_order(records, 5)}
+    assert set(first_in_hash_order(records, 1)) < set(first_in_hash_order(records, 2))
