@@ -8,11 +8,13 @@ A picture's name is its path, with ``/``, under the folder that holds its split'
     drawings  the image's id and ``.png``
 
 Pictures are not copied unless asked for: a link each, in a folder of its own, is enough for a trainer. (One link to a whole
-folder is not: ultralytics resolves it, and then looks for labels beside the original.)
+folder is not: ultralytics resolves it, and then looks for labels beside the original.) One that its EXIF orientation turns is
+written anew, upright, because boxes and masks are of the upright picture and not all readers turn it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,10 +27,17 @@ from pipelines.stages.index import indexed_data
 from pipelines.store.files import write_bytes
 from pipelines.store.instances import Instance
 from pipelines.store.schemas import IMAGES
-from weaksam.errors import DataError, ImageError
+from weaksam.errors import DataError, ImageError, StorageError
 from weaksam.io.files import absolute, is_drawn, is_remote, join, read_bytes
+from weaksam.io.images import is_turned, upright_file
 
 _WORKERS = 16
+_NO_LINKS = (
+    errno.EPERM,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+)  # of cards and sticks, whose file systems know none
 
 
 class PictureMode(StrEnum):
@@ -106,12 +115,22 @@ def _copy(uri: str, target: str) -> None:
         data = read_bytes(uri)
     except ImageError as error:
         raise DataError(f"cannot copy a picture: {error}; mend it, or take it out") from error
-    write_bytes(target, data)
+    write_bytes(target, upright_file(data) or data)
 
 
 def _link(uri: str, target: str) -> None:
+    if is_turned(absolute(uri)):
+        _copy(uri, target)
+        return
     os.makedirs(posixpath.dirname(absolute(target)), exist_ok=True)
-    os.symlink(absolute(uri), absolute(target))
+    try:
+        os.symlink(absolute(uri), absolute(target))
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise StorageError(
+            f"{target}: no link can be made there; ask for copies (--pictures copy; predict --copy)"
+        ) from error
 
 
 def _lies_at(uri: str, target: str) -> bool:

@@ -60,6 +60,12 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it (TIFF 6.0, tag 274)
     8: Image.Transpose.ROTATE_90,
 }
 
+# Formats of turned images -> that in which they are written upright, and with which options.
+_SAVED_AS = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "TIFF": "TIFF", "WEBP": "WEBP"}
+_SAVED_WITH: dict[str, dict[str, int]] = {
+    "JPEG": {"quality": 95, "subsampling": 0}, "MPO": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95},
+}  # fmt: skip
+
 _Read = TypeVar("_Read")
 _SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height change places
 _QUIET = threading.Lock()
@@ -113,6 +119,44 @@ def read_size(uri: str) -> tuple[int, int] | ImageError:
         return image_size(read_bytes(uri))
     except ImageError as error:
         return error
+
+
+def is_turned(path: str) -> bool:
+    """Whether a local image is stored turned or mirrored, as its EXIF orientation says; False of what cannot be read."""
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path, formats=_available_formats()) as image:
+                return _orientation(image) in _UPRIGHT
+        except Exception:
+            return False
+
+
+def upright_file(data: bytes) -> bytes | None:
+    """Return the file of a turned image anew, its pixels upright: for readers that do not know the EXIF orientation.
+
+    The format stays; JPEG and WebP lose a little (quality 95). None where nothing is to be done: it is upright, or cannot be
+    read, or is of a format in which turned images are hardly ever met (AVIF, JPEG 2000).
+    """
+    try:
+        return _judged(data, _turned_upright)
+    except ImageError:
+        return None
+
+
+def _turned_upright(data: bytes) -> bytes | None:
+    with Image.open(io.BytesIO(data), formats=_available_formats()) as image:
+        kind = image.format or ""
+        if _orientation(image) not in _UPRIGHT or kind not in _SAVED_AS:
+            return None
+        _load_whole(image, data, MAX_PIXELS)
+        left_to_do = _UPRIGHT.get(_orientation(image))  # Pillow turns some formats while it loads them
+        upright = image.copy() if left_to_do is None else image.transpose(left_to_do)
+        profile = image.info.get("icc_profile")
+        upright.info = {"icc_profile": profile} if profile else {}
+        file = io.BytesIO()
+        upright.save(file, format=_SAVED_AS[kind], icc_profile=profile, **_SAVED_WITH.get(kind, {}))
+        return file.getvalue()
 
 
 def require_size_of(image_hw: Sequence[int], found_hw: Sequence[int], what: str) -> None:

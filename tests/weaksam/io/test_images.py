@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 from tests.support.broken_files import Expected, broken_files, encode, picture, png, unusual_files, write_broken_files
 from weaksam.errors import ImageError
 from weaksam.io.files import read_bytes
-from weaksam.io.images import check_resized, decode_image, decode_numbers
+from weaksam.io.images import check_resized, decode_image, decode_numbers, is_turned, upright_file
 
 UNUSUAL, BROKEN = unusual_files(), broken_files()
 UPRIGHT = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
@@ -136,6 +136,38 @@ def test_exif_orientation_is_undone(orientation: int) -> None:
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
     for format_name in ("PNG", "TIFF"):  # Pillow turns TIFF by itself; it must not be turned twice
         np.testing.assert_array_equal(decode_image(encode(stored, format_name, exif=exif)), UPRIGHT)
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "TIFF", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_turned_file_is_written_anew_upright_in_its_format(
+    tmp_path: Path, orientation: int, format_name: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    large = np.repeat(np.repeat(STORED[orientation], 16, 0), 16, 1)  # whole blocks, of which JPEG loses little
+    data = encode(Image.fromarray(np.ascontiguousarray(large)), format_name, exif=exif)
+    (tmp_path / "a").write_bytes(data)
+    assert is_turned(str(tmp_path / "a")) == (orientation != 1)
+    upright = upright_file(data)
+    if orientation == 1:
+        assert upright is None
+        return
+    assert upright is not None
+    assert upright_file(upright) is None
+    with Image.open(io.BytesIO(upright)) as stored:  # by a reader that turns nothing
+        assert stored.format == format_name
+        assert stored.getexif().get(0x0112, 1) == 1
+        assert stored.size == (3 * 16, 2 * 16)
+    difference = decode_image(upright).astype(int) - decode_image(data)
+    assert np.abs(difference).max() <= (0 if format_name in ("PNG", "TIFF") else 40)
+    assert np.abs(difference).mean() <= (0 if format_name in ("PNG", "TIFF") else 6)
+
+
+def test_what_is_no_turned_image_is_not_written_anew(tmp_path: Path) -> None:
+    assert upright_file(b"") is None
+    assert upright_file(b"text") is None
+    assert not is_turned(str(tmp_path / "gone.jpg"))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
