@@ -68,7 +68,7 @@ PUBLISHED: dict[str, Published] = {
         uri="https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights/mobile_sam.pt",
         size_bytes=40_728_226,
         sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
-        note="MobileSAM: on CPUs",
+        note="MobileSAM: for CPUs; not measured here",
     ),
     "clip_vit_b_16": Published(
         uri="https://huggingface.co/timm/vit_base_patch16_clip_224.openai/resolve/main/open_clip_model.safetensors",
