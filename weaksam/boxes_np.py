@@ -25,6 +25,14 @@ def paired_iou(a_xyxy: NDArray[np.float64], b_xyxy: NDArray[np.float64]) -> NDAr
     return np.divide(shared, union, out=np.zeros_like(union), where=union > 0)
 
 
+def resized_boxes(
+    boxes_xyxy: NDArray[np.float32], from_hw: tuple[int, int], to_hw: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Boxes ``[N, 4]`` of an image of one height and width, in pixels of the same image at another."""
+    ratio = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]] * 2, dtype=np.float32)
+    return boxes_xyxy.astype(np.float32) * ratio
+
+
 def iou_float64(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
     """IoU of every box of one set with every box of another, ``[N, 4]``, ``[M, 4]`` -> ``[N, M]``, computed in float64."""
     return paired_iou(a_xyxy[:, None].astype(np.float64), b_xyxy.astype(np.float64))

@@ -6,6 +6,7 @@ depend on the process, the batch or the images before it, so that a resumed trai
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ Augmentation = Literal["none", "flip", "deit"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_WIDEST_CROP = 4 / 3  # width to height, or the other way round
 CROP_SHARE = 224 / 256  # test views: the central crop's share of the resized shorter side
 
 # DeiT asks timm for "rand-m9-mstd0.5-inc1": two operations, each applied half the time, of magnitude 9 +- 0.5 on a scale of
@@ -59,6 +61,16 @@ def training_view(
         if augmentation == "flip":
             return normalise(pixels)
         return v2.RandomErasing(_ERASING_PROBABILITY, value="random")(normalise(_randaugment(pixels)))  # type: ignore[no-any-return]
+
+
+def least_side(crop_size: int, min_crop_scale: float = 1.0) -> int:
+    """Return how many pixels an image's shorter side must have so that no view of it is enlarged.
+
+    Args:
+        crop_size: side of the view, pixels.
+        min_crop_scale: smallest share of the image's area that a crop covers; 1 is enough for test views, too.
+    """
+    return math.ceil(crop_size * math.sqrt(_WIDEST_CROP / min_crop_scale))
 
 
 def evaluation_view(image: NDArray[np.uint8], *, crop_size: int) -> Tensor:

@@ -87,14 +87,14 @@ def fetch(batch: pa.Table, *, longest_side: int) -> pa.Table:
     Columns PLANNED -> FETCHED; whatever else planned rows have stays with them.
     """
     from weaksam.io.files import read_bytes
-    from weaksam.io.images import check_resized, decode_image
+    from weaksam.io.images import check_resized, decode_at_least
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
         try:
             data = read_bytes(row["uri"])
-            image = decode_image(data)
+            _, size_hw = decode_at_least(data, 1)
             if longest_side:
-                check_resized(image.shape[:2], longest_side)
+                check_resized(size_hw, longest_side)
         except ImageError as error:
             return {**row, "bytes": None, "reason": error.reason, "detail": error.detail}
         return {**row, "bytes": data, "reason": None, "detail": None}

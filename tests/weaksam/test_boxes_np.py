@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from weaksam.boxes_np import inside_float64, intersection_area, iou_float64, paired_iou
+from weaksam.boxes_np import inside_float64, intersection_area, iou_float64, paired_iou, resized_boxes
 
 UNIT = [0, 0, 10, 10]
 
@@ -43,3 +43,10 @@ def test_the_share_inside_another_box_is_of_the_first_ones_area() -> None:
     assert inside_float64(a, b).tolist() == [[0.9, 1.0, 0.0], [0.25, 1.0, 0.0], [0.0, 0.0, 0.0]]
     assert inside_float64(a[:0], b).shape == (0, 3)
     assert inside_float64(a, b[:0]).shape == (3, 0)
+
+
+def test_boxes_of_an_image_at_another_size_by_hand():
+    boxes = np.array([[0, 0, 10, 20], [2.5, 5, 5, 10]], np.float32)
+    assert resized_boxes(boxes, (20, 10), (5, 20)).tolist() == [[0, 0, 20, 5], [5, 1.25, 10, 2.5]]
+    assert np.array_equal(resized_boxes(boxes, (7, 3), (7, 3)), boxes)
+    assert resized_boxes(boxes[:0], (20, 10), (5, 20)).shape == (0, 4)

@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from tests.support.tolerances import near
-from weaksam.transforms import IMAGENET_MEAN, IMAGENET_STD, evaluation_view, normalise, training_view
+from weaksam.transforms import IMAGENET_MEAN, IMAGENET_STD, evaluation_view, least_side, normalise, training_view
 
 AUGMENTATIONS = ["none", "flip", "deit"]
 
@@ -80,3 +82,11 @@ def test_the_evaluation_view_is_the_centre():
     result = evaluation_view(image, crop_size=56)
     assert result.shape == (3, 56, 56)
     assert torch.allclose(result, normalise(torch.ones(3, 56, 56)), atol=0.02)
+
+
+@pytest.mark.parametrize(("crop_size", "min_crop_scale", "side"), [(224, 1.0, 259), (224, 0.5, 366), (100, 0.25, 231)])
+def test_no_view_enlarges_an_image_of_the_least_side(crop_size: int, min_crop_scale: float, side: int) -> None:
+    # A crop of a share s of a square of side S is, at 4:3, sqrt(3 / 4 * s) * S high; a test view takes 224 of 256.
+    assert least_side(crop_size, min_crop_scale) == side
+    assert math.sqrt(3 / 4 * min_crop_scale) * side >= crop_size
+    assert side >= crop_size * 256 / 224

@@ -41,9 +41,10 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 
 # First bytes that leave no doubt about what the file set out to be.
+_JPEG = b"\xff\xd8\xff"
 _JPEG_2000 = b"\xff\x4f\xff\x51"  # how its stream of pixels begins, with or without boxes around it
 _SIGNATURES = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", _JPEG_2000,
+    _JPEG, b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", _JPEG_2000,
 )  # fmt: skip
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -71,12 +72,14 @@ _SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height change places
 _QUIET = threading.Lock()
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, least_side: int = 0) -> NDArray[np.uint8]:
     """Decode the first frame of an image file of any common format.
 
     Args:
         data: The file's content: AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PNM, TIFF or WebP.
         max_pixels: Largest height x width to decode; lower is stricter.
+        least_side: Pixels that the shorter side must keep. A JPEG of twice as many or more is decoded at a half, a quarter or
+            an eighth of its size, in a fraction of the time. 0 = images are decoded as they are.
 
     Returns:
         uint8 ``[H, W, 3]`` RGB, upright, contiguous and writable.
@@ -85,7 +88,20 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
         ImageError: With the reason "empty file", "not an image", "truncated", "decompression bomb" or "unreadable".
             Nothing else is raised, whatever the bytes.
     """
-    return _judged(data, lambda kept: _decode(kept, max_pixels))
+    return _judged(data, lambda kept: _decode(kept, max_pixels, least_side))
+
+
+def decode_at_least(data: bytes, least_side: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Decode an image as small as may be, see ``least_side`` of ``decode_image``, for what scales it down anyway.
+
+    Returns:
+        The image, and height and width of the whole one, which boxes are of.
+
+    Raises:
+        ImageError: As ``decode_image``.
+    """
+    image = decode_image(data, least_side=least_side)
+    return image, (image_size(data) if data.startswith(_JPEG) else (image.shape[0], image.shape[1]))
 
 
 def decode_numbers(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -224,9 +240,9 @@ def _size_hw(data: bytes) -> tuple[int, int]:
         return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
-def _decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+def _decode(data: bytes, max_pixels: int, least_side: int) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data), formats=_available_formats()) as image:
-        _load_whole(image, data, max_pixels)
+        _load_whole(image, data, max_pixels, least_side)
         upright = _UPRIGHT.get(_orientation(image))
         rgb = _to_rgb(image, data)
         return np.array(rgb if upright is None else rgb.transpose(upright))
@@ -242,12 +258,14 @@ def _numbers(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         return np.array(image)
 
 
-def _load_whole(image: Image.Image, data: bytes, max_pixels: int) -> None:
+def _load_whole(image: Image.Image, data: bytes, max_pixels: int, least_side: int = 0) -> None:
     width, height = image.size
     if width * height == 0:
         raise ImageError("unreadable", f"{width} x {height} pixels")
     if width * height > max_pixels:
         raise ImageError("decompression bomb", f"{width} x {height} pixels, more than {max_pixels:,}; shrink it")
+    if least_side:
+        image.draft(None, (least_side, least_side))  # None: the colours stay as they are
     image.load()
     # Zeros in place of a lost tail decode without complaint, and a lost last chunk is not missed.
     if _is_cut_short(data):
@@ -304,7 +322,7 @@ def _is_webp(data: bytes) -> bool:
 
 def _is_cut_short(data: bytes) -> bool:
     """Whether a JPEG, JPEG 2000, PNG or WebP file lacks the end that its format prescribes; False for other formats."""
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(_JPEG):
         return data.find(b"\xff\xd9", _first_scan_of_jpeg(data)) < 0
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in data

@@ -16,11 +16,12 @@ from pipelines.store.tables import Rows
 from pipelines.training.byte_cache import ByteCache
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
 from pipelines.training.task import Losses, Position, Share, TrainingPlan, plan_of
+from weaksam.boxes_np import resized_boxes
 from weaksam.config import RetrainConfig
 from weaksam.detectors.loading import build_retrained
 from weaksam.detectors.retrained.base import RetrainedDetector, Targets
-from weaksam.detectors.retrained.samples import BoxBatch, box_sample, collate_boxes, learnable
-from weaksam.io.images import decode_image
+from weaksam.detectors.retrained.samples import BoxBatch, box_sample, collate_boxes, learnable, least_side
+from weaksam.io.images import decode_at_least
 from weaksam.networks.pyramids import pixel_format
 from weaksam.random import derive_seed
 from weaksam.structures import PseudoGroundTruth
@@ -117,7 +118,9 @@ class BoxedImages:
         config, image = self._task.config, self._task.images[index]
         seed = derive_seed(config.seed, "box view", epoch, image.image_id)
         truth = image.truth if self._masks is None else learnable(self._masks[image.image_id], config.min_box_side)
-        return box_sample(decode_image(self._bytes.read(image)), truth, config, self._pixels, seed)
+        pixels, size_hw = decode_at_least(self._bytes.read(image), least_side(config))
+        boxes_xyxy = resized_boxes(truth.boxes_xyxy, size_hw, (pixels.shape[0], pixels.shape[1]))
+        return box_sample(pixels, replace(truth, boxes_xyxy=boxes_xyxy), config, self._pixels, seed)
 
     def collate(self, samples: list[tuple[Tensor, Targets]]) -> BoxBatch:
         """Return the padded batch of one pass."""

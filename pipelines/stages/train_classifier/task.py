@@ -21,7 +21,7 @@ from weaksam.io.files import read_bytes
 from weaksam.io.images import decode_image
 from weaksam.metrics.classification import ClassificationScores, classification_scores
 from weaksam.random import derive_seed
-from weaksam.transforms import evaluation_view, training_view
+from weaksam.transforms import evaluation_view, least_side, training_view
 
 PUBLISHED_BATCH = 512  # base_lr is the learning rate of a batch of this size
 
@@ -96,7 +96,7 @@ class LabelledImages:
         """Return a view float32 ``[3, S, S]`` and its multi-hot target float32 ``[C]``."""
         config, image = self._task.config, self._task.images[index]
         view = training_view(
-            decode_image(self._bytes.read(image)),
+            decode_image(self._bytes.read(image), least_side=least_side(config.crop_size, config.min_crop_scale)),
             crop_size=config.crop_size,
             min_crop_scale=config.min_crop_scale,
             augmentation=config.augmentation,
@@ -142,7 +142,7 @@ def score_classifier(
     mine: list[np.ndarray | None] = []
     for image in share.of(images):
         try:
-            pixels = decode_image(read_bytes(image.uri))
+            pixels = decode_image(read_bytes(image.uri), least_side=least_side(crop_size))
         except ImageError:
             mine.append(None)
             continue

@@ -17,11 +17,12 @@ from pipelines.training.byte_cache import ByteCache
 from pipelines.training.images import LabelledImage
 from pipelines.training.schedules import MOMENTUM, milestones_passed, warmed_up
 from pipelines.training.task import Losses, Position, Share, TrainingPlan, plan_of
+from weaksam.boxes_np import resized_boxes
 from weaksam.config import MilConfig
 from weaksam.detectors.loading import build_detector, pixel_format
 from weaksam.detectors.mil.base import WeakDetector
 from weaksam.detectors.mil.samples import collate, prepare_proposals, training_sample
-from weaksam.io.images import decode_image
+from weaksam.io.images import decode_at_least
 from weaksam.random import derive_seed
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]  # images [B, 3, H, W], boxes_xyxy [B, R, 4], real [B, R], labels [B, C]
@@ -111,9 +112,9 @@ class WeakImages:
     def load(self, index: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return a view ``[3, h, w]``, its proposals ``[R, 4]`` in its pixels, and its labels bool ``[C]``."""
         config, image = self._task.config, self._task.images[index]
-        pixels = decode_image(self._bytes.read(image))
-        size_hw = (pixels.shape[0], pixels.shape[1])
+        pixels, size_hw = decode_at_least(self._bytes.read(image), max(config.scales))
         boxes = prepare_proposals(self._proposals[image.image_id], size_hw, config.min_box_side)
+        boxes = resized_boxes(boxes, size_hw, (pixels.shape[0], pixels.shape[1]))
         seed = derive_seed(config.seed, "mil view", epoch, image.image_id)
         view, boxes_xyxy = training_sample(pixels, boxes, config, self._pixels, seed)
         labels = torch.zeros(self._task.num_classes, dtype=torch.bool)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipelines.products.index import Picture
 from pipelines.products.pseudo_labels import PseudoLabelledImage
@@ -28,7 +29,9 @@ from weaksam.config import (
     Weights,
 )
 from weaksam.datasets.shapes import Shapes
+from weaksam.detectors.retrained.samples import least_side
 from weaksam.errors import DataError
+from weaksam.io.images import decode_at_least
 from weaksam.structures import BOXES, IMAGE_LABELS, PseudoGroundTruth
 
 SMALL = RetrainConfig(
@@ -166,6 +169,24 @@ def test_a_view_is_decided_by_epoch_and_image_alone():
     assert torch.equal(view, again[0])
     assert torch.equal(targets.boxes_xyxy, again[1].boxes_xyxy)
     assert view.shape != other[0].shape or not torch.equal(view, other[0])
+
+
+def test_a_large_jpeg_gives_the_boxes_and_nearly_the_view_of_the_whole_picture(tmp_path):
+    boxes = row("a", (100, 40, 301, 460), (0, 0, 528, 512)).truth
+    rows, columns = np.mgrid[:512, :528]
+    smooth = Image.fromarray(np.stack([rows // 3, columns // 3, 255 - columns // 3], axis=-1).astype(np.uint8))
+    smooth.save(tmp_path / "a.jpg", quality=98, subsampling=0)  # is decoded at an eighth of its size
+    smooth.save(tmp_path / "a.png")
+
+    def loaded(name):
+        image = BoxedImage("a", str(tmp_path / name), "", boxes)
+        return RetrainTask(config=SMALL, num_classes=2, images=(image,)).build_dataset().load(0, epoch=0)
+
+    (view, targets), (whole, expected) = loaded("a.jpg"), loaded("a.png")
+    assert view.shape == whole.shape
+    assert (view - whole)[:, :-1, :-1].abs().max() < 0.1  # in deviations; the last cells are of parts of blocks
+    torch.testing.assert_close(targets.boxes_xyxy, expected.boxes_xyxy, atol=1e-3, rtol=0)
+    assert decode_at_least((tmp_path / "a.jpg").read_bytes(), least_side(SMALL))[0].shape == (64, 66, 3)
 
 
 # --------------------------------------------------------------------------------------------------------------- training

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipelines.recipe.model import load_recipe
 from pipelines.stages.train_mil.stage import STAGE, choose_images
@@ -126,6 +127,22 @@ def test_a_sample_is_a_view_of_its_image_with_the_proposals_in_it(tmp_path):
     assert torch.equal(view, again[0])
     assert torch.equal(boxes, again[1])
     assert view.shape != other[0].shape or not torch.equal(view, other[0])
+
+
+def test_a_large_jpeg_gives_the_proposals_of_the_whole_picture(tmp_path):
+    task = drawn_task(tmp_path, count=1)
+    picture = Image.fromarray(np.full((512, 528, 3), 90, np.uint8))
+    picture.save(tmp_path / "a.jpg")  # is decoded at an eighth of its size
+    picture.save(tmp_path / "a.png")
+
+    def loaded(name):
+        images = (task.images[0]._replace(uri=str(tmp_path / name)),)
+        return replace(task, images=images).build_dataset().load(0, epoch=0)
+
+    (view, boxes, _), (whole, expected, _) = loaded("a.jpg"), loaded("a.png")
+    assert view.shape == whole.shape
+    assert len(boxes) == 3
+    torch.testing.assert_close(boxes, expected, atol=1e-3, rtol=0)
 
 
 def test_a_pass_pads_its_images_and_proposals(tmp_path):

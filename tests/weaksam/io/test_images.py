@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 from tests.support.broken_files import Expected, broken_files, encode, picture, png, unusual_files, write_broken_files
 from weaksam.errors import ImageError
 from weaksam.io.files import read_bytes
-from weaksam.io.images import check_resized, decode_image, decode_numbers, is_turned, upright_file
+from weaksam.io.images import check_resized, decode_at_least, decode_image, decode_numbers, is_turned, upright_file
 
 UNUSUAL, BROKEN = unusual_files(), broken_files()
 UPRIGHT = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
@@ -162,6 +162,43 @@ def test_a_turned_file_is_written_anew_upright_in_its_format(
     difference = decode_image(upright).astype(int) - decode_image(data)
     assert np.abs(difference).max() <= (0 if format_name in ("PNG", "TIFF") else 40)
     assert np.abs(difference).mean() <= (0 if format_name in ("PNG", "TIFF") else 6)
+
+
+@pytest.mark.parametrize(
+    ("least_side", "size_hw"),
+    [
+        (0, (240, 322)),
+        (121, (240, 322)),
+        (120, (120, 161)),
+        (61, (120, 161)),
+        (60, (60, 81)),
+        (1, (30, 41)),
+        (300, (240, 322)),
+    ],
+)
+def test_a_jpeg_is_decoded_as_small_as_its_shorter_side_may_be(least_side: int, size_hw: tuple[int, int]) -> None:
+    rows, columns = np.mgrid[:240, :322]
+    smooth = np.stack([rows, columns * 240 // 322, 255 - rows], axis=-1).astype(np.uint8)
+    data = encode(Image.fromarray(smooth), "JPEG", quality=95)
+    image, whole_hw = decode_at_least(data, least_side)
+    assert (image.shape, whole_hw) == ((*size_hw, 3), (240, 322))
+    expected = np.asarray(Image.fromarray(smooth).resize(size_hw[::-1], Image.Resampling.BOX), int)
+    assert np.abs(image - expected)[:-1, :-1].max() <= 6  # the last column of a half is of half a block
+
+
+def test_what_is_decoded_small_is_upright_whole_and_complete() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(picture((160, 320)), "JPEG", exif=exif)
+    image, whole_hw = decode_at_least(data, 80)
+    assert (image.shape, whole_hw) == ((160, 80, 3), (320, 160))
+    with pytest.raises(ImageError, match="truncated"):
+        decode_at_least(data[: len(data) // 2], 1)
+    with pytest.raises(ImageError, match="decompression bomb"):
+        decode_image(data, max_pixels=160 * 320 - 1, least_side=1)
+    png = encode(picture((160, 320)), "PNG")
+    np.testing.assert_array_equal(decode_at_least(png, 1)[0], decode_image(png))
+    assert decode_at_least(png, 1)[1] == (160, 320)
 
 
 def test_what_is_no_turned_image_is_not_written_anew(tmp_path: Path) -> None:

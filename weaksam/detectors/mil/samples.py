@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from weaksam.boxes import clip_boxes
+from weaksam.boxes_np import resized_boxes
 from weaksam.config import MilConfig
 from weaksam.losses.mil import pad, real_proposals
 from weaksam.networks.pixels import padded_batch
@@ -115,8 +116,7 @@ def scaled(
     size = [max(1, round(height * factor)), max(1, round(width * factor))]
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     resized = v2.functional.resize(pixels, size, InterpolationMode.BILINEAR).permute(1, 2, 0).numpy()
-    ratio = np.array([size[1] / width, size[0] / height] * 2, dtype=np.float32)
-    return resized, boxes_xyxy.astype(np.float32) * ratio
+    return resized, resized_boxes(boxes_xyxy, (height, width), (size[0], size[1]))
 
 
 def mirrored(

@@ -42,6 +42,13 @@ def learnable(truth: PseudoGroundTruth, min_box_side: int) -> PseudoGroundTruth:
     return truth.take(np.flatnonzero(kept).tolist())
 
 
+def least_side(config: RetrainConfig) -> int:
+    """Return how many pixels an image's shorter side must have so that no view enlarges it; 0 = all that it has."""
+    if config.jitter or config.detector.learns_masks:  # which may enlarge any; masks are of the whole image
+        return 0
+    return max((*config.scales, *config.crop_scales))
+
+
 def box_sample(
     image: NDArray[np.uint8], truth: PseudoGroundTruth, config: RetrainConfig, pixels: Normaliser, seed: int
 ) -> tuple[Tensor, Targets]:
