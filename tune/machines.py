@@ -76,5 +76,5 @@ def _has_gpus(resources: TrialResources, machines: Sequence[Machine]) -> bool:
 
 
 def told_size(cpus: int, gpus: float) -> str:
-    """Return the size of a trial, or of a machine, for people."""
-    return f"{cpus} CPU(s)" + (f" and {gpus:g} GPU(s)" if gpus else "")
+    """Return the size of a trial, or of a machine, for people; of GPUs that nobody has counted (infinity) nothing is said."""
+    return f"{cpus} CPU(s)" + (f" and {gpus:g} GPU(s)" if 0 < gpus < math.inf else "")

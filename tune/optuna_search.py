@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from tune.spaces import Settings
 from tune.sweep import Trials
-from tune.trial import Record, last_known
+from tune.trial import Records, last_known
 
 _DRAWS = 100  # for one trial; if none of them is new, there is nothing new to be found
 
@@ -23,16 +23,22 @@ class OptunaSearch(Searcher):
     Args:
         trials: of the sweep.
         whole: for every knob whether its field holds whole numbers.
-        before: trials that have ended, in this call or earlier ones. A stopped one counts with its last value, as Ray Tune
-            tells it of trials that it stops; a failed one is not proposed again.
+        records: of its trials that have ended, in this call or earlier ones. A stopped one counts with its last value, as Ray
+            Tune tells it of trials that it stops; a failed one is not proposed again. What is proposed is noted there: the
+            next call could not think of it again.
+
+    Attributes:
+        exhausted: whether it found nothing more to propose.
     """
 
-    def __init__(self, trials: Trials, whole: Mapping[str, bool], before: Iterable[Record]) -> None:
+    def __init__(self, trials: Trials, whole: Mapping[str, bool], records: Records) -> None:
         super().__init__(metric="objective", mode="max")
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
         sweep = trials.sweep
-        before = list(before)
+        before = [record for record in records.read().values() if trials.has(record.key, record.settings)]
+        self.exhausted = False
         self._trials = trials
+        self._records = records
         self._distributions = {name: knob.distribution(whole=whole[name]) for name, knob in sweep.space.items()}
         # A sweep that goes on draws others than those it began with.
         sampler = optuna.samplers.TPESampler(seed=sweep.search.seed + len(before))
@@ -56,8 +62,10 @@ class OptunaSearch(Searcher):
             if key not in self._proposed:
                 self._proposed.add(key)
                 self._asked[trial_id] = asked
+                self._records.begin(key, settings)
                 return {"settings": settings}
             self._study.tell(asked, state=optuna.trial.TrialState.FAIL)  # nothing to learn from
+        self.exhausted = True
         return Searcher.FINISHED  # type: ignore[return-value]  # the declared type forgets it
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

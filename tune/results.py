@@ -145,7 +145,7 @@ def text_tables(outcome: Outcome) -> list[TextTable]:
     tables = [best]
     if outcome.compared:
         tables.append(_text_of_compared(outcome))
-    if len(ordered) >= 3:
+    if len(ordered) >= 3 and ranking(outcome):
         tables.append(_text_of_ranking(outcome))
     return tables
 

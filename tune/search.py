@@ -1,6 +1,7 @@
 """The driver of a sweep: Ray Tune chooses and runs the trials that have no record yet.
 
     RUN/tune/NAME/trials/KEY.json    how each trial ended             RUN/tune/NAME/logs/KEY.txt   what its stages said
+    RUN/tune/NAME/trials/begun/KEY.json                               what Optuna chose for a trial
     RUN/tune/NAME/compared/KEY.json  the same of the best one and of the settings beside it, with more seeds
 
 What all trials share is made first, with the whole machine; what some share is made by the first that needs it, while the
@@ -93,21 +94,24 @@ def run_sweep(
         f"  {wanted} trials{_distinct(planned)}, {known} of them done before; {sweep.resources.at_a_time}; "
         f"{records.folder}"
     )
+    exhausted = False
     run = partial(_tune, trials, records, again, options=options, voice=voice, deadline=deadline)
     if planned is not None:
         run([of_key[0] for key, of_key in planned.items() if key not in done or key in again])
         done = _of_sweep(trials, records.read())
         rows = [(settings, done[key]) for key, of_key in planned.items() if key in done for settings in of_key]
     else:
-        run([record.settings for record in again.values()])
+        begun = {key: settings for key, settings in records.begun().items() if trials.has(key, settings)}
+        run([*(record.settings for record in again.values()), *begun.values()])
         done = _of_sweep(trials, records.read())
         from tune.optuna_search import OptunaSearch
 
-        run(OptunaSearch(trials, whole, done.values()), wanted - len(done))
+        search = OptunaSearch(trials, whole, records)
+        run(search, wanted - len(done))
+        exhausted = search.exhausted
         done = _of_sweep(trials, records.read())
         rows = [(record.settings, record) for record in done.values()]
     if len({record.key for _, record in rows}) < wanted:
-        exhausted = planned is None and time.monotonic() < deadline
         voice.say(
             f"  {len(done)} trials are all that Optuna finds: its other settings cannot give other figures"
             if exhausted

@@ -213,6 +213,20 @@ class Records:
         known = [record for record in found if record is not None]
         return {record.key: record for record in sorted(known, key=lambda r: (r.ended, r.key))}
 
+    def begin(self, key: str, settings: Settings) -> None:
+        """Note the settings of a trial that nobody will think of again, before it begins."""
+        write_json(join(self._begun, f"{key}.json"), {"settings": settings})
+
+    def begun(self) -> dict[str, Settings]:
+        """Return the settings that were noted, by their trial's key, of those that have no record yet."""
+        fs, path = open_fs(self._begun)
+        fs.invalidate_cache()
+        names = sorted(name.rpartition("/")[2] for name in fs.ls(path, detail=False)) if fs.exists(path) else []
+        noted = {name.removesuffix(".json"): join(self._begun, name) for name in names if name.endswith(".json")}
+        ended = self.read().keys()
+        read = {key: _noted(uri) for key, uri in noted.items() if key not in ended}
+        return {key: settings for key, settings in read.items() if settings is not None}
+
     def get(self, key: str) -> Record | None:
         """Return one record, or None."""
         return self._read(self._file(key))
@@ -233,6 +247,18 @@ class Records:
 
     def _file(self, key: str) -> str:
         return join(self.folder, f"{key}.json")
+
+    @property
+    def _begun(self) -> str:
+        return join(self.folder, "begun")
+
+
+def _noted(uri: str) -> Settings | None:
+    """Return noted settings; None where a damaged file does not say, which costs no more than a proposal."""
+    with suppress(DamagedFileError):
+        settings = (read_object(uri) or {}).get("settings")
+        return settings if isinstance(settings, dict) else None
+    return None
 
 
 class TrialLog(io.StringIO):

@@ -213,6 +213,18 @@ class Recipe(BaseModel):
         """Whether proposals ask a clue source where to look."""
         return self.propose.method == "sam" and bool(self.clues.source.kinds)
 
+    def place_of(self, path: str) -> tuple[Any, list[str]]:
+        """Return where the value at a path ``a.b`` of an override is, this recipe or an instance's view, and its path there.
+
+        Of an instance that there is not yet, all is as its verb's section says.
+        """
+        parts, known = path.split("."), {*self.stages, *self.instances}
+        if not _is_of_instance(parts, known):
+            return self, parts
+        name, rest = ".".join(parts[:2]), parts[2:]
+        seen = self.of(name) if name in known else self
+        return seen, rest if rest[0] in _PARTS else [_section(name), *rest]
+
     def section_of(self, name: str) -> Any:
         """Return the section of the verb of the instance ``name``, as the instance sees it."""
         return getattr(self.of(name), _section(name))

@@ -12,9 +12,12 @@ from weaksam.errors import ConfigError
 
 
 def value_at(recipe: Recipe, path: str, where: str) -> Any:
-    """Return the value at a path; raise ConfigError, beginning with ``where``, if a recipe has no such field."""
-    value: Any = recipe
-    for part in path.split("."):
+    """Return the value at a path; raise ConfigError, beginning with ``where``, if a recipe has no such field.
+
+    A path may begin with an instance, ``retrain.masks.lr``, as an override may.
+    """
+    value, parts = recipe.place_of(path)
+    for part in parts:
         fields = getattr(value, "__dict__", {})
         if part not in fields:
             close = difflib.get_close_matches(part, fields, n=1)

@@ -24,6 +24,7 @@ from tune.sweep import BEST, Trials, load_sweep
 from tune.trial import Record, Records
 from weaksam.errors import RunError
 from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
+from weaksam.io.files import join
 
 pytestmark = [
     pytest.mark.ray,
@@ -218,6 +219,20 @@ def test_optuna_chooses_each_setting_once_and_ends_when_there_are_no_more(tmp_pa
     assert "2 trials are all that Optuna finds" in out
     assert sorted(settings["pseudo_labels.tau_s"] for settings, _ in outcome.trials) == [0.1, 0.6]
     assert len(executed(trials)) == 4
+
+
+def test_what_optuna_chose_for_a_call_that_was_cut_is_run_first(tmp_path, ray_cluster):
+    text = SWEEP.replace("[devkit, chainer]", "[devkit]") + "search: {algorithm: optuna, trials: 1}\n"
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
+    outcome, _ = run(trials_of(tmp_path / "whole", text))
+    ((settings, _),) = outcome.trials
+    (other,) = {0.1, 0.6} - {settings["pseudo_labels.tau_s"]}
+    cut, settings = trials_of(tmp_path / "cut", text), {**settings, "pseudo_labels.tau_s": other}
+    Records(join(sweep_folder(cut), "trials")).begin(cut.key(settings), settings)
+    outcome, out = run(cut)
+    assert [of_trial for of_trial, _ in outcome.trials] == [settings]
+    assert "1 trials, 0 of them done before" in out
 
 
 @pytest.mark.long

@@ -337,6 +337,13 @@ def test_whole_numbers_are_known_from_the_recipe(tmp_path):
     }
 
 
+def test_an_option_of_an_instance_varies_too(tmp_path):
+    knobs = "retrain.other.steps: [2, 4]\n  retrain.other.lr: [0.5, 1]"
+    trials = trials_of(tmp_path, changed("evaluate.voc_style: [devkit, chainer]", knobs))
+    whole = whole_numbers(trials)
+    assert (whole["retrain.other.steps"], whole["retrain.other.lr"]) == (True, False)
+
+
 def test_trials_of_an_earlier_version_of_the_file_are_not_the_sweeps(tmp_path):
     text = changed("[0.1, 0.6]", "{uniform: [0.1, 0.6]}") + "search: {algorithm: optuna, trials: 3}\n"
     trials = trials_of(tmp_path, text)
