@@ -57,4 +57,4 @@ lock: setup ## resolve requirements.lock anew from pyproject.toml
 		--extra dev --quiet --upgrade -o requirements.lock pyproject.toml
 
 clean: ## remove what setup and the tests made
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

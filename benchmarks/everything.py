@@ -20,16 +20,13 @@ import torch
 from numpy.typing import NDArray
 from segment_anything import SamAutomaticMaskGenerator, automatic_mask_generator
 from segment_anything.modeling import Sam
-from torch import Tensor
-from torchvision.ops import batched_nms
 
+from benchmarks.sams import exclusive_nms, sam_called
 from benchmarks.tables import markdown
-from weaksam.config import EverythingConfig, SamConfig
+from weaksam.config import EverythingConfig
 from weaksam.datasets.shapes import data_set_seed, draw
 from weaksam.masks_np import Rle, rle_iou
-from weaksam.sam import SAMS
 from weaksam.sam.everything import segment_everything
-from weaksam.sam.load import load_sam
 
 HEIGHT, WIDTH = 375, 500
 
@@ -56,7 +53,7 @@ def main() -> None:
         crop_points_downscale=2,
         min_region_area=args.min_region_area,
     )
-    sam = _sam(args.sam)
+    sam = sam_called(args.sam)
     images = [draw(data_set_seed(0, "test", index), WIDTH).image[:HEIGHT].copy() for index in range(args.images)]
     sides: dict[str, Callable[[Sam, NDArray[np.uint8], EverythingConfig], list[Rle]]] = {
         "stock": _stock, "weaksam": _ours,
@@ -86,19 +83,12 @@ def main() -> None:
     print(f"\nmasks: {same} of {sum(map(len, masks['stock']))} to the pixel")
 
 
-def _sam(name: str) -> Sam:
-    if name == "builtin":
-        return load_sam(SamConfig(name="builtin"))
-    torch.manual_seed(0)
-    return SAMS[name].build().eval().requires_grad_(False)
-
-
 def _ours(sam: Sam, image: NDArray[np.uint8], config: EverythingConfig) -> list[Rle]:
     return list(segment_everything(sam, image, config).mask_rle)
 
 
 def _stock(sam: Sam, image: NDArray[np.uint8], config: EverythingConfig) -> list[Rle]:
-    automatic_mask_generator.batched_nms = _exclusive_nms
+    automatic_mask_generator.batched_nms = exclusive_nms
     generator = SamAutomaticMaskGenerator(
         sam,
         points_per_side=config.points_per_side,
@@ -115,12 +105,6 @@ def _stock(sam: Sam, image: NDArray[np.uint8], config: EverythingConfig) -> list
     )
     found = [record["segmentation"] for record in generator.generate(image)]
     return [{"size": rle["size"], "counts": rle["counts"].encode()} for rle in found]
-
-
-def _exclusive_nms(boxes: Tensor, scores: Tensor, categories: Tensor, iou_threshold: float) -> Tensor:
-    """Suppress as stock does, but with boxes that end one past their last pixel, as they do here."""
-    kept: Tensor = batched_nms(boxes.to(scores.dtype) + torch.tensor([0, 0, 1, 1]), scores, categories, iou_threshold)
-    return kept
 
 
 if __name__ == "__main__":

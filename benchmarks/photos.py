@@ -50,7 +50,8 @@ def main() -> int:
         with subprocess.Popen(command) as process, _peak_of(process.pid) as peak:
             code = process.wait()
         whole_s = time.monotonic() - started
-        print(f"\n{table(run)}\n\nwhole run {whole_s / 60:.1f} min, at most {peak[0] / 2**30:.2f} GiB at once")
+        stages = f"\n{table(run)}\n" if code == 0 else ""
+        print(f"{stages}\nwhole run {whole_s / 60:.1f} min, at most {peak[0] / 2**30:.2f} GiB at once")
     return code
 
 

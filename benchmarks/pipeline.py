@@ -1,6 +1,6 @@
 """What Ray Data costs and brings: the propose stage against a bare loop over the same actors, and the driver's memory.
 
-    python -m benchmarks.pipeline            four tables; minutes on two cores
+    python -m benchmarks.pipeline            three tables; minutes on two cores
 
 Throughput is taken once warm: images after the first finished task, over the time since then, so that neither side pays
 for starting processes and loading models. Every row is the median of ``--repeats`` runs, sides alternated.

@@ -139,11 +139,12 @@ class Compared:
     def print_detectors(self) -> None:
         """Detectors: which detections both find, and their average precision."""
         mil = self.recipe.mil
-        weak, names = load_detector(Path(self._weights("train-mil").uri), mil, CLASS_NAMES)
+        weak, _ = load_detector(Path(self._weights("train-mil").uri), mil, CLASS_NAMES)
+        weak.to(self.device)
         of_image = [prepare_proposals(p.boxes_xyxy, p.size_hw, mil.min_box_side) for p in self.exact]
         test = self.recipe.detect
         self._print_detections(
-            f"{mil.detector.name}, {names and mil.backbone}",
+            f"{mil.detector.name}, {mil.backbone}",
             lambda wanted: lambda n, one: detect(weak, one.image, of_image[n], replace(test, precision=wanted)),
         )
         retrain = self.recipe.retrain
@@ -151,6 +152,7 @@ class Compared:
         def alone(wanted: Precision) -> Callable[[int, Drawing], Detections]:
             config = replace(retrain, test=replace(retrain.test, precision=wanted))
             detector, _, _ = load_retrained(Path(self._weights("retrain").uri), config)
+            detector.to(self.device)
             return lambda _, one: detect_alone(detector, one.image)
 
         self._print_detections(f"{retrain.detector.name}, {retrain.backbone}", alone)
@@ -231,7 +233,13 @@ class Compared:
 
 def _print_vit_b(device: torch.device) -> None:
     """Time of encoding one picture of 375 x 500 with ViT-B, and of decoding a prompt."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
+
+    def clock() -> float:
+        if device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     image = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     points = np.random.default_rng(1).random((PROMPTS, 1, 2)).astype(np.float32) * np.array([500, 375], np.float32)
     prompts = [Prompt(points_xy=points_xy) for points_xy in points]

@@ -30,16 +30,13 @@ import torch
 from numpy.typing import NDArray
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor, automatic_mask_generator
 from segment_anything.modeling import Sam
-from torch import Tensor
-from torchvision.ops import batched_nms
 
+from benchmarks.sams import exclusive_nms, sam_called
 from weaksam.boxes import nms_in_order
-from weaksam.config import PromptsConfig, ProposalsConfig, SamConfig
+from weaksam.config import PromptsConfig, ProposalsConfig
 from weaksam.datasets.shapes import data_set_seed, draw
 from weaksam.heap import keep_heap
 from weaksam.proposals.proposer import Proposer
-from weaksam.sam import SAMS
-from weaksam.sam.load import load_sam
 from weaksam.structures import SOURCES, Prompts
 
 STOCK, STOCK_KEEPING, OURS = "stock", "stock, memory kept", "weaksam, memory kept"
@@ -120,10 +117,9 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sam(name: str) -> Sam:
+    sam = sam_called(name)
     if name == "builtin":
-        return load_sam(SamConfig(name="builtin"))
-    torch.manual_seed(0)
-    sam = SAMS[name].build().eval().requires_grad_(False)
+        return sam
     for head in sam.mask_decoder.output_hypernetworks_mlps:
         head.layers[-1].weight *= 100
     sam.mask_decoder.iou_prediction_head.layers[-1].bias += 0.5
@@ -151,7 +147,7 @@ def _ours(sam: Sam, image: NDArray[np.uint8], grid: int, clues: list[Prompts], c
 
 
 def _stock(sam: Sam, image: NDArray[np.uint8], grid: int, clues: list[Prompts], config: ProposalsConfig) -> Found:
-    automatic_mask_generator.batched_nms = _exclusive_nms
+    automatic_mask_generator.batched_nms = exclusive_nms
     generator = SamAutomaticMaskGenerator(
         sam,
         points_per_side=grid,
@@ -177,11 +173,6 @@ def _stock(sam: Sam, image: NDArray[np.uint8], grid: int, clues: list[Prompts], 
             boxes_xyxy = [boxes_xyxy[row] for row in kept.tolist()]
         found += [(of_source.source, box) for box in boxes_xyxy]
     return found
-
-
-def _exclusive_nms(boxes: Tensor, scores: Tensor, categories: Tensor, iou_threshold: float) -> Tensor:
-    kept: Tensor = batched_nms(boxes + torch.tensor([0, 0, 1, 1]), scores, categories, iou_threshold)
-    return kept
 
 
 if __name__ == "__main__":

@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
+from benchmarks.sams import sam_called
 from benchmarks.tables import markdown
-from weaksam.config import SamConfig, SegmentConfig
+from weaksam.config import SegmentConfig
 from weaksam.datasets.shapes import data_set_seed, draw
 from weaksam.masks import encode_rles
 from weaksam.masks_np import Rle, decode_rle, encode_rle
-from weaksam.sam import SAMS
 from weaksam.sam.encode import encode_image
-from weaksam.sam.load import load_sam
 from weaksam.sam.segment import segment_boxes
 
 HEIGHT, WIDTH = 375, 500
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    sam = _sam(args.sam)
+    sam = sam_called(args.sam)
     images = [draw(data_set_seed(0, "test", index), WIDTH).image[:HEIGHT].copy() for index in range(args.images)]
     boxes = [_boxes(index, args.boxes) for index in range(args.images)]
     sides: dict[str, Callable[..., tuple[float, list[Rle]]]] = {"stock": _stock, "weaksam": _ours}
@@ -70,13 +69,6 @@ def main() -> None:
     agree = [_iou(a, b) for a, b in zip(masks["stock"], masks["weaksam"], strict=True)]
     print(f"\nmasks: {sum(iou == 1 for iou in agree)} of {count} to the pixel, least IoU {min(agree):.4f}")
     _time_run_lengths(masks["stock"])
-
-
-def _sam(name: str) -> Sam:
-    if name == "builtin":
-        return load_sam(SamConfig(name="builtin"))
-    torch.manual_seed(0)
-    return SAMS[name].build().eval().requires_grad_(False)
 
 
 def _boxes(seed: int, count: int) -> NDArray[np.float32]:

@@ -58,8 +58,12 @@ def paste_shapes(backgrounds: Path, out: Path, counts: Mapping[str, int], *, siz
         seed: 0..999, of the drawings.
 
     Raises:
-        DataError: ``out`` is there, or there are fewer photographs than splits.
+        DataError: ``out`` is there, there are fewer photographs than splits, or no drawing has the seed.
     """
+    if not counts:
+        raise DataError("expected an image or more in a split, got none; give --train, --val or --test")
+    for split, count in counts.items():
+        data_set_seed(seed, split, count - 1)  # before anything is made
     if out.exists():
         raise DataError(f"--out {out}: expected a folder that is not there yet; name another, or remove it")
     photographs = _photographs(backgrounds)

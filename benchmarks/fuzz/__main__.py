@@ -47,6 +47,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.lines:
         return _read_and_tell(args.kind, args.seed, args.start, args.count)
+    if args.only is not None and args.kind is None:
+        parser.error("--only needs --kind: files are numbered within their kind")
     if args.only is not None:
         return _show(args.kind, args.seed, args.only)
     kinds = [args.kind] if args.kind else list(KINDS)

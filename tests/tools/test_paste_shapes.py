@@ -56,3 +56,12 @@ def test_a_folder_that_is_there_and_too_few_photographs_are_refused(photographs:
     with pytest.raises(DataError, match="for each of 2 splits, got 1 that can be read"):
         paste_shapes(photographs / "more", tmp_path / "out", {"train": 1, "test": 1}, size=48, seed=0)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", [["--seed", "1000"], ["--train", "0", "--val", "0", "--test", "0"]])
+def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
+    photographs: Path, tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--backgrounds", str(photographs), "--out", str(tmp_path / "out"), *wrong]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "out").exists()
