@@ -39,7 +39,7 @@ def outcome_of(sweep, records, compared=(), planned=None):
         sweep=sweep,
         trials=tuple((record.settings, record) for record in records),
         planned=planned or len(records),
-        best=max(finished, key=lambda record: record.select["ap50"]),
+        best=max(finished, key=lambda record: record.select[sweep.objective]),
         compared=dict(compared),
     )
 
@@ -129,6 +129,18 @@ def test_what_is_not_reported_has_no_column_of_its_own():
     assert re.findall(r"<th[^>]*>([^<]*)</th>", compared)[-2:] == ["lr", "ap50"]
     assert re.findall(r"<th[^>]*>([^<]*)</th>", trials)[-4:] == ["ap50", "reported", "agreement", "s"]
     assert [column.heading for column in text_tables(outcome)[1].columns][-2:] == ["lr", "ap50"]
+
+
+def test_without_true_boxes_no_table_of_ranks_is_shown():
+    sweep = sweep_of(objective="classification_map", also=["agreement"])
+    values = ((0.1, 0.3), (0.2, 0.2), (0.3, 0.1))
+    records = [
+        record_of(settings_of(0.1, 0.8, n), dict(zip(("classification_map", "agreement"), both, strict=True)), {})
+        for n, both in enumerate(values)
+    ]
+    outcome = outcome_of(sweep, records)
+    assert ranking(outcome) == []
+    assert len(text_tables(outcome)) == 1
 
 
 def test_objectives_are_judged_by_the_reported_figure_of_what_they_choose():
