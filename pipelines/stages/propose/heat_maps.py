@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines.dataflow.rows import one_thread
 from pipelines.page.shown_run import ShownRun
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 HeatMaps = Mapping[
     tuple[int, str], NDArray[np.float32]
-]  # class index, source ("fine", "coarse", "cross") -> map [H, W]
+]  # class index, source ("fine", "coarse", "cross") -> map [h, w], as large as it is shown
 
 
 def heat_mappers(run: ShownRun) -> dict[str, HeatMapper]:
@@ -77,6 +78,8 @@ class HeatMapper:
     def maps(self, image_id: str, image: NDArray[np.uint8]) -> HeatMaps:
         """Return the maps, in [0, 1], of the classes for which an image was prompted; of several maps of a source, their mean.
 
+        They are no larger than the page shows them: of a photograph of 48 million pixels one alone would take 200 MB.
+
         Args:
             image_id: of the image, whose labels may say which classes these are.
             image: ``[H, W, 3]`` RGB, upright.
@@ -85,11 +88,14 @@ class HeatMapper:
             WeaksamError: the clue source's weights are not to be had, or are those of another network.
         """
         found: dict[tuple[int, str], NDArray[np.float32]] = {}
+        side = self._run.recipe.report.gallery_side
 
         def keep(of_class: ClassMaps) -> None:
             for source in in_table_order(of_class.maps):
                 of_source = of_class.maps[source]
-                found[of_class.class_index, source] = of_source.mean(dim=0).clamp(0, 1).cpu().numpy()
+                heat = Image.fromarray(of_source.mean(dim=0).clamp(0, 1).cpu().numpy())
+                heat.thumbnail((side, side), Image.Resampling.BILINEAR)
+                found[of_class.class_index, source] = np.asarray(heat)
 
         with one_thread():
             self._prompter.prompt(image, self._labels(image_id), on_maps=keep)
