@@ -106,6 +106,26 @@ def test_the_gradient_reaches_whatever_is_not_frozen(name):
     }  # fmt: skip
 
 
+def test_on_efficientnet_lite_of_imagenet_a_step_lowers_the_loss(name):
+    detector = detector_of(
+        name, backbone="efficientnet_lite0", init=Weights("builtin:efficientnet_lite0"), freeze_stages=2, dropout=0.0
+    ).train()
+    batch = batch_of((5, 12))
+    trained = [p for key, p in detector.named_parameters() if p.requires_grad and not key.startswith("adversary.")]
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        loss = sum(detector.training_losses(*batch).values())
+        losses.append(float(loss.detach()))
+        grads = torch.autograd.grad(loss, trained)
+        norm = torch.stack([grad.norm() for grad in grads]).norm()
+        assert norm.isfinite()
+        with torch.no_grad():
+            for parameter, grad in zip(trained, grads, strict=True):
+                parameter -= 1e-3 * grad / norm
+    assert losses[1] < losses[0]
+
+
 @pytest.mark.parametrize("counts", [(0,), (0, 0)])
 def test_a_batch_without_any_proposal_has_a_loss_of_0(name, counts):
     detector = detector_of(name).train()

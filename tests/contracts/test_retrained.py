@@ -16,6 +16,7 @@ from weaksam.config import (
     Mask2FormerConfig,
     MaskRcnnConfig,
     RetrainConfig,
+    Weights,
 )
 from weaksam.detectors.inference import detect_alone
 from weaksam.detectors.loading import build_retrained, detector_to_bytes, load_retrained
@@ -84,6 +85,36 @@ def test_losses_have_their_names_whatever_there_is_to_learn(name: str, targets: 
     assert not any(count.requires_grad for count in found.counts.values())
     torch.stack(list(found.losses.values())).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in detector.parameters())
+
+
+def test_on_efficientnet_lite_of_imagenet_a_step_lowers_the_loss(name: str) -> None:
+    torch.manual_seed(0)
+    init = Weights("builtin:efficientnet_lite0")
+    small = SMALL[name]
+    five_levels = {"anchor_sides": (8, 16, 32, 64, 128)} if hasattr(small, "anchor_sides") else {}
+    own = {
+        "backbone": "efficientnet_lite0",
+        "init": init,
+        "freeze_stages": 2,
+        "detector": replace(small, **five_levels),
+    }
+    config = config_of(name, **own)
+    detector = build_retrained(config, len(CLASSES)).train()
+    trained = [p for p in detector.parameters() if p.requires_grad]
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        loss = torch.stack(list(detector.training_losses(images(), SIZES_HW, [TWO, TWO], 0).losses.values())).sum()
+        losses.append(float(loss.detach()))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        assert norm.isfinite()
+        with torch.no_grad():
+            for parameter in trained:
+                if parameter.grad is not None:
+                    parameter -= 1e-3 * parameter.grad
+                    parameter.grad = None
+    assert losses[1] < losses[0]
 
 
 def test_every_weight_that_learns_is_in_one_group(name: str) -> None:
