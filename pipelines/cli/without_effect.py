@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
 from pipelines.engine.voice import Tone, Toned, Voice
-from pipelines.recipe.model import Recipe
+from pipelines.recipe.model import Recipe, load_recipe, shipped_on
 from pipelines.registry import asked_of
 from weaksam.errors import ConfigError
 
@@ -20,7 +21,23 @@ _OF_THE_WHOLE_RUN = ("resources.", "weights.", "name=", "description=")  # begin
 def warn(voice: Voice, given: Iterable[str], values: Sequence[str], asked: Asked) -> None:
     """Say which of the values given by ``--set`` change nothing; see ``without_effect``."""
     for item in without_effect(given, values, asked):
-        voice.say(Toned(f"--set {item} changes nothing: no stage that is asked for reads it", Tone.WARNING))
+        other = _other_that_reads(item, next(iter(asked(values)))[0].name)
+        hint = f"; recipe {other} has one that does" if other else ""
+        voice.say(Toned(f"--set {item} changes nothing: no stage that is asked for reads it{hint}", Tone.WARNING))
+
+
+def _other_that_reads(item: str, recipe: str) -> str:
+    """Return the first of the shipped recipes laid over ``recipe`` that has a stage which reads ``a.b=c``; "" if none has."""
+
+    def asked(values: Sequence[str]) -> Iterator[tuple[Recipe, Sequence[str]]]:
+        loaded, _ = load_recipe(name, values)
+        yield loaded, loaded.stages
+
+    for name in shipped_on(recipe):
+        with suppress(ConfigError):
+            if not any(without_effect([item], [item], asked)):
+                return name
+    return ""
 
 
 def without_effect(given: Iterable[str], values: Sequence[str], asked: Asked) -> Iterator[str]:

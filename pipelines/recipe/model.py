@@ -431,6 +431,13 @@ def shipped_recipes() -> list[str]:
     return sorted(name for name in names if not name.startswith(("sweeps/", "tables/")) and f"{name}.yaml" != STANDARD)
 
 
+def shipped_on(name: str) -> list[str]:
+    """Return the names of the recipes that come with the package and are laid over the one of that name."""
+    files = {other: shipped_folder() / f"{other}.yaml" for other in shipped_recipes()}
+    bases = {other: read_mapping(file, "recipe fields").get("base", []) for other, file in files.items()}
+    return [other for other, of in bases.items() if f"{name}.yaml" in ([of] if isinstance(of, str) else of)]
+
+
 def _load(path: Path, ancestors: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     if path in ancestors:
         chain = " -> ".join(p.name for p in (*ancestors, path))

@@ -183,6 +183,17 @@ def test_values_that_no_stage_reads_are_said(recipe: str, given: list[str], with
     assert said == without_effect
 
 
+def test_a_recipe_whose_stages_read_a_value_is_named() -> None:
+    def said(recipe: str, item: str) -> str:
+        return " ".join(invoke("run", recipe, "--data", "shapes:", "--out", "run", "--dry-run", "--set", item).split())
+
+    unread = "changes nothing: no stage that is asked for reads it"
+    assert f"sam.precision=fast {unread}; recipe photos-sam has one that does" in said("photos", "sam.precision=fast")
+    other = said("grid", "mil.steps=3")
+    assert f"mil.steps=3 {unread}" in other
+    assert "has one that does" not in other
+
+
 def test_the_default_folder_is_named_after_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     invoke("index", "grid", "--data", "shapes:", *SET, "--limit", "1")
