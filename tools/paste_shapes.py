@@ -66,7 +66,7 @@ def paste_shapes(backgrounds: Path, out: Path, counts: Mapping[str, int], *, siz
         data_set_seed(seed, split, count - 1)  # before anything is made
     if out.exists():
         raise DataError(f"--out {out}: expected a folder that is not there yet; name another, or remove it")
-    photographs = _photographs(backgrounds)
+    photographs = read_photographs(backgrounds)
     if len(photographs) < len(counts):
         raise DataError(
             f"--backgrounds {backgrounds}: expected a photograph or more for each of {len(counts)} splits, got "
@@ -84,7 +84,7 @@ def paste_shapes(backgrounds: Path, out: Path, counts: Mapping[str, int], *, siz
             drawing_seed = data_set_seed(seed, split, index)
             drawing, image_id = draw(drawing_seed, size), drawing_seed + 1
             rng = np.random.Generator(np.random.PCG64([drawing_seed, 2]))  # apart from those of the drawing
-            ground = _square(own[rng.integers(len(own))], size, rng)
+            ground = random_square(own[rng.integers(len(own))], size, rng)
             on_top = (drawing.instance_map > 0) | (drawing.distractor_map > 0)
             name = f"{index:05d}.png"
             Image.fromarray(np.where(on_top[..., None], drawing.image, ground)).save(out / split / name)
@@ -95,7 +95,8 @@ def paste_shapes(backgrounds: Path, out: Path, counts: Mapping[str, int], *, siz
         (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
 
 
-def _photographs(folder: Path) -> list[NDArray[np.uint8]]:
+def read_photographs(folder: Path) -> list[NDArray[np.uint8]]:
+    """The pictures of a folder and those below it, ``[H, W, 3]`` each; what cannot be read is left out and said."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     found = []
     for path in files:
@@ -106,7 +107,7 @@ def _photographs(folder: Path) -> list[NDArray[np.uint8]]:
     return found
 
 
-def _square(photograph: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def random_square(photograph: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return a random square of a photograph, of half its shorter side or more, ``[size, size, 3]``."""
     height, width = photograph.shape[:2]
     side = max(1, int(min(height, width) * rng.uniform(0.5, 1)))

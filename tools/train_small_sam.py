@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -125,15 +125,15 @@ def sample_batch(corpus: Corpus, recipe: Recipe, step: int) -> Batch:
     for index in rng.integers(0, len(corpus.images), recipe.batch_size):
         image, regions = _augment(corpus.images[index], corpus.regions[index], rng)
         images.append(image)
-        masks, weights = _targets(regions, recipe)
+        masks, weights = targets_of(regions, recipe.part_weight, recipe.distractor_weight)
         for pick in rng.choice(len(masks), recipe.points, p=weights):
-            points.append(_random_points(masks[pick], per_point, rng))
+            points.append(random_points(masks[pick], per_point, rng))
             point_masks.append(masks[pick])
         for pick in rng.choice(len(masks), recipe.boxes, p=weights):
             boxes.append(_jittered_box(masks[pick], rng))
             box_masks.append(masks[pick])
         ground = (regions[0] == 0) & (regions[2] == 0)
-        background += [_random_points(ground, 1, rng).repeat(per_point, 0) for _ in range(recipe.background)]
+        background += [random_points(ground, 1, rng).repeat(per_point, 0) for _ in range(recipe.background)]
     return Batch(
         images=_per_image(images, recipe).squeeze(1).permute(0, 3, 1, 2).float(),
         points_xy=_per_image(points, recipe),
@@ -159,10 +159,12 @@ def _augment(
     return np.rot90(image, turns)[..., rng.permutation(3)], np.rot90(regions, turns, axes=(1, 2))
 
 
-def _targets(regions: NDArray[np.uint8], recipe: Recipe) -> tuple[list[NDArray[np.bool_]], NDArray[np.float64]]:
-    """Every region of an image large enough to be asked for, and the probability to ask for it."""
+def targets_of(
+    regions: NDArray[np.uint8], part_weight: float, distractor_weight: float
+) -> tuple[list[NDArray[np.bool_]], NDArray[np.float64]]:
+    """Every region of an image large enough to be asked for, and the probability to ask for it; see ``Recipe``."""
     masks, weights = [], []
-    for kind, weight in enumerate((1.0, recipe.part_weight, recipe.distractor_weight)):
+    for kind, weight in enumerate((1.0, part_weight, distractor_weight)):
         pixels = np.bincount(regions[kind].ravel())
         for number in range(1, len(pixels)):
             if pixels[number] >= 8:
@@ -171,7 +173,8 @@ def _targets(regions: NDArray[np.uint8], recipe: Recipe) -> tuple[list[NDArray[n
     return masks, np.array(weights) / sum(weights)
 
 
-def _random_points(mask: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def random_points(mask: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Pixels of a mask, ``[count, 2]`` x and y."""
     rows, columns = np.nonzero(mask)
     pick = rng.integers(0, len(rows), count)
     return np.stack([columns[pick], rows[pick]], axis=1).astype(np.float32)
@@ -179,13 +182,14 @@ def _random_points(mask: NDArray[np.bool_], count: int, rng: np.random.Generator
 
 def _jittered_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
     """The mask's box, every other time with its sides moved by up to a tenth of its size."""
-    box = _box(mask)
+    box = box_of(mask)
     if rng.random() < 0.5:
         box += rng.uniform(-0.1, 0.1, 4).astype(np.float32) * np.tile(box[2:] - box[:2], 2)
     return np.clip(box, 0, IMAGE_SIZE)
 
 
-def _box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+def box_of(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The tightest box around a mask, XYXY."""
     return np.array(tight_box(mask), np.float32)
 
 
@@ -303,7 +307,23 @@ def train(recipe: Recipe, out: Path, *, workers: int = 1, resume: bool = False) 
     return load_weights(out)
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
+class Schedule(Protocol):
+    """What a recipe says of its learning rate."""
+
+    @property
+    def lr(self) -> float:
+        """The peak."""
+
+    @property
+    def warmup_steps(self) -> int:
+        """Until the peak."""
+
+    @property
+    def steps(self) -> int:
+        """In all."""
+
+
+def learning_rate(recipe: Schedule, step: int) -> float:
     """Linear warm-up to ``recipe.lr``, then half a cosine to 0 at the last step."""
     if step < recipe.warmup_steps:
         return recipe.lr * (step + 1) / recipe.warmup_steps
@@ -335,9 +355,9 @@ def evaluate(sam: Sam, purpose: str, count: int) -> Figures:
         parts = [part for k in range(len(drawing.class_index)) if (part := drawing.part_map == k + 1).sum() >= 8]
         ground = (drawing.instance_map == 0) & (drawing.distractor_map == 0)
         centres = [_deepest_pixel(mask) for mask in masks]
-        anywhere = [_random_points(mask, 1, rng)[0] for mask in masks]
-        on_parts = [_random_points(part, 1, rng)[0] for part in parts]
-        off_objects = list(_random_points(ground, 8, rng))
+        anywhere = [random_points(mask, 1, rng)[0] for mask in masks]
+        on_parts = [random_points(part, 1, rng)[0] for part in parts]
+        off_objects = list(random_points(ground, 8, rng))
         embedding = sam.image_encoder(sam.preprocess(torch.from_numpy(drawing.image).permute(2, 0, 1).float())[None])
 
         truth = _stack(masks)
@@ -348,10 +368,10 @@ def evaluate(sam: Sam, purpose: str, count: int) -> Figures:
         found["random_best"] += ious.max(1).values.tolist()
         found["random_top1"] += ious.gather(1, predicted.argmax(1, keepdim=True)).flatten().tolist()
         found["random_predicted_iou_error"] += (predicted - ious).abs().flatten().tolist()
-        ious, predicted = _prompt(sam, embedding, truth, boxes=[_box(mask) for mask in masks])
+        ious, predicted = _prompt(sam, embedding, truth, boxes=[box_of(mask) for mask in masks])
         found["box_best"] += ious.max(1).values.tolist()
         found["box_top1"] += ious.gather(1, predicted.argmax(1, keepdim=True)).flatten().tolist()
-        ious, _ = _prompt(sam, embedding, truth, boxes=[_box(mask) for mask in masks], multimask=False)
+        ious, _ = _prompt(sam, embedding, truth, boxes=[box_of(mask) for mask in masks], multimask=False)
         found["box_single"] += ious.flatten().tolist()
         ious, _ = _prompt(sam, embedding, _stack(parts), points=on_parts)
         found["part_best"] += ious.max(1).values.tolist()

@@ -39,6 +39,12 @@ BUILTIN_WEIGHTS: dict[str, Builtin] = {
         note="the small SAM that comes with weaksam: for drawings, tests and demos (sam.name=builtin)",
         sha256="ac397310dfa9ee5388cf39e2f02f91d0f458aaaed784a359b0160d9a263e933b",
     ),
+    "sam_lite": Builtin(
+        package="weaksam.sam",
+        file="weights/lite.safetensors",
+        note="a small SAM for photographs, on EfficientNet-Lite0 of ImageNet (sam.name=lite)",
+        sha256="a3fadd502a3245dd4dd7bca23e20b95edcb55039f78ed097f002c76bb51d2d2d",
+    ),
     "stem": Builtin(
         package="weaksam.networks",
         file="weights/small_stem.safetensors",

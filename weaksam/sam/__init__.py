@@ -2,7 +2,8 @@
 
     models      what a recipe must know of each model, and where its network is built
     load        a SAM by name, with weights loaded strictly
-    small       the built-in small one
+    small       the built-in small one, for drawings
+    lite        the other one that is installed, for photographs
     mobile      MobileSAM, for CPUs
     encode      an image to its embedding, once
     prompt      points and boxes on an encoded image to low-resolution masks and predicted IoUs
@@ -45,6 +46,7 @@ SAMS: Registry[SamModel] = Registry(
     "weaksam.sams",
     {
         "builtin": "weaksam.sam.models:BUILTIN",
+        "lite": "weaksam.sam.models:LITE",
         "vit_t": "weaksam.sam.models:VIT_T",
         "vit_b": "weaksam.sam.models:VIT_B",
         "vit_l": "weaksam.sam.models:VIT_L",

@@ -35,6 +35,12 @@ class SamModel:
 
 
 BUILTIN = SamModel(builder="weaksam.sam.small:build_small_sam", input_side=128, weights=Weights("builtin:sam"))
+LITE = SamModel(
+    builder="weaksam.sam.lite:build_lite_sam",
+    input_side=192,
+    weights=Weights("builtin:sam_lite"),
+    names="weaksam.sam.lite:with_trunk",
+)
 VIT_T = SamModel(
     builder="weaksam.sam.mobile:build_mobile_sam", input_side=1024, names="weaksam.sam.mobile:from_published_names"
 )

@@ -75,7 +75,7 @@ def test_points_on_the_background_have_a_low_predicted_iou(shipped, drawings):
     for drawing in drawings:
         predictor.set_image(drawing.image)
         ground = (drawing.instance_map == 0) & (drawing.distractor_map == 0)
-        points = train_small._random_points(ground, 5, rng)
+        points = train_small.random_points(ground, 5, rng)
         scores += [predictor.predict(point_coords=point[None], point_labels=np.ones(1))[1].mean() for point in points]
     assert np.mean(scores) < 0.2
 
