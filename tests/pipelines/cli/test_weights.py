@@ -18,7 +18,8 @@ from weaksam.io.weights import Published
 def test_published_weights_are_listed_and_show_up_once_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEAKSAM_CACHE", str(tmp_path))
     assert [row.name for row in list_weights()] == [
-        "builtin:sam", "builtin:stem", "builtin:clip", "builtin:efficientnet_lite0", "builtin:efficientnet_lite2",
+        "builtin:sam", "builtin:sam_lite", "builtin:stem", "builtin:clip", "builtin:efficientnet_lite0",
+        "builtin:efficientnet_lite2",
         "vit_h", "vit_l", "vit_b", "vit_t", "clip_vit_b_16", "deit_small", "vgg16.torchvision", "resnet50.torchvision",
             "swin_tiny", "swin_large",
     ]  # fmt: skip
