@@ -32,6 +32,10 @@ def built_in():
     return copy.deepcopy(trained_sam())
 
 
+def of_photographs():
+    return load_sam(SamConfig(name="lite"))
+
+
 def test_products_are_halved_and_heads_and_norms_of_the_encoder_are_not():
     sam = load_sam(SamConfig(name="builtin", precision="fast"))
     for module in sam.image_encoder.modules():
@@ -52,7 +56,7 @@ def test_exact_is_what_it_was():
 
 
 @pytest.mark.parametrize("half", HALVES, ids=str)
-@pytest.mark.parametrize("build", [published_shape, built_in])
+@pytest.mark.parametrize("build", [published_shape, built_in, of_photographs])
 def test_what_leaves_a_halved_sam_is_float32_and_near_to_the_exact_answer(monkeypatch, build, half):
     monkeypatch.setattr(precision, "half_type", lambda _device: half)
     image, prompts = drawn_image(75, 100), [Prompt(points_xy=np.array([[20, 30]], np.float32))]
