@@ -306,6 +306,7 @@ def test_accumulated_passes_equal_one_big_batch(tmp_path, images_per_pass, kind)
     assert_learnt_alike(big.model, small.model, task)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # PyTorch's, on one core
 def test_loader_processes_change_nothing(tmp_path):
     task = ToyTask(broken=(2,))
     alone = train(tmp_path, task, name="alone")
