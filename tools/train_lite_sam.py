@@ -40,12 +40,14 @@ from weaksam.boxes_np import iou_float64
 from weaksam.config import DataConfig, SamConfig
 from weaksam.datasets import open_dataset
 from weaksam.datasets.shapes import draw, reserved_seed
+from weaksam.errors import DataError, WeaksamError
 from weaksam.grids import grid_points
 from weaksam.heap import keep_heap
 from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 from weaksam.io.files import read_bytes
 from weaksam.io.images import decode_image
 from weaksam.metrics.proposal_recall import match_one_to_one
+from weaksam.sam import SAMS
 from weaksam.sam.encode import encode_image
 from weaksam.sam.lite import IMAGE_SIZE, build_lite_sam, trunk_weights, without_trunk
 from weaksam.sam.load import load_sam
@@ -286,6 +288,10 @@ def measure(sam: Sam, data: str, split: str) -> dict[int, list[float]]:
     """Recall of a data set's true objects, one to one, of the first k boxes of each image, at each of ``THRESHOLDS``."""
     dataset = open_dataset(DataConfig(uri=data, splits=(split,)))
     truth = dataset.ground_truth(split)
+    if not truth:
+        raise DataError(
+            f"{data}: expected true boxes of the split {split}, got none; name a VOC or COCO set that has some"
+        )
     matched: dict[int, list[NDArray[np.float64]]] = {count: [] for count in COUNTS}
     for record in dataset.records(split):
         picture = Image.fromarray(decode_image(read_bytes(record.uri)))
@@ -319,6 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    installed = [name for name in SAMS if SAMS[name].weights]
     parser.add_argument("--backgrounds", type=Path, help="a folder of photographs to train with")
     parser.add_argument("--out", type=Path, default=BUILTIN_WEIGHTS["sam_lite"].path, help="safetensors file to write")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
@@ -326,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--measure", metavar="DATA", help="only measure, on this data set")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--sam", default="lite", help="which of the installed ones is measured: lite or builtin")
+    parser.add_argument("--sam", default="lite", choices=installed, help="which one is measured")
     options = parser.parse_args(arguments)
     if (options.measure is None) == (options.backgrounds is None):
         parser.error("expected --backgrounds to train, or --measure")
@@ -336,8 +343,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.measure is None:
         train(Recipe(seed=options.seed, steps=options.steps), options.backgrounds, options.out)
         return
+    try:
+        recalls = measure(load_sam(SamConfig(name=options.sam)), options.measure, options.split)
+    except WeaksamError as error:
+        parser.exit(1, f"error: {error}\n")
     print(f"boxes {' '.join(f'R@{least:g}'.rjust(7) for least in THRESHOLDS)}")
-    for count, recall in measure(load_sam(SamConfig(name=options.sam)), options.measure, options.split).items():
+    for count, recall in recalls.items():
         print(f"{count:5} {' '.join(f'{100 * share:7.1f}' for share in recall)}")
 
 

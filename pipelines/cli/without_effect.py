@@ -20,8 +20,10 @@ _OF_THE_WHOLE_RUN = ("resources.", "weights.", "name=", "description=")  # begin
 
 def warn(voice: Voice, given: Iterable[str], values: Sequence[str], asked: Asked) -> None:
     """Say which of the values given by ``--set`` change nothing; see ``without_effect``."""
-    for item in without_effect(given, values, asked):
-        other = _other_that_reads(item, next(iter(asked(values)))[0].name)
+    unread = list(without_effect(given, values, asked))
+    recipe = next(iter(asked(values)))[0].name if unread else ""
+    for item in unread:
+        other = _other_that_reads(item, recipe)
         hint = f"; recipe {other} has one that does" if other else ""
         voice.say(Toned(f"--set {item} changes nothing: no stage that is asked for reads it{hint}", Tone.WARNING))
 

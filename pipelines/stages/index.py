@@ -252,7 +252,7 @@ def _read_contents(uris: Sequence[str], index: Instance, voice: Voice, *, rememb
 
 
 def _rare_classes(records: Sequence[ImageRecord], class_names: Sequence[str], labelled: str) -> str:
-    images = Counter(n for r in records if r.split == labelled for n in set(r.labels_difficult or ()))
+    images = Counter(n for r in records if r.split == labelled for n in r.labels_difficult or ())
     rare = sorted((count, class_index) for class_index, count in images.items() if count < _FEW)
     return (
         f" · in fewer than {_FEW} images: {_some([f'{class_names[n]} {count}' for count, n in rare])}" if rare else ""

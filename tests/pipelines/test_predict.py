@@ -218,6 +218,9 @@ def test_a_picture_that_cannot_be_read_is_counted_and_costs_no_other(taught: str
     assert "images 3 (0 without a box, 2 dropped)" in result.output
     assert "what was found in all other pictures is written" in result.output
     assert "2 of 5 images were dropped, 1 are allowed" in str(result.exception)
+    listed = CliRunner().invoke(cli.app, ["dropped", str(tmp_path / "out")])
+    assert "torn.jpg" in listed.output
+    assert "empty.png" in listed.output
     assert predict(*command, "--max-dropped", "2").exit_code == 0
 
 

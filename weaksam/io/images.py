@@ -61,11 +61,9 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it (TIFF 6.0, tag 274)
     8: Image.Transpose.ROTATE_90,
 }
 
-# Formats of turned images -> that in which they are written upright, and with which options.
+# Formats of turned images -> that in which they are written upright; options of these.
 _SAVED_AS = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "TIFF": "TIFF", "WEBP": "WEBP"}
-_SAVED_WITH: dict[str, dict[str, int]] = {
-    "JPEG": {"quality": 95, "subsampling": 0}, "MPO": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95},
-}  # fmt: skip
+_SAVED_WITH: dict[str, dict[str, int]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 
 _Read = TypeVar("_Read")
 _SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height change places
@@ -162,8 +160,8 @@ def upright_file(data: bytes) -> bytes | None:
 
 def _turned_upright(data: bytes) -> bytes | None:
     with Image.open(io.BytesIO(data), formats=_available_formats()) as image:
-        kind = image.format or ""
-        if _orientation(image) not in _UPRIGHT or kind not in _SAVED_AS:
+        kind = _SAVED_AS.get(image.format or "")
+        if kind is None or _orientation(image) not in _UPRIGHT:
             return None
         _load_whole(image, data, MAX_PIXELS)
         left_to_do = _UPRIGHT.get(_orientation(image))  # Pillow turns some formats while it loads them
@@ -171,7 +169,7 @@ def _turned_upright(data: bytes) -> bytes | None:
         profile = image.info.get("icc_profile")
         upright.info = {"icc_profile": profile} if profile else {}
         file = io.BytesIO()
-        upright.save(file, format=_SAVED_AS[kind], icc_profile=profile, **_SAVED_WITH.get(kind, {}))
+        upright.save(file, format=kind, icc_profile=profile, **_SAVED_WITH.get(kind, {}))
         return file.getvalue()
 
 

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import Sam
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from weaksam.io.builtin_weights import BUILTIN_WEIGHTS
 from weaksam.io.state_dicts import read_state_dict
 from weaksam.networks.efficientnet_lite import LITE_CHANNELS, LiteName, LiteTrunk, timm_names
-from weaksam.sam.small import DECODER_HEADS, DECODER_MLP_DIM, PROMPT_DIM
+from weaksam.sam.small import PROMPT_DIM, around
 
 IMAGE_SIZE = 192  # pixels, the longer side after resizing
 TOKEN_STRIDE = 8  # pixels
@@ -79,28 +79,9 @@ class LiteEncoder(nn.Module):
 
 def build_lite_sam() -> Sam:
     """Return the network with random weights, in evaluation mode; ``builtin:sam_lite`` are the trained ones."""
-    grid = IMAGE_SIZE // TOKEN_STRIDE
-    sam = Sam(
-        image_encoder=LiteEncoder(),
-        prompt_encoder=PromptEncoder(
-            embed_dim=PROMPT_DIM,
-            image_embedding_size=(grid, grid),
-            input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
-            mask_in_chans=8,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=PROMPT_DIM, mlp_dim=DECODER_MLP_DIM, num_heads=DECODER_HEADS
-            ),
-            transformer_dim=PROMPT_DIM,
-            iou_head_depth=3,
-            iou_head_hidden_dim=PROMPT_DIM,
-        ),
-        pixel_mean=[GREY] * 3,
-        pixel_std=[GREY] * 3,
-    )
-    return sam.eval()
+    grey = [GREY] * 3
+    grid_size = IMAGE_SIZE // TOKEN_STRIDE
+    return around(LiteEncoder(), grid_size=grid_size, image_size=IMAGE_SIZE, pixel_mean=grey, pixel_std=grey)
 
 
 def with_trunk(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

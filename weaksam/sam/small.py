@@ -8,6 +8,7 @@ far. The prompt encoder and the mask decoder are the published ones, so everythi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -64,12 +65,27 @@ def build_small_sam() -> Sam:
     )
     encoder.patch_embed = ConvStem()
     nn.init.normal_(encoder.pos_embed, std=0.02)
+    return around(encoder, grid_size=GRID_SIZE, image_size=IMAGE_SIZE, pixel_mean=PIXEL_MEAN, pixel_std=PIXEL_STD)
+
+
+def around(
+    encoder: nn.Module, *, grid_size: int, image_size: int, pixel_mean: Sequence[float], pixel_std: Sequence[float]
+) -> Sam:
+    """Return an image encoder with the prompt encoder and the mask decoder of small SAMs, in evaluation mode.
+
+    Args:
+        encoder: images ``[B, 3, image_size, image_size]`` -> ``[B, PROMPT_DIM, grid_size, grid_size]``.
+        grid_size: tokens of a side.
+        image_size: pixels of a side.
+        pixel_mean: what is taken off pixels of 0..255 before the encoder sees them, of R, G and B.
+        pixel_std: what they are then divided by.
+    """
     sam = Sam(
         image_encoder=encoder,
         prompt_encoder=PromptEncoder(
             embed_dim=PROMPT_DIM,
-            image_embedding_size=(GRID_SIZE, GRID_SIZE),
-            input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
+            image_embedding_size=(grid_size, grid_size),
+            input_image_size=(image_size, image_size),
             mask_in_chans=8,
         ),
         mask_decoder=MaskDecoder(
@@ -81,7 +97,7 @@ def build_small_sam() -> Sam:
             iou_head_depth=3,
             iou_head_hidden_dim=PROMPT_DIM,
         ),
-        pixel_mean=list(PIXEL_MEAN),
-        pixel_std=list(PIXEL_STD),
+        pixel_mean=list(pixel_mean),
+        pixel_std=list(pixel_std),
     )
     return sam.eval()
