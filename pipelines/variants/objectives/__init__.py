@@ -80,6 +80,7 @@ OBJECTIVES: Registry[Objective] = Registry(
         "propose_seconds": f"{_HERE}.efficiency:PROPOSE_SECONDS",
         "train_classifier_seconds": f"{_HERE}.efficiency:TRAIN_CLASSIFIER_SECONDS",
         "train_mil_seconds": f"{_HERE}.efficiency:TRAIN_MIL_SECONDS",
+        "retrain_seconds": f"{_HERE}.efficiency:RETRAIN_SECONDS",
         "train_mil_memory": f"{_HERE}.efficiency:TRAIN_MIL_MEMORY",
         # of the regions that Faster R-CNN samples when RoI drop begins
         "regions_wrong": f"{_HERE}.noise:WRONG",

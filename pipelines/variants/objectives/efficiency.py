@@ -1,4 +1,4 @@
-"""What proposals and the weakly-supervised detector take: time and memory (Table 6)."""
+"""What proposals and detectors take: time and memory (Table 6)."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ PROPOSE_SECONDS = Objective(
 )
 TRAIN_CLASSIFIER_SECONDS = _training("train-classifier", "the classifier whose maps are clues")
 TRAIN_MIL_SECONDS = _training("train-mil", "the weakly-supervised detector")
+RETRAIN_SECONDS = _training("retrain", "the detector that learns from pseudo labels")
 TRAIN_MIL_MEMORY = Objective(
     what="memory of one GPU in training the weakly-supervised detector",
     instance="train-mil",

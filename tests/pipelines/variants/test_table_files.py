@@ -42,7 +42,7 @@ def test_the_shipped_tables_are_those_that_are_promised():
     assert list(known_tables()) == [
         "table-1", "table-2", "table-3", "table-4", "table-5", "table-5-dino", "table-6", "table-7", "table-8", "table-9",
         "table-10", "clues", "clusters", "fma-questions", "fma-seeds", "mask-prompts", "noise", "noise-dino", "photos-clues",
-        "photos-drop", "photos-mil", "photos-noise", "photos-peaks", "photos-size",
+        "photos-drop", "photos-mil", "photos-noise", "photos-peaks", "photos-retrain", "photos-size",
     ]  # fmt: skip
 
 
