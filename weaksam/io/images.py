@@ -67,7 +67,33 @@ _SAVED_WITH: dict[str, dict[str, int]] = {"JPEG": {"quality": 95, "subsampling":
 
 _Read = TypeVar("_Read")
 _SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height change places
-_QUIET = threading.Lock()
+
+
+class _Quiet:
+    """No warnings while images are read: Pillow warns of damaged metadata and large headers, which are harmless or judged here.
+
+    The filters are the process's: of several threads the first mutes and the last restores, so that they read at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._muted = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._muted.enter_context(warnings.catch_warnings(action="ignore"))
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._muted.close()
+
+
+_QUIET = _Quiet()
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, least_side: int = 0) -> NDArray[np.uint8]:
@@ -137,8 +163,7 @@ def read_size(uri: str) -> tuple[int, int] | ImageError:
 
 def is_turned(path: str) -> bool:
     """Whether a local image is stored turned or mirrored, as its EXIF orientation says; False of what cannot be read."""
-    with _QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _QUIET:
         try:
             with Image.open(path, formats=_available_formats()) as image:
                 return _orientation(image) in _UPRIGHT
@@ -184,10 +209,7 @@ def _judged(data: bytes, read: Callable[[bytes], _Read]) -> _Read:
     """Read a file; whatever goes wrong is an ImageError with one of few reasons."""
     if not data:
         raise ImageError("empty file")
-    # Pillow warns about damaged metadata and large headers. Here these are either harmless or judged below, and must
-    # not become exceptions under -W error. The filter list is the process's, hence the lock.
-    with _QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _QUIET:
         try:
             return _read_any(data, read)
         except ImageError:

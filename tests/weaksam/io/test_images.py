@@ -5,8 +5,10 @@ import io
 import struct
 import subprocess
 import sys
+import threading
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +351,26 @@ def test_warnings_of_pillow_are_swallowed_and_the_filters_put_back() -> None:
     with pytest.raises(ImageError, match="truncated"):
         decode_image(large.getvalue())
     assert warnings.filters == before
+
+
+def test_threads_read_at_once_and_the_last_puts_the_filters_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    both_are_reading = threading.Barrier(2, timeout=60)
+    of_pillow = Image.Image.load
+
+    def load(image: Image.Image) -> object:
+        both_are_reading.wait()
+        warnings.warn("of no interest", UserWarning, stacklevel=1)
+        return of_pillow(image)
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    data = png(np.zeros((2, 3, 3), np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(2) as threads:
+            images = list(threads.map(decode_image, [data, data]))
+        assert warnings.filters == before
+    assert [image.shape for image in images] == [(2, 3, 3)] * 2
 
 
 @given(st.binary(max_size=200))
